@@ -1,0 +1,52 @@
+"""What a data set is to the rest of the library: tensors, a task, and rows that keep their index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split: inputs `(n, ...)` in their stored dtype (uint8 for images) and targets.
+
+    Targets are int64 `(n,)` for classification and floating `(n, M)` for regression. `rows[i]` is the index of
+    row i in the publisher's file, so that a score credited to a row can always be traced back.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Per-channel (images `(C, H, W)`) or per-feature standardisation `(x - mean) / std`, from the training split."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train, validation and test splits with the facts a model and a report need.
+
+    `in_shape` excludes the sample axis; `n_outputs` is M, the number of outputs per sample (classes or target columns).
+    """
+
+    name: str
+    task: Task
+    in_shape: tuple[int, ...]
+    n_outputs: int
+    train: Split
+    validation: Split | None
+    test: Split | None
+    normalization: Normalization | None = None
+    class_names: tuple[str, ...] = field(default=())
