@@ -1,1 +1,29 @@
+"""Training: phases, the loop that runs them, the cost ledger and the run directory."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subsetopt.training.config import PhaseConfig, RunConfig, make_config
+    from subsetopt.training.run import evaluate_run, resume_run, train
+    from subsetopt.training.trainer import SubsetTrainer
+
+_HOMES = {
+    "PhaseConfig": "config",
+    "RunConfig": "config",
+    "make_config": "config",
+    "SubsetTrainer": "trainer",
+    "evaluate_run": "run",
+    "resume_run": "run",
+    "train": "run",
+}
+__all__ = ["PhaseConfig", "RunConfig", "SubsetTrainer", "evaluate_run", "make_config", "resume_run", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that reading a configuration does not wait for torch."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

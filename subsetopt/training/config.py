@@ -1,0 +1,217 @@
+"""Every setting of a run, validated before any work: flags, TOML files and Python keywords all end here.
+
+The descriptions below are the help texts of `subsetopt train`; the examples are the remedies in error messages.
+This file imports neither torch nor any solver, so that `subsetopt train --help` stays instant.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from subsetopt.errors import SettingError, unknown_name
+
+StopAt = Literal["minimum", "noise", "validation"]
+Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
+FIRST_ORDER = ("sgd", "adam", "adamw")
+
+
+def _auto_or_int(value: Any) -> Any:
+    return None if value == "auto" else value
+
+
+AutoInt = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_auto_or_int)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class PhaseConfig(_Settings):
+    """One phase: a method on some data until a stop. `subsetopt train` makes the list from its flags."""
+
+    method: str = Field(description="solver name, or sgd | adam | adamw", examples=["lbfgs"])
+    data: Literal["subset", "full"] = Field("subset", description="what the phase trains on")
+    role: Literal["warmup", "solve", "handoff"] = Field("solve", description="how the report names this phase")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of the solver itself")
+    stop_at: StopAt = Field("minimum", description="gradient test, sampling-noise test or held-out test")
+    gtol: float = Field(1e-5, gt=0, description="converged when max|g| <= gtol", examples=[1e-5])
+    max_iterations: int | None = Field(None, ge=1, description="iterations at most", examples=[500])
+    epochs: float | None = Field(None, gt=0, description="cost at most, in epoch-equivalents", examples=[10])
+    sampler: str = Field("full", description="how a first-order phase draws its batches", examples=["srs"])
+    sampler_settings: dict[str, Any] = Field(default_factory=dict, description="settings of the sampler")
+    lr: float | None = Field(None, gt=0, description="learning rate", examples=[0.01])
+    batch_size: int = Field(64, ge=1, description="samples per step", examples=[64])
+    schedule: Schedule = Field("cosine", description="learning-rate schedule over the planned steps")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
+    nesterov: bool = Field(False, description="Nesterov momentum for sgd")
+
+    @property
+    def first_order(self) -> bool:
+        """True when a mini-batch optimizer runs this phase, false for a full-batch solver."""
+        return self.method in FIRST_ORDER
+
+    @model_validator(mode="after")
+    def _planned(self) -> Self:
+        if self.first_order and self.epochs is None:
+            raise ValueError(f"a {self.method} phase needs epochs, the cost it may spend")
+        return self
+
+
+class RunConfig(_Settings):
+    """All settings of one training run."""
+
+    dataset: str = Field("digits", description="data set; see `subsetopt list datasets`", examples=["mnist"])
+    data_dir: Path | None = Field(None, description="where data sets lie [env: SUBSETOPT_DATA]", examples=["data"])
+    data_file: Path | None = Field(None, description="the file of --dataset npz", examples=["mine.npz"])
+    normalize: Literal["auto", "none", "standard"] = Field(
+        "auto", description="input standardisation; auto: built-in sets yes, npz no"
+    )
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=1, description="share of the training data held out", examples=[0.1]
+    )
+    model: str = Field(
+        "auto", description="model name (`subsetopt list models`) or package.module:factory", examples=["cnn"]
+    )
+    model_args: dict[str, Any] = Field(default_factory=dict, description="settings of the model, key=value")
+    loss: Literal["auto", "cross_entropy", "mse"] = Field("auto", description="auto: by the task of the data set")
+
+    subset_frac: float | None = Field(
+        None, gt=0, le=1, description="share of the training data in the subset [default: 0.1]", examples=[0.1]
+    )
+    subset_size: int | None = Field(None, ge=1, description="number of samples in the subset", examples=[1000])
+    stratify: bool = Field(True, description="draw the subset with the class shares of the training data")
+    augment_copies: int = Field(
+        0, ge=0, description="fixed augmented copies beside each subset sample: K grows, and Q with it", examples=[1]
+    )
+    require_ratio: float | None = Field(
+        None, gt=0, description="refuse to train when Q of the subset is below this", examples=[1.0]
+    )
+
+    solver: str = Field("lbfgs", description="solver (`subsetopt list solvers`), or none", examples=["lbfgs"])
+    solver_args: dict[str, Any] = Field(default_factory=dict, description="settings of the solver, key=value")
+    l2: float = Field(1e-3, ge=0, description="L2 strength: the loss gains l2/2 ||w||^2", examples=[1e-3])
+    gtol: float = Field(1e-5, gt=0, description="minimum reached when max|g| <= gtol", examples=[1e-5])
+    max_iterations: int | None = Field(
+        1000, ge=1, description="solver iterations on the subset at most", examples=[500]
+    )
+    max_epochs: float | None = Field(
+        None, gt=0, description="cost budget of the whole run in epoch-equivalents", examples=[20]
+    )
+    stop_at: StopAt = Field(
+        "minimum", description="end of the subset solve: gradient test, sampling noise, or held-out loss"
+    )
+
+    warmup: Literal["none", "sgd", "adam", "adamw"] = Field("none", description="first-order start on the subset")
+    warmup_epochs: float = Field(0.5, gt=0, description="cost of the warm-up in epoch-equivalents", examples=[0.5])
+    warmup_lr: float | None = Field(None, gt=0, description="learning rate of the warm-up", examples=[0.001])
+
+    handoff: str = Field("full", description="what follows: none | full | sgd | adam | adamw", examples=["full"])
+    handoff_epochs: float = Field(
+        10.0, gt=0, description="cost of the hand-off in epoch-equivalents at most", examples=[10]
+    )
+    handoff_solver: str | None = Field(None, description="solver of --handoff full [default: --solver]")
+    handoff_lr: float | None = Field(None, gt=0, description="learning rate of sgd/adam", examples=[0.01])
+    handoff_batch_size: int = Field(64, ge=1, description="batch size of sgd/adam", examples=[64])
+    handoff_schedule: Schedule = Field("cosine", description="learning-rate schedule of sgd/adam")
+    handoff_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
+
+    seed: int = Field(0, ge=0, description="seed of every random stream", examples=[0])
+    dtype: Literal["float32", "float64"] = Field("float32", description="precision of parameters and gradients")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    chunk_size: AutoInt = Field(None, description="samples per forward pass, or auto", examples=["auto"])
+    checkpoint_seconds: float = Field(10.0, ge=0, description="seconds between checkpoints", examples=[10])
+    output: Path | None = Field(
+        None, description="run directory, must not exist [default: runs/DATASET-MODEL-SOLVER-N]", examples=["runs/a"]
+    )
+    phase: tuple[PhaseConfig, ...] = Field((), description="explicit list of phases instead of the flags above")
+
+    @field_validator("subset_frac", mode="after")
+    @classmethod
+    def _finite(cls, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.subset_frac is not None and self.subset_size is not None:
+            raise ValueError("give subset_frac or subset_size, not both")
+        if self.stop_at == "validation" and self.validation_fraction == 0:
+            raise ValueError("stop_at = 'validation' needs held-out data; set validation_fraction above 0")
+        if self.solver == "none" and self.handoff == "none" and self.warmup == "none" and not self.phase:
+            raise ValueError("solver, warmup and handoff are all 'none': nothing would be trained")
+        return self
+
+    def phases(self) -> tuple[PhaseConfig, ...]:
+        """Return the list of phases that this configuration means."""
+        if self.phase:
+            return self.phase
+        planned: list[dict[str, Any]] = []
+        if self.warmup != "none":
+            planned.append(
+                {"method": self.warmup, "role": "warmup", "epochs": self.warmup_epochs, "lr": self.warmup_lr}
+            )
+        if self.solver != "none":
+            planned.append({"method": self.solver, "settings": self.solver_args, "gtol": self.gtol,
+                            "max_iterations": self.max_iterations, "stop_at": self.stop_at})  # fmt: skip
+        if self.handoff == "full":
+            solver = self.handoff_solver or ("lbfgs" if self.solver == "none" else self.solver)
+            settings = self.solver_args if solver == self.solver else {}
+            planned.append({"method": solver, "settings": settings, "gtol": self.gtol, "data": "full",
+                            "role": "handoff", "epochs": self.handoff_epochs})  # fmt: skip
+        elif self.handoff != "none":
+            planned.append({"method": self.handoff, "data": "full", "role": "handoff", "epochs": self.handoff_epochs,
+                            "lr": self.handoff_lr, "batch_size": self.handoff_batch_size,
+                            "schedule": self.handoff_schedule, "momentum": self.handoff_momentum})  # fmt: skip
+        return tuple(PhaseConfig(**phase) for phase in planned)
+
+
+def make_config(*layers: Mapping[str, Any]) -> RunConfig:
+    """Validate settings, later layers overriding earlier ones; raises `SettingError` in one line."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key in layer:
+            if key not in RunConfig.model_fields:
+                raise unknown_name("setting", key, RunConfig.model_fields)
+        if layer.get("subset_size") is not None and layer.get("subset_frac") is None:
+            merged.pop("subset_frac", None)
+        if layer.get("subset_frac") is not None and layer.get("subset_size") is None:
+            merged.pop("subset_size", None)
+        merged.update(layer)
+    try:
+        return RunConfig(**merged)
+    except ValidationError as error:
+        raise _one_line(error, merged) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML configuration; raises `SettingError` when it is missing or malformed."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingError(
+            "config", str(path), "no such file", "see `subsetopt list presets` for those shipped"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError("config", str(path), f"cannot be read as TOML ({error})", "mend the file") from None
+
+
+def _one_line(error: ValidationError, given: Mapping[str, Any]) -> SettingError:
+    first = error.errors(include_url=False)[0]
+    problem = str(first["msg"]).removeprefix("Value error, ").replace("\n", " ")
+    location = [str(part) for part in first["loc"]]
+    if not location:
+        return SettingError("settings", "as given", problem, "see `subsetopt train --help`")
+    fields = PhaseConfig.model_fields if location[0] == "phase" else RunConfig.model_fields
+    name = next((part for part in reversed(location) if part in fields), location[0])
+    field = fields.get(name)
+    remedy = f"for example {field.examples[0]!r}" if field and field.examples else "see `subsetopt train --help`"
+    if first["type"] == "extra_forbidden":
+        return unknown_name("setting", location[-1], fields)
+    return SettingError(".".join(location), first.get("input", given.get(name)), problem, remedy)
