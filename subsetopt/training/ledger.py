@@ -1,0 +1,80 @@
+"""The cost ledger: every model call of a run, by kind and purpose, in epoch-equivalents.
+
+One epoch-equivalent is one forward and backward pass over the N training samples. Calls are kept as exact integer
+counts, and the cost is computed from them, so that a resumed run has the same cost to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from subsetopt.objective.protocol import BudgetExhausted, CallKind, Purpose
+
+# A budget of 3 must admit three whole epochs although 3 * (N * (1/N)) may round above 3.
+_SLACK = 1e-9
+
+
+class Ledger:
+    """Counts of calls and samples, priced per kind relative to one gradient (forward and backward) of one sample.
+
+    `full_size` is N. `budget` (epoch-equivalents, None for no limit) covers every purpose but evaluation;
+    `charge` raises `BudgetExhausted` instead of admitting a call that would overrun it or the current `limit`.
+    """
+
+    def __init__(self, full_size: int, prices: Mapping[str, float], budget: float | None = None) -> None:
+        self.full_size = full_size
+        self.prices = dict(prices)
+        self.budget = math.inf if budget is None else budget
+        self.limit = self.budget
+        self._calls: Counter[tuple[str, str]] = Counter()
+        self._samples: Counter[tuple[str, str]] = Counter()
+
+    def charge(self, kind: CallKind, samples: int, purpose: Purpose) -> None:
+        """Enter one call over `samples` samples, before it is made."""
+        if purpose != "evaluation" and self.cost + self.price(kind, samples) > self.limit * (1 + _SLACK):
+            raise BudgetExhausted
+        self._calls[purpose, kind] += 1
+        self._samples[purpose, kind] += samples
+
+    def price(self, kind: str, samples: int) -> float:
+        """Return the cost in epoch-equivalents of one call over `samples` samples."""
+        return self.prices[kind] * samples / self.full_size
+
+    def open_phase(self, epochs: float | None) -> None:
+        """Limit what follows to `epochs` more epoch-equivalents, within the budget of the run."""
+        self.limit = self.budget if epochs is None else min(self.budget, self.cost + epochs)
+
+    @property
+    def cost(self) -> float:
+        """Epoch-equivalents spent on everything but evaluation."""
+        return sum(self.price(kind, n) for (purpose, kind), n in self._samples.items() if purpose != "evaluation")
+
+    @property
+    def evaluation_cost(self) -> float:
+        """Epoch-equivalents spent on evaluation, shown apart."""
+        return sum(self.price(kind, n) for (purpose, kind), n in self._samples.items() if purpose == "evaluation")
+
+    def by_purpose(self) -> dict[str, dict[str, float]]:
+        """Return calls, samples and epoch-equivalents for each purpose that occurred."""
+        table: dict[str, dict[str, float]] = {}
+        for (purpose, kind), samples in sorted(self._samples.items()):
+            row = table.setdefault(purpose, {"epoch_equivalents": 0.0, "samples": 0, "calls": 0})
+            row["epoch_equivalents"] += self.price(kind, samples)
+            row["samples"] += samples
+            row["calls"] += self._calls[purpose, kind]
+        return table
+
+    def save(self) -> dict[str, Any]:
+        """Return the ledger as JSON-able numbers."""
+        entries = [[purpose, kind, self._calls[purpose, kind], n] for (purpose, kind), n in self._samples.items()]
+        return {"prices": self.prices, "limit": None if math.isinf(self.limit) else self.limit, "entries": entries}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take back what `save` returned."""
+        self.prices = dict(saved["prices"])
+        self.limit = math.inf if saved["limit"] is None else saved["limit"]
+        self._calls = Counter({(purpose, kind): calls for purpose, kind, calls, _ in saved["entries"]})
+        self._samples = Counter({(purpose, kind): samples for purpose, kind, _, samples in saved["entries"]})

@@ -1,0 +1,238 @@
+"""The one loop: runs a list of phases, records, saves, resumes and stops on request."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+
+from subsetopt.objective.protocol import BudgetExhausted
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.phases import Phase
+from subsetopt.training.progress import Progress
+from subsetopt.training.run_directory import LOG, METRICS, RunDirectory, finite
+from subsetopt.training.workspace import Workspace
+
+FORMAT = 1
+
+
+@dataclass
+class Snapshot:
+    """The model after a finished phase: its record for result.json, parameters and buffers."""
+
+    record: dict[str, Any]
+    w: Tensor
+    buffers: dict[str, Tensor]
+
+
+@dataclass
+class Position:
+    """Where a run is: the finished phases, and the state of the current one."""
+
+    w: Tensor
+    snapshots: list[Snapshot] = field(default_factory=list)
+    state: Any = None
+    seconds: float = 0.0
+    phase_start: tuple[float, float] = (0.0, 0.0)  # cost and seconds when the current phase began
+    metrics_bytes: int = 0
+
+
+class Loop:
+    """Runs `phases` in `workspace`; `directory` None keeps everything in memory."""
+
+    def __init__(
+        self, workspace: Workspace, phases: Sequence[Phase], directory: RunDirectory | None, progress: Progress
+    ) -> None:
+        self._workspace = workspace
+        self._phases = phases
+        self._directory = directory
+        self._progress = progress
+        self._stop_requested = False
+
+    def start(self) -> Position:
+        """Return the position before the first phase."""
+        return Position(self._workspace.flat.initial())
+
+    def run(self, position: Position) -> bool:
+        """Go on from `position` to the end; returns False when interrupted, with everything saved."""
+        self._clock = time.monotonic() - position.seconds
+        self._last_save = time.monotonic()
+        with self._interruptible():
+            while len(position.snapshots) < len(self._phases):
+                if not self._run_phase(position):
+                    return False
+        return True
+
+    def _run_phase(self, position: Position) -> bool:
+        index = len(position.snapshots)
+        phase = self._phases[index]
+        self._progress.phase_started(index, len(self._phases), phase.config, phase.title)
+        reason = self._begin(phase, position) if position.state is None else None
+        while reason is None:
+            reason = phase.terminate(position.state)
+            if reason is not None:
+                break
+            if self._stop_requested:
+                self._progress.phase_ended(StopReason.INTERRUPTED)
+                self._save(position)
+                return False
+            try:
+                position.state = phase.step(position.state)
+            except BudgetExhausted:
+                reason = StopReason.BUDGET
+            else:
+                self._note(phase, position)
+        self._end(phase, position, reason)
+        return True
+
+    def _begin(self, phase: Phase, position: Position) -> StopReason | None:
+        """Evaluate at the start; a budget that does not even admit this ends the phase at once."""
+        ledger = self._workspace.ledger
+        position.phase_start = (ledger.cost, self._seconds(position))
+        ledger.open_phase(phase.config.epochs)
+        try:
+            position.state = phase.start(position.w)
+        except BudgetExhausted:
+            return StopReason.BUDGET
+        self._note(phase, position)
+        return None
+
+    def _end(self, phase: Phase, position: Position, reason: StopReason) -> None:
+        ledger = self._workspace.ledger
+        ledger.limit = math.inf  # what finishes a phase (BatchNorm statistics, a last held-out check) is never cut off
+        record: dict[str, Any] = {"iteration": 0, "loss": None, "gradient_norm": None, "evaluations": 0, "products": 0}
+        if position.state is not None:
+            record = phase.record(position.state)
+            position.w = phase.finish(position.state)
+        ledger.open_phase(None)
+        cost, seconds = position.phase_start
+        summary = {
+            "role": phase.config.role,
+            "method": phase.config.method,
+            "data": phase.config.data,
+            "samples": phase.samples,
+            "stop_reason": str(reason),
+            "converged": reason.converged,
+            "loss": record["loss"],
+            "gradient_norm": record["gradient_norm"],
+            "iterations": record["iteration"],
+            "counts": {"evaluations": record["evaluations"], "products": record["products"]},
+            "epoch_equivalents": ledger.cost - cost,
+            "seconds": self._seconds(position) - seconds,
+        }
+        position.snapshots.append(Snapshot(summary, position.w.detach().clone(), self._workspace.flat.buffers()))
+        position.state = None
+        self._progress.phase_ended(reason)
+        self._log(f"{phase.title}: {reason} after {record['iteration']} iterations, loss {record['loss']}")
+        self._save(position)
+
+    def _note(self, phase: Phase, position: Position) -> None:
+        """Record the current state, and save it when enough time has passed."""
+        record = phase.record(position.state)
+        fraction = record.pop("fraction")
+        index = len(position.snapshots)
+        line = {
+            "phase": index,
+            "role": phase.config.role,
+            "method": phase.config.method,
+            "data": phase.config.data,
+            **record,
+            "epoch_equivalents": self._workspace.ledger.cost,
+            "seconds": self._seconds(position),
+        }
+        self._progress.update({**line, "fraction": fraction})
+        if self._directory is None:
+            return
+        position.metrics_bytes = self._directory.append(METRICS, json.dumps(finite(line)))
+        first = record["iteration"] == 0 and index == 0
+        if first or time.monotonic() - self._last_save >= self._workspace.config.checkpoint_seconds:
+            self._save(position)
+
+    def _seconds(self, position: Position) -> float:
+        position.seconds = time.monotonic() - self._clock
+        return position.seconds
+
+    def _save(self, position: Position) -> None:
+        if self._directory is None:
+            return
+        self._directory.save_checkpoint(*self._pack(position))
+        self._last_save = time.monotonic()
+
+    def _pack(self, position: Position) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {"w": position.w}
+        tensors |= {f"buffer/{name}": value for name, value in self._workspace.flat.buffers().items()}
+        for index, snapshot in enumerate(position.snapshots):
+            tensors[f"done/{index}/w"] = snapshot.w
+            tensors |= {f"done/{index}/buffer/{name}": value for name, value in snapshot.buffers.items()}
+        numbers = None
+        if position.state is not None:
+            phase_tensors, numbers = self._phases[len(position.snapshots)].save(position.state)
+            tensors |= {f"phase/{name}": value for name, value in phase_tensors.items()}
+        return tensors, {
+            "format": FORMAT,
+            "phase_state": numbers,
+            "records": [snapshot.record for snapshot in position.snapshots],
+            "ledger": self._workspace.ledger.save(),
+            "seconds": self._seconds(position),
+            "phase_start": list(position.phase_start),
+            "metrics_bytes": position.metrics_bytes,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Position:
+        """Return the position that a checkpoint holds, and set ledger, buffers and metrics back to it."""
+        device = self._workspace.device
+        snapshots = [
+            Snapshot(record, tensors[f"done/{index}/w"].to(device), _under(f"done/{index}/buffer/", tensors))
+            for index, record in enumerate(state["records"])
+        ]
+        self._workspace.flat.load_buffers(_under("buffer/", tensors))
+        self._workspace.ledger.restore(state["ledger"])
+        if self._directory is not None:
+            self._directory.truncate(METRICS, state["metrics_bytes"])
+        position = Position(
+            tensors["w"].to(device),
+            snapshots,
+            seconds=state["seconds"],
+            phase_start=(state["phase_start"][0], state["phase_start"][1]),
+            metrics_bytes=state["metrics_bytes"],
+        )
+        if state["phase_state"] is not None:
+            position.state = self._phases[len(snapshots)].restore(_under("phase/", tensors), state["phase_state"])
+        return position
+
+    def _log(self, text: str) -> None:
+        if self._directory is not None:
+            self._directory.append(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Turn the first Ctrl-C or termination signal into a request to stop after the current step."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def request(number: int, frame: FrameType | None) -> None:
+            if self._stop_requested:
+                raise KeyboardInterrupt
+            self._stop_requested = True
+            self._progress.message("stopping after this step; once more to stop at once")
+
+        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,46 @@
+"""A phase: a method on some data until a stop. The loop knows this protocol and nothing of the methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.config import PhaseConfig
+
+
+class Phase(Protocol):
+    """Started with parameters, stepped until `terminate` gives a reason, finished with parameters."""
+
+    config: PhaseConfig
+
+    @property
+    def samples(self) -> int:
+        """Number of samples this phase trains on."""
+
+    @property
+    def title(self) -> str:
+        """A few words for a progress bar, e.g. `lbfgs on 6000 samples`."""
+
+    def start(self, w: Tensor) -> Any:
+        """Return the initial state at parameters w."""
+
+    def step(self, state: Any) -> Any:
+        """Take one iteration (or a fixed number of mini-batch steps)."""
+
+    def terminate(self, state: Any) -> StopReason | None:
+        """Return why to stop, or None."""
+
+    def record(self, state: Any) -> dict[str, Any]:
+        """Return iteration, loss, gradient_norm (None if unknown), evaluations, products, fraction (None if unknown)."""
+
+    def finish(self, state: Any) -> Tensor:
+        """Return the parameters that the phase hands on."""
+
+    def save(self, state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Split the state into tensors and JSON-able numbers, exactly."""
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Any:
+        """Rebuild the state, bit for bit."""

@@ -1,0 +1,255 @@
+"""Train, resume and evaluate: from a configuration to a finished run directory."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+from torch import nn
+
+from subsetopt.data import Dataset
+from subsetopt.errors import RunDirectoryError
+from subsetopt.objective import FlatModel
+from subsetopt.report.figure import loss_figure
+from subsetopt.training.config import PhaseConfig, RunConfig, make_config, read_toml
+from subsetopt.training.first_order import FirstOrderPhase
+from subsetopt.training.loop import Loop, Position, Snapshot
+from subsetopt.training.phases import Phase
+from subsetopt.training.progress import Progress, Silent
+from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, MODEL, RESULT, RunDirectory, finite
+from subsetopt.training.solver_phase import SolverPhase
+from subsetopt.training.workspace import Workspace, prepare
+
+SPLITS = ("subset", "train", "validation", "test")
+FOREIGN = "(given as an object)"
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved in `directory`."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+        super().__init__("interrupted")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: the content of result.json, where it lies, and the trained module (a new one, on the CPU)."""
+
+    result: dict[str, Any]
+    directory: Path | None
+    model: nn.Module
+
+
+def train(
+    config: RunConfig,
+    *,
+    progress: Progress | None = None,
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+    keep: bool = True,
+) -> RunResult:
+    """Run all phases of `config` and return the result; `keep=False` writes nothing to disk.
+
+    Every check is made before the run directory is created. Raises `UserError` for the user's mistakes and
+    `Interrupted` after Ctrl-C, with everything saved.
+    """
+    progress = progress or Silent()
+    config = _named(config, model, dataset)
+    workspace = prepare(config, model, dataset)
+    phases = _build_phases(config, workspace)
+    directory = None
+    if keep:
+        stem = "-".join([workspace.dataset.name, config.model.split(":")[-1], config.solver.replace(":", "-")])
+        directory = RunDirectory.create(config.output, stem.replace("/", "-"), _stored(config))
+        directory.write_json(ENVIRONMENT, _environment(workspace))
+    loop = Loop(workspace, phases, directory, progress)
+    return _finish(loop, loop.start(), workspace, phases, directory, progress)
+
+
+def resume_run(
+    path: str | Path,
+    *,
+    progress: Progress | None = None,
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+) -> RunResult:
+    """Go on with an interrupted or killed run; a finished one returns its result at once.
+
+    A run that was given a model or data set as objects needs equal ones again.
+    """
+    progress = progress or Silent()
+    directory = RunDirectory.open(Path(path))
+    config = _load_config(directory, model, dataset)
+    workspace = prepare(config, model, dataset)
+    phases = _build_phases(config, workspace)
+    loop = Loop(workspace, phases, directory, progress)
+    checkpoint = directory.load_checkpoint()
+    _warn_of_other_environment(directory, workspace, progress)
+    position = loop.start() if checkpoint is None else loop.restore(*checkpoint)
+    if checkpoint is None:
+        directory.truncate("metrics.jsonl", 0)
+    return _finish(loop, position, workspace, phases, directory, progress)
+
+
+def evaluate_run(
+    path: str | Path,
+    *,
+    data_dir: Path | None = None,
+    device: str | None = None,
+    splits: Sequence[str] = ("train", "validation", "test"),
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+) -> dict[str, Any]:
+    """Return {split: {loss, accuracy | mse}} of a finished run's model, computed afresh."""
+    directory = RunDirectory.open(Path(path))
+    overrides = {"data_dir": data_dir, "device": device}
+    config = _load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
+    workspace = prepare(config, model, dataset)
+    w = workspace.flat.load_state_dict(directory.load_tensors(MODEL))
+    return {name: metrics for name in splits if (metrics := workspace.evaluate(w, name)) is not None}
+
+
+def _finish(
+    loop: Loop,
+    position: Position,
+    workspace: Workspace,
+    phases: Sequence[Phase],
+    directory: RunDirectory | None,
+    progress: Progress,
+) -> RunResult:
+    for text in workspace.warnings:
+        progress.warn(text)
+    if not loop.run(position):
+        raise Interrupted(directory.path if directory else None)
+    result = _result(workspace, position)
+    final = position.snapshots[-1]
+    workspace.flat.load_buffers(final.buffers)
+    if directory is not None:
+        directory.save_tensors(MODEL, workspace.flat.state_dict(final.w))
+        loss_figure(directory.path)
+        directory.write_json(RESULT, result)
+    return RunResult(finite(result), directory.path if directory else None, workspace.flat.module(final.w))
+
+
+def _build_phases(config: RunConfig, workspace: Workspace) -> list[Phase]:
+    return [_build_phase(phase, workspace) for phase in config.phases()]
+
+
+def _build_phase(config: PhaseConfig, workspace: Workspace) -> Phase:
+    return FirstOrderPhase(config, workspace) if config.first_order else SolverPhase(config, workspace)
+
+
+def _result(workspace: Workspace, position: Position) -> dict[str, Any]:
+    """Assemble result.json; this is where the test split is read, once, after all training."""
+    snapshots = position.snapshots
+    solve = next((s for s in reversed(snapshots) if s.record["role"] == "solve"), None)
+    handoff = next((s for s in reversed(snapshots) if s.record["role"] == "handoff"), None)
+    config, dataset, ledger = workspace.config, workspace.dataset, workspace.ledger
+    normalization = dataset.normalization
+    return {
+        "version": version("subsetopt"),
+        "status": "done",
+        "seed": config.seed,
+        "dataset": {
+            "name": dataset.name,
+            "task": dataset.task,
+            "in_shape": list(dataset.in_shape),
+            "n_outputs": dataset.n_outputs,
+            "train": len(dataset.train),
+            "validation": len(dataset.validation) if dataset.validation else 0,
+            "test": len(dataset.test) if dataset.test else 0,
+        },
+        "normalization": None
+        if normalization is None
+        else {"mean": list(normalization.mean), "std": list(normalization.std)},
+        "model": {"name": config.model, "args": config.model_args, "parameters": workspace.flat.size},
+        "overdetermination": workspace.describe_overdetermination(),
+        "phases": [snapshot.record for snapshot in snapshots],
+        "solve": None if solve is None else {"solver": solve.record["method"], **solve.record},
+        "handoff": None if handoff is None else handoff.record,
+        "metrics": _metrics(workspace, snapshots[-1]),
+        "metrics_before_handoff": _metrics(workspace, solve) if solve is not None and handoff is not None else None,
+        "cost": {
+            "epoch_equivalents": ledger.cost,
+            "evaluation_epoch_equivalents": ledger.evaluation_cost,
+            "seconds": position.seconds,
+            "by_purpose": ledger.by_purpose(),
+            "prices": ledger.prices,
+        },
+        "warnings": workspace.warnings,
+    }
+
+
+def _metrics(workspace: Workspace, snapshot: Snapshot) -> dict[str, dict[str, float]]:
+    workspace.flat.load_buffers(snapshot.buffers)
+    found = {name: workspace.evaluate(snapshot.w, name) for name in SPLITS}
+    return {name: metrics for name, metrics in found.items() if metrics is not None}
+
+
+def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) -> RunConfig:
+    """Record in the configuration that objects replace the named model or data set."""
+    changes: dict[str, Any] = {}
+    if model is not None:
+        changes |= {"model": FOREIGN, "model_args": {}}
+    if dataset is not None:
+        changes["dataset"] = FOREIGN
+    return config.model_copy(update=changes)
+
+
+def _stored(config: RunConfig) -> dict[str, Any]:
+    content = config.model_dump(mode="json", exclude={"output"})
+    if config.data_dir is not None:
+        content["data_dir"] = str(config.data_dir.absolute())
+    if config.data_file is not None:
+        content["data_file"] = str(config.data_file.absolute())
+    return content
+
+
+def _load_config(
+    directory: RunDirectory,
+    model: nn.Module | None,
+    dataset: Dataset | None,
+    overrides: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    config = make_config(read_toml(directory.path / CONFIG), overrides or {})
+    for given, name, what in ((model, config.model, "model"), (dataset, config.dataset, "dataset")):
+        if given is None and name == FOREIGN:
+            raise RunDirectoryError(
+                f"run = {str(directory.path)!r}: its {what} was a Python object; "
+                f"use SubsetTrainer.resume(path, {what}=...)"
+            )
+    return config
+
+
+def _environment(workspace: Workspace) -> dict[str, Any]:
+    return {
+        "subsetopt": version("subsetopt"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": str(workspace.device),
+        "device_name": torch.cuda.get_device_name(workspace.device) if workspace.device.type == "cuda" else None,
+        "command": sys.argv,
+    }
+
+
+def _warn_of_other_environment(directory: RunDirectory, workspace: Workspace, progress: Progress) -> None:
+    """Resuming is bit-identical only under the same software, device and number of threads."""
+    before, now = directory.read_json(ENVIRONMENT), _environment(workspace)
+    keys = ("subsetopt", "torch", "machine", "threads", "device", "device_name")
+    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
+    if changed:
+        progress.warn(f"resumed under other conditions ({', '.join(changed)}): rounding may differ from one long run")

@@ -1,0 +1,121 @@
+"""A full-batch solver on the subset or on the full set, as a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from subsetopt.objective import Objective
+from subsetopt.solvers import Solver, State, StopReason, make_solver
+from subsetopt.training.config import PhaseConfig
+from subsetopt.training.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
+from subsetopt.training.workspace import Workspace
+
+
+@dataclass
+class SolverState:
+    """The solver's own state, and what the stop test said of it."""
+
+    solver: State
+    stopped: StopReason | None = None
+
+
+class SolverPhase:
+    """Runs one solver on one full-batch objective."""
+
+    def __init__(self, config: PhaseConfig, workspace: Workspace) -> None:
+        self.config = config
+        self._workspace = workspace
+        self._solver: Solver = solver_of(config)
+        self._test = self._make_test()
+
+    @cached_property
+    def _objective(self) -> Objective:
+        return self._workspace.objective(self.config.data, track_noise=self.config.stop_at == "noise")
+
+    @property
+    def samples(self) -> int:
+        """K for the subset, N for the full set."""
+        return len(self._workspace.data(self.config.data)[1])
+
+    @property
+    def title(self) -> str:
+        """For the progress bar."""
+        return f"{self.config.method} on {self.samples} samples"
+
+    def start(self, w: Tensor) -> SolverState:
+        """Evaluate at w."""
+        return SolverState(self._solver.init(self._objective, w))
+
+    def step(self, state: SolverState) -> SolverState:
+        """Take one iteration of the solver and apply the stop test."""
+        solver_state = self._solver.step(self._objective, state.solver)
+        return SolverState(solver_state, self._test.look(solver_state))
+
+    def terminate(self, state: SolverState) -> StopReason | None:
+        """The solver's own reason first, then the stop test's."""
+        return self._solver.terminate(state.solver) or state.stopped
+
+    def record(self, state: SolverState) -> dict[str, Any]:
+        """Progress of the solver."""
+        limit = self.config.max_iterations
+        solver = state.solver
+        return {
+            "iteration": solver.iterations,
+            "loss": solver.loss,
+            "gradient_norm": solver.gradient_norm,
+            "evaluations": solver.evaluations,
+            "products": solver.products,
+            "fraction": solver.iterations / limit if limit else None,
+        }
+
+    def finish(self, state: SolverState) -> Tensor:
+        """Return the iterate that the stop test chooses, with BatchNorm statistics of the data trained on."""
+        w = self._test.choose(state.solver.w)
+        self._workspace.refresh_batch_norm(w, self.config.data)
+        return w
+
+    def save(self, state: SolverState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Solver state and stop test side by side."""
+        tensors, numbers = self._solver.save(state.solver)
+        test_tensors, test_numbers = self._test.save()
+        joined = {f"solver.{key}": value for key, value in tensors.items()}
+        joined |= {f"test.{key}": value for key, value in test_tensors.items()}
+        return joined, {"solver": numbers, "test": test_numbers, "stopped": state.stopped}
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> SolverState:
+        """Rebuild both without evaluating."""
+        tensors = {name: tensor.to(self._workspace.device) for name, tensor in tensors.items()}
+        self._test.restore(_under("test.", tensors), numbers["test"])
+        solver_state = self._solver.restore(self._objective, _under("solver.", tensors), numbers["solver"])
+        stopped = numbers["stopped"]
+        return SolverState(solver_state, None if stopped is None else StopReason(stopped))
+
+    def _make_test(self) -> StopTest:
+        if self.config.stop_at == "noise":
+            return NoiseTest(lambda state: state.gradient, lambda: self._objective.gradient_noise)
+        if self.config.stop_at == "validation":
+            return HeldOutTest(self._held_out_loss)
+        return MinimumTest()
+
+    def _held_out_loss(self, w: Tensor) -> float:
+        self._workspace.refresh_batch_norm(w, self.config.data)
+        metrics = self._workspace.evaluate(w, "validation", purpose="selection")
+        assert metrics is not None, "the configuration refuses stop_at = validation without held-out data"
+        return metrics["loss"]
+
+
+def solver_of(config: PhaseConfig) -> Solver:
+    """Return the solver of a phase; raises `SettingError` for unknown names and settings."""
+    settings: dict[str, Any] = {"gtol": config.gtol, **config.settings}
+    if config.max_iterations is not None:
+        settings["max_iterations"] = config.max_iterations
+    return make_solver(config.method, **settings)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

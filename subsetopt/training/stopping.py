@@ -1,0 +1,106 @@
+"""Tests that end a subset solve before its gradient vanishes: sampling noise, and held-out loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from subsetopt.solvers.protocol import State, StopReason
+
+
+class StopTest(Protocol):
+    """Looks at each new iterate. A test is created per phase and holds what it has seen."""
+
+    def look(self, state: State) -> StopReason | None:
+        """Return why to stop after this iterate, or None."""
+
+    def choose(self, w: Tensor) -> Tensor:
+        """Return the parameters to keep when the phase ends at `w`."""
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and JSON-able numbers."""
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Take back what `save` returned."""
+
+
+class MinimumTest:
+    """No test beside the solver's own gradient test."""
+
+    def look(self, state: State) -> StopReason | None:
+        """Never stop."""
+        return None
+
+    def choose(self, w: Tensor) -> Tensor:
+        """Keep the last iterate."""
+        return w
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Nothing to save."""
+        return {}, {}
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+@dataclass
+class NoiseTest(MinimumTest):
+    """Stop when `||g||^2 <= theta * tr(cov g_i) / K`: the subset's gradient is lost in its own sampling noise.
+
+    Byrd, Chin, Nocedal, Wu (2012), "Sample size selection in optimization methods for machine learning", eq. 3.3, with
+    theta = 0.1 by our measurement (theta = 1 stops far too early). `noise()` gives `tr(cov g_i) / K` at the last
+    accepted point, from the chunk gradients.
+    """
+
+    gradient: Callable[[State], Tensor]
+    noise: Callable[[], Tensor]
+    theta: float = 0.1
+
+    def look(self, state: State) -> StopReason | None:
+        """Compare gradient and noise; one host synchronisation."""
+        gradient = self.gradient(state).double()
+        squared_norm, noise = torch.stack([gradient @ gradient, self.noise()]).tolist()
+        return StopReason.NOISE if squared_norm <= self.theta * noise else None
+
+
+@dataclass
+class HeldOutTest:
+    """Stop when the held-out loss has not improved for `patience` checks, and keep the best parameters checked."""
+
+    held_out_loss: Callable[[Tensor], float]
+    every: int = 3
+    patience: int = 6
+    best_loss: float = float("inf")
+    checks_without_gain: int = 0
+    best_w: Tensor | None = field(default=None, repr=False)
+
+    def look(self, state: State) -> StopReason | None:
+        """Check at every third iterate."""
+        if state.iterations % self.every:
+            return None
+        loss = self.held_out_loss(state.w)
+        if loss < self.best_loss:
+            self.best_loss, self.best_w, self.checks_without_gain = loss, state.w.clone(), 0
+        else:
+            self.checks_without_gain += 1
+        return StopReason.VALIDATION if self.checks_without_gain >= self.patience else None
+
+    def choose(self, w: Tensor) -> Tensor:
+        """Keep the parameters with the lowest held-out loss, the final ones included."""
+        if self.best_w is None or self.held_out_loss(w) <= self.best_loss:
+            return w
+        return self.best_w
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the best parameters and the counters."""
+        tensors = {} if self.best_w is None else {"best_w": self.best_w}
+        return tensors, {"best_loss": self.best_loss, "checks_without_gain": self.checks_without_gain}
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Take back what `save` returned."""
+        self.best_w = tensors.get("best_w")
+        self.best_loss, self.checks_without_gain = numbers["best_loss"], numbers["checks_without_gain"]

@@ -1,0 +1,100 @@
+"""The Python face of a run: your own module and tensors, fitted as the command line would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from subsetopt.data import Dataset
+from subsetopt.errors import SettingError
+from subsetopt.training.config import make_config
+from subsetopt.training.progress import Progress
+from subsetopt.training.run import RunResult, resume_run, train
+from subsetopt.training.workspace import prepare
+
+
+class SubsetTrainer:
+    """Solves a subset to its minimum and hands over, for any `nn.Module` and any `Dataset`.
+
+    `model` is a module (never modified: the fitted copy is `trainer.model`) or a model name; `dataset` a `Dataset`
+    (see `dataset_from_arrays`) or a data set name. Settings are those of `subsetopt train` with underscores, e.g.
+    `subset_frac=0.1, solver="newton-cg", handoff="adam"`. Without `output` nothing is written to disk.
+    Raises `UserError` (a `ValueError`) in one line for unusable settings.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | str = "auto",
+        dataset: Dataset | str = "digits",
+        *,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> None:
+        if not isinstance(model, (nn.Module, str)):
+            raise SettingError("model", model, "is neither a torch.nn.Module nor a name", "give one of these")
+        names = {"model": model} if isinstance(model, str) else {}
+        names |= {"dataset": dataset} if isinstance(dataset, str) else {}
+        self.config = make_config(settings, names)
+        self._model = model if isinstance(model, nn.Module) else None
+        self._dataset = dataset if isinstance(dataset, Dataset) else None
+        self._progress = progress
+        self._outcome: RunResult | None = None
+
+    def fit(self) -> Self:
+        """Run all phases; `result`, `model` and `directory` hold the outcome."""
+        self._outcome = train(
+            self.config,
+            progress=self._progress,
+            model=self._model,
+            dataset=self._dataset,
+            keep=self.config.output is not None,
+        )
+        return self
+
+    @classmethod
+    def resume(
+        cls,
+        directory: str | Path,
+        *,
+        model: nn.Module | None = None,
+        dataset: Dataset | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Go on with an interrupted run; `model` and `dataset` again where they were objects."""
+        outcome = resume_run(directory, progress=progress, model=model, dataset=dataset)
+        trainer = cls(model or "auto", dataset or "digits", progress=progress)
+        trainer._outcome = outcome
+        return trainer
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The content of result.json."""
+        return self._fitted.result
+
+    @property
+    def model(self) -> nn.Module:
+        """The fitted module, in evaluation mode on the CPU."""
+        return self._fitted.model
+
+    @property
+    def directory(self) -> Path | None:
+        """The run directory, None when nothing was written."""
+        return self._fitted.directory
+
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return {loss, accuracy | mse} of the fitted model on raw inputs (normalised as the training data were)."""
+        from subsetopt.objective import FlatModel, evaluate_split
+
+        workspace = prepare(self.config, self._model, self._dataset)
+        flat = FlatModel(self.model)
+        return evaluate_split(
+            flat, flat.initial(), inputs, targets, loss=workspace.loss, preprocess=workspace.preprocess
+        )
+
+    @property
+    def _fitted(self) -> RunResult:
+        if self._outcome is None:
+            raise SettingError("trainer", "not fitted", "there is no result yet", "call fit() first")
+        return self._outcome

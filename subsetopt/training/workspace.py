@@ -1,0 +1,233 @@
+"""Everything a run works on, built and checked before any work starts: data, subset, model, ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subsetopt.data import Dataset, Preprocess, augmented_copies, draw, load_dataset, require_all_classes
+from subsetopt.errors import SettingError
+from subsetopt.models import build_model, check_output_shape
+from subsetopt.objective import FlatModel, Objective, calibrate_prices, evaluate_split, update_batch_norm
+from subsetopt.objective.protocol import Purpose
+from subsetopt.overdetermination import Overdetermination, overdetermination_ratio, verdict, warning
+from subsetopt.seeding import derive_seed
+from subsetopt.training.config import RunConfig
+from subsetopt.training.ledger import Ledger
+
+PRICE_SAMPLES = 8
+
+
+@dataclass
+class Workspace:
+    """The objects of one run. `subset` holds row numbers into `dataset.train`; tensors live on `device`."""
+
+    config: RunConfig
+    dataset: Dataset
+    flat: FlatModel
+    loss: str
+    preprocess: Preprocess
+    device: torch.device
+    ledger: Ledger
+    subset: Tensor
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def full_size(self) -> int:
+        """N, the number of training samples."""
+        return len(self.dataset.train)
+
+    @cached_property
+    def training_set(self) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the full training set, on the device."""
+        return self.dataset.train.inputs.to(self.device), self.dataset.train.targets.to(self.device)
+
+    @cached_property
+    def subset_data(self) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the subset with its fixed augmented copies, on the device."""
+        inputs, targets = self.dataset.train.inputs[self.subset], self.dataset.train.targets[self.subset]
+        copies = self.config.augment_copies
+        if copies:
+            extra = augmented_copies(inputs, copies, derive_seed(self.config.seed, "augment"))
+            inputs = torch.cat([inputs, extra])
+            targets = targets.repeat(copies + 1, *[1] * (targets.ndim - 1))
+        return inputs.to(self.device), targets.to(self.device)
+
+    def data(self, which: str) -> tuple[Tensor, Tensor]:
+        """Return the tensors that a phase on `subset` or `full` trains on."""
+        return self.subset_data if which == "subset" else self.training_set
+
+    def objective(self, which: str, track_noise: bool = False) -> Objective:
+        """Return the full-batch objective on `subset` or `full`, charged to the ledger."""
+        inputs, targets = self.data(which)
+        return Objective(
+            self.flat,
+            inputs,
+            targets,
+            loss=self.loss,
+            l2=self.config.l2,
+            chunk_size=self.config.chunk_size,
+            preprocess=self.preprocess,
+            meter=self.ledger,
+            track_noise=track_noise,
+        )
+
+    def split(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """Return the tensors of subset, train, validation or test; None where the data set has none."""
+        if name in ("subset", "train"):
+            return self.data("subset" if name == "subset" else "full")
+        part = self.dataset.validation if name == "validation" else self.dataset.test
+        return None if part is None or len(part) == 0 else (part.inputs.to(self.device), part.targets.to(self.device))
+
+    def evaluate(self, w: Tensor, name: str, purpose: Purpose = "evaluation") -> dict[str, float] | None:
+        """Return loss (without L2) and accuracy or mse of a split at w; None where the data set has no such split."""
+        tensors = self.split(name)
+        if tensors is None:
+            return None
+        return evaluate_split(
+            self.flat, w, *tensors, loss=self.loss, preprocess=self.preprocess, meter=self.ledger, purpose=purpose
+        )
+
+    def refresh_batch_norm(self, w: Tensor, which: str) -> None:
+        """Set BatchNorm's running statistics to those of the data trained on; nothing happens without BatchNorm."""
+        inputs, _ = self.data(which)
+        update_batch_norm(self.flat, w, inputs, preprocess=self.preprocess, meter=self.ledger)
+
+    @cached_property
+    def overdetermination(self) -> tuple[Overdetermination, Overdetermination]:
+        """Return the overdetermination of the subset (with its augmented copies) and of the full training set."""
+        drawn = len(self.subset) * (self.config.augment_copies + 1)
+        outputs = self.dataset.n_outputs
+        return (
+            overdetermination_ratio(self.flat.size, drawn, outputs),
+            overdetermination_ratio(self.flat.size, self.full_size, outputs),
+        )
+
+    def describe_overdetermination(self) -> dict[str, Any]:
+        """Return the `overdetermination` entry of result.json."""
+        subset, full = self.overdetermination
+        return {
+            "samples": subset.samples,
+            "outputs": subset.outputs,
+            "parameters": subset.parameters,
+            "ratio": subset.ratio,
+            "ratio_full": full.ratio,
+            "drawn": len(self.subset),
+            "augment_copies": self.config.augment_copies,
+            "verdict": verdict(subset, full, task=self.dataset.task),
+        }
+
+
+def prepare(
+    config: RunConfig,
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+    check: Sequence[Callable[[Workspace], None]] = (),
+) -> Workspace:
+    """Build the workspace of `config`; `model` and `dataset` replace the named ones.
+
+    Raises a `UserError` in one line for anything that would make the run fail later.
+    """
+    device = resolve_device(config.device, config.dtype)
+    dtype = getattr(torch, config.dtype)
+    if dataset is None:
+        dataset = load_dataset(
+            config.dataset,
+            data_dir=config.data_dir,
+            data_file=config.data_file,
+            validation_fraction=config.validation_fraction,
+            seed=config.seed,
+            normalize=config.normalize,
+        )
+    loss = resolve_loss(config.loss, dataset)
+    subset = _draw_subset(config, dataset)
+    if model is None:
+        model = build_model(
+            resolve_model(config.model, dataset),
+            in_shape=dataset.in_shape,
+            n_outputs=dataset.n_outputs,
+            seed=config.seed,
+            dtype=dtype,
+            **config.model_args,
+        )
+    check_output_shape(model, dataset.in_shape, dataset.n_outputs, dtype)
+    flat = FlatModel(model, dtype=dtype, device=device)
+    preprocess = Preprocess(dataset.normalization, dtype)
+    ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
+    workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset)
+    _check_ratio(workspace)
+    for test in check:
+        test(workspace)
+    return workspace
+
+
+def resolve_device(name: str, dtype: str) -> torch.device:
+    """Return the device to compute on; raises `SettingError` when it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[name]:
+        raise SettingError("device", name, "this machine has none that torch can use", "use --device cpu")
+    if name == "mps" and dtype == "float64":
+        raise SettingError("device", name, "it has no float64", "use --dtype float32 or --device cpu")
+    return torch.device(name)
+
+
+def resolve_loss(name: str, dataset: Dataset) -> str:
+    """Return the loss that fits the task; raises `SettingError` when the one asked for does not."""
+    fitting = "cross_entropy" if dataset.task == "classification" else "mse"
+    if name in ("auto", fitting):
+        return fitting
+    raise SettingError("loss", name, f"{dataset.name} is a {dataset.task} data set", f"use --loss {fitting}")
+
+
+def resolve_model(name: str, dataset: Dataset) -> str:
+    """Return the model meant by `auto`: a small CNN for images of 16 pixels or more, else an MLP."""
+    if name != "auto":
+        return name
+    images = len(dataset.in_shape) == 3 and min(dataset.in_shape[1:]) >= 16
+    return "cnn" if images else "mlp"
+
+
+def _draw_subset(config: RunConfig, dataset: Dataset) -> Tensor:
+    classification = dataset.task == "classification"
+    fraction = 0.1 if config.subset_frac is None and config.subset_size is None else config.subset_frac
+    subset = draw(
+        len(dataset.train),
+        fraction=fraction,
+        size=config.subset_size,
+        seed=config.seed,
+        stratify=dataset.train.targets if classification and config.stratify else None,
+    )
+    if classification:
+        require_all_classes(dataset.train.targets[subset], dataset.n_outputs)
+    return subset
+
+
+def _prices(
+    flat: FlatModel, dataset: Dataset, loss: str, preprocess: Preprocess, device: torch.device
+) -> dict[str, float]:
+    inputs = dataset.train.inputs[:PRICE_SAMPLES].to(device)
+    targets = dataset.train.targets[:PRICE_SAMPLES].to(device)
+    return calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
+
+
+def _check_ratio(workspace: Workspace) -> None:
+    subset, _ = workspace.overdetermination
+    required = workspace.config.require_ratio
+    if required is not None and subset.ratio < required:
+        raise SettingError(
+            "require_ratio",
+            required,
+            f"the subset has Q = K M / P = {subset.ratio:.3g} ({subset.samples} samples x {subset.outputs} outputs "
+            f"/ {subset.parameters} parameters)",
+            "use a larger --subset-frac, --augment-copies or a smaller model",
+        )
+    text = warning(subset, task=workspace.dataset.task)
+    if text:
+        workspace.warnings.append(text)
