@@ -34,7 +34,7 @@ class Phase(Protocol):
         """Return why to stop, or None."""
 
     def record(self, state: Any) -> dict[str, Any]:
-        """Return iteration, loss, gradient_norm (None if unknown), evaluations, products, fraction (None if unknown)."""
+        """Return iteration, loss, gradient_norm, evaluations, products and fraction of the limit (None if unknown)."""
 
     def finish(self, state: Any) -> Tensor:
         """Return the parameters that the phase hands on."""

@@ -17,7 +17,6 @@ from torch import nn
 
 from subsetopt.data import Dataset
 from subsetopt.errors import RunDirectoryError
-from subsetopt.objective import FlatModel
 from subsetopt.report.figure import loss_figure
 from subsetopt.training.config import PhaseConfig, RunConfig, make_config, read_toml
 from subsetopt.training.first_order import FirstOrderPhase
@@ -32,7 +31,7 @@ SPLITS = ("subset", "train", "validation", "test")
 FOREIGN = "(given as an object)"
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (an event, as in KeyboardInterrupt, not an error)
     """The run was asked to stop; its state is saved in `directory`."""
 
     def __init__(self, directory: Path | None) -> None:

@@ -1,0 +1,100 @@
+"""Run directories: whole files or none, exact checkpoints, one-line errors."""
+
+import errno
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from subsetopt.errors import RunDirectoryError
+from subsetopt.training.run_directory import CHECKPOINT, METRICS, RunDirectory
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return RunDirectory.create(tmp_path / "run", "stem", {"seed": 1, "nothing": None, "args": {"a": "b"}})
+
+
+def test_checkpoint_restores_every_bit(directory):
+    tensors = {
+        "w": torch.randn(7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+        "view": torch.arange(12.0).reshape(3, 4).t(),
+        "random": torch.Generator().manual_seed(1).get_state(),
+        "empty": torch.empty(0, 3),
+    }
+    numbers = {"loss": 0.1 + 0.2, "tiny": 5e-324, "worst": math.inf, "reason": None, "steps": 3}
+    directory.save_checkpoint(tensors, numbers)
+    loaded, state = RunDirectory.open(directory.path).load_checkpoint()
+    assert state == numbers
+    assert all(
+        torch.equal(loaded[name], tensor) and loaded[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
+
+
+def test_tensors_that_share_memory_are_saved_apart(directory):
+    w = torch.arange(4.0)
+    directory.save_checkpoint({"w": w, "best_w": w}, {})
+    tensors, _ = directory.load_checkpoint()
+    assert torch.equal(tensors["w"], tensors["best_w"])
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(directory, monkeypatch):
+    directory.save_checkpoint({"w": torch.ones(3)}, {"step": 1})
+
+    def no_space(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(RunDirectoryError, match=r"No space left on device.*resume"):
+        directory.save_checkpoint({"w": torch.zeros(3)}, {"step": 2})
+    monkeypatch.undo()
+    tensors, state = directory.load_checkpoint()
+    assert state == {"step": 1}
+    assert torch.equal(tensors["w"], torch.ones(3))
+    assert not list(directory.path.glob(".*tmp"))
+
+
+def test_existing_output_is_refused_and_untouched(directory):
+    before = sorted(path.name for path in directory.path.iterdir())
+    with pytest.raises(RunDirectoryError, match="exists already"):
+        RunDirectory.create(directory.path, "stem", {})
+    assert sorted(path.name for path in directory.path.iterdir()) == before
+
+
+def test_output_below_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunDirectoryError) as caught:
+        RunDirectory.create(tmp_path / "file" / "run", "stem", {})
+    assert "\n" not in str(caught.value)
+
+
+def test_numbered_directories_do_not_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = (RunDirectory.create(None, "digits-mlp", {}) for _ in range(2))
+    assert (first.path, second.path) == (Path("runs/digits-mlp-1"), Path("runs/digits-mlp-2"))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\x00" * 100])
+def test_corrupt_checkpoint_is_one_line(directory, damage):
+    directory.save_checkpoint({"w": torch.ones(300)}, {})
+    path = directory.path / CHECKPOINT
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(RunDirectoryError, match="corrupt") as caught:
+        directory.load_checkpoint()
+    assert "\n" not in str(caught.value)
+
+
+def test_opening_what_is_no_run_names_the_path(tmp_path):
+    with pytest.raises(RunDirectoryError, match=r"nowhere.*is not a directory"):
+        RunDirectory.open(tmp_path / "nowhere")
+    with pytest.raises(RunDirectoryError, match="has no config"):
+        RunDirectory.open(tmp_path)
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(directory):
+    length = directory.append(METRICS, '{"iteration": 0}')
+    directory.append(METRICS, '{"iteration": 1}')
+    directory.truncate(METRICS, length)
+    assert (directory.path / METRICS).read_text() == '{"iteration": 0}\n'
