@@ -1,1 +1,1 @@
-
+"""The command line of subsetopt: click commands, one file each, and no numerical code."""

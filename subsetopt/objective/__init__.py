@@ -1,1 +1,35 @@
+"""Full-batch losses, gradients and curvature products over chunks, as functions of one flat parameter vector."""
 
+from subsetopt.objective.evaluation import evaluate_split, update_batch_norm
+from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.function import FunctionObjective
+from subsetopt.objective.last_layer import evaluate_last_layer, has_last_layer
+from subsetopt.objective.losses import CallableLoss, CrossEntropy, Loss, MeanSquaredError, make_loss
+from subsetopt.objective.meters import CountingMeter
+from subsetopt.objective.objective import Objective
+from subsetopt.objective.prices import FALLBACK_PRICES, calibrate_prices
+from subsetopt.objective.protocol import BudgetExhausted, CallKind, Linearisation, Meter, Purpose, SmoothObjective
+
+__all__ = [
+    "FALLBACK_PRICES",
+    "BudgetExhausted",
+    "CallKind",
+    "CallableLoss",
+    "CountingMeter",
+    "CrossEntropy",
+    "FlatModel",
+    "FunctionObjective",
+    "Linearisation",
+    "Loss",
+    "MeanSquaredError",
+    "Meter",
+    "Objective",
+    "Purpose",
+    "SmoothObjective",
+    "calibrate_prices",
+    "evaluate_last_layer",
+    "evaluate_split",
+    "has_last_layer",
+    "make_loss",
+    "update_batch_norm",
+]

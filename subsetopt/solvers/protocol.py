@@ -39,15 +39,17 @@ class StopReason(StrEnum):
 class State(Protocol):
     """What every solver's state offers to the loop around it; concrete states are plain dataclasses.
 
-    `w` is the current iterate, `loss` and `gradient_norm` (max|g|) belong to exactly that w. `best_w` and `best_loss`
-    are the lowest point seen. Counts are cumulative since `init`.
+    `w` is the current iterate; `gradient`, `loss` and `gradient_norm` (max|g|) belong to exactly that w, and
+    `best_loss` and `best_gradient_norm` to `best_w`, the lowest point seen. Counts are cumulative since `init`.
     """
 
     w: Tensor
+    gradient: Tensor
     loss: float
     gradient_norm: float
     best_w: Tensor
     best_loss: float
+    best_gradient_norm: float
     iterations: int
     evaluations: int
     products: int

@@ -50,6 +50,11 @@ class PhaseConfig(_Settings):
     schedule: Schedule = Field("cosine", description="learning-rate schedule over the planned steps")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
     nesterov: bool = Field(False, description="Nesterov momentum for sgd")
+    weight_decay: float | None = Field(None, ge=0, description="[default: l2; adamw: 0.01]", examples=[1e-4])
+    clip_norm: float | None = Field(None, gt=0, description="gradients are clipped to this norm", examples=[1.0])
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of first-order phases", examples=[0.1])
+    augmentation: str = Field("none", description="see `subsetopt list augmentations`", examples=["standard"])
+    amp: bool = Field(False, description="bfloat16 autocast in first-order phases")
 
     @property
     def first_order(self) -> bool:
@@ -111,15 +116,31 @@ class RunConfig(_Settings):
     warmup_epochs: float = Field(0.5, gt=0, description="cost of the warm-up in epoch-equivalents", examples=[0.5])
     warmup_lr: float | None = Field(None, gt=0, description="learning rate of the warm-up", examples=[0.001])
 
-    handoff: str = Field("full", description="what follows: none | full | sgd | adam | adamw", examples=["full"])
+    handoff: str = Field(
+        "full", description="what follows: none | full | sgd | adam | adamw | a sampler's name", examples=["full"]
+    )
     handoff_epochs: float = Field(
         10.0, gt=0, description="cost of the hand-off in epoch-equivalents at most", examples=[10]
     )
     handoff_solver: str | None = Field(None, description="solver of --handoff full [default: --solver]")
+    handoff_optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimizer when a sampler is named")
+    handoff_args: dict[str, Any] = Field(default_factory=dict, description="settings of the sampler, key=value")
     handoff_lr: float | None = Field(None, gt=0, description="learning rate of sgd/adam", examples=[0.01])
     handoff_batch_size: int = Field(64, ge=1, description="batch size of sgd/adam", examples=[64])
     handoff_schedule: Schedule = Field("cosine", description="learning-rate schedule of sgd/adam")
     handoff_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
+    handoff_nesterov: bool = Field(False, description="Nesterov momentum for sgd")
+    handoff_weight_decay: float | None = Field(
+        None, ge=0, description="weight decay [default: --l2; adamw: 0.01]", examples=[1e-4]
+    )
+    handoff_clip_norm: float | None = Field(
+        None, gt=0, description="clip gradients of sgd/adam to this norm", examples=[1.0]
+    )
+    handoff_label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of sgd/adam", examples=[0.1])
+    handoff_augmentation: str = Field(
+        "none", description="batch augmentation (`subsetopt list augmentations`)", examples=["standard"]
+    )
+    handoff_amp: bool = Field(False, description="bfloat16 autocast in sgd/adam")
 
     seed: int = Field(0, ge=0, description="seed of every random stream", examples=[0])
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of parameters and gradients")
@@ -166,9 +187,13 @@ class RunConfig(_Settings):
             planned.append({"method": solver, "settings": settings, "gtol": self.gtol, "data": "full",
                             "role": "handoff", "epochs": self.handoff_epochs})  # fmt: skip
         elif self.handoff != "none":
-            planned.append({"method": self.handoff, "data": "full", "role": "handoff", "epochs": self.handoff_epochs,
-                            "lr": self.handoff_lr, "batch_size": self.handoff_batch_size,
-                            "schedule": self.handoff_schedule, "momentum": self.handoff_momentum})  # fmt: skip
+            named = self.handoff in FIRST_ORDER
+            shared = ("lr", "batch_size", "schedule", "momentum", "nesterov", "weight_decay", "clip_norm",
+                      "label_smoothing", "augmentation", "amp", "epochs")  # fmt: skip
+            planned.append({"method": self.handoff if named else self.handoff_optimizer, "data": "full",
+                            "role": "handoff", "sampler": "full" if named else self.handoff,
+                            "sampler_settings": self.handoff_args,
+                            **{name: getattr(self, f"handoff_{name}") for name in shared}})  # fmt: skip
         return tuple(PhaseConfig(**phase) for phase in planned)
 
 

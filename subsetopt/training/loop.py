@@ -112,7 +112,7 @@ class Loop:
         record: dict[str, Any] = {"iteration": 0, "loss": None, "gradient_norm": None, "evaluations": 0, "products": 0}
         if position.state is not None:
             record = phase.record(position.state)
-            position.w = phase.finish(position.state)
+            position.w, record["loss"], record["gradient_norm"] = phase.finish(position.state)
         ledger.open_phase(None)
         cost, seconds = position.phase_start
         summary = {
@@ -128,6 +128,7 @@ class Loop:
             "counts": {"evaluations": record["evaluations"], "products": record["products"]},
             "epoch_equivalents": ledger.cost - cost,
             "seconds": self._seconds(position) - seconds,
+            **phase.details(),
         }
         position.snapshots.append(Snapshot(summary, position.w.detach().clone(), self._workspace.flat.buffers()))
         position.state = None

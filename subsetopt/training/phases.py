@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.config import PhaseConfig
+
+
+class Outcome(NamedTuple):
+    """What a phase hands on: parameters, and the training loss and max|g| of exactly these (None if unknown)."""
+
+    w: Tensor
+    loss: float | None
+    gradient_norm: float | None
 
 
 class Phase(Protocol):
@@ -36,8 +44,11 @@ class Phase(Protocol):
     def record(self, state: Any) -> dict[str, Any]:
         """Return iteration, loss, gradient_norm, evaluations, products and fraction of the limit (None if unknown)."""
 
-    def finish(self, state: Any) -> Tensor:
-        """Return the parameters that the phase hands on."""
+    def details(self) -> dict[str, Any]:
+        """Return what the report says of a finished phase beside the common record."""
+
+    def finish(self, state: Any) -> Outcome:
+        """Return the parameters that the phase hands on, with their loss and gradient norm."""
 
     def save(self, state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Split the state into tensors and JSON-able numbers, exactly."""

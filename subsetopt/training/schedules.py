@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions of the step, so that a resumed run needs no schedule state."""
+"""Learning-rate schedules as pure functions of the share spent, so that a resumed run needs no schedule state."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ WARM_SHARE = 0.3  # of the one-cycle schedule rises
 WARM_START = 1 / 25  # the one-cycle schedule's first rate, as a share of its peak
 
 
-def rate_factor(schedule: str, step: int, steps: int) -> float:
-    """Return the factor on the learning rate at `step` (from 0) of `steps` planned ones.
+def rate_factor(schedule: str, share: float) -> float:
+    """Return the factor on the learning rate when `share` (0 to 1) of the budgeted steps or cost is spent.
 
-    linear and cosine end at zero after the last step; one-cycle (Smith and Topin 2018) rises to 1 over 30 % of the
-    steps and falls to zero by a cosine.
+    linear and cosine end at zero; one-cycle (Smith and Topin 2018) rises to 1 over the first 30 % and falls to zero by
+    a cosine.
     """
-    share = step / max(steps, 1)
     if schedule == "constant":
         return 1.0
     if schedule == "linear":

@@ -10,8 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from subsetopt.objective import Objective
-from subsetopt.solvers import Solver, State, StopReason, make_solver
+from subsetopt.solvers import make_solver
+from subsetopt.solvers.protocol import Solver, State, StopReason
 from subsetopt.training.config import PhaseConfig
+from subsetopt.training.phases import Outcome
 from subsetopt.training.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
 from subsetopt.training.workspace import Workspace
 
@@ -73,11 +75,23 @@ class SolverPhase:
             "fraction": solver.iterations / limit if limit else None,
         }
 
-    def finish(self, state: SolverState) -> Tensor:
-        """Return the iterate that the stop test chooses, with BatchNorm statistics of the data trained on."""
-        w = self._test.choose(state.solver.w)
-        self._workspace.refresh_batch_norm(w, self.config.data)
-        return w
+    def details(self) -> dict[str, Any]:
+        """The solver's settings."""
+        return {"settings": self.config.settings}
+
+    def finish(self, state: SolverState) -> Outcome:
+        """Return the iterate that the tests chose, or else the best one, with BatchNorm statistics to match."""
+        solver, reason = state.solver, self.terminate(state)
+        if reason is not None and reason.converged:
+            outcome = Outcome(solver.w, solver.loss, solver.gradient_norm)
+        else:
+            outcome = Outcome(solver.best_w, solver.best_loss, solver.best_gradient_norm)
+        chosen = self._test.choose(outcome.w)
+        if chosen is not outcome.w:
+            loss, gradient = self._objective.value_and_gradient(chosen, "evaluation")
+            outcome = Outcome(chosen, float(loss), float(gradient.abs().max()))
+        self._workspace.refresh_batch_norm(outcome.w, self.config.data)
+        return outcome
 
     def save(self, state: SolverState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Solver state and stop test side by side."""

@@ -28,13 +28,13 @@ def torch_rates(make_scheduler):
     ],
 )
 def test_equals_the_scheduler_of_torch(name, make_scheduler):
-    assert [rate_factor(name, step, STEPS) for step in range(STEPS)] == pytest.approx(
+    assert [rate_factor(name, step / STEPS) for step in range(STEPS)] == pytest.approx(
         torch_rates(make_scheduler), abs=1e-7
     )
 
 
 def test_one_cycle_rises_to_one_after_thirty_percent_and_falls_to_zero():
-    factors = [rate_factor("one-cycle", step, 100) for step in range(101)]
+    factors = [rate_factor("one-cycle", step / 100) for step in range(101)]
     assert factors[0] == pytest.approx(1 / 25)
     assert max(factors) == factors[30] == pytest.approx(1)
     assert factors[100] == pytest.approx(0, abs=1e-12)

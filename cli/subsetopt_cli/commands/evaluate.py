@@ -1,0 +1,45 @@
+"""`subsetopt evaluate`: measure the saved model of a run afresh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from subsetopt.report.table import text_table
+from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
+
+_SPLITS = ("subset", "train", "validation", "test")
+
+
+@click.command("evaluate", short_help="Evaluate the trained model of a run.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--split", "splits", type=click.Choice(_SPLITS), multiple=True, default=_SPLITS[1:], show_default=True,
+    help="Data to evaluate on; may be given several times.",
+)  # fmt: skip
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where data sets lie now, if not where they were.")
+@click.option("--device", metavar="[auto|cpu|cuda|mps]", help="Where to compute, if not where the run did.")
+@json_option
+@debug_option
+def command(run: Path, splits: tuple[str, ...], data_dir: Path | None, device: str | None, as_json: bool) -> None:
+    """Evaluate the trained model of a run.
+
+    RUN is the directory that `subsetopt train` wrote.
+    """
+    from subsetopt.training.run import evaluate_run
+
+    with standard_output_reserved():
+        metrics = evaluate_run(run, data_dir=data_dir, device=device, splits=splits)
+    if as_json:
+        print_json({"directory": str(run), "metrics": metrics})
+        return
+    measures = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    rows = [[split, *[_shown(name, values.get(name)) for name in measures]] for split, values in metrics.items()]
+    click.echo("\n".join(text_table([["data", *measures], *rows], indent="")))
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4g}"

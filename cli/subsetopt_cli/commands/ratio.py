@@ -1,0 +1,186 @@
+"""`subsetopt ratio`: the overdetermination ratio of a model, and the subset that reaches a target."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from subsetopt.errors import SettingError
+from subsetopt.overdetermination import (
+    count_parameters,
+    fraction_table,
+    overdetermination_ratio,
+    samples_for_ratio,
+    verdict,
+)
+from subsetopt.report.table import text_table
+from subsetopt.training.config import RunConfig, make_config
+from subsetopt_cli.options import HeadedCommand, HeadedOption, given_settings, setting_options
+from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
+
+_SETTINGS = (
+    "dataset", "data_dir", "data_file", "validation_fraction", "model", "model_args",
+    "subset_frac", "subset_size", "augment_copies",
+)  # fmt: skip
+_BARE = (
+    ("samples", "N, training samples (instead of a data set)"),
+    ("outputs", "M, outputs per sample (instead of a data set)"),
+    ("parameters", "P, trainable parameters (instead of a model)"),
+)
+_COUNT = click.IntRange(min=1)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """P trainable parameters, N training samples, M outputs per sample, and the task that the verdict is for."""
+
+    parameters: int
+    samples: int
+    outputs: int
+    task: str
+
+
+@click.command(
+    "ratio",
+    cls=HeadedCommand,
+    params=[
+        *setting_options(RunConfig, _SETTINGS),
+        *[HeadedOption([f"--{name}"], type=_COUNT, metavar="N", help=text, heading="Model") for name, text in _BARE],
+    ],
+    short_help="Tell how far a subset overdetermines a model: Q = K·M/P.",
+    epilog="Examples: subsetopt ratio --dataset mnist --model cnn --target 2; "
+    "subsetopt ratio --samples 60000 --outputs 10 --parameters 11274 --subset-frac 0.1",
+)
+@click.option(
+    "--task", type=click.Choice(["classification", "regression"]),
+    help="What the verdict is for  [default: the data set's; classification for bare numbers]",
+)  # fmt: skip
+@click.option(
+    "--target",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="Q",
+    help="Find the smallest subset that reaches Q.",
+)
+@json_option
+@debug_option
+def command(
+    samples: int | None,
+    outputs: int | None,
+    parameters: int | None,
+    task: str | None,
+    target: float | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Tell how far a subset overdetermines a model: Q = K·M/P.
+
+    K samples with M outputs each set K·M equations for P trainable parameters. Without --subset-frac or --subset-size,
+    K is the whole training set.
+    """
+    given = given_settings(RunConfig, flags)
+    config = make_config(given)
+    with standard_output_reserved():
+        sizes = _sizes(config, given, samples, outputs, parameters, task)
+    document = _document(config, sizes, target)
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(_text(config, sizes, document))
+
+
+def _sizes(
+    config: RunConfig,
+    given: Mapping[str, Any],
+    samples: int | None,
+    outputs: int | None,
+    parameters: int | None,
+    task: str | None,
+) -> _Sizes:
+    """Take what was given as numbers, and the rest from the data set and the model."""
+    bare = {"samples": samples, "outputs": outputs, "parameters": parameters}
+    missing = [name for name, value in bare.items() if value is None]
+    if samples is not None and outputs is not None and parameters is not None:
+        return _Sizes(parameters, samples, outputs, task or "classification")
+    if len(missing) < len(bare) and not {"dataset", "data_file", "model"} & set(given):
+        flags = " and ".join(f"--{name}" for name in missing)
+        raise SettingError(missing[0], None, "not given", f"add {flags}, or name a --dataset and --model instead")
+
+    from subsetopt.data import load_dataset
+    from subsetopt.models import build_model
+    from subsetopt.training.workspace import resolve_model
+
+    data = load_dataset(
+        config.dataset,
+        data_dir=config.data_dir,
+        data_file=config.data_file,
+        validation_fraction=config.validation_fraction,
+        seed=config.seed,
+    )
+    if parameters is None:
+        name = resolve_model(config.model, data)
+        shape = {"in_shape": data.in_shape, "n_outputs": data.n_outputs}
+        parameters = count_parameters(build_model(name, **shape, seed=config.seed, **config.model_args))
+    return _Sizes(
+        parameters,
+        len(data.train) if samples is None else samples,
+        data.n_outputs if outputs is None else outputs,
+        task or data.task,
+    )
+
+
+def _document(config: RunConfig, sizes: _Sizes, target: float | None) -> dict[str, Any]:
+    """Return what --json prints."""
+    drawn = sizes.samples
+    if config.subset_size is not None:
+        drawn = config.subset_size
+    elif config.subset_frac is not None:
+        drawn = fraction_table(sizes.parameters, sizes.outputs, sizes.samples, [config.subset_frac])[0].samples
+    if drawn > sizes.samples:
+        raise SettingError("subset_size", drawn, f"there are {sizes.samples} training samples", "ask for fewer")
+    copies = config.augment_copies + 1
+    subset = overdetermination_ratio(sizes.parameters, drawn * copies, sizes.outputs)
+    full = overdetermination_ratio(sizes.parameters, sizes.samples, sizes.outputs)
+    document = {
+        "parameters": sizes.parameters,
+        "samples": subset.samples,
+        "outputs": sizes.outputs,
+        "ratio": subset.ratio,
+        "samples_full": full.samples,
+        "ratio_full": full.ratio,
+        "verdict": verdict(subset, full, task=sizes.task),
+    }
+    if target is not None:
+        needed = math.ceil(samples_for_ratio(sizes.parameters, sizes.outputs, target) / copies)
+        document["target"] = {"ratio": target, "samples": needed, "fraction": needed / sizes.samples}
+    return document
+
+
+def _text(config: RunConfig, sizes: _Sizes, document: Mapping[str, Any]) -> str:
+    """Return the same for people: the numbers, the verdict, the target, and a table over subset fractions."""
+    lines = [
+        f"P = {sizes.parameters} parameters, M = {sizes.outputs} outputs, N = {sizes.samples} training samples",
+        f"K = {document['samples']} samples: Q = K·M/P = {document['ratio']:.3g}",
+        "",
+        *textwrap.wrap(document["verdict"], 96),
+    ]
+    if "target" in document:
+        target = document["target"]
+        reach = (
+            f"Q = {target['ratio']:g} needs --subset-size {target['samples']}, "
+            f"{100 * target['fraction']:.3g} % of the training samples"
+        )
+        if target["fraction"] > 1:
+            reach = f"Q = {target['ratio']:g} needs {target['samples']} samples, more than there are"
+        lines += ["", reach]
+    copies = config.augment_copies + 1
+    rows = [["subset", "samples", "K", "Q"]]
+    for row in fraction_table(sizes.parameters, sizes.outputs, sizes.samples):
+        rows.append(
+            [f"{100 * row.fraction:g} %", str(row.samples), str(row.samples * copies), f"{row.ratio * copies:.3g}"]
+        )
+    return "\n".join([*lines, "", *text_table(rows, indent="", left=0)])

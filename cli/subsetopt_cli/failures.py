@@ -1,0 +1,85 @@
+"""Where every error ends: one line on standard error and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+
+import click
+
+from subsetopt.errors import UserError
+
+USER_MISTAKE, INTERRUPTED, DEFECT = 2, 130, 1
+
+# Conditions of the user's machine that the user can mend, and how; any other OSError is a defect of ours.
+_REMEDIES = {
+    getattr(errno, name): remedy
+    for names, remedy in (
+        ("ENOSPC EDQUOT EFBIG", "make room or choose another place"),
+        ("EACCES EPERM EROFS", "make it accessible or choose another place"),
+        ("EISDIR ENOTDIR EEXIST ENAMETOOLONG", "choose another path"),
+    )
+    for name in names.split()
+    if hasattr(errno, name)
+}
+
+
+def exit_code_of(error: BaseException, *, debug: bool) -> int:
+    """Tell `error` to the user in one line (with `debug` after its traceback) and return the exit code."""
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        _say("Interrupted.")
+        return INTERRUPTED
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    line, code = _describe(error)
+    _say(line)
+    return code
+
+
+def _describe(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, UserError):
+        return f"Error: {error}", USER_MISTAKE
+    if isinstance(error, click.ClickException):
+        return f"Error: {error.format_message()}{_hint(error)}", error.exit_code
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"Error: {where}{error.strerror}; {_REMEDIES[error.errno]}", USER_MISTAKE
+    if _out_of_memory(error):
+        return f"Error: out of memory ({error}); lower --chunk-size or --subset-frac", DEFECT
+    return (
+        f"internal error: {type(error).__name__}: {error} (run with --debug for the traceback; please report)",
+        DEFECT,
+    )
+
+
+def _hint(error: click.ClickException) -> str:
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f" See `{error.ctx.command_path} --help`."
+    return ""
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # torch.OutOfMemoryError cannot be named without importing torch; on a CPU torch raises a RuntimeError.
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text)
+    )
+
+
+def _say(line: str) -> None:
+    click.echo(" ".join(line.split()), err=True)
+
+
+def flush_quietly() -> bool:
+    """Flush standard output; false when its reader is gone (`subsetopt list models | head -1`), which is no error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at exit; give it somewhere to write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True

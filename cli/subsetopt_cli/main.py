@@ -1,0 +1,94 @@
+"""Entry point: the group that imports a command only when it is called, and the one place where errors end."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from subsetopt_cli.failures import exit_code_of, flush_quietly
+
+_COMMANDS = {
+    "train": "Train on a random subset to its minimum, then hand over to the full set.",
+    "ratio": "Tell how far a subset overdetermines a model: Q = K·M/P.",
+    "evaluate": "Evaluate the trained model of a run.",
+    "resume": "Go on with an interrupted run.",
+    "list": "List data sets, models, solvers, samplers or presets.",
+    "download": "Fetch a data set from its publisher.",
+    "completion": "Print the completion script of a shell.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose help needs none of its commands: names and summaries stand in `_COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of a user's way through the tool."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import `subsetopt_cli.commands.NAME` and return its `command`."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"subsetopt_cli.commands.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, with "did you mean" where there is none of that name."""
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            from subsetopt.errors import unknown_name
+
+            raise unknown_name("command", name, _COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from subsetopt import __version__
+
+        click.echo(f"subsetopt {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with `subsetopt train`: it needs no data and no settings. "
+    "Tab completion: `subsetopt completion bash|zsh|fish` prints the script and says where it goes. "
+    "Exit codes: 0 done, 2 a mistake in what was asked, 130 interrupted, 1 anything else.",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Train PyTorch models on random subsets with second-order methods, and know how small a subset is enough."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code; errors become one line on standard error."""
+    try:
+        result = cli.main(list(arguments), prog_name="subsetopt", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except (Exception, click.Abort, KeyboardInterrupt) as error:
+        code = exit_code_of(error, debug="--debug" in arguments)
+    return code if flush_quietly() else 1
+
+
+def main() -> None:
+    """Run `subsetopt` with the arguments of the process."""
+    sys.exit(run(sys.argv[1:]))

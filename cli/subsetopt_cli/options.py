@@ -1,0 +1,198 @@
+"""Command-line options made from `RunConfig`, so that names, help texts and defaults have one source.
+
+The texts a user types go to pydantic as they are: a bad flag and a bad line in a TOML file end in the same message.
+"""
+
+from __future__ import annotations
+
+import ast
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from click.shell_completion import CompletionItem
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from subsetopt.errors import SettingError
+
+HEADINGS = ("Data", "Model", "Subset", "Solve", "Warm-up", "Hand-off", "Run")
+_SECTIONS = {
+    "Data": ("dataset", "data_dir", "data_file", "normalize", "validation_fraction"),
+    "Model": ("model", "model_args", "loss"),
+    "Subset": ("subset_frac", "subset_size", "stratify", "augment_copies", "require_ratio"),
+    "Solve": ("solver", "solver_args", "l2", "gtol", "max_iterations", "max_epochs", "stop_at"),
+}
+_HEADING = {name: heading for heading, names in _SECTIONS.items() for name in names}
+# Lists of tables cannot be written as flags; they belong in a TOML file.
+FILE_ONLY = frozenset({"phase"})
+
+
+class HeadedOption(click.Option):
+    """An option that knows under which heading of the help it stands."""
+
+    def __init__(self, *args: Any, heading: str = "Run", **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.heading = heading
+
+
+class HeadedCommand(click.Command):
+    """A command whose help groups its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per heading, in the order of `HEADINGS`."""
+        rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                rows[getattr(param, "heading", "Run")].append(record)
+        for heading, records in rows.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
+class _Verbatim(click.types.StringParamType):
+    """Text that is judged later, by pydantic; knows only what to offer on Tab."""
+
+    def __init__(self, field: FieldInfo) -> None:
+        self._choices = _choices(field.annotation)
+        self._is_path = Path in _alternatives(field.annotation)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer the allowed words, or let the shell complete paths."""
+        if self._is_path:
+            return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(choice) for choice in self._choices if choice.startswith(incomplete)]
+
+
+def setting_options(model: type[BaseModel], only: Iterable[str] | None = None) -> list[click.Parameter]:
+    """Return one option per field of `model` (or per name in `only`)."""
+    names = model.model_fields if only is None else only
+    return [_option(name, model.model_fields[name]) for name in names if name not in FILE_ONLY]
+
+
+def flag_of(name: str) -> str:
+    """Return the long flag of a setting: `max_epochs` is --max-epochs, `model_args` is --model-arg."""
+    return "--" + name.removesuffix("s" if name.endswith("_args") else "").replace("_", "-")
+
+
+def given_settings(model: type[BaseModel], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that were given as flags, ready for `make_config`.
+
+    `none` takes back a numeric setting that a TOML file or a default has set, e.g. --max-iterations none.
+    """
+    given: dict[str, Any] = {}
+    for name, value in flags.items():
+        if value is None or value == ():
+            continue
+        if isinstance(value, tuple):
+            given[name] = key_values(flag_of(name), value)
+        elif value == "none" and _may_be_none(model.model_fields[name].annotation):
+            given[name] = None
+        else:
+            given[name] = value
+    return given
+
+
+def key_values(flag: str, pairs: Iterable[str]) -> dict[str, Any]:
+    """Parse repeated KEY=VALUE texts; raises `SettingError` for a text without `=`."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (equals and key.strip().isidentifier()):
+            raise SettingError(flag, pair, "not of the form key=value", f"for example {flag} width=64")
+        if key.strip() in parsed:
+            raise SettingError(flag, pair, f"{key.strip()} is given twice", "keep one of them")
+        parsed[key.strip()] = _literal(text.strip())
+    return parsed
+
+
+def _literal(text: str) -> Any:
+    """Read a number, a truth value or a list of those (64,64); any other text stays text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+    if isinstance(value, tuple):
+        value = list(value)
+    items = value if isinstance(value, list) else [value]
+    return value if all(isinstance(item, (int, float, bool)) for item in items) else text
+
+
+def _option(name: str, field: FieldInfo) -> HeadedOption:
+    heading = _heading(name)
+    text = str(field.description)
+    help_text = f"{text[0].upper()}{text[1:]}{_shown_default(field)}"
+    flag = flag_of(name)
+    if field.annotation is bool:
+        return HeadedOption(
+            [f"{flag}/--no-{flag[2:]}", name], default=None, is_flag=True, help=help_text, heading=heading
+        )
+    repeatable = name.endswith("_args")
+    return HeadedOption(
+        [flag, name],
+        type=_Verbatim(field),
+        multiple=repeatable,
+        default=None,
+        metavar="KEY=VALUE" if repeatable else _metavar(field),
+        help=help_text,
+        heading=heading,
+    )
+
+
+def _heading(name: str) -> str:
+    if name in _HEADING:
+        return _HEADING[name]
+    return {"warmup": "Warm-up", "handoff": "Hand-off"}.get(name.split("_")[0], "Run")
+
+
+def _shown_default(field: FieldInfo) -> str:
+    if "[default" in str(field.description) or field.is_required():
+        return ""
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is None and "auto" in str(field.description):
+        default = "auto"
+    if default is None or default == {}:
+        return ""
+    if isinstance(default, bool):
+        return f"  [default: {'yes' if default else 'no'}]"
+    return f"  [default: {default:g}]" if isinstance(default, float) else f"  [default: {default}]"
+
+
+def _metavar(field: FieldInfo) -> str:
+    choices = _choices(field.annotation)
+    if choices:
+        return "[" + "|".join(choices) + "]"
+    kinds = _alternatives(field.annotation)
+    if Path in kinds:
+        return "PATH"
+    if int in kinds:
+        return "N"
+    return "X" if float in kinds else "NAME"
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    if typing.get_origin(annotation) is Literal:
+        return tuple(str(choice) for choice in typing.get_args(annotation))
+    return ()
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union, with `Annotated` taken off at every depth."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _alternatives(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return tuple(kind for member in typing.get_args(annotation) for kind in _alternatives(member))
+    return (annotation,)
+
+
+def _may_be_none(annotation: Any) -> bool:
+    kinds = _alternatives(annotation)
+    return type(None) in kinds and str not in kinds

@@ -1,0 +1,49 @@
+"""Find the TOML presets: inside the installed package, or in `configs/` of a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import subsetopt
+from subsetopt.errors import unknown_name
+
+
+def preset_files() -> dict[str, Path]:
+    """Return the shipped presets by name."""
+    package = Path(subsetopt.__file__).parent
+    folder = next((place for place in (package / "configs", package.parent / "configs") if place.is_dir()), package)
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def preset_summary(path: Path) -> str:
+    """Return the first comment line of a preset, which says what it is for."""
+    with path.open(encoding="utf-8") as file:
+        return file.readline().lstrip("# ").strip()
+
+
+def read_config(text: str) -> dict[str, Any]:
+    """Read a TOML file, or the preset of that name; raises `SettingError` when there is neither."""
+    from subsetopt.training.config import read_toml
+
+    path = Path(text)
+    presets = preset_files()
+    if text in presets and not path.is_file():
+        path = presets[text]
+    elif not path.exists() and path.suffix == "" and len(path.parts) == 1:
+        raise unknown_name("config", text, presets)
+    return read_toml(path)
+
+
+def layer_flags(base: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Put flags over a file's settings. Settings of a model or solver stay with it: another one starts afresh."""
+    from subsetopt.training.config import RunConfig
+
+    merged = {**base, **flags}
+    for name, arguments in (("model", "model_args"), ("solver", "solver_args")):
+        named = base.get(name, RunConfig.model_fields[name].default)
+        kept = base.get(arguments, {}) if merged.get(name, named) == named else {}
+        combined = {**kept, **flags.get(arguments, {})} if isinstance(kept, dict) else kept
+        if combined or arguments in merged:
+            merged[arguments] = combined
+    return merged

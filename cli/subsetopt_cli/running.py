@@ -1,0 +1,50 @@
+"""What `train` and `resume` share: progress, Ctrl-C, and how the outcome is shown."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from subsetopt_cli.failures import INTERRUPTED
+from subsetopt_cli.output import print_json, standard_output_reserved
+
+if TYPE_CHECKING:
+    from subsetopt.training.progress import Progress
+    from subsetopt.training.run import RunResult
+
+quiet_option = click.option("--quiet", is_flag=True, help="No progress and no summary; print only where the files are.")
+
+
+@contextlib.contextmanager
+def progress_shown(quiet: bool) -> Iterator[Progress]:
+    """Yield the progress display of a run; an interrupted run ends here with how to resume it."""
+    from subsetopt.training.progress import Silent
+    from subsetopt.training.run import Interrupted
+    from subsetopt_cli.bars import Bars
+
+    bars = Bars()
+    try:
+        with standard_output_reserved():
+            yield Silent() if quiet else bars
+    except Interrupted as stop:
+        bars.close()
+        click.echo(f"Interrupted; resume with: subsetopt resume {stop.directory}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    finally:
+        bars.close()
+
+
+def show_outcome(outcome: RunResult, *, as_json: bool, quiet: bool) -> None:
+    """Print the result of a run as JSON, as the place of its files, or as a summary."""
+    directory = outcome.directory
+    if as_json:
+        print_json({**outcome.result, "directory": None if directory is None else str(directory)})
+    elif quiet:
+        click.echo(directory)
+    else:
+        from subsetopt.report import summary
+
+        click.echo(summary(outcome.result, directory))

@@ -1,0 +1,79 @@
+"""The registry of data sets: what a reader is asked, what it returns, and where it looks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from subsetopt.errors import DataError
+from subsetopt.registry import Registry
+
+DATA_VARIABLE = "SUBSETOPT_DATA"
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the user said about where the data lie; `image_size` is (height, width) for readers that resize."""
+
+    data_dir: Path | None = None
+    data_file: Path | None = None
+    image_size: tuple[int, int] | None = None
+
+    @property
+    def root(self) -> Path:
+        """The data directory: as given, else the environment variable SUBSETOPT_DATA, else ~/.cache/subsetopt."""
+        return default_data_dir() if self.data_dir is None else self.data_dir
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """Arrays as the publisher wrote them, unchecked; `rows` are indices into his file (None: 0 to n - 1)."""
+
+    inputs: Any
+    targets: Any
+    rows: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class RawData:
+    """What a reader returns. `n_classes` is None where the labels themselves tell; `standardise` is for `auto`."""
+
+    train: RawSplit
+    test: RawSplit | None = None
+    validation: RawSplit | None = None
+    n_classes: int | None = None
+    class_names: tuple[str, ...] = ()
+    standardise: bool = True
+
+
+Reader = Callable[[Query], RawData]
+
+DATASETS: Registry[Reader] = Registry("dataset", "subsetopt.data")
+
+
+def default_data_dir() -> Path:
+    """Return the data directory of a user who named none."""
+    named = os.environ.get(DATA_VARIABLE)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "subsetopt"
+
+
+def not_found(dataset: str, what: str, places: Sequence[Path], root: Path) -> DataError:
+    """Return the error for files of a published data set that are in none of `places`."""
+    looked = ", ".join(str(place) for place in places)
+    return DataError(
+        f"{dataset}: {what} not found in {looked}; run `subsetopt download {dataset} --data-dir {root}` "
+        f"or name the folder that has the data with --data-dir or {DATA_VARIABLE}"
+    )
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file; raises `DataError` when the operating system refuses."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error

@@ -1,0 +1,172 @@
+"""Settings of a model: the parameters of its factory, converted to the types that the factory declares."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from subsetopt.errors import SettingError, unknown_name
+
+SUPPLIED = ("in_shape", "n_outputs")
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def parse_model_args(pairs: Sequence[str]) -> dict[str, str]:
+    """Split `key=value` arguments; raises `SettingError` for one without a key or "=", and for a key given twice."""
+    arguments: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not key:
+            raise SettingError("model_arg", pair, "is not key=value", "write for example --model-arg widths=64,32")
+        if key in arguments:
+            raise SettingError("model_arg", pair, f"{key} is given twice", "keep one of them")
+        arguments[key] = value
+    return arguments
+
+
+def convert_settings(model: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `given` in the types of the factory's parameters: its annotations, else the types of its defaults.
+
+    Values may be texts from the command line, or numbers, lists and the like from a file or from Python. Where the
+    factory declares neither, a text that reads as a number or a switch becomes one. Raises `SettingError` for a setting
+    that the factory does not take, one that it needs and that is missing, and a value of the wrong type.
+    """
+    parameters = _parameters(factory)
+    if parameters is None:
+        return {name: _guess(value) for name, value in given.items()}
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    named = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name not in SUPPLIED
+    }
+    for name, value in given.items():
+        if name not in named and (not open_ended or name in SUPPLIED):
+            raise _unknown_setting(model, name, value, sorted(named))
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise SettingError(name, None, f"model {model!r} needs this setting", f"add --model-arg {name}=VALUE")
+    hints = _type_hints(factory)
+    return {
+        name: convert(name, value, hints.get(name, _type_of_default(named.get(name)))) for name, value in given.items()
+    }
+
+
+def supplied_arguments(factory: Callable[..., Any], **facts: Any) -> dict[str, Any]:
+    """Return those of `facts` (in_shape, n_outputs) that the factory takes, by name or through **kwargs."""
+    parameters = _parameters(factory) or {}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return facts
+    return {name: value for name, value in facts.items() if name in parameters}
+
+
+def convert(name: str, value: Any, hint: Any) -> Any:
+    """Return `value` in the type `hint`: bool, int, float, str, tuple[int, ...], a Literal, or one of these or None."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if value is None or (len(options) < len(typing.get_args(hint)) and str(value).lower() == "none"):
+            return None
+        return convert(name, value, options[0]) if len(options) == 1 else _guess(value)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise unknown_name(name, str(value), map(str, choices))
+        return value
+    if hint in _READERS:
+        read, description = _READERS[hint]
+        try:
+            return read(value)
+        except (ValueError, TypeError, KeyError):
+            raise SettingError(name, value, f"is not {description}", _EXAMPLES[hint]) from None
+    return _guess(value)
+
+
+def _read_switch(value: Any) -> bool:
+    return value if isinstance(value, bool) else _SWITCH[str(value).strip().lower()]
+
+
+def _read_whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError
+    return int(value)
+
+
+def _read_number(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(float(value)):
+        raise ValueError
+    return float(value)
+
+
+def _read_whole_numbers(value: Any) -> tuple[int, ...]:
+    if isinstance(value, str):
+        value = value.strip().strip("()[]").rstrip(",").split(",")
+    return tuple(_read_whole(item) for item in ([value] if isinstance(value, int) else value))
+
+
+def _read_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+_READERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
+    bool: (_read_switch, "a switch"),
+    int: (_read_whole, "a whole number"),
+    float: (_read_number, "a finite number"),
+    str: (_read_text, "a text"),
+    tuple[int, ...]: (_read_whole_numbers, "a list of whole numbers"),
+}
+_EXAMPLES: dict[Any, str] = {
+    bool: "give true or false",
+    int: "give for example 8",
+    float: "give for example 0.1",
+    str: "give a word",
+    tuple[int, ...]: "give for example 64,32",
+}
+
+
+def _guess(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    for read in (int, float, _read_whole_numbers):
+        try:
+            return read(value)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(value.lower(), value)
+
+
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    try:
+        return inspect.signature(factory).parameters
+    except (ValueError, TypeError):  # some builtins tell nothing about themselves
+        return None
+
+
+def _type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    annotated: Any = factory
+    try:
+        return typing.get_type_hints(annotated.__init__ if isinstance(factory, type) else annotated)
+    except (NameError, TypeError, AttributeError):  # annotations of the user's that name nothing importable
+        return {}
+
+
+def _type_of_default(parameter: inspect.Parameter | None) -> Any:
+    if parameter is None or parameter.default is parameter.empty or parameter.default is None:
+        return None
+    default = parameter.default
+    if isinstance(default, tuple | list) and default and all(type(item) is int for item in default):
+        return tuple[int, ...]
+    return type(default)
+
+
+def _unknown_setting(model: str, name: str, value: object, known: list[str]) -> SettingError:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    listing = f"it has {', '.join(known)}" if known else "it has none"
+    return SettingError(name, value, f"model {model!r} has no such setting", hint + listing)

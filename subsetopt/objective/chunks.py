@@ -1,0 +1,158 @@
+"""The samples of an objective, cut once into fixed chunks of near-equal size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from subsetopt.errors import DataError, SettingError
+from subsetopt.objective.arithmetic import plain
+from subsetopt.seeding import make_generator
+
+Preprocess = Callable[[Tensor], Tensor]
+
+RESIDENT_BYTES = 4 * 2**30
+"""Inputs above this size are gathered chunk by chunk instead of being copied as a whole."""
+
+_FINGERPRINT_BYTES = 64 * 2**20
+
+
+class Digest(Protocol):
+    """What `hashlib` hands out."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Take in more bytes."""
+
+
+class Data:
+    """Inputs `(n, ...)` and targets, restricted to rows, on the device of the computation.
+
+    `rows` are int64 positions into the tensors given, duplicates allowed; None takes all. What has to be copied (a
+    subset, another device) is copied once when it is smaller than `RESIDENT_BYTES`, else per chunk.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor | None,
+        rows: Tensor | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        preprocess: Preprocess | None,
+    ) -> None:
+        self.dtype, self.device, self._preprocess = dtype, device, preprocess
+        self._inputs = plain(inputs)
+        self.rows = None if rows is None else rows.to(self._inputs.device)
+        self._targets = None if targets is None else plain(targets)
+        if self._targets is not None:
+            chosen = self._targets if rows is None else self._targets[rows.to(self._targets.device)]
+            self._targets = chosen.to(device)
+        wanted = self._inputs.nbytes if rows is None else len(rows) * self._inputs[:1].nbytes
+        if wanted <= RESIDENT_BYTES:
+            if self.rows is not None:
+                self._inputs, self.rows = self._inputs[self.rows], None
+            self._inputs = self._inputs.to(device)
+        self._version = self._inputs._version
+
+    def __len__(self) -> int:
+        return len(self._inputs) if self.rows is None else len(self.rows)
+
+    @property
+    def version(self) -> int:
+        """Return how often the inputs were changed in place since construction (shared memory only)."""
+        return self._inputs._version - self._version
+
+    @property
+    def targets(self) -> Tensor:
+        """All targets, on the device."""
+        if self._targets is None:
+            raise DataError("targets: none were given, and a loss needs them")
+        return self._targets
+
+    @targets.setter
+    def targets(self, targets: Tensor) -> None:
+        self._targets = targets
+
+    def inputs(self, start: int, stop: int) -> Tensor:
+        """Return the model inputs of samples start to stop: on the device, preprocessed, floats in the model's dtype.
+
+        uint8 inputs without a preprocess become floats too, in 0 to 255; other integers (tokens) stay as they are.
+        """
+        x = self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]]
+        x = x.to(self.device, non_blocking=True)
+        x = x if self._preprocess is None else self._preprocess(x)
+        return x.to(self.dtype) if x.is_floating_point() or x.dtype == torch.uint8 else x
+
+    def require_finite(self) -> None:
+        """Raise `DataError` when an input is NaN or infinite, naming the first row."""
+        if not self._inputs.is_floating_point():
+            return
+        for start, stop in bounds(len(self), 4096):
+            x = self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]]
+            bad = ~torch.isfinite(x).flatten(1).all(1) if x.ndim > 1 else ~torch.isfinite(x)
+            if bool(bad.any()):
+                raise DataError(
+                    f"inputs: NaN or infinite value in row {start + int(bad.nonzero()[0])}; remove or repair it"
+                )
+
+    def fingerprint(self, digest: Digest) -> None:
+        """Feed the data to `digest`: wholly up to 64 MiB, above that the rows in 4096 evenly spaced places."""
+        digest.update(f"{tuple(self._inputs.shape)}{self._inputs.dtype}{len(self)}".encode())
+        if self.rows is not None:
+            feed(digest, self.rows)
+        small = self._inputs.nbytes <= _FINGERPRINT_BYTES
+        feed(digest, self._inputs if small else self._inputs[:: max(1, len(self._inputs) // 4096)])
+        if self._targets is not None:
+            feed(digest, self._targets)
+
+
+def feed(digest: Digest, tensor: Tensor) -> None:
+    """Feed the elements of a tensor to `digest`, bit for bit."""
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def bounds(samples: int, chunk_size: int) -> list[tuple[int, int]]:
+    """Cut 0..samples into the fewest pieces of at most `chunk_size`, whose sizes differ by at most one."""
+    pieces = -(-samples // chunk_size)
+    base, longer = divmod(samples, pieces)
+    edges = [index * base + min(index, longer) for index in range(pieces + 1)]
+    return list(pairwise(edges))
+
+
+def row_order(samples: int) -> Tensor:
+    """Return a fixed random order of the samples, so that a chunk is a random sample even of sorted data."""
+    return torch.randperm(samples, generator=make_generator(0, "chunk order"))
+
+
+def check_rows(indices: Tensor | Sequence[int] | None, inputs: Tensor, targets: Tensor) -> Tensor | None:
+    """Return `indices` as int64 positions; raises `DataError` or `SettingError` when they do not fit the data."""
+    if inputs.ndim == 0 or len(inputs) == 0:
+        raise DataError(f"inputs: shape {tuple(inputs.shape)} holds no samples")
+    if targets.ndim == 0 or len(inputs) != len(targets):
+        raise DataError(f"targets: shape {tuple(targets.shape)} for {len(inputs)} inputs; give one target per input")
+    if indices is None:
+        return None
+    rows = torch.as_tensor(indices)
+    if rows.ndim != 1 or len(rows) == 0 or rows.is_floating_point() or rows.dtype == torch.bool:
+        raise SettingError("indices", f"{rows.dtype} {tuple(rows.shape)}", "must be row numbers, shape (K,), K >= 1")
+    low, high = int(rows.min()), int(rows.max())
+    if low < 0 or high >= len(inputs):
+        raise SettingError("indices", f"{low}..{high}", f"must lie in 0..{len(inputs) - 1}")
+    return rows.to(torch.int64)
+
+
+def check_chunk_size(chunk_size: int | None) -> int | None:
+    """Return `chunk_size`; raises `SettingError` unless it is None (automatic) or a positive whole number."""
+    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
+        raise SettingError("chunk_size", chunk_size, "must be a whole number of samples, at least 1", "or leave it out")
+    return chunk_size
+
+
+def chunks(data: Data, edges: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (inputs, targets) of each chunk."""
+    for start, stop in edges:
+        yield data.inputs(start, stop), data.targets[start:stop]

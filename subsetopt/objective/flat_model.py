@@ -1,0 +1,255 @@
+"""A user's module as a function of one flat parameter vector."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import UninitializedParameter
+
+from subsetopt.errors import ModelError
+from subsetopt.objective.arithmetic import plain
+
+Mode = Literal["deterministic", "train", "eval", "statistics"]
+Slot = tuple[nn.Module, str]
+
+
+class FlatModel:
+    """A private copy of `model` evaluated at a flat vector w of shape (P,).
+
+    w holds the trainable parameters, each once however often it is shared, in the order of `named_parameters()` and
+    each in row-major order. Frozen parameters take part in the forward pass but not in w. The caller's module is
+    never touched. `dtype` (float32 or float64) and `device` default to those of the first trainable parameter.
+    Raises `ModelError` for a model without trainable parameters, or with lazy, empty or complex ones.
+    """
+
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> None:
+        _check_parameters(model)
+        first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+        self.dtype = first.dtype if dtype is None else dtype
+        self.device = torch.device(first.device if device is None else device)
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ModelError(
+                f"model: dtype {self.dtype} is too coarse for second-order methods; use float32 or float64"
+            )
+        self._module = _private_copy(model).to(device=self.device, dtype=self.dtype)
+        trainable = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        self.names = tuple(trainable)
+        self.shapes = tuple(p.shape for p in trainable.values())
+        self._numels = [p.numel() for p in trainable.values()]
+        self.size = sum(self._numels)
+        self._slots = [_slots_of(self._module, parameter) for parameter in trainable.values()]
+        self._norms = [m for m in self._module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+        self.batch_dependent = any(isinstance(m, _NormBase) for m in self._module.modules())
+        self._initial = torch.cat([plain(p).reshape(-1) for p in trainable.values()])
+        # The module's own parameters become views of the starting point, so that it is stored once.
+        for parameter, view in zip(trainable.values(), self.views(self._initial), strict=True):
+            parameter.data = view
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Return where each parameter starts in w."""
+        return tuple(sum(self._numels[:index]) for index in range(len(self._numels)))
+
+    @property
+    def has_running_statistics(self) -> bool:
+        """Whether `update_batch_norm` has anything to do."""
+        return bool(self._norms)
+
+    @property
+    def description(self) -> str:
+        """Return a text that is equal for models of equal architecture."""
+        return f"{self._module!r}|{self.names}|{self.shapes}|{self.dtype}"
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield the private copy's modules, for hooks."""
+        return self._module.modules()
+
+    def constants(self) -> list[Tensor]:
+        """Return what the deterministic forward pass uses besides w and the inputs: the frozen parameters."""
+        return [parameter.detach() for parameter in self._module.parameters() if not parameter.requires_grad]
+
+    def initial(self) -> Tensor:
+        """Return a fresh copy of the parameters the model came with, shape (P,)."""
+        return self._initial.clone()
+
+    def views(self, w: Tensor) -> list[Tensor]:
+        """Return the parameters in w, in their shapes, without copying; differentiable where w is."""
+        return [part.view(shape) for part, shape in zip(torch.split(w, self._numels), self.shapes, strict=True)]
+
+    def leaves(self, w: Tensor) -> list[Tensor]:
+        """Return the views of w as independent autograd leaves; gradients reach them, and never w."""
+        return [view.requires_grad_() for view in self.views(self.check(w).detach())]
+
+    def check(self, w: Tensor) -> Tensor:
+        """Return `w`; raises `ModelError` when its shape, dtype or device is not this model's."""
+        if w.shape != (self.size,) or w.dtype != self.dtype or w.device.type != self.device.type:
+            raise ModelError(
+                f"w: shape {tuple(w.shape)} {w.dtype} on {w.device}; "
+                f"expected shape ({self.size},) {self.dtype} on {self.device}, as initial() gives"
+            )
+        return plain(w) if w.is_inference() else w
+
+    def forward(self, w: Tensor, x: Tensor, mode: Mode) -> Tensor:
+        """Return the model's outputs for `x` at w; differentiable in w where w requires a gradient.
+
+        `deterministic`: dropout off, BatchNorm on the statistics of `x`, running statistics untouched.
+        `train`: dropout on (the caller seeds torch's generator), running statistics updated. `eval`: as usual.
+        `statistics`: as `eval`, but BatchNorm uses and records the statistics of `x`.
+        """
+        return self.call(self.views(self.check(w)), x, mode)
+
+    def call(self, parameters: Sequence[Tensor], x: Tensor, mode: Mode) -> Tensor:
+        """Return the outputs with `parameters` (as `views` or `leaves` give them) in place."""
+        with self._installed(parameters), self._in_mode(mode):
+            return cast(Tensor, self._module(x))
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Return copies of the model's buffers (running statistics and the like) by name, for a checkpoint."""
+        return {name: plain(buffer).clone() for name, buffer in self._module.named_buffers()}
+
+    def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Set the buffers that `buffers()` gave back; raises `ModelError`, changing nothing, when they do not fit."""
+        own = dict(self._module.named_buffers())
+        _check_names(own, buffers, "buffers")
+        for name, buffer in own.items():
+            buffer.copy_(buffers[name])
+
+    def write_back(self, w: Tensor, module: nn.Module) -> None:
+        """Copy w and the buffers into `module`, a model of the same architecture, keeping its dtype and device.
+
+        Raises `ModelError`, changing nothing, when the names or shapes do not match.
+        """
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        targets = {name: parameters[name] for name in self.names if name in parameters}
+        _check_names(dict(zip(self.names, self.views(self.check(w)), strict=True)), targets, "module")
+        buffers = dict(module.named_buffers())
+        own = dict(self._module.named_buffers())
+        _check_names(own, buffers, "module")
+        with torch.no_grad():
+            for name, view in zip(self.names, self.views(w), strict=True):
+                targets[name].copy_(view)
+            for name, buffer in own.items():
+                buffers[name].copy_(buffer)
+
+    def state_dict(self, w: Tensor) -> dict[str, Tensor]:
+        """Return an ordinary module state dict at w: independent tensors, shared ones under each of their names."""
+        with torch.no_grad(), self._installed([view.detach() for view in self.views(self.check(w))]):
+            return {name: plain(value).clone() for name, value in self._module.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Tensor:
+        """Take buffers and frozen parameters from `state` and return the w it holds, shape (P,).
+
+        Raises `ModelError`, changing nothing, when names or shapes do not match.
+        """
+        own = self._module.state_dict(keep_vars=True)
+        _check_names(own, state, "state dict")
+        trainable = {id(slots[0][0]._parameters[slots[0][1]]) for slots in self._slots}
+        with torch.no_grad():
+            for name, value in own.items():
+                if id(value) not in trainable:
+                    value.copy_(state[name])
+        return torch.cat([state[name].detach().to(self._initial).reshape(-1) for name in self.names])
+
+    def module(self, w: Tensor) -> nn.Module:
+        """Return a new, independent module at w with the current buffers, in eval mode."""
+        module = copy.deepcopy(self._module).eval()
+        self.write_back(w, module)
+        return module
+
+    @contextmanager
+    def _installed(self, parameters: Sequence[Tensor]) -> Iterator[None]:
+        originals = [slots[0][0]._parameters[slots[0][1]] for slots in self._slots]
+        try:
+            for slots, tensor in zip(self._slots, parameters, strict=True):
+                _fill(slots, tensor)
+            yield
+        finally:
+            for slots, original in zip(self._slots, originals, strict=True):
+                _fill(slots, original)
+
+    @contextmanager
+    def _in_mode(self, mode: Mode) -> Iterator[None]:
+        if self._module.training != (mode == "train"):
+            self._module.train(mode == "train")
+        norms = self._norms if mode in ("deterministic", "statistics") else []
+        hidden = [(norm, norm.running_mean, norm.running_var) for norm in norms]
+        try:
+            for norm in norms:
+                norm.training = True
+                if mode == "deterministic":
+                    norm.track_running_stats = False
+                    norm.running_mean = norm.running_var = None
+            yield
+        finally:
+            for norm, mean, var in hidden:
+                norm.running_mean, norm.running_var = mean, var
+                norm.track_running_stats, norm.training = True, False
+
+    @contextmanager
+    def averaging(self) -> Iterator[None]:
+        """Reset the running statistics and let BatchNorm average them with equal weights (momentum None)."""
+        momenta = [norm.momentum for norm in self._norms]
+        try:
+            for norm in self._norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+            yield
+        finally:
+            for norm, momentum in zip(self._norms, momenta, strict=True):
+                norm.momentum = momentum
+
+
+def _check_parameters(model: nn.Module) -> None:
+    trainable = False
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ModelError(f"model: parameter {name} is lazy; run the model once on a sample before handing it over")
+        if parameter.is_complex():
+            raise ModelError(f"model: parameter {name} is complex; split it into real and imaginary parameters")
+        if parameter.requires_grad and parameter.numel() == 0:
+            raise ModelError(f"model: parameter {name} has no elements (shape {tuple(parameter.shape)}); remove it")
+        trainable |= parameter.requires_grad
+    if not trainable:
+        raise ModelError("model: no trainable parameters; set requires_grad=True on those to be fitted")
+
+
+def _private_copy(model: nn.Module) -> nn.Module:
+    try:
+        private = copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(f"model: it cannot be copied ({_one_line(error)}); make copy.deepcopy(model) work") from error
+    for parameter in private.parameters():
+        parameter.grad = None
+    return private
+
+
+def _slots_of(module: nn.Module, parameter: nn.Parameter) -> list[Slot]:
+    owners = ((owner, name) for owner in module.modules() for name in owner._parameters)
+    return [(owner, name) for owner, name in owners if owner._parameters[name] is parameter]
+
+
+def _fill(slots: Sequence[Slot], tensor: Tensor | None) -> None:
+    for owner, name in slots:
+        owner._parameters[name] = cast(Any, tensor)
+
+
+def _check_names(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
+    missing, extra = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    if missing or extra:
+        raise ModelError(f"{what}: missing {missing or 'nothing'}, unexpected {extra or 'nothing'}; use the same model")
+    for name, tensor in expected.items():
+        if given[name].shape != tensor.shape:
+            shapes = f"shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
+            raise ModelError(f"{what}: {name} has {shapes}; use the same model")
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -1,0 +1,244 @@
+"""Curvature products at one fixed w, from graphs recorded once per chunk.
+
+Hessian: g = grad(f) recorded with its own graph, then H v = grad(<g, v>) (Pearlmutter 1994, in reverse over reverse).
+Gauss-Newton: G v = J' H_z J v with H_z the closed-form Hessian of the loss in the outputs (Schraudolph 2002); J v by
+differentiating J' u with respect to u. Products replay stored graphs and repeat neither the forward pass nor the
+gradient. Counting matrix products only (a layer's forward is 1, a gradient 3), H v costs 6 and G v 4 in an inner
+layer, and 2 and 2 against a gradient's 2 in the first layer, whose input needs no gradient: the limits in units of a
+gradient lie between 1 and 2, and 1 and 4/3. `torch.func.linearize` needs as much per product and 0.5 to 1.6 s to trace.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
+from subsetopt.objective.curvature_ops import lean_second_derivatives
+from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.guard import PROBE_SAMPLES
+from subsetopt.objective.losses import Loss
+from subsetopt.objective.memory import SavedBytes
+from subsetopt.objective.protocol import CallKind
+
+Product = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
+"""v in the parameters' shapes -> the product in the same shapes, None where it is zero."""
+
+Recorder = Callable[[FlatModel, Loss, Tensor, Tensor, Tensor, float], Product]
+"""(model, loss, w, inputs, targets, 1/K) -> the product of one chunk."""
+
+
+class ChunkSource(Protocol):
+    """What `ModelLinearisation` needs to know of an objective."""
+
+    flat: FlatModel
+    loss: Loss
+    l2: float
+    allow_tf32: bool
+    edges: list[tuple[int, int]]
+    by_differences: dict[CallKind, str]
+    graph_bytes: dict[CallKind, float]
+
+    @property
+    def n_samples(self) -> int: ...
+    def chunk(self, index: int) -> tuple[Tensor, Tensor]: ...
+    def charge_product(self, kind: CallKind, samples: int) -> None: ...
+
+
+class ModelLinearisation:
+    """Products with the Hessian and the Gauss-Newton matrix of an objective at w; both include l2 times v.
+
+    Graphs are recorded when first asked for, and kept for as many chunks as fit into `memory` bytes; the others are
+    recorded anew in each product.
+    """
+
+    def __init__(self, source: ChunkSource, w: Tensor, memory: int) -> None:
+        self._source = source
+        self._w = source.flat.check(w).detach().clone()
+        self._memory = memory
+        self._stored: dict[CallKind, list[Product]] = {}
+
+    @property
+    def note(self) -> str:
+        """What had to be done otherwise than by stored graphs, in one line; empty when nothing was."""
+        reasons = [f"{kind} by central differences ({why})" for kind, why in self._source.by_differences.items()]
+        return f"curvature products: {'; '.join(reasons)}" if reasons else ""
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """Return H v, shape (P,)."""
+        return self._product("hvp", v)
+
+    def ggnvp(self, v: Tensor) -> Tensor:
+        """Return G v, shape (P,); G is positive semidefinite (plus l2) where the loss is convex in the outputs."""
+        return self._product("ggnvp", v)
+
+    def stored_chunks(self, kind: CallKind) -> int:
+        """Return for how many chunks the graphs of `kind` are kept."""
+        return len(self._stored.get(kind, ()))
+
+    def record(self, kind: CallKind) -> None:
+        """Record and keep the graphs that products of `kind` ("hvp" or "ggnvp") need; the first product does it too."""
+        source = self._source
+        if kind in self._stored or kind in source.by_differences:
+            return
+        with exact_arithmetic(source.flat.device, source.allow_tf32):
+            kept = source.edges[: self._chunks_to_keep(kind)]
+            if kept:
+                source.charge_product("linearise", kept[-1][1])
+            self._stored[kind] = [self._at(_EXACT[kind], index) for index in range(len(kept))]
+
+    def _product(self, kind: CallKind, v: Tensor) -> Tensor:
+        source = self._source
+        v = source.flat.check(v).detach()
+        with exact_arithmetic(source.flat.device, source.allow_tf32):
+            if kind not in source.by_differences:
+                try:
+                    return self._by_graphs(kind, v)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    source.by_differences[kind] = f"{error}".splitlines()[0][:160]
+                    self._stored.pop(kind, None)
+                    warnings.warn(self.note, stacklevel=4)
+            return self._by_differences(kind, v)
+
+    def _by_graphs(self, kind: CallKind, v: Tensor) -> Tensor:
+        source = self._source
+        self.record(kind)
+        stored = self._stored[kind]
+        if len(stored) < len(source.edges):
+            source.charge_product("linearise", source.n_samples - source.edges[len(stored)][0])
+        source.charge_product(kind, source.n_samples)
+        anew = (self._at(_EXACT[kind], index) for index in range(len(stored), len(source.edges)))
+        return self._sum(chain(stored, anew), v)
+
+    def _by_differences(self, kind: CallKind, v: Tensor) -> Tensor:
+        source = self._source
+        if kind == "ggnvp":
+            source.charge_product("forward", 2 * source.n_samples)
+        source.charge_product("gradient", (2 if kind == "hvp" else 1) * source.n_samples)
+        return self._sum((self._at(_DIFFERENCES[kind], index) for index in range(len(source.edges))), v)
+
+    def _sum(self, products: Iterable[Product], v: Tensor) -> Tensor:
+        result = v * self._source.l2
+        into, direction = self._source.flat.views(result), self._source.flat.views(v)
+        for product in products:
+            _add(into, product(direction))
+        return result
+
+    def _at(self, recorder: Recorder, index: int, samples: int | None = None) -> Product:
+        source = self._source
+        x, y = source.chunk(index)
+        return recorder(source.flat, source.loss, self._w, x[:samples], y[:samples], 1.0 / source.n_samples)
+
+    def _chunks_to_keep(self, kind: CallKind) -> int:
+        """Return how many chunks' graphs fit into memory, from the size of one once recorded for a few samples."""
+        source = self._source
+        if kind not in source.graph_bytes:
+            start, stop = source.edges[0]
+            few = min(stop - start, PROBE_SAMPLES)
+            with SavedBytes(exclude=self._w) as saved:
+                self._at(_EXACT[kind], 0, few)
+            source.graph_bytes[kind] = max(saved.total, 1) / few
+        affordable = self._memory / source.graph_bytes[kind]
+        return sum(1 for _, stop in source.edges if stop <= affordable)
+
+
+def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
+    """Record v -> scale * (Hessian of the summed loss of one chunk) v."""
+    leaves = flat.leaves(w)
+    with _recording(in_cotangent_only=False):
+        total = loss.total(flat.call(leaves, x, "deterministic"), y, accumulation_dtype(w.device)) * scale
+        gradients = torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
+    curved = [index for index, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad]
+    heads = [gradients[index] for index in curved]
+
+    def product(v: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        if not heads:
+            return [None] * len(leaves)
+        cotangents = [v[index] for index in curved]
+        return torch.autograd.grad(heads, leaves, cotangents, retain_graph=True, allow_unused=True)
+
+    return product
+
+
+def record_gauss_newton(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
+    """Record v -> scale * J' H_z J v for one chunk."""
+    leaves = flat.leaves(w)
+    with _recording(in_cotangent_only=True):
+        z = flat.call(leaves, x, "deterministic")
+        u = torch.zeros_like(z, requires_grad=True)
+        pulled_back = torch.autograd.grad(z, leaves, u, create_graph=True, allow_unused=True)
+    used = [index for index, part in enumerate(pulled_back) if part is not None and part.requires_grad]
+    heads = [pulled_back[index] for index in used]
+    output_hessian = loss.output_hessian(z, y)
+
+    def product(v: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        (pushed,) = torch.autograd.grad(heads, u, [v[index] for index in used], retain_graph=True)
+        return torch.autograd.grad(z, leaves, output_hessian(pushed) * scale, retain_graph=True, allow_unused=True)
+
+    return product
+
+
+def record_hessian_difference(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
+    """Return v -> the Hessian product of `record_hessian` by central differences of the gradient."""
+
+    def gradient(at: Tensor) -> Tensor:
+        leaves = flat.leaves(at)
+        total = loss.total(flat.call(leaves, x, "deterministic"), y, accumulation_dtype(w.device)) * scale
+        parts = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    return lambda v: flat.views(_central_difference(gradient, w, v))
+
+
+def record_gauss_newton_difference(
+    flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float
+) -> Product:
+    """Return v -> the product of `record_gauss_newton` with J v by central differences of the outputs."""
+    leaves = flat.leaves(w)
+    z = flat.call(leaves, x, "deterministic")
+    output_hessian = loss.output_hessian(z, y)
+
+    def outputs(at: Tensor) -> Tensor:
+        with torch.no_grad():
+            return flat.forward(at, x, "deterministic")
+
+    def product(v: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        pushed = output_hessian(_central_difference(outputs, w, v))
+        return torch.autograd.grad(z, leaves, pushed * scale, retain_graph=True, allow_unused=True)
+
+    return product
+
+
+_EXACT: dict[CallKind, Recorder] = {"hvp": record_hessian, "ggnvp": record_gauss_newton}
+_DIFFERENCES: dict[CallKind, Recorder] = {"hvp": record_hessian_difference, "ggnvp": record_gauss_newton_difference}
+
+
+def _central_difference(function: Callable[[Tensor], Tensor], w: Tensor, v: Sequence[Tensor]) -> Tensor:
+    direction = torch.cat([part.reshape(-1) for part in v])
+    # The step eps^(1/3) (1 + |w|) / |v| balances rounding against truncation (Nocedal & Wright 2006, section 8.1).
+    length = direction.norm().clamp(min=torch.finfo(w.dtype).tiny)
+    step: Tensor = torch.finfo(w.dtype).eps ** (1 / 3) * (1 + w.norm()) / length
+    forward, backward = function(w + step * direction), function(w - step * direction)
+    return (forward - backward) / (2 * step)
+
+
+@contextmanager
+def _recording(in_cotangent_only: bool) -> Iterator[None]:
+    # The fused attention kernels have no second derivative; the plain formula has.
+    with sdpa_kernel(SDPBackend.MATH), lean_second_derivatives(in_cotangent_only):
+        yield
+
+
+def _add(into: Sequence[Tensor], parts: Sequence[Tensor | None]) -> None:
+    pairs = [(view, part) for view, part in zip(into, parts, strict=True) if part is not None]
+    if pairs:
+        torch._foreach_add_([view for view, _ in pairs], [part for _, part in pairs])

@@ -1,0 +1,188 @@
+"""Losses per sample, and the products with their Hessian in the model outputs that Gauss-Newton needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from subsetopt.errors import DataError, ModelError, SettingError, UserError, unknown_name
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class Loss(Protocol):
+    """l(z, y) for outputs z `(n, M)` and targets y; an objective is the mean of l over its samples."""
+
+    name: str
+
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the n losses, shape (n,)."""
+
+    def total(self, outputs: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the sum of the n losses, accumulated in `dtype`."""
+
+    def output_hessian(self, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return u -> H u for u of shape (n, M), where H is block-diagonal: the Hessian of each sample's loss in z."""
+
+    def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return all targets in the dtype and shape the loss takes; raises `DataError` when that cannot be."""
+
+    def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
+        """Raise `ModelError` or `DataError` unless the outputs of one chunk fit its targets, and all targets fit M."""
+
+
+class CrossEntropy:
+    """l = -log softmax(z)[y] for logits z `(n, M)` and int64 classes y `(n,)`, optionally with label smoothing."""
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        if not 0.0 <= label_smoothing < 1.0:
+            raise SettingError("label_smoothing", label_smoothing, "must lie in [0, 1)", "try 0.1")
+        self.label_smoothing = label_smoothing
+        self.name = "cross_entropy" if label_smoothing == 0 else f"cross_entropy(label_smoothing={label_smoothing})"
+
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=self.label_smoothing)
+
+    def total(self, outputs: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.per_sample(outputs, targets).sum(dtype=dtype)
+
+    def output_hessian(self, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return u -> p * (u - <p, u>), p = softmax(z) (Schraudolph 2002, section 3); y does not enter."""
+        p = outputs.detach().softmax(1)
+
+        def product(u: Tensor) -> Tensor:
+            return p * (u - (p * u).sum(1, keepdim=True))
+
+        return product
+
+    def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        if targets.is_floating_point() or targets.dtype == torch.bool or targets.ndim != 1:
+            given = f"{targets.dtype} of shape {tuple(targets.shape)}"
+            raise DataError(f"targets: {given}; cross_entropy takes integer classes of shape (n,)")
+        return targets.to(torch.int64)
+
+    def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
+        if outputs.ndim != 2 or len(outputs) != len(targets):
+            raise ModelError(_shape_message(outputs, f"cross_entropy needs logits of shape ({len(targets)}, M)"))
+        low, high = int(all_targets.min()), int(all_targets.max())
+        if low < 0 or high >= outputs.shape[1]:
+            raise DataError(
+                f"targets: classes {low} to {high}, but the model has {outputs.shape[1]} outputs; "
+                f"number the classes 0 to {outputs.shape[1] - 1} or give the model more outputs"
+            )
+
+
+class MeanSquaredError:
+    """l = mean over the M outputs of (z - y)^2, without the factor 1/2; targets y `(n, M)` or, for M = 1, `(n,)`."""
+
+    name = "mse"
+
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().flatten(1).mean(1)
+
+    def total(self, outputs: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.per_sample(outputs, targets).sum(dtype=dtype)
+
+    def output_hessian(self, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return u -> (2 / M) u."""
+        factor = 2.0 * len(outputs) / outputs.numel()
+        return lambda u: factor * u
+
+    def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        if targets.is_complex():
+            raise DataError("targets: complex; give real and imaginary parts as separate outputs")
+        return (targets.unsqueeze(1) if targets.ndim == 1 else targets).to(dtype)
+
+    def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
+        if outputs.shape != targets.shape:
+            raise ModelError(_shape_message(outputs, f"mse needs the shape of the targets, {tuple(targets.shape)}"))
+        if not bool(torch.isfinite(all_targets).all()):
+            raise DataError("targets: NaN or infinite values; remove or repair those rows")
+
+
+class CallableLoss:
+    """A user's `function(outputs, targets)` that returns the n losses, or their mean as a scalar.
+
+    The sum of the losses is refused (it would be weighted wrongly over chunks), and so is a loss that mixes samples.
+    """
+
+    def __init__(self, function: LossFunction) -> None:
+        self.function = function
+        self.name = _callable_name(function)
+
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = self.function(outputs, targets)
+        if losses.shape != (len(outputs),):
+            raise UserError("loss: it returns a mean; this use needs losses per sample, so give it reduction='none'")
+        return losses
+
+    def total(self, outputs: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        losses = self.function(outputs, targets)
+        return losses.to(dtype) * len(outputs) if losses.ndim == 0 else losses.sum(dtype=dtype)
+
+    def output_hessian(self, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the product by double backward; zero where the loss is linear in z."""
+        z = outputs.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.total(z, targets, z.dtype), z, create_graph=True)
+
+        def product(u: Tensor) -> Tensor:
+            if not gradient.requires_grad:
+                return torch.zeros_like(u)
+            (result,) = torch.autograd.grad(gradient, z, u, retain_graph=True, materialize_grads=True)
+            return result
+
+        return product
+
+    def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        return targets.to(dtype) if targets.is_floating_point() else targets
+
+    def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
+        losses = self._call(outputs, targets)
+        if losses.shape not in ((len(outputs),), ()):
+            raise ModelError(
+                f"loss: it returns shape {tuple(losses.shape)}; return ({len(outputs)},) losses or their mean"
+            )
+        if losses.ndim == 0:
+            twice = self._call(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
+            if not torch.allclose(twice, losses, rtol=1e-3, atol=1e-6 * float(losses.detach().abs())):
+                raise ModelError("loss: it returns something other than the mean over samples; use reduction='mean'")
+
+    def _call(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        try:
+            losses = self.function(outputs, targets)
+        except Exception as error:
+            shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} {targets.dtype}"
+            raise ModelError(f"loss: it fails on {shapes}: {str(error).splitlines()[0][:160]}") from error
+        if not isinstance(losses, Tensor) or not losses.is_floating_point():
+            raise ModelError("loss: it returns no floating-point tensor; return (n,) losses or their mean")
+        return losses
+
+
+_NAMED: dict[str, Callable[[], Loss]] = {"cross_entropy": CrossEntropy, "mse": MeanSquaredError}
+
+
+def make_loss(loss: str | LossFunction | Loss) -> Loss:
+    """Return the loss meant by a name, by a function of (outputs, targets), or by a `Loss` itself."""
+    if isinstance(loss, str):
+        if loss not in _NAMED:
+            raise unknown_name("loss", loss, _NAMED)
+        return _NAMED[loss]()
+    if isinstance(loss, CrossEntropy | MeanSquaredError | CallableLoss):
+        return loss
+    if not callable(loss):
+        raise SettingError("loss", loss, "neither a name nor a function", "use 'cross_entropy', 'mse' or a function")
+    return CallableLoss(loss)
+
+
+def _shape_message(outputs: Tensor, need: str) -> str:
+    return f"model: outputs have shape {tuple(outputs.shape)}; {need}"
+
+
+def _callable_name(function: LossFunction) -> str:
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    code = getattr(function, "__code__", None)
+    return name if code is None else f"{name}:{code.co_filename}:{code.co_firstlineno}"

@@ -1,0 +1,63 @@
+"""How much memory a recorded graph holds on to, and the chunk size that follows from it."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+CPU_CHUNK_BYTES = 24 * 2**20
+"""Activations per chunk on a CPU: they stay near the cache, and allocations below the size (32 MiB) at which the C
+library hands memory back to the system after each use and pays for page faults at the next."""
+
+DEVICE_CHUNK_BYTES = 1 * 2**30
+"""Activations per chunk on an accelerator, which needs large kernels to be busy."""
+
+GHOST_BATCH = 128
+"""Chunk size with batch normalisation, where it is part of the function and must not depend on the machine."""
+
+_SMALLEST, _LARGEST = 32, 8192
+
+
+class SavedBytes:
+    """Context that adds up, in `total`, the bytes autograd saves within it; shared storage counts once.
+
+    Storage shared with `exclude` (the parameters) is left out.
+    """
+
+    def __init__(self, exclude: Tensor) -> None:
+        self.total = 0
+        self._seen = {exclude.untyped_storage().data_ptr()}
+        # Keeping every tensor alive keeps their addresses apart.
+        self._alive: list[Tensor] = []
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def __enter__(self) -> Self:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hooks.__exit__()
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self._alive.append(tensor)
+            # A slice of the data set counts for itself, an expanded tensor for what is behind it.
+            self.total += min(storage.nbytes(), tensor.nbytes)
+        return tensor
+
+
+def automatic_chunk_size(bytes_per_sample: float, device: torch.device, batch_dependent: bool) -> int:
+    """Return a chunk size for a model that saves `bytes_per_sample` in its forward pass.
+
+    A power of two, so that it is the same over small differences in that measurement.
+    """
+    if batch_dependent:
+        return GHOST_BATCH
+    budget = CPU_CHUNK_BYTES if device.type == "cpu" else DEVICE_CHUNK_BYTES
+    size = min(max(budget / max(bytes_per_sample, 1.0), _SMALLEST), _LARGEST)
+    return 1 << (int(size).bit_length() - 1)

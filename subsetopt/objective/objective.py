@@ -1,0 +1,232 @@
+"""The full-batch loss of a model on (a subset of) some data, as a smooth function of one flat vector."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Hashable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from subsetopt.errors import SettingError
+from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
+from subsetopt.objective.chunks import Data, Preprocess, bounds, check_chunk_size, check_rows, chunks, feed, row_order
+from subsetopt.objective.evaluation import model_outputs
+from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.guard import PROBE_SAMPLES, probe
+from subsetopt.objective.linearisation import ModelLinearisation
+from subsetopt.objective.losses import Loss, LossFunction, make_loss
+from subsetopt.objective.memory import automatic_chunk_size
+from subsetopt.objective.meters import CountingMeter
+from subsetopt.objective.noise import MINIMUM_CHUNKS, NoiseAccumulator
+from subsetopt.objective.protocol import CallKind, Meter, Purpose
+
+
+class Objective:
+    """f(w) = (1/K) sum_i loss_i(w) + (l2/2) ||w||^2 over the K rows `indices` (default: all).
+
+    inputs `(n, ...)`, kept in their dtype and passed through `preprocess` per chunk; targets `(n,)` or `(n, M)`.
+    `loss`: "cross_entropy", "mse" or a function (outputs, targets) -> n losses or their mean. `l2` equals the weight
+    decay of SGD. `chunk_size` (automatic by default: see `memory.py`) bounds memory; sums over chunks equal the
+    unchunked value to rounding, except with BatchNorm, where each chunk is normalised by its own statistics, so that
+    the chunk size is part of the function. `linearisation_memory` (bytes) bounds the graphs kept for products.
+    With `track_noise`, `gradient_noise` holds tr(Cov g_i)/K after each gradient (see `noise.py`; at least 8 chunks).
+
+    Raises `ModelError`, `DataError` or `SettingError` at once for whatever does not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | FlatModel,
+        inputs: Tensor,
+        targets: Tensor,
+        loss: str | LossFunction | Loss = "cross_entropy",
+        l2: float = 0.0,
+        indices: Tensor | Sequence[int] | None = None,
+        chunk_size: int | None = None,
+        *,
+        preprocess: Preprocess | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        meter: Meter | None = None,
+        check_deterministic: bool = True,
+        linearisation_memory: int = 2**30,
+        track_noise: bool = False,
+        allow_tf32: bool = False,
+    ) -> None:
+        if not (isinstance(l2, int | float) and math.isfinite(l2) and l2 >= 0):
+            raise SettingError("l2", l2, "must be a finite number >= 0", "try 1e-4")
+        self.flat = _flat_model(model, dtype, device)
+        self.loss, self.l2, self.allow_tf32, self.track_noise = make_loss(loss), float(l2), allow_tf32, track_noise
+        self.meter: Meter = CountingMeter() if meter is None else meter
+        self._gradient_noise: Tensor | None = None
+        self.by_differences: dict[CallKind, str] = {}
+        self.graph_bytes: dict[CallKind, float] = {}
+        self.preprocess, self._linearisation_memory = preprocess, linearisation_memory
+        self.rows = self._ordered_rows(check_rows(indices, inputs, targets), len(inputs))
+        self._data = Data(inputs, targets, self.rows, self.flat.device, self.flat.dtype, preprocess)
+        self._data.targets = self.loss.prepare(self._data.targets, self.flat.dtype)
+        self._data.require_finite()
+        self._accumulate = accumulation_dtype(self.flat.device)
+        self.edges = self._cut(check_chunk_size(chunk_size), check_deterministic)
+        self.chunk_size = max(stop - start for start, stop in self.edges)
+
+    @property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        return self.flat.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of w and of gradients."""
+        return self.flat.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of w and of gradients."""
+        return self.flat.device
+
+    @property
+    def n_samples(self) -> int:
+        """K, the number of samples, duplicates included."""
+        return len(self._data)
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal for the same function, also in another process; differs for other rows, data, loss, l2 or model."""
+        return self._digest, self._data.version
+
+    @property
+    def gradient_noise(self) -> Tensor:
+        """tr(Cov g_i) / K at the point of the last gradient, a float64 scalar tensor on the device.
+
+        Raises `SettingError` without `track_noise`, or before the first gradient.
+        """
+        if self._gradient_noise is None:
+            raise SettingError(
+                "track_noise", self.track_noise, "no gradient noise yet", "set it, and call for a gradient"
+            )
+        return self._gradient_noise
+
+    def initial(self) -> Tensor:
+        """Return a fresh copy of the model's own parameters, shape (P,)."""
+        return self.flat.initial()
+
+    def value(self, w: Tensor, purpose: Purpose = "train") -> Tensor:
+        """Return f(w) as a float64 scalar tensor on the device, without synchronising."""
+        self.meter.charge("forward", self.n_samples, purpose)
+        with exact_arithmetic(self.device, self.allow_tf32), torch.no_grad():
+            parameters = self.flat.views(self.flat.check(w).detach())
+            total = self._zero()
+            for x, y in chunks(self._data, self.edges):
+                total += self.loss.total(self.flat.call(parameters, x, "deterministic"), y, self._accumulate)
+            return total / self.n_samples + self._penalty(w)
+
+    def value_and_gradient(self, w: Tensor, purpose: Purpose = "train") -> tuple[Tensor, Tensor]:
+        """Return f(w), a float64 scalar tensor, and its gradient, a new tensor of shape (P,), without synchronising."""
+        self.meter.charge("gradient", self.n_samples, purpose)
+        with exact_arithmetic(self.device, self.allow_tf32):
+            leaves = self.flat.leaves(w)
+            gradient = torch.zeros_like(self.flat.check(w), requires_grad=False)
+            value = self._noisy_sum(leaves, gradient) if self.track_noise else self._sum(leaves, gradient)
+            with torch.no_grad():
+                return value + self._penalty(w), gradient.add_(w.detach(), alpha=self.l2)
+
+    def linearise(self, w: Tensor) -> ModelLinearisation:
+        """Return curvature products at w; the work is done, and charged, when the first product is asked for."""
+        return ModelLinearisation(self, w, self._linearisation_memory)
+
+    def outputs(self, w: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Return the model's outputs in eval mode for `inputs`; by default for the samples, in the order of `rows`."""
+        source = self._data
+        if inputs is not None:
+            source = Data(inputs, None, None, self.device, self.dtype, self.preprocess)
+        return model_outputs(self.flat, w, source, self.chunk_size, self.meter, "evaluation", self.allow_tf32)
+
+    def chunk(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of one chunk, as the model gets them."""
+        start, stop = self.edges[index]
+        return self._data.inputs(start, stop), self._data.targets[start:stop]
+
+    def charge_product(self, kind: CallKind, samples: int) -> None:
+        """Charge work done for curvature products."""
+        self.meter.charge(kind, samples, "product")
+
+    def _sum(self, leaves: Sequence[Tensor], gradient: Tensor) -> Tensor:
+        for leaf, view in zip(leaves, self.flat.views(gradient), strict=True):
+            leaf.grad = view
+        total = self._zero()
+        for x, y in chunks(self._data, self.edges):
+            part = self.loss.total(self.flat.call(leaves, x, "deterministic"), y, self._accumulate) / self.n_samples
+            # Gradients are added straight into the flat buffer that the leaves' .grad are views of.
+            part.backward(inputs=list(leaves))  # type: ignore[no-untyped-call] # torch leaves it unannotated
+            total += part.detach()
+        return total
+
+    def _noisy_sum(self, leaves: Sequence[Tensor], gradient: Tensor) -> Tensor:
+        noise = NoiseAccumulator([stop - start for start, stop in self.edges], self._accumulate)
+        edges, total = self.edges, self._zero()
+        for edge in edges:
+            part = torch.zeros_like(gradient)
+            self.edges = [edge]
+            try:
+                total += self._sum(leaves, part)
+            finally:
+                self.edges = edges
+            noise.add(part)
+            gradient += part
+        self._gradient_noise = noise.estimate(gradient)
+        return total
+
+    def _penalty(self, w: Tensor) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(w.detach(), dtype=self._accumulate)
+        return norm.square() * (0.5 * self.l2)
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), dtype=self._accumulate, device=self.device)
+
+    def _ordered_rows(self, rows: Tensor | None, n: int) -> Tensor | None:
+        if rows is None and not (self.flat.batch_dependent or self.track_noise):
+            return None
+        rows = torch.arange(n) if rows is None else rows.cpu()
+        return rows[row_order(len(rows))]
+
+    def _cut(self, chunk_size: int | None, check_deterministic: bool) -> list[tuple[int, int]]:
+        few = min(self.n_samples, PROBE_SAMPLES)
+        self.meter.charge("forward", few * (2 if check_deterministic else 1), "calibration")
+        with exact_arithmetic(self.device, self.allow_tf32):
+            x, y = self._data.inputs(0, few), self._data.targets[:few]
+            told = probe(self.flat, self.loss, x, y, self._data.targets, check_deterministic)
+        self.n_outputs = told.n_outputs
+        if chunk_size is None:
+            chunk_size = automatic_chunk_size(told.bytes_per_sample, self.device, self.flat.batch_dependent)
+        if self.track_noise:
+            if self.n_samples < MINIMUM_CHUNKS:
+                raise SettingError("track_noise", True, f"needs at least {MINIMUM_CHUNKS} samples", "use more samples")
+            chunk_size = min(chunk_size, self.n_samples // MINIMUM_CHUNKS)
+        return bounds(self.n_samples, chunk_size)
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        preprocess = getattr(self.preprocess, "__qualname__", repr(self.preprocess))
+        shape = self.edges if self.flat.batch_dependent else ()
+        digest.update(f"{self.flat.description}|{self.loss.name}|{self.l2!r}|{preprocess}|{shape}".encode())
+        self._data.fingerprint(digest)
+        for constant in self.flat.constants():
+            feed(digest, constant)
+        return digest.hexdigest()
+
+
+def _flat_model(
+    model: nn.Module | FlatModel, dtype: torch.dtype | None, device: torch.device | str | None
+) -> FlatModel:
+    if not isinstance(model, FlatModel):
+        return FlatModel(model, dtype, device)
+    if dtype not in (None, model.dtype):
+        raise SettingError("dtype", dtype, f"the FlatModel given has {model.dtype}", "leave dtype out")
+    if device is not None and torch.device(device).type != model.device.type:
+        raise SettingError("device", str(device), f"the FlatModel given is on {model.device}", "leave device out")
+    return model

@@ -1,0 +1,73 @@
+"""What each kind of model call costs, in units of one gradient (forward and backward) of the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from subsetopt.objective.chunks import Preprocess
+from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.losses import Loss, LossFunction
+from subsetopt.objective.objective import Objective
+from subsetopt.objective.protocol import CallKind
+
+FALLBACK_PRICES: dict[CallKind, float] = {
+    "forward": 1 / 3,
+    "gradient": 1.0,
+    "linearise": 1.0,
+    "hvp": 2.0,
+    "ggnvp": 4 / 3,
+}
+"""Prices of an inner dense layer (1 matrix product forward, 3 for a gradient, 6 for a Hessian and 4 for a Gauss-Newton
+product on stored graphs), for models in which torch can count no operation."""
+
+
+def calibrate_prices(
+    model: Objective | FlatModel,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: str | LossFunction | Loss = "cross_entropy",
+    preprocess: Preprocess | None = None,
+) -> dict[str, float]:
+    """Return the price of each kind of call per sample, counted by torch's FlopCounterMode on the samples given.
+
+    "linearise" is the dearer of recording for Hessian and for Gauss-Newton products, the others are as called with
+    stored graphs. For an `Objective` its own loss and preprocess hold. Nothing is charged. A kind that has no
+    countable operation falls back to `FALLBACK_PRICES`.
+    """
+    if isinstance(model, Objective):
+        flat, loss, preprocess = model.flat, model.loss, model.preprocess
+    else:
+        flat = model
+    samples = len(inputs)
+    sample = Objective(
+        flat, inputs, targets, loss, chunk_size=samples, preprocess=preprocess, check_deterministic=False
+    )
+    w = sample.initial()
+    v = torch.ones_like(w)
+    products = sample.linearise(w)
+    counts: dict[CallKind, int] = {
+        "forward": _flops(lambda: sample.value(w)),
+        "gradient": _flops(lambda: sample.value_and_gradient(w)),
+    }
+    products.record("hvp"), products.record("ggnvp")
+    counts["hvp"] = _flops(lambda: products.hvp(v))
+    counts["ggnvp"] = _flops(lambda: products.ggnvp(v))
+    # A second linearisation, because the very first one also measures the size of its graph.
+    again = sample.linearise(w)
+    recording = [_flops(partial(again.record, "hvp")), _flops(partial(again.record, "ggnvp"))]
+    counts["linearise"] = max(recording)
+    unit = counts["gradient"]
+    if unit == 0 or sample.by_differences:
+        return dict[str, float](FALLBACK_PRICES.items())
+    return {kind: count / unit if count else FALLBACK_PRICES[kind] for kind, count in counts.items()}
+
+
+def _flops(call: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())

@@ -1,0 +1,130 @@
+"""The figure of a run: loss against cost, one line per phase."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from subsetopt.errors import RunDirectoryError
+
+FILE = "loss.png"
+_ROLES = {"warmup": "warm-up", "solve": "subset solve", "handoff": "hand-off"}
+# Okabe and Ito's palette: distinguishable with any kind of colour vision.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_STYLES = {"subset": (0, (4, 1.5)), "full": "solid"}
+_INK, _GRID = "#333333", "#DDDDDD"
+
+
+@dataclass
+class _Curve:
+    """One phase of a run as a line."""
+
+    label: str
+    data: str
+    cost: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+
+
+def loss_figure(directory: Path, result: Mapping[str, Any] | None = None) -> Path:
+    """Draw `loss.png` in a run directory and return its path.
+
+    `result` is the content of `result.json`, for the title, where that file is not written yet. Raises
+    `RunDirectoryError` when the metrics cannot be read or the figure cannot be written.
+    """
+    curves = _read_curves(directory / "metrics.jsonl")
+    figure = Figure(figsize=(7.2, 4.3), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    _draw_curves(axes, curves)
+    _dress(axes, curves, _title(directory, result))
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    target = directory / FILE
+    _replace(target, buffer.getvalue())
+    return target
+
+
+def _read_curves(path: Path) -> list[_Curve]:
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"run = {str(path.parent)!r}: {path.name} cannot be read ({error})") from None
+    curves: dict[int, _Curve] = {}
+    for record in records:
+        curve = curves.setdefault(record["phase"], _Curve(_label(record), record["data"]))
+        if record["loss"] is not None and math.isfinite(record["loss"]):
+            curve.cost.append(record["epoch_equivalents"])
+            curve.loss.append(record["loss"])
+    return [curve for curve in curves.values() if curve.loss]
+
+
+def _label(record: Mapping[str, Any]) -> str:
+    role = _ROLES.get(record["role"], record["role"])
+    return f"{role}: {record['method']}, loss on the {'subset' if record['data'] == 'subset' else 'full training set'}"
+
+
+def _title(directory: Path, result: Mapping[str, Any] | None) -> str:
+    if result is None:
+        try:
+            result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return directory.name  # an interrupted run has no result yet
+    assert result is not None
+    facts = result["overdetermination"]
+    return (
+        f"{result['dataset']['name']}, {result['model']['name']} with P = {facts['parameters']}; "
+        f"subset K = {facts['samples']}, Q = {facts['ratio']:.3g}"
+    )
+
+
+def _draw_curves(axes: Axes, curves: Iterable[_Curve]) -> None:
+    for index, curve in enumerate(curves):
+        colour = _COLOURS[index % len(_COLOURS)]
+        axes.plot(
+            curve.cost, curve.loss, color=colour, linestyle=_STYLES.get(curve.data, "solid"), linewidth=1.8,
+            label=curve.label, solid_capstyle="round",
+        )  # fmt: skip
+        axes.plot(curve.cost[-1], curve.loss[-1], marker="o", markersize=5, color=colour)
+        axes.annotate(
+            f"{curve.loss[-1]:.3g}", (curve.cost[-1], curve.loss[-1]), xytext=(0, -12), textcoords="offset points",
+            ha="center", fontsize=8, color=colour,
+        )  # fmt: skip
+
+
+def _dress(axes: Axes, curves: list[_Curve], title: str) -> None:
+    if not curves:
+        axes.text(0.5, 0.5, "no finite loss was recorded", ha="center", transform=axes.transAxes, color=_INK)
+    elif all(loss > 0 for curve in curves for loss in curve.loss):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.03, y=0.12)
+    axes.set_title(title, loc="left", fontsize=10, color=_INK)
+    axes.set_xlabel("cost in epoch-equivalents (forward and backward passes over the training set)", color=_INK)
+    axes.set_ylabel("loss with its L2 term", color=_INK)
+    axes.grid(True, which="major", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_INK)
+    axes.tick_params(colors=_INK, which="both", labelsize=8)
+    if curves:
+        axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    except OSError as error:
+        raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({error.strerror}); make room") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,150 @@
+"""The summary at the end of a run: what happened, what it means, and what to do next."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from subsetopt.report.table import text_table
+from subsetopt.report.words import stop_advice, stop_phrase
+
+_WIDTH = 96
+_ROLES = {"warmup": "warm-up", "solve": "subset solve", "handoff": "hand-off"}
+_SPLITS = ("subset", "train", "validation", "test")
+_PURPOSES = {
+    "train": "loss and gradient",
+    "line_search": "line search",
+    "product": "curvature products",
+    "selection": "choosing samples and stopping",
+    "calibration": "calibration",
+    "evaluation": "evaluation (not counted)",
+}
+_FILES = {
+    "result.json": "every number above",
+    "loss.png": "loss against cost",
+    "metrics.jsonl": "one line per iteration",
+    "model.safetensors": "the trained parameters",
+    "config.toml": "all settings, for --config",
+}
+
+
+def summary(result: Mapping[str, Any], directory: Path | None) -> str:
+    """Return the summary of a run as text for people.
+
+    `result` is the content of `result.json`; `directory` is where the run lies, None for a run kept in memory.
+    """
+    blocks = [_opening(result), _ratio(result), _course(result), _quality(result), _cost(result), _warnings(result)]
+    blocks.append(_whereabouts(directory))
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _opening(result: Mapping[str, Any]) -> list[str]:
+    data, model = result["dataset"], result["model"]
+    counts = ", ".join(f"{data[split]} {split}" for split in ("train", "validation", "test") if data.get(split))
+    line = (
+        f"{data['name']} ({counts}), model {model['name']} with {model['parameters']} parameters, seed {result['seed']}"
+    )
+    return [line]
+
+
+def _ratio(result: Mapping[str, Any]) -> list[str]:
+    facts = result["overdetermination"]
+    copies = f" (with {facts['augment_copies']} augmented copies of each)" if facts.get("augment_copies") else ""
+    text = (
+        f"K = {facts['samples']} subset samples{copies} x M = {facts['outputs']} outputs give "
+        f"{facts['samples'] * facts['outputs']} equations for P = {facts['parameters']} parameters: "
+        f"Q = K·M/P = {facts['ratio']:.3g}."
+    )
+    return ["Overdetermination ratio", *_wrapped(text), *_wrapped(str(facts["verdict"]))]
+
+
+def _course(result: Mapping[str, Any]) -> list[str]:
+    lines = ["What happened"]
+    for number, phase in enumerate(result["phases"], start=1):
+        role = _ROLES.get(phase["role"], phase["role"])
+        where = "the subset" if phase["data"] == "subset" else "the full training set"
+        facts = [f"{phase['iterations']} iterations"]
+        if phase["loss"] is not None:
+            facts.append(f"objective {phase['loss']:.4g}")
+        if phase["gradient_norm"] is not None:
+            facts.append(f"max|g| {phase['gradient_norm']:.1e}")
+        facts.append(f"{phase['epoch_equivalents']:.3g} epoch-equivalents in {_duration(phase['seconds'])}")
+        head = f"{number}. {role}: {phase['method']} on {where} ({phase['samples']} samples)"
+        lines += _wrapped(f"{head} - {stop_phrase(phase['stop_reason'])}.", hanging=5)
+        lines += _wrapped(", ".join(facts) + ".", indent=5)
+        if stop_advice(phase["stop_reason"]):
+            lines += _wrapped(stop_advice(phase["stop_reason"]), indent=5)
+    return lines
+
+
+def _quality(result: Mapping[str, Any]) -> list[str]:
+    after, before = result["metrics"], result.get("metrics_before_handoff")
+    measure = "accuracy" if any("accuracy" in values for values in after.values()) else "mse"
+    stages = [("subset solve: ", before), ("hand-off: ", after)] if before else [("", after)]
+    rows = [["data", *[heading for title, _ in stages for heading in (f"{title}loss", measure)]]]
+    for split in _SPLITS:
+        if split in after:
+            rows.append([split, *[cell for _, metrics in stages for cell in _cells((metrics or {}).get(split))]])
+    title = "Loss and accuracy" if measure == "accuracy" else "Loss and mean squared error"
+    when = " after the subset solve and after the hand-off" if before else ""
+    return [f"{title}{when} (loss without its L2 term)", *text_table(rows)]
+
+
+def _cells(metrics: Mapping[str, Any] | None) -> list[str]:
+    if metrics is None:
+        return ["-", "-"]
+    loss = "not finite" if metrics.get("loss") is None else f"{metrics['loss']:.4g}"
+    if metrics.get("accuracy") is not None:
+        return [loss, f"{100 * metrics['accuracy']:.2f} %"]
+    return [loss, "-" if metrics.get("mse") is None else f"{metrics['mse']:.4g}"]
+
+
+def _cost(result: Mapping[str, Any]) -> list[str]:
+    cost = result["cost"]
+    opening = (
+        f"Cost: {cost['epoch_equivalents']:.3g} epoch-equivalents in {_duration(cost['seconds'])} "
+        f"(1 = a forward and backward pass over all {result['dataset']['train']} training samples)"
+    )
+    rows = [["for", "epochs", "calls"]]
+    for purpose, title in _PURPOSES.items():
+        entry = cost["by_purpose"].get(purpose)
+        if entry:
+            rows.append([title, f"{entry['epoch_equivalents']:.3g}", f"{entry['calls']:.0f}"])
+    return [opening, *text_table(rows)]
+
+
+def _warnings(result: Mapping[str, Any]) -> list[str]:
+    warnings = result.get("warnings") or []
+    return ["Warnings", *[line for text in warnings for line in _wrapped(str(text), hanging=4)]] if warnings else []
+
+
+def _whereabouts(directory: Path | None) -> list[str]:
+    if directory is None:
+        return []
+    present = {name: use for name, use in _FILES.items() if (directory / name).exists()}
+    files = text_table([[name, use] for name, use in present.items()], left=2) if present else []
+    next_steps = text_table(
+        [
+            [f"subsetopt evaluate {directory}", "measure the saved model again"],
+            ["subsetopt train --subset-frac 0.2 ...", "a larger subset: what does it buy?"],
+            ["subsetopt ratio --help", "how large a subset this model needs"],
+        ],
+        left=2,
+    )
+    return [f"Files in {directory}", *files, "", "Next", *next_steps]
+
+
+def _wrapped(text: str, *, indent: int = 2, hanging: int | None = None) -> list[str]:
+    first = " " * (indent if hanging is None else 2)
+    rest = " " * (indent if hanging is None else hanging)
+    return textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

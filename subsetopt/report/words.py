@@ -1,0 +1,55 @@
+"""Plain words for why a phase stopped, and what the reader can do about it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class StopWords(NamedTuple):
+    """A phrase for a progress line, and advice for the summary (empty where there is nothing to do)."""
+
+    phrase: str
+    advice: str = ""
+
+
+_STOP = {
+    "gradient": StopWords("minimum reached: max|g| fell below gtol"),
+    "noise": StopWords("sampling noise reached: going on would only fit this one subset"),
+    "validation": StopWords("held-out loss stopped improving; the best point was kept"),
+    "precision_floor": StopWords(
+        "no further decrease can be represented in this precision",
+        "As low as this precision goes; --dtype float64 goes further, a larger --gtol accepts this point.",
+    ),
+    "max_iterations": StopWords(
+        "iteration limit reached before the minimum",
+        "Raise --max-iterations to come closer to the minimum, or accept this point with a larger --gtol.",
+    ),
+    "max_evaluations": StopWords(
+        "evaluation limit reached before the minimum", "Raise the solver's max_evaluations to come closer."
+    ),
+    "budget": StopWords(
+        "cost budget spent", "More cost (--max-epochs, --handoff-epochs) would bring it closer to the minimum."
+    ),
+    "line_search": StopWords(
+        "no step along the search direction lowers the loss",
+        "The loss may have kinks (ReLU) or be badly scaled: try --dtype float64, a larger --l2, or --solver newton-cg.",
+    ),
+    "non_finite": StopWords(
+        "the loss or its gradient is not finite",
+        "Check the inputs for extreme values (--normalize standard), lower the learning rate, or change the model.",
+    ),
+    "unbounded": StopWords("the loss falls without limit", "Give --l2 a value above 0, so that a minimum exists."),
+    "schedule_end": StopWords("planned steps done"),
+    "callback": StopWords("stopped by the callback"),
+    "interrupted": StopWords("interrupted", "`subsetopt resume` goes on from here."),
+}
+
+
+def stop_phrase(reason: str) -> str:
+    """Return why a phase stopped, in words; an unknown reason is shown as it is."""
+    return _STOP.get(reason, StopWords(reason)).phrase
+
+
+def stop_advice(reason: str) -> str:
+    """Return what the reader can do about it, or an empty string."""
+    return _STOP.get(reason, StopWords(reason)).advice

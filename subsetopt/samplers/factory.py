@@ -1,0 +1,75 @@
+"""Make a sampler by its name, and say what it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from subsetopt.errors import SettingError, unknown_name
+from subsetopt.registry import Registry
+from subsetopt.samplers.base import QueueSampler
+from subsetopt.samplers.settings import check_count, check_flag
+
+S = TypeVar("S", bound=type[QueueSampler])
+SAMPLERS: Registry[type[QueueSampler]] = Registry("sampler", "subsetopt.samplers")
+
+CARD_SECTIONS = ("What it does", "Formula", "Settings", "True cost", "Source", "Deviations from the official code")
+
+
+def register(name: str, summary: str) -> Callable[[S], S]:
+    """Register the decorated sampler class under `name`, which also becomes its attribute `name`."""
+
+    def decorate(target: S) -> S:
+        target.name = name
+        SAMPLERS.register(name, summary)(target)
+        return target
+
+    return decorate
+
+
+def make_sampler(
+    name: str,
+    n_samples: int,
+    batch_size: int,
+    seed: int = 0,
+    *,
+    device: torch.device | str = "cpu",
+    drop_last: bool = False,
+    **settings: Any,
+) -> QueueSampler:
+    """Return the sampler `name` over samples 0 .. n_samples - 1, all settings checked.
+
+    Indices and weights live on `device`; random numbers come from the stream "sampler" of `seed`, drawn on the CPU so
+    that every device gets the same batches. `drop_last` withholds a short last batch of an epoch. Raises
+    `SettingError` for an unknown sampler or setting (with "did you mean") and for a value out of range.
+    """
+    target = SAMPLERS.get(name)
+    check_count("n_samples", n_samples)
+    check_count("batch_size", batch_size)
+    check_flag("drop_last", drop_last)
+    known = [field.name for field in dataclasses.fields(target.Settings)]
+    for setting in settings:
+        if setting not in known:
+            if not known:
+                raise SettingError(setting, settings[setting], "unknown setting", f"{name!r} has no settings")
+            raise unknown_name(f"setting of sampler {name!r}", setting, known)
+    sampler = target(n_samples, batch_size, seed, torch.device(device), target.Settings(**settings), drop_last)
+    if drop_last and sampler.epoch_rows < sampler.rows_per_proposal:
+        problem = f"exceeds the {sampler.epoch_rows} rows of an epoch, so drop_last leaves no batch"
+        raise SettingError("batch_size", batch_size, problem, "lower it, or raise fraction")
+    return sampler
+
+
+def default_settings(name: str) -> dict[str, Any]:
+    """Return the settings of the sampler `name` with their defaults."""
+    return dataclasses.asdict(SAMPLERS.get(name).Settings())
+
+
+def card(name: str) -> str:
+    """Return the method card of the sampler `name`: what it does, formula, settings, cost, source, deviations."""
+    return inspect.cleandoc(sys.modules[SAMPLERS.get(name).__module__].__doc__ or "")

@@ -1,0 +1,150 @@
+"""A direction and a line search, composed: the step that L-BFGS and nonlinear CG share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from torch import Tensor
+
+from subsetopt.objective.protocol import SmoothObjective
+from subsetopt.solvers.host import dot, host_read
+from subsetopt.solvers.iterate import (
+    Iterate,
+    StopSettings,
+    advance,
+    evaluate,
+    restart_fields,
+    rounding_noise,
+    start_fields,
+)
+from subsetopt.solvers.line_search import LineSearch, Trial, WolfeConditions
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.solvers.settings import setting
+from subsetopt.solvers.state import join, split
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Where to search: from w along `direction`, whose slope g·d is negative, first at `first_step`."""
+
+    direction: Tensor
+    slope: float
+    first_step: float
+
+
+@dataclass(kw_only=True)
+class DescentState(Iterate, Generic[M]):
+    """Iterate, the memory that the direction is made of, and the length of the last step (0 before the first)."""
+
+    memory: M
+    step_length: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescentSolver(StopSettings, Generic[M]):
+    """Base of the line-search solvers; a subclass gives the memory and its direction.
+
+    An objective that raises `BudgetExhausted` within a step leaves the state before the step usable: memory is touched
+    only after the line search has succeeded, and nothing is evaluated after that.
+    """
+
+    name: ClassVar[str]
+    state_type: ClassVar[type[Any]]
+    decrease: float = setting(1e-4, above=0, below=0.5)
+    curvature: float = setting(0.9, above=0, below=1)
+    max_trials: int = setting(25, at_least=1)
+
+    def new_memory(self, w: Tensor) -> M:
+        """Return a memory without curvature."""
+        raise NotImplementedError
+
+    def propose(self, memory: M, state: DescentState[M]) -> Line | None:
+        """Return the line to search, or None where memory has no descent direction to offer."""
+        raise NotImplementedError
+
+    def learn(self, memory: M, state: DescentState[M], line: Line, trial: Trial) -> tuple[M, float]:
+        """Take the accepted step into memory; return it and the length of the step. One synchronisation."""
+        raise NotImplementedError
+
+    def init(self, objective: SmoothObjective, w: Tensor) -> DescentState[M]:
+        """Evaluate at a copy of w, shape (P,)."""
+        return self.state_type(**start_fields(objective, w), memory=self.new_memory(w))
+
+    def step(self, objective: SmoothObjective, state: DescentState[M]) -> DescentState[M]:
+        """Search along the direction and, where that fails, once along steepest descent with a fresh memory."""
+        if state.identity != objective.identity:
+            state = self.state_type(**restart_fields(objective, state), memory=self.new_memory(state.w))
+        memory = state.memory
+        line = self.propose(memory, state)
+        search = _Search(self, objective, state)
+        trial = None if line is None else search.along(line)
+        if trial is None and (line is None or state.step_length > 0):
+            memory, line = self.new_memory(state.w), self.steepest(state)
+            trial = search.along(line)
+        if trial is None or line is None:
+            return dataclasses.replace(state, memory=memory, evaluations=search.evaluations, failure=search.failure)
+        memory, length = self.learn(memory, state, line, trial)
+        return advance(objective, state, trial, search.evaluations, memory=memory, step_length=length)
+
+    def steepest(self, state: DescentState[M]) -> Line:
+        """Return the line along -g; its first step is as long as the last accepted one."""
+        length = state.step_length or self.first_length(state)
+        return Line(-state.gradient, -(state.gradient_l2**2), length / state.gradient_l2)
+
+    def first_length(self, state: DescentState[M]) -> float:
+        (square,) = host_read(dot(state.w, state.w).reshape(1))
+        return 0.1 * math.sqrt(square) or 1.0
+
+    def save(self, state: DescentState[M]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Split the state; see `state.split`."""
+        return split(state)
+
+    def restore(
+        self, objective: SmoothObjective, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
+    ) -> DescentState[M]:
+        """Rebuild the state for the objective that it was saved with."""
+        state: DescentState[M] = join(self.state_type, tensors, numbers, identity=objective.identity)
+        return state
+
+
+class _Search:
+    """The evaluations of one step: charges the first to training and the others to the line search."""
+
+    def __init__(self, solver: DescentSolver[Any], objective: SmoothObjective, state: DescentState[Any]) -> None:
+        self._solver, self._objective, self._state = solver, objective, state
+        self._start = state.evaluations
+        self.evaluations = state.evaluations
+        self.failure: str | None = None
+
+    def along(self, line: Line) -> Trial | None:
+        """Return the accepted trial, or None with the reason in `failure`."""
+        solver, state = self._solver, self._state
+        noise = rounding_noise(self._objective, state.loss)
+        budget = solver.evaluations_left(state) - (self.evaluations - self._start)
+        start = Trial(
+            0.0, state.loss, line.slope, state.gradient_norm, state.gradient_l2**2, state.w, state.gradient
+        )
+        linear = 0.0  # the longest step that the slope still calls downhill
+
+        def trial_at(step: float) -> Trial:
+            nonlocal linear
+            purpose = "train" if self.evaluations == self._start else "line_search"
+            self.evaluations += 1
+            w = state.w.add(line.direction, alpha=step)
+            trial = evaluate(self._objective, w, purpose, step, line.direction)
+            if trial.slope < 0.5 * line.slope:
+                linear = max(linear, step)
+            return trial
+
+        conditions = WolfeConditions(solver.decrease, solver.curvature, noise)
+        trial, _ = LineSearch(solver.max_trials)(trial_at, start, line.first_step, conditions, budget)
+        if trial is None and self.evaluations - self._start < solver.evaluations_left(state):
+            promised = -0.5 * line.slope * linear
+            self.failure = (StopReason.LINE_SEARCH if promised > 10 * noise else StopReason.PRECISION_FLOOR).value
+        return trial

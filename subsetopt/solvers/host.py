@@ -1,0 +1,50 @@
+"""The one place where a solver waits for the device, and the float64 dot products that it reads there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 16  # columns converted to float64 at a time: bounds the extra memory of a float32 product
+
+_observers: list[Callable[[], None]] = []
+
+
+def host_read(scalars: Tensor) -> list[float]:
+    """Copy a small float64 tensor of shape (n,) to the host: one synchronisation, the only kind solvers make."""
+    for notify in _observers:
+        notify()
+    values: list[float] = scalars.tolist()
+    return values
+
+
+@contextmanager
+def observe_reads(notify: Callable[[], None]) -> Iterator[None]:
+    """Call `notify` at every `host_read` inside the block; benchmarks and tests count synchronisations with it."""
+    _observers.append(notify)
+    try:
+        yield
+    finally:
+        _observers.remove(notify)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return a·b, accumulated in float64 whatever the dtype; a 0-d tensor on the device."""
+    if a.dtype == torch.float64:
+        return torch.dot(a, b)
+    return products(a.unsqueeze(0), b.unsqueeze(1)).reshape(())
+
+
+def products(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return `rows @ columns` for shapes (r, P) and (P, c), accumulated in float64 block by block."""
+    if rows.dtype == torch.float64:
+        return rows @ columns
+    total = torch.zeros(len(rows), columns.shape[1], dtype=torch.float64, device=rows.device)
+    for start in range(0, rows.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        total += rows[:, block].double() @ columns[block].double()
+    return total

@@ -1,0 +1,138 @@
+"""Limited-memory BFGS whose direction is found among inner products.
+
+H g is a linear combination of the pairs (s_i, y_i) and g. Its coefficients follow from inner products alone, so that an
+iteration needs one matrix product with the ring of pairs to learn a step and one to form the direction, and no loop
+over vectors of length P (Byrd, Nocedal & Schnabel 1994; Chen, Wang & Zhou 2014).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from torch import Tensor
+
+from subsetopt.solvers import SOLVERS
+from subsetopt.solvers.descent import DescentSolver, DescentState, Line
+from subsetopt.solvers.host import host_read, products
+from subsetopt.solvers.line_search import Trial
+from subsetopt.solvers.settings import setting
+
+RING_BYTES = 1 << 28  # 256 MiB
+
+
+@dataclass
+class CurvaturePairs:
+    """A ring of m pairs: row 2i of `rows` (2m, P) is s_i, row 2i + 1 is y_i.
+
+    `gram` (2m, 2m) holds the inner products of the rows and `with_gradient` (2m,) those with the current gradient, both
+    in float64. `order` lists the slots in use from the oldest pair to the newest.
+    """
+
+    rows: Tensor
+    gram: NDArray[np.float64]
+    with_gradient: NDArray[np.float64]
+    order: list[int]
+
+    @classmethod
+    def empty(cls, m: int, w: Tensor) -> CurvaturePairs:
+        """Return a ring for m pairs of vectors like w."""
+        return cls(w.new_zeros(2 * m, w.numel()), np.zeros((2 * m, 2 * m)), np.zeros(2 * m), [])
+
+    def insert(self, s: Tensor, y: Tensor, gradient: Tensor) -> float:
+        """Keep the pair if s·y > eps·||s||·||y||, in place of the oldest where the ring is full; return ||s||.
+
+        `gradient` is the one at the new point. One synchronisation.
+        """
+        used = 2 * len(self.order)
+        columns = torch.stack([s, y, gradient], dim=1)
+        table = torch.cat([products(self.rows[:used], columns), products(columns.T, columns)])
+        read = np.array(host_read(table.flatten())).reshape(used + 3, 3)
+        with_rows, own = read[:used], read[used:]
+        self.with_gradient[:used] = with_rows[:, 2]
+        length_s, length_y = math.sqrt(own[0, 0]), math.sqrt(own[1, 1])
+        if own[0, 1] > torch.finfo(s.dtype).eps * length_s * length_y:
+            full = used == len(self.rows)
+            slot = self.order.pop(0) if full else len(self.order)
+            self.order.append(slot)
+            at = [2 * slot, 2 * slot + 1]
+            self.rows[at[0]], self.rows[at[1]] = s, y
+            self.gram[:used, at] = with_rows[:, :2]
+            self.gram[at, :used] = with_rows[:, :2].T
+            self.gram[np.ix_(at, at)] = own[:2, :2]
+            self.with_gradient[at] = own[:2, 2]
+        return length_s
+
+    def coefficients(self) -> tuple[NDArray[np.float64], float]:
+        """Return (c, gamma) with H g = rowsᵀ c + gamma g (Byrd, Nocedal & Schnabel 1994, eq. 3.1).
+
+        With R the upper triangle of SᵀY, D its diagonal and p = R⁻¹ Sᵀg:
+        H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg], gamma = s·y / y·y of the newest pair.
+        """
+        s = 2 * np.array(self.order)
+        y = s + 1
+        R = np.triu(self.gram[np.ix_(s, y)])
+        YY = self.gram[np.ix_(y, y)]
+        gamma = float(R[-1, -1] / YY[-1, -1])
+        p = solve_triangular(R, self.with_gradient[s])
+        inner = np.diag(R) * p + gamma * (YY @ p - self.with_gradient[y])
+        c = np.zeros(len(self.gram))
+        c[y] = -gamma * p
+        c[s] = solve_triangular(R, inner, trans="T")
+        return c, gamma
+
+    def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
+        """Return (H g, g·H g) for the current gradient, whose square norm is given. No synchronisation."""
+        c, gamma = self.coefficients()
+        used = 2 * len(self.order)
+        weights = torch.from_numpy(c[:used]).to(gradient.device, gradient.dtype)
+        product = torch.addmv(gradient, self.rows[:used].T, weights, beta=gamma)
+        return product, float(c @ self.with_gradient + gamma * square_norm)
+
+
+def affordable_pairs(w: Tensor) -> int:
+    """Return 100, or fewer (but 10) where the pairs would take more than `RING_BYTES`."""
+    return min(100, max(10, RING_BYTES // (2 * w.numel() * w.element_size())))
+
+
+@dataclass(kw_only=True)
+class LBFGSState(DescentState[CurvaturePairs]):
+    """Iterate and curvature pairs."""
+
+    memory: CurvaturePairs
+
+
+@SOLVERS.register("lbfgs", "limited-memory BFGS, Gram form, Wolfe line search")
+@dataclass(frozen=True, kw_only=True)
+class LBFGS(DescentSolver[CurvaturePairs]):
+    """L-BFGS with `memory` curvature pairs (Liu & Nocedal 1989); None takes as many as are cheap to hold.
+
+    Long memory is what saved evaluations in our measurements: 100 pairs need half as many as 20 on tanh networks.
+    """
+
+    name: ClassVar[str] = "lbfgs"
+    state_type: ClassVar[type[LBFGSState]] = LBFGSState
+    memory: int | None = setting(None, at_least=1)
+
+    def new_memory(self, w: Tensor) -> CurvaturePairs:
+        """Return an empty ring."""
+        return CurvaturePairs.empty(self.memory or affordable_pairs(w), w)
+
+    def propose(self, memory: CurvaturePairs, state: DescentState[CurvaturePairs]) -> Line | None:
+        """Return the quasi-Newton line; its first step is 1."""
+        if not memory.order:
+            return self.steepest(state)
+        product, square = memory.apply(state.gradient, state.gradient_l2**2)
+        return Line(-product, -square, 1.0) if 0 < square < math.inf else None
+
+    def learn(
+        self, memory: CurvaturePairs, state: DescentState[CurvaturePairs], line: Line, trial: Trial
+    ) -> tuple[CurvaturePairs, float]:
+        """Insert (w' - w, g' - g); the differences of what is stored, so that rounding in w' is part of s."""
+        length = memory.insert(trial.w - state.w, trial.gradient - state.gradient, trial.gradient)
+        return memory, length

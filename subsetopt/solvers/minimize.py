@@ -1,0 +1,92 @@
+"""`minimize(fun, x0)`: the solvers for a plain torch function, in the manner of `scipy.optimize.minimize`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subsetopt.errors import SettingError
+from subsetopt.objective.protocol import BudgetExhausted, SmoothObjective
+from subsetopt.solvers.protocol import Solver, SolveResult, State, StopReason
+
+Function = Callable[[Tensor], Tensor]
+Callback = Callable[[State], Any]
+
+
+def minimize(
+    fun: Function | SmoothObjective,
+    x0: Tensor | None = None,
+    method: str = "lbfgs",
+    gtol: float = 1e-6,
+    max_iterations: int | None = None,
+    max_evaluations: int | None = None,
+    callback: Callback | None = None,
+    **options: Any,
+) -> SolveResult:
+    """Minimise `fun` from `x0` and return the best point found with its loss and gradient norm.
+
+    `fun` is a differentiable torch function of one tensor in the shape of `x0`, or an objective; then `x0` may be left
+    out. `options` are the settings of `method`. `callback(state)` is called after every iteration; the solve stops with
+    `callback` when it returns True or raises StopIteration. Never raises for a difficult function: `stop_reason` says
+    what happened. Raises `SettingError` for a wrong method, setting or starting point.
+    """
+    from subsetopt.solvers import make_solver
+
+    limits = {"gtol": gtol, "max_iterations": max_iterations, "max_evaluations": max_evaluations}
+    solver = make_solver(method, **limits, **options)
+    objective, start = _problem(fun, x0)
+    state, reason = run(solver, objective, solver.init(objective, start), callback)
+    return summarise(state, reason, start.shape if x0 is None else x0.shape)
+
+
+def run(
+    solver: Solver, objective: SmoothObjective, state: Any, callback: Callback | None = None
+) -> tuple[Any, StopReason]:
+    """Step until the solver, the callback or the budget says stop; return the last state and the reason."""
+    while (reason := solver.terminate(state)) is None:
+        try:
+            state = solver.step(objective, state)
+        except BudgetExhausted:
+            return state, StopReason.BUDGET
+        if callback is not None and _asks_to_stop(callback, state):
+            return state, solver.terminate(state) or StopReason.CALLBACK
+    return state, reason
+
+
+def summarise(state: State, reason: StopReason, shape: torch.Size) -> SolveResult:
+    """Return the current point where the gradient test chose it, otherwise the best one seen."""
+    best = not reason.converged
+    return SolveResult(
+        x=(state.best_w if best else state.w).detach().clone().reshape(shape),
+        loss=state.best_loss if best else state.loss,
+        gradient_norm=state.best_gradient_norm if best else state.gradient_norm,
+        converged=reason.converged,
+        stop_reason=reason,
+        iterations=state.iterations,
+        counts={"evaluations": state.evaluations, "products": state.products},
+    )
+
+
+def _problem(fun: Function | SmoothObjective, x0: Tensor | None) -> tuple[SmoothObjective, Tensor]:
+    if not isinstance(fun, Callable) or hasattr(fun, "value_and_gradient"):
+        objective: SmoothObjective = fun
+        start = objective.initial() if x0 is None else x0.detach().reshape(-1)
+        if start.numel() != objective.size:
+            raise SettingError("x0", tuple(start.shape), f"the objective has {objective.size} parameters")
+        return objective, start
+    if not isinstance(x0, Tensor) or not x0.is_floating_point() or x0.numel() == 0:
+        raise SettingError("x0", x0, "must be a tensor of floating-point numbers", "e.g. torch.zeros(10)")
+    from subsetopt.objective import FunctionObjective
+
+    objective = FunctionObjective(fun, x0)
+    return objective, objective.initial()
+
+
+def _asks_to_stop(callback: Callback, state: State) -> bool:
+    try:
+        return callback(state) is True
+    except StopIteration:
+        return True

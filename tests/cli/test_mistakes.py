@@ -1,0 +1,150 @@
+"""Every mistake that the command line can see: one line on standard error, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+_X, _Y = np.zeros((40, 3), dtype=np.float32), np.arange(40) % 2
+
+
+def _npz(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--subset-frac", "0"], "subset_frac = '0'"),
+        (["--subset-frac", "1.5"], "subset_frac = '1.5'"),
+        (["--subset-frac", "abc"], "subset_frac = 'abc'"),
+        (["--subset-frac", "nan"], "subset_frac = 'nan'"),
+        (["--subset-frac", "0.1", "--subset-size", "10"], "not both"),
+        (["--subset-size", "0"], "subset_size = '0'"),
+        (["--subset-size", "5"], "class"),
+        (["--subset-size", "1000000"], "subset_size"),
+        (["--dataset", "mnits"], "did you mean 'mnist'?"),
+        (["--dataset", "mnist", "--data-dir", "empty"], "download"),
+        (["--dataset", "npz"], "data_file"),
+        (["--dataset", "npz", "--data-file", "missing.npz"], "missing.npz"),
+        (["--model", "mpl"], "did you mean 'mlp'?"),
+        (["--model", "no_such_package:factory"], "no_such_package"),
+        (["--model", "json:no_such_factory"], "no_such_factory"),
+        (["--model", "json:loads"], "json:loads"),
+        (["--model-arg", "width"], "key=value"),
+        (["--model-arg", "no_such_setting=3"], "no_such_setting"),
+        (["--solver", "lbgfs"], "did you mean 'lbfgs'?"),
+        (["--solver-arg", "no_such_setting=3"], "no_such_setting"),
+        (["--handoff", "adamm"], "adam"),
+        (["--warmup", "adamm"], "warmup = 'adamm'"),
+        (["--stop-at", "never"], "stop_at = 'never'"),
+        (["--stop-at", "validation", "--validation-fraction", "0"], "validation"),
+        (["--dtype", "float16"], "dtype = 'float16'"),
+        (["--device", "tpu"], "device = 'tpu'"),
+        (["--l2", "-1"], "l2 = '-1'"),
+        (["--l2", "inf"], "l2 = 'inf'"),
+        (["--gtol", "0"], "gtol = '0'"),
+        (["--max-iterations", "0"], "max_iterations = '0'"),
+        (["--max-epochs", "0"], "max_epochs = '0'"),
+        (["--chunk-size", "none-at-all"], "chunk_size"),
+        (["--augment-copies", "-1"], "augment_copies = '-1'"),
+        (["--seed", "x"], "seed = 'x'"),
+        (["--loss", "mse"], "loss = 'mse'"),
+        (["--solver", "none", "--handoff", "none"], "nothing would be trained"),
+        (["--config", "digit"], "did you mean 'digits'?"),
+        (["--config", "missing.toml"], "no such file"),
+        (["--config", "broken.toml"], "broken.toml"),
+        (["--config", "typo.toml"], "did you mean 'subset_frac'?"),
+        (["--config", "badphase.toml"], "phase"),
+        (["--output", "exists"], "exists already"),
+        (["--output", "file"], "is a file"),
+        (["--output", "file/inside"], "file/inside"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistake_in_a_flag(cli: Any, flags: list[str], words: str) -> None:
+    Path("empty").mkdir()
+    Path("exists").mkdir()
+    Path("file").touch()
+    Path("broken.toml").write_text("l2 = = 3")
+    Path("typo.toml").write_text("subset_fraq = 0.1")
+    Path("badphase.toml").write_text('[[phase]]\nmethod = "lbfgs"\ngtol = -1.0')
+    before = sorted(Path.cwd().rglob("*"))
+    outcome = cli("train", *flags)
+    assert outcome.code == 2, outcome.err
+    assert outcome.line.startswith("Error: ") and words in outcome.line
+    assert sorted(Path.cwd().rglob("*")) == before, "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x_train": _X}, "y_train"),
+        ({"x_train": _X, "y_train": _Y[:-1]}, "39"),
+        ({"x_train": np.where(_X == 0, np.nan, _X), "y_train": _Y}, "NaN"),
+        ({"x_train": _X, "y_train": _Y - 1}, "y_train"),
+        ({"x_train": _X.astype(object), "y_train": _Y}, "x_train"),
+    ],
+    ids=["missing array", "other length", "NaN", "negative label", "objects"],
+)
+def test_mistake_in_a_file_of_ones_own(cli: Any, arrays: dict[str, Any], words: str) -> None:
+    _npz(Path("mine.npz"), **arrays)
+    outcome = cli("train", "--dataset", "npz", "--data-file", "mine.npz", "--output", "run")
+    assert outcome.code == 2, outcome.err
+    assert words.lower() in outcome.line.lower()
+    assert not Path("run").exists()
+
+
+def test_a_file_that_is_no_npz(cli: Any) -> None:
+    Path("mine.npz").write_text("no archive")
+    outcome = cli("train", "--dataset", "npz", "--data-file", "mine.npz")
+    assert outcome.code == 2 and "mine.npz" in outcome.line
+
+
+def test_a_model_of_the_wrong_output_shape(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wrong_shape_factory.py").write_text(
+        "import torch\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    outcome = cli("train", "--model", "wrong_shape_factory:make", "--output", "run")
+    assert outcome.code == 2 and "7" in outcome.line and "10" in outcome.line
+    assert not Path("run").exists()
+
+
+def test_a_gpu_that_is_not_there(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    outcome = cli("train", "--device", "cuda")
+    assert outcome.code == 2 and "device = 'cuda'" in outcome.line and "--device cpu" in outcome.line
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate"])
+def test_a_directory_that_is_no_run(cli: Any, command: str) -> None:
+    Path("empty").mkdir()
+    for name in ("empty", "missing"):
+        outcome = cli(command, name)
+        assert outcome.code == 2 and name in outcome.line
+
+
+def test_a_full_disk_in_mid_run_is_one_line_with_the_path(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from subsetopt.training import run_directory
+
+    fsync, calls = run_directory.os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 6:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(run_directory.os, "fsync", full)
+    outcome = cli("train", "--output", "run", "--max-iterations", "3", "--handoff", "none")
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith("Error: output = 'run/")
+    assert "No space left on device" in outcome.err and "Traceback" not in outcome.err
+    assert not list(Path("run").glob(".*.tmp"))

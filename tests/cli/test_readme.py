@@ -1,0 +1,70 @@
+"""The README promises only what there is: commands, flags, settings and files."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from subsetopt_cli.main import _COMMANDS
+from subsetopt_cli.presets import preset_files
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+CALLS = [
+    shlex.split(call.split("#")[0], comments=True)[1:]
+    for block in BLOCKS
+    for line in block.splitlines()
+    for call in re.findall(r"(?:^|&& )(?:\.venv/bin/)?(subsetopt .*)", line)
+]
+
+
+def _flags(name: str) -> set[str]:
+    command: Any = importlib.import_module(f"subsetopt_cli.commands.{name}").command
+    assert isinstance(command, click.Command)
+    return {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)} | {"--help"}
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_every_command_in_the_readme_parses(call: list[str]) -> None:
+    name, *rest = call
+    assert name in _COMMANDS
+    flags = [word for word in rest if word.startswith("--")]
+    assert set(flags) <= _flags(name)
+
+
+def test_every_flag_named_in_the_text_exists() -> None:
+    known = {flag for name in _COMMANDS for flag in _flags(name)}
+    mentioned = set(re.findall(r"`(--[a-z][a-z0-9-]*)", README)) - {"--check"}
+    assert mentioned and mentioned <= known
+
+
+def test_presets_that_the_readme_uses_are_shipped() -> None:
+    used = {word for call in CALLS for flag, word in pairwise(call) if flag == "--config"}
+    assert used and used <= set(preset_files())
+
+
+@pytest.mark.parametrize("name", ["run", "test"])
+def test_the_commands_that_ci_runs_are_marked(name: str) -> None:
+    pattern = rf"<!-- command: {name} -->\n```sh\n(.*?)\n```"
+    (command,) = re.findall(pattern, README, flags=re.DOTALL)
+    assert "\n" not in command, "one command line"
+    assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ")
+
+
+def test_the_python_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "tensor([1" in printed, "Rosenbrock's minimum is at (1, 1)"
+
+
+def test_files_that_the_readme_names_are_there() -> None:
+    for name in ("LICENSE", "CITATION.cff", "constraints.txt", ".ci/run", "configs"):
+        assert (ROOT / name).exists()

@@ -1,0 +1,83 @@
+"""The figure shows the numbers of metrics.jsonl, and is written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+
+from subsetopt.errors import RunDirectoryError
+from subsetopt.report import figure, loss_figure
+
+
+@pytest.fixture
+def axes(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
+    """Collects the axes that the code under test draws on."""
+    drawn: list[Axes] = []
+    dress = figure._dress
+
+    def keep(axes: Axes, *rest: Any) -> None:
+        drawn.append(axes)
+        dress(axes, *rest)
+
+    monkeypatch.setattr(figure, "_dress", keep)
+    return drawn
+
+
+def test_curves_are_the_recorded_losses_against_the_recorded_cost(run_directory: Path, axes: list[Axes]) -> None:
+    path = loss_figure(run_directory)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    lines = {line.get_label(): line for line in axes[0].get_lines() if not str(line.get_label()).startswith("_")}
+    assert list(lines) == [
+        "warm-up: adam, loss on the subset",
+        "subset solve: lbfgs, loss on the subset",
+        "hand-off: lbfgs, loss on the full training set",
+    ]
+    warmup, _, handoff = lines.values()
+    assert len(warmup.get_xdata()) == 19, "the record without a loss is left out"
+    assert list(handoff.get_ydata())[:2] == [0.65, 0.6 * 0.7 + 0.05]
+    assert warmup.get_linestyle() != handoff.get_linestyle(), "subset and full objective differ in style"
+    assert axes[0].get_yscale() == "log"
+
+
+def test_title_names_data_model_and_ratio_and_falls_back_to_the_directory(
+    run_directory: Path, result: dict[str, Any], axes: list[Axes]
+) -> None:
+    (run_directory / "result.json").unlink()
+    loss_figure(run_directory, result)
+    loss_figure(run_directory)
+    assert "Q = 2.11" in axes[0].get_title(loc="left")
+    assert axes[1].get_title(loc="left") == run_directory.name
+
+
+def test_losses_below_zero_are_drawn_on_a_linear_scale(run_directory: Path, axes: list[Axes]) -> None:
+    line = '{"phase": 0, "role": "solve", "method": "ncg", "data": "subset", "loss": -1.0, "epoch_equivalents": 1.0}'
+    (run_directory / "metrics.jsonl").write_text(line + "\n")
+    loss_figure(run_directory)
+    assert axes[0].get_yscale() == "linear"
+
+
+def test_a_run_without_any_finite_loss_still_gets_its_figure(run_directory: Path, axes: list[Axes]) -> None:
+    (run_directory / "metrics.jsonl").write_text("")
+    assert loss_figure(run_directory).exists()
+    assert "no finite loss" in axes[0].texts[0].get_text()
+
+
+def test_a_corrupt_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"metrics\.jsonl cannot be read"):
+        loss_figure(tmp_path)
+
+
+def test_a_failed_write_leaves_neither_half_a_figure_nor_a_temporary_file(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunDirectoryError, match="No space left"):
+        loss_figure(run_directory)
+    assert sorted(path.name for path in run_directory.iterdir()) == ["metrics.jsonl", "result.json"]
