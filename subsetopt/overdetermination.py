@@ -143,7 +143,7 @@ def fraction_table(
         share = _exact_ratio(fraction, "fraction")
         if share > 1:
             raise SettingError("fraction", fraction, "must lie in (0, 1]", "try 0.1")
-        over = overdetermination_ratio(parameters, max(1, round(share * total)), outputs)
+        over = overdetermination_ratio(parameters, max(1, round(float(share) * total)), outputs)
         excess = relative_excess(over.ratio) if over.ratio > 1 else None
         rows.append(FractionRow(float(share), over.samples, over.ratio, excess))
     return tuple(rows)
@@ -162,7 +162,7 @@ def verdict(over: Overdetermination, over_full: Overdetermination | None = None,
         how_many = "exactly as many equations as" if over.ratio == 1 else "fewer equations than"
         position = (
             f"Q = {_figure(over.ratio)}{full}: the subset sets {how_many} there are parameters, so a flexible model "
-            "can fit it exactly and the L2 term, not the data, then decides where the minimum lies."
+            "can fit it exactly and, without an L2 term, its minimum is not determined."
         )
     return f"{position} {_outlook(over, task)}"
 
@@ -176,7 +176,7 @@ def warning(over: Overdetermination, task: str = "classification") -> str | None
     problem = (
         "the subset sets fewer equations than there are parameters and may be fitted exactly"
         if over.ratio < 1
-        else "for squared loss that predicts at least twice the attainable loss at the subset minimum"
+        else "for squared loss that predicts more than twice the attainable loss at the subset minimum"
     )
     needed = samples_for_ratio(over.parameters, over.outputs, threshold)
     return f"Q = {_figure(over.ratio)}: {problem}; Q = {threshold:g} takes {needed} samples, or use a smaller model"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import traceback
 
@@ -72,14 +71,3 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def _say(line: str) -> None:
     click.echo(" ".join(line.split()), err=True)
-
-
-def flush_quietly() -> bool:
-    """Flush standard output; false when its reader is gone (`subsetopt list models | head -1`), which is no error."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The interpreter flushes once more at exit; give it somewhere to write.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True

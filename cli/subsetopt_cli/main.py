@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from subsetopt_cli.failures import exit_code_of, flush_quietly
+from subsetopt_cli.failures import exit_code_of
 
 _COMMANDS = {
     "train": "Train on a random subset to its minimum, then hand over to the full set.",
@@ -83,10 +83,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors become one line on standard error."""
     try:
         result = cli.main(list(arguments), prog_name="subsetopt", standalone_mode=False)
-        code = result if isinstance(result, int) else 0
     except (Exception, click.Abort, KeyboardInterrupt) as error:
-        code = exit_code_of(error, debug="--debug" in arguments)
-    return code if flush_quietly() else 1
+        return exit_code_of(error, debug="--debug" in arguments)
+    return result if isinstance(result, int) else 0
 
 
 def main() -> None:

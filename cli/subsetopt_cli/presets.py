@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,17 @@ def read_config(text: str) -> dict[str, Any]:
     return read_toml(path)
 
 
-def layer_flags(base: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """Put flags over a file's settings. Settings of a model or solver stay with it: another one starts afresh."""
+def overrides(base: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags as a layer over a file's settings.
+
+    Settings of the file's model and solver stay with these: flags add to them, another model or solver starts afresh.
+    """
     from subsetopt.training.config import RunConfig
 
-    merged = {**base, **flags}
+    layer = dict(flags)
     for name, arguments in (("model", "model_args"), ("solver", "solver_args")):
         named = base.get(name, RunConfig.model_fields[name].default)
-        kept = base.get(arguments, {}) if merged.get(name, named) == named else {}
-        combined = {**kept, **flags.get(arguments, {})} if isinstance(kept, dict) else kept
-        if combined or arguments in merged:
-            merged[arguments] = combined
-    return merged
+        kept = base.get(arguments, {}) if flags.get(name, named) == named else {}
+        if isinstance(kept, Mapping) and (name in flags or arguments in flags):
+            layer[arguments] = {**kept, **flags.get(arguments, {})}
+    return layer

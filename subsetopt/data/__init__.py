@@ -1,1 +1,33 @@
+"""Data sets, the subsets drawn from them, fixed augmented copies and downloads.
 
+scikit-learn and Pillow are imported by the readers that need them, when they need them.
+"""
+
+from subsetopt.data.augment import augmented_copies
+from subsetopt.data.catalog import DATASETS
+from subsetopt.data.dataset import Dataset, Normalization, Split, Task
+from subsetopt.data.download import download
+from subsetopt.data.loading import dataset_from_arrays, load_dataset
+from subsetopt.data.normalization import Preprocess
+from subsetopt.data.publishers import PUBLISHED, PublishedFile
+from subsetopt.data.subset import disjoint, draw, missing_classes, require_all_classes, subset_size
+
+__all__ = [
+    "DATASETS",
+    "PUBLISHED",
+    "Dataset",
+    "Normalization",
+    "Preprocess",
+    "PublishedFile",
+    "Split",
+    "Task",
+    "augmented_copies",
+    "dataset_from_arrays",
+    "disjoint",
+    "download",
+    "draw",
+    "load_dataset",
+    "missing_classes",
+    "require_all_classes",
+    "subset_size",
+]

@@ -86,9 +86,10 @@ def subset_size(n: int, *, fraction: float | None = None, size: int | None = Non
         problem = "neither a fraction nor a size is given" if size is None else "a fraction is given, too"
         raise SettingError("subset_size", size, problem, "give one of --subset-frac and --subset-size")
     if size is None:
-        if not _is_real(fraction) or not math.isfinite(float(fraction)) or not 0 < fraction <= 1:  # type: ignore[arg-type, operator]  # narrowed by _is_real
+        share = as_number(fraction)
+        if not 0 < share <= 1:
             raise SettingError("subset_frac", fraction, "must be a number in (0, 1]", "try --subset-frac 0.1")
-        return max(1, round(float(fraction) * n))  # type: ignore[arg-type]  # not None: checked above
+        return max(1, round(share * n))
     remedy = f"use --subset-size 1 to {n}, or --subset-frac 0.1"
     if not _is_integer(size) or size < 1:
         raise SettingError("subset_size", size, "must be a whole number from 1", remedy)
@@ -113,26 +114,25 @@ def ranking(n: int, seed: int, labels: NDArray[np.int64] | None, length: int) ->
     permutation = np.argsort(np.argsort(extra[1:], kind="stable"), kind="stable")
     offsets = (permutation + uniforms(extra[:1])) / len(classes)
     sequence = class_sequence(counts, offsets, length)
-    return by_class[starts[sequence] + _occurrence(sequence)]
+    rows: NDArray[np.int64] = by_class[starts[sequence] + _occurrence(sequence)]
+    return rows
 
 
 def _occurrence(values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how often each value has occurred before it: [3, 1, 3] gives [0, 0, 1]."""
-    order = np.argsort(values, kind="stable")
-    counts = np.bincount(values)
-    earlier = np.empty_like(order)
+    order, counts = np.argsort(values, kind="stable"), np.bincount(values)
+    earlier = np.empty(len(values), np.int64)
     earlier[order] = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
     return earlier
 
 
-def _within_class(
-    order: NDArray[np.int64], labels: NDArray[np.int64], words: NDArray[np.uint64]
-) -> NDArray[np.int64]:
+def _within_class(order: NDArray[np.int64], labels: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Keep the classes that a stratified subset has, but draw each row anew among all rows of its class."""
     _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     members, starts = np.argsort(codes, kind="stable"), np.cumsum(counts) - counts
     chosen = codes[order[np.arange(len(words)) % len(order)]]
-    return members[starts[chosen] + (words % counts[chosen].astype(np.uint64)).astype(np.int64)]
+    rows: NDArray[np.int64] = members[starts[chosen] + (words % counts[chosen].astype(np.uint64)).astype(np.int64)]
+    return rows
 
 
 def _labels(stratify: Tensor | NDArray[Any], n: int) -> NDArray[np.int64]:
@@ -157,5 +157,6 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_real(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def as_number(value: object) -> float:
+    """Return a real number as a float, and NaN, which fails every comparison, for anything else."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan

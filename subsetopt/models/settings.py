@@ -13,11 +13,12 @@ from typing import Any, Literal
 from subsetopt.errors import SettingError, unknown_name
 
 SUPPLIED = ("in_shape", "n_outputs")
+RESERVED = ("name", *SUPPLIED, "seed", "dtype")
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def parse_model_args(pairs: Sequence[str]) -> dict[str, str]:
-    """Split `key=value` arguments; raises `SettingError` for one without a key or "=", and for a key given twice."""
+    """Split `key=value` arguments; raises `SettingError` for a missing key or "=", a key given twice or reserved."""
     arguments: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = (part.strip() for part in pair.partition("="))
@@ -26,7 +27,17 @@ def parse_model_args(pairs: Sequence[str]) -> dict[str, str]:
         if key in arguments:
             raise SettingError("model_arg", pair, f"{key} is given twice", "keep one of them")
         arguments[key] = value
+    refuse_reserved(arguments)
     return arguments
+
+
+def refuse_reserved(settings: Mapping[str, Any]) -> None:
+    """Raise `SettingError` for a setting that `build_model` itself has: the run and its data set decide that one."""
+    for name in RESERVED:
+        if name in settings:
+            raise SettingError(
+                f"model_arg {name}", settings[name], "is set by the run and its data set", "leave it out"
+            )
 
 
 def convert_settings(model: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +58,7 @@ def convert_settings(model: str, factory: Callable[..., Any], given: Mapping[str
     }
     for name, value in given.items():
         if name not in named and (not open_ended or name in SUPPLIED):
-            raise _unknown_setting(model, name, value, sorted(named))
+            raise _unknown_setting(model, name, value, list(named))
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in given:
             raise SettingError(name, None, f"model {model!r} needs this setting", f"add --model-arg {name}=VALUE")

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_IEEE = "ieee"
-
 
 @contextmanager
 def exact_arithmetic(device: torch.device, allow_tf32: bool = False) -> Iterator[None]:
@@ -43,25 +41,29 @@ def plain(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _ieee_float32() -> Iterator[None]:
-    switches = [(owner, name, getattr(owner, name)) for owner, name in _float32_switches()]
-    changed = [switch for switch in switches if switch[2] not in (_IEEE, False)]
-    for owner, name, value in changed:
-        setattr(owner, name, False if isinstance(value, bool) else _IEEE)
+    # The old switch comes first on the way in and on the way out: setting it overwrites the new ones.
+    matmul = torch.get_float32_matmul_precision()
+    changed = [(owner, name, value) for owner, name in _switches() if (value := getattr(owner, name)) not in _EXACT]
+    if matmul != "highest":
+        torch.set_float32_matmul_precision("highest")
     try:
+        for owner, name, value in changed:
+            setattr(owner, name, False if isinstance(value, bool) else "ieee")
         yield
     finally:
+        if matmul != "highest":
+            torch.set_float32_matmul_precision(matmul)
         for owner, name, value in changed:
             setattr(owner, name, value)
 
 
-def _float32_switches() -> list[tuple[Any, str]]:
+_EXACT = ("ieee", "none", False)
+
+
+def _switches() -> list[tuple[Any, str]]:
     backends: Any = torch.backends
-    if hasattr(backends, "fp32_precision"):  # torch >= 2.9; reading its old switches beside these raises
-        owners = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, *_mkldnn_owners())
-        return [(owner, "fp32_precision") for owner in owners]
-    return [(backends.cuda.matmul, "allow_tf32"), (backends.cudnn, "allow_tf32")]
-
-
-def _mkldnn_owners() -> list[Any]:
-    mkldnn: Any = torch.backends.mkldnn
-    return [getattr(mkldnn, name) for name in ("matmul", "conv", "rnn") if hasattr(mkldnn, name)]
+    if not hasattr(backends, "fp32_precision"):  # before torch 2.9
+        return [(backends.cuda.matmul, "allow_tf32"), (backends.cudnn, "allow_tf32")]
+    families = (backends.cuda, backends.cudnn, backends.mkldnn)
+    owners = (getattr(family, kind, None) for family in families for kind in ("matmul", "conv", "rnn"))
+    return [(owner, "fp32_precision") for owner in owners if hasattr(owner, "fp32_precision")]

@@ -119,8 +119,9 @@ class FlatModel:
         """Set the buffers that `buffers()` gave back; raises `ModelError`, changing nothing, when they do not fit."""
         own = dict(self._module.named_buffers())
         _check_names(own, buffers, "buffers")
-        for name, buffer in own.items():
-            buffer.copy_(buffers[name])
+        with torch.no_grad():
+            for name, buffer in own.items():
+                buffer.copy_(buffers[name])
 
     def write_back(self, w: Tensor, module: nn.Module) -> None:
         """Copy w and the buffers into `module`, a model of the same architecture, keeping its dtype and device.
@@ -195,13 +196,20 @@ class FlatModel:
 
     @contextmanager
     def averaging(self) -> Iterator[None]:
-        """Reset the running statistics and let BatchNorm average them with equal weights (momentum None)."""
+        """Reset the running statistics and let BatchNorm average them with equal weights (momentum None).
+
+        An exception inside brings the old statistics back.
+        """
+        before = self.buffers()
         momenta = [norm.momentum for norm in self._norms]
         try:
             for norm in self._norms:
                 norm.reset_running_stats()
                 norm.momentum = None
             yield
+        except BaseException:
+            self.load_buffers(before)
+            raise
         finally:
             for norm, momentum in zip(self._norms, momenta, strict=True):
                 norm.momentum = momentum

@@ -39,7 +39,7 @@ def evaluate_last_layer(flat: FlatModel, w: Tensor, x: Tensor, mode: Mode) -> tu
             handle.remove()
         if seen and seen[0][1] is outputs:
             return outputs, seen[0][0].detach().flatten(1)
-    raise ModelError("model: it does not end in a linear layer, whose inputs this sampler compares; use another sampler")
+    raise ModelError("model: no linear layer at its end, whose inputs this sampler compares; use another sampler")
 
 
 def _last_linear(flat: FlatModel) -> nn.Linear | None:

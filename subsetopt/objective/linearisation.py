@@ -11,28 +11,27 @@ gradient lie between 1 and 2, and 1 and 4/3. `torch.func.linearize` needs as muc
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
-from subsetopt.objective.curvature_ops import lean_second_derivatives
+from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.guard import PROBE_SAMPLES
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import SavedBytes
 from subsetopt.objective.protocol import CallKind
-
-Product = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
-"""v in the parameters' shapes -> the product in the same shapes, None where it is zero."""
-
-Recorder = Callable[[FlatModel, Loss, Tensor, Tensor, Tensor, float], Product]
-"""(model, loss, w, inputs, targets, 1/K) -> the product of one chunk."""
+from subsetopt.objective.recorders import (
+    Product,
+    Recorder,
+    record_gauss_newton,
+    record_gauss_newton_difference,
+    record_hessian,
+    record_hessian_difference,
+)
 
 
 class ChunkSource(Protocol):
@@ -131,6 +130,8 @@ class ModelLinearisation:
         into, direction = self._source.flat.views(result), self._source.flat.views(v)
         for product in products:
             _add(into, product(direction))
+            # Without this the next chunk's graph would be recorded beside this one.
+            del product
         return result
 
     def _at(self, recorder: Recorder, index: int, samples: int | None = None) -> Product:
@@ -151,91 +152,8 @@ class ModelLinearisation:
         return sum(1 for _, stop in source.edges if stop <= affordable)
 
 
-def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
-    """Record v -> scale * (Hessian of the summed loss of one chunk) v."""
-    leaves = flat.leaves(w)
-    with _recording(in_cotangent_only=False):
-        total = loss.total(flat.call(leaves, x, "deterministic"), y, accumulation_dtype(w.device)) * scale
-        gradients = torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
-    curved = [index for index, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad]
-    heads = [gradients[index] for index in curved]
-
-    def product(v: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        if not heads:
-            return [None] * len(leaves)
-        cotangents = [v[index] for index in curved]
-        return torch.autograd.grad(heads, leaves, cotangents, retain_graph=True, allow_unused=True)
-
-    return product
-
-
-def record_gauss_newton(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
-    """Record v -> scale * J' H_z J v for one chunk."""
-    leaves = flat.leaves(w)
-    with _recording(in_cotangent_only=True):
-        z = flat.call(leaves, x, "deterministic")
-        u = torch.zeros_like(z, requires_grad=True)
-        pulled_back = torch.autograd.grad(z, leaves, u, create_graph=True, allow_unused=True)
-    used = [index for index, part in enumerate(pulled_back) if part is not None and part.requires_grad]
-    heads = [pulled_back[index] for index in used]
-    output_hessian = loss.output_hessian(z, y)
-
-    def product(v: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        (pushed,) = torch.autograd.grad(heads, u, [v[index] for index in used], retain_graph=True)
-        return torch.autograd.grad(z, leaves, output_hessian(pushed) * scale, retain_graph=True, allow_unused=True)
-
-    return product
-
-
-def record_hessian_difference(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
-    """Return v -> the Hessian product of `record_hessian` by central differences of the gradient."""
-
-    def gradient(at: Tensor) -> Tensor:
-        leaves = flat.leaves(at)
-        total = loss.total(flat.call(leaves, x, "deterministic"), y, accumulation_dtype(w.device)) * scale
-        parts = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
-        return torch.cat([part.reshape(-1) for part in parts])
-
-    return lambda v: flat.views(_central_difference(gradient, w, v))
-
-
-def record_gauss_newton_difference(
-    flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float
-) -> Product:
-    """Return v -> the product of `record_gauss_newton` with J v by central differences of the outputs."""
-    leaves = flat.leaves(w)
-    z = flat.call(leaves, x, "deterministic")
-    output_hessian = loss.output_hessian(z, y)
-
-    def outputs(at: Tensor) -> Tensor:
-        with torch.no_grad():
-            return flat.forward(at, x, "deterministic")
-
-    def product(v: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        pushed = output_hessian(_central_difference(outputs, w, v))
-        return torch.autograd.grad(z, leaves, pushed * scale, retain_graph=True, allow_unused=True)
-
-    return product
-
-
 _EXACT: dict[CallKind, Recorder] = {"hvp": record_hessian, "ggnvp": record_gauss_newton}
 _DIFFERENCES: dict[CallKind, Recorder] = {"hvp": record_hessian_difference, "ggnvp": record_gauss_newton_difference}
-
-
-def _central_difference(function: Callable[[Tensor], Tensor], w: Tensor, v: Sequence[Tensor]) -> Tensor:
-    direction = torch.cat([part.reshape(-1) for part in v])
-    # The step eps^(1/3) (1 + |w|) / |v| balances rounding against truncation (Nocedal & Wright 2006, section 8.1).
-    length = direction.norm().clamp(min=torch.finfo(w.dtype).tiny)
-    step: Tensor = torch.finfo(w.dtype).eps ** (1 / 3) * (1 + w.norm()) / length
-    forward, backward = function(w + step * direction), function(w - step * direction)
-    return (forward - backward) / (2 * step)
-
-
-@contextmanager
-def _recording(in_cotangent_only: bool) -> Iterator[None]:
-    # The fused attention kernels have no second derivative; the plain formula has.
-    with sdpa_kernel(SDPBackend.MATH), lean_second_derivatives(in_cotangent_only):
-        yield
 
 
 def _add(into: Sequence[Tensor], parts: Sequence[Tensor | None]) -> None:

@@ -23,6 +23,8 @@ from subsetopt.objective.meters import CountingMeter
 from subsetopt.objective.noise import MINIMUM_CHUNKS, NoiseAccumulator
 from subsetopt.objective.protocol import CallKind, Meter, Purpose
 
+Edges = Sequence[tuple[int, int]]
+
 
 class Objective:
     """f(w) = (1/K) sum_i loss_i(w) + (l2/2) ||w||^2 over the K rows `indices` (default: all).
@@ -130,7 +132,7 @@ class Objective:
         with exact_arithmetic(self.device, self.allow_tf32):
             leaves = self.flat.leaves(w)
             gradient = torch.zeros_like(self.flat.check(w), requires_grad=False)
-            value = self._noisy_sum(leaves, gradient) if self.track_noise else self._sum(leaves, gradient)
+            value = (self._noisy_sum if self.track_noise else self._sum)(leaves, gradient, self.edges)
             with torch.no_grad():
                 return value + self._penalty(w), gradient.add_(w.detach(), alpha=self.l2)
 
@@ -154,27 +156,23 @@ class Objective:
         """Charge work done for curvature products."""
         self.meter.charge(kind, samples, "product")
 
-    def _sum(self, leaves: Sequence[Tensor], gradient: Tensor) -> Tensor:
+    def _sum(self, leaves: Sequence[Tensor], gradient: Tensor, edges: Edges) -> Tensor:
         for leaf, view in zip(leaves, self.flat.views(gradient), strict=True):
             leaf.grad = view
         total = self._zero()
-        for x, y in chunks(self._data, self.edges):
+        for x, y in chunks(self._data, edges):
             part = self.loss.total(self.flat.call(leaves, x, "deterministic"), y, self._accumulate) / self.n_samples
             # Gradients are added straight into the flat buffer that the leaves' .grad are views of.
             part.backward(inputs=list(leaves))  # type: ignore[no-untyped-call] # torch leaves it unannotated
             total += part.detach()
         return total
 
-    def _noisy_sum(self, leaves: Sequence[Tensor], gradient: Tensor) -> Tensor:
-        noise = NoiseAccumulator([stop - start for start, stop in self.edges], self._accumulate)
-        edges, total = self.edges, self._zero()
+    def _noisy_sum(self, leaves: Sequence[Tensor], gradient: Tensor, edges: Edges) -> Tensor:
+        noise = NoiseAccumulator([stop - start for start, stop in edges], self._accumulate)
+        total = self._zero()
         for edge in edges:
             part = torch.zeros_like(gradient)
-            self.edges = [edge]
-            try:
-                total += self._sum(leaves, part)
-            finally:
-                self.edges = edges
+            total += self._sum(leaves, part, [edge])
             noise.add(part)
             gradient += part
         self._gradient_noise = noise.estimate(gradient)
@@ -206,7 +204,12 @@ class Objective:
             if self.n_samples < MINIMUM_CHUNKS:
                 raise SettingError("track_noise", True, f"needs at least {MINIMUM_CHUNKS} samples", "use more samples")
             chunk_size = min(chunk_size, self.n_samples // MINIMUM_CHUNKS)
-        return bounds(self.n_samples, chunk_size)
+        edges = bounds(self.n_samples, chunk_size)
+        if self.flat.batch_dependent and edges[-1][1] - edges[-1][0] < 2:
+            raise SettingError(
+                "chunk_size", chunk_size, "BatchNorm needs two samples in every chunk", "use larger ones"
+            )
+        return edges
 
     @cached_property
     def _digest(self) -> str:

@@ -54,7 +54,8 @@ def calibrate_prices(
         "forward": _flops(lambda: sample.value(w)),
         "gradient": _flops(lambda: sample.value_and_gradient(w)),
     }
-    products.record("hvp"), products.record("ggnvp")
+    products.record("hvp")
+    products.record("ggnvp")
     counts["hvp"] = _flops(lambda: products.hvp(v))
     counts["ggnvp"] = _flops(lambda: products.ggnvp(v))
     # A second linearisation, because the very first one also measures the size of its graph.

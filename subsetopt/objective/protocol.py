@@ -23,7 +23,7 @@ class Meter(Protocol):
         """Charge one call over `samples` samples; may raise `BudgetExhausted`, and then the call is not made."""
 
 
-class BudgetExhausted(Exception):
+class BudgetExhausted(Exception):  # noqa: N818 (an event, not an error)
     """Raised by a meter when the next call would overrun the budget; the solve keeps its last good state."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from subsetopt.errors import RunDirectoryError
 
@@ -104,6 +105,7 @@ def _dress(axes: Axes, curves: list[_Curve], title: str) -> None:
         axes.text(0.5, 0.5, "no finite loss was recorded", ha="center", transform=axes.transAxes, color=_INK)
     elif all(loss > 0 for curve in curves for loss in curve.loss):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.03, y=0.12)
     axes.set_title(title, loc="left", fontsize=10, color=_INK)

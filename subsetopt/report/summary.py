@@ -51,13 +51,12 @@ def _opening(result: Mapping[str, Any]) -> list[str]:
 
 def _ratio(result: Mapping[str, Any]) -> list[str]:
     facts = result["overdetermination"]
-    copies = f" (with {facts['augment_copies']} augmented copies of each)" if facts.get("augment_copies") else ""
-    text = (
-        f"K = {facts['samples']} subset samples{copies} x M = {facts['outputs']} outputs give "
-        f"{facts['samples'] * facts['outputs']} equations for P = {facts['parameters']} parameters: "
-        f"Q = K·M/P = {facts['ratio']:.3g}."
+    copies = f" (each with {facts['augment_copies']} augmented copies)" if facts.get("augment_copies") else ""
+    heading = (
+        f"Overdetermination ratio Q = K·M/P = {facts['samples']} samples{copies} x {facts['outputs']} outputs / "
+        f"{facts['parameters']} parameters = {facts['ratio']:.3g}"
     )
-    return ["Overdetermination ratio", *_wrapped(text), *_wrapped(str(facts["verdict"]))]
+    return [heading, *_wrapped(str(facts["verdict"]))]
 
 
 def _course(result: Mapping[str, Any]) -> list[str]:

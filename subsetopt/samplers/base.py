@@ -76,7 +76,8 @@ class QueueSampler:
     @property
     def _exhausted(self) -> bool:
         left = len(self._order) - self._position
-        return left < self.rows_per_proposal if self.drop_last else left == 0
+        # A block without a single full batch is proposed all the same: a coreset may turn out smaller than a batch.
+        return left == 0 or (self.drop_last and self._position > 0 and left < self.rows_per_proposal)
 
     def propose(self) -> Batch:
         """Return the next batch; candidates where `selection_due` is True afterwards."""

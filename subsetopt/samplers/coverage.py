@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from subsetopt.samplers.credit import add_at
 from subsetopt.samplers.factory import make_sampler
@@ -45,6 +44,9 @@ def occupancy_pmf(name: str, n: int, fraction: float, epochs: int) -> Vector:
     rs2: Binomial(T, r). srs: Binomial(mT, 1/N), cut where the tail beyond is below 1e-12. full and fixed-subset: T
     visits with probability 1 and r, otherwise none.
     """
+    # Not at the top: the registry imports this module in every run, and scipy.stats alone takes most of a second.
+    from scipy.stats import binom
+
     m = _rows(name, n, fraction, epochs)
     if name == "rs2":
         return np.asarray(binom.pmf(np.arange(epochs + 1), epochs, m / n), dtype=np.float64)

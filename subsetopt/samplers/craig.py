@@ -26,6 +26,7 @@ arXiv 1906.01827; CORDS.
 ## Deviations from the official code
 Rows are put in index order first (public code feeds a shuffling loader and finds 1.17 of 10 planted outliers, random
 1.0), gains count all rows of the class (public code: the first batch only), and cluster sizes sum to the class size.
+Picks that stand for no row (exact duplicates) are left out.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class Craig(CoresetSampler):
                 scan.residuals[rows].float(), scan.features[rows].float(), self.settings.dense_rows
             )
             facilities = facility_location_greedy(similarity, len(rows), quota)
-            indices.append(rows[facilities.selected])
-            weights.append(facilities.sizes.float())
+            standing = facilities.sizes > 0  # exact duplicates of an earlier pick stand for nobody
+            indices.append(rows[facilities.selected[standing]])
+            weights.append(facilities.sizes[standing].float())
         return Batch(torch.cat(indices), torch.cat(weights))

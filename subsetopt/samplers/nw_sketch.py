@@ -123,6 +123,8 @@ class NWSketch(QueueSampler):
         super().__init__(n_samples, batch_size, seed, device, *rest)
         s = self.settings
         self.epoch_rows = rows_of(s.fraction, n_samples)
+        if self.drop_last and self.epoch_rows > batch_size:  # else every short last block would be a batch of its own
+            self.epoch_rows -= self.epoch_rows % batch_size
         self.blocks_per_epoch = max(1, math.ceil(self.steps_per_epoch / s.query_every))
         self.unbiased = s.correction == "importance"
         self.normalise_batches = s.correction == "self-normalised"

@@ -19,10 +19,8 @@ def make_solver(name: str, **settings: Any) -> Solver:
     Raises `SettingError` for an unknown name, an unknown setting, a wrong type or a value out of range.
     """
     target = SOLVERS.get(name)
-    if isinstance(target, functools.partial):
-        kind, fixed = target.func, frozenset(target.keywords)
-    else:
-        kind, fixed = target, frozenset[str]()
+    fixed = frozenset(target.keywords) if isinstance(target, functools.partial) else frozenset[str]()
+    kind: Any = target.func if isinstance(target, functools.partial) else target
     return target(**check_settings(kind, settings, name, fixed))
 
 

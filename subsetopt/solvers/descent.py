@@ -10,15 +10,15 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
-from subsetopt.objective.protocol import SmoothObjective
+from subsetopt.objective.protocol import Purpose, SmoothObjective
 from subsetopt.solvers.host import dot, host_read
 from subsetopt.solvers.iterate import (
     Iterate,
     StopSettings,
     advance,
     evaluate,
+    promised_decrease,
     restart_fields,
-    rounding_noise,
     start_fields,
 )
 from subsetopt.solvers.line_search import LineSearch, Trial, WolfeConditions
@@ -74,7 +74,9 @@ class DescentSolver(StopSettings, Generic[M]):
 
     def init(self, objective: SmoothObjective, w: Tensor) -> DescentState[M]:
         """Evaluate at a copy of w, shape (P,)."""
-        return self.state_type(**start_fields(objective, w), memory=self.new_memory(w))
+        start = start_fields(objective, w)
+        state: DescentState[M] = self.state_type(**start, memory=self.new_memory(start["w"]))
+        return state
 
     def step(self, objective: SmoothObjective, state: DescentState[M]) -> DescentState[M]:
         """Search along the direction and, where that fails, once along steepest descent with a fresh memory."""
@@ -90,7 +92,7 @@ class DescentSolver(StopSettings, Generic[M]):
         if trial is None or line is None:
             return dataclasses.replace(state, memory=memory, evaluations=search.evaluations, failure=search.failure)
         memory, length = self.learn(memory, state, line, trial)
-        return advance(objective, state, trial, search.evaluations, memory=memory, step_length=length)
+        return advance(state, trial, search.evaluations, memory=memory, step_length=length)
 
     def steepest(self, state: DescentState[M]) -> Line:
         """Return the line along -g; its first step is as long as the last accepted one."""
@@ -125,26 +127,22 @@ class _Search:
     def along(self, line: Line) -> Trial | None:
         """Return the accepted trial, or None with the reason in `failure`."""
         solver, state = self._solver, self._state
-        noise = rounding_noise(self._objective, state.loss)
+        noise = state.noise
         budget = solver.evaluations_left(state) - (self.evaluations - self._start)
-        start = Trial(
-            0.0, state.loss, line.slope, state.gradient_norm, state.gradient_l2**2, state.w, state.gradient
-        )
-        linear = 0.0  # the longest step that the slope still calls downhill
+        start = state.point(line.slope)
+        promised = 0.0  # what the slopes say of the decrease at the longest step where they still point downhill
 
         def trial_at(step: float) -> Trial:
-            nonlocal linear
-            purpose = "train" if self.evaluations == self._start else "line_search"
+            nonlocal promised
+            purpose: Purpose = "train" if self.evaluations == self._start else "line_search"
             self.evaluations += 1
             w = state.w.add(line.direction, alpha=step)
             trial = evaluate(self._objective, w, purpose, step, line.direction)
-            if trial.slope < 0.5 * line.slope:
-                linear = max(linear, step)
+            promised = max(promised, promised_decrease(start, trial))
             return trial
 
         conditions = WolfeConditions(solver.decrease, solver.curvature, noise)
         trial, _ = LineSearch(solver.max_trials)(trial_at, start, line.first_step, conditions, budget)
         if trial is None and self.evaluations - self._start < solver.evaluations_left(state):
-            promised = -0.5 * line.slope * linear
             self.failure = (StopReason.LINE_SEARCH if promised > 10 * noise else StopReason.PRECISION_FLOOR).value
         return trial

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from subsetopt.objective.arithmetic import accumulation_dtype
 
 BLOCK = 1 << 16  # columns converted to float64 at a time: bounds the extra memory of a float32 product
 
@@ -43,8 +44,9 @@ def products(rows: Tensor, columns: Tensor) -> Tensor:
     """Return `rows @ columns` for shapes (r, P) and (P, c), accumulated in float64 block by block."""
     if rows.dtype == torch.float64:
         return rows @ columns
-    total = torch.zeros(len(rows), columns.shape[1], dtype=torch.float64, device=rows.device)
+    wide = accumulation_dtype(rows.device)
+    total = torch.zeros(len(rows), columns.shape[1], dtype=wide, device=rows.device)
     for start in range(0, rows.shape[1], BLOCK):
         block = slice(start, start + BLOCK)
-        total += rows[:, block].double() @ columns[block].double()
+        total += rows[:, block].to(wide) @ columns[block].to(wide)
     return total

@@ -18,7 +18,7 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.solvers.settings import setting
 from subsetopt.solvers.state import UNSAVED
 
-NOISE_FACTOR = 4.0  # rounding error of a loss, in units of eps·|f|
+LOSS_ULPS, PARAMETER_ULPS = 4.0, 1.0  # assumed relative errors of f and of each w_i, in units of eps
 PATIENCE = 20  # iterations without a representable gain before the precision floor is declared
 
 
@@ -26,7 +26,9 @@ PATIENCE = 20  # iterations without a representable gain before the precision fl
 class Iterate:
     """The part of a solver's state that the loop around it sees (see `protocol.State`).
 
-    `gradient` and `gradient_l2` (its Euclidean norm) belong to `w`, as do `loss` and `gradient_norm` (max|g|).
+    `gradient` and `gradient_l2` (its Euclidean norm) belong to `w`, as do `loss`, `gradient_norm` (max|g|) and
+    `noise`, the size of a change in loss that cannot be told from rounding.
+
     `scale` is a size of the loss at the start that is never zero, `failure` the reason why no step is possible.
     """
 
@@ -35,6 +37,7 @@ class Iterate:
     loss: float
     gradient_norm: float
     gradient_l2: float
+    noise: float
     # the lowest point; among points whose losses differ by rounding only, the one with the smallest gradient
     best_w: Tensor
     best_loss: float
@@ -52,6 +55,11 @@ class Iterate:
     evaluations: int = 0
     products: int = 0
     failure: str | None = None
+
+    def point(self, slope: float) -> Trial:
+        """Return `w` as the start of a line along which the slope is `slope`."""
+        square = self.gradient_l2**2
+        return Trial(0.0, self.loss, slope, self.gradient_norm, square, self.noise, self.w, self.gradient)
 
 
 S = TypeVar("S", bound=Iterate)
@@ -93,10 +101,14 @@ def evaluate(
     `along` is the direction of the slope; without it the slope is 0.
     """
     loss, gradient = objective.value_and_gradient(w, purpose)
-    dots = [dot(gradient, other) for other in (gradient, along) if other is not None]
-    numbers = host_read(torch.stack([loss.detach().double(), gradient.abs().amax().double(), *dots]))
-    value, largest, square = numbers[:3]
-    return Trial(step, value, numbers[3] if along is not None else 0.0, largest, square, w, gradient)
+    products = gradient * w
+    pairs = [(gradient, gradient), (products, products)] + ([] if along is None else [(gradient, along)])
+    dots = [dot(a, b) for a, b in pairs]
+    scalars = [loss.detach(), gradient.abs().amax(), *dots]
+    numbers = host_read(torch.stack([scalar.to(dots[0].dtype) for scalar in scalars]))
+    value, largest, square, sensitivity = numbers[:4]
+    noise = rounding_noise(objective.dtype, value, sensitivity)
+    return Trial(step, value, numbers[4] if along is not None else 0.0, largest, square, noise, w, gradient)
 
 
 def start_fields(objective: SmoothObjective, w: Tensor) -> dict[str, Any]:
@@ -123,9 +135,9 @@ def restart_fields(objective: SmoothObjective, state: Iterate) -> dict[str, Any]
     return {**start_fields(objective, state.w), **counts, "evaluations": state.evaluations + 1}
 
 
-def advance(objective: SmoothObjective, state: S, trial: Trial, evaluations: int, **changes: Any) -> S:
+def advance(state: S, trial: Trial, evaluations: int, **changes: Any) -> S:
     """Return the state at the accepted `trial`, one iteration on; notes the best point, stalling and divergence."""
-    noise = rounding_noise(objective, state.loss)
+    noise = state.noise
     l2 = math.sqrt(trial.square_norm)
     gained = trial.loss < state.gained_loss - noise or l2 < 0.9 * state.gained_l2
     lower = trial.loss < state.best_loss - noise
@@ -149,9 +161,21 @@ def advance(objective: SmoothObjective, state: S, trial: Trial, evaluations: int
     )
 
 
-def rounding_noise(objective: SmoothObjective, loss: float) -> float:
-    """Return the size of a change in `loss` that cannot be told from rounding in the objective's dtype."""
-    return NOISE_FACTOR * torch.finfo(objective.dtype).eps * abs(loss)
+def promised_decrease(start: Trial, trial: Trial) -> float:
+    """Return by how much the loss must have fallen at `trial` if slopes are to be believed; 0 where they turn.
+
+    A search that fails although this exceeds the noise has met a gradient that contradicts the loss.
+    """
+    return -0.5 * start.slope * trial.step if trial.slope < 0.5 * start.slope else 0.0
+
+
+def rounding_noise(dtype: torch.dtype, loss: float, sensitivity: float) -> float:
+    """Return the rounding error of the loss: of its value, and of w itself.
+
+    `sensitivity` is ||g∘w||²: relative errors of the size eps in each w_i move the loss by about eps ||g∘w||.
+    """
+    spread = math.sqrt(sensitivity) if sensitivity >= 0 else math.nan
+    return torch.finfo(dtype).eps * (LOSS_ULPS * abs(loss) + PARAMETER_ULPS * spread)
 
 
 def _at(point: Trial) -> dict[str, Any]:
@@ -159,6 +183,7 @@ def _at(point: Trial) -> dict[str, Any]:
         "w": point.w,
         "gradient": point.gradient,
         "loss": point.loss,
+        "noise": point.noise,
         "gradient_norm": point.gradient_norm,
         "gradient_l2": math.sqrt(point.square_norm) if point.finite else math.inf,
     }

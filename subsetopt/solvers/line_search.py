@@ -15,13 +15,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Trial:
-    """One point on the line, evaluated once. `slope` is g·d; `gradient_norm` is max|g|; `square_norm` is g·g."""
+    """One point on the line, evaluated once. `slope` is g·d; `gradient_norm` is max|g|; `square_norm` is g·g.
+
+    `noise` is the size of a change in loss that cannot be told from rounding.
+    """
 
     step: float
     loss: float
     slope: float
     gradient_norm: float
     square_norm: float
+    noise: float
     w: Tensor
     gradient: Tensor
 
@@ -44,10 +48,9 @@ class WolfeConditions:
         return trial.loss <= start.loss + self.decrease * trial.step * start.slope
 
     def approximate_decrease(self, start: Trial, trial: Trial) -> bool:
-        """Equal to the decrease condition for a quadratic, but free of the cancellation in phi(t) - phi(0)."""
-        return (
-            trial.loss <= start.loss + self.noise and trial.slope <= (2 * self.decrease - 1) * start.slope
-        )
+        """The decrease condition of a quadratic in its slope, free of the cancellation in phi(t) - phi(0)."""
+        at_rounding_level = abs(trial.loss - start.loss) <= self.noise
+        return at_rounding_level and trial.slope <= (2 * self.decrease - 1) * start.slope
 
     def flattened(self, start: Trial, trial: Trial) -> bool:
         """|phi'(t)| <= c2 |phi'(0)|."""
@@ -68,7 +71,12 @@ class LineSearch:
     max_growth: float = 10.0
 
     def __call__(
-        self, evaluate: Callable[[float], Trial], start: Trial, first_step: float, conditions: WolfeConditions, budget: int
+        self,
+        evaluate: Callable[[float], Trial],
+        start: Trial,
+        first_step: float,
+        conditions: WolfeConditions,
+        budget: int,
     ) -> tuple[Trial | None, bool]:
         """Return the accepted trial (None if no step decreases the loss) and whether it satisfies the conditions.
 
@@ -130,7 +138,7 @@ class LineSearch:
 
 
 def cubic_minimiser(a: Trial, b: Trial) -> float | None:
-    """Return the minimiser of the cubic through two points and slopes (Nocedal & Wright, eq. 3.59), None without one."""
+    """Return the minimiser of the cubic through two points and slopes (Nocedal & Wright, eq. 3.59), or None."""
     width = b.step - a.step
     d1 = a.slope + b.slope - 3 * (b.loss - a.loss) / width
     discriminant = d1 * d1 - a.slope * b.slope

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import BudgetExhausted, SmoothObjective
+from subsetopt.solvers import make_solver
 from subsetopt.solvers.protocol import Solver, SolveResult, State, StopReason
 
 Function = Callable[[Tensor], Tensor]
@@ -33,8 +35,6 @@ def minimize(
     `callback` when it returns True or raises StopIteration. Never raises for a difficult function: `stop_reason` says
     what happened. Raises `SettingError` for a wrong method, setting or starting point.
     """
-    from subsetopt.solvers import make_solver
-
     limits = {"gtol": gtol, "max_iterations": max_iterations, "max_evaluations": max_evaluations}
     solver = make_solver(method, **limits, **options)
     objective, start = _problem(fun, x0)
@@ -71,18 +71,18 @@ def summarise(state: State, reason: StopReason, shape: torch.Size) -> SolveResul
 
 
 def _problem(fun: Function | SmoothObjective, x0: Tensor | None) -> tuple[SmoothObjective, Tensor]:
-    if not isinstance(fun, Callable) or hasattr(fun, "value_and_gradient"):
-        objective: SmoothObjective = fun
-        start = objective.initial() if x0 is None else x0.detach().reshape(-1)
-        if start.numel() != objective.size:
-            raise SettingError("x0", tuple(start.shape), f"the objective has {objective.size} parameters")
-        return objective, start
-    if not isinstance(x0, Tensor) or not x0.is_floating_point() or x0.numel() == 0:
-        raise SettingError("x0", x0, "must be a tensor of floating-point numbers", "e.g. torch.zeros(10)")
-    from subsetopt.objective import FunctionObjective
+    if isinstance(fun, types.FunctionType) or not hasattr(fun, "value_and_gradient"):
+        if x0 is None:
+            raise SettingError("x0", x0, "a plain function needs a starting point", "e.g. torch.zeros(10)")
+        from subsetopt.objective import FunctionObjective
 
-    objective = FunctionObjective(fun, x0)
-    return objective, objective.initial()
+        function = FunctionObjective(cast(Function, fun), x0)
+        return function, function.initial()
+    objective = cast(SmoothObjective, fun)
+    start = objective.initial() if x0 is None else x0.detach().reshape(-1)
+    if start.numel() != objective.size:
+        raise SettingError("x0", tuple(start.shape), f"the objective has {objective.size} parameters")
+    return objective, start
 
 
 def _asks_to_stop(callback: Callback, state: State) -> bool:

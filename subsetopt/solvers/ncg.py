@@ -1,7 +1,8 @@
 """Nonlinear conjugate gradients: d = -g' + beta d, restarted where that is not a descent direction.
 
 With y = g' - g: PR+ max(0, g'·y / g·g); HS g'·y / d·y; DY g'·g' / d·y; FR g'·g' / g·g; and Hager & Zhang's
-(y - 2 d y·y / d·y)·g' / d·y, at least 0.4 d·g / d·d (2005, eq. 1.3; 2013, eq. 2.9: free of the scale of f). All agree on a quadratic with an exact line search.
+(y - 2 d y·y / d·y)·g' / d·y (2005, eq. 1.3), at least 0.4 d·g / d·d (2013, eq. 2.9), which no scaling of f disturbs.
+All agree on a quadratic with an exact line search.
 """
 
 from __future__ import annotations

@@ -56,9 +56,11 @@ class State(Protocol):
 
 
 class Solver(Protocol):
-    """`init`, `step` until `terminate` gives a reason. A solver object holds settings only; all progress is in State."""
+    """`init`, `step` until `terminate` gives a reason. A solver object holds settings only; progress is in State."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The registered name."""
 
     def init(self, objective: SmoothObjective, w: Tensor) -> Any:
         """Evaluate at w and return the initial state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import typing
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ def split(state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 first_name[key] = name
                 tensors[name] = value.detach().clone()
         else:
-            numbers[name] = value.tolist() if isinstance(value, np.ndarray) else value
+            numbers[name] = value.tolist() if isinstance(value, np.ndarray) else copy.copy(value)
     return tensors, numbers
 
 
@@ -81,4 +82,4 @@ def _number(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[value["same_as"]]
     if typing.get_origin(hint) is np.ndarray:
         return np.array(value, dtype=np.float64)
-    return value
+    return copy.copy(value)

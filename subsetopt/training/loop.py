@@ -150,13 +150,20 @@ class Loop:
             "epoch_equivalents": self._workspace.ledger.cost,
             "seconds": self._seconds(position),
         }
-        self._progress.update({**line, "fraction": fraction})
+        self._progress.update({**line, "fraction": self._fraction(phase, position, fraction)})
         if self._directory is None:
             return
         position.metrics_bytes = self._directory.append(METRICS, json.dumps(finite(line)))
         first = record["iteration"] == 0 and index == 0
         if first or time.monotonic() - self._last_save >= self._workspace.config.checkpoint_seconds:
             self._save(position)
+
+    def _fraction(self, phase: Phase, position: Position, of_iterations: float | None) -> float | None:
+        """Return the larger share used up of the phase's limits, iterations or cost; None without limits."""
+        start, epochs = position.phase_start[0], phase.config.epochs
+        of_cost = None if epochs is None else (self._workspace.ledger.cost - start) / epochs
+        shares = [share for share in (of_iterations, of_cost) if share is not None]
+        return max(shares, default=None)
 
     def _seconds(self, position: Position) -> float:
         position.seconds = time.monotonic() - self._clock

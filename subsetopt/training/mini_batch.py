@@ -14,6 +14,7 @@ from torch import Tensor
 
 from subsetopt.data.batch_augmentation import Augmentation, Augmented
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
+from subsetopt.objective.flat_model import Mode
 from subsetopt.samplers import Batch, Sampler, Scan
 from subsetopt.training.config import PhaseConfig
 from subsetopt.training.workspace import Workspace
@@ -115,14 +116,14 @@ class MiniBatch:
             return Augmented(self._workspace.preprocess(images))
         return self._augmentation(images, self._workspace.preprocess, generator)
 
-    def _forward(self, w: Tensor, x: Tensor, targets: Tensor, shares: Tensor | None, mode: str) -> Look:
+    def _forward(self, w: Tensor, x: Tensor, targets: Tensor, shares: Tensor | None, mode: Mode) -> Look:
         flat, device = self._workspace.flat, self._workspace.device
         features = None
         with torch.autocast(device.type, torch.bfloat16, enabled=self._config.amp):
             if "features" in self._sampler.needs:
                 outputs, features = evaluate_last_layer(flat, w, x, mode)
             else:
-                outputs = flat.forward(w, x, "train" if mode == "train" else "eval")
+                outputs = flat.forward(w, x, mode)
         outputs = outputs.to(w.dtype)
         losses = mixed_losses(self._loss.per_sample, outputs, targets, shares)
         wanted = "probabilities" in self._sampler.needs and isinstance(self._loss, CrossEntropy)

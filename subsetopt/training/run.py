@@ -17,7 +17,6 @@ from torch import nn
 
 from subsetopt.data import Dataset
 from subsetopt.errors import RunDirectoryError
-from subsetopt.report.figure import loss_figure
 from subsetopt.training.config import PhaseConfig, RunConfig, make_config, read_toml
 from subsetopt.training.first_order import FirstOrderPhase
 from subsetopt.training.loop import Loop, Position, Snapshot
@@ -64,6 +63,7 @@ def train(
     progress = progress or Silent()
     config = _named(config, model, dataset)
     workspace = prepare(config, model, dataset)
+    config = workspace.config
     phases = _build_phases(config, workspace)
     directory = None
     if keep:
@@ -134,7 +134,9 @@ def _finish(
     workspace.flat.load_buffers(final.buffers)
     if directory is not None:
         directory.save_tensors(MODEL, workspace.flat.state_dict(final.w))
-        loss_figure(directory.path)
+        from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
+
+        loss_figure(directory.path, result)
         directory.write_json(RESULT, result)
     return RunResult(finite(result), directory.path if directory else None, workspace.flat.module(final.w))
 

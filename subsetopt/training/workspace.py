@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from subsetopt.data import Dataset, Preprocess, augmented_copies, draw, load_dataset, require_all_classes
 from subsetopt.errors import SettingError
-from subsetopt.models import build_model, check_output_shape
+from subsetopt.models import build_model, check_output_shape, refuse_reserved
 from subsetopt.objective import FlatModel, Objective, calibrate_prices, evaluate_split, update_batch_norm
 from subsetopt.objective.protocol import Purpose
 from subsetopt.overdetermination import Overdetermination, overdetermination_ratio, verdict, warning
@@ -127,7 +126,6 @@ def prepare(
     config: RunConfig,
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
-    check: Sequence[Callable[[Workspace], None]] = (),
 ) -> Workspace:
     """Build the workspace of `config`; `model` and `dataset` replace the named ones.
 
@@ -147,8 +145,10 @@ def prepare(
     loss = resolve_loss(config.loss, dataset)
     subset = _draw_subset(config, dataset)
     if model is None:
+        refuse_reserved(config.model_args)
+        config = config.model_copy(update={"model": resolve_model(config.model, dataset)})
         model = build_model(
-            resolve_model(config.model, dataset),
+            config.model,
             in_shape=dataset.in_shape,
             n_outputs=dataset.n_outputs,
             seed=config.seed,
@@ -161,8 +161,6 @@ def prepare(
     ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
     workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset)
     _check_ratio(workspace)
-    for test in check:
-        test(workspace)
     return workspace
 
 

@@ -24,6 +24,8 @@ class Outcome:
     def json(self) -> Any:
         """The one JSON document on standard output, read without the constants that JSON does not have."""
 
+        assert self.code == 0, self.err
+
         def refuse(constant: str) -> None:
             raise AssertionError(f"{constant} is not JSON")
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 from subsetopt_cli.commands.train import command as train
 from subsetopt_cli.options import FILE_ONLY, HEADINGS, flag_of, given_settings, key_values, setting_options
-from subsetopt_cli.presets import layer_flags
+from subsetopt_cli.presets import overrides
 
 from subsetopt.errors import SettingError
 from subsetopt.training.config import RunConfig, make_config
@@ -89,7 +89,7 @@ def test_none_takes_back_a_number_but_stays_a_word_where_none_is_one() -> None:
 
 def test_flags_override_a_file_and_settings_of_another_model_are_dropped() -> None:
     base = {"model": "cnn", "model_args": {"width": 8}, "solver": "ncg", "solver_args": {"beta": "pr"}, "l2": 0.1}
-    assert layer_flags(base, {"model": "mlp"})["model_args"] == {}
-    assert layer_flags(base, {"model": "cnn", "model_args": {"depth": 2}})["model_args"] == {"width": 8, "depth": 2}
-    assert layer_flags(base, {"l2": 0.5})["l2"] == 0.5
-    assert layer_flags({"solver_args": {"memory": 5}}, {"solver": "lbfgs"})["solver_args"] == {"memory": 5}
+    assert overrides(base, {"model": "mlp"}) == {"model": "mlp", "model_args": {}}
+    assert overrides(base, {"model_args": {"depth": 2}}) == {"model_args": {"width": 8, "depth": 2}}
+    assert overrides(base, {"l2": 0.5}) == {"l2": 0.5}
+    assert overrides({"solver_args": {"memory": 5}}, {"solver": "lbfgs"})["solver_args"] == {"memory": 5}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-SMALL = ("--model-arg", "widths=8", "--max-iterations", "15", "--handoff-epochs", "2")
+SMALL = ("--model-arg", "widths=8", "--max-iterations", "15", "--handoff-epochs", "6")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_ratio_below_one_is_a_warning(cli: Any) -> None:
     assert "Warning: " in outcome.err and "Warnings" in outcome.out
 
 
-@pytest.mark.parametrize("stop_after", [1, 20])
+@pytest.mark.parametrize("stop_after", [1, 18])
 def test_an_interrupted_run_says_how_to_resume_and_resumes_to_the_same_result(
     cli: Any, finished: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:

@@ -98,7 +98,7 @@ def test_modes_treat_batch_norm_and_dropout_as_documented() -> None:
 
 
 def test_update_batch_norm_gives_the_statistics_of_the_data() -> None:
-    """One chunk: running mean and unbiased variance equal those computed by hand; eval then nearly equals batch mode."""
+    """One chunk: running mean and unbiased variance equal those computed by hand."""
     model = nn.Sequential(nn.BatchNorm1d(4, momentum=0.01), nn.Linear(4, 2)).double()
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 5
     flat = FlatModel(model)

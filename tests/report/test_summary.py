@@ -15,7 +15,7 @@ from subsetopt.solvers.protocol import StopReason
 
 def test_ratio_is_told_with_its_formula_and_the_numbers_of_the_result(result: dict[str, Any]) -> None:
     text = " ".join(summary(result, None).split())
-    assert "1290 equations for P = 610 parameters: Q = K·M/P = 2.11" in text
+    assert "Q = K·M/P = 129 samples x 10 outputs / 610 parameters = 2.11" in text
     assert result["overdetermination"]["verdict"] in text
 
 

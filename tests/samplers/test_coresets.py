@@ -140,6 +140,13 @@ def test_an_incomplete_scan_is_refused(name, problem):
         sampler.refresh(Scan(*scan[:3], twice))
 
 
+def test_a_coreset_smaller_than_a_batch_is_proposed_in_spite_of_drop_last():
+    sampler = make_sampler("craig", 40, 10, fraction=0.5, drop_last=True)
+    sampler.refresh(Scan(torch.ones(40, 2), torch.ones(40, 2), torch.arange(40) // 20))
+    indices, weights = sampler.propose()
+    assert len(indices) == 2 and weights.tolist() == [1.0, 1.0]  # duplicates of one row per class
+
+
 @pytest.mark.parametrize("k", [1, 9, 50, 89, 90])
 def test_class_quotas_sum_to_the_budget_in_proportion(k, problem):
     quotas = {int(problem.targets[rows[0]]): (len(rows), quota) for rows, quota in class_quotas(problem.targets, k)}

@@ -35,6 +35,13 @@ def test_a_draw_needs_no_model_call():
     assert sampler.needs == {"losses"} and not sampler.needs_selection_forward and not sampler.needs_scan
 
 
+def test_drop_last_leaves_no_short_batch_at_the_end_of_a_block_or_epoch():
+    sampler = make_sampler("nw-sketch", N, 32, query_every=2, drop_last=True)
+    sampler.bind(clusters()[0])
+    assert sampler.steps_per_epoch == 3
+    assert {len(sampler.propose().indices) for _ in range(20)} == {32}
+
+
 def test_weights_are_one_over_n_p():
     x, losses = clusters()
     sampler = make_sampler("nw-sketch", N, 10)

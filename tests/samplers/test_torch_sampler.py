@@ -41,3 +41,10 @@ def test_the_weighted_mean_is_that_of_the_protocol():
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0])
     mean, _ = batches.weighted_mean(losses)
     torch.testing.assert_close(mean, (losses * weights).mean())
+
+
+def test_an_epoch_that_was_broken_off_leaves_no_old_proposals():
+    batches = as_torch_sampler(make_sampler("rs2", 50, 4, fraction=0.3))
+    next(iter(batches))
+    second = iter(batches)
+    assert next(second) == batches.next_batch().indices.tolist()

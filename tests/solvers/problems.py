@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def _network(name: str, widths: tuple[int, ...], samples: int, l2: float) -> Pro
     """A tanh network with squared loss on noisy targets."""
     inputs = _normal(name + "/inputs", samples, widths[0])
     targets = torch.sin(2 * inputs.sum(1, keepdim=True)) + 0.1 * _normal(name + "/noise", samples, widths[-1])
-    shapes = [(n_in + 1, n_out) for n_in, n_out in zip(widths, widths[1:], strict=False)]
+    shapes = [(n_in + 1, n_out) for n_in, n_out in itertools.pairwise(widths)]
     sizes = [a * b for a, b in shapes]
     starts = [_normal(f"{name}/{k}", a * b) / math.sqrt(a) for k, (a, b) in enumerate(shapes)]
 

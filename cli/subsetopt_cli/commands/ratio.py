@@ -123,8 +123,8 @@ def _sizes(
     )
     if parameters is None:
         name = resolve_model(config.model, data)
-        shape = {"in_shape": data.in_shape, "n_outputs": data.n_outputs}
-        parameters = count_parameters(build_model(name, **shape, seed=config.seed, **config.model_args))
+        model = build_model(name, in_shape=data.in_shape, n_outputs=data.n_outputs, **config.model_args)
+        parameters = count_parameters(model)
     return _Sizes(
         parameters,
         len(data.train) if samples is None else samples,
@@ -139,7 +139,7 @@ def _document(config: RunConfig, sizes: _Sizes, target: float | None) -> dict[st
     if config.subset_size is not None:
         drawn = config.subset_size
     elif config.subset_frac is not None:
-        drawn = fraction_table(sizes.parameters, sizes.outputs, sizes.samples, [config.subset_frac])[0].samples
+        drawn = max(1, round(config.subset_frac * sizes.samples))  # as `subsetopt.data.draw` does
     if drawn > sizes.samples:
         raise SettingError("subset_size", drawn, f"there are {sizes.samples} training samples", "ask for fewer")
     copies = config.augment_copies + 1

@@ -9,7 +9,7 @@ import click
 from subsetopt.training.config import RunConfig, make_config
 from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option
-from subsetopt_cli.presets import layer_flags, preset_files, read_config
+from subsetopt_cli.presets import overrides, preset_files, read_config
 from subsetopt_cli.running import progress_shown, quiet_option, show_outcome
 
 
@@ -44,7 +44,7 @@ def command(config: str | None, as_json: bool, quiet: bool, **flags: Any) -> Non
     second-order method, fine-tunes on the full training set, evaluates, and saves everything in a run directory.
     """
     base = read_config(config) if config is not None else {}
-    settings = make_config(layer_flags(base, given_settings(RunConfig, flags)))
+    settings = make_config(base, overrides(base, given_settings(RunConfig, flags)))
 
     from subsetopt.training.run import train
 

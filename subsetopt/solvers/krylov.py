@@ -1,0 +1,148 @@
+"""The trust-region subproblem in a Krylov space: Lanczos on the device, a tridiagonal problem on the host.
+
+min g·p + p·H p / 2 over ||p|| <= Delta, with p in the space spanned by g, H g, H² g, ... (GLTR: Gould, Lucidi, Roma &
+Toint 1999). In the Lanczos basis Q it reads min ||g|| h_1 + h·T h / 2 over ||h|| <= Delta with T tridiagonal, p = Q h.
+Until the boundary is met h is the conjugate-gradient iterate of Steihaug and Toint; afterwards it goes on improving
+along the boundary. Another radius needs another h only, and no product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigh_tridiagonal
+from torch import Tensor
+
+from subsetopt.solvers.host import dot, host_read, products
+
+Vector = NDArray[np.float64]
+SECULAR_STEPS = 60
+
+
+@dataclass(frozen=True)
+class TridiagonalStep:
+    """Solution of the subproblem: coefficients h, multiplier lambda >= 0 and the predicted decrease of the model."""
+
+    coefficients: Vector
+    multiplier: float
+    decrease: float
+
+    @property
+    def length(self) -> float:
+        """||h|| = ||p||."""
+        return float(np.linalg.norm(self.coefficients))
+
+
+@dataclass
+class KrylovSpace:
+    """Orthonormal rows of `basis` (capacity, P) that start with g/||g||, and the tridiagonal T they make of H.
+
+    `calls` counts products, those that were not finite included.
+    """
+
+    basis: Tensor
+    gradient_l2: float
+    diagonal: list[float] = field(default_factory=list)
+    off_diagonal: list[float] = field(default_factory=list)
+    calls: int = 0
+
+    @classmethod
+    def of(cls, gradient: Tensor, gradient_l2: float, capacity: int) -> KrylovSpace:
+        """Return the space of g alone, without a product yet."""
+        basis = gradient.new_empty(capacity, gradient.numel())
+        torch.mul(gradient, 1 / gradient_l2, out=basis[0])
+        return cls(basis, gradient_l2)
+
+    def __len__(self) -> int:
+        return len(self.diagonal)
+
+    @property
+    def complete(self) -> bool:
+        """True where no further direction is to be had: the space is invariant, or the basis is full."""
+        if len(self) == 0:
+            return False
+        floor = torch.finfo(self.basis.dtype).eps * max(map(abs, self.diagonal + self.off_diagonal))
+        return self.off_diagonal[-1] <= floor or len(self) == len(self.basis)
+
+    def extend(self, product: Callable[[Tensor], Tensor]) -> bool:
+        """Apply H to the newest basis vector and orthogonalise; False where the product is not finite. One sync."""
+        k = len(self)
+        self.calls += 1
+        rows = self.basis[: k + 1]
+        vector = product(rows[k])
+        diagonal = []
+        for _ in range(2):  # twice is enough (Kahan, Parlett)
+            weights = products(rows, vector.unsqueeze(1)).squeeze(1)
+            diagonal.append(weights[k])
+            vector = torch.addmv(vector, rows.T, weights.to(vector.dtype), alpha=-1)
+        alpha, square = host_read(torch.stack([diagonal[0] + diagonal[1], dot(vector, vector)]))
+        if not (math.isfinite(alpha) and math.isfinite(square)):
+            return False
+        self.diagonal.append(alpha)
+        self.off_diagonal.append(math.sqrt(square))
+        if not self.complete:
+            torch.mul(vector, 1 / self.off_diagonal[-1], out=self.basis[k + 1])
+        return True
+
+    def solve(self, radius: float) -> TridiagonalStep:
+        """Return the solution for the trust radius `radius` in this space. No product, no synchronisation."""
+        return solve_tridiagonal(np.array(self.diagonal), np.array(self.off_diagonal[:-1]), self.gradient_l2, radius)
+
+    def residual(self, step: TridiagonalStep) -> float:
+        """Return ||(H + lambda I) p + g|| of the solution p = Q h, from its last coefficient."""
+        return self.off_diagonal[-1] * abs(float(step.coefficients[-1]))
+
+    def vector(self, step: TridiagonalStep) -> Tensor:
+        """Return p = Q h, shape (P,)."""
+        weights = torch.from_numpy(step.coefficients).to(self.basis.device, self.basis.dtype)
+        return self.basis[: len(weights)].T @ weights
+
+
+def solve_tridiagonal(diagonal: Vector, off_diagonal: Vector, gradient_l2: float, radius: float) -> TridiagonalStep:
+    """Solve min ||g|| h_1 + h·T h / 2 over ||h|| <= radius by the eigenvalues of T (Moré & Sorensen 1983).
+
+    In the hard case, where (T - lambda_min I) h = -||g|| e_1 has a solution inside, the lowest eigenvector is added.
+    """
+    values, vectors = (np.asarray(part, np.float64) for part in eigh_tridiagonal(diagonal, off_diagonal))
+    c = gradient_l2 * vectors[0]
+    if values[0] > 0:
+        h = -c / values
+        if np.linalg.norm(h) <= radius:
+            return _step(vectors @ h, 0.0, values, h, c)
+    lowest = max(0.0, -float(values[0]))
+    span = float(np.abs(values).max()) or gradient_l2 / radius
+    tiny = np.finfo(np.float64).eps * span
+    at_limit = np.where(values + lowest > tiny, -c / np.maximum(values + lowest, tiny), 0.0)
+    inside = radius**2 - float(at_limit @ at_limit)
+    if inside > 0 and abs(c[0]) <= tiny * radius:
+        at_limit[0] += math.copysign(math.sqrt(inside), -c[0])
+        return _step(vectors @ at_limit, lowest, values, at_limit, c)
+    multiplier = _secular_root(values, c, radius, lowest)
+    h = -c / (values + multiplier)
+    return _step(vectors @ h, multiplier, values, h, c)
+
+
+def _secular_root(values: Vector, c: Vector, radius: float, lowest: float) -> float:
+    """Return lambda > lowest with ||c / (values + lambda)|| = radius: Newton on 1/||h|| within a bracket."""
+    low, high = lowest, lowest + float(np.linalg.norm(c)) / radius
+    multiplier = high
+    for _ in range(SECULAR_STEPS):
+        shifted = values + multiplier
+        length = float(np.linalg.norm(c / shifted))
+        if abs(length - radius) <= 1e-12 * radius:
+            break
+        low, high = (multiplier, high) if length > radius else (low, multiplier)
+        slope = float(np.sum(c**2 / shifted**3)) / length**3
+        multiplier += (1 / radius - 1 / length) / slope
+        if not low < multiplier < high:
+            multiplier = 0.5 * (low + high)
+    return multiplier
+
+
+def _step(coefficients: Vector, multiplier: float, values: Vector, h: Vector, c: Vector) -> TridiagonalStep:
+    return TridiagonalStep(coefficients, multiplier, -float(c @ h + 0.5 * values @ h**2))

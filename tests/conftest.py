@@ -1,0 +1,34 @@
+"""Real data for the tests that ask for them; everything else makes its own small data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
+
+
+@pytest.fixture(scope="session")
+def real_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a data directory with MNIST, and CIFAR-10 where it is at hand; skips the test where there is none.
+
+    SUBSETOPT_DATA is used if it holds MNIST; else the data beside the checkout are laid out for this session.
+    """
+    named = os.environ.get("SUBSETOPT_DATA")
+    if named and (Path(named) / "MNIST" / "raw").is_dir():
+        yield Path(named)
+        return
+    if not _UNPACK.is_file():
+        pytest.skip("no real data: set SUBSETOPT_DATA to a folder with MNIST/raw")
+    folder = tmp_path_factory.mktemp("real-data")
+    subprocess.run(
+        [sys.executable, str(_UNPACK), str(folder), "--cifar-format", "both"], check=True, stdout=subprocess.DEVNULL
+    )
+    yield folder
+    shutil.rmtree(folder)

@@ -1,0 +1,189 @@
+"""`package.module:factory`: what it is given, and how each way to fail is told in one line."""
+
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from subsetopt.errors import ModelError, SettingError
+from subsetopt.models import build_model, check_output_shape, parse_model_args
+
+SOURCE = """
+    import torch
+    from torch import nn
+    from subsetopt import build_model
+
+    not_callable = 3
+    torch.rand(5)  # the weights must not depend on whether the import has just happened
+
+    def plain(width=4, scale: "float | None" = None, bias: bool = True):
+        assert type(width) is int and (scale is None or type(scale) is float) and type(bias) is bool
+        return nn.Sequential(nn.Flatten(), nn.Linear(6, width), nn.Linear(width, 2, bias=bias))
+
+    def fitted(in_shape, n_outputs, hidden):
+        return nn.Sequential(nn.Linear(in_shape[0], hidden), nn.Linear(hidden, n_outputs))
+
+    def keywords(**kwargs):
+        model = nn.Linear(kwargs["in_shape"][0], kwargs["n_outputs"])
+        model.kwargs = kwargs
+        return model
+
+    class Net(nn.Module):
+        def __init__(self, n_outputs: int, width: int = 3):
+            super().__init__()
+            self.layers = nn.Sequential(nn.LazyLinear(width), nn.Linear(width, n_outputs))
+
+        def forward(self, x):
+            return self.layers(x)
+
+        @classmethod
+        def small(cls, n_outputs):
+            return cls(n_outputs, width=1)
+
+    def through_the_zoo(in_shape, n_outputs):
+        return build_model("mlp", in_shape=in_shape, n_outputs=n_outputs, widht=3)
+
+    def nothing():
+        return None
+
+    def frozen():
+        return nn.Linear(2, 2).requires_grad_(False)
+
+    def failing():
+        raise RuntimeError("first line\\nsecond line")
+
+    def complex_valued():
+        return nn.Linear(6, 2, dtype=torch.complex64)
+"""
+
+
+@pytest.fixture(autouse=True)
+def user_directory(tmp_path, monkeypatch):
+    """A working directory with a module of the user's; sys.path and sys.modules end as they began."""
+    (tmp_path / "my_zoo.py").write_text(textwrap.dedent(SOURCE))
+    (tmp_path / "exits.py").write_text("raise SystemExit(3)")
+    (tmp_path / "needs_more.py").write_text("import no_such_package_anywhere")
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    yield
+    assert sys.path == path
+    for name in ("my_zoo", "exits", "needs_more"):
+        sys.modules.pop(name, None)
+
+
+def build(name, **settings):
+    return build_model(name, in_shape=(6,), n_outputs=2, **settings)
+
+
+def test_texts_become_what_annotations_and_defaults_say():
+    model = build("my_zoo:plain", width="5", scale="2", bias="false")
+    assert model[1].out_features == 5 and model[2].bias is None
+    assert build("my_zoo:plain", scale="none")[1].out_features == 4
+
+
+def test_in_shape_and_n_outputs_are_given_to_those_who_take_them():
+    model = build("my_zoo:fitted", hidden="7")
+    assert (model[0].in_features, model[1].out_features) == (6, 2)
+    guessed = build("my_zoo:keywords", a="1", b="0.5", c="true", d="word", e="1,2").kwargs
+    assert guessed == {"in_shape": (6,), "n_outputs": 2, "a": 1, "b": 0.5, "c": True, "d": "word", "e": (1, 2)}
+
+
+def test_classes_and_class_methods_work_and_lazy_layers_get_their_shapes():
+    assert [tuple(p.shape) for p in build("my_zoo:Net", width="5").parameters()] == [(5, 6), (5,), (2, 5), (2,)]
+    assert next(build("my_zoo:Net.small").parameters()).shape == (1, 6)
+
+
+def test_weights_depend_on_the_seed_alone_and_the_global_generator_is_untouched():
+    state = torch.get_rng_state()
+    first, second = build("my_zoo:plain", seed=3), build("my_zoo:plain", seed=3)  # the second without the import
+    assert torch.equal(first[1].weight, second[1].weight)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_complex_model_keeps_its_dtype():
+    assert next(build("my_zoo:complex_valued", dtype=torch.float64).parameters()).dtype == torch.complex64
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kind", "message"),
+    [
+        (
+            "no_such_module:f",
+            {},
+            ModelError,
+            "ModuleNotFoundError: No module named 'no_such_module'; is no_such_module",
+        ),
+        ("needs_more:f", {}, ModelError, "No module named 'no_such_package_anywhere'"),
+        ("exits:f", {}, ModelError, "SystemExit: 3"),
+        ("my_zoo:", {}, SettingError, "is not package.module:factory"),
+        ("../my_zoo:f", {}, SettingError, "is not package.module:factory"),
+        ("my_zoo:missing", {}, ModelError, "my_zoo has no 'missing'; it has Net"),
+        ("my_zoo:not_callable", {}, ModelError, "is a int, not a function"),
+        ("my_zoo:nothing", {}, ModelError, "returned NoneType; it must return a torch.nn.Module"),
+        ("my_zoo:frozen", {}, ModelError, "no trainable parameters"),
+        ("my_zoo:failing", {}, ModelError, "cannot be built: RuntimeError: first line; mend"),
+        ("my_zoo:fitted", {}, SettingError, "hidden = None: model 'my_zoo:fitted' needs this setting"),
+        ("my_zoo:plain", {"widht": 1}, SettingError, "did you mean 'width'? it has width, scale, bias"),
+        ("my_zoo:plain", {"width": "wide"}, SettingError, "width = 'wide': is not a whole number"),
+        ("my_zoo:through_the_zoo", {}, SettingError, "widht = 3: model 'mlp' has no such setting"),
+    ],
+)
+def test_every_failure_is_one_line(name, settings, kind, message):
+    with pytest.raises(kind) as caught:
+        build(name, **settings)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Output(nn.Module):
+    """Returns `outputs(x)` and counts its calls in a buffer, in training mode only."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        return self.outputs(self.norm(x))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (
+            lambda x: x.repeat(1, 2)[:, :7],
+            r"model returned \(2, 7\) for 2 samples but the data set has 2 outputs; it must",
+        ),
+        (lambda x: x.sum(1), r"model returned \(2,\)"),
+        (lambda x: (x, x), "model returned tuple instead of a floating tensor"),
+        (lambda x: x.argmax(1), "model returned torch.int64 instead"),
+        (lambda x: x[:, :2] / 0, "NaN or infinity"),
+        (lambda x: x @ torch.zeros(5, 2), r"fails on inputs of shape \(2, 6\): RuntimeError: .* in_shape = \(6,\)"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_told_in_one_line(outputs, message):
+    with pytest.raises(ModelError, match=message) as caught:
+        check_output_shape(Output(outputs), (6,), 2, torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_check_leaves_modes_buffers_and_generators_alone():
+    model = Output(lambda x: x[:, :2] + torch.rand(2, 2))
+    model.norm.eval()
+    before, state = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    check_output_shape(model, (6,), 2, torch.float32)
+    assert model.training and not model.norm.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_model_arguments_are_split_at_the_first_equals_sign():
+    assert parse_model_args(["widths=64,32", "note = a=b", "empty="]) == {"widths": "64,32", "note": "a=b", "empty": ""}
+    assert parse_model_args([]) == {}
+
+
+@pytest.mark.parametrize("pairs", [["widths"], ["=3"], [""], ["a=1", "a=2"], ["seed=1"], ["in_shape=8"]])
+def test_bad_model_arguments_are_one_line(pairs):
+    with pytest.raises(SettingError, match=r"^model_arg"):
+        parse_model_args(pairs)

@@ -1,0 +1,117 @@
+"""Lean second derivatives against finite differences (gradgradcheck), and the fallback where there are none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from objective_nets import problem, vector_like
+from torch import Tensor, nn
+
+from subsetopt.objective import Objective
+from subsetopt.objective.curvature_ops import lean_second_derivatives
+from subsetopt.seeding import make_generator
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=make_generator(seed, "ops"), dtype=torch.float64).requires_grad_()
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "settings"),
+    [
+        (F.conv1d, [(2, 2, 7), (3, 2, 3), (3,)], {"padding": 1}),
+        (F.conv2d, [(2, 4, 5, 4), (4, 2, 3, 2), (4,)], {"stride": 2, "padding": (1, 0), "groups": 2}),
+        (F.conv2d, [(2, 2, 6, 6), (2, 2, 2, 2)], {"dilation": 2, "padding": "same"}),
+        (F.conv3d, [(1, 2, 3, 3, 3), (2, 2, 2, 2, 2), (2,)], {"dilation": (1, 2, 1)}),
+    ],
+)
+def test_convolution_derivatives_equal_finite_differences(function: Any, shapes: list[Any], settings: Any) -> None:
+    inputs = [randn(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+
+    def lean(*tensors: Tensor) -> Tensor:
+        with lean_second_derivatives(in_cotangent_only=False):
+            return function(*tensors, **settings)
+
+    assert torch.equal(lean(*inputs), function(*inputs, **settings))
+    assert torch.autograd.gradcheck(lean, inputs) and torch.autograd.gradgradcheck(lean, inputs)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (4, 2, 3), (3, 2, 2, 3)])
+def test_batch_norm_derivatives_equal_finite_differences_and_torchs_own(shape: tuple[int, ...]) -> None:
+    inputs = [randn(*shape), randn(shape[1], seed=1), randn(shape[1], seed=2)]
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, weight, bias, True, 0.1, 1e-3)
+
+    def lean(*tensors: Tensor) -> Tensor:
+        with lean_second_derivatives(in_cotangent_only=False):
+            return plain(*tensors)
+
+    def second(function: Any) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(function(*inputs).sin().sum(), inputs, create_graph=True)
+        total = sum(part.square().sum() for part in first)
+        return torch.autograd.grad(total, inputs)
+
+    assert torch.autograd.gradgradcheck(lean, inputs)
+    for a, b in zip(second(lean), second(plain), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * (1 - x.tanh().square())
+
+
+class OnceDifferentiable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _Once.apply(x)
+
+
+def test_an_operator_without_second_derivative_falls_back_to_differences_with_one_message() -> None:
+    """Reference: the same network with torch's tanh."""
+    model, x, y = problem("mlp")
+    opaque = nn.Sequential(model[0], OnceDifferentiable(), *model[2:])
+    exact, rough = Objective(model, x, y, l2=0.1, chunk_size=7), Objective(opaque, x, y, l2=0.1, chunk_size=7)
+    w = exact.initial()
+    v = vector_like(w)
+    products = rough.linearise(w)
+    with pytest.warns(UserWarning, match="hvp by central differences"):
+        hvp = products.hvp(v)
+    torch.testing.assert_close(hvp, exact.linearise(w).hvp(v), rtol=1e-6, atol=1e-8)
+    with pytest.warns(UserWarning, match="ggnvp by central differences"):
+        ggnvp = products.ggnvp(v)
+    torch.testing.assert_close(ggnvp, exact.linearise(w).ggnvp(v), rtol=1e-6, atol=1e-8)
+    assert products.note.startswith("curvature products: hvp by central differences (")
+    assert torch.equal(rough.linearise(w).hvp(v), hvp)
+
+
+def test_attention_has_products_without_fallback() -> None:
+    """Fused attention has no second derivative; the graph is recorded with the plain formula. Reference: symmetry."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.head = nn.Linear(4, 12), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).unsqueeze(1).chunk(3, -1)
+            return self.head(F.scaled_dot_product_attention(q, k, v).squeeze(1).mean(1))
+
+    x = randn(9, 5, 4).detach().float()
+    objective = Objective(Attention(), x, torch.arange(9) % 3, chunk_size=4)
+    w = objective.initial()
+    products = objective.linearise(w)
+    a, b = vector_like(w, 1), vector_like(w, 2)
+    torch.testing.assert_close(a.dot(products.hvp(b)), b.dot(products.hvp(a)), rtol=1e-3, atol=1e-4)
+    assert a.dot(products.ggnvp(a)) > 0 and products.note == ""

@@ -1,0 +1,162 @@
+"""`minimize` as scipy's users expect it, and settings that are checked before any work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from subsetopt.errors import SettingError, UserError
+from subsetopt.solvers import SOLVERS, make_solver, minimize
+from tests.solvers.problems import PROBLEMS, rosenbrock
+
+ALL = [entry.name for entry in SOLVERS]
+
+
+def bowl(x: Tensor) -> Tensor:
+    return ((x - 3) ** 2).sum() + 1
+
+
+@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (2, 1, 2)])
+def test_any_shape_is_minimised_and_returned(method: str, shape: tuple[int, ...]) -> None:
+    x0 = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    result = minimize(bowl, x0, method=method)
+    assert result.converged
+    assert result.x.shape == shape
+    assert not result.x.requires_grad
+    assert torch.allclose(result.x, torch.full(shape, 3.0, dtype=torch.float64))
+    assert torch.equal(x0, torch.zeros(shape, dtype=torch.float64))
+    assert x0.grad is None
+    assert result.counts["evaluations"] >= 2
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ALL)
+def test_dtype_is_that_of_x0_whatever_the_default(method: str, dtype: torch.dtype, default: torch.dtype) -> None:
+    """Fault 8: float32 under a float64 default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        result = minimize(bowl, torch.zeros(4, dtype=dtype), method=method)
+    finally:
+        torch.set_default_dtype(before)
+    assert result.x.dtype == dtype
+    assert result.converged
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_result_belongs_to_the_returned_point(method: str) -> None:
+    """Fault 4."""
+    result = minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64), method=method, max_evaluations=9)
+    x = result.x.clone().requires_grad_()
+    loss = rosenbrock(x)
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert result.loss == float(loss)
+    assert result.gradient_norm == float(gradient.abs().max())
+    assert not result.converged
+    assert result.stop_reason == "max_evaluations"
+    assert result.counts["evaluations"] == 9
+
+
+def test_channels_last_start_is_accepted() -> None:
+    """Fault 8: gradients that are not contiguous."""
+    x0 = torch.zeros(2, 3, 4, 5, dtype=torch.float64).to(memory_format=torch.channels_last)
+    weights = torch.arange(120.0, dtype=torch.float64).reshape(2, 3, 4, 5)
+    result = minimize(lambda x: ((x.permute(0, 2, 3, 1) - weights.permute(0, 2, 3, 1)) ** 2).sum(), x0)
+    assert torch.allclose(result.x, weights)
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "ncg", "newton-cg"])
+def test_callback_sees_every_iterate_and_may_stop(method: str) -> None:
+    """Fault 7: a callback that stops the solve crashes; the initial point is overwritten in the trace."""
+    seen: list[Any] = []
+
+    def stop_at_three(state: Any) -> bool:
+        seen.append((state.iterations, state.w))
+        return state.iterations == 3
+
+    x0 = PROBLEMS["rosenbrock-10"].x0
+    result = minimize(rosenbrock, x0, method=method, callback=stop_at_three)
+    assert result.stop_reason == "callback"
+    assert not result.converged
+    assert [iteration for iteration, _ in seen] == [1, 2, 3]
+    assert not torch.equal(seen[0][1], seen[1][1])
+    assert torch.equal(result.x, seen[-1][1])
+
+    def raise_stop(state: Any) -> None:
+        raise StopIteration
+
+    assert minimize(rosenbrock, x0, method=method, callback=raise_stop).iterations == 1
+
+
+def test_options_of_the_caller_are_not_changed() -> None:
+    """Fault 7."""
+    options = {"memory": 5.0, "gtol": 1}
+    minimize(bowl, torch.zeros(2), **options)  # type: ignore[arg-type]  # a mixed dict, as users write it
+    assert options == {"memory": 5.0, "gtol": 1}
+
+
+def test_objective_is_taken_with_its_own_start() -> None:
+    objective = PROBLEMS["wood"].objective()
+    result = minimize(objective)
+    assert result.converged
+    assert result.counts["evaluations"] == objective.evaluations
+    with pytest.raises(SettingError, match="the objective has 4 parameters"):
+        minimize(objective, torch.zeros(3))
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_start_at_the_minimum_costs_one_evaluation(method: str) -> None:
+    result = minimize(bowl, torch.full((2,), 3.0, dtype=torch.float64), method=method)
+    assert (result.iterations, result.counts["evaluations"], result.converged) == (0, 1, True)
+
+
+def test_rtol_is_a_gradient_test_too() -> None:
+    result = minimize(rosenbrock, PROBLEMS["rosenbrock-10"].x0, gtol=0.0, rtol=1e-3)
+    assert result.converged
+    assert result.gradient_norm > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("lbgfs", {}, "did you mean 'lbfgs'"),
+        ("lbfgs", {"memroy": 5}, "solver 'lbfgs' has no such setting; did you mean 'memory'"),
+        ("newton-cg", {"beta": "pr+"}, "curvature, forcing"),
+        ("lbfgs", {"memory": 0}, "at least 1"),
+        ("lbfgs", {"memory": "ten"}, "type int"),
+        ("lbfgs", {"memory": True}, "type int"),
+        ("lbfgs", {"curvature": 1.5}, "below 1"),
+        ("lbfgs", {"gtol": -1.0}, "at least 0"),
+        ("lbfgs", {"gtol": float("nan")}, "at least 0"),
+        ("ncg", {"beta": "polak"}, "hager-zhang"),
+        ("newton-cg", {"curvature": "fisher"}, "hessian, ggn"),
+        ("scipy:L-BFGS-B", {"method": "CG"}, "no such setting"),
+        ("scipy:LBFGS-B", {}, "did you mean 'scipy:L-BFGS-B'"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=r".") as caught:
+        make_solver(name, **settings)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_starts_are_refused() -> None:
+    with pytest.raises(UserError):
+        minimize(bowl)
+    with pytest.raises(UserError):
+        minimize(bowl, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(UserError):
+        minimize(bowl, torch.zeros(0))
+
+
+def test_every_solver_has_a_name_and_a_summary() -> None:
+    assert {"lbfgs", "ncg", "newton-cg", "scipy:L-BFGS-B", "scipy:trust-ncg"} <= set(ALL)
+    for entry in SOLVERS:
+        assert entry.summary
+        assert make_solver(entry.name).name == entry.name
