@@ -120,11 +120,11 @@ class NewtonCG(StopSettings):
         return evaluate(objective, state.w + direction, "train" if first else "line_search", 1.0, direction)
 
     def _accepts(self, state: NewtonState, trial: Trial, step: TridiagonalStep, noise: float) -> bool:
-        """Compare actual and predicted decrease; where both drown in rounding, the gradient must not grow."""
+        """Compare actual and predicted decrease; where both drown in rounding, the gradient must shrink."""
         if not trial.finite:
             return False
         if step.decrease <= 10 * noise:
-            return trial.loss <= state.loss + noise and trial.square_norm <= state.gradient_l2**2
+            return trial.loss <= state.loss + noise and trial.square_norm < state.gradient_l2**2
         return state.loss - trial.loss >= self.acceptance * step.decrease
 
     def _next_radius(self, state: NewtonState, trial: Trial, step: TridiagonalStep, radius: float) -> float:

@@ -84,7 +84,9 @@ class RunConfig(_Settings):
         "auto", description="model name (`subsetopt list models`) or package.module:factory", examples=["cnn"]
     )
     model_args: dict[str, Any] = Field(default_factory=dict, description="settings of the model, key=value")
-    loss: Literal["auto", "cross_entropy", "mse"] = Field("auto", description="loss function; auto: by the task of the data set")
+    loss: Literal["auto", "cross_entropy", "mse"] = Field(
+        "auto", description="loss function; auto: by the task of the data set"
+    )
 
     subset_frac: float | None = Field(
         None, gt=0, le=1, description="share of the training data in the subset [default: 0.1]", examples=[0.1]

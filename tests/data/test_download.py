@@ -29,9 +29,9 @@ class Server:
     honour_range: bool = True
     cut_after: int | None = None  # close the connection after so many bytes of each reply
 
-    def source(self, name: str, content: bytes, **settings: object) -> PublishedFile:
+    def source(self, name: str, content: bytes, folder: str = ".", members: tuple[str, ...] = ()) -> PublishedFile:
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        return PublishedFile(name, (self.url + name,), md5, **settings)  # type: ignore[arg-type]
+        return PublishedFile(name, (self.url + name,), md5, folder, members=members)
 
 
 @pytest.fixture

@@ -61,15 +61,17 @@ def test_the_second_load_decodes_nothing_and_a_changed_file_everything(folder: P
     decoded: list[int] = []
     original = image_folder.decode
     monkeypatch.setattr(image_folder, "decode", lambda files, size: decoded.append(len(files)) or original(files, size))
+    bitmap = _make(folder, "train", "cat", "0.bmp", np.full((6, 5, 3), 11, np.uint8))
     first, second = (load_dataset("image-folder", data_dir=folder) for _ in range(2))
-    assert decoded == [14] and torch.equal(first.train.inputs, second.train.inputs)
-    _make(folder, "train", "cat", "0.png", np.full((6, 5, 3), 77, np.uint8))
+    assert decoded == [15] and torch.equal(first.train.inputs, second.train.inputs)
+    _make(folder, "train", "cat", "0.bmp", np.full((6, 5, 3), 77, np.uint8))  # the same size in bytes
+    os.utime(bitmap, (1, 1))
     changed = load_dataset("image-folder", data_dir=folder, validation_fraction=0)
-    assert decoded == [14, 14] and int(changed.train.inputs[0, 0, 0, 0]) == 77
+    assert decoded == [15, 15] and int(changed.train.inputs[0, 0, 0, 0]) == 77
     for cache in (folder / image_cache.FOLDER).iterdir():
         cache.write_bytes(cache.read_bytes()[:300])
     load_dataset("image-folder", data_dir=folder)
-    assert decoded == [14, 14, 14] and not list((folder / image_cache.FOLDER).glob("*.part"))
+    assert decoded == [15, 15, 15] and not list((folder / image_cache.FOLDER).glob("*.part"))
 
 
 def test_a_folder_that_cannot_be_written_is_cached_elsewhere_or_not_at_all(folder: Path, monkeypatch) -> None:
