@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -11,8 +10,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import Tensor
 
 from subsetopt.objective.protocol import Purpose, SmoothObjective
-from subsetopt.solvers.host import dot, host_read
 from subsetopt.solvers.iterate import (
+    CONTRADICTION,
     Iterate,
     StopSettings,
     advance,
@@ -27,6 +26,8 @@ from subsetopt.solvers.settings import setting
 from subsetopt.solvers.state import join, split
 
 M = TypeVar("M")
+
+FIRST_LENGTH = 0.1  # of the very first step, as a share of the starting point's norm
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,8 @@ class DescentSolver(StopSettings, Generic[M]):
 
     def steepest(self, state: DescentState[M]) -> Line:
         """Return the line along -g; its first step is as long as the last accepted one."""
-        length = state.step_length or self.first_length(state)
+        length = state.step_length or FIRST_LENGTH * state.start_length
         return Line(-state.gradient, -(state.gradient_l2**2), length / state.gradient_l2)
-
-    def first_length(self, state: DescentState[M]) -> float:
-        (square,) = host_read(dot(state.w, state.w).reshape(1))
-        return 0.1 * math.sqrt(square) or 1.0
 
     def save(self, state: DescentState[M]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Split the state; see `state.split`."""
@@ -127,7 +124,7 @@ class _Search:
     def along(self, line: Line) -> Trial | None:
         """Return the accepted trial, or None with the reason in `failure`."""
         solver, state = self._solver, self._state
-        noise = state.noise
+        noise, self.failure = state.noise, None
         budget = solver.evaluations_left(state) - (self.evaluations - self._start)
         start = state.point(line.slope)
         promised = 0.0  # what the slopes say of the decrease at the longest step where they still point downhill
@@ -144,5 +141,7 @@ class _Search:
         conditions = WolfeConditions(solver.decrease, solver.curvature, noise)
         trial, _ = LineSearch(solver.max_trials)(trial_at, start, line.first_step, conditions, budget)
         if trial is None and self.evaluations - self._start < solver.evaluations_left(state):
-            self.failure = (StopReason.LINE_SEARCH if promised > 10 * noise else StopReason.PRECISION_FLOOR).value
+            self.failure = (
+                StopReason.LINE_SEARCH if promised > CONTRADICTION * noise else StopReason.PRECISION_FLOOR
+            ).value
         return trial

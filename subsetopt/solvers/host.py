@@ -10,7 +10,7 @@ from torch import Tensor
 
 from subsetopt.objective.arithmetic import accumulation_dtype
 
-BLOCK = 1 << 16  # columns converted to float64 at a time: bounds the extra memory of a float32 product
+BLOCK = 1 << 22  # entries converted to float64 at a time: bounds the extra memory of a float32 product
 
 _observers: list[Callable[[], None]] = []
 
@@ -46,7 +46,8 @@ def products(rows: Tensor, columns: Tensor) -> Tensor:
         return rows @ columns
     wide = accumulation_dtype(rows.device)
     total = torch.zeros(len(rows), columns.shape[1], dtype=wide, device=rows.device)
-    for start in range(0, rows.shape[1], BLOCK):
-        block = slice(start, start + BLOCK)
+    width = max(1, BLOCK // max(1, len(rows)))
+    for start in range(0, rows.shape[1], width):
+        block = slice(start, start + width)
         total += rows[:, block].to(wide) @ columns[block].to(wide)
     return total

@@ -19,6 +19,7 @@ from subsetopt.solvers.settings import setting
 from subsetopt.solvers.state import UNSAVED
 
 LOSS_ULPS, PARAMETER_ULPS = 4.0, 1.0  # assumed relative errors of f and of each w_i, in units of eps
+CONTRADICTION = 1e3  # multiples of the noise: a promised decrease that rounding cannot have hidden
 PATIENCE = 20  # iterations without a representable gain before the precision floor is declared
 
 
@@ -26,10 +27,9 @@ PATIENCE = 20  # iterations without a representable gain before the precision fl
 class Iterate:
     """The part of a solver's state that the loop around it sees (see `protocol.State`).
 
-    `gradient` and `gradient_l2` (its Euclidean norm) belong to `w`, as do `loss`, `gradient_norm` (max|g|) and
-    `noise`, the size of a change in loss that cannot be told from rounding.
-
-    `scale` is a size of the loss at the start that is never zero, `failure` the reason why no step is possible.
+    `gradient`, `gradient_l2` (its Euclidean norm), `loss`, `gradient_norm` (max|g|) and `noise` (the size of a change in
+    loss that cannot be told from rounding) belong to `w`. `start_length` is ||w|| at the start (1 where that is 0),
+    `scale` a size of the loss there; `failure` is the reason why no further step is possible.
     """
 
     w: Tensor
@@ -44,6 +44,7 @@ class Iterate:
     best_gradient_norm: float
     # fixed at the start
     initial_l2: float
+    start_length: float
     scale: float
     identity: Hashable = field(metadata=UNSAVED)
     # when loss or gradient last gained more than rounding
@@ -117,11 +118,13 @@ def start_fields(objective: SmoothObjective, w: Tensor) -> dict[str, Any]:
     start = evaluate(objective, w)
     l2 = math.sqrt(start.square_norm) if start.finite else math.inf
     (w_square,) = host_read(dot(w, w).reshape(1))
+    length = math.sqrt(w_square) or 1.0
     return {
         **_at(start),
         **_best(start),
         "initial_l2": l2,
-        "scale": abs(start.loss) + l2 * (math.sqrt(w_square) or 1.0),
+        "start_length": length,
+        "scale": abs(start.loss) + l2 * length,
         "identity": objective.identity,
         "gained_loss": start.loss,
         "gained_l2": l2,

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+UNDETECTABLE = 1e-3  # share of the rounding noise below which a predicted decrease is not worth a trial
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -87,6 +89,8 @@ class LineSearch:
         best: Trial | None = None
         step = first_step
         for _ in range(min(self.max_trials, budget)):
+            if -step * start.slope < UNDETECTABLE * conditions.noise:
+                break
             trial = evaluate(step)
             if conditions.hold(start, trial):
                 return trial, True

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from subsetopt.objective.protocol import SmoothObjective
 from subsetopt.solvers import SOLVERS
-from subsetopt.solvers.host import dot, host_read
 from subsetopt.solvers.iterate import (
+    CONTRADICTION,
     Iterate,
     StopSettings,
     advance,
@@ -68,7 +68,7 @@ class NewtonCG(StopSettings):
         """Build the Krylov space at w, then shrink the radius until a trial is accepted."""
         if state.identity != objective.identity:
             state = NewtonState(**restart_fields(objective, state))
-        radius = state.trust_radius or self._first_radius(state)
+        radius = state.trust_radius or state.start_length
         space = self._krylov_space(objective, state, radius)
         state = dataclasses.replace(state, products=state.products + space.calls)
         if not len(space):
@@ -79,6 +79,9 @@ class NewtonCG(StopSettings):
         promised = 0.0
         for _ in range(min(self.max_trials, left)):
             step = space.solve(radius)
+            if step.decrease <= noise and promised > CONTRADICTION * noise:
+                failure = StopReason.LINE_SEARCH
+                break
             trial = self._trial(objective, state, space, step, first=evaluations == state.evaluations)
             evaluations += 1
             if self._accepts(state, trial, step, noise):
@@ -86,8 +89,7 @@ class NewtonCG(StopSettings):
                 return advance(state, trial, evaluations, trust_radius=radius, previous_l2=state.gradient_l2)
             promised = max(promised, promised_decrease(_start(state, step), trial))
             if trial.finite and step.decrease <= noise:
-                believable = promised <= 10 * noise
-                failure = StopReason.PRECISION_FLOOR if believable else StopReason.LINE_SEARCH
+                failure = StopReason.PRECISION_FLOOR
                 break
             radius = step.length * _shrink(state, trial, step)
         return dataclasses.replace(
@@ -132,10 +134,6 @@ class NewtonCG(StopSettings):
         if ratio < 0.25:
             return step.length * _shrink(state, trial, step)
         return max(radius, self.growth * step.length) if ratio > 0.75 else radius
-
-    def _first_radius(self, state: NewtonState) -> float:
-        (square,) = host_read(dot(state.w, state.w).reshape(1))
-        return math.sqrt(square) or 1.0
 
     def save(self, state: NewtonState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Split the state; see `state.split`."""

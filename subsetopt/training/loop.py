@@ -203,7 +203,6 @@ class Loop:
             for index, record in enumerate(state["records"])
         ]
         self._workspace.flat.load_buffers(_under("buffer/", tensors))
-        self._workspace.ledger.restore(state["ledger"])
         if self._directory is not None:
             self._directory.truncate(METRICS, state["metrics_bytes"])
         position = Position(
@@ -215,6 +214,8 @@ class Loop:
         )
         if state["phase_state"] is not None:
             position.state = self._phases[len(snapshots)].restore(_under("phase/", tensors), state["phase_state"])
+        # Last, because rebuilding an objective charges a calibration that the checkpoint has already.
+        self._workspace.ledger.restore(state["ledger"])
         return position
 
     def _log(self, text: str) -> None:

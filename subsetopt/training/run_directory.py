@@ -119,7 +119,8 @@ class RunDirectory:
             return None
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                # A clone has torch's own alignment in memory; sums over it round as they did before it was saved.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
                 return tensors, json.loads(file.metadata()["state"])
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise RunDirectoryError(

@@ -55,7 +55,7 @@ def test_result_belongs_to_the_returned_point(method: str) -> None:
     x = result.x.clone().requires_grad_()
     loss = rosenbrock(x)
     (gradient,) = torch.autograd.grad(loss, x)
-    assert result.loss == float(loss)
+    assert result.loss == float(loss.detach())
     assert result.gradient_norm == float(gradient.abs().max())
     assert not result.converged
     assert result.stop_reason == "max_evaluations"
