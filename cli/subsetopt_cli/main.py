@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": "Train on a random subset to its minimum, then hand over to the full set.",
     "ratio": "Tell how far a subset overdetermines a model: Q = K·M/P.",
     "evaluate": "Evaluate the trained model of a run.",
+    "verify": "Tell whether a run found a minimum, by the Hessian's eigenvalues.",
     "resume": "Go on with an interrupted run.",
     "list": "List data sets, models, solvers, samplers or presets.",
     "download": "Fetch a data set from its publisher.",

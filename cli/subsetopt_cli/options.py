@@ -22,7 +22,7 @@ from subsetopt.errors import SettingError
 HEADINGS = ("Data", "Model", "Subset", "Solve", "Warm-up", "Hand-off", "Run")
 _SECTIONS = {
     "Data": ("dataset", "data_dir", "data_file", "normalize", "validation_fraction"),
-    "Model": ("model", "model_args", "loss"),
+    "Model": ("model", "model_args", "init_from", "loss"),
     "Subset": ("subset_frac", "subset_size", "stratify", "augment_copies", "require_ratio"),
     "Solve": ("solver", "solver_args", "l2", "gtol", "max_iterations", "max_epochs", "stop_at"),
 }

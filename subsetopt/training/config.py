@@ -43,6 +43,7 @@ class PhaseConfig(_Settings):
     gtol: float = Field(1e-5, gt=0, description="converged when max|g| <= gtol", examples=[1e-5])
     max_iterations: int | None = Field(None, ge=1, description="iterations at most", examples=[500])
     epochs: float | None = Field(None, gt=0, description="cost at most, in epoch-equivalents", examples=[10])
+    seconds: float | None = Field(None, gt=0, description="wall-clock seconds at most", examples=[60])
     sampler: str = Field("full", description="how a first-order phase draws its batches", examples=["srs"])
     sampler_settings: dict[str, Any] = Field(default_factory=dict, description="settings of the sampler")
     lr: float | None = Field(None, gt=0, description="learning rate", examples=[0.01])
@@ -63,8 +64,12 @@ class PhaseConfig(_Settings):
 
     @model_validator(mode="after")
     def _planned(self) -> Self:
-        if self.first_order and self.epochs is None:
-            raise ValueError(f"a {self.method} phase needs epochs, the cost it may spend")
+        if self.first_order and self.epochs is None and self.seconds is None:
+            raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
+        if self.first_order and self.stop_at == "noise":
+            raise ValueError(f"a {self.method} phase has no full gradient to test for noise; use stop_at = validation")
+        if self.nesterov and self.method == "sgd" and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0, for example 0.9")
         return self
 
 
@@ -84,6 +89,9 @@ class RunConfig(_Settings):
         "auto", description="model name (`subsetopt list models`) or package.module:factory", examples=["cnn"]
     )
     model_args: dict[str, Any] = Field(default_factory=dict, description="settings of the model, key=value")
+    init_from: Path | None = Field(
+        None, description="start from the model of this finished run, or from a .safetensors file", examples=["runs/a"]
+    )
     loss: Literal["auto", "cross_entropy", "mse"] = Field(
         "auto", description="loss function; auto: by the task of the data set"
     )
@@ -109,6 +117,15 @@ class RunConfig(_Settings):
     )
     max_epochs: float | None = Field(
         None, gt=0, description="cost budget of the whole run in epoch-equivalents", examples=[20]
+    )
+    max_seconds: float | None = Field(
+        None, gt=0, description="wall-clock budget of the whole run in seconds; not reproducible", examples=[60]
+    )
+    track_validation: float | None = Field(
+        None,
+        gt=0,
+        description="record the held-out loss every so many epoch-equivalents; not counted in cost or seconds",
+        examples=[0.1],
     )
     stop_at: StopAt = Field(
         "minimum", description="end of the subset solve: gradient test, sampling noise, or held-out loss"
@@ -143,6 +160,9 @@ class RunConfig(_Settings):
         "none", description="batch augmentation (`subsetopt list augmentations`)", examples=["standard"]
     )
     handoff_amp: bool = Field(False, description="bfloat16 autocast in sgd/adam")
+    handoff_stop_at: Literal["minimum", "validation"] = Field(
+        "minimum", description="end of the hand-off before its cost is spent: gradient test (solvers), or held-out loss"
+    )
 
     seed: int = Field(0, ge=0, description="seed of every random stream", examples=[0])
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of parameters and gradients")
@@ -165,8 +185,12 @@ class RunConfig(_Settings):
     def _consistent(self) -> Self:
         if self.subset_frac is not None and self.subset_size is not None:
             raise ValueError("give subset_frac or subset_size, not both")
-        if self.stop_at == "validation" and self.validation_fraction == 0:
-            raise ValueError("stop_at = 'validation' needs held-out data; set validation_fraction above 0")
+        stops = {"stop_at": self.stop_at, "handoff_stop_at": self.handoff_stop_at}
+        held_out = [name for name, stop in stops.items() if stop == "validation"]
+        if held_out and self.validation_fraction == 0:
+            raise ValueError(f"{held_out[0]} = 'validation' needs held-out data; set validation_fraction above 0")
+        if self.track_validation is not None and self.validation_fraction == 0:
+            raise ValueError("track_validation needs held-out data; set validation_fraction above 0")
         if self.solver == "none" and self.handoff == "none" and self.warmup == "none" and not self.phase:
             raise ValueError("solver, warmup and handoff are all 'none': nothing would be trained")
         return self
@@ -187,11 +211,12 @@ class RunConfig(_Settings):
             solver = self.handoff_solver or ("lbfgs" if self.solver == "none" else self.solver)
             settings = self.solver_args if solver == self.solver else {}
             planned.append({"method": solver, "settings": settings, "gtol": self.gtol, "data": "full",
-                            "role": "handoff", "epochs": self.handoff_epochs})  # fmt: skip
+                            "role": "handoff", "epochs": self.handoff_epochs,
+                            "stop_at": self.handoff_stop_at})  # fmt: skip
         elif self.handoff != "none":
             named = self.handoff in FIRST_ORDER
             shared = ("lr", "batch_size", "schedule", "momentum", "nesterov", "weight_decay", "clip_norm",
-                      "label_smoothing", "augmentation", "amp", "epochs")  # fmt: skip
+                      "label_smoothing", "augmentation", "amp", "epochs", "stop_at")  # fmt: skip
             planned.append({"method": self.handoff if named else self.handoff_optimizer, "data": "full",
                             "role": "handoff", "sampler": "full" if named else self.handoff,
                             "sampler_settings": self.handoff_args,
@@ -212,7 +237,9 @@ def make_config(*layers: Mapping[str, Any]) -> RunConfig:
             merged.pop("subset_size", None)
         merged.update(layer)
     try:
-        return RunConfig(**merged)
+        config = RunConfig(**merged)
+        config.phases()  # a flag may be wrong only in the phase that it makes
+        return config
     except ValidationError as error:
         raise _one_line(error, merged) from None
 

@@ -9,68 +9,80 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from subsetopt.data.batch_augmentation import Augmentation, make_augmentation
-from subsetopt.errors import SettingError
-from subsetopt.objective import CrossEntropy, Loss, has_last_layer, make_loss
+from subsetopt.data.batch_augmentation import make_augmentation
 from subsetopt.objective.protocol import BudgetExhausted
-from subsetopt.samplers import Sampler, make_sampler
-from subsetopt.seeding import derive_seed, make_generator
+from subsetopt.samplers import Sampler
+from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.config import PhaseConfig
+from subsetopt.training.first_order_setup import (
+    check_phase,
+    learning_rate,
+    loss_of,
+    optimizer_of,
+    sampler_of,
+    weight_decay_of,
+)
 from subsetopt.training.mini_batch import MiniBatch
 from subsetopt.training.phases import Outcome
+from subsetopt.training.random_streams import installed, new_states
 from subsetopt.training.schedules import rate_factor
+from subsetopt.training.stopping import HeldOutTest
 from subsetopt.training.trees import join_tensors, split_tensors
 from subsetopt.training.workspace import Workspace
 
-DEFAULT_LR = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
 RECORDS = 200  # per phase; what lies between two records is one "step" of the phase
+CHECKS, CHECK_SHARE = 20, 0.05  # held-out checks: 20 per phase, fewer where they would take over 5 % of the cost
 
 
 @dataclass
 class FirstOrderState:
     """Where a first-order phase is. `w` is updated in place; `loss` is the mean over the last record's mini-batches.
 
-    `random` is the state of torch's generator as dropout sees it, `augmentation` that of the augmentation's own.
-    `start` and `affordable` are the cost at the start and what may be spent, in epoch-equivalents.
+    `random` has the states of torch's generators as the model's dropout sees them, `augmentation` is the augmentation's
+    own generator. `began` and `affordable` are the cost at the start and what training may spend, in epoch-equivalents;
+    `end` says why the phase stops when that is spent. `next_check` is the cost at which the held-out loss is due again,
+    and `best_buffers` belong to the parameters that were best there.
     """
 
     w: Tensor
     optimizer: torch.optim.Optimizer
-    random: Tensor
+    random: dict[str, Tensor]
     augmentation: torch.Generator
-    start: float
+    began: float
     affordable: float
-    steps: int = 0
+    end: StopReason
+    next_check: float
+    iterations: int = 0
     loss: float = math.nan
+    best_buffers: dict[str, Tensor] = field(default_factory=dict)
     stopped: StopReason | None = None
 
 
 class FirstOrderPhase:
-    """Runs SGD, Adam or AdamW on the subset or the full set until its cost is spent."""
+    """Runs SGD, Adam or AdamW on the subset or the full set until its cost is spent, or the held-out test ends it.
 
-    def __init__(self, config: PhaseConfig, workspace: Workspace) -> None:
+    `index` is the phase's place in the run: two phases that are otherwise alike draw different batches.
+    """
+
+    def __init__(self, config: PhaseConfig, workspace: Workspace, index: int = 0) -> None:
         self.config = config
         self._workspace = workspace
-        self._lr = DEFAULT_LR[config.method] if config.lr is None else config.lr
-        self._loss = self._make_loss()
-        self._sampler: Sampler = make_sampler(
-            config.sampler,
-            self.samples,
-            min(config.batch_size, self.samples),
-            derive_seed(workspace.config.seed, f"{config.role}:{config.sampler}"),
-            device=workspace.device,
-            **config.sampler_settings,
-        )
-        self._augmentation = self._make_augmentation()
-        self._check()
+        self._stream = f"{index}:{config.role}"
+        self._lr = learning_rate(config)
+        self._weight_decay = weight_decay_of(config, workspace)
+        self._loss = loss_of(config, workspace)
+        self._sampler: Sampler = sampler_of(config, workspace, self.samples, self._stream)
+        self._augmentation = make_augmentation(config.augmentation, workspace.dataset.in_shape)
+        self._test = HeldOutTest(self._held_out_loss, every=1) if config.stop_at == "validation" else None
+        check_phase(config, workspace, self._sampler)
 
     @property
     def samples(self) -> int:
@@ -85,64 +97,61 @@ class FirstOrderPhase:
 
     @cached_property
     def _mini_batch(self) -> MiniBatch:
-        l2 = 0.0 if self._decoupled else self._weight_decay
-        return MiniBatch(self._workspace, self.config, self._sampler, self._loss, self._augmentation, l2)
-
-    @property
-    def _decoupled(self) -> bool:
-        return self.config.method == "adamw"
-
-    @property
-    def _weight_decay(self) -> float:
-        """The setting, or the run's L2 strength where it means the same; AdamW's own default is torch's 0.01."""
-        if self.config.weight_decay is not None:
-            return self.config.weight_decay
-        return 0.01 if self._decoupled else self._workspace.config.l2
+        config = self.config
+        return MiniBatch(self._workspace, config.data, self._sampler, self._loss, self._augmentation, config.amp)
 
     def start(self, w: Tensor) -> FirstOrderState:
-        """Take what the phase may spend, within the run's budget."""
+        """Take what the phase may spend, within the run's budget, and let the sampler look at the data."""
         ledger, seed = self._workspace.ledger, self._workspace.config.seed
+        end = StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END
+        if self._test is not None:
+            ledger.limit -= self._check_cost  # kept for the check of the last parameters
+        began = ledger.cost
         w = w.detach().clone()
-        return FirstOrderState(
+        state = FirstOrderState(
             w,
-            self._make_optimizer(w),
-            make_generator(seed, f"{self.config.role}:dropout").get_state(),
-            make_generator(seed, f"{self.config.role}:augmentation"),
-            ledger.cost,
-            ledger.limit - ledger.cost,
+            optimizer_of(self.config, w, self._lr, self._weight_decay),
+            new_states(seed, f"{self._stream}:dropout", self._workspace.device),
+            make_generator(seed, f"{self._stream}:augmentation"),
+            began,
+            ledger.limit - began,
+            end,
+            began + self._check_interval(ledger.limit - began),
         )
+        self._mini_batch.bind()
+        return state
 
     def step(self, state: FirstOrderState) -> FirstOrderState:
         """Take the mini-batch steps between two records, with one host synchronisation at their end."""
         ledger = self._workspace.ledger
         until = ledger.cost + state.affordable / RECORDS
         losses: list[Tensor] = []
-        with torch.random.fork_rng():
-            torch.set_rng_state(state.random)
+        with installed(state.random, self._workspace.device):
             try:
                 while not losses or ledger.cost < until:
-                    losses += self._mini_batch_step(state)
+                    self._mini_batch_step(state, losses)
             except BudgetExhausted:
-                whole_run = ledger.limit >= ledger.budget
-                state.stopped = StopReason.BUDGET if whole_run else StopReason.SCHEDULE_END
-            state.random = torch.get_rng_state()
+                state.stopped = state.end
         if losses:
-            state.loss = float(torch.stack(losses).mean())
+            penalty = 0.0 if self._decoupled else 0.5 * self._weight_decay * state.w.detach().square().sum()
+            state.loss = float(torch.stack(losses).mean() + penalty)
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
+        if state.stopped is None and self._test is not None and ledger.cost >= state.next_check:
+            state.stopped = self._check_held_out(state, self._test)
         return state
 
     def terminate(self, state: FirstOrderState) -> StopReason | None:
-        """Stop when the cost is spent, or when the loss is no longer finite."""
+        """Stop when the cost is spent, the held-out loss has stopped improving, or the loss is no longer finite."""
         return state.stopped
 
     def record(self, state: FirstOrderState) -> dict[str, Any]:
-        """Progress in optimizer steps; the loss is that of the mini-batches, with its L2 term."""
+        """Progress in optimizer steps; the loss is the mean over mini-batches plus l2/2 ||w||^2 (not for AdamW)."""
         return {
-            "iteration": state.steps,
+            "iteration": state.iterations,
             "loss": state.loss,
             "gradient_norm": None,
-            "evaluations": state.steps,
+            "evaluations": state.iterations,
             "products": 0,
             "fraction": self._share_spent(state),
         }
@@ -152,11 +161,17 @@ class FirstOrderPhase:
         return {"sampler": self.config.sampler, "learning_rate": self._lr, "sampling": self._sampler.statistics()}
 
     def finish(self, state: FirstOrderState) -> Outcome:
-        """Return the last parameters; BatchNorm's running statistics were kept by the training itself."""
-        return Outcome(state.w.detach(), state.loss, None)
+        """Return the last parameters, or the best checked on held-out data; BatchNorm's statistics go with them."""
+        last = state.w.detach()
+        chosen = last if self._test is None else self._test.choose(last)
+        if chosen is last:
+            return Outcome(last, state.loss, None)
+        self._workspace.flat.load_buffers(state.best_buffers)
+        return Outcome(chosen, None, None)
 
     def save(self, state: FirstOrderState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Parameters, optimizer, sampler and random states."""
+        """Parameters, optimizer, sampler, held-out test and random states."""
+        test, counters = ({}, {}) if self._test is None else self._test.save()
         tensors, parts = split_tensors(
             {
                 "w": state.w.detach(),
@@ -164,74 +179,82 @@ class FirstOrderPhase:
                 "augmentation": state.augmentation.get_state(),
                 "optimizer": state.optimizer.state_dict()["state"].get(0, {}),
                 "sampler": self._sampler.state_dict(),
+                "best_buffers": state.best_buffers,
+                "test": test,
             }
         )
-        names = ("start", "affordable", "steps", "loss", "stopped")
-        return tensors, {"parts": parts, **{name: getattr(state, name) for name in names}}
+        names = ("began", "affordable", "end", "next_check", "iterations", "loss", "stopped")
+        return tensors, {"parts": parts, "test": counters, **{name: getattr(state, name) for name in names}}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> FirstOrderState:
-        """Rebuild optimizer and sampler as they were."""
-        parts = join_tensors(tensors, numbers["parts"])
-        w = parts["w"].to(self._workspace.device)
-        optimizer = self._make_optimizer(w)
+        """Rebuild optimizer, sampler and held-out test as they were."""
+        device = self._workspace.device
+        on_device = {k: v if k.startswith(("random/", "augmentation")) else v.to(device) for k, v in tensors.items()}
+        parts = join_tensors(on_device, numbers["parts"])
+        optimizer = optimizer_of(self.config, parts["w"], self._lr, self._weight_decay)
         if parts["optimizer"]:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: parts["optimizer"]}})
         augmentation = torch.Generator()
         augmentation.set_state(parts["augmentation"])
-        assert self._mini_batch is not None  # binds the data before the sampler's memory is put back
         self._sampler.load_state_dict(parts["sampler"])
+        if self._test is not None:
+            self._test.restore(parts["test"], numbers["test"])
         return FirstOrderState(
-            w,
+            parts["w"],
             optimizer,
             parts["random"],
             augmentation,
-            numbers["start"],
+            numbers["began"],
             numbers["affordable"],
-            numbers["steps"],
+            StopReason(numbers["end"]),
+            numbers["next_check"],
+            numbers["iterations"],
             numbers["loss"],
+            parts["best_buffers"],
             None if numbers["stopped"] is None else StopReason(numbers["stopped"]),
         )
 
-    def _mini_batch_step(self, state: FirstOrderState) -> list[Tensor]:
+    @property
+    def _decoupled(self) -> bool:
+        return self.config.method == "adamw"
+
+    def _mini_batch_step(self, state: FirstOrderState, losses: list[Tensor]) -> None:
         rate = self._lr * rate_factor(self.config.schedule, self._share_spent(state))
         computed = self._mini_batch.gradient(state.w, state.augmentation)
         if computed is None:
-            return []
+            return
         loss, state.w.grad = computed
+        if self.config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(state.w, self.config.clip_norm)
         state.optimizer.param_groups[0]["lr"] = rate
         state.optimizer.step()
-        state.steps += 1
-        return [loss]
+        state.iterations += 1
+        losses.append(loss)
 
     def _share_spent(self, state: FirstOrderState) -> float:
-        return min((self._workspace.ledger.cost - state.start) / state.affordable, 1.0) if state.affordable > 0 else 1.0
+        return min((self._workspace.ledger.cost - state.began) / state.affordable, 1.0) if state.affordable > 0 else 1.0
 
-    def _make_optimizer(self, w: Tensor) -> torch.optim.Optimizer:
-        w.requires_grad_(True)
-        if self.config.method == "sgd":
-            return torch.optim.SGD([w], self._lr, momentum=self.config.momentum, nesterov=self.config.nesterov)
-        if self.config.method == "adam":
-            return torch.optim.Adam([w], self._lr)
-        return torch.optim.AdamW([w], self._lr, weight_decay=self._weight_decay)
+    def _check_held_out(self, state: FirstOrderState, test: HeldOutTest) -> StopReason | None:
+        before = test.best_loss
+        try:
+            reason = test.look(state)
+        except BudgetExhausted:
+            return state.end
+        if test.best_loss < before:
+            state.best_buffers = self._workspace.flat.buffers()
+        state.next_check = self._workspace.ledger.cost + self._check_interval(state.affordable)
+        return reason
 
-    def _make_loss(self) -> Loss:
-        smoothing = self.config.label_smoothing
-        if smoothing and self._workspace.loss != "cross_entropy":
-            raise SettingError("label_smoothing", smoothing, "only cross-entropy has it", "use 0")
-        return CrossEntropy(smoothing) if smoothing else make_loss(self._workspace.loss)
+    def _held_out_loss(self, w: Tensor) -> float:
+        metrics = self._workspace.evaluate(w.detach(), "validation", purpose="selection")
+        assert metrics is not None, "checked before step 0"
+        return metrics["loss"]
 
-    def _make_augmentation(self) -> Augmentation | None:
-        return make_augmentation(self.config.augmentation, self._workspace.dataset.in_shape)
+    @property
+    def _check_cost(self) -> float:
+        held_out = self._workspace.dataset.validation
+        assert held_out is not None, "checked before step 0"
+        return self._workspace.ledger.price("forward", len(held_out))
 
-    def _check(self) -> None:
-        """Refuse, before step 0, what a sampler would miss in the middle of the training."""
-        sampler, workspace = self._sampler, self._workspace
-        if sampler.needs_validation_scan and workspace.split("validation") is None:
-            raise SettingError("sampler", sampler.name, "needs held-out data", "set validation_fraction above 0")
-        needs_last_layer = sampler.needs_scan or "features" in sampler.needs
-        if needs_last_layer and not has_last_layer(workspace.flat):
-            raise SettingError(
-                "sampler", sampler.name, "needs a model that ends in a linear layer", "use another sampler or model"
-            )
-        if sampler.needs_scan and workspace.dataset.task != "classification":
-            raise SettingError("sampler", sampler.name, "selects per class", "use a classification data set")
+    def _check_interval(self, affordable: float) -> float:
+        return math.inf if self._test is None else max(affordable / CHECKS, self._check_cost / CHECK_SHARE)

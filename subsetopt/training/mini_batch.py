@@ -1,140 +1,163 @@
-"""One mini-batch step: the sampler proposes, selection looks where it must, the kept rows are trained on and credited.
+"""One mini-batch: the sampler proposes, selection looks where it must, the kept rows are trained on and credited.
 
-Every model call is charged before it is made: looks and scans to "selection", the training pass to "train". Looks run
-without graph in evaluation mode, so that BatchNorm statistics and dropout see only what is trained on.
+Every model call is charged before it is made: looks and scans to "selection", the training pass to "train". Looks and
+scans see the stored rows, never augmented ones, without graph and in evaluation mode, so that BatchNorm statistics and
+dropout see only what is trained on. A sampler's own arithmetic over whole splits (hashing, matching) is counted and
+charged like the gradients that it could have paid for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from subsetopt.data.batch_augmentation import Augmentation, Augmented
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
 from subsetopt.samplers import Batch, Sampler, Scan
-from subsetopt.training.config import PhaseConfig
 from subsetopt.training.workspace import Workspace
 
 SCAN_CHUNK = 512
+COUNTED_ROWS = 8
 
 
 class Look(NamedTuple):
-    """What a forward pass shows of some rows; `features` are the inputs of the last linear layer."""
+    """Outputs `(b, M)` of a forward pass, and what the sampler wants of it; `features` feed the last linear layer."""
 
-    losses: Tensor
+    outputs: Tensor
     probabilities: Tensor | None
     features: Tensor | None
-    outputs: Tensor
 
 
 class MiniBatch:
-    """Computes loss and gradient of the batches that `sampler` chooses from the rows of a phase."""
+    """Computes loss and gradient of the batches that `sampler` chooses from the rows of `data` (subset or full)."""
 
     def __init__(
         self,
         workspace: Workspace,
-        config: PhaseConfig,
+        data: str,
         sampler: Sampler,
         loss: Loss,
-        augmentation: Augmentation | None,
-        l2: float,
+        augmentation: Augmentation | None = None,
+        amp: bool = False,
     ) -> None:
-        self._workspace, self._config, self._sampler = workspace, config, sampler
-        self._loss, self._augmentation, self._l2 = loss, augmentation, l2
-        self._inputs, self._targets = workspace.data(config.data)
-        self._targets = loss.prepare(self._targets, workspace.flat.dtype)
-        if sampler.needs_data:
-            sampler.bind(self._inputs)
+        self._workspace, self._sampler, self._loss = workspace, sampler, loss
+        self._augmentation, self._amp = augmentation, amp
+        self._inputs, targets = workspace.data(data)
+        self._targets = loss.prepare(targets, workspace.flat.dtype)
+
+    def bind(self) -> None:
+        """Let the sampler look at the training inputs once, where it wants to; a restored sampler has done so."""
+        if self._sampler.needs_data:
+            self._counted(lambda: self._sampler.bind(self._inputs))
 
     def gradient(self, w: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
         """Return (loss, gradient) at w of the next batch, None when selection kept too little for a step yet.
 
-        The loss is the weighted mean over the batch plus l2/2 ||w||^2. Nothing is read to the host.
+        The loss is the mean of weight times loss over the batch. Nothing is read to the host but what the sampler
+        reads. A single row is no batch for a model with BatchNorm, and is passed over.
         """
         batch = self._chosen(w)
-        if batch is None:
+        if batch is None or (self._workspace.flat.batch_dependent and len(batch.indices) == 1):
             return None
         indices = batch.indices.to(self._inputs.device)
         self._workspace.ledger.charge("gradient", len(indices), "train")
-        augmented = self._augmented(self._inputs[indices], generator)
-        donors = indices if augmented.donors is None else indices[augmented.donors]
-        look = self._forward(w, augmented.inputs, self._targets[donors], augmented.shares, "train")
-        losses = look.losses if batch.weights is None else look.losses * batch.weights.to(look.losses)
-        loss = losses.mean() + 0.5 * self._l2 * w.dot(w)
+        inputs, donors, shares = self._augmented(self._inputs[indices], generator)
+        rows = indices if donors is None else indices[donors]
+        targets = self._targets[rows]
+        look = self._forward(w, inputs, "train")
+        losses = donor_losses(self._loss.per_sample, look.outputs, targets, shares)
+        weighted = losses
+        if batch.weights is not None:
+            weights = batch.weights.to(losses)
+            weighted = losses * (weights if donors is None else weights[donors])
+        loss = weighted.sum() / len(indices)
         (gradient,) = torch.autograd.grad(loss, w)
-        if self._config.clip_norm is not None:
-            norm = torch.linalg.vector_norm(gradient)
-            gradient *= (self._config.clip_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
-        probabilities = None if look.probabilities is None else look.probabilities.detach()
-        features = None if look.features is None else look.features.detach()
-        observed = (look.losses.detach(), probabilities, features, self._targets[donors])
-        self._sampler.observe(donors, *observed, weights=augmented.shares)
+        seen = losses.detach() if donors is None else losses.detach().sum(1)
+        self._sampler.observe(rows, seen, look.probabilities, look.features, targets, weights=shares)
         return loss.detach(), gradient
 
     def _chosen(self, w: Tensor) -> Batch | None:
         if self._sampler.scan_due:
-            validation = None
-            if self._sampler.needs_validation_scan:
-                held_out = self._workspace.split("validation")
-                assert held_out is not None, "checked before step 0"
-                validation = self._scan(w, *held_out)
-            self._sampler.refresh(self._scan(w, self._inputs, self._targets), validation)
+            held_out = self._workspace.split("validation") if self._sampler.needs_validation_scan else None
+            validation = None if held_out is None else self._scan(w, *held_out)
+            scan = self._scan(w, self._inputs, self._targets)
+            self._counted(lambda: self._sampler.refresh(scan, validation))
         batch = self._sampler.propose()
         if not self._sampler.selection_due:
             return batch
         indices = batch.indices.to(self._inputs.device)
         self._workspace.ledger.charge("forward", len(indices), "selection")
+        targets = self._targets[indices]
         with torch.no_grad():
-            targets = self._targets[indices]
-            look = self._forward(w, self._workspace.preprocess(self._inputs[indices]), targets, None, "eval")
-        return self._sampler.select(batch, look.losses, look.probabilities, look.features, targets)
+            look = self._forward(w, self._workspace.preprocess(self._inputs[indices]), "eval")
+            losses = self._loss.per_sample(look.outputs, targets)
+        return self._sampler.select(batch, losses, look.probabilities, look.features, targets)
 
     def _scan(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Scan:
-        """Return last-layer gradients e = p - y (n, M) and features h (n, D) of all rows, in evaluation mode."""
+        """Return last-layer gradients e = dl/dz (n, M) and features h (n, D) of all rows."""
         targets = self._loss.prepare(targets, self._workspace.flat.dtype)
         self._workspace.ledger.charge("forward", len(targets), "selection")
-        residuals, features = [], []
-        with torch.no_grad():
-            for start in range(0, len(targets), SCAN_CHUNK):
-                x = self._workspace.preprocess(inputs[start : start + SCAN_CHUNK])
-                outputs, hidden = evaluate_last_layer(self._workspace.flat, w, x, "eval")
-                residuals.append(self._residuals(outputs, targets[start : start + SCAN_CHUNK]))
-                features.append(hidden)
+        residuals: list[Tensor] = []
+        features: list[Tensor] = []
+        for start in range(0, len(targets), SCAN_CHUNK):
+            with torch.no_grad():
+                look = self._forward(w, self._workspace.preprocess(inputs[start : start + SCAN_CHUNK]), "eval")
+            assert look.features is not None, "every sampler that scans is given features"
+            outputs = look.outputs.requires_grad_()
+            loss = self._loss.per_sample(outputs, targets[start : start + SCAN_CHUNK]).sum()
+            residuals += torch.autograd.grad(loss, outputs)
+            features.append(look.features)
         return Scan(torch.cat(residuals), torch.cat(features), targets)
-
-    def _residuals(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if isinstance(self._loss, CrossEntropy):
-            return outputs.softmax(1) - torch.nn.functional.one_hot(targets, outputs.shape[1])
-        return (outputs - targets) * (2 / outputs.shape[1])
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Augmented:
         if self._augmentation is None:
             return Augmented(self._workspace.preprocess(images))
         return self._augmentation(images, self._workspace.preprocess, generator)
 
-    def _forward(self, w: Tensor, x: Tensor, targets: Tensor, shares: Tensor | None, mode: Mode) -> Look:
-        flat, device = self._workspace.flat, self._workspace.device
-        features = None
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._config.amp):
-            if "features" in self._sampler.needs:
+    def _forward(self, w: Tensor, x: Tensor, mode: Mode) -> Look:
+        flat, needs, features = self._workspace.flat, self._sampler.needs, None
+        with torch.autocast(self._workspace.device.type, torch.bfloat16, enabled=self._amp):
+            if "features" in needs or self._sampler.needs_scan:
                 outputs, features = evaluate_last_layer(flat, w, x, mode)
             else:
                 outputs = flat.forward(w, x, mode)
         outputs = outputs.to(w.dtype)
-        losses = mixed_losses(self._loss.per_sample, outputs, targets, shares)
-        wanted = "probabilities" in self._sampler.needs and isinstance(self._loss, CrossEntropy)
-        return Look(losses, outputs.detach().softmax(1) if wanted else None, features, outputs)
+        wanted = "probabilities" in needs and isinstance(self._loss, CrossEntropy)
+        return Look(outputs, outputs.detach().softmax(1) if wanted else None, features)
+
+    def _counted(self, work: Callable[[], None]) -> None:
+        """Do a sampler's own arithmetic and charge its flops; where torch counts none, seconds alone show it."""
+        with FlopCounterMode(display=False) as counter:
+            work()
+        flops = int(counter.get_total_flops())
+        if flops and self._gradient_flops:
+            self._workspace.ledger.charge("gradient", math.ceil(flops / self._gradient_flops), "selection")
+
+    @cached_property
+    def _gradient_flops(self) -> float:
+        """Flops of the forward and backward pass of one sample, the unit of the ledger's prices."""
+        flat, rows = self._workspace.flat, slice(COUNTED_ROWS)
+        w = flat.initial().requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            outputs = flat.forward(w, self._workspace.preprocess(self._inputs[rows]), "deterministic")
+            torch.autograd.grad(self._loss.per_sample(outputs, self._targets[rows]).sum(), w)
+        return int(counter.get_total_flops()) / len(outputs)
 
 
-def mixed_losses(
+def donor_losses(
     per_sample: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor, shares: Tensor | None
 ) -> Tensor:
-    """Return the losses `(b,)`; for mixed inputs with targets `(b, d, ...)`, share-weighted sums over d donors."""
+    """Return the losses `(b,)`; for mixed inputs with targets `(b, d, ...)` each donor's, times its share, `(b, d)`.
+
+    So an importance weight goes with the sample that it belongs to, not with the row into which it was mixed.
+    """
     if shares is None:
         return per_sample(outputs, targets)
-    parts = [per_sample(outputs, targets[:, donor]) * shares[:, donor] for donor in range(shares.shape[1])]
-    return torch.stack(parts).sum(0)
+    return shares * torch.stack([per_sample(outputs, targets[:, donor]) for donor in range(shares.shape[1])], dim=1)

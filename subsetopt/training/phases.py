@@ -44,6 +44,9 @@ class Phase(Protocol):
     def record(self, state: Any) -> dict[str, Any]:
         """Return iteration, loss, gradient_norm, evaluations, products and fraction of the limit (None if unknown)."""
 
+    def iterate(self, state: Any) -> Tensor:
+        """Return the parameters where the phase now is, BatchNorm's statistics set to fit them."""
+
     def details(self) -> dict[str, Any]:
         """Return what the report says of a finished phase beside the common record."""
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import scipy
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from subsetopt.data import Dataset
-from subsetopt.errors import RunDirectoryError
-from subsetopt.training.config import PhaseConfig, RunConfig, make_config, read_toml
+from subsetopt.errors import RunDirectoryError, unknown_name
+from subsetopt.samplers import SAMPLERS
+from subsetopt.training.config import FIRST_ORDER, PhaseConfig, RunConfig, make_config, read_toml
 from subsetopt.training.first_order import FirstOrderPhase
 from subsetopt.training.loop import Loop, Position, Snapshot
 from subsetopt.training.phases import Phase
@@ -87,16 +88,27 @@ def resume_run(
     """
     progress = progress or Silent()
     directory = RunDirectory.open(Path(path))
-    config = _load_config(directory, model, dataset)
+    config = load_config(directory, model, dataset)
     workspace = prepare(config, model, dataset)
     phases = _build_phases(config, workspace)
     loop = Loop(workspace, phases, directory, progress)
     checkpoint = directory.load_checkpoint()
     _warn_of_other_environment(directory, workspace, progress)
-    position = loop.start() if checkpoint is None else loop.restore(*checkpoint)
+    position = loop.start() if checkpoint is None else _restored(loop, checkpoint, directory)
     if checkpoint is None:
         directory.truncate("metrics.jsonl", 0)
     return _finish(loop, position, workspace, phases, directory, progress)
+
+
+def _restored(loop: Loop, checkpoint: tuple[dict[str, Tensor], dict[str, Any]], directory: RunDirectory) -> Position:
+    try:
+        return loop.restore(*checkpoint)
+    except (KeyError, TypeError) as error:
+        written, own = directory.read_json(ENVIRONMENT).get("subsetopt"), version("subsetopt")
+        raise RunDirectoryError(
+            f"run = {str(directory.path)!r}: its checkpoint (subsetopt {written}) does not fit this version {own} "
+            f"({type(error).__name__}: {error}); resume with the version that wrote it, or train anew"
+        ) from error
 
 
 def evaluate_run(
@@ -111,8 +123,9 @@ def evaluate_run(
     """Return {split: {loss, accuracy | mse}} of a finished run's model, computed afresh."""
     directory = RunDirectory.open(Path(path))
     overrides = {"data_dir": data_dir, "device": device}
-    config = _load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
-    workspace = prepare(config, model, dataset)
+    config = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
+    # The run's own model says all; where it once started may be gone.
+    workspace = prepare(config.model_copy(update={"init_from": None}), model, dataset)
     w = workspace.flat.load_state_dict(directory.load_tensors(MODEL))
     return {name: metrics for name in splits if (metrics := workspace.evaluate(w, name)) is not None}
 
@@ -142,11 +155,15 @@ def _finish(
 
 
 def _build_phases(config: RunConfig, workspace: Workspace) -> list[Phase]:
-    return [_build_phase(phase, workspace) for phase in config.phases()]
+    """Build and check every phase before the first one starts; raises `UserError` for what would fail later."""
+    handoffs = ("none", "full", *FIRST_ORDER)
+    if config.handoff not in handoffs and config.handoff not in SAMPLERS:
+        raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
+    return [_build_phase(phase, workspace, index) for index, phase in enumerate(config.phases())]
 
 
-def _build_phase(config: PhaseConfig, workspace: Workspace) -> Phase:
-    return FirstOrderPhase(config, workspace) if config.first_order else SolverPhase(config, workspace)
+def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase:
+    return FirstOrderPhase(config, workspace, index) if config.first_order else SolverPhase(config, workspace)
 
 
 def _result(workspace: Workspace, position: Position) -> dict[str, Any]:
@@ -212,15 +229,18 @@ def _stored(config: RunConfig) -> dict[str, Any]:
         content["data_dir"] = str(config.data_dir.absolute())
     if config.data_file is not None:
         content["data_file"] = str(config.data_file.absolute())
+    if config.init_from is not None:
+        content["init_from"] = str(config.init_from.absolute())
     return content
 
 
-def _load_config(
+def load_config(
     directory: RunDirectory,
     model: nn.Module | None,
     dataset: Dataset | None,
     overrides: Mapping[str, Any] | None = None,
 ) -> RunConfig:
+    """Read the settings of a run; raises `RunDirectoryError` where it was given objects that are missing now."""
     config = make_config(read_toml(directory.path / CONFIG), overrides or {})
     for given, name, what in ((model, config.model, "model"), (dataset, config.dataset, "dataset")):
         if given is None and name == FOREIGN:

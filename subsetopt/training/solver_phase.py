@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from subsetopt.objective import Objective
 from subsetopt.solvers import make_solver
 from subsetopt.solvers.protocol import Solver, State, StopReason
 from subsetopt.training.config import PhaseConfig
@@ -33,11 +31,8 @@ class SolverPhase:
         self.config = config
         self._workspace = workspace
         self._solver: Solver = solver_of(config)
+        self._objective = workspace.objective(config.data, track_noise=config.stop_at == "noise")
         self._test = self._make_test()
-
-    @cached_property
-    def _objective(self) -> Objective:
-        return self._workspace.objective(self.config.data, track_noise=self.config.stop_at == "noise")
 
     @property
     def samples(self) -> int:
@@ -75,6 +70,11 @@ class SolverPhase:
             "fraction": solver.iterations / limit if limit else None,
         }
 
+    def iterate(self, state: SolverState) -> Tensor:
+        """Return the current iterate."""
+        self._workspace.refresh_batch_norm(state.solver.w, self.config.data)
+        return state.solver.w
+
     def details(self) -> dict[str, Any]:
         """The solver's settings."""
         return {"settings": self.config.settings}
@@ -111,10 +111,15 @@ class SolverPhase:
 
     def _make_test(self) -> StopTest:
         if self.config.stop_at == "noise":
-            return NoiseTest(lambda state: state.gradient, lambda: self._objective.gradient_noise)
+            return NoiseTest(lambda state: state.gradient, self._gradient_noise)
         if self.config.stop_at == "validation":
             return HeldOutTest(self._held_out_loss)
         return MinimumTest()
+
+    def _gradient_noise(self) -> Tensor:
+        noise = self._objective.gradient_noise
+        assert noise is not None, "the objective was built with track_noise and has been evaluated"
+        return noise
 
     def _held_out_loss(self, w: Tensor) -> float:
         self._workspace.refresh_batch_norm(w, self.config.data)

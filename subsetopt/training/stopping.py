@@ -12,6 +12,13 @@ from torch import Tensor
 from subsetopt.solvers.protocol import State, StopReason
 
 
+class Iterate(Protocol):
+    """What a held-out test needs to know of a state."""
+
+    w: Tensor
+    iterations: int
+
+
 class StopTest(Protocol):
     """Looks at each new iterate. A test is created per phase and holds what it has seen."""
 
@@ -78,13 +85,13 @@ class HeldOutTest:
     checks_without_gain: int = 0
     best_w: Tensor | None = field(default=None, repr=False)
 
-    def look(self, state: State) -> StopReason | None:
-        """Check at every third iterate."""
+    def look(self, state: Iterate) -> StopReason | None:
+        """Check at every `every`-th iterate."""
         if state.iterations % self.every:
             return None
         loss = self.held_out_loss(state.w)
         if loss < self.best_loss:
-            self.best_loss, self.best_w, self.checks_without_gain = loss, state.w.clone(), 0
+            self.best_loss, self.best_w, self.checks_without_gain = loss, state.w.detach().clone(), 0
         else:
             self.checks_without_gain += 1
         return StopReason.VALIDATION if self.checks_without_gain >= self.patience else None

@@ -16,7 +16,9 @@ from subsetopt.objective import FlatModel, Objective, calibrate_prices, evaluate
 from subsetopt.objective.protocol import Purpose
 from subsetopt.overdetermination import Overdetermination, overdetermination_ratio, verdict, warning
 from subsetopt.seeding import derive_seed
+from subsetopt.training.clock import Clock
 from subsetopt.training.config import RunConfig
+from subsetopt.training.initialisation import initialised_from
 from subsetopt.training.ledger import Ledger
 
 PRICE_SAMPLES = 8
@@ -34,7 +36,9 @@ class Workspace:
     device: torch.device
     ledger: Ledger
     subset: Tensor
+    clock: Clock = field(default_factory=Clock)
     warnings: list[str] = field(default_factory=list)
+    _objectives: dict[tuple[str, bool], Objective] = field(default_factory=dict)
 
     @property
     def full_size(self) -> int:
@@ -62,19 +66,21 @@ class Workspace:
         return self.subset_data if which == "subset" else self.training_set
 
     def objective(self, which: str, track_noise: bool = False) -> Objective:
-        """Return the full-batch objective on `subset` or `full`, charged to the ledger."""
-        inputs, targets = self.data(which)
-        return Objective(
-            self.flat,
-            inputs,
-            targets,
-            loss=self.loss,
-            l2=self.config.l2,
-            chunk_size=self.config.chunk_size,
-            preprocess=self.preprocess,
-            meter=self.ledger,
-            track_noise=track_noise,
-        )
+        """Return the full-batch objective on `subset` or `full`, charged to the ledger; built and checked once."""
+        if (which, track_noise) not in self._objectives:
+            inputs, targets = self.data(which)
+            self._objectives[which, track_noise] = Objective(
+                self.flat,
+                inputs,
+                targets,
+                loss=self.loss,
+                l2=self.config.l2,
+                chunk_size=self.config.chunk_size,
+                preprocess=self.preprocess,
+                meter=self.ledger,
+                track_noise=track_noise,
+            )
+        return self._objectives[which, track_noise]
 
     def split(self, name: str) -> tuple[Tensor, Tensor] | None:
         """Return the tensors of subset, train, validation or test; None where the data set has none."""
@@ -157,9 +163,11 @@ def prepare(
         )
     check_output_shape(model, dataset.in_shape, dataset.n_outputs, dtype)
     flat = FlatModel(model, dtype=dtype, device=device)
+    if config.init_from is not None:
+        flat = initialised_from(config.init_from, flat)
     preprocess = Preprocess(dataset.normalization, dtype)
     ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
-    workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset)
+    workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
     _check_ratio(workspace)
     return workspace
 

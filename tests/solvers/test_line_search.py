@@ -82,6 +82,12 @@ def test_non_finite_trials_shrink_the_step(bad: float, where: str) -> None:
     assert all(later < 1.0 for later in steps[1:])
 
 
+def test_a_loss_of_minus_infinity_is_not_accepted() -> None:
+    trial, _, _ = search(lambda t: (-math.inf, -0.5) if t > 0.02 else (-t, -1.0), 1.0)
+    assert trial is not None
+    assert math.isfinite(trial.loss)
+
+
 def test_trials_stay_inside_the_bracket() -> None:
     """Once an upper end is known no later trial lies beyond it."""
     _, _, steps = search(LINES["near"], 1.0, c2=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from subsetopt.errors import SettingError, UserError
-from subsetopt.solvers import SOLVERS, make_solver, minimize
+from subsetopt.solvers import SOLVERS, StopReason, make_solver, minimize
+from subsetopt.solvers.minimize import summarise
 from tests.solvers.problems import PROBLEMS, rosenbrock
 
 ALL = [entry.name for entry in SOLVERS]
@@ -160,3 +162,24 @@ def test_every_solver_has_a_name_and_a_summary() -> None:
     for entry in SOLVERS:
         assert entry.summary
         assert make_solver(entry.name).name == entry.name
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_starting_point_stays_the_callers(method: str) -> None:
+    objective = PROBLEMS["wood"].objective()
+    solver = make_solver(method)
+    w = objective.initial()
+    state = solver.init(objective, w)
+    w.zero_()
+    assert torch.equal(state.w, objective.initial())
+
+
+def test_best_point_is_returned_unless_the_gradient_test_chose_another() -> None:
+    objective = PROBLEMS["wood"].objective()
+    solver = make_solver("lbfgs")
+    state = solver.init(objective, objective.initial())
+    lower = dataclasses.replace(state, best_w=state.w + 1, best_loss=-1.0, best_gradient_norm=0.5)
+    stopped = summarise(lower, StopReason.MAX_ITERATIONS, torch.Size([4]))
+    assert torch.equal(stopped.x, lower.best_w)
+    assert (stopped.loss, stopped.gradient_norm) == (-1.0, 0.5)
+    assert torch.equal(summarise(lower, StopReason.GRADIENT, torch.Size([4])).x, state.w)

@@ -50,10 +50,11 @@ def test_saved_state_is_not_touched_by_further_steps(method: str) -> None:
         state = solver.step(objective, state)
     tensors, numbers = solver.save(state)
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
-    for _ in range(2):
-        again = solver.restore(objective, tensors, numbers)
+    text = json.dumps(numbers)
+    for again in (state, solver.restore(objective, tensors, numbers), solver.restore(objective, tensors, numbers)):
         for _ in range(5):
             again = solver.step(objective, again)
+    assert json.dumps(numbers) == text
     assert all(torch.equal(tensors[name], copies[name]) for name in tensors)
 
 

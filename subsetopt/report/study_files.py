@@ -1,0 +1,210 @@
+"""Reads the files of a study directory: `summary.json` for the answers, `curves.csv` for the lines.
+
+The renderer trusts no file: what is missing or malformed ends in one line that names the file, the entry and the
+remedy. Parts that a study may lack (ranks, time to target, tuning) default to empty and are left out of the report.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from subsetopt.errors import DataError, RunDirectoryError
+
+SUMMARY, CURVES, STUDY = "summary.json", "curves.csv", "study.toml"
+_CURVE_COLUMNS = ("method", "budget", "seed", "epoch_equivalents", "seconds", "loss", "kind")
+
+_T = TypeVar("_T")
+
+
+def _none_to_empty(value: object) -> object:
+    return [] if value is None else value
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)] | None
+Interval = tuple[Number, Number] | None
+Many = Annotated[list[_T], BeforeValidator(_none_to_empty)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Method(_Part):
+    """One contender: its name as typed, what it is, and how its learning rate was found."""
+
+    name: str
+    description: str = ""
+    lr: Any = None
+    tuning: Any = None
+
+
+class Result(_Part):
+    """The test figures of one method at one budget, over the seeds."""
+
+    method: str
+    budget: float
+    metric: str
+    mean: Number = None
+    interval: Interval = None
+    n: int = 0
+    values: Many[Number] = []
+    loss_mean: Number = None
+    loss_interval: Interval = None
+    seconds_mean: Number = None
+    cost_mean: Number = None
+    cost_including_tuning: Number = None
+
+
+class TimeToTarget(_Part):
+    """What a method paid until its loss first fell below a target; None where it never did."""
+
+    method: str
+    target: float
+    cost_mean: Number = None
+    seconds_mean: Number = None
+    reached: int | bool | str | None = None
+
+
+class Comparison(_Part):
+    """One paired difference, a minus b, with its test."""
+
+    a: str
+    b: str
+    budget: float
+    metric: str
+    difference: Number = None
+    interval: Interval = None
+    p: Number = None
+    p_adjusted: Number = None
+    verdict: Literal["better", "worse", "no difference"]
+
+
+class Failure(_Part):
+    """A cell that did not finish."""
+
+    cell: str
+    error: str
+
+
+class Study(_Part):
+    """The content of `summary.json`."""
+
+    title: str = "Comparison of training methods"
+    dataset: str = ""
+    model: str = ""
+    metric: Literal["accuracy", "mse"]
+    higher_is_better: bool = True
+    budgets: list[float]
+    budget_unit: str = "epoch-equivalents"
+    seeds: int | list[int] = 0
+    methods: Annotated[list[Method], Field(min_length=1)]
+    results: list[Result]
+    time_to_target: Many[TimeToTarget] = []
+    ranks: Any = None
+    comparisons: Many[Comparison] = []
+    verdict: Many[str] = []
+    failures: Many[Failure] = []
+    command: str | list[str] = ""
+    versions: Any = None
+    machine: Any = None
+
+    @property
+    def seed_count(self) -> int:
+        """The number of seeds, given as a number or as a list."""
+        return self.seeds if isinstance(self.seeds, int) else len(self.seeds)
+
+    @property
+    def names(self) -> list[str]:
+        """The method names in the order of the study."""
+        return [method.name for method in self.methods]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One recorded loss of one run; cost in epoch-equivalents, time in seconds."""
+
+    method: str
+    budget: float
+    seed: int
+    cost: float
+    seconds: float
+    loss: float
+    kind: str
+
+
+def is_study(directory: Path) -> bool:
+    """Tell whether `directory` holds a study, finished or not."""
+    return (directory / SUMMARY).is_file() or (directory / STUDY).is_file()
+
+
+def read_study(directory: Path) -> Study:
+    """Read `summary.json`.
+
+    Raises `RunDirectoryError` when the study has none or it cannot be read, `DataError` when an entry is malformed.
+    """
+    path = directory / SUMMARY
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except FileNotFoundError:
+        raise RunDirectoryError(
+            f"study = {str(directory)!r}: has no {SUMMARY}; finish the study: run its command again"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(
+            f"study = {str(directory)!r}: {SUMMARY} cannot be read ({error}); run the study's command again"
+        ) from None
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = ".".join(str(part) for part in first["loc"]) or "the document"
+        problem = first["msg"][:1].lower() + first["msg"][1:]
+        raise DataError(f"{path}: {entry}: {problem}; run the study's command again") from None
+
+
+def read_curves(directory: Path) -> list[CurvePoint]:
+    """Read `curves.csv`; an absent file is an empty list, rows without a finite loss are left out.
+
+    Raises `DataError` naming the file and the line when it is malformed.
+    """
+    path = directory / CURVES
+    if not path.exists():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(_curve_points(path, csv.DictReader(file)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); run the study's command again") from None
+
+
+def _curve_points(path: Path, reader: csv.DictReader[str]) -> Iterator[CurvePoint]:
+    missing = [name for name in _CURVE_COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(f"{path}: has no column {missing[0]!r}; run the study's command again")
+    for row in reader:
+        try:
+            point = _curve_point(row)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}, line {reader.line_num}: {error}; run the study's command again") from None
+        if math.isfinite(point.loss):
+            yield point
+
+
+def _curve_point(row: Mapping[str, str]) -> CurvePoint:
+    return CurvePoint(
+        method=row["method"],
+        budget=float(row["budget"]),
+        seed=int(row["seed"]),
+        cost=float(row["epoch_equivalents"]),
+        seconds=float(row["seconds"]),
+        loss=float(row["loss"] or "nan"),
+        kind=row["kind"],
+    )

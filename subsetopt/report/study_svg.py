@@ -1,0 +1,199 @@
+"""A small plotting kit that writes SVG as text: scales, ticks, axes and marks.
+
+Colours and fonts are left to the style sheet of the page (light, dark and print differ), which a rendered bitmap or
+matplotlib's own SVG could not follow. Coordinates are rounded to a tenth of a unit, so equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 360, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 38
+# Combined by index with nine colours this gives 45 distinct lines before one repeats.
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2")
+_COLOURS = 9
+_NICE_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+
+Formatter = Callable[[float], str]
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Format with `digits` significant digits, without exponents between 1e-4 and 1e6 or trailing zeros."""
+    text = f"{value:.{digits}g}"
+    if "e" in text and 1e-4 <= abs(value) < 1e6:
+        text = f"{float(text):.0f}" if abs(value) >= 1 else f"{float(text):f}".rstrip("0")
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def percent(value: float) -> str:
+    """Format a share as per cent for an axis."""
+    return f"{number(100 * value)} %"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps data between `low` and `high` to the pixels between `start` and `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """Return the pixel of a data value."""
+        low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
+        return self.start + (self.end - self.start) * (at - low) / (high - low)
+
+    def ticks(self) -> list[float]:
+        """Return round values inside the range: decades and their 2 and 5 on a log scale, else a nice step."""
+        if self.log and self.high / self.low >= 5:
+            return _log_ticks(self.low, self.high)
+        return _linear_ticks(self.low, self.high)
+
+
+def _linear_ticks(low: float, high: float) -> list[float]:
+    rough = (high - low) / 5
+    magnitude = 10 ** math.floor(math.log10(rough))
+    step = next(nice * magnitude for nice in _NICE_STEPS if nice * magnitude >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for parts in ((1, 2, 5), (1,)):
+        ticks = [part * 10.0**decade for decade in decades for part in parts]
+        inside = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+        if len(inside) <= 8:
+            return inside
+    return inside[:: math.ceil(len(inside) / 8)]
+
+
+def _range(values: Sequence[float], *, log: bool, from_zero: bool = False) -> tuple[float, float]:
+    """Return the data range with a margin, never empty."""
+    low, high = min(values), max(values)
+    if log:
+        margin = max((high / low) ** 0.04, 1.02)
+        return low / margin, high * margin
+    if from_zero and low >= 0:
+        return 0.0, high * 1.03 or 1.0
+    margin = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
+    return low - margin, high + margin
+
+
+class Plot:
+    """One set of axes; add marks, then ask for the SVG.
+
+    `label` describes the picture to those who cannot see it. Marks of one method carry `data-s="INDEX"`, by which the
+    page's script shows and hides them, and the class `cINDEX`, by which the style sheet colours them.
+    """
+
+    def __init__(
+        self, xs: Sequence[float], ys: Sequence[float], *, label: str, x_title: str, y_title: str,
+        log_x: bool = False, log_y: bool = False, x_from_zero: bool = False, y_format: Formatter = number,
+    ) -> None:  # fmt: skip
+        self._x = Scale(*_range(xs, log=log_x, from_zero=x_from_zero), _LEFT, WIDTH - _RIGHT, log_x)
+        self._y = Scale(*_range(ys, log=log_y), HEIGHT - _BOTTOM, _TOP, log_y)
+        self._label, self._x_title, self._y_title, self._y_format = label, x_title, y_title, y_format
+        self._marks: list[str] = []
+
+    def line(self, index: int, xs: Iterable[float], ys: Iterable[float], title: str, *, hidden: bool = False) -> None:
+        """Draw a line in the colour and dash of method `index`."""
+        path = f'<path class="line" d="M{self._path(xs, ys)}"{dash(index)}/>'
+        self._add(index, f"<title>{escape(title)}</title>{path}", hidden)
+
+    def band(
+        self, index: int, xs: Sequence[float], low: Sequence[float], high: Sequence[float], *, hidden: bool = False
+    ) -> None:
+        """Fill the area between two curves, faintly."""
+        outline = f"{self._path(xs, high)}L{self._path(xs[::-1], low[::-1])}"
+        self._add(index, f'<path class="band" d="M{outline}Z"/>', hidden)
+
+    def whisker(self, index: int, x: float, low: float, high: float, *, hidden: bool = False) -> None:
+        """Draw a vertical interval."""
+        at = _pixel(self._x(x))
+        path = f'<path class="whisker" d="M{at} {_pixel(self._y(low))}V{_pixel(self._y(high))}"/>'
+        self._add(index, path, hidden)
+
+    def marker(self, index: int, x: float, y: float, title: str, *, hidden: bool = False) -> None:
+        """Draw the marker of method `index`."""
+        shape = marker_path(index, self._x(x), self._y(y))
+        self._add(index, f'<path class="mark" d="{shape}"><title>{escape(title)}</title></path>', hidden)
+
+    def steps(self, points: Sequence[tuple[float, float]]) -> None:
+        """Draw a staircase through points ordered by x, as wide as the axes; it belongs to no method."""
+        path = f"M{_pixel(self._x(points[0][0]))} {_pixel(self._y(points[0][1]))}"
+        for x, y in points[1:]:
+            path += f"H{_pixel(self._x(x))}V{_pixel(self._y(y))}"
+        self._marks.append(f'<path class="front" d="{path}H{WIDTH - _RIGHT}"/>')
+
+    def svg(self) -> str:
+        """Return the picture as an SVG element."""
+        body = self._axes() + "".join(self._marks)
+        return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self._label)}">{body}</svg>'
+
+    def _add(self, index: int, content: str, hidden: bool) -> None:
+        off = " off" if hidden else ""
+        self._marks.append(f'<g class="{colour(index)}{off}" data-s="{index}">{content}</g>')
+
+    def _path(self, xs: Iterable[float], ys: Iterable[float]) -> str:
+        return "L".join(f"{_pixel(self._x(x))} {_pixel(self._y(y))}" for x, y in zip(xs, ys, strict=True))
+
+    def _axes(self) -> str:
+        bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+        grid = "".join(f"M{_LEFT} {_pixel(self._y(tick))}H{right}" for tick in self._y.ticks())
+        y_labels = "".join(
+            f'<text x="{_LEFT - 5}" y="{_pixel(self._y(tick) + 3.5)}" text-anchor="end">{self._y_format(tick)}</text>'
+            for tick in self._y.ticks()
+        )
+        x_labels = "".join(
+            f'<text x="{_pixel(self._x(tick))}" y="{bottom + 14}" text-anchor="middle">{number(tick)}</text>'
+            for tick in self._x.ticks()
+        )
+        middle = _pixel((_TOP + bottom) / 2)
+        titles = (
+            f'<text class="axis" x="{(_LEFT + right) // 2}" y="{HEIGHT - 5}" text-anchor="middle">'
+            f"{escape(self._x_title)}</text>"
+            f'<text class="axis" transform="translate(11 {middle}) rotate(-90)" text-anchor="middle">'
+            f"{escape(self._y_title)}</text>"
+        )
+        frame = f'<path class="grid" d="{grid}"/><path class="frame" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>'
+        return frame + y_labels + x_labels + titles
+
+
+def colour(index: int) -> str:
+    """Return the style class that colours method `index`."""
+    return f"c{index % _COLOURS}"
+
+
+def dash(index: int) -> str:
+    """Return the stroke-dasharray attribute of method `index`, empty for a solid line."""
+    pattern = _DASHES[index % len(_DASHES)]
+    return f' stroke-dasharray="{pattern}"' if pattern else ""
+
+
+def marker_path(index: int, x: float, y: float, r: float = 4.2) -> str:
+    """Return the path of the marker shape of method `index`: disc, square, triangles, diamond or cross."""
+    u, d, v = r * 0.88, r * 1.2, r * 0.95
+    shapes = (
+        [(x - r, y), None],
+        [(x - u, y - u), (x + u, y - u), (x + u, y + u), (x - u, y + u)],
+        [(x, y - d), (x + d, y + v), (x - d, y + v)],
+        [(x, y - d), (x + d, y), (x, y + d), (x - d, y)],
+        [(x, y + d), (x + d, y - v), (x - d, y - v)],
+    )
+    corners = [corner for corner in shapes[index % len(shapes)] if corner is not None]
+    start = " ".join(map(_pixel, corners[0]))
+    if len(corners) == 1:
+        arc = f"{_pixel(r)} {_pixel(r)} 0 1 0"
+        return f"M{start}a{arc} {_pixel(2 * r)} 0a{arc} {_pixel(-2 * r)} 0"
+    return "M" + "L".join(" ".join(map(_pixel, corner)) for corner in corners) + "Z"
+
+
+def _pixel(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")

@@ -1,0 +1,41 @@
+"""Starting from parameters that some earlier training left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from subsetopt.errors import ModelError, SettingError
+from subsetopt.objective import FlatModel
+from subsetopt.training.run_directory import MODEL
+
+
+def initialised_from(path: Path, flat: FlatModel) -> FlatModel:
+    """Return the model with parameters and buffers of a finished run, or of a safetensors file with a state dict.
+
+    Raises `SettingError` in one line where there is none, or where it does not fit the model.
+    """
+    state = _read(path)
+    try:
+        w = flat.load_state_dict(state)
+    except ModelError as error:
+        problem = str(error).removeprefix("state dict: ").rpartition(";")[0]
+        raise SettingError(
+            "init_from", str(path), f"does not fit the model ({problem[:160]})", "use its --model and --model-arg"
+        ) from None
+    return FlatModel(flat.module(w), dtype=flat.dtype, device=flat.device)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        problem = f"has no {MODEL}; is the run finished?" if path.is_dir() else "no such run or file"
+        raise SettingError("init_from", str(path), problem, "give a finished run's directory or a .safetensors file")
+    try:
+        return safetensors.torch.load(file.read_bytes())
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        problem = f"is no safetensors file ({error})".replace("\n", " ")
+        raise SettingError("init_from", str(path), problem, "give a finished run's directory") from None
