@@ -16,6 +16,7 @@ _COMMANDS = {
     "evaluate": "Evaluate the trained model of a run.",
     "verify": "Tell whether a run found a minimum, by the Hessian's eigenvalues.",
     "resume": "Go on with an interrupted run.",
+    "bench": "Measure our solvers against torch and scipy on this machine.",
     "list": "List data sets, models, solvers, samplers or presets.",
     "download": "Fetch a data set from its publisher.",
     "completion": "Print the completion script of a shell.",

@@ -33,7 +33,7 @@ Vector = NDArray[np.float64]
 FAILURE_PROBABILITY = 1e-6
 """Probability, over the random start, that an eigenvalue lies beyond its bound. It enters by its logarithm only."""
 
-ROUNDING = 8.0
+ROUNDING = 32.0
 """Rounding error of a product in units of eps ||H||, beside what the asymmetry shows."""
 
 CHECK_EVERY = 4

@@ -12,9 +12,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from subsetopt.errors import DataError, RunDirectoryError
 
@@ -116,6 +116,14 @@ class Study(_Part):
     versions: Any = None
     machine: Any = None
 
+    @model_validator(mode="after")
+    def _methods_are_known(self) -> Self:
+        known = set(self.names)
+        for row in (*self.results, *self.time_to_target):
+            if row.method not in known:
+                raise ValueError(f"method {row.method!r} is not listed under methods")
+        return self
+
     @property
     def seed_count(self) -> int:
         """The number of seeds, given as a number or as a list."""
@@ -166,7 +174,8 @@ def read_study(directory: Path) -> Study:
     except ValidationError as error:
         first = error.errors()[0]
         entry = ".".join(str(part) for part in first["loc"]) or "the document"
-        problem = first["msg"][:1].lower() + first["msg"][1:]
+        problem = first["msg"].removeprefix("Value error, ")
+        problem = problem[:1].lower() + problem[1:]
         raise DataError(f"{path}: {entry}: {problem}; run the study's command again") from None
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 360, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 38
-# Combined by index with nine colours this gives 45 distinct lines before one repeats.
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 10, 10, 38
+# Five dashes and nine colours, both taken by index, give 45 distinct lines before one repeats.
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2")
 _COLOURS = 9
+_SHAPES = 5
 _NICE_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 Formatter = Callable[[float], str]
@@ -134,7 +135,11 @@ class Plot:
 
     def svg(self) -> str:
         """Return the picture as an SVG element."""
-        body = self._axes() + "".join(self._marks)
+        # A nested <svg> clips: a line that the reader brings back may leave the range that was chosen without it.
+        box = f"{_LEFT - 5} {_TOP - 5} {WIDTH - _LEFT - _RIGHT + 10} {HEIGHT - _TOP - _BOTTOM + 10}"
+        x, y, width, height = box.split()
+        marks = f'<svg x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}">{"".join(self._marks)}</svg>'
+        body = self._axes() + marks
         return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self._label)}">{body}</svg>'
 
     def _add(self, index: int, content: str, hidden: bool) -> None:
@@ -178,21 +183,18 @@ def dash(index: int) -> str:
 
 
 def marker_path(index: int, x: float, y: float, r: float = 4.2) -> str:
-    """Return the path of the marker shape of method `index`: disc, square, triangles, diamond or cross."""
-    u, d, v = r * 0.88, r * 1.2, r * 0.95
-    shapes = (
-        [(x - r, y), None],
-        [(x - u, y - u), (x + u, y - u), (x + u, y + u), (x - u, y + u)],
-        [(x, y - d), (x + d, y + v), (x - d, y + v)],
-        [(x, y - d), (x + d, y), (x, y + d), (x - d, y)],
-        [(x, y + d), (x + d, y - v), (x - d, y - v)],
-    )
-    corners = [corner for corner in shapes[index % len(shapes)] if corner is not None]
-    start = " ".join(map(_pixel, corners[0]))
-    if len(corners) == 1:
+    """Return the path of the marker shape of method `index`: disc, square, triangle, diamond, or triangle on its tip."""
+    if index % _SHAPES == 0:
         arc = f"{_pixel(r)} {_pixel(r)} 0 1 0"
-        return f"M{start}a{arc} {_pixel(2 * r)} 0a{arc} {_pixel(-2 * r)} 0"
-    return "M" + "L".join(" ".join(map(_pixel, corner)) for corner in corners) + "Z"
+        return f"M{_pixel(x - r)} {_pixel(y)}a{arc} {_pixel(2 * r)} 0a{arc} {_pixel(-2 * r)} 0"
+    u, d, v = r * 0.88, r * 1.2, r * 0.95
+    corners = {
+        1: [(-u, -u), (u, -u), (u, u), (-u, u)],
+        2: [(0, -d), (d, v), (-d, v)],
+        3: [(0, -d), (d, 0), (0, d), (-d, 0)],
+        4: [(0, d), (d, -v), (-d, -v)],
+    }[index % _SHAPES]
+    return "M" + "L".join(f"{_pixel(x + dx)} {_pixel(y + dy)}" for dx, dy in corners) + "Z"
 
 
 def _pixel(value: float) -> str:

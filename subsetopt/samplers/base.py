@@ -121,6 +121,10 @@ class QueueSampler:
     def bind(self, inputs: Tensor) -> None:
         """Look once at the training inputs; a sampler that needs none ignores them."""
 
+    def bind_flops(self, dimension: int) -> int:
+        """Return what `bind` costs; nothing where it does no arithmetic."""
+        return 0
+
     def refresh(self, scan: Scan, validation: Scan | None = None) -> None:
         """Re-select from last-layer gradients; a sampler that needs no scans ignores them."""
 

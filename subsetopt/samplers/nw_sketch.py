@@ -162,6 +162,11 @@ class NWSketch(QueueSampler):
         self.codes = hash_rows(self._hashing(), rows, *row_statistics(rows))
         self.coded.fill_(True)
 
+    def bind_flops(self, dimension: int) -> int:
+        """Return the operations of the projections, 2 N D R hashes."""
+        s = self.settings
+        return 2 * self.n_samples * dimension * s.repetitions * s.hashes if self.needs_data else 0
+
     def draw_block(self) -> Batch:
         """Return the rows of the next `query_every` steps, fewer at the end of an epoch."""
         epoch, block = divmod(self._blocks, self.blocks_per_epoch)

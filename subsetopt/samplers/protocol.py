@@ -115,6 +115,9 @@ class Sampler(Protocol):
     def bind(self, inputs: Tensor) -> None:
         """Look once at the training inputs `(N, ...)`."""
 
+    def bind_flops(self, dimension: int) -> int:
+        """Return what `bind` costs for inputs of `dimension` numbers each, in floating point operations."""
+
     def refresh(self, scan: Scan, validation: Scan | None = None) -> None:
         """Re-select from last-layer gradients of the training set (and of the validation set)."""
 

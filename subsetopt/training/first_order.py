@@ -2,7 +2,8 @@
 
 The parameters are one flat vector, so the optimizer of torch works on a single tensor; weights, optimizer state,
 sampler state and random states together are the phase's state and are saved exactly. The learning-rate schedule
-follows the cost spent, so that it ends with the budget whatever a sampler's selection costs.
+follows the cost spent, so that it ends with the budget whatever a sampler's selection costs; under a limit in seconds
+it follows cost or seconds, whichever is further on.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.config import PhaseConfig
 from subsetopt.training.first_order_setup import (
+    check_affordable,
     check_phase,
     learning_rate,
     loss_of,
@@ -49,7 +51,8 @@ class FirstOrderState:
     `random` has the states of torch's generators as the model's dropout sees them, `augmentation` is the augmentation's
     own generator. `began` and `affordable` are the cost at the start and what training may spend, in epoch-equivalents;
     `end` says why the phase stops when that is spent. `next_check` is the cost at which the held-out loss is due again,
-    and `best_buffers` belong to the parameters that were best there.
+    and `best_buffers` belong to the parameters that were best there. `began_seconds` and `affordable_seconds` are the
+    time at the start and what may be spent of it.
     """
 
     w: Tensor
@@ -63,6 +66,8 @@ class FirstOrderState:
     iterations: int = 0
     loss: float = math.nan
     best_buffers: dict[str, Tensor] = field(default_factory=dict)
+    began_seconds: float = 0.0
+    affordable_seconds: float = math.inf
     stopped: StopReason | None = None
 
 
@@ -83,6 +88,7 @@ class FirstOrderPhase:
         self._augmentation = make_augmentation(config.augmentation, workspace.dataset.in_shape)
         self._test = HeldOutTest(self._held_out_loss, every=1) if config.stop_at == "validation" else None
         check_phase(config, workspace, self._sampler)
+        check_affordable(config, workspace, self._sampler.name, self._mini_batch.bind_rows)
 
     @property
     def samples(self) -> int:
@@ -107,6 +113,8 @@ class FirstOrderPhase:
         if self._test is not None:
             ledger.limit -= self._check_cost  # kept for the check of the last parameters
         began = ledger.cost
+        clock = self._workspace.clock
+        began_seconds = clock.seconds
         w = w.detach().clone()
         state = FirstOrderState(
             w,
@@ -117,18 +125,21 @@ class FirstOrderPhase:
             ledger.limit - began,
             end,
             began + self._check_interval(ledger.limit - began),
+            began_seconds=began_seconds,
+            affordable_seconds=clock.limit - began_seconds,
         )
         self._mini_batch.bind()
         return state
 
     def step(self, state: FirstOrderState) -> FirstOrderState:
         """Take the mini-batch steps between two records, with one host synchronisation at their end."""
-        ledger = self._workspace.ledger
+        ledger, clock = self._workspace.ledger, self._workspace.clock
         until = ledger.cost + state.affordable / RECORDS
+        until_seconds = clock.seconds + state.affordable_seconds / RECORDS
         losses: list[Tensor] = []
         with installed(state.random, self._workspace.device):
             try:
-                while not losses or ledger.cost < until:
+                while not losses or (ledger.cost < until and clock.seconds < until_seconds):
                     self._mini_batch_step(state, losses)
             except BudgetExhausted:
                 state.stopped = state.end
@@ -155,6 +166,10 @@ class FirstOrderPhase:
             "products": 0,
             "fraction": self._share_spent(state),
         }
+
+    def iterate(self, state: FirstOrderState) -> Tensor:
+        """Return the current parameters."""
+        return state.w.detach()
 
     def details(self) -> dict[str, Any]:
         """What the report says beside the common record."""
@@ -183,7 +198,8 @@ class FirstOrderPhase:
                 "test": test,
             }
         )
-        names = ("began", "affordable", "end", "next_check", "iterations", "loss", "stopped")
+        names = ("began", "affordable", "end", "next_check", "iterations", "loss", "began_seconds",
+                 "affordable_seconds", "stopped")  # fmt: skip
         return tensors, {"parts": parts, "test": counters, **{name: getattr(state, name) for name in names}}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> FirstOrderState:
@@ -211,6 +227,8 @@ class FirstOrderPhase:
             numbers["iterations"],
             numbers["loss"],
             parts["best_buffers"],
+            numbers["began_seconds"],
+            numbers["affordable_seconds"],
             None if numbers["stopped"] is None else StopReason(numbers["stopped"]),
         )
 
@@ -232,7 +250,11 @@ class FirstOrderPhase:
         losses.append(loss)
 
     def _share_spent(self, state: FirstOrderState) -> float:
-        return min((self._workspace.ledger.cost - state.began) / state.affordable, 1.0) if state.affordable > 0 else 1.0
+        of_cost = (self._workspace.ledger.cost - state.began) / state.affordable if state.affordable > 0 else 1.0
+        if math.isinf(state.affordable_seconds):
+            return min(of_cost, 1.0)
+        of_time = (self._workspace.clock.seconds - state.began_seconds) / max(state.affordable_seconds, 1e-9)
+        return min(max(of_cost, of_time), 1.0)
 
     def _check_held_out(self, state: FirstOrderState, test: HeldOutTest) -> StopReason | None:
         before = test.best_loss

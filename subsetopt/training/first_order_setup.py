@@ -88,3 +88,15 @@ def check_phase(config: PhaseConfig, workspace: Workspace, sampler: Sampler) -> 
         raise SettingError(
             "sampler", sampler.name, "works on class probabilities", "use a classification data set or another sampler"
         )
+
+
+def check_affordable(config: PhaseConfig, workspace: Workspace, sampler: str, rows: int) -> None:
+    """Raise `SettingError` where preparing the sampler, for the price of `rows` gradients, leaves nothing to train."""
+    cost = workspace.ledger.price("gradient", rows)
+    if config.epochs is not None and cost >= min(config.epochs, workspace.ledger.budget):
+        raise SettingError(
+            "sampler",
+            sampler,
+            f"preparing it (hashing all inputs) costs {cost:.2g} epoch-equivalents of a model as small as this",
+            "allow more epochs, or give it cheaper settings, for example repetitions=8",
+        )

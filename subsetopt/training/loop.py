@@ -44,6 +44,7 @@ class Position:
     seconds: float = 0.0
     phase_start: tuple[float, float] = (0.0, 0.0)  # cost and seconds when the current phase began
     metrics_bytes: int = 0
+    looks: int = -1  # how many intervals of `track_validation` had passed at the last look at held-out data
 
 
 class Loop:
@@ -64,7 +65,7 @@ class Loop:
 
     def run(self, position: Position) -> bool:
         """Go on from `position` to the end; returns False when interrupted, with everything saved."""
-        self._clock = time.monotonic() - position.seconds
+        self._workspace.clock.start(position.seconds)
         self._last_save = time.monotonic()
         with self._interruptible():
             while len(position.snapshots) < len(self._phases):
@@ -79,6 +80,8 @@ class Loop:
         reason = self._begin(phase, position) if position.state is None else None
         while reason is None:
             reason = phase.terminate(position.state)
+            if reason is None and self._workspace.clock.over:
+                reason = StopReason.BUDGET
             if reason is not None:
                 break
             if self._stop_requested:
@@ -99,6 +102,7 @@ class Loop:
         ledger = self._workspace.ledger
         position.phase_start = (ledger.cost, self._seconds(position))
         ledger.open_phase(phase.config.epochs)
+        self._workspace.clock.open_phase(position.phase_start[1], phase.config.seconds)
         try:
             position.state = phase.start(position.w)
         except BudgetExhausted:
@@ -149,6 +153,7 @@ class Loop:
             **record,
             "epoch_equivalents": self._workspace.ledger.cost,
             "seconds": self._seconds(position),
+            **self._held_out(phase, position),
         }
         self._progress.update({**line, "fraction": self._fraction(phase, position, fraction)})
         if self._directory is None:
@@ -162,12 +167,23 @@ class Loop:
         """Return the larger share used up of the phase's limits, iterations or cost; None without limits."""
         start, epochs = position.phase_start[0], phase.config.epochs
         of_cost = None if epochs is None else (self._workspace.ledger.cost - start) / epochs
-        shares = [share for share in (of_iterations, of_cost) if share is not None]
+        limit, begin = self._workspace.clock.limit, position.phase_start[1]
+        of_time = None if math.isinf(limit) else (position.seconds - begin) / max(limit - begin, 1e-9)
+        shares = [share for share in (of_iterations, of_cost, of_time) if share is not None]
         return max(shares, default=None)
 
     def _seconds(self, position: Position) -> float:
-        position.seconds = time.monotonic() - self._clock
+        position.seconds = self._workspace.clock.seconds
         return position.seconds
+
+    def _held_out(self, phase: Phase, position: Position) -> dict[str, Any]:
+        """Return the held-out metrics of the current iterate when another interval has passed, else nothing."""
+        every = self._workspace.config.track_validation
+        if every is None or (looks := int(self._workspace.ledger.cost / every)) <= position.looks:
+            return {}
+        position.looks = looks
+        with self._workspace.clock.stopped():
+            return {"validation": self._workspace.evaluate(phase.iterate(position.state), "validation")}
 
     def _save(self, position: Position) -> None:
         if self._directory is None:
@@ -193,6 +209,7 @@ class Loop:
             "seconds": self._seconds(position),
             "phase_start": list(position.phase_start),
             "metrics_bytes": position.metrics_bytes,
+            "looks": position.looks,
         }
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Position:
@@ -211,7 +228,11 @@ class Loop:
             seconds=state["seconds"],
             phase_start=(state["phase_start"][0], state["phase_start"][1]),
             metrics_bytes=state["metrics_bytes"],
+            looks=state.get("looks", -1),
         )
+        phase = self._phases[len(snapshots)].config if len(snapshots) < len(self._phases) else None
+        self._workspace.clock.start(position.seconds)
+        self._workspace.clock.open_phase(position.phase_start[1], phase.seconds if phase else None)
         if state["phase_state"] is not None:
             position.state = self._phases[len(snapshots)].restore(_under("phase/", tensors), state["phase_state"])
         # Last, because rebuilding an objective charges a calibration that the checkpoint has already.

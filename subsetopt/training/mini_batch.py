@@ -52,10 +52,16 @@ class MiniBatch:
         self._inputs, targets = workspace.data(data)
         self._targets = loss.prepare(targets, workspace.flat.dtype)
 
+    @property
+    def bind_rows(self) -> int:
+        """What the sampler's look at the training inputs costs, in gradients of one sample."""
+        return self._gradients(self._sampler.bind_flops(self._inputs[0].numel()))
+
     def bind(self) -> None:
         """Let the sampler look at the training inputs once, where it wants to; a restored sampler has done so."""
         if self._sampler.needs_data:
-            self._counted(lambda: self._sampler.bind(self._inputs))
+            self._workspace.ledger.charge("gradient", self.bind_rows, "selection")
+            self._sampler.bind(self._inputs)
 
     def gradient(self, w: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
         """Return (loss, gradient) at w of the next batch, None when selection kept too little for a step yet.
@@ -133,12 +139,16 @@ class MiniBatch:
         return Look(outputs, outputs.detach().softmax(1) if wanted else None, features)
 
     def _counted(self, work: Callable[[], None]) -> None:
-        """Do a sampler's own arithmetic and charge its flops; where torch counts none, seconds alone show it."""
+        """Do a sampler's own arithmetic and charge it, afterwards: how much it is depends on the data."""
         with FlopCounterMode(display=False) as counter:
             work()
-        flops = int(counter.get_total_flops())
-        if flops and self._gradient_flops:
-            self._workspace.ledger.charge("gradient", math.ceil(flops / self._gradient_flops), "selection")
+        rows = self._gradients(int(counter.get_total_flops()))
+        if rows:
+            self._workspace.ledger.charge("gradient", rows, "selection")
+
+    def _gradients(self, flops: int) -> int:
+        """Return `flops` in gradients of one sample; 0 for a model in which torch counts none: seconds show it."""
+        return math.ceil(flops / self._gradient_flops) if flops and self._gradient_flops else 0
 
     @cached_property
     def _gradient_flops(self) -> float:

@@ -55,11 +55,14 @@ def train(
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
     keep: bool = True,
+    splits: Sequence[str] = SPLITS,
+    figure: bool = True,
 ) -> RunResult:
     """Run all phases of `config` and return the result; `keep=False` writes nothing to disk.
 
-    Every check is made before the run directory is created. Raises `UserError` for the user's mistakes and
-    `Interrupted` after Ctrl-C, with everything saved.
+    `splits` are those measured at the end: a run that serves to choose settings leaves "test" out. `figure=False` saves
+    the time of drawing. Every check is made before the run directory is created. Raises `UserError` for the user's
+    mistakes and `Interrupted` after Ctrl-C, with everything saved.
     """
     progress = progress or Silent()
     config = _named(config, model, dataset)
@@ -72,7 +75,7 @@ def train(
         directory = RunDirectory.create(config.output, stem.replace("/", "-"), _stored(config))
         directory.write_json(ENVIRONMENT, _environment(workspace))
     loop = Loop(workspace, phases, directory, progress)
-    return _finish(loop, loop.start(), workspace, phases, directory, progress)
+    return _finish(loop, loop.start(), workspace, phases, directory, progress, splits, figure)
 
 
 def resume_run(
@@ -81,6 +84,8 @@ def resume_run(
     progress: Progress | None = None,
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
+    splits: Sequence[str] = SPLITS,
+    figure: bool = True,
 ) -> RunResult:
     """Go on with an interrupted or killed run; a finished one returns its result at once.
 
@@ -97,7 +102,14 @@ def resume_run(
     position = loop.start() if checkpoint is None else _restored(loop, checkpoint, directory)
     if checkpoint is None:
         directory.truncate("metrics.jsonl", 0)
-    return _finish(loop, position, workspace, phases, directory, progress)
+    return _finish(loop, position, workspace, phases, directory, progress, splits, figure)
+
+
+def check_run(config: RunConfig) -> Workspace:
+    """Raise what `train` would raise before its first step and return the workspace; nothing is written or trained."""
+    workspace = prepare(config)
+    _build_phases(workspace.config, workspace)
+    return workspace
 
 
 def _restored(loop: Loop, checkpoint: tuple[dict[str, Tensor], dict[str, Any]], directory: RunDirectory) -> Position:
@@ -137,19 +149,22 @@ def _finish(
     phases: Sequence[Phase],
     directory: RunDirectory | None,
     progress: Progress,
+    splits: Sequence[str],
+    figure: bool,
 ) -> RunResult:
     for text in workspace.warnings:
         progress.warn(text)
     if not loop.run(position):
         raise Interrupted(directory.path if directory else None)
-    result = _result(workspace, position)
+    result = _result(workspace, position, splits)
     final = position.snapshots[-1]
     workspace.flat.load_buffers(final.buffers)
     if directory is not None:
         directory.save_tensors(MODEL, workspace.flat.state_dict(final.w))
-        from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
+        if figure:
+            from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
 
-        loss_figure(directory.path, result)
+            loss_figure(directory.path, result)
         directory.write_json(RESULT, result)
     return RunResult(finite(result), directory.path if directory else None, workspace.flat.module(final.w))
 
@@ -166,7 +181,7 @@ def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase
     return FirstOrderPhase(config, workspace, index) if config.first_order else SolverPhase(config, workspace)
 
 
-def _result(workspace: Workspace, position: Position) -> dict[str, Any]:
+def _result(workspace: Workspace, position: Position, splits: Sequence[str]) -> dict[str, Any]:
     """Assemble result.json; this is where the test split is read, once, after all training."""
     snapshots = position.snapshots
     solve = next((s for s in reversed(snapshots) if s.record["role"] == "solve"), None)
@@ -194,8 +209,8 @@ def _result(workspace: Workspace, position: Position) -> dict[str, Any]:
         "phases": [snapshot.record for snapshot in snapshots],
         "solve": None if solve is None else {"solver": solve.record["method"], **solve.record},
         "handoff": None if handoff is None else handoff.record,
-        "metrics": _metrics(workspace, snapshots[-1]),
-        "metrics_before_handoff": _metrics(workspace, solve) if solve is not None and handoff is not None else None,
+        "metrics": _metrics(workspace, snapshots[-1], splits),
+        "metrics_before_handoff": None if solve is None or handoff is None else _metrics(workspace, solve, splits),
         "cost": {
             "epoch_equivalents": ledger.cost,
             "evaluation_epoch_equivalents": ledger.evaluation_cost,
@@ -207,9 +222,9 @@ def _result(workspace: Workspace, position: Position) -> dict[str, Any]:
     }
 
 
-def _metrics(workspace: Workspace, snapshot: Snapshot) -> dict[str, dict[str, float]]:
+def _metrics(workspace: Workspace, snapshot: Snapshot, splits: Sequence[str]) -> dict[str, dict[str, float]]:
     workspace.flat.load_buffers(snapshot.buffers)
-    found = {name: workspace.evaluate(snapshot.w, name) for name in SPLITS}
+    found = {name: workspace.evaluate(snapshot.w, name) for name in splits}
     return {name: metrics for name, metrics in found.items() if metrics is not None}
 
 

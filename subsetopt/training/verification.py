@@ -7,6 +7,7 @@ for cross-entropy S is about ln(classes). Eigenvalues are compared with their bo
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -118,6 +119,7 @@ def verify_run(
     stored = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
     # No budget ends a verification, and where the run once started may be gone.
     fresh = {"dtype": dtype, "max_epochs": None, "init_from": None}
+    model = None if model is None else copy.deepcopy(model).to(getattr(torch, dtype))
     workspace = prepare(stored.model_copy(update=fresh), model, dataset)
     index, record, w = _load_phase(directory, workspace, on)
     phase = workspace.config.phases()[index]

@@ -1,4 +1,4 @@
-"""Eigenvalues and effective dimension against dense algebra (torch.func.hessian, numpy.linalg.eigvalsh), bounds kept."""
+"""Eigenvalues and effective dimension against dense algebra: torch.func.hessian, numpy.linalg.eigvalsh."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_an_eigenvalue_hidden_from_the_start_deceives_the_residual_but_not_the_b
     truth = np.concatenate([[-0.05], 1 + INDEX[1:]])
     hidden = start(SIZE)
     hidden[0] = 1e-6
-    found = lanczos(lambda v: torch.from_numpy(truth) * v, hidden, steps=12)
+    found = lanczos(lambda v: torch.from_numpy(truth) * v, hidden, steps=7)
     assert found.smallest.value - found.smallest.residual > -0.05, "the residual sees an eigenvalue near 1 only"
     assert found.smallest.lower < -0.05
 
@@ -120,7 +120,7 @@ def test_products_that_are_not_symmetric_widen_the_bounds_by_their_error() -> No
     noise = 1e-7 * torch.randn(SIZE, SIZE, generator=make_generator(1, "noise"), dtype=torch.float64)
     for matrix, least in ((rotated(truth), 0.0), (rotated(truth) + noise, 1e-7)):
         found = lanczos(products_of(matrix), start(SIZE), steps=SIZE)
-        assert least <= found.rounding < 1e-12 + 100 * least
+        assert least <= found.rounding < 1e-12 + 1000 * least, "the Frobenius norm of the noise is 400 times 1e-7"
         assert holds(found.smallest, truth[0]) and holds(found.largest, truth[-1])
 
 

@@ -132,7 +132,8 @@ def _text(document: Mapping[str, Any]) -> str:
     lines = [
         line for fact in facts for line in textwrap.wrap(fact, _WIDTH, initial_indent="  ", subsequent_indent="  ")
     ]
-    return "\n".join([heading, f"Verdict: {_VERDICTS[document['verdict']]}", "", *text_table(rows), "", *lines])
+    opening = textwrap.wrap(heading, _WIDTH) + textwrap.wrap(f"Verdict: {_VERDICTS[document['verdict']]}", _WIDTH)
+    return "\n".join([*opening, "", *text_table(rows), "", *lines])
 
 
 def _bounded(number: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,65 @@
+"""`subsetopt bench`: our solvers against torch, scipy and pytorch-minimize, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
+
+_PARTS = ("solvers", "products", "overhead", "time")
+
+
+@click.command(
+    "bench",
+    short_help="Measure our solvers against torch and scipy on this machine.",
+    epilog="Examples: subsetopt bench --quick; subsetopt bench --only products --device cuda; "
+    "subsetopt bench --output reports/solvers",
+)
+@click.option(
+    "--only", "parts", type=click.Choice(_PARTS), multiple=True, default=_PARTS,
+    help="What to measure; may be given several times.  [default: all]",
+)  # fmt: skip
+@click.option("--quick", is_flag=True, help="Few and small problems, for a look.")
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
+    help="Times are medians of so many.",
+)  # fmt: skip
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where MNIST lies; without it, images are made up.")
+@click.option("--device", metavar="[auto|cpu|cuda|mps]", default="auto", show_default=True, help="Where to compute.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Write bench.json, table.md and bench.png there.",
+)  # fmt: skip
+@json_option
+@debug_option
+def command(
+    parts: tuple[str, ...],
+    quick: bool,
+    repeats: int,
+    data_dir: Path | None,
+    device: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure our solvers against torch and scipy on this machine.
+
+    Four parts: `solvers` (calls to a small gradient on the problem set), `products` (the price of curvature products),
+    `overhead` (of a solver beyond its evaluations) and `time` (to a loss on a subset). Counts are deterministic; times
+    are medians, with the contestants by turns.
+    """
+    from subsetopt.bench import BenchSettings, run_bench
+    from subsetopt.bench.output import write_bench
+    from subsetopt.bench.tables import describe, tables
+
+    settings = BenchSettings(parts, quick, repeats, data_dir, device)
+    with standard_output_reserved():
+        document = run_bench(settings, lambda text: click.echo(f"measuring {text}", err=True))
+        written = [] if output is None else write_bench(document, output)
+    if as_json:
+        print_json(document)
+        return
+    click.echo("\n\n".join([describe(document), *[table.text() for table in tables(document)]]))
+    for path in written:
+        click.echo(f"wrote {path}", err=True)

@@ -1,0 +1,69 @@
+"""Counts what a solve does to the device: host synchronisations and bytes held by tensors."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from subsetopt.solvers.host import observe_reads
+
+
+class Counters(TorchDispatchMode):
+    """`synchronisations`: scalars read by the host, one at a time or by `host_read`; `peak_bytes`: most bytes alive in
+    tensors that were made inside.
+
+    numpy's arrays are not seen, nor is what scipy does on the host.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.synchronisations = 0
+        self.live_bytes = self.peak_bytes = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator and look at what came out."""
+        self.synchronisations += func is torch.ops.aten._local_scalar_dense.default
+        given = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and _key(leaf) not in given:
+                self._hold(leaf)
+        return result
+
+    def note_read(self) -> None:
+        """Count one `host_read`."""
+        self.synchronisations += 1
+
+    def _hold(self, tensor: Tensor) -> None:
+        storage, key = tensor.untyped_storage(), _key(tensor)
+        if key in self._known:
+            return
+        self._known.add(key)
+        size = storage.nbytes()
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live_bytes -= size
+
+
+@contextmanager
+def counting() -> Iterator[Counters]:
+    """Count everything inside the block."""
+    counters = Counters()
+    with counters, observe_reads(counters.note_read):
+        yield counters
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

@@ -1,0 +1,70 @@
+"""What a solver costs beyond the evaluations that it asks for: the MNIST CNN on 6000 samples, float32."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from subsetopt.bench.contestants import Contestant, ours, torch_lbfgs
+from subsetopt.bench.images import Images
+from subsetopt.bench.recorder import Recorder, synchronise
+from subsetopt.bench.timing import sorted_by_turns
+from subsetopt.models import build_model
+from subsetopt.objective import Objective
+
+SAMPLES, QUICK_SAMPLES = 6000, 500
+ITERATIONS, QUICK_ITERATIONS = 15, 4
+
+
+def measure_overhead(images: Images, repeats: int, quick: bool, device: torch.device) -> dict[str, Any]:
+    """Return for each solver the time of a solve outside loss and gradient, as a share of the time inside."""
+    samples, iterations = (QUICK_SAMPLES, QUICK_ITERATIONS) if quick else (SAMPLES, ITERATIONS)
+    objective = image_objective(images, samples, device)
+    objective.value_and_gradient(objective.initial())
+    table: dict[str, Contestant] = {
+        "lbfgs": ours("lbfgs"),
+        "ncg": ours("ncg"),
+        "scipy:L-BFGS-B": ours("scipy:L-BFGS-B"),
+        "torch:lbfgs": torch_lbfgs(100),
+    }
+    shares: dict[str, list[float]] = {name: [] for name in table}
+    rows: dict[str, dict[str, Any]] = {}
+    for repeat in range(repeats):
+        for name in sorted_by_turns(table, repeat):
+            recorder = Recorder(objective)
+            synchronise(device)
+            start = time.perf_counter()
+            solved = table[name](recorder, 0.0, iterations)
+            synchronise(device)
+            seconds = time.perf_counter() - start
+            shares[name].append((seconds - recorder.inside) / recorder.inside)
+            rows[name] = {
+                "solver": name,
+                "iterations": solved.iterations,
+                "evaluations": recorder.evaluations,
+                "seconds_per_evaluation": recorder.inside / recorder.evaluations,
+            }
+    for name, row in rows.items():
+        row["overhead"] = statistics.median(shares[name])
+    return {
+        "data": images.name,
+        "samples": objective.n_samples,
+        "parameters": objective.size,
+        "rows": [rows[name] for name in table],
+    }
+
+
+def image_objective(images: Images, samples: int, device: torch.device, l2: float = 1e-3) -> Objective:
+    """Return the CNN of the model zoo on the first `samples` images, float32."""
+    inputs, targets = images.inputs[:samples].to(device), images.targets[:samples].to(device)
+    model = build_model("cnn", in_shape=tuple(inputs.shape[1:]), n_outputs=10).to(device)
+    return Objective(model, inputs, targets, l2=l2)
+
+
+def geometric_mean(values: list[float]) -> float | None:
+    """Return the geometric mean; None of nothing."""
+    return math.exp(statistics.fmean(map(math.log, values))) if values else None

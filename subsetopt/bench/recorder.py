@@ -1,0 +1,114 @@
+"""A plain function as every contestant sees it: calls counted, time inside them measured, a limit kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from subsetopt.objective.protocol import BudgetExhausted, Linearisation, Purpose, SmoothObjective
+
+
+@dataclass
+class Recorder:
+    """An objective that counts its calls and raises `BudgetExhausted` before call `limit` + 1, products included.
+
+    `inside` is the time spent in loss and gradient, in seconds. With `trace`, each evaluation appends (seconds since
+    the start, calls so far, loss); reading the loss synchronises with the device.
+    """
+
+    objective: SmoothObjective
+    limit: float = math.inf
+    tracing: bool = False
+    evaluations: int = 0
+    products: int = 0
+    linearisations: int = 0
+    inside: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+    trace: list[tuple[float, int, float]] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return self.objective.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of w."""
+        return self.objective.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of w."""
+        return self.objective.device
+
+    @property
+    def identity(self) -> Hashable:
+        """That of the objective behind."""
+        return self.objective.identity
+
+    def initial(self) -> Tensor:
+        """Return the starting point."""
+        return self.objective.initial()
+
+    def value(self, w: Tensor, purpose: Purpose = "train") -> Tensor:
+        """Return the loss, uncounted: no contestant asks for it alone."""
+        return self.objective.value(w, purpose)
+
+    def value_and_gradient(self, w: Tensor, purpose: Purpose = "train") -> tuple[Tensor, Tensor]:
+        """Return loss and gradient, counted and timed."""
+        self.spend()
+        self.evaluations += 1
+        synchronise(self.device)
+        start = time.perf_counter()
+        loss, gradient = self.objective.value_and_gradient(w, purpose)
+        synchronise(self.device)
+        now = time.perf_counter()
+        self.inside += now - start
+        if self.tracing:
+            self.trace.append((now - self.started, self.evaluations + self.products, float(loss)))
+        return loss, gradient
+
+    def linearise(self, w: Tensor) -> RecordedProducts:
+        """Return counted products at w."""
+        self.linearisations += 1
+        return RecordedProducts(self, self.objective.linearise(w))
+
+    def spend(self) -> None:
+        """Raise `BudgetExhausted` where the limit on calls is reached."""
+        if self.evaluations + self.products >= self.limit:
+            raise BudgetExhausted
+
+
+@dataclass(frozen=True)
+class RecordedProducts:
+    """Curvature products, counted."""
+
+    recorder: Recorder
+    behind: Linearisation
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """Return H v."""
+        self._count()
+        return self.behind.hvp(v)
+
+    def ggnvp(self, v: Tensor) -> Tensor:
+        """Return G v."""
+        self._count()
+        return self.behind.ggnvp(v)
+
+    def _count(self) -> None:
+        self.recorder.spend()
+        self.recorder.products += 1
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device; nothing to do on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,104 @@
+"""One run of the benchmarks: what to measure, in which order, and the document that comes out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from subsetopt.errors import SettingError, unknown_name
+
+Part = Literal["solvers", "products", "overhead", "time"]
+PARTS: tuple[Part, ...] = get_args(Part)
+IMAGES = 6000
+_PEERS = ("torch", "numpy", "scipy", "pytorch-minimize")
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What to measure. `quick` takes small problems for a look; `data_dir` is where MNIST is looked for."""
+
+    parts: Sequence[str] = PARTS
+    quick: bool = False
+    repeats: int = 3
+    data_dir: Path | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if part not in PARTS:
+                raise unknown_name("only", part, PARTS)
+        if self.repeats < 1:
+            raise SettingError("repeats", self.repeats, "must be at least 1")
+
+
+def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Measure and return one JSON-able document; everything but times and what follows from them is deterministic.
+
+    `progress` is told in words what is being measured. The problem set runs on the CPU in float64; the other parts on
+    `settings.device`, in float32. Raises `SettingError` for a device that is not there.
+    """
+    from subsetopt.bench.images import mnist_images
+    from subsetopt.bench.overhead import measure_overhead
+    from subsetopt.bench.products import measure_products
+    from subsetopt.bench.race import measure_race
+    from subsetopt.bench.solving import measure_solvers
+    from subsetopt.training.workspace import resolve_device
+
+    start = time.perf_counter()
+    device = resolve_device(settings.device, "float32")
+    images = mnist_images(IMAGES, settings.data_dir)
+    repeats, quick = settings.repeats, settings.quick
+    document: dict[str, Any] = {
+        "version": importlib.metadata.version("subsetopt"),
+        "machine": machine(device),
+        "data": images.name,
+        "quick": quick,
+        "repeats": repeats,
+    }
+    measure: dict[str, Callable[[], Any]] = {
+        "solvers": lambda: measure_solvers(images, repeats, quick, lambda name: progress(f"problem set: {name}")),
+        "products": lambda: measure_products(images, repeats, quick, device),
+        "overhead": lambda: measure_overhead(images, repeats, quick, device),
+        "time": lambda: measure_race(images, repeats, quick, device),
+    }
+    for part in PARTS:
+        if part in settings.parts:
+            progress(part)
+            document[part] = measure[part]()
+    document["seconds"] = time.perf_counter() - start
+    return document
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what a reader must know of the machine to judge the times."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PEERS},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,155 @@
+"""All contestants on the problem set: calls to max|g| <= gtol, seconds, synchronisations, and the ratios to the peers."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from subsetopt.bench.contestants import FIRST_ORDER_PEERS, Contestant, contestants
+from subsetopt.bench.counters import counting
+from subsetopt.bench.images import Images
+from subsetopt.bench.problems import PROBLEMS, Problem, cnn_problem
+from subsetopt.bench.recorder import Recorder
+from subsetopt.bench.timing import median_seconds, sorted_by_turns
+from subsetopt.objective import FunctionObjective
+
+GTOL = 1e-6
+MAX_CALLS = 20_000
+MAX_ITERATIONS = 10_000
+LARGE_PROBLEM, LARGE_MAX_CALLS = 2000, 2500  # from so many parameters a solve is limited to so many calls
+LONG = 2.0  # a solve that takes longer, in seconds, is timed once
+QUICK_PROBLEMS = ("rosenbrock-2", "beale", "wood", "powell-singular-40")
+INSTRUMENTED, INSTRUMENTED_ITERATIONS = ("mlp-171", "cnn-*"), 30
+PRICE_PASSES = 15
+
+Progress = Callable[[str], None]
+
+
+def measure_solvers(images: Images, repeats: int, quick: bool, progress: Progress) -> dict[str, Any]:
+    """Return a row per problem and contestant, the prices of products, and geometric means; float64, on the CPU."""
+    problems = {name: PROBLEMS[name] for name in QUICK_PROBLEMS} if quick else dict(PROBLEMS)
+    if not quick:
+        cnn = cnn_problem(images)
+        problems[cnn.name] = cnn
+    rows: list[dict[str, Any]] = []
+    for problem in problems.values():
+        progress(problem.name)
+        rows += _solve_all(problem, repeats)
+    return {
+        "gtol": GTOL,
+        "rows": rows,
+        "geometric_means": geometric_means(rows),
+        "instrumented": [
+            row for name, p in problems.items() if quick or name.startswith(("mlp-171", "cnn")) for row in _observe(p)
+        ],
+    }
+
+
+def _solve_all(problem: Problem, repeats: int) -> list[dict[str, Any]]:
+    price = product_price(problem)
+    table = contestants()
+    rows: dict[str, dict[str, Any]] = {}
+    times: dict[str, list[float]] = {name: [] for name in table}
+    for repeat in range(repeats):
+        for name in sorted_by_turns(table, repeat):
+            if times[name] and times[name][0] > LONG:
+                continue
+            start = time.perf_counter()
+            row = _solve(problem, table[name])
+            times[name].append(time.perf_counter() - start)
+            rows[name] = {"problem": problem.name, "solver": name, **row}
+    for name, row in rows.items():
+        row["product_price"] = price
+        row["gradient_equivalents"] = row["evaluations"] + price * row["products"]
+        row["seconds"] = statistics.median(times[name])
+        row["timed"] = len(times[name])
+    return [rows[name] for name in table]
+
+
+def _solve(problem: Problem, contestant: Contestant) -> dict[str, Any]:
+    limit = LARGE_MAX_CALLS if problem.x0.numel() >= LARGE_PROBLEM else MAX_CALLS
+    recorder = Recorder(FunctionObjective(problem.fun, problem.x0), limit)
+    solved = contestant(recorder, GTOL, MAX_ITERATIONS)
+    loss, gradient = FunctionObjective(problem.fun, problem.x0).value_and_gradient(solved.w)
+    largest = float(gradient.abs().amax())
+    return {
+        "success": largest <= GTOL,
+        "reason": solved.reason,
+        "evaluations": recorder.evaluations,
+        "products": recorder.products,
+        "iterations": solved.iterations,
+        "loss": float(loss),
+        "gradient_norm": largest,
+    }
+
+
+def product_price(problem: Problem) -> float:
+    """Return the time of a Hessian product in units of loss and gradient, both at the start, median over passes."""
+    objective = FunctionObjective(problem.fun, problem.x0)
+    w = objective.initial()
+    _, v = objective.value_and_gradient(w)
+    at = objective.linearise(w)
+    seconds = median_seconds(
+        {"gradient": lambda: objective.value_and_gradient(w), "hvp": lambda: at.hvp(v)}, PRICE_PASSES
+    )
+    return seconds["hvp"] / seconds["gradient"]
+
+
+def _observe(problem: Problem) -> list[dict[str, Any]]:
+    """Return synchronisations per iteration and peak bytes in the first iterations, at which counting slows a solve."""
+    rows = []
+    for name, contestant in contestants().items():
+        recorder = Recorder(FunctionObjective(problem.fun, problem.x0))
+        with counting() as counters:
+            solved = contestant(recorder, GTOL, INSTRUMENTED_ITERATIONS)
+        done = max(1, solved.iterations)
+        calls = max(1, recorder.evaluations + recorder.products)
+        on_device = not name.startswith("scipy:")
+        rows.append(
+            {
+                "problem": problem.name,
+                "solver": name,
+                "iterations": solved.iterations,
+                "evaluations": recorder.evaluations,
+                "products": recorder.products,
+                "synchronisations_per_iteration": counters.synchronisations / done if on_device else None,
+                "synchronisations_per_call": counters.synchronisations / calls if on_device else None,
+                "peak_bytes": counters.peak_bytes if on_device else None,
+            }
+        )
+    return rows
+
+
+def geometric_means(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the comparisons of the issue: each over the problems where ours and the peer (the better of several)
+    succeed.
+    """
+    table = {(row["problem"], row["solver"]): row for row in rows}
+    comparisons = (
+        ("lbfgs", FIRST_ORDER_PEERS, "evaluations"),
+        ("lbfgs-10", FIRST_ORDER_PEERS, "evaluations"),
+        ("ncg", ("scipy:CG",), "evaluations"),
+        ("newton-cg", ("scipy:trust-ncg",), "gradient_equivalents"),
+        ("newton-cg", ("scipy:Newton-CG",), "gradient_equivalents"),
+    )
+    return [_compare(table, *comparison) for comparison in comparisons]
+
+
+def _compare(
+    table: Mapping[tuple[str, str], Mapping[str, Any]], ours: str, peers: tuple[str, ...], unit: str
+) -> dict[str, Any]:
+    ratios: dict[str, float] = {}
+    failed: dict[str, list[str]] = {name: [] for name in (ours, *peers)}
+    for problem in dict.fromkeys(problem for problem, _ in table):
+        entries = {name: table[problem, name] for name in (ours, *peers)}
+        for name, row in entries.items():
+            if not row["success"]:
+                failed[name].append(problem)
+        reached = [entries[name][unit] for name in peers if entries[name]["success"]]
+        if reached and entries[ours]["success"]:
+            ratios[problem] = entries[ours][unit] / min(reached)
+    mean = math.exp(statistics.fmean(map(math.log, ratios.values()))) if ratios else None
+    return {"ours": ours, "peers": list(peers), "unit": unit, "mean": mean, "ratios": ratios, "failed": failed}

@@ -1,0 +1,77 @@
+"""Tables behind the answers: the methods and their learning rates, the tuning, the failures, the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from subsetopt.report.study_files import Method, Study
+from subsetopt.report.study_parts import facts, learning_rates, trials
+from subsetopt.report.study_svg import number
+from subsetopt.report.study_tables import MISSING, Cell, Table, cost_text, loss_text, plain_table
+
+
+def methods_table(study: Study) -> Table:
+    """Return what each method is and with which learning rate it ran at each budget."""
+    rows = [(method.name, method.description or MISSING, _rates(method)) for method in study.methods]
+    return plain_table("The methods", ("Method", "What it is", "Learning rate (budget: rate)"), rows)
+
+
+def _rates(method: Method) -> str:
+    pairs = learning_rates(method.lr)
+    return ", ".join(number(rate) if budget is None else f"{number(budget)}: {number(rate)}" for budget, rate in pairs)
+
+
+def tuning_table(study: Study) -> Table | None:
+    """Return every learning rate that was tried and its validation score, None where nothing was tuned."""
+    rows = tuple(_tuning_rows(study))
+    columns = ("Method", "Budget", "Learning rate", "Validation loss", "Taken")
+    if not rows:
+        return None
+    return Table(
+        "Every learning rate that was tried",
+        columns,
+        rows,
+        numeric=frozenset((1, 2, 3)),
+        note="Chosen on validation data; the search goes on until the best rate lies inside its grid.",
+    )
+
+
+def _tuning_rows(study: Study) -> Iterator[tuple[Cell, ...]]:
+    for method in study.methods:
+        for trial in trials(method.tuning):
+            yield (
+                Cell(method.name),
+                Cell(cost_text(trial.budget), trial.budget),
+                Cell(cost_text(trial.lr), trial.lr),
+                Cell("not finite" if trial.score is None else loss_text(trial.score), trial.score),
+                Cell("taken" if trial.chosen else "", style="better" if trial.chosen else ""),
+            )
+
+
+def tuning_cost_table(study: Study) -> Table | None:
+    """Return what tuning added to each method's cost, per budget; None where it added nothing anywhere."""
+    shares = {
+        (row.method, row.budget): row.cost_including_tuning - row.cost_mean
+        for row in study.results
+        if row.metric == study.metric and row.cost_including_tuning is not None and row.cost_mean is not None
+    }
+    if not any(shares.values()):
+        return None
+    rows = tuple(
+        (Cell(name), *(Cell(cost_text(cost := shares.get((name, budget))), cost) for budget in study.budgets))
+        for name in study.names
+    )
+    columns = ("Method", *(f"Budget {number(budget)}" for budget in study.budgets))
+    return Table("Cost of tuning in epoch-equivalents", columns, rows, frozenset(range(1, len(columns))))
+
+
+def failures_table(study: Study) -> Table | None:
+    """Return the cells that failed with their errors, None where all went well."""
+    rows = [(failure.cell, failure.error) for failure in study.failures]
+    return plain_table("Cells that failed", ("Cell", "Error"), rows) if rows else None
+
+
+def environment_table(study: Study) -> Table | None:
+    """Return versions and machine, None where the study does not say."""
+    rows = [*facts(study.versions), *((name or "machine", text) for name, text in facts(study.machine))]
+    return plain_table("Versions and machine", ("What", "Which"), rows) if rows else None

@@ -1,0 +1,156 @@
+"""The pictures of a study as inline SVG: loss curves, metric against cost, the Pareto front, the key to the lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from subsetopt.report.study_bands import Axis, seed_band
+from subsetopt.report.study_files import CurvePoint, Result, Study
+from subsetopt.report.study_svg import Plot, colour, dash, marker_path, number, percent
+from subsetopt.report.study_tables import cost_text, metric_text, metric_title
+
+SHOWN_AT_FIRST = 8
+_AXES = {"cost": "cost in epoch-equivalents", "seconds": "seconds"}
+_KINDS = {"train": "training loss", "full": "training loss", "validation": "validation loss", "test": "test loss"}
+_DECADE = 8.0  # ranges wider than this read better on a log scale
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG and the sentence under it."""
+
+    svg: str
+    caption: str
+
+
+def shown_methods(study: Study) -> frozenset[int]:
+    """Return which methods the pictures show before the reader chooses: all, or the best at the largest budget."""
+    if len(study.methods) <= SHOWN_AT_FIRST:
+        return frozenset(range(len(study.methods)))
+    sign = -1.0 if study.higher_is_better else 1.0
+    last = [row for row in study.results if row.budget == max(study.budgets) and row.mean is not None]
+    best = sorted((row for row in last if row.metric == study.metric), key=lambda row: sign * (row.mean or 0.0))
+    return frozenset(study.names.index(row.method) for row in best[:SHOWN_AT_FIRST] if row.method in study.names)
+
+
+def key_sample(index: int) -> str:
+    """Return the line and marker of method `index` as a small SVG for the key."""
+    marker = f'<path class="mark" d="{marker_path(index, 17, 6)}"/>'
+    line = f'<path class="line" d="M1 6H33"{dash(index)}/>'
+    return f'<svg class="sample {colour(index)}" viewBox="0 0 34 12" aria-hidden="true">{line}{marker}</svg>'
+
+
+def curve_kinds(points: Iterable[CurvePoint]) -> list[str]:
+    """Return the kinds of loss that can be compared; a loss on each method's own subset cannot."""
+    return [kind for kind in dict.fromkeys(point.kind for point in points) if kind != "subset"]
+
+
+def kind_title(kind: str) -> str:
+    """Return a kind of loss in words."""
+    return _KINDS.get(kind, f"{kind.replace('_', ' ')} loss" if "loss" not in kind else kind.replace("_", " "))
+
+
+def loss_picture(
+    study: Study, points: Sequence[CurvePoint], budget: float, kind: str, axis: Axis, shown: frozenset[int]
+) -> Picture | None:
+    """Draw the loss of every method against cost or seconds, None where there are no curves."""
+    mine = [point for point in points if point.budget == budget and point.kind == kind]
+    log = all(point.loss > 0 for point in mine)
+    bands = {
+        index: band
+        for index, name in enumerate(study.names)
+        if (band := seed_band((point for point in mine if point.method == name), axis, log=log)) is not None
+    }
+    if not bands:
+        return None
+    visible = [band for index, band in bands.items() if index in shown] or list(bands.values())
+    title = f"{kind_title(kind)} against {_AXES[axis]}, budget {number(budget)}"
+    plot = Plot(
+        [0.0, *(float(band.x[-1]) for band in bands.values())],
+        [float(value) for band in visible for value in (*band.low, *band.high)],
+        label=f"{title}: one line per method", x_title=_AXES[axis], y_title=kind_title(kind), log_y=log,
+        x_from_zero=True,
+    )  # fmt: skip
+    for index, band in bands.items():
+        if band.seeds > 1:
+            plot.band(index, band.x.tolist(), band.low.tolist(), band.high.tolist(), hidden=index not in shown)
+    for index, band in bands.items():
+        plot.line(index, band.x.tolist(), band.mean.tolist(), study.names[index], hidden=index not in shown)
+    return Picture(plot.svg(), title[:1].upper() + title[1:])
+
+
+def metric_picture(study: Study, axis: Axis, shown: frozenset[int]) -> Picture | None:
+    """Draw the test metric of every method against what it cost, a point with its interval per budget."""
+    spent = partial(_spent, axis=axis)
+    rows = [row for row in study.results if row.metric == study.metric and row.mean is not None and spent(row)]
+    if not rows:
+        return None
+    visible = [row for row in rows if study.names.index(row.method) in shown] or rows
+    costs = [spent(row) for row in rows]
+    plot = Plot(
+        costs,
+        [value for row in visible for value in (row.mean, *(row.interval or ())) if value is not None],
+        label=f"{metric_title(study.metric)} against {_AXES[axis]}", x_title=_AXES[axis],
+        y_title=metric_title(study.metric), log_x=max(costs) / min(costs) > _DECADE,
+        y_format=percent if study.metric == "accuracy" else number,
+    )  # fmt: skip
+    for index, name in enumerate(study.names):
+        mine, hidden = sorted((row for row in rows if row.method == name), key=spent), index not in shown
+        if mine:
+            plot.line(index, map(spent, mine), [row.mean or 0.0 for row in mine], name, hidden=hidden)
+        for row in mine:
+            if row.interval and row.interval[0] is not None and row.interval[1] is not None:
+                plot.whisker(index, spent(row), row.interval[0], row.interval[1], hidden=hidden)
+            plot.marker(index, spent(row), row.mean or 0.0, _point_title(row, spent(row)), hidden=hidden)
+    return Picture(plot.svg(), f"{metric_title(study.metric)} against {_AXES[axis]}; bars are 95 % intervals")
+
+
+def _spent(row: Result, axis: Axis) -> float:
+    return (row.cost_mean if axis == "cost" else row.seconds_mean) or 0.0
+
+
+def _full_cost(row: Result) -> float:
+    return row.cost_including_tuning or row.cost_mean or 0.0
+
+
+def _point_title(row: Result, cost: float) -> str:
+    return f"{row.method}, budget {number(row.budget)}: {metric_text(row.mean, row.metric)} at {cost_text(cost)}"
+
+
+def pareto_front(study: Study) -> list[Result]:
+    """Return the results that no other result beats at the same or lower cost including tuning, cheapest first."""
+    sign = -1.0 if study.higher_is_better else 1.0
+    rows = [row for row in study.results if row.metric == study.metric and row.mean is not None and _full_cost(row)]
+    front: list[Result] = []
+    for row in sorted(rows, key=lambda row: (_full_cost(row), sign * (row.mean or 0.0), row.method)):
+        if not front or sign * (row.mean or 0.0) < sign * (front[-1].mean or 0.0):
+            front.append(row)
+    return front
+
+
+def pareto_picture(study: Study, shown: frozenset[int]) -> Picture | None:
+    """Draw every result against its cost including tuning, with the front of those that nothing cheaper beats."""
+    front = pareto_front(study)
+    if not front:
+        return None
+    rows = [row for row in study.results if row.metric == study.metric and row.mean is not None and _full_cost(row)]
+    costs = [_full_cost(row) for row in rows]
+    plot = Plot(
+        costs, [row.mean or 0.0 for row in rows],
+        label=f"Pareto front of {metric_title(study.metric)} and cost including tuning",
+        x_title="epoch-equivalents, tuning included", y_title=metric_title(study.metric),
+        log_x=max(costs) / min(costs) > _DECADE, y_format=percent if study.metric == "accuracy" else number,
+    )  # fmt: skip
+    plot.steps([(_full_cost(row), row.mean or 0.0) for row in front])
+    on_front = {(row.method, row.budget) for row in front}
+    for row in rows:
+        index = study.names.index(row.method)
+        hidden = index not in shown and (row.method, row.budget) not in on_front
+        plot.marker(index, _full_cost(row), row.mean or 0.0, _point_title(row, _full_cost(row)), hidden=hidden)
+    members = "; ".join(
+        f"{row.method} with budget {number(row.budget)} ({metric_text(row.mean, row.metric)} for "
+        f"{cost_text(_full_cost(row))})" for row in front
+    )  # fmt: skip
+    return Picture(plot.svg(), f"Pareto front, tuning included. On the front: {members}")

@@ -1,0 +1,76 @@
+"""A run that dies in the middle of a sampler's training goes on bit-identically, for every sampler and augmentation."""
+
+import json
+
+import pytest
+
+from subsetopt.data.batch_augmentation import AUGMENTATIONS
+from subsetopt.samplers import SAMPLERS
+from subsetopt.training import first_order
+from subsetopt.training.config import make_config
+from subsetopt.training.progress import Silent
+from subsetopt.training.run import resume_run, train
+
+CHEAP = {"repetitions": 4}
+RUNS = {
+    **{entry.name: {"handoff": entry.name} for entry in SAMPLERS if entry.name not in ("full", "nw-sketch")},
+    "sgd": {"handoff": "sgd", "handoff_stop_at": "validation"},
+    "adam": {"handoff": "adam"},
+    "adamw-amp": {"handoff": "adamw", "handoff_amp": True},
+    "nw-sketch": {"handoff": "nw-sketch", "handoff_args": CHEAP},
+    "nw-sketch-features": {"handoff": "nw-sketch", "handoff_args": {**CHEAP, "codes": "features", "query_every": 3}},
+    "composer": {"handoff": "selective-backprop", "handoff_args": {"variant": "composer"}},
+    "stale": {"handoff": "selective-backprop", "handoff_args": {"stale_epochs": 2}},
+    "gradmatch-often": {"handoff": "gradmatch", "handoff_args": {"fraction": 0.3, "scan_period": 1}},
+    **{f"p-sgd-{e.name}": {"handoff": "p-sgd", "handoff_augmentation": e.name} for e in AUGMENTATIONS},
+    "dropout-batchnorm": {"handoff": "srs"},
+}
+
+
+class Killed(BaseException):
+    """Not an error that anything in the library would handle."""
+
+
+class Killer(Silent):
+    def __init__(self, after):
+        self.left = after
+
+    def update(self, record):
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+
+@pytest.fixture(autouse=True)
+def few_records(monkeypatch):
+    monkeypatch.setattr(first_order, "RECORDS", 10)
+    monkeypatch.setattr("subsetopt.report.figure.loss_figure", lambda *given: None)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_resumes_bit_identically(name, tmp_path, images, net):
+    """Reference: the same run uninterrupted. Killed twice, once near the start and once near the end."""
+
+    def config(folder):
+        return make_config(
+            {"solver": "none", "handoff_epochs": 2.5, "handoff_batch_size": 16, "checkpoint_seconds": 0,
+             "output": tmp_path / folder, **RUNS[name]}
+        )  # fmt: skip
+
+    given = {"model": net(norm="batchnorm" in name, dropout=0.3 * ("dropout" in name)), "dataset": images}
+    whole = train(config("whole"), **given)
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    with pytest.raises(Killed):
+        train(config("cut"), progress=Killer(3), **given)
+    with pytest.raises(Killed):
+        resume_run(tmp_path / "cut", progress=Killer(len(lines) - 6), **given)
+    resumed = resume_run(tmp_path / "cut", **given)
+
+    files = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("whole", "cut")]
+    assert files[0] == files[1]
+    for key in ("metrics", "overdetermination"):
+        assert resumed.result[key] == whole.result[key]
+    assert resumed.result["cost"]["by_purpose"] == whole.result["cost"]["by_purpose"]
+    assert resumed.result["phases"][0]["sampling"] == whole.result["phases"][0]["sampling"]
+    cut = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(a)["loss"] for a in cut] == [json.loads(a)["loss"] for a in lines]
