@@ -16,8 +16,10 @@ _COMMANDS = {
     "evaluate": "Evaluate the trained model of a run.",
     "verify": "Tell whether a run found a minimum, by the Hessian's eigenvalues.",
     "resume": "Go on with an interrupted run.",
+    "report": "Render the report of a study or a run again.",
     "bench": "Measure our solvers against torch and scipy on this machine.",
-    "list": "List data sets, models, solvers, samplers or presets.",
+    "coverage": "Tell how much of the data redrawn samplers see, and how often.",
+    "list": "List data sets, models, solvers, samplers, augmentations or presets.",
     "download": "Fetch a data set from its publisher.",
     "completion": "Print the completion script of a shell.",
 }

@@ -66,7 +66,7 @@ def torch_lbfgs(history_size: int) -> Contestant:
 
         reason = "stopped"
         try:
-            optimizer.step(closure)  # type: ignore[arg-type]  # torch reads the loss by float(); a tensor will do
+            optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         except BudgetExhausted:
             reason = "budget"
         return Solved(w.detach(), int(optimizer.state[w].get("n_iter", 0)), reason)
@@ -112,7 +112,7 @@ class _CountProducts(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # one argument here
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _CountedGradient.apply(gradient, ctx.recorder), None  # type: ignore[no-untyped-call]  # torch's own
 
 
@@ -123,7 +123,7 @@ class _CountedGradient(torch.autograd.Function):
         return gradient.view_as(gradient)
 
     @staticmethod
-    def backward(ctx: Any, product: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # one argument here
+    def backward(ctx: Any, product: Tensor) -> tuple[Tensor, None]:
         ctx.recorder.products += 1
         return product, None
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from subsetopt.solvers.host import observe_reads
 
 
-class Counters(TorchDispatchMode):
+class Counters(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     """`synchronisations`: scalars read by the host, one at a time or by `host_read`; `peak_bytes`: most bytes alive in
     tensors that were made inside.
 
@@ -23,7 +23,7 @@ class Counters(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self.synchronisations = 0
         self.live_bytes = self.peak_bytes = 0
         self._known: set[int] = set()
@@ -66,4 +66,5 @@ def counting() -> Iterator[Counters]:
 
 
 def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    address: int = tensor.untyped_storage()._cdata
+    return address

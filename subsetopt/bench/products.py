@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from subsetopt.bench.images import Images, synthetic_images
-from subsetopt.bench.timing import median_seconds
+from subsetopt.bench.timing import Clock, median_seconds
 from subsetopt.models import build_model
 from subsetopt.objective import CallKind, Objective
 
@@ -15,7 +15,9 @@ CIFAR_SHAPE = (3, 32, 32)
 PASSES = 5  # timed passes per repeat; single calls are too short to be timed once
 
 
-def measure_products(images: Images, repeats: int, quick: bool, device: torch.device) -> list[dict[str, Any]]:
+def measure_products(
+    images: Images, repeats: int, quick: bool, device: torch.device, clock: Clock
+) -> list[dict[str, Any]]:
     """Return one row per model: seconds of a gradient, the ratios to it, and the bytes that stored graphs take.
 
     `linearise` is the recording of the Hessian's graphs alone, without a product.
@@ -23,12 +25,12 @@ def measure_products(images: Images, repeats: int, quick: bool, device: torch.de
     small, large = (256, 64) if quick else (1024, 256)
     coloured = synthetic_images(large, CIFAR_SHAPE)
     return [
-        _row(name, data, samples, repeats, device)
+        _row(name, data, samples, repeats, device, clock)
         for name, data, samples in (("mlp", images, small), ("cnn", images, small), ("resnet", coloured, large))
     ]
 
 
-def _row(name: str, images: Images, samples: int, repeats: int, device: torch.device) -> dict[str, Any]:
+def _row(name: str, images: Images, samples: int, repeats: int, device: torch.device, clock: Clock) -> dict[str, Any]:
     inputs, targets = images.inputs[:samples].to(device), images.targets[:samples].to(device)
     model = build_model(name, in_shape=tuple(inputs.shape[1:]), n_outputs=10).to(device)
     objective = Objective(model, inputs, targets, l2=1e-3)
@@ -43,6 +45,7 @@ def _row(name: str, images: Images, samples: int, repeats: int, device: torch.de
             "linearise": lambda: objective.linearise(w).record("hvp"),
         },
         repeats * PASSES,
+        clock,
         device,
     )
     kinds: tuple[CallKind, ...] = ("hvp", "ggnvp")

@@ -11,17 +11,17 @@ from subsetopt.bench.contestants import Contestant, ours, torch_lbfgs
 from subsetopt.bench.images import Images
 from subsetopt.bench.overhead import image_objective
 from subsetopt.bench.recorder import Recorder
-from subsetopt.bench.timing import sorted_by_turns
+from subsetopt.bench.timing import Clock, sorted_by_turns
 from subsetopt.objective import Objective
 
-SAMPLES, QUICK_SAMPLES = 1000, 200
-MAX_CALLS, QUICK_MAX_CALLS = 300, 40
+SAMPLES, QUICK_SAMPLES = 500, 200
+MAX_CALLS, QUICK_MAX_CALLS = 150, 40
 LEVELS = (1.0, 0.1, 0.01)  # loss above the lowest one seen, relative to it
 
 Trace = list[tuple[float, int, float]]
 
 
-def measure_race(images: Images, repeats: int, quick: bool, device: torch.device) -> dict[str, Any]:
+def measure_race(images: Images, repeats: int, quick: bool, device: torch.device, clock: Clock) -> dict[str, Any]:
     """Return for each contestant the seconds and calls to (1 + level) times the lowest loss any of them reached.
 
     A call is a loss with its gradient, or a curvature product. Contestants end after the same number of calls.
@@ -40,7 +40,7 @@ def measure_race(images: Images, repeats: int, quick: bool, device: torch.device
     traces: dict[str, list[Trace]] = {name: [] for name in table}
     for repeat in range(repeats):
         for name in sorted_by_turns(table, repeat):
-            traces[name].append(_race(objective, table[name], limit))
+            traces[name].append(_race(objective, table[name], limit, clock))
     best = min(loss for runs in traces.values() for _, _, loss in runs[0])
     targets = [best * (1 + level) for level in LEVELS]
     rows = [
@@ -58,8 +58,8 @@ def measure_race(images: Images, repeats: int, quick: bool, device: torch.device
     }
 
 
-def _race(objective: Objective, contestant: Contestant, limit: int) -> Trace:
-    recorder = Recorder(objective, limit, tracing=True)
+def _race(objective: Objective, contestant: Contestant, limit: int, clock: Clock) -> Trace:
+    recorder = Recorder(objective, limit, tracing=True, clock=clock)
     contestant(recorder, 0.0, limit)
     return recorder.trace
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from subsetopt.bench.timing import CLOCKS, Clock, synchronise
 from subsetopt.objective.protocol import BudgetExhausted, Linearisation, Purpose, SmoothObjective
 
 
@@ -17,19 +17,23 @@ from subsetopt.objective.protocol import BudgetExhausted, Linearisation, Purpose
 class Recorder:
     """An objective that counts its calls and raises `BudgetExhausted` before call `limit` + 1, products included.
 
-    `inside` is the time spent in loss and gradient, in seconds. With `trace`, each evaluation appends (seconds since
-    the start, calls so far, loss); reading the loss synchronises with the device.
+    `inside` is the time spent in loss and gradient, in seconds of `clock`. With `tracing`, each evaluation appends
+    (seconds since the start, calls so far, loss); reading the loss synchronises with the device.
     """
 
     objective: SmoothObjective
     limit: float = math.inf
     tracing: bool = False
+    clock: Clock = CLOCKS["wall"]
     evaluations: int = 0
     products: int = 0
     linearisations: int = 0
     inside: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
     trace: list[tuple[float, int, float]] = field(default_factory=list)
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
 
     @property
     def size(self) -> int:
@@ -64,10 +68,10 @@ class Recorder:
         self.spend()
         self.evaluations += 1
         synchronise(self.device)
-        start = time.perf_counter()
+        start = self.clock()
         loss, gradient = self.objective.value_and_gradient(w, purpose)
         synchronise(self.device)
-        now = time.perf_counter()
+        now = self.clock()
         self.inside += now - start
         if self.tracing:
             self.trace.append((now - self.started, self.evaluations + self.products, float(loss)))
@@ -104,11 +108,3 @@ class RecordedProducts:
     def _count(self) -> None:
         self.recorder.spend()
         self.recorder.products += 1
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device; nothing to do on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

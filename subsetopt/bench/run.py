@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from subsetopt.bench.timing import CLOCKS, ClockName
 from subsetopt.errors import SettingError, unknown_name
 
 Part = Literal["solvers", "products", "overhead", "time"]
@@ -23,18 +24,22 @@ _PEERS = ("torch", "numpy", "scipy", "pytorch-minimize")
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What to measure. `quick` takes small problems for a look; `data_dir` is where MNIST is looked for."""
+    """What to measure. `quick` takes small problems for a look; `data_dir` is where MNIST is looked for,
+    `clock` what times are read from: see `timing.CLOCKS`."""
 
     parts: Sequence[str] = PARTS
     quick: bool = False
     repeats: int = 3
     data_dir: Path | None = None
     device: str = "auto"
+    clock: ClockName = "wall"
 
     def __post_init__(self) -> None:
         for part in self.parts:
             if part not in PARTS:
                 raise unknown_name("only", part, PARTS)
+        if self.clock not in CLOCKS:
+            raise unknown_name("clock", self.clock, CLOCKS)
         if self.repeats < 1:
             raise SettingError("repeats", self.repeats, "must be at least 1")
 
@@ -52,6 +57,7 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     from subsetopt.bench.solving import measure_solvers
     from subsetopt.training.workspace import resolve_device
 
+    clock = CLOCKS[settings.clock]
     start = time.perf_counter()
     device = resolve_device(settings.device, "float32")
     images = mnist_images(IMAGES, settings.data_dir)
@@ -62,12 +68,15 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
         "data": images.name,
         "quick": quick,
         "repeats": repeats,
+        "clock": settings.clock,
     }
     measure: dict[str, Callable[[], Any]] = {
-        "solvers": lambda: measure_solvers(images, repeats, quick, lambda name: progress(f"problem set: {name}")),
-        "products": lambda: measure_products(images, repeats, quick, device),
-        "overhead": lambda: measure_overhead(images, repeats, quick, device),
-        "time": lambda: measure_race(images, repeats, quick, device),
+        "solvers": lambda: measure_solvers(
+            images, repeats, quick, clock, lambda name: progress(f"problem set: {name}")
+        ),
+        "products": lambda: measure_products(images, repeats, quick, device, clock),
+        "overhead": lambda: measure_overhead(images, repeats, quick, device, clock),
+        "time": lambda: measure_race(images, repeats, quick, device, clock),
     }
     for part in PARTS:
         if part in settings.parts:
@@ -82,6 +91,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "python": platform.python_version(),

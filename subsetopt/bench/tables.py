@@ -50,9 +50,11 @@ def describe(document: Mapping[str, Any]) -> str:
     """Return one line on the machine and the data."""
     where = document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if version is not None)
+    load = "" if where["load"] is None else f", load {where['load']:.1f}"
     return (
-        f"subsetopt {document['version']} on {where['processor']}, {where['threads']} threads, {where['device']}; "
-        f"{versions}; images: {document['data']}; medians of {document['repeats']}; {document['seconds']:.0f} s in all"
+        f"subsetopt {document['version']} on {where['processor']}, {where['threads']} threads, {where['device']}{load}; "
+        f"{versions}; images: {document['data']}; {document['clock']} time, medians of {document['repeats']}; "
+        f"{document['seconds']:.0f} s in all"
     )
 
 
@@ -68,7 +70,7 @@ def _solvers(part: Row) -> Iterator[Table]:
     yield Table(f"Seconds to {goal}", failed, _grid(rows, LINE_SEARCH[:1] + LINE_SEARCH[2:4] + NEWTON[:2], _seconds))
     note = "Ratios of ours to the better of the peers, over the problems where both succeed; below 1 we need less."
     yield Table("Geometric means", note, [_MEANS, *map(_mean, part["geometric_means"])])
-    note = "Scalars that the host waits for. Bytes are those of tensors made during the first iterations. scipy: host only."
+    note = "Scalars that the host waits for; bytes of tensors made in the first iterations. scipy works on the host."
     yield Table("Synchronisations and memory", note, [_OBSERVED, *map(_observed, part["instrumented"])])
 
 

@@ -30,11 +30,11 @@ class Band:
 
 
 def seed_band(points: Iterable[CurvePoint], axis: Axis, *, log: bool) -> Band | None:
-    """Return the mean loss of several seeds against cost or seconds, None where there is no curve.
+    """Return the mean curve of several seeds against cost or seconds, None where there is no curve.
 
     Every seed is interpolated linearly on a common grid that begins where the last seed has its first value; a run
-    that stopped earlier than others keeps its last loss. The band is Student's t interval, mean ± t·s/√n. With `log`
-    all of this happens on log(loss): the line is the geometric mean, and the band cannot fall below zero.
+    that stopped earlier than others keeps its last value. The band is Student's t interval, mean ± t·s/√n. With `log`
+    all of this happens on the logarithms: the line is the geometric mean, and the band cannot fall below zero.
     """
     curves = _by_seed(points, axis)
     if not curves:
@@ -67,5 +67,5 @@ def _by_seed(points: Iterable[CurvePoint], axis: Axis) -> list[tuple[Floats, Flo
 
 
 def _ordered(points: Sequence[CurvePoint], axis: Axis) -> tuple[Floats, Floats]:
-    pairs = sorted(((getattr(point, axis), point.loss) for point in points), key=lambda pair: pair[0])
+    pairs = sorted(((getattr(point, axis), point.value) for point in points), key=lambda pair: pair[0])
     return np.array([x for x, _ in pairs], dtype=float), np.array([y for _, y in pairs], dtype=float)

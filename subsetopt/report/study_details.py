@@ -1,38 +1,46 @@
-"""Tables behind the answers: the methods and their learning rates, the tuning, the failures, the machine."""
+"""Tables behind the answers: the methods, their tuning, the failures, the machine."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from subsetopt.report.study_files import Method, Study
-from subsetopt.report.study_parts import facts, learning_rates, trials
+from subsetopt.report.study_parts import facts, trials, tuned_values
 from subsetopt.report.study_svg import number
 from subsetopt.report.study_tables import MISSING, Cell, Table, cost_text, loss_text, plain_table
 
 
 def methods_table(study: Study) -> Table:
-    """Return what each method is and with which learning rate it ran at each budget."""
-    rows = [(method.name, method.description or MISSING, _rates(method)) for method in study.methods]
-    return plain_table("The methods", ("Method", "What it is", "Learning rate (budget: rate)"), rows)
+    """Return what each method is and which setting was tuned to which value at each budget."""
+    rows = [(method.name, method.description or MISSING, _tuned(method)) for method in study.methods]
+    return plain_table("The methods", ("Method", "What it is", "Tuned setting (budget: value)"), rows)
 
 
-def _rates(method: Method) -> str:
-    pairs = learning_rates(method.lr)
-    return ", ".join(number(rate) if budget is None else f"{number(budget)}: {number(rate)}" for budget, rate in pairs)
+def _tuned(method: Method) -> str:
+    values = tuned_values(method.lr, method.tuning)
+    settings = list(dict.fromkeys(setting for _, setting, _ in values))
+    return "; ".join(f"{setting} {_by_budget(values, setting)}" for setting in settings) or MISSING
+
+
+def _by_budget(values: list[tuple[float | None, str, float]], setting: str) -> str:
+    mine = [(budget, value) for budget, name, value in values if name == setting]
+    return ", ".join(
+        number(value) if budget is None else f"{number(budget)}: {number(value)}" for budget, value in mine
+    )
 
 
 def tuning_table(study: Study) -> Table | None:
-    """Return every learning rate that was tried and its validation score, None where nothing was tuned."""
+    """Return every value that was tried and its validation loss, None where nothing was tuned."""
     rows = tuple(_tuning_rows(study))
-    columns = ("Method", "Budget", "Learning rate", "Validation loss", "Taken")
     if not rows:
         return None
     return Table(
-        "Every learning rate that was tried",
-        columns,
+        "Every value that was tried",
+        ("Method", "Budget", "Setting", "Value", "Validation loss", "Taken"),
         rows,
-        numeric=frozenset((1, 2, 3)),
-        note="Chosen on validation data; the search goes on until the best rate lies inside its grid.",
+        numeric=frozenset((1, 3, 4)),
+        note="Chosen by validation loss, on seeds of their own; the search goes on beyond its best value until that "
+        "lies inside the grid, or its limit is reached.",
     )
 
 
@@ -42,9 +50,10 @@ def _tuning_rows(study: Study) -> Iterator[tuple[Cell, ...]]:
             yield (
                 Cell(method.name),
                 Cell(cost_text(trial.budget), trial.budget),
-                Cell(cost_text(trial.lr), trial.lr),
+                Cell(trial.setting),
+                Cell(cost_text(trial.value), trial.value),
                 Cell("not finite" if trial.score is None else loss_text(trial.score), trial.score),
-                Cell("taken" if trial.chosen else "", style="better" if trial.chosen else ""),
+                Cell("taken" if trial.taken else "", style="better" if trial.taken else ""),
             )
 
 

@@ -13,7 +13,7 @@ from subsetopt.report.study_tables import cost_text, metric_text, metric_title
 
 SHOWN_AT_FIRST = 8
 _AXES = {"cost": "cost in epoch-equivalents", "seconds": "seconds"}
-_KINDS = {"train": "training loss", "full": "training loss", "validation": "validation loss", "test": "test loss"}
+_CURVES = ("validation", "metric", "train")
 _DECADE = 8.0  # ranges wider than this read better on a log scale
 
 
@@ -43,21 +43,25 @@ def key_sample(index: int) -> str:
 
 
 def curve_kinds(points: Iterable[CurvePoint]) -> list[str]:
-    """Return the kinds of loss that can be compared; a loss on each method's own subset cannot."""
-    return [kind for kind in dict.fromkeys(point.kind for point in points) if kind != "subset"]
+    """Return the kinds of curves that compare methods: held-out first; losses on each method's own subset do not."""
+    present = {point.kind for point in points}
+    return [kind for kind in _CURVES if kind in present]
 
 
-def kind_title(kind: str) -> str:
-    """Return a kind of loss in words."""
-    return _KINDS.get(kind, f"{kind.replace('_', ' ')} loss" if "loss" not in kind else kind.replace("_", " "))
+def kind_title(study: Study, kind: str) -> str:
+    """Return a kind of curve in words."""
+    if kind == "metric":
+        return "validation accuracy" if study.metric == "accuracy" else "validation MSE"
+    return {"validation": "validation loss", "train": "training loss"}[kind]
 
 
-def loss_picture(
+def curve_picture(
     study: Study, points: Sequence[CurvePoint], budget: float, kind: str, axis: Axis, shown: frozenset[int]
 ) -> Picture | None:
-    """Draw the loss of every method against cost or seconds, None where there are no curves."""
+    """Draw one kind of curve of every method against cost or seconds, None where there are none."""
     mine = [point for point in points if point.budget == budget and point.kind == kind]
-    log = all(point.loss > 0 for point in mine)
+    share = kind == "metric" and study.metric == "accuracy"
+    log = not share and all(point.value > 0 for point in mine)
     bands = {
         index: band
         for index, name in enumerate(study.names)
@@ -66,12 +70,12 @@ def loss_picture(
     if not bands:
         return None
     visible = [band for index, band in bands.items() if index in shown] or list(bands.values())
-    title = f"{kind_title(kind)} against {_AXES[axis]}, budget {number(budget)}"
+    title = f"{kind_title(study, kind)} against {_AXES[axis]}, budget {number(budget)}"
     plot = Plot(
         [0.0, *(float(band.x[-1]) for band in bands.values())],
         [float(value) for band in visible for value in (*band.low, *band.high)],
-        label=f"{title}: one line per method", x_title=_AXES[axis], y_title=kind_title(kind), log_y=log,
-        x_from_zero=True,
+        label=f"{title}: one line per method", x_title=_AXES[axis], y_title=kind_title(study, kind), log_y=log,
+        x_from_zero=True, y_format=percent if share else number,
     )  # fmt: skip
     for index, band in bands.items():
         if band.seeds > 1:

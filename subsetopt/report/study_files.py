@@ -20,6 +20,7 @@ from subsetopt.errors import DataError, RunDirectoryError
 
 SUMMARY, CURVES, STUDY = "summary.json", "curves.csv", "study.toml"
 _CURVE_COLUMNS = ("method", "budget", "seed", "epoch_equivalents", "seconds", "loss", "kind")
+_METRIC = "validation_metric"
 
 _T = TypeVar("_T")
 
@@ -64,13 +65,14 @@ class Result(_Part):
 
 
 class TimeToTarget(_Part):
-    """What a method paid until its loss first fell below a target; None where it never did."""
+    """What a method paid until its held-out loss first fell to a target; None where it never did."""
 
     method: str
     target: float
     cost_mean: Number = None
     seconds_mean: Number = None
-    reached: int | bool | str | None = None
+    reached: int | None = None
+    of: int | None = None
 
 
 class Comparison(_Part):
@@ -119,9 +121,10 @@ class Study(_Part):
     @model_validator(mode="after")
     def _methods_are_known(self) -> Self:
         known = set(self.names)
-        for row in (*self.results, *self.time_to_target):
-            if row.method not in known:
-                raise ValueError(f"method {row.method!r} is not listed under methods")
+        used = [*(row.method for row in self.results), *(row.method for row in self.time_to_target)]
+        for name in used:
+            if name not in known:
+                raise ValueError(f"method {name!r} is not listed under methods")
         return self
 
     @property
@@ -137,14 +140,17 @@ class Study(_Part):
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One recorded loss of one run; cost in epoch-equivalents, time in seconds."""
+    """One recorded value of one run; cost in epoch-equivalents, time in seconds.
+
+    `kind` is that of `curves.csv` for a loss, "metric" for the held-out accuracy or MSE beside it.
+    """
 
     method: str
     budget: float
     seed: int
     cost: float
     seconds: float
-    loss: float
+    value: float
     kind: str
 
 
@@ -180,7 +186,7 @@ def read_study(directory: Path) -> Study:
 
 
 def read_curves(directory: Path) -> list[CurvePoint]:
-    """Read `curves.csv`; an absent file is an empty list, rows without a finite loss are left out.
+    """Read `curves.csv`; an absent file is an empty list, values that are not finite are left out.
 
     Raises `DataError` naming the file and the line when it is malformed.
     """
@@ -200,20 +206,21 @@ def _curve_points(path: Path, reader: csv.DictReader[str]) -> Iterator[CurvePoin
         raise DataError(f"{path}: has no column {missing[0]!r}; run the study's command again")
     for row in reader:
         try:
-            point = _curve_point(row)
+            points = [_curve_point(row, row["loss"], row["kind"])]
+            if row.get(_METRIC):
+                points.append(_curve_point(row, row[_METRIC], "metric"))
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}, line {reader.line_num}: {error}; run the study's command again") from None
-        if math.isfinite(point.loss):
-            yield point
+        yield from (point for point in points if math.isfinite(point.value))
 
 
-def _curve_point(row: Mapping[str, str]) -> CurvePoint:
+def _curve_point(row: Mapping[str, str], value: str, kind: str) -> CurvePoint:
     return CurvePoint(
         method=row["method"],
         budget=float(row["budget"]),
         seed=int(row["seed"]),
         cost=float(row["epoch_equivalents"]),
         seconds=float(row["seconds"]),
-        loss=float(row["loss"] or "nan"),
-        kind=row["kind"],
+        value=float(value or "nan"),
+        kind=kind,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.resources import files
 
+from subsetopt.report.study_bands import Axis
 from subsetopt.report.study_details import (
     environment_table,
     failures_table,
@@ -16,9 +18,9 @@ from subsetopt.report.study_details import (
 from subsetopt.report.study_figures import (
     Picture,
     curve_kinds,
+    curve_picture,
     key_sample,
     kind_title,
-    loss_picture,
     metric_picture,
     pareto_picture,
     shown_methods,
@@ -38,6 +40,7 @@ from subsetopt.report.study_tables import (
 from subsetopt.report.study_words import command_line, study_facts
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_AXES: tuple[tuple[Axis, str], ...] = (("cost", "cost"), ("seconds", "time"))
 _Section = tuple[str, str, str]
 
 
@@ -81,7 +84,7 @@ def _sections(study: Study, points: Sequence[CurvePoint]) -> Iterator[_Section]:
 
 
 def _summary(study: Study) -> str:
-    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in study.verdict)
+    sentences = "".join(f"<li>{_text(sentence)}</li>" for sentence in study.verdict)
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in study_facts(study))
     command = command_line(study)
     again = f"<p>Made with</p>\n<pre><code>{escape(command)}</code></pre>\n" if command else ""
@@ -96,18 +99,18 @@ def _differences(study: Study) -> str:
     last = max(budget for budget, _ in groups)
     matrices = [(budget, comparison_matrix(study, budget, metric)) for budget, metric in groups]
     opened = "".join(_table(table, "matrix") for budget, table in matrices if budget == last)
-    folded = "".join(_folded(table.caption, _table(table, "matrix")) for budget, table in matrices if budget != last)
-    return opened + folded + _folded("Every paired comparison with its numbers", _table(comparisons_table(study)))
+    folded = "".join(_folded(table, "matrix") for budget, table in matrices if budget != last)
+    return opened + folded + _folded(comparisons_table(study))
 
 
 def _tuning(study: Study) -> str:
     cost, tried = tuning_cost_table(study), tuning_table(study)
     shown = _table(cost) if cost else ""
-    return shown + (_folded(f"{tried.caption} ({len(tried.rows)})", _table(tried)) if tried else "")
+    return shown + (_folded(tried) if tried else "")
 
 
-def _folded(title: str, content: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>\n{content}</details>\n"
+def _folded(table: Table, style: str = "") -> str:
+    return f"<details><summary>{_text(table.caption)}</summary>\n{_box(table, style)}</details>\n"
 
 
 def _pictures(study: Study, points: Sequence[CurvePoint]) -> str:
@@ -115,13 +118,18 @@ def _pictures(study: Study, points: Sequence[CurvePoint]) -> str:
     groups = [
         (
             f"{metric_title(study.metric)} against cost and time",
-            [metric_picture(study, "cost", shown), metric_picture(study, "seconds", shown), pareto_picture(study, shown)],
+            [
+                metric_picture(study, "cost", shown),
+                metric_picture(study, "seconds", shown),
+                pareto_picture(study, shown),
+            ],
         )
     ]
     for kind in curve_kinds(points):
-        for axis, words in (("cost", "cost"), ("seconds", "time")):
-            title = f"{kind_title(kind)[:1].upper()}{kind_title(kind)[1:]} against {words}"
-            groups.append((title, [loss_picture(study, points, b, kind, axis, shown) for b in study.budgets]))
+        for axis, words in _AXES:
+            title = kind_title(study, kind)
+            pictures = [curve_picture(study, points, budget, kind, axis, shown) for budget in study.budgets]
+            groups.append((f"{title[:1].upper()}{title[1:]} against {words}", pictures))
     content = "".join(
         f'<h3>{escape(title)}</h3>\n<div class="figures">{"".join(map(_figure, drawn))}</div>\n'
         for title, pictures in groups
@@ -131,7 +139,7 @@ def _pictures(study: Study, points: Sequence[CurvePoint]) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    return f"<figure>{picture.svg}<figcaption>{escape(picture.caption)}</figcaption></figure>\n"
+    return f"<figure>{picture.svg}<figcaption>{_text(picture.caption)}</figcaption></figure>\n"
 
 
 def _key(study: Study, shown: frozenset[int]) -> str:
@@ -140,10 +148,14 @@ def _key(study: Study, shown: frozenset[int]) -> str:
         f'title="{escape(name)}">{key_sample(index)}<span>{escape(name)}</span></button>'
         for index, name in enumerate(study.names)
     )
-    some = "" if len(shown) == len(study.methods) else f" The {len(shown)} best at the largest budget are shown at first."
+    some = (
+        "" if len(shown) == len(study.methods) else f" The {len(shown)} best at the largest budget are shown at first."
+    )
     return (
-        f'<p class="note">Press a name to show or hide its line. Loss curves: geometric mean over seeds with its '
-        f'95 % band.{some}</p>\n<div class="key" role="group" aria-label="Methods in the pictures">{buttons}</div>\n'
+        f'<p class="note">Press a name to show or hide its line.{some} Loss curves: geometric mean over seeds with its '
+        "95&nbsp;% band. Validation losses are without the L2 term; training losses are with it, on the full training "
+        "set, and for first-order training means over the latest mini-batches.</p>\n"
+        f'<div class="key" role="group" aria-label="Methods in the pictures">{buttons}</div>\n'
     )
 
 
@@ -152,12 +164,18 @@ def _tables(tables: Iterable[Table]) -> str:
 
 
 def _table(table: Table, style: str = "") -> str:
+    return f"<h3>{_text(table.caption)}</h3>\n{_box(table, style)}"
+
+
+def _box(table: Table, style: str) -> str:
+    """Return the table in a box of its own, in which it scrolls where the screen is narrow, and its note."""
     head = "".join(_heading(table, index, title) for index, title in enumerate(table.columns))
     rows = "".join(f"<tr>{''.join(_cell(table, i, cell) for i, cell in enumerate(row))}</tr>\n" for row in table.rows)
-    note = f'<p class="note">{escape(table.note)}</p>\n' if table.note else ""
+    note = f'<p class="note">{_text(table.note)}</p>\n' if table.note else ""
+    label = escape(table.caption)
     return (
-        f'<h3>{escape(table.caption)}</h3>\n<div class="scroll" tabindex="0" role="region" '
-        f'aria-label="{escape(table.caption)}"><table{_class(style)}>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f'<table{_class(style)} aria-label="{label}">'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n{note}"
     )
 
@@ -165,18 +183,16 @@ def _table(table: Table, style: str = "") -> str:
 def _heading(table: Table, index: int, title: str) -> str:
     style = _class("num" if index in table.numeric else "")
     if not table.sortable:
-        return f'<th scope="col"{style}>{escape(title)}</th>'
-    return f'<th scope="col"{style} aria-sort="none"><button type="button">{escape(title)}</button></th>'
+        return f'<th scope="col"{style}>{_name(title)}</th>'
+    return f'<th scope="col"{style} aria-sort="none"><button type="button">{_text(title)}</button></th>'
 
 
 def _cell(table: Table, index: int, cell: Cell) -> str:
     if index == 0:
-        # Method names such as lbfgs@0.1+full may break where their parts join.
-        name = escape(cell.text).replace("+", "+<wbr>").replace("@", "<wbr>@")
-        return f'<th scope="row">{name}</th>'
+        return f'<th scope="row">{_name(cell.text)}</th>'
     style = _class(" ".join(filter(None, ("num" if index in table.numeric else "", cell.style))))
     sort = "" if cell.sort is None else f' data-sort="{cell.sort!r}"'
-    text = escape(cell.text)
+    text = _text(cell.text)
     if not table.sortable and cell.style in ("better", "worse", "same") and " " in text:
         mark, p = text.split(" ", 1)
         text = f"{mark}<span>{p}</span>"
@@ -197,6 +213,16 @@ def _strip(cell: Cell) -> str:
         '<svg class="strip" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
         f'<path d="M{low} 5H{high}"/><path class="mean" d="M{mean} 1V9"/></svg>'
     )
+
+
+def _text(text: str) -> str:
+    """Escape a text and keep a per cent sign with its number."""
+    return re.sub(r"(?<=\d) %", "&nbsp;%", escape(text))
+
+
+def _name(text: str) -> str:
+    """Escape a method's name and let it break where its parts join, as in lbfgs@0.1+full."""
+    return _text(text).replace("+", "+<wbr>").replace("@", "<wbr>@")
 
 
 def _class(names: str) -> str:

@@ -6,19 +6,20 @@ explain the answers, they are not the answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One learning rate that was tried at one budget, its validation score, and whether it was taken."""
+    """One value of a tuned setting at one budget, its validation loss (None: not finite), and whether it was taken."""
 
     budget: float | None
-    lr: float | None
+    setting: str
+    value: float | None
     score: float | None
-    chosen: bool
+    taken: bool
 
 
 def rank_of(ranks: Any, method: str, budget: float) -> float | None:
@@ -31,38 +32,35 @@ def rank_of(ranks: Any, method: str, budget: float) -> float | None:
     return None
 
 
-def learning_rates(lr: Any) -> list[tuple[float | None, float]]:
-    """Return (budget, learning rate) pairs from a number, `{budget: lr}` or `[{budget, lr}]`; budget None: all."""
-    if isinstance(lr, Mapping):
-        pairs = [(_float(budget), _float(value)) for budget, value in lr.items()]
-    elif isinstance(lr, list):
-        pairs = [(_float(entry.get("budget")), _float(entry.get("lr"))) for entry in lr if isinstance(entry, Mapping)]
-    else:
-        pairs = [(None, _float(lr))]
-    return [(budget, value) for budget, value in pairs if value is not None]
+def tuned_values(lr: Any, tuning: Any) -> list[tuple[float | None, str, float]]:
+    """Return (budget, setting, value) of what was tuned, else the learning rate from a number or `{budget: lr}`."""
+    entries = [(_float(entry.get("budget")), _setting(entry), _taken(entry)) for entry in _entries(tuning)]
+    if not any(value is not None for _, _, value in entries):
+        pairs = lr.items() if isinstance(lr, Mapping) else [(None, lr)]
+        entries = [(_float(budget), "lr", _float(value)) for budget, value in pairs]
+    return [(budget, setting, value) for budget, setting, value in entries if value is not None]
 
 
 def trials(tuning: Any) -> list[Trial]:
-    """Return every tuning trial, from `[{budget, trials: [{lr, score}], lr}]` or flat `[{budget, lr, score}]`."""
-    entries = tuning if isinstance(tuning, list) else [tuning]
-    return [trial for entry in entries if isinstance(entry, Mapping) for trial in _trials_of(entry)]
+    """Return every trial of `[{budget, setting: "lr", lr: VALUE, trials: [{lr, score}]}]`, in its order."""
+    return [
+        Trial(_float(entry.get("budget")), _setting(entry), value, _float(trial.get("score")), value == _taken(entry))
+        for entry in _entries(tuning)
+        for trial in _entries(entry.get("trials"))
+        if (value := _float(trial.get(_setting(entry)))) is not None
+    ]
 
 
-def _trials_of(entry: Mapping[str, Any]) -> Iterator[Trial]:
-    budget, best = _float(entry.get("budget")), _float(entry.get("lr"))
-    inner = next((entry[key] for key in ("trials", "grid", "scores") if isinstance(entry.get(key), list)), None)
-    if inner is None:
-        yield Trial(budget, best, _score(entry), bool(entry.get("chosen")))
-        return
-    for trial in inner:
-        if isinstance(trial, Mapping):
-            lr = _float(trial.get("lr"))
-            yield Trial(budget, lr, _score(trial), bool(trial.get("chosen", lr is not None and lr == best)))
+def _entries(content: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in content if isinstance(entry, Mapping)] if isinstance(content, list) else []
 
 
-def _score(entry: Mapping[str, Any]) -> float | None:
-    keys = ("score", "validation_loss", "loss")
-    return next((value for key in keys if (value := _float(entry.get(key))) is not None), None)
+def _setting(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("setting") or "lr")
+
+
+def _taken(entry: Mapping[str, Any]) -> float | None:
+    return _float(entry.get(_setting(entry)))
 
 
 def facts(content: Any) -> list[tuple[str, str]]:

@@ -183,7 +183,7 @@ def dash(index: int) -> str:
 
 
 def marker_path(index: int, x: float, y: float, r: float = 4.2) -> str:
-    """Return the path of the marker shape of method `index`: disc, square, triangle, diamond, or triangle on its tip."""
+    """Return the path of the marker of method `index`: disc, square, triangle, diamond, triangle on its tip."""
     if index % _SHAPES == 0:
         arc = f"{_pixel(r)} {_pixel(r)} 0 1 0"
         return f"M{_pixel(x - r)} {_pixel(y)}a{arc} {_pixel(2 * r)} 0a{arc} {_pixel(-2 * r)} 0"

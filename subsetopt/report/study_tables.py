@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from subsetopt.report.study_files import Comparison, Interval, Result, Study, TimeToTarget
-from subsetopt.report.study_svg import number
 from subsetopt.report.study_parts import rank_of
+from subsetopt.report.study_svg import number
 
 MISSING = "–"
 _MARKS = {"better": "▲", "worse": "▼", "no difference": "="}
@@ -75,8 +75,14 @@ def p_text(value: float | None) -> str:
 
 def budget_text(study: Study, budget: float) -> str:
     """Return a budget with its unit."""
-    unit = study.budget_unit.replace("_", "-")
+    unit = unit_title(study)
     return f"{number(budget)} {unit.removesuffix('s') if budget == 1 else unit}"
+
+
+def unit_title(study: Study) -> str:
+    """Return the unit of the budgets in the plural."""
+    unit = study.budget_unit.replace("_", "-")
+    return "epoch-equivalents" if unit == "epochs" else unit
 
 
 def results_at(study: Study, budget: float) -> list[Result]:
@@ -206,27 +212,30 @@ def _signed(value: float, accuracy: bool) -> str:
 def target_tables(study: Study) -> list[Table]:
     """Return one table per target loss: what every method paid to reach it, with bars; quickest first."""
     targets = list(dict.fromkeys(row.target for row in study.time_to_target))
-    return [_target_table([row for row in study.time_to_target if row.target == target], target) for target in targets]
+    return [
+        _target_table([row for row in study.time_to_target if row.target == target], target, study.seed_count)
+        for target in targets
+    ]
 
 
-def _target_table(rows: Sequence[TimeToTarget], target: float) -> Table:
+def _target_table(rows: Sequence[TimeToTarget], target: float, seeds: int) -> Table:
     cost_limit = max((row.cost_mean for row in rows if row.cost_mean is not None), default=0.0)
     seconds_limit = max((row.seconds_mean for row in rows if row.seconds_mean is not None), default=0.0)
     ordered = sorted(rows, key=lambda row: (row.cost_mean is None, row.cost_mean or 0.0))
     return Table(
-        f"Until the loss first falls below {number(target, 4)}",
+        f"Until the held-out loss first reaches {number(target, 4)}",
         ("Method", "Cost", "Seconds", "Reached"),
         tuple(
             (
                 Cell(row.method),
                 _bar_cell(row.cost_mean, cost_limit),
                 _bar_cell(row.seconds_mean, seconds_limit),
-                Cell(_reached(row.reached), style="worse" if row.cost_mean is None else ""),
+                Cell(_reached(row, seeds), style="worse" if row.cost_mean is None else ""),
             )
             for row in ordered
         ),
         numeric=frozenset((1, 2)),
-        note="Cost in epoch-equivalents, without tuning; means over the seeds that reached the target.",
+        note="Cost in epoch-equivalents, without tuning, the least over the budgets; means over the seeds that reached it.",
     )
 
 
@@ -236,10 +245,8 @@ def _bar_cell(value: float | None, limit: float) -> Cell:
     return Cell(cost_text(value), value, bar=value / limit if limit > 0 else 0.0)
 
 
-def _reached(value: int | bool | str | None) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "never"
-    return MISSING if value is None else str(value)
+def _reached(row: TimeToTarget, seeds: int) -> str:
+    return MISSING if row.reached is None else f"{row.reached} of {seeds if row.of is None else row.of}"
 
 
 def plain_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:

@@ -6,7 +6,7 @@ import shlex
 
 from subsetopt.report.study_files import Study
 from subsetopt.report.study_svg import number
-from subsetopt.report.study_tables import cost_text
+from subsetopt.report.study_tables import cost_text, unit_title
 
 
 def study_facts(study: Study) -> list[tuple[str, str]]:
@@ -16,7 +16,7 @@ def study_facts(study: Study) -> list[tuple[str, str]]:
         ("Data set", study.dataset),
         ("Model", study.model),
         ("Methods", ", ".join(study.names)),
-        ("Equal budget", f"{budgets} {study.budget_unit.replace('_', '-')} for every method"),
+        ("Equal budget", f"{budgets} {unit_title(study)} for every method"),
         ("Seeds", f"{study.seed_count}, the same initial weights for every method"),
         ("Cost altogether", _total_cost(study)),
         ("Failed cells", str(len(study.failures)) if study.failures else "none"),

@@ -7,6 +7,7 @@ number of visits of one sample. m = floor(fraction N) rows are drawn per epoch a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from subsetopt.seeding import derive_seed
 
 NAMES = ("full", "fixed-subset", "rs2", "srs")
 _TAIL = 1e-12
+_SHOWN = 1e-6  # rarer numbers of visits are left out of a comparison, unless they occurred
 
 Vector = NDArray[np.float64]
 
@@ -105,6 +107,37 @@ def simulate_coverage(
     most = int(visits.max())
     occupancy = torch.stack([torch.bincount(row, minlength=most + 1) for row in visits]).double() / n
     return CoverageSimulation(coverage, occupancy.numpy())
+
+
+def compare_coverage(
+    names: Sequence[str], n: int, fraction: float, epochs: int, seed: int = 0, repeats: int = 10
+) -> dict[str, Any]:
+    """Return closed forms beside simulations as JSON-able numbers, for each of the samplers `names`.
+
+    `coverage` has one entry per epoch 1 .. T: the closed form, and mean, least and greatest share over the repeats.
+    `occupancy` has one entry per number of visits 0, 1, 2, ..., both lists equally long. Raises `SettingError`.
+    """
+    document: dict[str, Any] = {"samples": n, "fraction": fraction, "epochs": epochs, "repeats": repeats, "seed": seed}
+    check_count("epochs", epochs)
+    for name in names:
+        simulated = simulate_coverage(name, n, fraction, epochs, seed, repeats)
+        pmf, counted = occupancy_pmf(name, n, fraction, epochs), simulated.occupancy.mean(0)
+        most = max(np.flatnonzero(pmf > _SHOWN).max(), np.flatnonzero(counted).max()) + 1
+        document.setdefault("samplers", {})[name] = {
+            "rows_per_epoch": _rows(name, n, fraction, epochs),
+            "epochs_to_cover": expected_epochs_to_cover(name, n, fraction),
+            "coverage": {
+                "closed_form": [expected_coverage(name, n, fraction, epoch) for epoch in range(1, epochs + 1)],
+                "simulated": simulated.coverage.mean(0).tolist(),
+                "least": simulated.coverage.min(0).tolist(),
+                "greatest": simulated.coverage.max(0).tolist(),
+            },
+            "occupancy": {
+                "closed_form": np.pad(pmf, (0, most))[:most].tolist(),
+                "simulated": np.pad(counted, (0, most))[:most].tolist(),
+            },
+        }
+    return document
 
 
 def _rows(name: str, n: int, fraction: float, epochs: int) -> int:

@@ -113,7 +113,7 @@ class RunConfig(_Settings):
     l2: float = Field(1e-3, ge=0, description="L2 strength: the loss gains l2/2 ||w||^2", examples=[1e-3])
     gtol: float = Field(1e-5, gt=0, description="minimum reached when max|g| <= gtol", examples=[1e-5])
     max_iterations: int | None = Field(
-        1000, ge=1, description="solver iterations on the subset at most", examples=[500]
+        500, ge=1, description="solver iterations on the subset at most", examples=[500]
     )
     max_epochs: float | None = Field(
         None, gt=0, description="cost budget of the whole run in epoch-equivalents", examples=[20]
@@ -136,10 +136,10 @@ class RunConfig(_Settings):
     warmup_lr: float | None = Field(None, gt=0, description="learning rate of the warm-up", examples=[0.001])
 
     handoff: str = Field(
-        "full", description="what follows: none | full | sgd | adam | adamw | a sampler's name", examples=["full"]
+        "sgd", description="what follows: none | full | sgd | adam | adamw | a sampler's name", examples=["full"]
     )
     handoff_epochs: float = Field(
-        10.0, gt=0, description="cost of the hand-off in epoch-equivalents at most", examples=[10]
+        5.0, gt=0, description="cost of the hand-off in epoch-equivalents at most", examples=[5]
     )
     handoff_solver: str | None = Field(None, description="solver of --handoff full [default: --solver]")
     handoff_optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimizer when a sampler is named")

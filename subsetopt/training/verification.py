@@ -24,6 +24,7 @@ from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.objective.lanczos import FAILURE_PROBABILITY
 from subsetopt.objective.spectrum import Spectrum, find_spectrum
 from subsetopt.training.config import PhaseConfig
+from subsetopt.training.ledger import Ledger
 from subsetopt.training.run import load_config
 from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.workspace import Workspace, prepare
@@ -153,12 +154,7 @@ def verify_run(
         "dtype": dtype,
         **_figures(certificate, workspace, objective, damping),
         "notes": _notes(certificate, workspace, objective, stored.dtype, phase, record),
-        "cost": {
-            "epoch_equivalents": workspace.ledger.cost + workspace.ledger.evaluation_cost,
-            "seconds": time.perf_counter() - began,
-            "by_purpose": workspace.ledger.by_purpose(),
-            "prices": workspace.ledger.prices,
-        },
+        "cost": {**_cost(workspace.ledger), "seconds": time.perf_counter() - began},
     }
 
 
@@ -217,6 +213,14 @@ def _figures(
     }
 
 
+def _cost(ledger: Ledger) -> dict[str, Any]:
+    return {
+        "epoch_equivalents": ledger.cost + ledger.evaluation_cost,
+        "by_purpose": ledger.by_purpose(),
+        "prices": ledger.prices,
+    }
+
+
 def _notes(
     certificate: Certificate,
     workspace: Workspace,
@@ -230,6 +234,8 @@ def _notes(
         notes.append(
             "the bounds on the smallest eigenvalue enclose 0: allow more products, or use a larger L2 strength"
         )
+    if certificate.verdict == "saddle":
+        notes.append("negative curvature is a way down: `subsetopt train --init-from RUN --solver newton-cg` takes it")
     if trained_in != str(workspace.flat.dtype).removeprefix("torch."):
         notes.append(f"the run computed in {trained_in}")
     if phase.first_order:

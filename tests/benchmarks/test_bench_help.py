@@ -1,4 +1,4 @@
-"""Time from the shell to the help text: well under half a second (run with `pytest tests/benchmarks --benchmark-only`)."""
+"""Time from the shell to the help text: well under half a second (`pytest tests/benchmarks --benchmark-only`)."""
 
 import subprocess
 import sys

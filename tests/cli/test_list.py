@@ -14,6 +14,7 @@ import pytest
         ("models", {"mlp", "cnn"}),
         ("solvers", {"lbfgs", "ncg", "newton-cg"}),
         ("samplers", {"full", "srs"}),
+        ("augmentations", {"standard", "cutout", "mixup", "ricap", "randaugment"}),
     ],
 )
 def test_json_has_names_and_one_line_summaries(cli: Any, kind: str, expected: set[str]) -> None:

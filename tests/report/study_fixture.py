@@ -21,7 +21,7 @@ BUDGETS = (1.0, 3.0, 10.0)
 SEEDS = 5
 NEVER = "sgd"
 _QUALITY = (0.955, 0.951, 0.957, 0.949, 0.912, 0.935, 0.947, 0.90)
-_COLUMNS = ("method", "budget", "seed", "epoch_equivalents", "seconds", "loss", "kind")
+_COLUMNS = ("method", "budget", "seed", "epoch_equivalents", "seconds", "loss", "kind", "phase", "validation_metric")
 
 
 def summary() -> dict[str, Any]:
@@ -68,16 +68,35 @@ def _result(rng: np.random.Generator, index: int, budget: float) -> dict[str, An
 
 
 def _tuning(index: int, budget: float) -> dict[str, Any]:
-    rates, taken = (0.003, 0.01, 0.03, 0.1), 0.01
-    trials = [{"lr": lr, "score": None if lr == 0.1 else 0.2 + abs(lr - taken) * (index + 1)} for lr in rates]
-    return {"budget": budget, "lr": taken, "trials": trials, "epoch_equivalents": 4 * budget}
+    setting = "solve_share" if METHODS[index].startswith("lbfgs") else "lr"
+    values, taken = (0.003, 0.01, 0.03, 0.1), 0.01
+    scores = [None if value == 0.1 else 0.2 + abs(value - taken) * (index + 1) for value in values]
+    return {
+        "budget": budget, "setting": setting, setting: taken, "grid": list(values), "scores": scores, "inside": True,
+        "trials": [{setting: value, "score": score} for value, score in zip(values, scores, strict=True)],
+        "epoch_equivalents": 4 * budget, "seconds": 5 * budget,
+    }  # fmt: skip
 
 
 def _time_to_target(index: int, target: float) -> dict[str, Any]:
     if METHODS[index] == NEVER or (target == 0.2 and index > 4):
-        return {"method": METHODS[index], "target": target, "cost_mean": None, "seconds_mean": None, "reached": 0}
+        return {
+            "method": METHODS[index],
+            "target": target,
+            "cost_mean": None,
+            "seconds_mean": None,
+            "reached": 0,
+            "of": SEEDS,
+        }
     cost = (1.0 + index) * 0.3 / target
-    return {"method": METHODS[index], "target": target, "cost_mean": cost, "seconds_mean": cost * 1.2, "reached": 5}
+    return {
+        "method": METHODS[index],
+        "target": target,
+        "cost_mean": cost,
+        "seconds_mean": cost * 1.2,
+        "reached": 5,
+        "of": SEEDS,
+    }
 
 
 def _comparison(rng: np.random.Generator, pair: tuple[str, str], budget: float) -> dict[str, Any]:
@@ -105,5 +124,9 @@ def write_study(directory: Path, content: dict[str, Any] | None = None) -> Path:
             speed, noise = 1.5 / (1 + 0.35 * index), rng.normal(0.0, 0.06)
             for cost in np.linspace(0.0, budget, 25):
                 loss = 2.3 * np.exp(-speed * cost + noise * np.sqrt(cost)) + 0.05 + 0.02 * index
-                writer.writerow((name, budget, seed, cost, cost * (0.8 + 0.15 * index), loss, "train"))
+                writer.writerow((name, budget, seed, cost, cost * (0.8 + 0.15 * index), loss, "train", 0, ""))
+                quality = 0.95 - 0.4 * (loss - 0.05)
+                writer.writerow(
+                    (name, budget, seed, cost, cost * (0.8 + 0.15 * index), 1.1 * loss, "validation", 0, quality)
+                )
     return directory

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from subsetopt.data import dataset_from_arrays
 from subsetopt.errors import SettingError
@@ -186,6 +187,36 @@ def test_composers_window_lies_within_the_budgeted_steps(begin):
     running.phase._sampler.select = watch
     running.finish()
     assert 0.4 < min(selected) < 0.55 and 0.8 < max(selected) < 0.92
+
+
+class Synchronisations(TorchDispatchMode):
+    """Counts what makes a host wait for a device: scalars read, and results whose size depends on the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_waits_for_the_device_once_at_most(name, begin):
+    running = begin(handoff=name, handoff_epochs=30, handoff_args=CHEAP.get(name, {}))
+    batch, state = running.phase._mini_batch, running.state
+    for _ in range(40):
+        scanning = running.phase._sampler.scan_due
+        with Synchronisations() as seen:
+            batch.gradient(state.w, state.augmentation)
+        assert scanning or seen.count <= (name == "selective-backprop")
+
+
+def test_a_record_of_many_steps_reads_one_scalar(begin):
+    running = begin(handoff_epochs=300)
+    with Synchronisations() as seen:
+        running.phase.step(running.state)
+    assert seen.count == 1 and running.state.iterations > 10
 
 
 REFUSED = [

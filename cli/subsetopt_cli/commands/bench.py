@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -29,6 +30,10 @@ _PARTS = ("solvers", "products", "overhead", "time")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where MNIST lies; without it, images are made up.")
 @click.option("--device", metavar="[auto|cpu|cuda|mps]", default="auto", show_default=True, help="Where to compute.")
 @click.option(
+    "--clock", type=click.Choice(("wall", "cpu")), default="wall", show_default=True,
+    help="What times are: elapsed, or of the processor (for a machine that others use, too).",
+)  # fmt: skip
+@click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Write bench.json, table.md and bench.png there.",
 )  # fmt: skip
@@ -40,6 +45,7 @@ def command(
     repeats: int,
     data_dir: Path | None,
     device: str,
+    clock: Literal["wall", "cpu"],
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -53,7 +59,7 @@ def command(
     from subsetopt.bench.output import write_bench
     from subsetopt.bench.tables import describe, tables
 
-    settings = BenchSettings(parts, quick, repeats, data_dir, device)
+    settings = BenchSettings(parts, quick, repeats, data_dir, device, clock)
     with standard_output_reserved():
         document = run_bench(settings, lambda text: click.echo(f"measuring {text}", err=True))
         written = [] if output is None else write_bench(document, output)

@@ -16,15 +16,16 @@ _REGISTRIES = {
     "models": ("subsetopt.models", "MODELS"),
     "solvers": ("subsetopt.solvers", "SOLVERS"),
     "samplers": ("subsetopt.samplers", "SAMPLERS"),
+    "augmentations": ("subsetopt.data.batch_augmentation", "AUGMENTATIONS"),
 }
 
 
-@click.command("list", short_help="List data sets, models, solvers, samplers or presets.")
+@click.command("list", short_help="List data sets, models, solvers, samplers, augmentations or presets.")
 @click.argument("kind", type=click.Choice([*_REGISTRIES, "presets"]))
 @json_option
 @debug_option
 def command(kind: str, as_json: bool) -> None:
-    """List data sets, models, solvers, samplers or presets.
+    """List data sets, models, solvers, samplers, augmentations or presets.
 
     The names are those that `subsetopt train` takes.
     """

@@ -28,7 +28,7 @@ _VERDICTS = {
 @click.option(
     "--on", type=click.Choice(["subset", "full"]),
     help="Verify the last solve on the subset or on the full set, each at the parameters it ended with. "
-    "[default: the last subset solve; the hand-off where there was none]",
+    "[default: the last solve, else the last phase]",
 )  # fmt: skip
 @click.option(
     "--gtol", type=float, metavar="X",

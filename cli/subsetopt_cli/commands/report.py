@@ -1,0 +1,78 @@
+"""`subsetopt report`: render what a study or a run shows, from its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from subsetopt_cli.output import debug_option, json_option, print_json
+
+
+@click.command("report", short_help="Render the report of a study or a run again.")
+@click.argument("directory", type=click.Path(path_type=Path))
+@json_option
+@debug_option
+def command(directory: Path, as_json: bool) -> None:
+    """Render the report of a study or a run again.
+
+    DIRECTORY is what `subsetopt compare` or `subsetopt train` wrote. A study gets report.html and report.md; a run
+    gets loss.png, and its summary is printed. Nothing is trained or measured again.
+    """
+    from subsetopt.errors import RunDirectoryError
+    from subsetopt.report.study_files import is_study
+
+    if is_study(directory):
+        document, text = _study(directory)
+    elif (directory / "config.toml").is_file():
+        document, text = _run(directory)
+    else:
+        problem = "holds neither a study nor a run" if directory.is_dir() else "is not a directory"
+        raise RunDirectoryError(
+            f"directory = {str(directory)!r}: {problem}; "
+            "give the --output directory of `subsetopt compare` or `subsetopt train`"
+        )
+    if as_json:
+        print_json({"directory": str(directory), **document})
+    else:
+        click.echo(text)
+
+
+def _study(directory: Path) -> tuple[dict[str, Any], str]:
+    from subsetopt.report.study_files import read_study
+    from subsetopt.report.study_report import render_study
+    from subsetopt.report.study_terminal import study_text
+
+    report, study = render_study(directory), read_study(directory)
+    document = {
+        "kind": "study",
+        "files": [str(path) for path in report],
+        "verdict": study.verdict,
+        "comparisons": [comparison.model_dump() for comparison in study.comparisons],
+    }
+    return document, f"{study_text(study)}\n\nWritten: {report.html} and {report.markdown}"
+
+
+def _run(directory: Path) -> tuple[dict[str, Any], str]:
+    from subsetopt.errors import RunDirectoryError
+    from subsetopt.report import loss_figure, summary
+
+    path = directory / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunDirectoryError(
+            f"run = {str(directory)!r}: has no result.json; finish it with `subsetopt resume {directory}`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"run = {str(directory)!r}: result.json cannot be read ({error}); train anew") from None
+    try:
+        figure = loss_figure(directory, result)
+        return {"kind": "run", "files": [str(figure)], "result": result}, summary(result, directory)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunDirectoryError(
+            f"run = {str(directory)!r}: result.json or metrics.jsonl lacks an entry "
+            f"({type(error).__name__}: {error}); train anew"
+        ) from None

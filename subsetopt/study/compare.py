@@ -1,0 +1,98 @@
+"""A comparison from its settings to its files: check, tune, run every cell, test, write."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from subsetopt.errors import RunDirectoryError, SettingError
+from subsetopt.study.cells import Cell, CellMaker, Outcome
+from subsetopt.study.config import Study
+from subsetopt.study.curves import Point, point_row
+from subsetopt.study.execution import SilentStudy, StudyProgress, Workers, run_cells
+from subsetopt.study.summary import RESULT_COLUMNS, collect, summarise
+from subsetopt.study.tuning import tune
+from subsetopt.training.run import check_run
+from subsetopt.training.run_directory import RunDirectory
+
+STUDY, RESULTS, CURVES, SUMMARY = "study.toml", "results.csv", "curves.csv", "summary.json"
+
+
+def run_comparison(
+    study: Study,
+    output: Path,
+    *,
+    workers: Workers | None = None,
+    progress: StudyProgress | None = None,
+    command: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run what is missing of `study` in `output`, write its files and return the content of summary.json.
+
+    Cells that are finished there are taken as they are, those begun are gone on with; a cell that fails is recorded
+    and does not stop the others. Raises `UserError` before any work for settings that cannot be run, and
+    `StudyInterrupted` when asked to stop.
+    """
+    workers, progress = workers or Workers(), progress or SilentStudy()
+    maker = CellMaker(study)
+    check_study(maker)
+    directory = open_study(output)
+    directory.write_toml(STUDY, study.to_toml())
+
+    def run(title: str, cells: Sequence[Cell]) -> dict[str, Outcome]:
+        return run_cells(title, cells, output, workers, progress)
+
+    searches = tune(maker, output, run)
+    config = study.config
+    cells = [
+        maker.cell(name, budget, seed, searches[name, budget].value)
+        for seed in config.seeds  # seed by seed, so that an interrupted study has something of every method
+        for budget in config.budget
+        for name in maker.methods
+    ]
+    outcomes = run("comparison", cells)
+    order = sorted(cells, key=lambda cell: (config.budget.index(cell.budget), list(maker.methods).index(cell.method)))
+    findings = collect(order, outcomes, searches, output)
+    summary = summarise(maker, searches, findings, command)
+    write_csv(directory, RESULTS, RESULT_COLUMNS, findings.rows)
+    write_csv(directory, CURVES, [field.name for field in fields(Point)], map(point_row, findings.points))
+    directory.write_json(SUMMARY, summary)
+    return summary
+
+
+def check_study(maker: CellMaker) -> None:
+    """Raise `UserError` for settings that no run could start with, before anything is written or trained."""
+    config = maker.study.config
+    for name in maker.methods:
+        workspace = check_run(maker.cell(name, min(config.budget), config.seeds[0], None).config)
+        if workspace.split("test") is None:
+            raise SettingError("dataset", workspace.dataset.name, "has no test data to compare on", "add a test split")
+        for budget in config.budget:
+            maker.cell(name, budget, config.seeds[0], None)
+
+
+def open_study(output: Path) -> RunDirectory:
+    """Return the directory of a new study or of one to go on with; raises `RunDirectoryError`."""
+    if output.exists() and not (output / STUDY).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise RunDirectoryError(f"output = {str(output)!r}: exists and holds no study; choose another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"output = {str(output)!r}: cannot be created ({error.strerror}); choose another --output"
+        ) from None
+    return RunDirectory(output)
+
+
+def write_csv(
+    directory: RunDirectory, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:  # fmt: skip
+    """Write a table whole or not at all; None is an empty field."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    directory.write_bytes(name, text.getvalue().encode())

@@ -1,0 +1,159 @@
+"""Runs the cells of a study, one after another in this process or on joblib's workers, here or on a cluster.
+
+Workers on other machines need the study's directory, the data and this package under the same paths.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from subsetopt.errors import SettingError
+from subsetopt.study.cells import Cell, Outcome, run_cell
+
+Backend = Literal["loky", "dask", "ray"]
+
+
+class StudyInterrupted(Exception):  # noqa: N818 (an event, as in KeyboardInterrupt, not an error)
+    """The study was asked to stop; what is finished or saved in its directory is used again."""
+
+
+class StudyProgress(Protocol):
+    """Receives what happens in a study. All methods return quickly and must not raise."""
+
+    def planned(self, title: str, cells: Sequence[Cell]) -> None:
+        """These cells are next."""
+
+    def finished(self, cell: Cell, outcome: Outcome) -> None:
+        """One of them has ended."""
+
+    def message(self, text: str) -> None:
+        """Tell something worth reading."""
+
+
+class SilentStudy:
+    """Progress that shows nothing."""
+
+    def planned(self, title: str, cells: Sequence[Cell]) -> None:
+        """Show nothing."""
+
+    def finished(self, cell: Cell, outcome: Outcome) -> None:
+        """Show nothing."""
+
+    def message(self, text: str) -> None:
+        """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who runs the cells: `jobs` 1 with loky is this process; `scheduler` is the address of Dask's or Ray's cluster."""
+
+    jobs: int = 1
+    backend: Backend = "loky"
+    scheduler: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise SettingError("jobs", self.jobs, "is out of range", "give a whole number of at least 1")
+        if self.backend == "loky" and self.scheduler is not None:
+            raise SettingError("scheduler", self.scheduler, "is for a cluster", "add --backend dask or --backend ray")
+
+    @property
+    def here(self) -> bool:
+        """True when this process runs the cells itself."""
+        return self.backend == "loky" and self.jobs == 1
+
+    @property
+    def threads(self) -> int | None:
+        """Torch's threads in each worker: the processor's, shared; one on a cluster; None leaves them alone."""
+        if self.here:
+            return None
+        return max(1, (os.cpu_count() or 1) // self.jobs) if self.backend == "loky" else 1
+
+
+def run_cells(
+    title: str, cells: Sequence[Cell], root: Path, workers: Workers, progress: StudyProgress
+) -> dict[str, Outcome]:
+    """Run `cells` and return their outcomes by id; raises `StudyInterrupted` when asked to stop."""
+    cells = list({cell.id: cell for cell in cells}.values())
+    progress.planned(title, cells)
+    outcomes: dict[str, Outcome] = {}
+    try:
+        for cell, outcome in _outcomes(cells, root, workers):
+            if outcome.status == "interrupted":
+                raise StudyInterrupted
+            outcomes[cell.id] = outcome
+            progress.finished(cell, outcome)
+    except KeyboardInterrupt:
+        raise StudyInterrupted from None
+    return outcomes
+
+
+def _outcomes(cells: Sequence[Cell], root: Path, workers: Workers) -> Iterable[tuple[Cell, Outcome]]:
+    if workers.here or not cells:
+        return ((cell, run_cell(cell, root)) for cell in cells)
+    return _parallel_outcomes(cells, root.absolute(), workers)
+
+
+def _parallel_outcomes(cells: Sequence[Cell], root: Path, workers: Workers) -> Iterator[tuple[Cell, Outcome]]:
+    import joblib
+
+    tasks = [joblib.delayed(_numbered)(index, cell, root, workers.threads) for index, cell in enumerate(cells)]
+    with _backend(workers) as jobs:
+        try:
+            parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")
+            results = parallel(tasks)
+        except ValueError:  # a backend that can only return everything at the end
+            results = joblib.Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="all")(tasks)
+        for index, outcome in results:
+            yield cells[index], outcome
+
+
+def _numbered(index: int, cell: Cell, root: Path, threads: int | None) -> tuple[int, Outcome]:
+    return index, run_cell(cell, root, threads)
+
+
+@contextmanager
+def _backend(workers: Workers) -> Iterator[int]:
+    """Connect to the cluster, if any, and yield the number of jobs for joblib."""
+    import joblib
+
+    with ExitStack() as stack:
+        if workers.backend == "dask":
+            stack.enter_context(_dask_client(workers.scheduler))
+        elif workers.backend == "ray":
+            _connect_ray(workers.scheduler)
+        stack.enter_context(joblib.parallel_config(backend=workers.backend))
+        yield workers.jobs if workers.backend == "loky" or workers.jobs > 1 else -1
+
+
+def _dask_client(scheduler: str | None) -> Any:
+    if scheduler is None:
+        raise SettingError("scheduler", None, "Dask needs the address of its scheduler", "--scheduler tcp://HOST:8786")
+    try:
+        from distributed import Client
+    except ImportError:
+        raise _missing("dask") from None
+    try:
+        return Client(scheduler, timeout=20, set_as_default=True)  # type: ignore[no-untyped-call]  # dask has no types
+    except (OSError, TimeoutError, ValueError) as error:
+        raise SettingError("scheduler", scheduler, f"cannot be reached ({error})", "is `dask scheduler` up?") from None
+
+
+def _connect_ray(scheduler: str | None) -> None:
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise _missing("ray") from None
+    ray.init(address=scheduler, ignore_reinit_error=True)
+    register_ray()
+
+
+def _missing(backend: str) -> SettingError:
+    what = "pip install 'subsetopt[cluster]'" if backend == "dask" else "pip install ray"
+    return SettingError("backend", backend, "is not installed", what)
