@@ -13,6 +13,8 @@ from subsetopt_cli.failures import exit_code_of
 _COMMANDS = {
     "train": "Train on a random subset to its minimum, then hand over to the full set.",
     "ratio": "Tell how far a subset overdetermines a model: Q = K·M/P.",
+    "compare": "Compare methods at equal cost, with tuning, seeds and tests.",
+    "study": "Study how far subset minima stand for the full set.",
     "evaluate": "Evaluate the trained model of a run.",
     "verify": "Tell whether a run found a minimum, by the Hessian's eigenvalues.",
     "resume": "Go on with an interrupted run.",

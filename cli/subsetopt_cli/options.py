@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from subsetopt.errors import SettingError
 
-HEADINGS = ("Data", "Model", "Subset", "Solve", "Warm-up", "Hand-off", "Run")
+HEADINGS = ("Study", "Data", "Model", "Subset", "Solve", "Warm-up", "Hand-off", "Run")
 _SECTIONS = {
     "Data": ("dataset", "data_dir", "data_file", "normalize", "validation_fraction"),
     "Model": ("model", "model_args", "init_from", "loss"),
@@ -69,10 +69,16 @@ class _Verbatim(click.types.StringParamType):
         return [CompletionItem(choice) for choice in self._choices if choice.startswith(incomplete)]
 
 
-def setting_options(model: type[BaseModel], only: Iterable[str] | None = None) -> list[click.Parameter]:
-    """Return one option per field of `model` (or per name in `only`)."""
+def setting_options(
+    model: type[BaseModel], only: Iterable[str] | None = None, heading: str | None = None
+) -> list[click.Parameter]:
+    """Return one option per field of `model` (or per name in `only`), under `heading` or that of `_SECTIONS`."""
     names = model.model_fields if only is None else only
-    return [_option(name, model.model_fields[name]) for name in names if name not in FILE_ONLY]
+    options = [_option(name, model.model_fields[name]) for name in names if name not in FILE_ONLY]
+    if heading is not None:
+        for option in options:
+            option.heading = heading
+    return [*options]
 
 
 def flag_of(name: str) -> str:
@@ -162,6 +168,8 @@ def _shown_default(field: FieldInfo) -> str:
         return ""
     if isinstance(default, bool):
         return f"  [default: {'yes' if default else 'no'}]"
+    if isinstance(default, tuple):
+        default = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
     return f"  [default: {default:g}]" if isinstance(default, float) else f"  [default: {default}]"
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import subsetopt
 from subsetopt.errors import unknown_name
 
 
-def preset_files() -> dict[str, Path]:
-    """Return the shipped presets by name."""
+def preset_files(kind: Literal["run", "study"] = "run") -> dict[str, Path]:
+    """Return the shipped presets by name: those of `train`, or those of `compare`, which are named compare-*."""
     package = Path(subsetopt.__file__).parent
     folder = next((place for place in (package / "configs", package.parent / "configs") if place.is_dir()), package)
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    paths = sorted(folder.glob("*.toml"))
+    return {path.stem: path for path in paths if path.stem.startswith("compare-") == (kind == "study")}
 
 
 def preset_summary(path: Path) -> str:
@@ -28,7 +29,7 @@ def read_config(text: str) -> dict[str, Any]:
     from subsetopt.training.config import read_toml
 
     path = Path(text)
-    presets = preset_files()
+    presets = {**preset_files(), **preset_files("study")}
     if text in presets and not path.is_file():
         path = presets[text]
     elif not path.exists() and path.suffix == "" and len(path.parts) == 1:

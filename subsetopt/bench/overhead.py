@@ -14,8 +14,8 @@ from subsetopt.bench.timing import Clock, sorted_by_turns, synchronise
 from subsetopt.models import build_model
 from subsetopt.objective import Objective
 
-SAMPLES, QUICK_SAMPLES = 6000, 500
-ITERATIONS, QUICK_ITERATIONS = 10, 4
+SAMPLES, QUICK_SAMPLES = 6000, 100
+ITERATIONS, QUICK_ITERATIONS = 10, 2
 
 
 def measure_overhead(images: Images, repeats: int, quick: bool, device: torch.device, clock: Clock) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def measure_products(
 
     `linearise` is the recording of the Hessian's graphs alone, without a product.
     """
-    small, large = (256, 64) if quick else (1024, 256)
+    small, large = (64, 16) if quick else (1024, 256)
     coloured = synthetic_images(large, CIFAR_SHAPE)
     return [
         _row(name, data, samples, repeats, device, clock)

@@ -14,8 +14,8 @@ from subsetopt.bench.recorder import Recorder
 from subsetopt.bench.timing import Clock, sorted_by_turns
 from subsetopt.objective import Objective
 
-SAMPLES, QUICK_SAMPLES = 500, 200
-MAX_CALLS, QUICK_MAX_CALLS = 150, 40
+SAMPLES, QUICK_SAMPLES = 500, 50
+MAX_CALLS, QUICK_MAX_CALLS = 150, 20
 LEVELS = (1.0, 0.1, 0.01)  # loss above the lowest one seen, relative to it
 
 Trace = list[tuple[float, int, float]]

@@ -52,7 +52,8 @@ def describe(document: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if version is not None)
     load = "" if where["load"] is None else f", load {where['load']:.1f}"
     return (
-        f"subsetopt {document['version']} on {where['processor']}, {where['threads']} threads, {where['device']}{load}; "
+        f"subsetopt {document['version']} on {where['processor']}, "
+        f"{where['threads']} threads, {where['device']}{load}; "
         f"{versions}; images: {document['data']}; {document['clock']} time, medians of {document['repeats']}; "
         f"{document['seconds']:.0f} s in all"
     )
@@ -77,11 +78,14 @@ def _solvers(part: Row) -> Iterator[Table]:
 def _grid(rows: Mapping[tuple[str, str], Row], solvers: Sequence[str], cell: Callable[[Row], str]) -> list[list[str]]:
     present = [name for name in solvers if any(solver == name for _, solver in rows)]
     problems = dict.fromkeys(problem for problem, _ in rows)
-    body = [
-        [problem, *[cell(rows[problem, name]) if rows[problem, name]["success"] else "-" for name in present]]
-        for problem in problems
-    ]
+    body = [[problem, *[_cell(rows.get((problem, name)), cell) for name in present]] for problem in problems]
     return [["problem", *present], *body]
+
+
+def _cell(row: Row | None, cell: Callable[[Row], str]) -> str:
+    if row is None:
+        return ""
+    return cell(row) if row["success"] else "-"
 
 
 def _evaluations(row: Row) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from subsetopt.report.study_bands import Axis, seed_band
+import numpy as np
+
+from subsetopt.report.study_bands import Axis, Band, seed_band
 from subsetopt.report.study_files import CurvePoint, Result, Study
 from subsetopt.report.study_svg import Plot, colour, dash, marker_path, number, percent
 from subsetopt.report.study_tables import cost_text, metric_text, metric_title
@@ -73,7 +76,7 @@ def curve_picture(
     title = f"{kind_title(study, kind)} against {_AXES[axis]}, budget {number(budget)}"
     plot = Plot(
         [0.0, *(float(band.x[-1]) for band in bands.values())],
-        [float(value) for band in visible for value in (*band.low, *band.high)],
+        [_inside(value, share) for value in _extent(visible, log=log)],
         label=f"{title}: one line per method", x_title=_AXES[axis], y_title=kind_title(study, kind), log_y=log,
         x_from_zero=True, y_format=percent if share else number,
     )  # fmt: skip
@@ -83,6 +86,18 @@ def curve_picture(
     for index, band in bands.items():
         plot.line(index, band.x.tolist(), band.mean.tolist(), study.names[index], hidden=index not in shown)
     return Picture(plot.svg(), title[:1].upper() + title[1:])
+
+
+def _extent(bands: Sequence[Band], *, log: bool) -> tuple[float, float]:
+    """Return the values that the axis must reach: all lines, and bands as far as they leave half of it to the lines."""
+    scale = np.log if log else np.asarray
+    means, lows, highs = (
+        scale(np.concatenate([getattr(band, part) for band in bands])) for part in ("mean", "low", "high")
+    )
+    margin = float(np.ptp(means)) / 2 or math.inf
+    low = max(float(lows.min()), float(means.min()) - margin)
+    high = min(float(highs.max()), float(means.max()) + margin)
+    return (math.exp(low), math.exp(high)) if log else (low, high)
 
 
 def metric_picture(study: Study, axis: Axis, shown: frozenset[int]) -> Picture | None:
@@ -95,7 +110,12 @@ def metric_picture(study: Study, axis: Axis, shown: frozenset[int]) -> Picture |
     costs = [spent(row) for row in rows]
     plot = Plot(
         costs,
-        [value for row in visible for value in (row.mean, *(row.interval or ())) if value is not None],
+        [
+            _inside(value, study.metric == "accuracy")
+            for row in visible
+            for value in (row.mean, *(row.interval or ()))
+            if value is not None
+        ],
         label=f"{metric_title(study.metric)} against {_AXES[axis]}", x_title=_AXES[axis],
         y_title=metric_title(study.metric), log_x=max(costs) / min(costs) > _DECADE,
         y_format=percent if study.metric == "accuracy" else number,
@@ -109,6 +129,11 @@ def metric_picture(study: Study, axis: Axis, shown: frozenset[int]) -> Picture |
                 plot.whisker(index, spent(row), row.interval[0], row.interval[1], hidden=hidden)
             plot.marker(index, spent(row), row.mean or 0.0, _point_title(row, spent(row)), hidden=hidden)
     return Picture(plot.svg(), f"{metric_title(study.metric)} against {_AXES[axis]}; bars are 95 % intervals")
+
+
+def _inside(value: float, share: bool) -> float:
+    """Keep the axis of a share within 0 and 1, beyond which the t interval of few seeds may reach."""
+    return min(max(value, 0.0), 1.0) if share else value
 
 
 def _spent(row: Result, axis: Axis) -> float:

@@ -96,9 +96,17 @@ class Failure(_Part):
     error: str
 
 
+class Friedman(_Part):
+    """The test at one budget that all methods rank alike."""
+
+    budget: float
+    p: Number = None
+
+
 class Study(_Part):
     """The content of `summary.json`."""
 
+    kind: Literal["compare"] = "compare"
     title: str = "Comparison of training methods"
     dataset: str = ""
     model: str = ""
@@ -111,6 +119,7 @@ class Study(_Part):
     results: list[Result]
     time_to_target: Many[TimeToTarget] = []
     ranks: Any = None
+    friedman: Many[Friedman] = []
     comparisons: Many[Comparison] = []
     verdict: Many[str] = []
     failures: Many[Failure] = []
@@ -159,14 +168,30 @@ def is_study(directory: Path) -> bool:
     return (directory / SUMMARY).is_file() or (directory / STUDY).is_file()
 
 
+def study_kind(directory: Path) -> str:
+    """Return what a study asks, "compare" where it does not say; raises `RunDirectoryError` as `read_study` does."""
+    content = _read_summary(directory)
+    return str(content.get("kind", "compare")) if isinstance(content, dict) else "compare"
+
+
 def read_study(directory: Path) -> Study:
     """Read `summary.json`.
 
     Raises `RunDirectoryError` when the study has none or it cannot be read, `DataError` when an entry is malformed.
     """
-    path = directory / SUMMARY
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        return Study.model_validate(_read_summary(directory))
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = ".".join(str(part) for part in first["loc"]) or "the document"
+        problem = first["msg"].removeprefix("Value error, ")
+        problem = problem[:1].lower() + problem[1:]
+        raise DataError(f"{directory / SUMMARY}: {entry}: {problem}; run the study's command again") from None
+
+
+def _read_summary(directory: Path) -> Any:
+    try:
+        return json.loads((directory / SUMMARY).read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except FileNotFoundError:
         raise RunDirectoryError(
             f"study = {str(directory)!r}: has no {SUMMARY}; finish the study: run its command again"
@@ -175,14 +200,6 @@ def read_study(directory: Path) -> Study:
         raise RunDirectoryError(
             f"study = {str(directory)!r}: {SUMMARY} cannot be read ({error}); run the study's command again"
         ) from None
-    try:
-        return Study.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(str(part) for part in first["loc"]) or "the document"
-        problem = first["msg"].removeprefix("Value error, ")
-        problem = problem[:1].lower() + problem[1:]
-        raise DataError(f"{path}: {entry}: {problem}; run the study's command again") from None
 
 
 def read_curves(directory: Path) -> list[CurvePoint]:

@@ -105,8 +105,14 @@ def results_table(study: Study, budget: float) -> Table:
         columns,
         tuple(_result_row(study, row, limits) for row in rows),
         numeric=frozenset(range(1, len(columns))),
-        note="Cost in epoch-equivalents: forward and backward passes over the training set. Mean over seeds.",
+        note="Means over seeds. Cost in epoch-equivalents: forward and backward passes over the training set."
+        + _friedman_note(study, budget),
     )
+
+
+def _friedman_note(study: Study, budget: float) -> str:
+    p = next((row.p for row in study.friedman if row.budget == budget and row.p is not None), None)
+    return "" if p is None else f" Rank is the mean over seeds; Friedman's test that all rank alike: p = {p_text(p)}."
 
 
 def _result_row(study: Study, row: Result, limits: tuple[float, float] | None) -> tuple[Cell, ...]:
@@ -137,6 +143,8 @@ def interval_text(interval: Interval, metric: str) -> str:
 
 def _limits(rows: Sequence[Result]) -> tuple[float, float] | None:
     values = [v for row in rows for v in (row.mean, *(row.interval or ())) if v is not None]
+    if rows and rows[0].metric == "accuracy":
+        values = [min(max(value, 0.0), 1.0) for value in values]
     return (min(values), max(values)) if values and max(values) > min(values) else None
 
 
@@ -147,7 +155,8 @@ def _strip(row: Result, limits: tuple[float, float] | None) -> tuple[float, floa
     if low is None or high is None:
         return None
     span = limits[1] - limits[0]
-    return (low - limits[0]) / span, (row.mean - limits[0]) / span, (high - limits[0]) / span
+    shares = [min(max((value - limits[0]) / span, 0.0), 1.0) for value in (low, row.mean, high)]
+    return shares[0], shares[1], shares[2]
 
 
 def comparison_groups(study: Study) -> list[tuple[float, str]]:
@@ -172,7 +181,7 @@ def comparison_matrix(study: Study, budget: float, metric: str) -> Table:
         ("Row against column", *names),
         rows,
         sortable=False,
-        note="▲ better, ▼ worse, = no difference; below each mark p, adjusted for the number of comparisons.",
+        note="▲ better, ▼ worse, = no difference; below each mark p, adjusted (Holm) for the number of pairs.",
     )
 
 
@@ -235,7 +244,7 @@ def _target_table(rows: Sequence[TimeToTarget], target: float, seeds: int) -> Ta
             for row in ordered
         ),
         numeric=frozenset((1, 2)),
-        note="Cost in epoch-equivalents, without tuning, the least over the budgets; means over the seeds that reached it.",
+        note="Cost in epoch-equivalents without tuning, the least over budgets; mean over the seeds that reached it.",
     )
 
 

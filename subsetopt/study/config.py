@@ -82,9 +82,9 @@ class StudyConfig(BaseModel):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, (list, tuple)):
             return value
+        if not str(value).isdigit() or int(value) < 1:
+            raise ValueError("must be a number of seeds, at least 1, or their list")
         count = int(value)
-        if count < 1:
-            raise ValueError("there must be at least one seed")
         first = 0 if info.field_name == "seeds" else 1_000_000
         return tuple(range(first, first + count))
 

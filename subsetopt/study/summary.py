@@ -124,9 +124,12 @@ def _result(done: Sequence[Row], search: Search, method: str, budget: float, met
         for column in (f"test_{metric}", "test_loss", "seconds", "epoch_equivalents")
     }
     values, losses = found[f"test_{metric}"], found["test_loss"]
+    interval = mean_interval(values)
+    if interval is not None and metric == "accuracy":
+        interval = max(interval[0], 0.0), min(interval[1], 1.0)  # Student's knows no bounds
     cost = _mean(found["epoch_equivalents"])
     return {
-        "method": method, "budget": budget, "metric": metric, "mean": _mean(values), "interval": mean_interval(values),
+        "method": method, "budget": budget, "metric": metric, "mean": _mean(values), "interval": interval,
         "n": len(values), "values": values, "loss_mean": _mean(losses), "loss_interval": mean_interval(losses),
         "seconds_mean": _mean(found["seconds"]), "cost_mean": cost,
         "cost_including_tuning": None if cost is None else cost + search.epoch_equivalents,

@@ -84,8 +84,8 @@ def _cost_of_tuning(summary: Mapping[str, Any]) -> list[str]:
         if search["setting"] is not None and not search["inside"]
     ]
     text = (
-        f"Tuning cost {costs[low]:.3g} ({low}) to {costs[high]:.3g} ({high}) epoch-equivalents per method over all budgets; "
-        "it is not in the budgets and stands under cost including tuning."
+        f"Tuning cost {costs[low]:.3g} ({low}) to {costs[high]:.3g} ({high}) epoch-equivalents per method over all "
+        "budgets; it is not in the budgets and stands under cost including tuning."
     )
     lines = [text]
     if outside:

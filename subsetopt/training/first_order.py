@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -32,16 +32,15 @@ from subsetopt.training.first_order_setup import (
     sampler_of,
     weight_decay_of,
 )
+from subsetopt.training.held_out import HeldOutChecks
 from subsetopt.training.mini_batch import MiniBatch
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import installed, new_states
 from subsetopt.training.schedules import rate_factor
-from subsetopt.training.stopping import HeldOutTest
 from subsetopt.training.trees import join_tensors, split_tensors
 from subsetopt.training.workspace import Workspace
 
 RECORDS = 200  # per phase; what lies between two records is one "step" of the phase
-CHECKS, CHECK_SHARE = 20, 0.05  # held-out checks: 20 per phase, fewer where they would take over 5 % of the cost
 
 
 @dataclass
@@ -50,9 +49,8 @@ class FirstOrderState:
 
     `random` has the states of torch's generators as the model's dropout sees them, `augmentation` is the augmentation's
     own generator. `began` and `affordable` are the cost at the start and what training may spend, in epoch-equivalents;
-    `end` says why the phase stops when that is spent. `next_check` is the cost at which the held-out loss is due again,
-    and `best_buffers` belong to the parameters that were best there. `began_seconds` and `affordable_seconds` are the
-    time at the start and what may be spent of it.
+    `end` says why the phase stops when that is spent. `began_seconds` and `affordable_seconds` are the time at its
+    start and what may be spent of it.
     """
 
     w: Tensor
@@ -62,10 +60,8 @@ class FirstOrderState:
     began: float
     affordable: float
     end: StopReason
-    next_check: float
     iterations: int = 0
     loss: float = math.nan
-    best_buffers: dict[str, Tensor] = field(default_factory=dict)
     began_seconds: float = 0.0
     affordable_seconds: float = math.inf
     stopped: StopReason | None = None
@@ -86,7 +82,7 @@ class FirstOrderPhase:
         self._loss = loss_of(config, workspace)
         self._sampler: Sampler = sampler_of(config, workspace, self.samples, self._stream)
         self._augmentation = make_augmentation(config.augmentation, workspace.dataset.in_shape)
-        self._test = HeldOutTest(self._held_out_loss, every=1) if config.stop_at == "validation" else None
+        self._checks = HeldOutChecks(workspace) if config.stop_at == "validation" else None
         check_phase(config, workspace, self._sampler)
         check_affordable(config, workspace, self._sampler.name, self._mini_batch.bind_rows)
 
@@ -110,8 +106,9 @@ class FirstOrderPhase:
         """Take what the phase may spend, within the run's budget, and let the sampler look at the data."""
         ledger, seed = self._workspace.ledger, self._workspace.config.seed
         end = StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END
-        if self._test is not None:
-            ledger.limit -= self._check_cost  # kept for the check of the last parameters
+        if self._checks is not None:
+            ledger.limit -= self._checks.cost  # kept for the check of the last parameters
+            self._checks.begin(ledger.limit - ledger.cost)
         began = ledger.cost
         clock = self._workspace.clock
         began_seconds = clock.seconds
@@ -124,7 +121,6 @@ class FirstOrderPhase:
             began,
             ledger.limit - began,
             end,
-            began + self._check_interval(ledger.limit - began),
             began_seconds=began_seconds,
             affordable_seconds=clock.limit - began_seconds,
         )
@@ -148,8 +144,8 @@ class FirstOrderPhase:
             state.loss = float(torch.stack(losses).mean() + penalty)
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
-        if state.stopped is None and self._test is not None and ledger.cost >= state.next_check:
-            state.stopped = self._check_held_out(state, self._test)
+        if state.stopped is None and self._checks is not None:
+            state.stopped = self._checks.look(state, state.end)
         return state
 
     def terminate(self, state: FirstOrderState) -> StopReason | None:
@@ -178,15 +174,11 @@ class FirstOrderPhase:
     def finish(self, state: FirstOrderState) -> Outcome:
         """Return the last parameters, or the best checked on held-out data; BatchNorm's statistics go with them."""
         last = state.w.detach()
-        chosen = last if self._test is None else self._test.choose(last)
-        if chosen is last:
-            return Outcome(last, state.loss, None)
-        self._workspace.flat.load_buffers(state.best_buffers)
-        return Outcome(chosen, None, None)
+        chosen = last if self._checks is None else self._checks.choose(last)
+        return Outcome(chosen, state.loss if chosen is last else None, None)
 
     def save(self, state: FirstOrderState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Parameters, optimizer, sampler, held-out test and random states."""
-        test, counters = ({}, {}) if self._test is None else self._test.save()
         tensors, parts = split_tensors(
             {
                 "w": state.w.detach(),
@@ -194,13 +186,11 @@ class FirstOrderPhase:
                 "augmentation": state.augmentation.get_state(),
                 "optimizer": state.optimizer.state_dict()["state"].get(0, {}),
                 "sampler": self._sampler.state_dict(),
-                "best_buffers": state.best_buffers,
-                "test": test,
+                "checks": {} if self._checks is None else self._checks.save(),
             }
         )
-        names = ("began", "affordable", "end", "next_check", "iterations", "loss", "began_seconds",
-                 "affordable_seconds", "stopped")  # fmt: skip
-        return tensors, {"parts": parts, "test": counters, **{name: getattr(state, name) for name in names}}
+        names = ("began", "affordable", "end", "iterations", "loss", "began_seconds", "affordable_seconds", "stopped")
+        return tensors, {"parts": parts, **{name: getattr(state, name) for name in names}}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> FirstOrderState:
         """Rebuild optimizer, sampler and held-out test as they were."""
@@ -213,8 +203,8 @@ class FirstOrderPhase:
         augmentation = torch.Generator()
         augmentation.set_state(parts["augmentation"])
         self._sampler.load_state_dict(parts["sampler"])
-        if self._test is not None:
-            self._test.restore(parts["test"], numbers["test"])
+        if self._checks is not None:
+            self._checks.restore(parts["checks"])
         return FirstOrderState(
             parts["w"],
             optimizer,
@@ -223,10 +213,8 @@ class FirstOrderPhase:
             numbers["began"],
             numbers["affordable"],
             StopReason(numbers["end"]),
-            numbers["next_check"],
             numbers["iterations"],
             numbers["loss"],
-            parts["best_buffers"],
             numbers["began_seconds"],
             numbers["affordable_seconds"],
             None if numbers["stopped"] is None else StopReason(numbers["stopped"]),
@@ -255,28 +243,3 @@ class FirstOrderPhase:
             return min(of_cost, 1.0)
         of_time = (self._workspace.clock.seconds - state.began_seconds) / max(state.affordable_seconds, 1e-9)
         return min(max(of_cost, of_time), 1.0)
-
-    def _check_held_out(self, state: FirstOrderState, test: HeldOutTest) -> StopReason | None:
-        before = test.best_loss
-        try:
-            reason = test.look(state)
-        except BudgetExhausted:
-            return state.end
-        if test.best_loss < before:
-            state.best_buffers = self._workspace.flat.buffers()
-        state.next_check = self._workspace.ledger.cost + self._check_interval(state.affordable)
-        return reason
-
-    def _held_out_loss(self, w: Tensor) -> float:
-        metrics = self._workspace.evaluate(w.detach(), "validation", purpose="selection")
-        assert metrics is not None, "checked before step 0"
-        return metrics["loss"]
-
-    @property
-    def _check_cost(self) -> float:
-        held_out = self._workspace.dataset.validation
-        assert held_out is not None, "checked before step 0"
-        return self._workspace.ledger.price("forward", len(held_out))
-
-    def _check_interval(self, affordable: float) -> float:
-        return math.inf if self._test is None else max(affordable / CHECKS, self._check_cost / CHECK_SHARE)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.stopping import HeldOutTest, Iterate
 from subsetopt.training.workspace import Workspace
@@ -36,12 +37,15 @@ class HeldOutChecks:
         self._interval = max(affordable / CHECKS, self.cost / CHECK_SHARE)
         self._due = self._workspace.ledger.cost + self._interval
 
-    def look(self, iterate: Iterate) -> StopReason | None:
-        """Check where it is due; one host synchronisation. Raises `BudgetExhausted` where it cannot be afforded."""
+    def look(self, iterate: Iterate, end: StopReason) -> StopReason | None:
+        """Check where it is due, and return why to stop: `end` where the check cannot be paid. One synchronisation."""
         ledger, before = self._workspace.ledger, self.test.best_loss
         if ledger.cost < self._due:
             return None
-        reason = self.test.look(iterate)
+        try:
+            reason = self.test.look(iterate)
+        except BudgetExhausted:
+            return end
         if self.test.best_loss < before:
             self._best_buffers = self._workspace.flat.buffers()
         self._due = ledger.cost + self._interval

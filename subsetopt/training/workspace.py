@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +39,10 @@ class Workspace:
     clock: Clock = field(default_factory=Clock)
     warnings: list[str] = field(default_factory=list)
     _objectives: dict[tuple[str, bool], Objective] = field(default_factory=dict)
+
+    def with_subset(self, subset: Tensor) -> Workspace:
+        """Return the same with other rows in the subset; model and ledger are shared."""
+        return replace(self, subset=subset, _objectives={})
 
     @property
     def full_size(self) -> int:

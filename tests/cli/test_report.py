@@ -26,6 +26,16 @@ def test_json_of_a_study_is_one_document_with_files_and_comparisons(cli: Any, tm
     assert document["files"] == [str(study / "report.html"), str(study / "report.md")]
 
 
+def test_a_study_of_another_kind_gets_its_own_figure(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from subsetopt.report import representativeness
+
+    monkeypatch.setattr(representativeness, "representativeness_figure", lambda directory: directory / "drawn.png")
+    (tmp_path / "summary.json").write_text('{"kind": "representativeness"}')
+    document = cli("report", tmp_path, "--json").json
+    assert (document["kind"], document["files"]) == ("representativeness", [str(tmp_path / "drawn.png")])
+    assert not (tmp_path / "report.html").exists()
+
+
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short real run on digits."""

@@ -72,3 +72,28 @@ def test_many_methods_start_with_the_best_and_a_study_without_results_has_no_pic
     assert shown_methods(study) == frozenset(range(12, 12 + SHOWN_AT_FIRST))
     empty = Study.model_validate({**content, "results": []})
     assert metric_picture(empty, "cost", frozenset()) is None and pareto_picture(empty, frozenset()) is None
+
+
+def test_an_interval_beyond_all_samples_does_not_stretch_the_axis_of_an_accuracy() -> None:
+    content = summary()
+    for row in content["results"]:
+        row["interval"] = [row["mean"] - 2.0, row["mean"] + 2.0]
+    picture = metric_picture(Study.model_validate(content), "cost", frozenset(range(len(METHODS))))
+    assert picture is not None
+    labels = [text.strip() for text in ElementTree.fromstring(picture.svg).itertext() if text.strip().endswith("%")]
+    assert labels[-1] == "100 %" and labels[0] == "0 %"
+
+
+def test_the_band_of_two_unlike_seeds_does_not_flatten_the_lines() -> None:
+    study = Study.model_validate(summary())
+    losses = {0: (1.0, 1000.0), 1: (1.0, 0.0001)}
+    points = [
+        CurvePoint("adam", 1.0, seed, float(cost), 0.0, value, "train")
+        for seed, values in losses.items()
+        for cost, value in enumerate(values)
+    ]
+    picture = curve_picture(study, points, 1.0, "train", "cost", frozenset({METHODS.index("adam")}))
+    assert picture is not None
+    line = next(p for p in ElementTree.fromstring(picture.svg).iter("path") if p.get("class") == "line")
+    heights = [float(point.split()[1]) for point in line.attrib["d"][1:].split("L")]
+    assert max(heights) - min(heights) > 0.4 * 200, "the line has about half of the axis, 202 units high"

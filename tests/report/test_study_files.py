@@ -44,6 +44,7 @@ def test_a_truncated_summary_is_one_line(tmp_path: Path) -> None:
     ("change", "problem"),
     [
         ({"metric": "f1"}, "metric"),
+        ({"kind": "representativeness"}, "kind"),
         ({"methods": []}, "methods"),
         ({"results": [{"method": "adam", "budget": "much", "metric": "accuracy"}]}, r"results\.0\.budget"),
         ({"results": [{"method": "who", "budget": 1, "metric": "accuracy"}]}, "method 'who' is not listed"),

@@ -124,6 +124,11 @@ def test_results_show_the_numbers_of_the_summary(page: Page, budget: float) -> N
     assert accuracies == sorted(accuracies, reverse=True), "best first"
 
 
+def test_the_test_over_all_ranks_stands_under_its_table(page: Page) -> None:
+    assert page.text.count("Friedman's test") == len(BUDGETS)
+    assert "p = 0.031." in page.text and "p = 0.01." in page.text
+
+
 def test_a_failed_cell_shows_in_the_count_of_seeds_and_among_the_failures(page: Page) -> None:
     seeds = [text for text, _ in _column(page, "After 10 epoch-equivalents", "Seeds").values()]
     assert seeds.count("4 of 5") == 1 and seeds.count("5") == len(METHODS) - 1

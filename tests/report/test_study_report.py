@@ -23,16 +23,17 @@ def test_equal_files_give_equal_bytes(tmp_path: Path) -> None:
     assert render_study(tmp_path / "one").html.read_bytes() == two.html.read_bytes()
 
 
+@pytest.mark.parametrize(("place", "name"), [(os, "fsync"), (Path, "replace")])
 def test_a_failed_write_keeps_the_old_report_and_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     before = render_study(write_study(tmp_path)).html.read_bytes()
     names = sorted(path.name for path in tmp_path.iterdir())
 
-    def full(descriptor: int) -> None:
+    def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(place, name, full)
     with pytest.raises(RunDirectoryError, match="No space left"):
         render_study(tmp_path)
     assert (tmp_path / "report.html").read_bytes() == before

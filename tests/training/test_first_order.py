@@ -148,8 +148,9 @@ def test_early_stopping_ends_the_phase_and_keeps_the_best_checked_parameters(beg
     )
     running = begin(model, overfitting(), handoff_epochs=200, handoff_stop_at="validation", handoff_schedule="constant")
     losses = []
-    inner = running.phase._held_out_loss
-    running.phase._test.held_out_loss = lambda w: losses.append(inner(w)) or losses[-1]
+    test = running.phase._checks.test
+    inner = test.held_out_loss
+    test.held_out_loss = lambda w: losses.append(inner(w)) or losses[-1]
     state = running.finish()
     assert state.stopped is StopReason.VALIDATION
     assert running.workspace.ledger.cost < 200
@@ -162,7 +163,7 @@ def test_early_stopping_ends_the_phase_and_keeps_the_best_checked_parameters(beg
 
 @pytest.mark.parametrize("epochs", [0.5, 2, 7])
 def test_checks_of_held_out_data_stay_within_the_budget(epochs, begin):
-    running = begin(handoff_epochs=epochs, handoff_stop_at="validation")
+    running = begin(handoff_epochs=epochs, handoff_batch_size=4, handoff_stop_at="validation")
     state = running.finish()
     running.workspace.ledger.open_phase(epochs - running.workspace.ledger.cost)
     running.phase.finish(state)

@@ -18,8 +18,8 @@ from subsetopt_cli.output import debug_option, json_option, print_json
 def command(directory: Path, as_json: bool) -> None:
     """Render the report of a study or a run again.
 
-    DIRECTORY is what `subsetopt compare` or `subsetopt train` wrote. A study gets report.html and report.md; a run
-    gets loss.png, and its summary is printed. Nothing is trained or measured again.
+    DIRECTORY is what `subsetopt compare`, `study` or `train` wrote. A comparison gets report.html and report.md, a
+    representativeness study its figure, a run loss.png; verdict or summary are printed. Nothing is trained again.
     """
     from subsetopt.errors import RunDirectoryError
     from subsetopt.report.study_files import is_study
@@ -41,7 +41,14 @@ def command(directory: Path, as_json: bool) -> None:
 
 
 def _study(directory: Path) -> tuple[dict[str, Any], str]:
-    from subsetopt.report.study_files import read_study
+    from subsetopt.report.study_files import read_study, study_kind
+
+    if study_kind(directory) == "representativeness":
+        from subsetopt.report.representativeness import representativeness_figure
+
+        figure = str(representativeness_figure(directory))
+        return {"kind": "representativeness", "files": [figure]}, f"Written: {figure}"
+
     from subsetopt.report.study_report import render_study
     from subsetopt.report.study_terminal import study_text
 

@@ -1,0 +1,136 @@
+"""`subsetopt compare`: many methods, seeds and budgets, and what can be said of them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from subsetopt.report.table import text_table
+from subsetopt.study.config import SHARED, Study, StudyConfig, make_study
+from subsetopt.training.config import RunConfig
+from subsetopt_cli.failures import INTERRUPTED
+from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
+from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
+from subsetopt_cli.presets import overrides, read_config
+from subsetopt_cli.running import quiet_option
+
+if TYPE_CHECKING:
+    from subsetopt.study.execution import StudyProgress, Workers
+
+_OWN = tuple(name for name in StudyConfig.model_fields if name != "method")
+
+
+@click.command(
+    "compare",
+    cls=HeadedCommand,
+    params=[*setting_options(StudyConfig, _OWN, heading="Study"), *setting_options(RunConfig, SHARED)],
+    short_help="Compare methods at equal cost, with tuning, seeds and tests.",
+    epilog="Example: subsetopt compare --dataset digits --methods lbfgs@0.1+full,lbfgs@0.1+srs,adam,srs@0.1 "
+    "--budget 1,3 --seeds 3. A method is SOLVER, SOLVER@SHARE, SOLVER@SHARE+HANDOFF, sgd, adam, adamw or "
+    "SAMPLER[@FRACTION][/OPTIMIZER]; a hand-off is full, or any of these but SOLVER@SHARE.",
+)
+@click.option("--config", metavar="FILE", help="TOML study or preset (compare-digits, ...); flags override it.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="DIR",
+              help="Study directory; what is there is used again  [default: runs/compare-DATASET]")  # fmt: skip
+@click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Cells to run at a time.")
+@click.option(
+    "--backend", type=click.Choice(["loky", "dask", "ray"]), default="loky", show_default=True,
+    help="Who runs the cells: processes here, or a cluster.",
+)  # fmt: skip
+@click.option("--scheduler", metavar="ADDRESS", help="Where the cluster listens, e.g. tcp://host:8786.")
+@json_option
+@quiet_option
+@debug_option
+def command(
+    config: str | None,
+    output: Path | None,
+    jobs: int,
+    backend: Any,
+    scheduler: str | None,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Compare methods at equal cost, with tuning, seeds and tests.
+
+    Tunes every method by the same small search on validation data, runs all of them with every seed at every budget,
+    tests which differences are more than chance, and writes a report. The same command goes on where it was
+    interrupted; more methods, budgets or seeds use what is there.
+    """
+    base = read_config(config) if config is not None else {}
+    own = given_settings(StudyConfig, {name: flags[name] for name in _OWN})
+    shared = given_settings(RunConfig, {name: flags[name] for name in SHARED})
+    layer = overrides({key: base[key] for key in base if key in SHARED}, shared)
+    study = make_study(base, {**layer, **own})
+    directory = output or Path("runs") / f"compare-{study.shared['dataset']}"
+
+    from subsetopt.study.execution import Workers
+
+    summary = _run(study, directory, Workers(jobs, backend, scheduler), quiet)
+    if as_json:
+        print_json({**summary, "directory": str(directory)})
+    elif quiet:
+        click.echo(directory)
+    else:
+        click.echo(_text(summary, directory))
+
+
+def _run(study: Study, directory: Path, workers: Workers, quiet: bool) -> dict[str, Any]:
+    from subsetopt.report.study_report import render_study
+    from subsetopt.study.compare import run_comparison
+    from subsetopt.study.execution import SilentStudy, StudyInterrupted
+    from subsetopt_cli.study_bars import StudyBars
+
+    bars = StudyBars()
+    progress: StudyProgress = SilentStudy() if quiet else bars
+    arguments = ["subsetopt", *sys.argv[1:]]
+    try:
+        with standard_output_reserved():
+            summary = run_comparison(study, directory, workers=workers, progress=progress, command=arguments)
+            render_study(directory)
+    except StudyInterrupted:
+        bars.close()
+        click.echo(f"Interrupted; go on with the same command: {shlex.join(arguments)}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    finally:
+        bars.close()
+    return summary
+
+
+def _text(summary: Mapping[str, Any], directory: Path) -> str:
+    """Return the answers, a table, and where the files are."""
+    lines = [summary["title"], ""]
+    lines += [f"- {sentence}" for sentence in summary["verdict"]]
+    lines += ["", *text_table([*_rows(summary)], left=1), ""]
+    lines += [f"Files in {directory}"]
+    lines += [f"  {name:<13} {what}" for name, what in (
+        ("report.html", "the report: pictures, tables, tests"), ("report.md", "the same as text"),
+        ("summary.json", "every answer"), ("results.csv", "one row per cell"), ("curves.csv", "losses against cost"),
+        ("cells", "one run directory per cell"),
+    )]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _rows(summary: Mapping[str, Any]) -> Iterable[list[str]]:
+    metric, unit = summary["metric"], summary["budget_unit"]
+    yield ["method", f"budget ({unit})", f"test {metric}", "95 % interval", "test loss", "cost", "with tuning", "s"]
+    for row in summary["results"]:
+        if row["mean"] is None:
+            yield [row["method"], f"{row['budget']:g}", "failed"]
+            continue
+        interval = row["interval"] and " to ".join(_shown(metric, end) for end in row["interval"])
+        yield [
+            row["method"], f"{row['budget']:g}", _shown(metric, row["mean"]),
+            interval or "",
+            f"{row['loss_mean']:.4g}", f"{row['cost_mean']:.3g}", f"{row['cost_including_tuning']:.3g}",
+            f"{row['seconds_mean']:.2g}",
+        ]  # fmt: skip
+
+
+def _shown(metric: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4g}"

@@ -1,0 +1,104 @@
+"""`subsetopt study`: how far the minimum on a subset stands for the full set."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from subsetopt.errors import SettingError
+from subsetopt.report.table import text_table
+from subsetopt.study.config import SHARED
+from subsetopt.training.config import RunConfig, make_config
+from subsetopt_cli.failures import INTERRUPTED
+from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
+from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
+from subsetopt_cli.running import quiet_option
+
+_RUN = (*SHARED, "solver", "solver_args", "max_iterations")
+_SETTINGS = tuple(name for name in _RUN if not name.startswith("handoff"))
+
+
+@click.command(
+    "study",
+    cls=HeadedCommand,
+    params=setting_options(RunConfig, _SETTINGS),
+    short_help="Study how far subset minima stand for the full set.",
+    epilog="Example: subsetopt study representativeness --dataset digits --fractions 0.05,0.1,0.2,0.5 --repeats 3",
+)
+@click.argument("kind", type=click.Choice(["representativeness"]))
+@click.option("--fractions", default="0.02,0.05,0.1,0.2,0.5", show_default=True, metavar="X,X,...",
+              help="Shares of the training data in the subsets.")  # fmt: skip
+@click.option("--repeats", type=int, default=3, show_default=True, metavar="N", help="Subsets per fraction and seed.")
+@click.option("--seeds", type=int, default=1, show_default=True, metavar="N", help="Data splits and initial weights.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="DIR",
+              help="Study directory  [default: runs/representativeness-DATASET]")  # fmt: skip
+@json_option
+@quiet_option
+@debug_option
+def command(
+    kind: str,
+    fractions: str,
+    repeats: int,
+    seeds: int,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Study how far subset minima stand for the full set.
+
+    `representativeness` solves several subsets per fraction to their minimum and measures the loss there on the subset,
+    the full training set and test data, against the overdetermination ratio Q. The same command goes on where it was
+    interrupted.
+    """
+    config = make_config(given_settings(RunConfig, flags))
+    directory = output or Path("runs") / f"{kind}-{config.dataset}"
+    shares = _numbers(fractions)
+
+    from subsetopt.report.representativeness import representativeness_figure
+    from subsetopt.study.execution import StudyInterrupted
+    from subsetopt.study.representativeness import Plan, run_representativeness
+
+    def tell(done: int, total: int, what: str) -> None:
+        if not quiet:
+            click.echo(f"minimum {done}/{total}, {what}", err=True)
+
+    arguments = ["subsetopt", *sys.argv[1:]]
+    try:
+        with standard_output_reserved():
+            plan = Plan(config, shares, repeats, tuple(range(seeds)))
+            summary = run_representativeness(plan, directory, tell=tell, command=arguments)
+            representativeness_figure(directory)
+    except StudyInterrupted:
+        click.echo(f"Interrupted; go on with the same command: {shlex.join(arguments)}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json({**summary, "directory": str(directory)})
+    else:
+        click.echo(directory if quiet else _text(summary, directory))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(sorted({float(part) for part in text.split(",") if part.strip()}))
+    except ValueError:
+        raise SettingError("fractions", text, "is no list of numbers", "for example 0.05,0.1,0.2") from None
+
+
+def _text(summary: dict[str, Any], directory: Path) -> str:
+    heads = ["subset", "K", "Q", "loss on subset", "on full set", "F/F*", "test loss", f"test {summary['metric']}"]
+    rows = [[*heads, "converged", "cost"]]
+    for row in summary["results"]:
+        measures = [row[name] and row[name]["mean"] for name in (
+            "subset_objective", "full_objective", "excess", "test_loss", "test_metric")]  # fmt: skip
+        rows.append([
+            f"{100 * row['fraction']:g} %", str(row["samples"]), f"{row['ratio']:.3g}",
+            *["-" if value is None else f"{value:.4g}" for value in measures],
+            f"{row['converged']}/{row['n']}", f"{row['epoch_equivalents']:.3g}",
+        ])  # fmt: skip
+    lines = [summary["title"], "", *text_table(rows, indent="", left=1), ""]
+    return "\n".join([*lines, f"Files in {directory}: representativeness.png, results.csv, summary.json"])

@@ -1,0 +1,115 @@
+"""The figure of a representativeness study: losses and F/F* of subset minima against Q. Reads its files alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from subsetopt.errors import RunDirectoryError
+
+FILE = "representativeness.png"
+# Okabe and Ito's palette; each curve has a marker of its own as well.
+_CURVES = (
+    ("subset_objective", "on its own subset, with L2", "#56B4E9", "s"),
+    ("full_objective", "on the full training set, with L2", "#0072B2", "o"),
+    ("test_loss", "on test data", "#D55E00", "^"),
+)
+_INK, _GRID = "#333333", "#DDDDDD"
+
+
+def representativeness_figure(directory: Path) -> Path:
+    """Draw representativeness.png beside the study's files and return its path; raises `RunDirectoryError`."""
+    try:
+        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        with (directory / "results.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"study = {str(directory)!r}: cannot be read ({error}); run the study again") from None
+    if summary.get("kind") != "representativeness":
+        raise RunDirectoryError(f"study = {str(directory)!r}: is no representativeness study; use `subsetopt report`")
+    figure = Figure(figsize=(7.2, 7.0), dpi=150, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    subsets = [row for row in summary["results"] if row["fraction"] < 1]
+    full = next(row for row in summary["results"] if row["fraction"] == 1)
+    _losses(upper, subsets, full, [row for row in rows if float(row["fraction"]) < 1])
+    _excess(lower, subsets, [row for row in rows if float(row["fraction"]) < 1])
+    _samples_axis(upper, summary)
+    figure.suptitle(f"{summary['title']}\nP = {summary['parameters']}, l2 = {summary['l2']:g}", fontsize=10, color=_INK)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return _replace(directory / FILE, buffer.getvalue())
+
+
+def _losses(
+    axes: Axes, subsets: Sequence[Mapping[str, Any]], full: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
+) -> None:
+    for name, label, colour, marker in _CURVES:
+        if full[name] is None:
+            continue
+        points = [(float(row["ratio"]), float(row[name])) for row in rows if row[name]]
+        axes.scatter(
+            [q for q, _ in points],
+            [loss for _, loss in points],
+            s=12,
+            color=colour,
+            alpha=0.45,
+            marker=marker,
+            linewidths=0,
+        )
+        means = [(row["ratio"], row[name]["mean"]) for row in subsets]
+        axes.plot(*zip(*means, strict=True), color=colour, marker=marker, markersize=5, label=label)
+        if name != "subset_objective":
+            axes.axhline(full[name]["mean"], color=colour, linestyle=(0, (4, 2)), linewidth=1)
+    axes.plot([], [], color=_INK, linestyle=(0, (4, 2)), linewidth=1, label="the same at the full minimum")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylabel("loss of subset minima", color=_INK)
+    _dress(axes)
+    axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+
+
+def _excess(axes: Axes, subsets: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, str]]) -> None:
+    colour = _CURVES[1][2]
+    points = [(float(row["ratio"]), float(row["excess"])) for row in rows]
+    axes.scatter([q for q, _ in points], [excess for _, excess in points], s=12, color=colour, alpha=0.45, linewidths=0)
+    axes.plot([row["ratio"] for row in subsets], [row["excess"]["mean"] for row in subsets], color=colour, marker="o")
+    axes.axhline(1.0, color=_INK, linewidth=1, linestyle=(0, (4, 2)))
+    axes.set_ylabel("F / F*: full objective over\nthe full minimum", color=_INK)
+    axes.set_xlabel("overdetermination ratio of the subset, Q = K·M/P", color=_INK)
+    _dress(axes)
+
+
+def _samples_axis(axes: Axes, summary: Mapping[str, Any]) -> None:
+    factor = summary["outputs"] / summary["parameters"]
+    top = axes.secondary_xaxis("top", functions=(lambda q: q / factor, lambda k: k * factor))
+    top.set_xlabel("K, samples in the subset", color=_INK, fontsize=9)
+    top.tick_params(colors=_INK, labelsize=8)
+
+
+def _dress(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(True, which="major", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK, which="both", labelsize=8)
+
+
+def _replace(target: Path, content: bytes) -> Path:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    except OSError as error:
+        raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({error.strerror}); make room") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,116 @@
+"""Timings (run with `--benchmark-only`): the objective against bare torch, products against gradients, and L-BFGS's
+direction in Gram form against the recursion over a list of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from subsetopt.bench.images import Images, synthetic_images
+from subsetopt.models import build_model
+from subsetopt.objective import Objective
+from subsetopt.seeding import make_generator
+from subsetopt.solvers.lbfgs import CurvaturePairs
+
+SAMPLES, L2 = 500, 1e-3
+Benchmark = Callable[[Callable[[], Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return synthetic_images(SAMPLES)
+
+
+def _objective(images: Images, model: str) -> Objective:
+    net = build_model(model, in_shape=(1, 28, 28), n_outputs=10)
+    return Objective(net, images.inputs, images.targets, l2=L2)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.benchmark(group="gradient")
+def test_value_and_gradient(benchmark: Benchmark, images: Images, model: str) -> None:
+    objective = _objective(images, model)
+    w = objective.initial()
+    benchmark(lambda: objective.value_and_gradient(w))
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.benchmark(group="gradient")
+def test_bare_torch(benchmark: Benchmark, images: Images, model: str) -> None:
+    """The same sums over the same chunks by a module, `backward` and nothing else."""
+    net = build_model(model, in_shape=(1, 28, 28), n_outputs=10)
+    edges = _objective(images, model).edges
+
+    def gradient() -> Tensor:
+        net.zero_grad()
+        total = torch.zeros((), dtype=torch.float64)
+        for start, stop in edges:
+            outputs = net(images.inputs[start:stop])
+            loss = torch.nn.functional.cross_entropy(outputs, images.targets[start:stop], reduction="sum") / SAMPLES
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    loss = benchmark(gradient)
+    w = _objective(images, model).initial()
+    expected = _objective(images, model).value(w) - 0.5 * L2 * float(w @ w)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "hvp", "ggnvp"])
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.benchmark(group="products")
+def test_product(benchmark: Benchmark, images: Images, model: str, kind: str) -> None:
+    objective = _objective(images, model)
+    w = objective.initial()
+    _, v = objective.value_and_gradient(w)
+    at = objective.linearise(w)
+    benchmark(lambda: objective.value_and_gradient(w) if kind == "gradient" else getattr(at, kind)(v))
+
+
+def _pairs(m: int, size: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    draw = make_generator(0, "pairs")
+    scale = torch.rand(size, generator=draw) + 0.5
+    steps = torch.randn(m, size, generator=draw)
+    return [(s, scale * s) for s in steps], torch.randn(size, generator=draw)
+
+
+def _two_loop(pairs: list[tuple[Tensor, Tensor]], g: Tensor) -> Tensor:
+    """Nocedal & Wright 2006, algorithm 7.4."""
+    q, alphas = g.clone(), []
+    for s, y in reversed(pairs):
+        alphas.append(s.dot(q) / s.dot(y))
+        q.sub_(alphas[-1] * y)
+    s, y = pairs[-1]
+    q.mul_(s.dot(y) / y.dot(y))
+    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+        q.add_((alpha - y.dot(q) / s.dot(y)) * s)
+    return q
+
+
+@pytest.mark.parametrize("form", ["gram", "list"])
+@pytest.mark.parametrize("size", [6000, 300_000])
+@pytest.mark.parametrize("m", [10, 100])
+@pytest.mark.benchmark(group="direction")
+def test_direction(benchmark: Benchmark, m: int, size: int, form: str) -> None:
+    """One iteration's work: take a pair in and form H g; the list form only forms it."""
+    pairs, g = _pairs(m, size)
+    expected = _two_loop(pairs, g)
+    if form == "list":
+        benchmark(lambda: _two_loop(pairs, g))
+        return
+    ring = CurvaturePairs.empty(m, g)
+    for s, y in pairs:
+        ring.insert(s, y, g)
+    square = float(g.double() @ g.double())
+    torch.testing.assert_close(ring.apply(g, square)[0], expected, rtol=1e-3, atol=1e-4)
+
+    def learn_and_apply() -> Tensor:
+        ring.insert(*pairs[0], g)
+        return ring.apply(g, square)[0]
+
+    benchmark(learn_and_apply)
