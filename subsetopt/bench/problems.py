@@ -16,6 +16,7 @@ from subsetopt.bench.images import Images
 from subsetopt.models import build_model
 from subsetopt.seeding import make_generator
 
+CNN = "cnn"
 CHUNK = 50  # images at a time: larger ones leave the cache
 
 

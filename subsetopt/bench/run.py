@@ -24,10 +24,14 @@ _PEERS = ("torch", "numpy", "scipy", "pytorch-minimize")
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What to measure. `quick` takes small problems for a look; `data_dir` is where MNIST is looked for,
-    `clock` what times are read from: see `timing.CLOCKS`."""
+    """What to measure.
+
+    `problems` picks from the problem set (empty: all of it); `quick` takes small problems for a look; `data_dir` is
+    where MNIST is looked for; `clock` is what times are read from (see `timing.CLOCKS`).
+    """
 
     parts: Sequence[str] = PARTS
+    problems: Sequence[str] = ()
     quick: bool = False
     repeats: int = 3
     data_dir: Path | None = None
@@ -40,6 +44,12 @@ class BenchSettings:
                 raise unknown_name("only", part, PARTS)
         if self.clock not in CLOCKS:
             raise unknown_name("clock", self.clock, CLOCKS)
+        if self.problems:
+            from subsetopt.bench.problems import CNN, PROBLEMS
+
+            for name in self.problems:
+                if name not in (*PROBLEMS, CNN):
+                    raise unknown_name("problem", name, (*PROBLEMS, CNN))
         if self.repeats < 1:
             raise SettingError("repeats", self.repeats, "must be at least 1")
 
@@ -70,10 +80,12 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
         "repeats": repeats,
         "clock": settings.clock,
     }
+
+    def tell(name: str) -> None:
+        progress(f"problem set: {name}")
+
     measure: dict[str, Callable[[], Any]] = {
-        "solvers": lambda: measure_solvers(
-            images, repeats, quick, clock, lambda name: progress(f"problem set: {name}")
-        ),
+        "solvers": lambda: measure_solvers(images, repeats, quick, clock, tell, settings.problems),
         "products": lambda: measure_products(images, repeats, quick, device, clock),
         "overhead": lambda: measure_overhead(images, repeats, quick, device, clock),
         "time": lambda: measure_race(images, repeats, quick, device, clock),

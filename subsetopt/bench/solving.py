@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from subsetopt.bench.contestants import FIRST_ORDER_PEERS, Contestant, contestants
 from subsetopt.bench.counters import counting
 from subsetopt.bench.images import Images
-from subsetopt.bench.problems import PROBLEMS, Problem, cnn_problem
+from subsetopt.bench.problems import CNN, PROBLEMS, Problem, cnn_problem
 from subsetopt.bench.recorder import Recorder
 from subsetopt.bench.timing import Clock, median_seconds, sorted_by_turns
 from subsetopt.objective import FunctionObjective
@@ -21,23 +21,26 @@ LARGE_PROBLEM = 1000  # from so many parameters only the contestants of `LARGE_C
 LARGE_CONTESTANTS = ("lbfgs", "newton-cg", "scipy:L-BFGS-B", "scipy:trust-ncg", "torch:lbfgs")
 LONG = 2.0  # a solve that takes longer, in seconds, is timed once
 QUICK_PROBLEMS = ("rosenbrock-2", "beale", "trigonometric-10", "powell-singular-40")
-INSTRUMENTED, INSTRUMENTED_ITERATIONS = ("mlp-171", "cnn"), 30
+INSTRUMENTED, INSTRUMENTED_ITERATIONS, INSTRUMENTED_CALLS = ("mlp-171", "cnn"), 30, 60
 PRICE_PASSES = 15
 
 Progress = Callable[[str], None]
 
 
-def measure_solvers(images: Images, repeats: int, quick: bool, clock: Clock, progress: Progress) -> dict[str, Any]:
-    """Return a row per problem and contestant, the prices of products, and geometric means; float64, on the CPU."""
-    problems = {name: PROBLEMS[name] for name in QUICK_PROBLEMS} if quick else dict(PROBLEMS)
-    if not quick:
-        cnn = cnn_problem(images)
-        problems[cnn.name] = cnn
+def measure_solvers(
+    images: Images, repeats: int, quick: bool, clock: Clock, progress: Progress, names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return a row per problem and contestant, the prices of products, and geometric means; float64, on the CPU.
+
+    `names` picks problems, "cnn" the one on images; without them the whole set is run, or some of it if `quick`.
+    """
+    chosen = names or (QUICK_PROBLEMS if quick else (*PROBLEMS, CNN))
+    problems = [cnn_problem(images) if name == CNN else PROBLEMS[name] for name in chosen]
     rows: list[dict[str, Any]] = []
-    for problem in problems.values():
+    for problem in problems:
         progress(problem.name)
         rows += _solve_all(problem, repeats, clock)
-    observed = [problem for name, problem in problems.items() if quick or name.startswith(INSTRUMENTED)]
+    observed = [problem for problem in problems if quick or problem.name.startswith(INSTRUMENTED)]
     return {
         "gtol": GTOL,
         "rows": rows,
@@ -107,7 +110,7 @@ def _observe(problem: Problem) -> list[dict[str, Any]]:
     """Return synchronisations per iteration and peak bytes in the first iterations, at which counting slows a solve."""
     rows = []
     for name, contestant in starters(problem).items():
-        recorder = Recorder(FunctionObjective(problem.fun, problem.x0))
+        recorder = Recorder(FunctionObjective(problem.fun, problem.x0), INSTRUMENTED_CALLS)
         with counting() as counters:
             solved = contestant(recorder, GTOL, INSTRUMENTED_ITERATIONS)
         done = max(1, solved.iterations)

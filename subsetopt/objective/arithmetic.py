@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,14 +17,27 @@ def exact_arithmetic(device: torch.device, allow_tf32: bool = False) -> Iterator
 
     TF32 keeps 10 bits of mantissa: a line search on such a loss stalls at a gradient of about 1e-3.
     """
+    if _is_exact(device, allow_tf32):
+        yield
+        return
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         if not allow_tf32:
-            stack.enter_context(_ieee_float32())
+            stack.enter_context(_ieee_float32(device.type))
         yield
+
+
+def _is_exact(device: torch.device, allow_tf32: bool) -> bool:
+    # The usual case, in which entering and leaving contexts would cost as much as the loss of a small model.
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled() or torch.is_autocast_enabled(device.type):
+        return False
+    if allow_tf32:
+        return True
+    plainly = torch.get_float32_matmul_precision() == "highest"
+    return plainly and all(getattr(owner, name) in _EXACT for owner, name in _switches(device.type))
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
@@ -40,10 +54,11 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _ieee_float32() -> Iterator[None]:
+def _ieee_float32(device_type: str) -> Iterator[None]:
     # The old switch comes first on the way in and on the way out: setting it overwrites the new ones.
     matmul = torch.get_float32_matmul_precision()
-    changed = [(owner, name, value) for owner, name in _switches() if (value := getattr(owner, name)) not in _EXACT]
+    switches = [(owner, name, getattr(owner, name)) for owner, name in _switches(device_type)]
+    changed = [(owner, name, value) for owner, name, value in switches if value not in _EXACT]
     if matmul != "highest":
         torch.set_float32_matmul_precision("highest")
     try:
@@ -60,10 +75,12 @@ def _ieee_float32() -> Iterator[None]:
 _EXACT = ("ieee", "none", False)
 
 
-def _switches() -> list[tuple[Any, str]]:
+@cache
+def _switches(device_type: str) -> list[tuple[Any, str]]:
     backends: Any = torch.backends
     if not hasattr(backends, "fp32_precision"):  # before torch 2.9
         return [(backends.cuda.matmul, "allow_tf32"), (backends.cudnn, "allow_tf32")]
-    families = (backends.cuda, backends.cudnn, backends.mkldnn)
+    # Those of other devices stay as they are: cuDNN's default is TF32, and setting it takes longer than a small loss.
+    families = (backends.mkldnn,) if device_type == "cpu" else (backends.cuda, backends.cudnn, backends.mkldnn)
     owners = (getattr(family, kind, None) for family in families for kind in ("matmul", "conv", "rnn"))
     return [(owner, "fp32_precision") for owner in owners if hasattr(owner, "fp32_precision")]

@@ -18,6 +18,9 @@ Preprocess = Callable[[Tensor], Tensor]
 RESIDENT_BYTES = 4 * 2**30
 """Inputs above this size are gathered chunk by chunk instead of being copied as a whole."""
 
+KEPT_BYTES = 256 * 2**20
+"""Preprocessed chunks are kept between evaluations when all of them together are no larger than this."""
+
 _FINGERPRINT_BYTES = 64 * 2**20
 
 
@@ -156,3 +159,30 @@ def chunks(data: Data, edges: Sequence[tuple[int, int]]) -> Iterator[tuple[Tenso
     """Yield (inputs, targets) of each chunk."""
     for start, stop in edges:
         yield data.inputs(start, stop), data.targets[start:stop]
+
+
+class KeptChunks:
+    """The chunks of `data` as the model gets them; small ones are made once, until the inputs change in place."""
+
+    def __init__(self, data: Data, edges: Sequence[tuple[int, int]]) -> None:
+        self._data, self._edges = data, edges
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._version = data.version
+        self._keep: bool | None = None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self[index] for index in range(len(self._edges)))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if self._version != self._data.version:
+            self._kept.clear()
+            self._version = self._data.version
+        if index in self._kept:
+            return self._kept[index]
+        start, stop = self._edges[index]
+        piece = self._data.inputs(start, stop), self._data.targets[start:stop]
+        if self._keep is None:
+            self._keep = piece[0].nbytes / (stop - start) * len(self._data) <= KEPT_BYTES
+        if self._keep:
+            self._kept[index] = piece
+        return piece

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _unflatten_dense_tensors
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import UninitializedParameter
 
@@ -49,6 +51,7 @@ class FlatModel:
         self._norms = [m for m in self._module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
         self.batch_dependent = any(isinstance(m, _NormBase) for m in self._module.modules())
         self._initial = torch.cat([plain(p).reshape(-1) for p in trainable.values()])
+        self._templates = tuple(torch.empty(shape, device="meta") for shape in self.shapes)
         # The module's own parameters become views of the starting point, so that it is stored once.
         for parameter, view in zip(trainable.values(), self.views(self._initial), strict=True):
             parameter.data = view
@@ -82,7 +85,7 @@ class FlatModel:
 
     def views(self, w: Tensor) -> list[Tensor]:
         """Return the parameters in w, in their shapes, without copying; differentiable where w is."""
-        return [part.view(shape) for part, shape in zip(torch.split(w, self._numels), self.shapes, strict=True)]
+        return list(_unflatten_dense_tensors(w, self._templates))
 
     def leaves(self, w: Tensor) -> list[Tensor]:
         """Return the views of w as independent autograd leaves; gradients reach them, and never w."""
@@ -108,8 +111,21 @@ class FlatModel:
 
     def call(self, parameters: Sequence[Tensor], x: Tensor, mode: Mode) -> Tensor:
         """Return the outputs with `parameters` (as `views` or `leaves` give them) in place."""
+        with self.at(parameters, mode) as evaluate:
+            return evaluate(x)
+
+    @contextmanager
+    def at(self, parameters: Sequence[Tensor], mode: Mode) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Put `parameters` in place for many calls, and yield the function from inputs to outputs.
+
+        A backward pass made inside also fits modules that recompute their forward pass in it (checkpointing).
+        """
         with self._installed(parameters), self._in_mode(mode):
-            return cast(Tensor, self._module(x))
+            yield self._module
+
+    def functional(self, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        """Return the outputs without touching the module, in the mode that `at` has set: a form compilers can trace."""
+        return cast(Tensor, functional_call(self._module, dict(zip(self.names, parameters, strict=True)), (x,)))
 
     def buffers(self) -> dict[str, Tensor]:
         """Return copies of the model's buffers (running statistics and the like) by name, for a checkpoint."""

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from subsetopt.errors import SettingError
+from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
-from subsetopt.objective.chunks import Data, Preprocess, bounds, check_chunk_size, check_rows, chunks, feed, row_order
+from subsetopt.objective.chunks import (
+    Data,
+    Preprocess,
+    KeptChunks,
+    bounds,
+    check_chunk_size,
+    check_rows,
+    feed,
+    row_order,
+)
 from subsetopt.objective.evaluation import model_outputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.guard import PROBE_SAMPLES, probe
@@ -23,8 +33,6 @@ from subsetopt.objective.meters import CountingMeter
 from subsetopt.objective.noise import MINIMUM_CHUNKS, NoiseAccumulator
 from subsetopt.objective.protocol import CallKind, Meter, Purpose
 
-Edges = Sequence[tuple[int, int]]
-
 
 class Objective:
     """f(w) = (1/K) sum_i loss_i(w) + (l2/2) ||w||^2 over the K rows `indices` (default: all).
@@ -34,6 +42,7 @@ class Objective:
     decay of SGD. `chunk_size` (automatic by default: see `memory.py`) bounds memory; sums over chunks equal the
     unchunked value to rounding, except with BatchNorm, where each chunk is normalised by its own statistics, so that
     the chunk size is part of the function. `linearisation_memory` (bytes) bounds the graphs kept for products.
+    `compile` and `cuda_graphs` (see `acceleration.py`) make evaluations faster on some machines, up to rounding.
     With `track_noise`, `gradient_noise` holds tr(Cov g_i)/K after each gradient (see `noise.py`; at least 8 chunks).
 
     Raises `ModelError`, `DataError` or `SettingError` at once for whatever does not fit.
@@ -57,6 +66,8 @@ class Objective:
         linearisation_memory: int = 2**30,
         track_noise: bool = False,
         allow_tf32: bool = False,
+        compile: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         if not (isinstance(l2, int | float) and math.isfinite(l2) and l2 >= 0):
             raise SettingError("l2", l2, "must be a finite number >= 0", "try 1e-4")
@@ -74,6 +85,11 @@ class Objective:
         self._accumulate = accumulation_dtype(self.flat.device)
         self.edges = self._cut(check_chunk_size(chunk_size), check_deterministic)
         self.chunk_size = max(stop - start for start, stop in self.edges)
+        self._chunks = KeptChunks(self._data, self.edges)
+        self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None
+        self._graphs: ChunkGraphs | None = None
+        if cuda_graphs and not track_noise:
+            self._graphs = chunk_graphs(self.flat, self.loss, self.n_samples, self._accumulate)
 
     @property
     def size(self) -> int:
@@ -122,19 +138,26 @@ class Objective:
         with exact_arithmetic(self.device, self.allow_tf32), torch.no_grad():
             parameters = self.flat.views(self.flat.check(w).detach())
             total = self._zero()
-            for x, y in chunks(self._data, self.edges):
-                total += self.loss.total(self.flat.call(parameters, x, "deterministic"), y, self._accumulate)
-            return total / self.n_samples + self._penalty(w)
+            with self.flat.at(parameters, "deterministic") as evaluate:
+                for x, y in self._chunks:
+                    total += self._chunk_loss(evaluate, parameters, x, y)
+            return self._penalised(total / self.n_samples, w)
 
     def value_and_gradient(self, w: Tensor, purpose: Purpose = "train") -> tuple[Tensor, Tensor]:
         """Return f(w), a float64 scalar tensor, and its gradient, a new tensor of shape (P,), without synchronising."""
         self.meter.charge("gradient", self.n_samples, purpose)
         with exact_arithmetic(self.device, self.allow_tf32):
             leaves = self.flat.leaves(w)
-            gradient = torch.zeros_like(self.flat.check(w), requires_grad=False)
-            value = (self._noisy_sum if self.track_noise else self._sum)(leaves, gradient, self.edges)
-            with torch.no_grad():
-                return value + self._penalty(w), gradient.add_(w.detach(), alpha=self.l2)
+            gradient = torch.zeros_like(w, requires_grad=False)
+            if self._graphs is not None and (value := self._graphs.sum(w, gradient, self._chunks)) is not None:
+                pass
+            elif self.track_noise:
+                value = self._noisy_sum(leaves, gradient)
+            else:
+                value = self._sum(leaves, gradient, self._chunks)
+            if self.l2 != 0:
+                gradient.add_(w.detach(), alpha=self.l2)
+            return self._penalised(value, w), gradient
 
     def linearise(self, w: Tensor) -> ModelLinearisation:
         """Return curvature products at w; the work is done, and charged, when the first product is asked for."""
@@ -149,38 +172,45 @@ class Objective:
 
     def chunk(self, index: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of one chunk, as the model gets them."""
-        start, stop = self.edges[index]
-        return self._data.inputs(start, stop), self._data.targets[start:stop]
+        return self._chunks[index]
 
     def charge_product(self, kind: CallKind, samples: int) -> None:
         """Charge work done for curvature products."""
         self.meter.charge(kind, samples, "product")
 
-    def _sum(self, leaves: Sequence[Tensor], gradient: Tensor, edges: Edges) -> Tensor:
+    def _sum(self, leaves: list[Tensor], gradient: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         for leaf, view in zip(leaves, self.flat.views(gradient), strict=True):
             leaf.grad = view
         total = self._zero()
-        for x, y in chunks(self._data, edges):
-            part = self.loss.total(self.flat.call(leaves, x, "deterministic"), y, self._accumulate) / self.n_samples
-            # Gradients are added straight into the flat buffer that the leaves' .grad are views of.
-            part.backward(inputs=list(leaves))  # type: ignore[no-untyped-call] # torch leaves it unannotated
-            total += part.detach()
+        with self.flat.at(leaves, "deterministic") as evaluate:
+            for x, y in pieces:
+                part = self._chunk_loss(evaluate, leaves, x, y) / self.n_samples
+                # Gradients are added straight into the flat buffer that the leaves' .grad are views of.
+                part.backward(inputs=leaves)  # type: ignore[no-untyped-call] # torch leaves it unannotated
+                total += part.detach()
         return total
 
-    def _noisy_sum(self, leaves: Sequence[Tensor], gradient: Tensor, edges: Edges) -> Tensor:
-        noise = NoiseAccumulator([stop - start for start, stop in edges], self._accumulate)
+    def _noisy_sum(self, leaves: list[Tensor], gradient: Tensor) -> Tensor:
+        noise = NoiseAccumulator([stop - start for start, stop in self.edges], self._accumulate)
         total = self._zero()
-        for edge in edges:
+        for piece in self._chunks:
             part = torch.zeros_like(gradient)
-            total += self._sum(leaves, part, [edge])
+            total += self._sum(leaves, part, [piece])
             noise.add(part)
             gradient += part
         self._gradient_noise = noise.estimate(gradient)
         return total
 
-    def _penalty(self, w: Tensor) -> Tensor:
+    def _chunk_loss(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        if self._compiled is not None:
+            return self._compiled(evaluate, parameters, x, y)
+        return self.loss.total(evaluate(x), y, self._accumulate)
+
+    def _penalised(self, value: Tensor, w: Tensor) -> Tensor:
+        if self.l2 == 0:
+            return value
         norm: Tensor = torch.linalg.vector_norm(w.detach(), dtype=self._accumulate)
-        return norm.square() * (0.5 * self.l2)
+        return value.add_(norm.square_(), alpha=0.5 * self.l2)
 
     def _zero(self) -> Tensor:
         return torch.zeros((), dtype=self._accumulate, device=self.device)

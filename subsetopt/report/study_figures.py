@@ -154,7 +154,9 @@ def pareto_front(study: Study) -> list[Result]:
     rows = [row for row in study.results if row.metric == study.metric and row.mean is not None and _full_cost(row)]
     front: list[Result] = []
     for row in sorted(rows, key=lambda row: (_full_cost(row), sign * (row.mean or 0.0), row.method)):
-        if not front or sign * (row.mean or 0.0) < sign * (front[-1].mean or 0.0):
+        mean, best = row.mean or 0.0, (front[-1].mean or 0.0) if front else math.inf * sign
+        # Means of equal values in another order differ by rounding, which is no progress.
+        if sign * mean < sign * best and not math.isclose(mean, best, rel_tol=1e-12):
             front.append(row)
     return front
 

@@ -14,7 +14,7 @@ A and C decay by gamma every epoch, because losses drift.
 - `codes` ("inputs"): hash the training inputs once (`bind`); "features": hash penultimate features, refreshed
   whenever a sample is visited.
 - `hash` ("srp"): "srp" (signed random projections, angular kernel) or "p-stable" (L2 kernel).
-- `repetitions` (64): R, tables; the estimate's error falls like 1 / sqrt(R).
+- `repetitions` (16): R, tables; the estimate's error falls like 1 / sqrt(R).
 - `hashes` (6): hash functions concatenated per table; more make the kernel narrower.
 - `width` (1.0): cell width of "p-stable", in units of the root mean square distance from the mean input.
 - `decay` (0.9): gamma, per epoch.
@@ -83,7 +83,7 @@ class NWSketchSettings:
     fraction: float = 0.3
     codes: str = "inputs"
     hash: Literal["srp", "p-stable"] = "srp"
-    repetitions: int = 64
+    repetitions: int = 16
     hashes: int = 6
     width: float = 1.0
     decay: float = 0.9

@@ -60,7 +60,7 @@ class StudyConfig(BaseModel):
         examples=[0.5],
     )
     solve_stop_at: Literal["minimum", "noise", "validation"] = Field(
-        "validation", description="what else ends a subset solve before a hand-off"
+        "noise", description="what else ends a subset solve before a hand-off"
     )
     target: tuple[float, ...] = Field(
         (), description="held-out losses to reach [default: the median method's at each budget]", examples=["0.2,0.1"]

@@ -35,7 +35,8 @@ class Point:
 def points_of(cell: Cell, result: Mapping[str, Any], root: Path) -> Iterator[Point]:
     """Yield the recorded losses of a finished cell in order, and last its final held-out loss."""
     own: dict[str, Any] = {"method": cell.method, "budget": cell.budget, "seed": cell.seed}
-    for line in (cell.directory(root) / METRICS).read_text(encoding="utf-8").splitlines():
+    metrics = cell.directory(root) / METRICS  # absent where the budget admitted not even a first step
+    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else ():
         record = json.loads(line)
         at = {name: record[name] for name in ("epoch_equivalents", "seconds", "phase")}
         if record["loss"] is not None:

@@ -175,8 +175,8 @@ def _solve(workspace: Workspace, subset: Tensor | None, seed: int, fraction: flo
         seed, fraction, repeat, samples,
         overdetermination_ratio(workspace.flat.size, samples, workspace.dataset.n_outputs).ratio,
         solved.loss, whole, None, train["loss"], None if test is None else test["loss"],
-        None if test is None else test.get("accuracy", test.get("mse")), solved.gradient_norm, solved.converged, str(solved.stop_reason),
-        solved.iterations, cost,
+        None if test is None else test.get("accuracy", test.get("mse")), solved.gradient_norm, solved.converged,
+        str(solved.stop_reason), solved.iterations, cost,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from subsetopt.training.first_order import FirstOrderPhase
 from subsetopt.training.loop import Loop, Position, Snapshot
 from subsetopt.training.phases import Phase
 from subsetopt.training.progress import Progress, Silent
-from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, MODEL, RESULT, RunDirectory, finite
+from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite
 from subsetopt.training.solver_phase import SolverPhase
 from subsetopt.training.workspace import Workspace, prepare
 
@@ -74,6 +74,7 @@ def train(
         stem = "-".join([workspace.dataset.name, config.model.split(":")[-1], config.solver.replace(":", "-")])
         directory = RunDirectory.create(config.output, stem.replace("/", "-"), _stored(config))
         directory.write_json(ENVIRONMENT, _environment(workspace))
+        directory.write_bytes(METRICS, b"")  # there even when the budget admits not one evaluation
     loop = Loop(workspace, phases, directory, progress)
     return _finish(loop, loop.start(), workspace, phases, directory, progress, splits, figure)
 
@@ -101,7 +102,7 @@ def resume_run(
     _warn_of_other_environment(directory, workspace, progress)
     position = loop.start() if checkpoint is None else _restored(loop, checkpoint, directory)
     if checkpoint is None:
-        directory.truncate("metrics.jsonl", 0)
+        directory.truncate(METRICS, 0)
     return _finish(loop, position, workspace, phases, directory, progress, splits, figure)
 
 

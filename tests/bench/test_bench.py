@@ -264,7 +264,13 @@ def test_markdown_has_a_rule_below_the_heading() -> None:
     assert table.text() == "T\n  a  b\n  x  1\n  n"
 
 
-@pytest.mark.parametrize("wrong", [{"parts": ("solver",)}, {"repeats": 0}, {"clock": "sun"}])
+def test_problems_can_be_picked(tmp_path: Path) -> None:
+    picked = BenchSettings(parts=("solvers",), problems=("beale",), repeats=1, data_dir=tmp_path)
+    rows = run_bench(picked)["solvers"]["rows"]
+    assert {row["problem"] for row in rows} == {"beale"}
+
+
+@pytest.mark.parametrize("wrong", [{"parts": ("solver",)}, {"repeats": 0}, {"clock": "sun"}, {"problems": ("bale",)}])
 def test_mistakes_are_told_before_anything_is_measured(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingError):
         BenchSettings(**wrong)

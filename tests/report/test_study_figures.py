@@ -97,3 +97,12 @@ def test_the_band_of_two_unlike_seeds_does_not_flatten_the_lines() -> None:
     line = next(p for p in ElementTree.fromstring(picture.svg).iter("path") if p.get("class") == "line")
     heights = [float(point.split()[1]) for point in line.attrib["d"][1:].split("L")]
     assert max(heights) - min(heights) > 0.4 * 200, "the line has about half of the axis, 202 units high"
+
+
+def test_a_dearer_result_that_is_better_by_rounding_alone_is_not_on_the_front() -> None:
+    rows = [
+        {"method": "sgd", "budget": 1.0, "metric": "accuracy", "mean": 0.3, "cost_mean": 1.0},
+        {"method": "adam", "budget": 1.0, "metric": "accuracy", "mean": 0.1 + 0.2, "cost_mean": 2.0},
+    ]
+    study = Study.model_validate({**summary(), "results": rows})
+    assert [row.method for row in pareto_front(study)] == ["sgd"]

@@ -22,6 +22,7 @@ _PARTS = ("solvers", "products", "overhead", "time")
     "--only", "parts", type=click.Choice(_PARTS), multiple=True, default=_PARTS,
     help="What to measure; may be given several times.  [default: all]",
 )  # fmt: skip
+@click.option("--problem", "problems", multiple=True, metavar="NAME", help="Problem of the set (default: all of them).")
 @click.option("--quick", is_flag=True, help="Few and small problems, for a look.")
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
@@ -41,6 +42,7 @@ _PARTS = ("solvers", "products", "overhead", "time")
 @debug_option
 def command(
     parts: tuple[str, ...],
+    problems: tuple[str, ...],
     quick: bool,
     repeats: int,
     data_dir: Path | None,
@@ -59,7 +61,7 @@ def command(
     from subsetopt.bench.output import write_bench
     from subsetopt.bench.tables import describe, tables
 
-    settings = BenchSettings(parts, quick, repeats, data_dir, device, clock)
+    settings = BenchSettings(parts, problems, quick, repeats, data_dir, device, clock)
     with standard_output_reserved():
         document = run_bench(settings, lambda text: click.echo(f"measuring {text}", err=True))
         written = [] if output is None else write_bench(document, output)
