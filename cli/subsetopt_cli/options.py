@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 
 from subsetopt.errors import SettingError
 
-HEADINGS = ("Study", "Data", "Model", "Subset", "Solve", "Warm-up", "Hand-off", "Run")
+HEADINGS = ("Data", "Model", "Subset", "Solve", "Warm-up", "Hand-off", "Run")
+STUDY_HEADING = "Study"  # first where a command has it
 _SECTIONS = {
     "Data": ("dataset", "data_dir", "data_file", "normalize", "validation_fraction"),
     "Model": ("model", "model_args", "init_from", "loss"),
@@ -44,7 +45,7 @@ class HeadedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section per heading, in the order of `HEADINGS`."""
-        rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
+        rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in (STUDY_HEADING, *HEADINGS)}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:

@@ -9,6 +9,7 @@ from subsetopt.objective.meters import CountingMeter
 from subsetopt.objective.objective import Objective
 from subsetopt.objective.prices import FALLBACK_PRICES, calibrate_prices
 from subsetopt.objective.protocol import BudgetExhausted, CallKind, Linearisation, Meter, Purpose, SmoothObjective
+from subsetopt.objective.tuning import tuned_chunk_size
 
 __all__ = [
     "FALLBACK_PRICES",
@@ -31,5 +32,6 @@ __all__ = [
     "evaluate_split",
     "has_last_layer",
     "make_loss",
+    "tuned_chunk_size",
     "update_batch_norm",
 ]

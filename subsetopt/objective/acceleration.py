@@ -75,7 +75,7 @@ class ChunkGraphs:
         self._failed = False
 
     def sum(self, w: Tensor, gradient: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor | None:
-        """Write the gradient of the mean loss into `gradient` and return that loss; None when nothing can be recorded."""
+        """Write the gradient of the mean loss into `gradient` and return that loss; None when recording fails."""
         if self._failed:
             return None
         try:
@@ -125,7 +125,7 @@ def chunk_graphs(flat: FlatModel, loss: Loss, samples: int, accumulate: torch.dt
 
 def _capture_cuda(step: Callable[[], None]) -> Callable[[], None]:
     # Kernels choose algorithms and workspaces at their first launches, which must not be recorded.
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch leaves it so
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(GRAPH_WARM_UPS):

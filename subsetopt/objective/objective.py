@@ -15,8 +15,8 @@ from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.chunks import (
     Data,
-    Preprocess,
     KeptChunks,
+    Preprocess,
     bounds,
     check_chunk_size,
     check_rows,
@@ -228,8 +228,8 @@ class Objective:
             x, y = self._data.inputs(0, few), self._data.targets[:few]
             told = probe(self.flat, self.loss, x, y, self._data.targets, check_deterministic)
         self.n_outputs = told.n_outputs
-        if chunk_size is None:
-            chunk_size = automatic_chunk_size(told.bytes_per_sample, self.device, self.flat.batch_dependent)
+        self.preferred_chunk_size = automatic_chunk_size(told.bytes_per_sample, self.device, self.flat.batch_dependent)
+        chunk_size = chunk_size or self.preferred_chunk_size
         if self.track_noise:
             if self.n_samples < MINIMUM_CHUNKS:
                 raise SettingError("track_noise", True, f"needs at least {MINIMUM_CHUNKS} samples", "use more samples")

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from subsetopt.errors import RunDirectoryError
 
@@ -70,7 +72,7 @@ def _losses(
             axes.axhline(full[name]["mean"], color=colour, linestyle=(0, (4, 2)), linewidth=1)
     axes.plot([], [], color=_INK, linestyle=(0, (4, 2)), linewidth=1, label="the same at the full minimum")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    _plain_ticks(axes.yaxis)
     axes.set_ylabel("loss of subset minima", color=_INK)
     _dress(axes)
     axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
@@ -91,12 +93,20 @@ def _samples_axis(axes: Axes, summary: Mapping[str, Any]) -> None:
     factor = summary["outputs"] / summary["parameters"]
     top = axes.secondary_xaxis("top", functions=(lambda q: q / factor, lambda k: k * factor))
     top.set_xlabel("K, samples in the subset", color=_INK, fontsize=9)
+    _plain_ticks(top.xaxis)
     top.tick_params(colors=_INK, labelsize=8)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Write 0.2 and 50 on a logarithmic axis, not powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _dress(axes: Axes) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
+    _plain_ticks(axes.xaxis)
     axes.grid(True, which="major", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

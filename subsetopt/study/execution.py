@@ -5,6 +5,7 @@ Workers on other machines need the study's directory, the data and this package 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -61,6 +62,12 @@ class Workers:
             raise SettingError("jobs", self.jobs, "is out of range", "give a whole number of at least 1")
         if self.backend == "loky" and self.scheduler is not None:
             raise SettingError("scheduler", self.scheduler, "is for a cluster", "add --backend dask or --backend ray")
+        if self.backend == "dask" and self.scheduler is None:
+            raise SettingError("scheduler", None, "Dask needs its scheduler's address", "--scheduler tcp://HOST:8786")
+        needed = {"dask": "distributed", "ray": "ray"}.get(self.backend)
+        if needed is not None and importlib.util.find_spec(needed) is None:
+            remedy = "pip install 'subsetopt[cluster]'" if needed == "distributed" else "pip install ray"
+            raise SettingError("backend", self.backend, "is not installed", remedy)
 
     @property
     def here(self) -> bool:
@@ -132,12 +139,8 @@ def _backend(workers: Workers) -> Iterator[int]:
 
 
 def _dask_client(scheduler: str | None) -> Any:
-    if scheduler is None:
-        raise SettingError("scheduler", None, "Dask needs the address of its scheduler", "--scheduler tcp://HOST:8786")
-    try:
-        from distributed import Client
-    except ImportError:
-        raise _missing("dask") from None
+    from distributed import Client
+
     try:
         return Client(scheduler, timeout=20, set_as_default=True)  # type: ignore[no-untyped-call]  # dask has no types
     except (OSError, TimeoutError, ValueError) as error:
@@ -145,11 +148,9 @@ def _dask_client(scheduler: str | None) -> Any:
 
 
 def _connect_ray(scheduler: str | None) -> None:
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError:
-        raise _missing("ray") from None
+    import ray
+    from ray.util.joblib import register_ray
+
     ray.init(address=scheduler, ignore_reinit_error=True)
     register_ray()
 

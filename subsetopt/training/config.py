@@ -25,7 +25,7 @@ def _auto_or_int(value: Any) -> Any:
     return None if value == "auto" else value
 
 
-AutoInt = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_auto_or_int)]
+ChunkSize = Annotated[Annotated[int, Field(ge=1)] | Literal["tune"] | None, BeforeValidator(_auto_or_int)]
 
 
 class _Settings(BaseModel):
@@ -112,9 +112,7 @@ class RunConfig(_Settings):
     solver_args: dict[str, Any] = Field(default_factory=dict, description="settings of the solver, key=value")
     l2: float = Field(1e-3, ge=0, description="L2 strength: the loss gains l2/2 ||w||^2", examples=[1e-3])
     gtol: float = Field(1e-5, gt=0, description="minimum reached when max|g| <= gtol", examples=[1e-5])
-    max_iterations: int | None = Field(
-        500, ge=1, description="solver iterations on the subset at most", examples=[500]
-    )
+    max_iterations: int | None = Field(500, ge=1, description="solver iterations on the subset at most", examples=[500])
     max_epochs: float | None = Field(
         None, gt=0, description="cost budget of the whole run in epoch-equivalents", examples=[20]
     )
@@ -167,7 +165,11 @@ class RunConfig(_Settings):
     seed: int = Field(0, ge=0, description="seed of every random stream", examples=[0])
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of parameters and gradients")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
-    chunk_size: AutoInt = Field(None, description="samples per forward pass, or auto", examples=["auto"])
+    chunk_size: ChunkSize = Field(
+        None, description="samples per forward pass, auto, or tune: the fastest found by timing", examples=["auto"]
+    )
+    compile: bool = Field(False, description="full-batch losses and gradients through torch.compile")
+    cuda_graphs: bool = Field(False, description="CUDA graphs for full-batch gradients of small models")
     checkpoint_seconds: float = Field(10.0, ge=0, description="seconds between checkpoints", examples=[10])
     output: Path | None = Field(
         None, description="run directory, must not exist [default: runs/DATASET-MODEL-SOLVER-N]", examples=["runs/a"]

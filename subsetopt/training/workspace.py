@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from subsetopt.data import Dataset, Preprocess, augmented_copies, draw, load_dataset, require_all_classes
 from subsetopt.errors import SettingError
 from subsetopt.models import build_model, check_output_shape, refuse_reserved
-from subsetopt.objective import FlatModel, Objective, calibrate_prices, evaluate_split, update_batch_norm
+from subsetopt.objective import (
+    FlatModel,
+    Objective,
+    calibrate_prices,
+    evaluate_split,
+    tuned_chunk_size,
+    update_batch_norm,
+)
 from subsetopt.objective.protocol import Purpose
 from subsetopt.overdetermination import Overdetermination, overdetermination_ratio, verdict, warning
 from subsetopt.seeding import derive_seed
@@ -79,7 +86,9 @@ class Workspace:
                 targets,
                 loss=self.loss,
                 l2=self.config.l2,
-                chunk_size=self.config.chunk_size,
+                chunk_size=None if self.config.chunk_size == "tune" else self.config.chunk_size,
+                compile=self.config.compile,
+                cuda_graphs=self.config.cuda_graphs,
                 preprocess=self.preprocess,
                 meter=self.ledger,
                 track_noise=track_noise,
@@ -173,6 +182,10 @@ def prepare(
     ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
     workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
     _check_ratio(workspace)
+    if config.chunk_size == "tune":
+        # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
+        size = tuned_chunk_size(flat, *workspace.subset_data, loss=loss, preprocess=preprocess, meter=ledger)
+        workspace.config = config.model_copy(update={"chunk_size": size})
     return workspace
 
 

@@ -178,6 +178,7 @@ def test_an_archive_is_unpacked_and_not_fetched_again(server: Server, tmp_path: 
 @pytest.mark.parametrize(
     "archive",
     [_tar({"ok": b"1", "../escaped": b"x"}), _tar({}, ("link", "/etc/passwd")), _tar({}, ("link", "../../x"))],
+    ids=lambda archive: f"{len(archive)} bytes",
 )
 def test_an_archive_that_leaves_its_folder_is_refused(server: Server, tmp_path: Path, message, archive: bytes) -> None:
     server.files["a.tar.gz"] = archive
@@ -187,7 +188,11 @@ def test_an_archive_that_leaves_its_folder_is_refused(server: Server, tmp_path: 
     assert _names(tmp_path) == ["a.tar.gz"]
 
 
-@pytest.mark.parametrize("archive", [b"no archive", _tar({"one": CONTENT})[:-400], _tar({"other": b"1"})])
+@pytest.mark.parametrize(
+    "archive",
+    [b"no archive", _tar({"one": CONTENT})[:-400], _tar({"other": b"1"})],
+    ids=["no archive", "cut", "another"],
+)
 def test_a_damaged_or_different_archive_is_one_line(server: Server, tmp_path: Path, message, archive: bytes) -> None:
     server.files["a.tar.gz"] = archive
     source = server.source("a.tar.gz", archive, members=("one",))

@@ -84,8 +84,8 @@ def test_saved_bytes_counts_each_storage_once_and_leaves_parameters_out() -> Non
 
 def test_automatic_chunk_size_is_a_power_of_two_within_limits() -> None:
     cpu = torch.device("cpu")
-    assert automatic_chunk_size(12 * 2**10, cpu, False) == 1024
-    assert automatic_chunk_size(13 * 2**10, cpu, False) == 512
+    assert automatic_chunk_size(14 * 2**10, cpu, False) == 1024
+    assert automatic_chunk_size(15 * 2**10, cpu, False) == 512
     assert automatic_chunk_size(1.0, cpu, False) == 8192
     assert automatic_chunk_size(1e9, cpu, False) == 32
     assert automatic_chunk_size(1.0, cpu, True) == 128

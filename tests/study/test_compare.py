@@ -46,7 +46,7 @@ def test_the_files_are_complete_and_the_renderer_reads_them(finished: tuple[Path
     assert json.loads((root / "summary.json").read_text()) == json.loads(json.dumps(summary))
     study, points = read_study(root), read_curves(root)
     assert study.names == ["lbfgs@0.2+full", "adam"] and study.seed_count == 2
-    assert {point.kind for point in points} == {"subset", "train", "validation"}
+    assert {point.kind for point in points} >= {"subset", "train", "validation"}
     with (root / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == RESULT_COLUMNS and len(rows) == 4
@@ -150,8 +150,8 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, small: Study, monkeypatch:
 
 def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path) -> None:
     root = tmp_path / "a"
-    settings = {**SMALL, "methods": "adam", "budget": "400", "tune": False, "checkpoint_seconds": 0.0}
-    flags = ["--methods", "adam", "--budget", "400", "--no-tune", "--model", "linear", "--seeds", "2",
+    settings = {**SMALL, "methods": "adam", "budget": "150", "tune": False, "checkpoint_seconds": 0.0}
+    flags = ["--methods", "adam", "--budget", "150", "--no-tune", "--model", "linear", "--seeds", "2",
              "--checkpoint-seconds", "0", "--output", str(root)]  # fmt: skip
     child = subprocess.Popen([sys.executable, "-m", "subsetopt", "compare", *flags], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -164,17 +164,17 @@ def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path) -> None:
     assert not (begun / RESULT).exists(), "killed in the middle of its first cell"
     steps = json.loads((begun / "state.json").read_text())["phase_state"]["iterations"]
     created = _times(root, ENVIRONMENT)
-    cell = CellMaker(make_study(settings)).cell("adam", 400.0, 0, None)
+    cell = CellMaker(make_study(settings)).cell("adam", 150.0, 0, None)
     assert cell.id == begun.name and steps > 0
     assert execution.run_cell(cell, root) == Outcome("done")
     assert _times(root, ENVIRONMENT) == created, "resumed, not begun anew"
 
 
-@pytest.mark.parametrize("jobs", [2])
+@pytest.mark.slow
 def test_worker_processes_give_the_same_results(
-    jobs: int, tmp_path: Path, small: Study, finished: tuple[Path, dict[str, Any]]
+    tmp_path: Path, small: Study, finished: tuple[Path, dict[str, Any]]
 ) -> None:
-    summary = run_comparison(small, tmp_path / "a", workers=Workers(jobs))
+    summary = run_comparison(small, tmp_path / "a", workers=Workers(2))
     expected = [row["values"] for row in finished[1]["results"]]
     assert [row["values"] for row in summary["results"]] == expected
 
@@ -190,9 +190,8 @@ def test_a_dask_cluster_of_two_processes_gives_the_same_results(
 
 
 def test_a_cluster_that_cannot_be_reached_is_one_line() -> None:
-    with pytest.raises(UserError, match="needs the address"):
-        execution.run_cells("x", [CellMaker(make_study(SMALL)).cell("adam", 2.0, 0, None)], Path("nowhere"),
-                            Workers(2, "dask"), execution.SilentStudy())  # fmt: skip
+    with pytest.raises(UserError, match="needs its scheduler's address"):
+        Workers(2, "dask")
     with pytest.raises(UserError, match="--backend dask"):
         Workers(2, "loky", "tcp://host:1")
 

@@ -79,7 +79,7 @@ SETTINGS = {"subset_frac": 0.5, "l2": 0.01, "gtol": 1e-6, "dtype": "float64"}
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A subset solve to the minimum and a hand-off that has no time to reach that of the full set."""
     directory = tmp_path_factory.mktemp("verify") / "run"
-    train(make_config(SETTINGS, {"output": directory, "handoff_epochs": 4.0}), **OBJECTS)
+    train(make_config(SETTINGS, {"output": directory, "handoff": "full", "handoff_epochs": 4.0}), **OBJECTS)
     return directory
 
 

@@ -14,7 +14,7 @@ from subsetopt.report.table import text_table
 from subsetopt.study.config import SHARED, Study, StudyConfig, make_study
 from subsetopt.training.config import RunConfig
 from subsetopt_cli.failures import INTERRUPTED
-from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
+from subsetopt_cli.options import STUDY_HEADING, HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 from subsetopt_cli.presets import overrides, read_config
 from subsetopt_cli.running import quiet_option
@@ -28,7 +28,7 @@ _OWN = tuple(name for name in StudyConfig.model_fields if name != "method")
 @click.command(
     "compare",
     cls=HeadedCommand,
-    params=[*setting_options(StudyConfig, _OWN, heading="Study"), *setting_options(RunConfig, SHARED)],
+    params=[*setting_options(StudyConfig, _OWN, heading=STUDY_HEADING), *setting_options(RunConfig, SHARED)],
     short_help="Compare methods at equal cost, with tuning, seeds and tests.",
     epilog="Example: subsetopt compare --dataset digits --methods lbfgs@0.1+full,lbfgs@0.1+srs,adam,srs@0.1 "
     "--budget 1,3 --seeds 3. A method is SOLVER, SOLVER@SHARE, SOLVER@SHARE+HANDOFF, sgd, adam, adamw or "

@@ -1,0 +1,59 @@
+"""`subsetopt compare` and `subsetopt study`: output, exit codes and mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = ("--methods", "adam,sgd", "--budget", "0.3", "--seeds", "2", "--model", "linear", "--max-extensions", "0")
+
+
+def test_compare_says_its_verdict_and_where_the_files_are(cli: Any) -> None:
+    outcome = cli("compare", *SMALL)
+    assert outcome.code == 0, outcome.err
+    assert "At 0.3 epoch-equivalents" in outcome.out and "Files in runs/compare-digits" in outcome.out
+    assert "tuning, round 1: 6 cells" in outcome.err
+    for name in ("report.html", "report.md", "results.csv", "curves.csv", "summary.json", "study.toml"):
+        assert (Path("runs/compare-digits") / name).stat().st_size > 0
+    again = cli("compare", "--config", "runs/compare-digits/study.toml", "--output", "runs/compare-digits", "--json")
+    assert again.json["comparisons"][0]["verdict"] in ("better", "worse", "no difference")
+
+
+def test_an_interrupted_study_says_how_to_go_on(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from subsetopt.study import execution
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execution, "run_cell", interrupted)
+    outcome = cli("compare", *SMALL, "--quiet")
+    assert outcome.code == 130 and "go on with the same command" in outcome.err and outcome.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--methods", "adm"), "did you mean 'adam'?"),
+        (("--budget", "-1"), "above 0"),
+        (("--seeds", "0"), "at least 1"),
+        (("--jobs", "0"), "at least 1"),
+        (("--backend", "dask"), "--scheduler"),
+        (("--config", "compare-digts"), "did you mean 'compare-digits'?"),
+        (("--dataset", "digts"), "did you mean 'digits'?"),
+    ],
+)
+def test_a_mistake_is_one_line(cli: Any, arguments: tuple[str, ...], said: str) -> None:
+    outcome = cli("compare", *arguments)
+    assert outcome.code == 2 and said in outcome.line
+    assert not Path("runs").exists()
+
+
+def test_study_representativeness(cli: Any) -> None:
+    arguments = ("--fractions", "0.1,0.5", "--repeats", "1", "--model", "linear", "--l2", "0.1", "--gtol", "1e-3")
+    outcome = cli("study", "representativeness", *arguments, "--json")
+    rows = outcome.json["results"]
+    assert [row["fraction"] for row in rows] == [0.1, 0.5, 1.0] and rows[0]["excess"]["mean"] > 1
+    assert (Path("runs/representativeness-digits") / "representativeness.png").is_file()
+    assert "half" in cli("study", "representativeness", "--fractions", "half").line
