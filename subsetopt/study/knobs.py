@@ -61,8 +61,17 @@ def knob_of(phases: tuple[PhaseConfig, ...], solve_share: float) -> Knob | None:
 
 
 def best_index(scores: Mapping[int, float]) -> int:
-    """Return the grid index with the lowest score; of equal ones the lowest, so that divergence leads downwards."""
-    return min(scores, key=lambda index: (scores[index] if math.isfinite(scores[index]) else math.inf, index))
+    """Return the grid index with the lowest score.
+
+    Of equal scores the one nearest the default wins, so that a setting without effect ends the search; where all
+    diverged, the lowest, so that the search goes downwards.
+    """
+
+    def order(index: int) -> tuple[float, int, int]:
+        score = scores[index]
+        return (score, abs(index), index) if math.isfinite(score) else (math.inf, index, 0)
+
+    return min(scores, key=order)
 
 
 def next_index(scores: Mapping[int, float], knob: Knob, limit: int) -> int | None:

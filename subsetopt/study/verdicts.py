@@ -114,9 +114,13 @@ def _how_tested(summary: Mapping[str, Any]) -> str:
     n = len(summary["seeds"])
     if n < 2:
         return "One seed tells nothing about chance: no test was made."
+    methods = len(summary["methods"])
+    pairs = methods * (methods - 1) // 2
+    power = f" Among {pairs} pairs the first must have p < {0.05 / pairs:.2g}: more seeds or fewer methods show more."
     return (
         f"Tests are paired over {n} seeds, with Holm's correction over all pairs of methods at one budget; "
         "no difference shown means that chance could explain it, not that the methods are equal."
+        f"{power if pairs > 1 else ''}"
     )
 
 

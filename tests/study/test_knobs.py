@@ -34,6 +34,11 @@ def test_divergence_leads_to_smaller_rates() -> None:
     assert Knob("lr", 1e-3).value(best_index(scores)) == pytest.approx(1e-4)
 
 
+def test_a_setting_without_effect_keeps_its_default() -> None:
+    scores = _search(lambda _: 2.5, Knob("memory", 32.0, whole=True))
+    assert sorted(scores) == [-1, 0, 1] and best_index(scores) == 0
+
+
 def test_a_logit_grid_stays_between_zero_and_one_and_whole_numbers_stay_whole() -> None:
     share = Knob("solve_share", 0.5, "logit")
     assert [share.value(index) for index in (-2, -1, 0, 1, 2)] == [0.1, 0.25, 0.5, 0.75, 0.9]
