@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread per test process: pytest-xdist fills the cores, and more threads than cores only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 _UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 
 
