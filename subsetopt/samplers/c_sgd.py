@@ -34,59 +34,16 @@ take the maximum of c; public code sets s = 1 there, so that c = 0 and they are 
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.factory import register
-from subsetopt.samplers.loss_memory import (
-    BudgetedImportanceSettings,
-    credit_errors,
-    draw_budgeted_epoch,
-    mean_over_visits,
-    smoothed_probabilities,
-)
-from subsetopt.samplers.protocol import Batch
-from subsetopt.samplers.settings import rows_of
+from subsetopt.samplers.loss_memory import BudgetedImportance
 
 
 @register("c-sgd", "budgeted epochs in proportion to s (1 - s), s the mean of 1 - p[y] (Arazo et al.)")
-class CSgd(QueueSampler):
+class CSgd(BudgetedImportance):
     """Importance by how undecided the model is about each sample."""
 
-    Settings = BudgetedImportanceSettings
-    settings: BudgetedImportanceSettings
-    needs = frozenset({"probabilities"})
-    persistent = ("total", "visits")
-
-    def __init__(self, n_samples: int, batch_size: int, seed: int, device: torch.device, *rest: Any) -> None:
-        super().__init__(n_samples, batch_size, seed, device, *rest)
-        self.epoch_rows = rows_of(self.settings.fraction, n_samples)
-        self.unbiased = self.settings.correction == "importance"
-        self.normalise_batches = self.settings.correction == "self-normalised"
-        self.total = torch.zeros(n_samples, device=device)
-        self.visits = torch.zeros(n_samples, device=device)
-
-    @property
-    def probabilities(self) -> Tensor:
-        """Single-draw probabilities P_i `(N,)` from what has been observed so far."""
-        s = mean_over_visits(self.total, self.visits)
-        return smoothed_probabilities(s * (1 - s), self.visits > 0)
-
-    def draw_block(self) -> Batch:
-        """Return a budgeted epoch."""
-        return draw_budgeted_epoch(self.probabilities, self.settings, self.generator)
-
-    def observe(
-        self,
-        indices: Tensor,
-        losses: Tensor,
-        probabilities: Tensor | None = None,
-        features: Tensor | None = None,
-        targets: Tensor | None = None,
-        weights: Tensor | None = None,
-    ) -> None:
-        """Credit 1 - p[y] to every donor; without probabilities p[y] = exp(-loss)."""
-        credit_errors(self.total, self.visits, indices, losses, probabilities, targets, weights)
+    def score(self, s: Tensor) -> Tensor:
+        """Return s (1 - s)."""
+        return s * (1 - s)

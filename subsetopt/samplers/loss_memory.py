@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.credit import add_at, credit, true_class_probability
 from subsetopt.samplers.draws import draw_with_replacement, draw_without_replacement, importance_weights, wide_dtype
 from subsetopt.samplers.protocol import Batch
@@ -79,3 +81,45 @@ def draw_budgeted_epoch(
         indices, inclusion = draw_without_replacement(probabilities, size, generator)
         weights = (size / (n * inclusion)).float()
     return Batch(indices, None if settings.correction == "none" else weights)
+
+
+class BudgetedImportance(QueueSampler):
+    """Budgeted epochs drawn by a score of the remembered errors; p-sgd and c-sgd differ in the score alone."""
+
+    Settings = BudgetedImportanceSettings
+    settings: BudgetedImportanceSettings
+    needs = frozenset({"probabilities"})
+    persistent = ("total", "visits")
+
+    def __init__(self, n_samples: int, batch_size: int, seed: int, device: torch.device, *rest: Any) -> None:
+        super().__init__(n_samples, batch_size, seed, device, *rest)
+        self.epoch_rows = rows_of(self.settings.fraction, n_samples)
+        self.unbiased = self.settings.correction == "importance"
+        self.normalise_batches = self.settings.correction == "self-normalised"
+        self.total = torch.zeros(n_samples, device=device)
+        self.visits = torch.zeros(n_samples, device=device)
+
+    def score(self, s: Tensor) -> Tensor:
+        """Return what samples are drawn in proportion to, from s `(N,)`, the mean over visits of 1 - p[y]."""
+        raise NotImplementedError
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Single-draw probabilities P_i `(N,)` from what has been observed so far."""
+        return smoothed_probabilities(self.score(mean_over_visits(self.total, self.visits)), self.visits > 0)
+
+    def draw_block(self) -> Batch:
+        """Return a budgeted epoch."""
+        return draw_budgeted_epoch(self.probabilities, self.settings, self.generator)
+
+    def observe(
+        self,
+        indices: Tensor,
+        losses: Tensor,
+        probabilities: Tensor | None = None,
+        features: Tensor | None = None,
+        targets: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        """Credit 1 - p[y] to every donor; without probabilities p[y] = exp(-loss)."""
+        credit_errors(self.total, self.visits, indices, losses, probabilities, targets, weights)
