@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import safetensors
 import safetensors.torch
 import tomli_w
@@ -22,6 +24,7 @@ from subsetopt.errors import RunDirectoryError
 
 CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
 MODEL, RESULT, ENVIRONMENT, LOG = "model.safetensors", "result.json", "environment.json", "log.txt"
+LOCK = ".lock"
 
 
 class RunDirectory:
@@ -67,6 +70,27 @@ class RunDirectory:
             problem = f"has no {CONFIG}" if path.is_dir() else "is not a directory"
             raise RunDirectoryError(f"run = {str(path)!r}: {problem}; give the --output directory of `subsetopt train`")
         return cls(path)
+
+    @contextmanager
+    def sole_user(self) -> Iterator[None]:
+        """Keep other processes out until the end; raises `RunDirectoryError` when one is at work here.
+
+        The lock ends with the process, however that ends. Where the file system has no locks, nothing is kept out.
+        """
+        lock = filelock.FileLock(self.path / LOCK, blocking=False)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise RunDirectoryError(
+                f"output = {str(self.path)!r}: another process works there; wait for it, or choose another --output"
+            ) from None
+        except (NotImplementedError, OSError):
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Replace a file atomically: temporary file, fsync, rename, fsync of the directory."""
