@@ -21,6 +21,7 @@ import tomli_w
 from torch import Tensor
 
 from subsetopt.errors import RunDirectoryError
+from subsetopt.files import replace_file
 
 CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
 MODEL, RESULT, ENVIRONMENT, LOG = "model.safetensors", "result.json", "environment.json", "log.txt"
@@ -93,26 +94,8 @@ class RunDirectory:
             lock.release()
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Replace a file atomically: temporary file, fsync, rename, fsync of the directory."""
-        target = self.path / name
-        temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({error.strerror}); "
-                                    f"make room, then `subsetopt resume {self.path}`") from None  # fmt: skip
-        if hasattr(os, "O_DIRECTORY"):
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        """Replace a file of the run, whole or not at all."""
+        replace_file(self.path / name, data, f"make room, then `subsetopt resume {self.path}`")
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file; non-finite numbers become null."""
