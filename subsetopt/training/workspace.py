@@ -174,7 +174,7 @@ def prepare(
             dtype=dtype,
             **config.model_args,
         )
-    check_output_shape(model, dataset.in_shape, dataset.n_outputs, dtype)
+    check_output_shape(model, dataset.in_shape, dataset.n_outputs)
     flat = FlatModel(model, dtype=dtype, device=device)
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
