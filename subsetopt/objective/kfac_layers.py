@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ def find_layers(flat: FlatModel) -> tuple[list[Layer], list[int]]:
     """Return the layers with a known form of curvature, and the places of all other trainable parameters.
 
     Known: Linear, Conv2d without groups, BatchNorm, LayerNorm, GroupNorm, Embedding. A parameter that two modules share
-    belongs to no layer; nor does a bias whose weight is shared or frozen. A module called twice is one layer with more rows.
+    belongs to no layer; nor does a bias whose weight is shared or frozen. A module called twice is one layer that has
+    more rows.
     """
     places: dict[nn.Module, dict[str, int]] = {}
     for place, slots in enumerate(flat.slots):
@@ -94,7 +96,7 @@ def output_noise(loss: Loss, outputs: Tensor, targets: Tensor, draw: str, genera
         return gradient
     z = outputs.detach()
     if isinstance(loss, MeanSquaredError):
-        scale = (2.0 * len(z) / z.numel()) ** 0.5
+        scale = math.sqrt(2.0 * len(z) / z.numel())
         normal = draw == "labels"
         return scale * (_normals(z, generator) if normal else _signs(z, generator))
     p = z.softmax(1)
@@ -137,9 +139,9 @@ def _input_moment(layer: Layer, x: Tensor) -> Tensor:
     if not isinstance(layer.module, nn.Conv2d):
         return _outer(x.flatten(0, -2), layer.bias is not None)
     numel = x[0].numel() * layer.module.weight[0, 0].numel() * x.element_size()
-    pieces = x.split(max(1, PATCH_BYTES // max(numel, 1)))
+    pieces = torch.split(x, max(1, PATCH_BYTES // max(numel, 1)))
     parts = [_outer(patches(layer.module, piece), layer.bias is not None) for piece in pieces]
-    return cast(Tensor, sum(parts[1:], parts[0]))
+    return sum(parts[1:], parts[0])
 
 
 def _outer(rows: Tensor, ones: bool) -> Tensor:
