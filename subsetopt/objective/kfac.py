@@ -8,7 +8,7 @@ G = U diag(g) U' the damped inverse is exact: (F + damping I)^-1 = (V (x) U) dia
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +32,7 @@ from subsetopt.objective.protocol import Meter
 Draw = Literal["curvature", "labels", "empirical"]
 EIGH_FLOPS = 9.0  # d^3 operations of a symmetric eigendecomposition with vectors (Golub and Van Loan 2013, section 8.3)
 COUNTED_SAMPLES = 8
+FACTOR_TENSORS = ("moment", "decomposed", "basis", "spectrum")
 
 
 @dataclass
@@ -44,16 +45,17 @@ class Moments:
 
 @dataclass
 class Factor:
-    """A symmetric second moment (d, d), its eigenvectors (columns) and eigenvalues as of the last refresh."""
+    """A symmetric second moment (d, d) and its decomposition: `decomposed` is the moment that was taken apart last."""
 
     moment: Tensor
+    decomposed: Tensor
     basis: Tensor
     spectrum: Tensor
 
     def refresh(self) -> None:
         """Decompose the moment anew; rounding may leave eigenvalues just below zero, which are set to zero."""
         spectrum, self.basis = torch.linalg.eigh(self.moment)
-        self.spectrum = spectrum.clamp_min_(0.0)
+        self.spectrum, self.decomposed = spectrum.clamp_min_(0.0), self.moment
 
 
 class Kfac:
@@ -62,11 +64,14 @@ class Kfac:
     Linear and Conv2d layers have Kronecker factors; norm layers and embeddings a diagonal of squared per-sample
     gradients; every other parameter tensor a multiple of the identity, the mean of its squared random gradient, and is
     named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a warm-up in which
-    all estimates count the same.
+    all estimates count the same. A factor is decomposed anew when its moment has changed by more than `drift` of its
+    Frobenius norm since the last time: the inputs of the first layer, for one, never change much.
     """
 
-    def __init__(self, flat: FlatModel, loss: Loss, *, draw: Draw = "curvature", memory: float = 0.95) -> None:
-        self.flat, self.loss, self.draw, self.memory = flat, loss, draw, memory
+    def __init__(
+        self, flat: FlatModel, loss: Loss, *, draw: Draw = "curvature", memory: float = 0.95, drift: float = 0.1
+    ) -> None:
+        self.flat, self.loss, self.draw, self.memory, self.drift = flat, loss, draw, memory, drift
         self.layers, self._others = find_layers(flat)
         self._kronecker = [layer for layer in self.layers if layer.kronecker]
         self.updates = 0
@@ -92,21 +97,34 @@ class Kfac:
     def update(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, meter: Meter | None = None) -> None:
         """Take one estimate into the running mean and decompose the factors; charged to `meter` before it is made.
 
-        The charge is the arithmetic of the estimate and of the decompositions in gradients of one sample, as
-        ("gradient", "product"). It may raise `BudgetExhausted`, and then nothing has changed.
+        The charge is arithmetic in gradients of one sample, as ("gradient", "product"): that of the estimate before it
+        is made, that of the decompositions when it is known which are due. One host synchronisation. `BudgetExhausted`
+        may be raised, and then nothing has changed.
         """
         if meter is not None:
             meter.charge("gradient", self.price(w, x, y), "product")
         new = self.estimate(w, x, y, generator)
-        self.updates += 1
-        share = max(1.0 / self.updates, 1.0 - self.memory)
+        share = max(1.0 / (self.updates + 1), 1.0 - self.memory)
+        pairs = self._factors or [(_undecomposed(a), _undecomposed(g)) for a, g in new.factors]
+        factors = [factor for pair in pairs for factor in pair]
+        drawn = [moment for pair in new.factors for moment in pair]
+        moments = [torch.lerp(factor.moment, moment, share) for factor, moment in zip(factors, drawn, strict=True)]
+        due = self._due(factors, moments)
+        if meter is not None and (extra := self._decomposition_price(w, x, y, [moments[index] for index in due])):
+            meter.charge("gradient", extra, "product")
+        self.updates, self._factors = self.updates + 1, pairs
         self._diagonal = torch.lerp(self._diagonal, new.diagonal, share)
-        if not self._factors:
-            self._factors = [(_undecomposed(a), _undecomposed(g)) for a, g in new.factors]
-        for pair, moments in zip(self._factors, new.factors, strict=True):
-            for factor, moment in zip(pair, moments, strict=True):
-                factor.moment = torch.lerp(factor.moment, moment, share)
-                factor.refresh()
+        for factor, moment in zip(factors, moments, strict=True):
+            factor.moment = moment
+        for index in due:
+            factors[index].refresh()
+
+    def _due(self, factors: Sequence[Factor], moments: Sequence[Tensor]) -> list[int]:
+        """Return the places of the factors whose moments have drifted too far from what was decomposed."""
+        pairs = list(zip(factors, moments, strict=True))
+        norm = torch.linalg.matrix_norm
+        changes = [norm(moment - factor.decomposed) - self.drift * norm(factor.decomposed) for factor, moment in pairs]
+        return [index for index, change in enumerate(torch.stack(changes).tolist() if changes else []) if change > 0]
 
     def apply(self, v: Tensor, damping: float | Tensor) -> Tensor:
         """Return (F + damping I)^-1 v for v of shape (P,) and damping > 0."""
@@ -121,26 +139,28 @@ class Kfac:
         return torch.dot(v, self.product(v))
 
     def price(self, w: Tensor, x: Tensor, y: Tensor) -> int:
-        """Return what an update on these samples costs, in gradients of one sample."""
-        per_sample, decompositions = self._flops(w, x, y)
-        return math.ceil(per_sample * len(x) + decompositions)
+        """Return what an estimate on these samples costs without decompositions, in gradients of one sample."""
+        return math.ceil(self._flops(w, x, y)[0] * len(x))
+
+    def _decomposition_price(self, w: Tensor, x: Tensor, y: Tensor, moments: Sequence[Tensor]) -> int:
+        gradient = self._flops(w, x, y)[1]
+        return math.ceil(EIGH_FLOPS * sum(len(moment) ** 3 for moment in moments) / gradient) if gradient else 0
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that `load_state` needs to go on bit for bit."""
         tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates)}
         for index, pair in enumerate(self._factors):
             for side, factor in zip("ag", pair, strict=True):
-                for name in ("moment", "basis", "spectrum"):
+                for name in FACTOR_TENSORS:
                     tensors[f"{index}.{side}.{name}"] = getattr(factor, name)
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `state` returned."""
         self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
-        names = ("moment", "basis", "spectrum")
 
         def factor(index: int, side: str) -> Factor:
-            return Factor(*(tensors[f"{index}.{side}.{name}"] for name in names))
+            return Factor(*(tensors[f"{index}.{side}.{name}"] for name in FACTOR_TENSORS))
 
         count = len(self._kronecker) if self.updates else 0
         self._factors = [(factor(index, "a"), factor(index, "g")) for index in range(count)]
@@ -197,14 +217,12 @@ class Kfac:
         return result
 
     def _flops(self, w: Tensor, x: Tensor, y: Tensor) -> tuple[float, float]:
-        """Return flops of the estimate per sample and of all decompositions, each over those of one gradient."""
+        """Return the flops of an estimate over those of a gradient, and those of the gradient of one sample."""
         if self._counted is None:
             few = min(COUNTED_SAMPLES, len(x))
             estimate = _flops(lambda: self.estimate(w, x[:few], y[:few], torch.Generator()))
             gradient = _flops(lambda: self._gradient(w, x[:few], y[:few]))
-            cubes = sum(side**3 for layer in self._kronecker for side in self._matrix_shape(layer))
-            unit = gradient / few
-            self._counted = (estimate / gradient, EIGH_FLOPS * cubes / unit) if unit else (1.0, 0.0)
+            self._counted = (estimate / gradient, gradient / few) if gradient else (1.0, 0.0)
         return self._counted
 
     def _gradient(self, w: Tensor, x: Tensor, y: Tensor) -> None:
@@ -214,7 +232,8 @@ class Kfac:
 
 
 def _undecomposed(moment: Tensor) -> Factor:
-    return Factor(torch.zeros_like(moment), moment, moment)
+    nothing = torch.zeros_like(moment)
+    return Factor(nothing, nothing, nothing, moment.new_zeros(len(moment)))
 
 
 def _flops(call: Callable[[], object]) -> int:

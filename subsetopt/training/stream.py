@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from subsetopt.errors import SettingError
@@ -12,6 +12,7 @@ from subsetopt.solvers.settings import check_settings, setting
 
 DEVIATIONS, GROWTH = 4.0, 1.5  # a loss this far above its running mean is a jump
 MEAN_SHARE = 0.1  # of each new loss in the running mean
+SMALLEST = 16  # samples of a subset
 PATIENCE = 3  # jumps in a row, after which a finite loss is taken for the new level
 
 
@@ -21,8 +22,9 @@ class StreamSettings:
 
     Subsets grow from `subset_min` to `subset_max` samples. The step is -rate * (1 - share) times the momentum of
     (F + damping I)^-1 g, shortened where its model of the change of the outputs, s'Fs, exceeds `trust`. Damping falls
-    from `damping` to `damping * damping_end`. Factors are estimated every `refresh` steps on `factor_samples` samples,
-    and keep `memory` of what was known before.
+    from `damping` to `damping * damping_end`. Factors are estimated on `factor_samples` samples, for `factor_share` of
+    the whole cost, and keep `memory` of what was known before. Of a small training set, subsets are smaller: one pass
+    over it has `pass_steps` of the largest.
     """
 
     subset_min: int = setting(128, at_least=2)
@@ -32,14 +34,19 @@ class StreamSettings:
     damping: float = setting(0.1, above=0)
     damping_end: float = setting(0.01, above=0)
     trust: float = setting(3e-3, above=0)
-    refresh: int = setting(15, at_least=1)
-    factor_samples: int = setting(256, at_least=2)
+    pass_steps: int = setting(32, at_least=1)
+    factor_share: float = setting(0.15, above=0, below=1)
+    factor_samples: int = setting(128, at_least=2)
     memory: float = setting(0.95, at_least=0, below=1)
     draw: Literal["curvature", "labels", "empirical"] = setting("curvature")
 
     def size(self, share: float) -> int:
         """Return the number of samples of a subset: geometric growth."""
         return round(self.subset_min * math.pow(self.subset_max / self.subset_min, share))
+
+    def factor_cost(self, share: float, total: float) -> float:
+        """Return what factors may have taken of the `total` cost by now: more at first, when F changes most."""
+        return self.factor_share * total * math.sqrt(share)
 
     def step_rate(self, share: float) -> float:
         """Return the rate: linear decay to zero."""
@@ -55,7 +62,10 @@ def stream_settings(given: Mapping[str, Any], samples: int) -> StreamSettings:
     settings = StreamSettings(**check_settings(StreamSettings, given, "kfac-stream"))
     if settings.subset_max < settings.subset_min:
         raise SettingError("subset_max", settings.subset_max, f"is below subset_min = {settings.subset_min}")
-    return settings
+    scale = min(1.0, samples / (settings.pass_steps * settings.subset_max))
+    smallest, largest = (max(2, round(scale * size)) for size in (settings.subset_min, settings.subset_max))
+    smallest = min(largest, max(smallest, SMALLEST))
+    return replace(settings, subset_min=smallest, subset_max=largest)
 
 
 @dataclass

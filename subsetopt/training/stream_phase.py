@@ -32,8 +32,8 @@ from subsetopt.training.workspace import Workspace
 GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.05  # the rate is halved by a jump, and comes back by 5 % a step
 LOST = 12  # jumps in a row that end the phase
-NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "returns", "epoch", "position", "loss", "caution",
-           "began_seconds", "affordable_seconds", "stopped")  # fmt: skip
+NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "estimate_cost", "returns", "epoch", "position",
+           "loss", "caution", "began_seconds", "affordable_seconds", "stopped")  # fmt: skip
 
 
 @dataclass
@@ -58,6 +58,7 @@ class StreamState:
     guard: Guard = field(default_factory=Guard)
     iterations: int = 0
     estimates: int = 0
+    estimate_cost: float = 0.0
     returns: int = 0
     epoch: int = 0
     position: int = 0
@@ -117,7 +118,7 @@ class StreamPhase:
     def step(self, state: StreamState) -> StreamState:
         """Take one step on one fresh subset; one host synchronisation."""
         try:
-            if state.iterations % self._settings.refresh == 0:
+            if self._estimate_due(state):
                 self._estimate(state)
             self._advance(state)
         except BudgetExhausted:
@@ -177,12 +178,20 @@ class StreamPhase:
             stopped=None if stopped is None else StopReason(stopped), **plain,
         )  # fmt: skip
 
+    def _estimate_due(self, state: StreamState) -> bool:
+        """Whether the factors have been left too long, by the cost that their estimates may take in all."""
+        ledger, share = self._workspace.ledger, self._share_spent(state)
+        total = state.affordable if math.isfinite(state.affordable) else (ledger.cost - state.began) / max(share, 1e-9)
+        return state.estimates == 0 or state.estimate_cost < self._settings.factor_cost(share, total)
+
     def _estimate(self, state: StreamState) -> None:
         """Estimate factors on samples of their own, so that they are independent of the gradient."""
         count = min(self._settings.factor_samples, self.samples)
         rows = torch.randperm(self.samples, generator=state.generator)[:count].to(self._inputs.device)
         x = self._workspace.preprocess(self._inputs[rows])
+        before = self._workspace.ledger.cost
         self._kfac.update(state.w, x, self._targets[rows], state.generator, self._workspace.ledger)
+        state.estimate_cost += self._workspace.ledger.cost - before
         state.estimates += 1
 
     def _advance(self, state: StreamState) -> None:

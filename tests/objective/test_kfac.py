@@ -210,6 +210,22 @@ def test_an_update_is_charged_with_its_arithmetic_before_it_is_made():
     estimate = forward + 20 * 10 + (30**2 + 20**2) + (20**2 + 10**2)
     gradient = 2 * forward + 20 * 10
     cubes = 31**3 + 20**3 + 21**3 + 10**3
-    ((kind, samples, purpose),) = meter.entries
-    assert (kind, purpose) == ("gradient", "product")
-    assert samples == pytest.approx(64 * estimate / gradient + 9 * cubes / (2 * gradient), abs=1)
+    assert [(kind, purpose) for kind, _, purpose in meter.entries] == [("gradient", "product")] * 2
+    assert meter.entries[0][1] == pytest.approx(64 * estimate / gradient, abs=1)
+    assert meter.entries[1][1] == pytest.approx(9 * cubes / (2 * gradient), abs=1)
+
+
+def test_a_factor_is_decomposed_again_only_when_its_moment_has_drifted():
+    flat = built(nn.Linear(30, 5), nn.Tanh(), nn.Linear(5, 3))
+    x, y = torch.randn(200, 30, dtype=torch.float64), torch.arange(200) % 3
+    kfac, meter, generator = Kfac(flat, make_loss("cross_entropy"), memory=0.0), Recorder(), make_generator(0, "g")
+    w = flat.initial()
+    kfac.update(w, x, y, generator)
+    before = kfac.state()
+    w[:150] *= 4.0  # other activations, the same inputs
+    kfac.update(w, x, y, generator, meter)
+    after = kfac.state()
+    assert torch.equal(before["0.a.basis"], after["0.a.basis"])
+    assert not torch.equal(before["1.a.basis"], after["1.a.basis"])
+    moment, basis, spectrum = (after[f"1.a.{name}"] for name in ("moment", "basis", "spectrum"))
+    torch.testing.assert_close(basis @ spectrum.diag() @ basis.T, moment)
