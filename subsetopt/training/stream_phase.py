@@ -84,6 +84,7 @@ class StreamPhase:
         self._inputs, targets = workspace.data(config.data)
         self._targets = self._loss.prepare(targets, workspace.flat.dtype)
         self._order: tuple[int, Tensor] | None = None
+        self._told: dict[str, int] = {}
         if self._kfac.note:
             workspace.warnings.append(self._kfac.note)
 
@@ -150,7 +151,8 @@ class StreamPhase:
 
     def finish(self, state: StreamState) -> Outcome:
         """Return the last parameters. Their loss on all samples is not known."""
-        self._told = {"sequential_calls": state.iterations + state.estimates, "returns": state.returns}
+        calls = state.iterations + state.estimates
+        self._told = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
         return Outcome(state.w, None, None)
 
     def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -196,7 +198,8 @@ class StreamPhase:
 
     def _advance(self, state: StreamState) -> None:
         settings, share = self._settings, self._share_spent(state)
-        loss, gradient = self._gradient(state, settings.size(share))
+        size = settings.size(share)
+        loss, gradient = self._gradient(state, size)
         velocity = self._kfac.apply(gradient, settings.step_damping(share)).add_(
             state.velocity, alpha=settings.momentum
         )
@@ -209,7 +212,7 @@ class StreamPhase:
             return
         if state.iterations % GOOD_EVERY == 1:
             state.good, state.good_buffers = state.w.clone(), self._workspace.flat.buffers()
-        length = min(rate, math.sqrt(settings.trust / max(curvature, 1e-30)))
+        length = min(rate, math.sqrt(settings.longest(size) / max(curvature, 1e-30)))
         state.w.sub_(velocity, alpha=length)
         state.velocity = velocity
         state.caution = min(1.0, state.caution * RECOVERY)
