@@ -25,7 +25,7 @@ _SECTIONS = {
     "Data": ("dataset", "data_dir", "data_file", "normalize", "validation_fraction"),
     "Model": ("model", "model_args", "init_from", "loss"),
     "Subset": ("subset_frac", "subset_size", "stratify", "augment_copies", "require_ratio"),
-    "Solve": ("solver", "solver_args", "l2", "gtol", "max_iterations", "max_epochs", "stop_at"),
+    "Solve": ("solver", "solver_args", "solver_epochs", "l2", "gtol", "max_iterations", "max_epochs", "stop_at"),
 }
 _HEADING = {name: heading for heading, names in _SECTIONS.items() for name in names}
 # Lists of tables cannot be written as flags; they belong in a TOML file.

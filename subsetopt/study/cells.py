@@ -118,7 +118,7 @@ class CellMaker:
         for phase in phases[:-1]:
             part = WARMUP_SHARE if phase.role == "warmup" else share / max(solves, 1)
             settings = {**phase.model_dump(), limit: part * budget, other: None}
-            if phase.role == "solve" and not own_stop:
+            if phase.role == "solve" and not own_stop and not phase.streaming:
                 settings["stop_at"] = study.solve_stop_at
             budgeted.append(settings)
         return [*budgeted, {**phases[-1].model_dump(), limit: budget, other: None}]

@@ -3,7 +3,7 @@
 Every method gets the same search: three values, then one more at a time beyond the best one, until the best lies inside
 or the limit is reached. First-order training tunes its learning rate. A method without one tunes what matters most to
 it: the share of the budget for its subset solve, L-BFGS's memory, the tightness of CG's line search or of Newton-CG's
-inner solves.
+inner solves, the rate of kfac-stream.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal
 
 from subsetopt.training.config import PhaseConfig
 from subsetopt.training.first_order_setup import learning_rate
+from subsetopt.training.stream import StreamSettings
 
 START = (-1, 0, 1)
 RATE_FACTOR = math.sqrt(10.0)
@@ -22,6 +23,7 @@ _SOLVER_KNOBS: dict[str, tuple[str, float, Literal["log", "logit"]]] = {
     "lbfgs": ("memory", 32.0, "log"),
     "ncg": ("curvature", 0.25, "logit"),
     "newton-cg": ("forcing", 0.5, "logit"),
+    "kfac-stream": ("rate", StreamSettings.rate, "log"),
 }
 
 

@@ -2,11 +2,12 @@
 
     SOLVER                       the solver on the full training set
     SOLVER@SHARE                 its minimum on a random subset, and nothing after it
+    kfac-stream[+HANDOFF]        a stream of fresh subsets, one K-FAC step on each; `+full` is L-BFGS on the full set
     SOLVER@SHARE+HANDOFF         a subset minimum, then full (the same solver), another solver, or first-order training
     sgd | adam | adamw           first-order training on all samples
     SAMPLER[@FRACTION][/OPTIMIZER]   first-order training on what a sampler proposes; the optimizer is sgd by default
 
-A hand-off is one of `full`, SOLVER, sgd | adam | adamw, and SAMPLER[@FRACTION][/OPTIMIZER].
+A hand-off is one of `full`, SOLVER, kfac-stream, sgd | adam | adamw, and SAMPLER[@FRACTION][/OPTIMIZER].
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from subsetopt.errors import SettingError, unknown_name
 from subsetopt.samplers import SAMPLERS
 from subsetopt.samplers.factory import default_settings
 from subsetopt.solvers import SOLVERS
-from subsetopt.training.config import FIRST_ORDER, PhaseConfig, RunConfig
+from subsetopt.training.config import FIRST_ORDER, STREAMS, PhaseConfig, RunConfig
 
 EXAMPLES = "for example lbfgs@0.1+srs, lbfgs, adam or srs@0.1"
 
@@ -41,6 +42,10 @@ def parse_method(text: str) -> Method:
     text = text.strip()
     head, plus, handoff = text.partition("+")
     name = head.partition("/")[0].partition("@")[0]
+    if head in STREAMS:
+        return Method(text, {"solver": head, **({"handoff": "none"} if not plus else _handoff_settings(text, handoff))})
+    if name in STREAMS:
+        raise SettingError("method", text, f"{name} takes fresh subsets of all samples, no share", f"use {name}")
     if name in SOLVERS:
         return Method(text, _solver_settings(text, head, handoff if plus else None))
     if plus and (name in FIRST_ORDER or name in SAMPLERS):
@@ -72,7 +77,7 @@ def _solver_settings(text: str, head: str, handoff: str | None) -> dict[str, Any
 def _handoff_settings(text: str, handoff: str) -> dict[str, Any]:
     if handoff == "full":
         return {"handoff": "full"}
-    if handoff in SOLVERS:
+    if handoff in SOLVERS or handoff in STREAMS:
         return {"handoff": "full", "handoff_solver": handoff}
     name = handoff.partition("/")[0].partition("@")[0]
     if name not in FIRST_ORDER and name not in SAMPLERS:
@@ -111,11 +116,13 @@ def _share(text: str, value: str) -> float:
 
 
 def _known() -> list[str]:
-    return [*FIRST_ORDER, *(entry.name for entry in SOLVERS), *(entry.name for entry in SAMPLERS)]
+    return [*FIRST_ORDER, *STREAMS, *(entry.name for entry in SOLVERS), *(entry.name for entry in SAMPLERS)]
 
 
 def _phase_words(phase: PhaseConfig, config: RunConfig) -> str:
     data = "the full training set" if phase.data == "full" else _subset_words(config)
+    if phase.streaming:
+        return f"{phase.method} on fresh subsets of {data}"
     if not phase.first_order:
         return f"{phase.method} on {data}"
     if phase.sampler == "full":

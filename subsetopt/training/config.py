@@ -19,6 +19,8 @@ from subsetopt.errors import SettingError, unknown_name
 StopAt = Literal["minimum", "noise", "validation"]
 Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
 FIRST_ORDER = ("sgd", "adam", "adamw")
+STREAMS = {"kfac-stream": "a stream of fresh, growing subsets of the full set, one K-FAC step on each"}
+STREAM_EPOCHS = 3.0
 
 
 def _auto_or_int(value: Any) -> Any:
@@ -62,8 +64,15 @@ class PhaseConfig(_Settings):
         """True when a mini-batch optimizer runs this phase, false for a full-batch solver."""
         return self.method in FIRST_ORDER
 
+    @property
+    def streaming(self) -> bool:
+        """True when fresh subsets stream past, one step on each."""
+        return self.method in STREAMS
+
     @model_validator(mode="after")
     def _planned(self) -> Self:
+        if self.streaming and self.epochs is None and self.seconds is None:
+            raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
         if self.first_order and self.epochs is None and self.seconds is None:
             raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
         if self.first_order and self.stop_at == "noise":
@@ -110,6 +119,9 @@ class RunConfig(_Settings):
 
     solver: str = Field("lbfgs", description="solver (`subsetopt list solvers`), or none", examples=["lbfgs"])
     solver_args: dict[str, Any] = Field(default_factory=dict, description="settings of the solver, key=value")
+    solver_epochs: float | None = Field(
+        None, gt=0, description="cost of the solve in epoch-equivalents at most [default: kfac-stream 3]", examples=[3]
+    )
     l2: float = Field(1e-3, ge=0, description="L2 strength: the loss gains l2/2 ||w||^2", examples=[1e-3])
     gtol: float = Field(1e-5, gt=0, description="minimum reached when max|g| <= gtol", examples=[1e-5])
     max_iterations: int | None = Field(500, ge=1, description="solver iterations on the subset at most", examples=[500])
@@ -206,11 +218,15 @@ class RunConfig(_Settings):
             planned.append(
                 {"method": self.warmup, "role": "warmup", "epochs": self.warmup_epochs, "lr": self.warmup_lr}
             )
-        if self.solver != "none":
+        if self.solver in STREAMS:
+            planned.append({"method": self.solver, "settings": self.solver_args, "data": "full",
+                            "epochs": self.solver_epochs or STREAM_EPOCHS, "stop_at": self.stop_at})  # fmt: skip
+        elif self.solver != "none":
             planned.append({"method": self.solver, "settings": self.solver_args, "gtol": self.gtol,
-                            "max_iterations": self.max_iterations, "stop_at": self.stop_at})  # fmt: skip
+                            "epochs": self.solver_epochs, "max_iterations": self.max_iterations,
+                            "stop_at": self.stop_at})  # fmt: skip
         if self.handoff == "full":
-            solver = self.handoff_solver or ("lbfgs" if self.solver == "none" else self.solver)
+            solver = self.handoff_solver or ("lbfgs" if self.solver in ("none", *STREAMS) else self.solver)
             settings = self.solver_args if solver == self.solver else {}
             planned.append({"method": solver, "settings": settings, "gtol": self.gtol, "data": "full",
                             "role": "handoff", "epochs": self.handoff_epochs,

@@ -238,7 +238,7 @@ def _notes(
         notes.append("negative curvature is a way down: `subsetopt train --init-from RUN --solver newton-cg` takes it")
     if trained_in != str(workspace.flat.dtype).removeprefix("torch."):
         notes.append(f"the run computed in {trained_in}")
-    if phase.first_order:
+    if phase.first_order or phase.streaming:
         notes.append(f"{phase.method} saw mini-batches; verified is the full-batch loss with l2 = {objective.l2:g}")
     elif record["loss"] is not None and (
         abs(record["loss"] - certificate.loss) > LOSS_TOLERANCE * certificate.loss_scale
