@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_the_rows_of_the_stages(mode: str) -> None:
     rows = [set(workspace.for_phase(phase).subset.tolist()) for phase in phases]
     assert [len(part) for part in rows[:-1]] == pytest.approx([0.05 * 2**i * n for i in range(len(rows) - 1)], abs=1)
     assert rows[-1] == set(draw(n, fraction=0.8, seed=3, stratify=workspace.dataset.train.targets).tolist())
-    for smaller, larger in zip(rows, rows[1:], strict=False):
+    for smaller, larger in itertools.pairwise(rows):
         assert smaller < larger if mode == "nested" or larger == rows[-1] else not smaller & larger
     counts = torch.bincount(workspace.dataset.train.targets[sorted(rows[1])], minlength=10)
     expected = torch.bincount(workspace.dataset.train.targets, minlength=10) * len(rows[1]) / n
