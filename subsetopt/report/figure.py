@@ -18,7 +18,7 @@ from subsetopt.errors import RunDirectoryError
 from subsetopt.files import replace_file
 
 FILE = "loss.png"
-_ROLES = {"warmup": "warm-up", "solve": "subset solve", "handoff": "hand-off"}
+_ROLES = {"warmup": "warm-up", "grow": "growing stage", "solve": "subset solve", "handoff": "hand-off"}
 # Okabe and Ito's palette: distinguishable with any kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES = {"subset": (0, (4, 1.5)), "full": "solid"}

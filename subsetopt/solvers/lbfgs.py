@@ -7,6 +7,7 @@ over vectors of length P (Byrd, Nocedal & Schnabel 1994; Chen, Wang & Zhou 2014)
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -68,6 +69,12 @@ class CurvaturePairs:
             self.with_gradient[at] = own[:2, 2]
         return length_s
 
+    def meet(self, gradient: Tensor) -> None:
+        """Take the inner products with another current gradient. One synchronisation."""
+        used = 2 * len(self.order)
+        if used:
+            self.with_gradient[:used] = host_read(products(self.rows[:used], gradient[:, None]).flatten())
+
     def coefficients(self) -> tuple[NDArray[np.float64], float]:
         """Return (c, gamma) with H g = rowsᵀ c + gamma g (Byrd, Nocedal & Schnabel 1994, eq. 3.1).
 
@@ -122,6 +129,14 @@ class LBFGS(DescentSolver[CurvaturePairs]):
     def new_memory(self, w: Tensor) -> CurvaturePairs:
         """Return an empty ring."""
         return CurvaturePairs.empty(self.memory or affordable_pairs(w), w)
+
+    def inherit(self, state: LBFGSState, previous: LBFGSState) -> LBFGSState:
+        """Return `state`, freshly started, with the pairs of `previous`, which learnt them on another objective.
+
+        An explicit request: by itself a solver drops its pairs when the objective changes. One synchronisation.
+        """
+        previous.memory.meet(state.gradient)
+        return dataclasses.replace(state, memory=previous.memory, step_length=previous.step_length)
 
     def propose(self, memory: CurvaturePairs, state: DescentState[CurvaturePairs]) -> Line | None:
         """Return the quasi-Newton line; its first step is 1."""

@@ -124,6 +124,7 @@ def verify_run(
     workspace = prepare(stored.model_copy(update=fresh), model, dataset)
     index, record, w = _load_phase(directory, workspace, on)
     phase = workspace.config.phases()[index]
+    workspace = workspace.for_phase(phase)
     objective = workspace.objective(record["data"], track_noise=phase.stop_at == "noise")
     if objective.n_samples != record["samples"]:
         raise RunDirectoryError(
