@@ -3,10 +3,10 @@
     SOLVER                       the solver on the full training set
     SOLVER@SHARE                 its minimum on a random subset, and nothing after it
     SOLVER@SHARE+HANDOFF         a subset minimum, then full (the same solver), another solver, or first-order training
-    sgd | adam | adamw           first-order training on all samples
+    sgd | adam | adamw | muon    first-order training on all samples
     SAMPLER[@FRACTION][/OPTIMIZER]   first-order training on what a sampler proposes; the optimizer is sgd by default
 
-A hand-off is one of `full`, SOLVER, sgd | adam | adamw, and SAMPLER[@FRACTION][/OPTIMIZER].
+A hand-off is one of `full`, SOLVER, sgd | adam | adamw | muon, and SAMPLER[@FRACTION][/OPTIMIZER].
 """
 
 from __future__ import annotations
