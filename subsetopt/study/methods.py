@@ -5,10 +5,10 @@
     kfac-stream[+HANDOFF]        a stream of fresh subsets, one K-FAC step on each; `+full` is L-BFGS on the full set
     SOLVER@STARTxFACTOR          the solver on subsets growing from START by FACTOR to the full set, e.g. lbfgs@0.01x2
     SOLVER@...+HANDOFF           either of these, then full (the same solver), another solver, or first-order training
-    sgd | adam | adamw           first-order training on all samples
+    sgd | adam | adamw | muon    first-order training on all samples
     SAMPLER[@FRACTION][/OPTIMIZER]   first-order training on what a sampler proposes; the optimizer is sgd by default
 
-A hand-off is one of `full`, SOLVER, kfac-stream, sgd | adam | adamw, and SAMPLER[@FRACTION][/OPTIMIZER].
+A hand-off is one of `full`, SOLVER, kfac-stream, sgd | adam | adamw | muon, and SAMPLER[@FRACTION][/OPTIMIZER].
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from subsetopt.training.growth import Mode, growing_phases, growth_stages
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
 Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
-FIRST_ORDER = ("sgd", "adam", "adamw")
+FIRST_ORDER = ("sgd", "adam", "adamw", "muon")
 STREAMS = {"kfac-stream": "a stream of fresh, growing subsets of the full set, one K-FAC step on each"}
 STREAM_EPOCHS = 3.0
 
@@ -39,7 +39,7 @@ class _Settings(BaseModel):
 class PhaseConfig(_Settings):
     """One phase: a method on some data until a stop. `subsetopt train` makes the list from its flags."""
 
-    method: str = Field(description="solver name, or sgd | adam | adamw", examples=["lbfgs"])
+    method: str = Field(description="solver name, or sgd | adam | adamw | muon", examples=["lbfgs"])
     data: Literal["subset", "full"] = Field("subset", description="what the phase trains on")
     role: Literal["warmup", "grow", "solve", "handoff"] = Field("solve", description="how the report names this phase")
     share: float | None = Field(
@@ -67,7 +67,7 @@ class PhaseConfig(_Settings):
     schedule: Schedule = Field("cosine", description="learning-rate schedule over the planned steps")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
     nesterov: bool = Field(False, description="Nesterov momentum for sgd")
-    weight_decay: float | None = Field(None, ge=0, description="[default: l2; adamw: 0.01]", examples=[1e-4])
+    weight_decay: float | None = Field(None, ge=0, description="[default: l2; adamw, muon: 0.01]", examples=[1e-4])
     clip_norm: float | None = Field(None, gt=0, description="gradients are clipped to this norm", examples=[1.0])
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of first-order phases", examples=[0.1])
     augmentation: str = Field("none", description="see `subsetopt list augmentations`", examples=["standard"])
@@ -186,18 +186,22 @@ class RunConfig(_Settings):
         description="loss by which the best is chosen; auto: held-out if there is any, else all training data",
     )
 
-    warmup: Literal["none", "sgd", "adam", "adamw"] = Field("none", description="first-order start on the subset")
+    warmup: Literal["none", "sgd", "adam", "adamw", "muon"] = Field(
+        "none", description="first-order start on the subset"
+    )
     warmup_epochs: float = Field(0.5, gt=0, description="cost of the warm-up in epoch-equivalents", examples=[0.5])
     warmup_lr: float | None = Field(None, gt=0, description="learning rate of the warm-up", examples=[0.001])
 
     handoff: str = Field(
-        "sgd", description="what follows: none | full | sgd | adam | adamw | a sampler's name", examples=["full"]
+        "sgd", description="what follows: none | full | sgd | adam | adamw | muon | a sampler's name", examples=["full"]
     )
     handoff_epochs: float = Field(
         5.0, gt=0, description="cost of the hand-off in epoch-equivalents at most", examples=[5]
     )
     handoff_solver: str | None = Field(None, description="solver of --handoff full [default: --solver]")
-    handoff_optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimizer when a sampler is named")
+    handoff_optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(
+        "sgd", description="optimizer when a sampler is named"
+    )
     handoff_args: dict[str, Any] = Field(default_factory=dict, description="settings of the sampler, key=value")
     handoff_lr: float | None = Field(None, gt=0, description="learning rate of sgd/adam", examples=[0.01])
     handoff_batch_size: int = Field(64, ge=1, description="batch size of sgd/adam", examples=[64])
@@ -205,7 +209,7 @@ class RunConfig(_Settings):
     handoff_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
     handoff_nesterov: bool = Field(False, description="Nesterov momentum for sgd")
     handoff_weight_decay: float | None = Field(
-        None, ge=0, description="weight decay [default: --l2; adamw: 0.01]", examples=[1e-4]
+        None, ge=0, description="weight decay [default: --l2; adamw, muon: 0.01]", examples=[1e-4]
     )
     handoff_clip_norm: float | None = Field(
         None, gt=0, description="clip gradients of sgd/adam to this norm", examples=[1.0]
