@@ -177,7 +177,7 @@ def test_every_solver_grows_to_the_minimum(solver: str) -> None:
         ({"grow": 1}, "greater than 1"),
         ({"grow": 2, "start": 0.2, "subset_frac": 0.1}, "start = 0.2 leaves nothing to grow to"),
         ({"grow": 2, "start": 0}, "greater than 0"),
-        ({"grow": 2, "solver": "none"}, "needs a solver"),
+        ({"grow": 2, "solver": "none"}, "needs a full-batch solver"),
         ({"grow": 2, "subsets": 2}, "exclude each other"),
         ({"grow": 2, "subset_size": 100}, "subset_frac instead of subset_size"),
         ({"grow": 2, "grow_stop": "cost"}, "needs grow_epochs"),
