@@ -22,8 +22,9 @@ class StreamSettings:
 
     Subsets grow from `subset_min` to `subset_max` samples; of a small training set they are smaller, so that one pass
     over it has `pass_steps` of the largest. The step s is -rate * (1 - share) times the momentum of
-    (F + damping I)^-1 g, shortened where its model of the change of the outputs, s'Fs, exceeds `trust` times the size
-    of the subset in thousands: a small subset knows less. Damping falls from `damping` to `damping * damping_end`.
+    (F + damping I)^-1 g, shortened where its model of the change of the outputs, s'Fs, exceeds
+    `trust` * sqrt(largest subset / 1000): small subsets know less. Damping falls from `damping` to
+    `damping * damping_end`.
     Factors are estimated on `factor_samples` samples, for `factor_share` of the whole cost, and keep `memory` of what
     was known before.
     """
@@ -33,8 +34,8 @@ class StreamSettings:
     rate: float = setting(0.12, above=0)
     momentum: float = setting(0.5, at_least=0, below=1)
     damping: float = setting(0.1, above=0)
-    damping_end: float = setting(0.01, above=0)
-    trust: float = setting(2e-2, above=0)
+    damping_end: float = setting(0.03, above=0)
+    trust: float = setting(1e-2, above=0)
     pass_steps: int = setting(32, at_least=1)
     factor_share: float = setting(0.15, above=0, below=1)
     factor_samples: int = setting(128, at_least=2)
@@ -45,9 +46,10 @@ class StreamSettings:
         """Return the number of samples of a subset: geometric growth."""
         return round(self.subset_min * math.pow(self.subset_max / self.subset_min, share))
 
-    def longest(self, size: int) -> float:
-        """Return the bound on s'Fs for a step on `size` samples."""
-        return self.trust * size / 1000
+    @property
+    def longest(self) -> float:
+        """The bound on s'Fs for a step s."""
+        return self.trust * math.sqrt(self.subset_max / 1000)
 
     def factor_cost(self, share: float, total: float) -> float:
         """Return what factors may have taken of the `total` cost by now: more at first, when F changes most."""

@@ -18,6 +18,10 @@ def _phases(name: str) -> list[tuple[str, str, str, dict[str, float]]]:
     ("name", "phases"),
     [
         ("lbfgs", [("lbfgs", "full", "full", {})]),
+        ("kfac-stream", [("kfac-stream", "full", "full", {})]),
+        ("kfac-stream+full", [("kfac-stream", "full", "full", {}), ("lbfgs", "full", "full", {})]),
+        ("kfac-stream+newton-cg", [("kfac-stream", "full", "full", {}), ("newton-cg", "full", "full", {})]),
+        ("lbfgs@0.1+kfac-stream", [("lbfgs", "subset", "full", {}), ("kfac-stream", "full", "full", {})]),
         ("lbfgs@0.1", [("lbfgs", "subset", "full", {})]),
         ("lbfgs@0.1+full", [("lbfgs", "subset", "full", {}), ("lbfgs", "full", "full", {})]),
         ("lbfgs@0.1+newton-cg", [("lbfgs", "subset", "full", {}), ("newton-cg", "full", "full", {})]),
