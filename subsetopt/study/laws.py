@@ -105,24 +105,24 @@ def cost_of(
     """Return the cost of `strategy` for N = `samples` at the L2 strength `l2`, and the laws that it rests on.
 
     Of each measured size the law with the nearest strength counts. Between two sizes the logarithms of the costs are
-    interpolated in log N; None where none reaches `excess`.
+    interpolated in log N where both reach `excess`; None where the nearest size does not.
     """
     sizes = sorted({law.samples for law in laws if law.strategy == strategy})
     own = [_nearest([law for law in laws if (law.strategy, law.samples) == (strategy, size)], l2) for size in sizes]
-    reaching = [(law, found) for law in own if (found := law.at(excess)) is not None]
-    if not reaching:
-        return None, tuple(own)
-    below = [entry for entry in reaching if entry[0].samples <= samples]
-    above = [entry for entry in reaching if entry[0].samples > samples]
-    if not below or not above:
-        law, found = (below or above)[-1 if below else 0]
-        return found, (law,)
-    (first, a), (second, b) = below[-1], above[0]
-    share = math.log(samples / first.samples) / math.log(second.samples / first.samples)
-    return Range(*(math.exp((1 - share) * math.log(x) + share * math.log(y)) for x, y in zip(a, b, strict=True))), (
-        first,
-        second,
-    )
+    if not own:
+        return None, ()
+    nearest = min(own, key=lambda law: abs(math.log(samples / law.samples)))
+    cost = nearest.at(excess)
+    beyond = [law for law in own if (law.samples > samples) != (nearest.samples > samples)]
+    if cost is None or not beyond or nearest.samples == samples:
+        return cost, (nearest,)
+    other = min(beyond, key=lambda law: abs(math.log(samples / law.samples)))
+    further = other.at(excess)
+    if further is None:
+        return cost, (nearest,)
+    share = math.log(samples / nearest.samples) / math.log(other.samples / nearest.samples)
+    low, high = (math.exp((1 - share) * math.log(x) + share * math.log(y)) for x, y in zip(cost, further, strict=True))
+    return Range(low, high), (nearest, other)
 
 
 def _nearest(laws: Sequence[Law], l2: float) -> Law:

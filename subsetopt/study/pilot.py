@@ -62,7 +62,7 @@ class Pilot:
     @property
     def effective_parameters(self) -> float | None:
         """2 K times the excess of the subset's minimum on held-out data; None where it was not seen to be positive."""
-        if self.held_out is None or self.held_out <= self.loss:
+        if self.held_out is None or self.held_out <= self.loss or self.full_minimum is None:
             return None
         return 2 * self.samples * (self.held_out + self.penalty - self.full_minimum)
 
@@ -74,8 +74,10 @@ class Pilot:
         return next(count for count, value in self.curve if value <= goal)
 
     @property
-    def full_minimum(self) -> float:
-        """An estimate of the full minimum's objective."""
+    def full_minimum(self) -> float | None:
+        """An estimate of the full minimum's objective; None where the pilot did not reach its own."""
+        if not self.converged:
+            return None
         own = self.loss + self.penalty
         return own if self.held_out is None else max(own, estimated_minimum(own, self.held_out + self.penalty))
 

@@ -172,9 +172,9 @@ def recommend(predictions: Sequence[Prediction], by: Literal["seconds", "units"]
 def _subset_alone(problem: Problem, laws: Sequence[Law]) -> Prediction | None:
     """Predict the cost of the smallest subset whose own minimum has the wanted excess; None without a pilot's word."""
     p = None if problem.pilot is None else problem.pilot.effective_parameters
-    if p is None or problem.pilot is None or not problem.pilot.converged:
+    best = None if problem.pilot is None else problem.pilot.full_minimum
+    if p is None or best is None:
         return None
-    best = problem.pilot.full_minimum
     size = samples_for_excess(p, problem.excess * best, problem.samples)
     full, basis = lbfgs_units(problem, laws, SUBSET_LEVEL)
     units = None if full is None or size == problem.samples else full.times(size / problem.samples)
