@@ -85,7 +85,15 @@ class Data:
 
         uint8 inputs without a preprocess become floats too, in 0 to 255; other integers (tokens) stay as they are.
         """
-        x = self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]]
+        return self._ready(self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]])
+
+    def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return model inputs (see `inputs`) and targets of the samples at `places`, int64 on any device."""
+        rows = places.to(self._inputs.device)
+        rows = rows if self.rows is None else self.rows[rows]
+        return self._ready(self._inputs[rows]), self.targets[places.to(self.targets.device)]
+
+    def _ready(self, x: Tensor) -> Tensor:
         x = x.to(self.device, non_blocking=True)
         x = x if self._preprocess is None else self._preprocess(x)
         return x.to(self.dtype) if x.is_floating_point() or x.dtype == torch.uint8 else x
