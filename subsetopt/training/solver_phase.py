@@ -37,7 +37,7 @@ class SolverPhase:
     @property
     def samples(self) -> int:
         """K for the subset, N for the full set."""
-        return len(self._workspace.data(self.config.data)[1])
+        return self._workspace.samples(self.config.data)
 
     @property
     def title(self) -> str:
