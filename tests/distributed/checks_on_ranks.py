@@ -6,6 +6,9 @@ Run by `test_ranks.py`; an assertion that fails on any rank fails the test.
 from __future__ import annotations
 
 import os
+import signal
+import time
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -17,7 +20,7 @@ from subsetopt.distributed import ProcessRanks, RankFailedError, RankLostError, 
 from subsetopt.errors import DataError, SettingError
 from subsetopt.objective import Objective, evaluate_split
 from subsetopt.seeding import make_generator
-from subsetopt.solvers import make_solver, minimize
+from subsetopt.solvers import minimize
 from subsetopt.training.config import make_config
 from subsetopt.training.first_order import FirstOrderPhase
 from subsetopt.training.mini_batch import REPLICATED
@@ -39,6 +42,14 @@ def samples() -> tuple[Tensor, Tensor]:
 def network(*extra: nn.Module) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(D, 8), *extra, nn.Tanh(), nn.Linear(8, M)).double()
+
+
+def check_a_part_of_the_processes(ranks: Ranks) -> None:
+    pair = dist.new_group([1, 2])
+    if ranks.rank:
+        two = ProcessRanks(pair)
+        check_objective(two)
+        assert (two.rank, two.size, two.broadcast(ranks.rank)) == (ranks.rank - 1, 2, 1)
 
 
 def check_collectives(ranks: Ranks) -> None:
@@ -177,6 +188,23 @@ def check_ranks_that_drift_apart_are_stopped(ranks: Ranks) -> None:
         raise AssertionError("nobody noticed")
 
 
+def check_a_rank_that_hangs_ends_the_others(ranks: Ranks) -> None:
+    """The last check: rank 2 stops, as a process that hangs does, and is left for the test to kill."""
+    group = ProcessRanks(dist.new_group(timeout=timedelta(seconds=3)))
+    group.resume_hint = "`subsetopt resume runs/a`"
+    if group.rank == 2:
+        print("hangs", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    start = time.monotonic()
+    try:
+        group.sum_(torch.ones(1))
+    except RankLostError as error:
+        assert "died or hung" in str(error) and str(error).endswith("; `subsetopt resume runs/a`"), error
+        assert "\n" not in str(error) and time.monotonic() - start < 30
+    else:
+        raise AssertionError("nobody missed rank 2")
+
+
 def main() -> None:
     ranks = distributed.join(timeout=120)
     assert (ranks.rank, ranks.size) == (int(os.environ["RANK"]), 3)
@@ -184,11 +212,8 @@ def main() -> None:
     for name, check in list(globals().items()):
         if name.startswith("check_"):
             check(ranks)
-    pair = dist.new_group([1, 2])
-    if ranks.rank:
-        check_objective(ProcessRanks(pair))
-        assert ProcessRanks(pair).broadcast(ranks.rank) == 1
-    print("fine")
+    print("fine", flush=True)
+    os._exit(0)  # with a rank that hangs there is no peaceful end
 
 
 if __name__ == "__main__":

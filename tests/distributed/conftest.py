@@ -40,7 +40,13 @@ def launch() -> Iterator[Launch]:
             port = free.getsockname()[1]
         ranks = []
         for rank in range(size):
-            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            told = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": size,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
             environment = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in told.items()}
             command = [sys.executable, *map(str, arguments)]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
