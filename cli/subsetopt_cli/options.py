@@ -19,13 +19,34 @@ from pydantic.fields import FieldInfo
 
 from subsetopt.errors import SettingError
 
-HEADINGS = ("Data", "Model", "Subset", "Solve", "Warm-up", "Hand-off", "Run")
+HEADINGS = ("Data", "Model", "Subset", "Solve", "Strategy", "Warm-up", "Hand-off", "Run")
 STUDY_HEADING = "Study"  # first where a command has it
 _SECTIONS = {
     "Data": ("dataset", "data_dir", "data_file", "normalize", "validation_fraction"),
     "Model": ("model", "model_args", "init_from", "loss"),
     "Subset": ("subset_frac", "subset_size", "stratify", "augment_copies", "require_ratio"),
-    "Solve": ("solver", "solver_args", "l2", "gtol", "max_iterations", "max_epochs", "stop_at"),
+    "Solve": (
+        "solver",
+        "solver_args",
+        "solver_epochs",
+        "l2",
+        "gtol",
+        "max_iterations",
+        "max_epochs",
+        "stop_at",
+        "noise_theta",
+    ),
+    "Strategy": (
+        "grow",
+        "start",
+        "grow_mode",
+        "grow_stop",
+        "grow_epochs",
+        "carry",
+        "subsets",
+        "subsets_then",
+        "subsets_select",
+    ),
 }
 _HEADING = {name: heading for heading, names in _SECTIONS.items() for name in names}
 # Lists of tables cannot be written as flags; they belong in a TOML file.

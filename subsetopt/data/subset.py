@@ -65,6 +65,19 @@ def disjoint(
     return tuple(_rows(order[start * size : (start + 1) * size]) for start in range(count))
 
 
+def draw_slice(
+    n: int, share: float, skip: float = 0.0, seed: int = 0, *, stratify: Tensor | NDArray[Any] | None = None
+) -> Tensor:
+    """Draw round((skip + share)·n) rows and leave out the first round(skip·n) of them; the rest sorted.
+
+    With `skip` 0 this is `draw(n, fraction=share)`; slices that do not overlap are disjoint. Raises `SettingError` as
+    `draw` does, but for no number of classes.
+    """
+    skipped = round(skip * n)
+    length = subset_size(n, size=min(n, max(round((skip + share) * n), skipped + 1)))
+    return _rows(ranking(n, seed, None if stratify is None else _labels(stratify, n), length)[skipped:])
+
+
 def require_all_classes(targets: Tensor, n_classes: int) -> None:
     """Refuse a subset that cannot hold every class: raises `SettingError` when it has fewer rows than classes.
 

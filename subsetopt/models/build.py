@@ -50,13 +50,15 @@ def build_model(
     return model.to(dtype)
 
 
-def check_output_shape(model: nn.Module, in_shape: tuple[int, ...], n_outputs: int, dtype: torch.dtype) -> None:
+def check_output_shape(model: nn.Module, in_shape: tuple[int, ...], n_outputs: int) -> None:
     """Run two made-up samples through `model` in eval mode; modes, buffers and generators are left as they were.
+
+    The samples have the dtype of its first parameter: a run in another precision converts a copy of the model.
 
     Raises `ModelError` unless the output is a finite floating tensor of shape (2, n_outputs).
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    inputs = torch.randn(2, *in_shape, generator=make_generator(0, "check"), dtype=dtype).to(device)
+    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
+    inputs = torch.randn(2, *in_shape, generator=make_generator(0, "check"), dtype=like.dtype).to(like.device)
     outputs = _evaluate(model, inputs)
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = str(outputs.dtype) if isinstance(outputs, Tensor) else type(outputs).__name__

@@ -62,6 +62,11 @@ class FlatModel:
         return tuple(sum(self._numels[:index]) for index in range(len(self._numels)))
 
     @property
+    def slots(self) -> Sequence[Sequence[Slot]]:
+        """Where each parameter of w sits in the private copy: (module, attribute), more than one where it is shared."""
+        return self._slots
+
+    @property
     def has_running_statistics(self) -> bool:
         """Whether `update_batch_norm` has anything to do."""
         return bool(self._norms)

@@ -147,9 +147,13 @@ class _Quadrature:
 
 def _estimate(values: Vector, quadrature_error: float, size: int) -> TraceEstimate:
     """Return P times the mean of the probes, with Student's interval widened by the error of the quadrature."""
+    return TraceEstimate(size * float(values.mean()), size * (student_error(values) + quadrature_error), len(values))
+
+
+def student_error(values: Vector) -> float:
+    """Return the half-width of Student's 95 % interval of the mean of `values`, two or more independent draws."""
     count = len(values)
-    spread = float(values.std(ddof=1)) / math.sqrt(count) * float(student.ppf(0.5 + CONFIDENCE / 2, count - 1))
-    return TraceEstimate(size * float(values.mean()), size * (spread + quadrature_error), count)
+    return float(values.std(ddof=1)) / math.sqrt(count) * float(student.ppf(0.5 + CONFIDENCE / 2, count - 1))
 
 
 def _dense(product: _Counted, like: Tensor, damping: float | None, shift: float) -> Spectrum:

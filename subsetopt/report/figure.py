@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -16,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from subsetopt.errors import RunDirectoryError
+from subsetopt.files import replace_file
 
 FILE = "loss.png"
-_ROLES = {"warmup": "warm-up", "solve": "subset solve", "handoff": "hand-off"}
+_ROLES = {"warmup": "warm-up", "grow": "growing stage", "solve": "subset solve", "handoff": "hand-off"}
 # Okabe and Ito's palette: distinguishable with any kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES = {"subset": (0, (4, 1.5)), "full": "solid"}
@@ -49,7 +49,7 @@ def loss_figure(directory: Path, result: Mapping[str, Any] | None = None) -> Pat
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     target = directory / FILE
-    _replace(target, buffer.getvalue())
+    replace_file(target, buffer.getvalue())
     return target
 
 
@@ -118,15 +118,3 @@ def _dress(axes: Axes, curves: list[_Curve], title: str) -> None:
     axes.tick_params(colors=_INK, which="both", labelsize=8)
     if curves:
         axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    except OSError as error:
-        raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({error.strerror}); make room") from None
-    finally:
-        temporary.unlink(missing_ok=True)

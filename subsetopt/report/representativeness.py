@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from subsetopt.errors import RunDirectoryError
+from subsetopt.files import replace_file
 
 FILE = "representativeness.png"
 # Okabe and Ito's palette; each curve has a marker of its own as well.
@@ -47,7 +47,7 @@ def representativeness_figure(directory: Path) -> Path:
     figure.suptitle(f"{summary['title']}\nP = {summary['parameters']}, l2 = {summary['l2']:g}", fontsize=10, color=_INK)
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
-    return _replace(directory / FILE, buffer.getvalue())
+    return replace_file(directory / FILE, buffer.getvalue())
 
 
 def _losses(
@@ -111,15 +111,3 @@ def _dress(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK, which="both", labelsize=8)
-
-
-def _replace(target: Path, content: bytes) -> Path:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    except OSError as error:
-        raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({error.strerror}); make room") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target

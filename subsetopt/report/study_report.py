@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import NamedTuple
 
-from subsetopt.errors import RunDirectoryError
+from subsetopt.files import replace_file
 from subsetopt.report.study_files import read_curves, read_study
 from subsetopt.report.study_html import study_html
 from subsetopt.report.study_markdown import study_markdown
@@ -30,21 +28,6 @@ def render_study(directory: Path) -> StudyReport:
     """
     study, points = read_study(directory), read_curves(directory)
     report = StudyReport(directory / HTML, directory / MARKDOWN)
-    _replace(report.html, study_html(study, points))
-    _replace(report.markdown, study_markdown(study))
+    replace_file(report.html, study_html(study, points).encode())
+    replace_file(report.markdown, study_markdown(study).encode())
     return report
-
-
-def _replace(target: Path, content: str) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({error.strerror}); make room") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from subsetopt.report.subsets_words import subsets_words
 from subsetopt.report.table import text_table
 from subsetopt.report.words import stop_advice, stop_phrase
 
 _WIDTH = 96
-_ROLES = {"warmup": "warm-up", "solve": "subset solve", "handoff": "hand-off"}
+_ROLES = {"warmup": "warm-up", "grow": "growing stage", "solve": "subset solve", "handoff": "hand-off"}
 _SPLITS = ("subset", "train", "validation", "test")
 _PURPOSES = {
     "train": "loss and gradient",
@@ -62,7 +63,11 @@ def _ratio(result: Mapping[str, Any]) -> list[str]:
 def _course(result: Mapping[str, Any]) -> list[str]:
     lines = ["What happened"]
     for number, phase in enumerate(result["phases"], start=1):
-        role = _ROLES.get(phase["role"], phase["role"])
+        if phase["role"] == "grow":
+            lines += _stage(number, phase)
+            continue
+        whole = phase["role"] == "solve" and phase["data"] == "full"
+        role = "solve" if whole else _ROLES.get(phase["role"], phase["role"])
         where = "the subset" if phase["data"] == "subset" else "the full training set"
         facts = [f"{phase['iterations']} iterations"]
         if phase["loss"] is not None:
@@ -73,9 +78,20 @@ def _course(result: Mapping[str, Any]) -> list[str]:
         head = f"{number}. {role}: {phase['method']} on {where} ({phase['samples']} samples)"
         lines += _wrapped(f"{head} - {stop_phrase(phase['stop_reason'])}.", hanging=5)
         lines += _wrapped(", ".join(facts) + ".", indent=5)
+        lines += [line for text in subsets_words(phase) for line in _wrapped(text, indent=5)]
         if stop_advice(phase["stop_reason"]):
             lines += _wrapped(stop_advice(phase["stop_reason"]), indent=5)
     return lines
+
+
+def _stage(number: int, phase: Mapping[str, Any]) -> list[str]:
+    """Return a stage of growing subsets in a line or two: it is one of many, and its end needs no advice."""
+    loss = "" if phase["loss"] is None else f" to objective {phase['loss']:.4g}"
+    text = (
+        f"{number}. growing: {phase['method']} on {phase['samples']} samples, {phase['iterations']} iterations{loss}, "
+        f"{phase['epoch_equivalents']:.3g} epoch-equivalents; {stop_phrase(phase['stop_reason']).partition(':')[0]}"
+    )
+    return _wrapped(f"{text}.", hanging=5)
 
 
 def _quality(result: Mapping[str, Any]) -> list[str]:

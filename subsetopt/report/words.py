@@ -39,6 +39,10 @@ _STOP = {
         "Check the inputs for extreme values (--normalize standard), lower the learning rate, or change the model.",
     ),
     "unbounded": StopWords("the loss falls without limit", "Give --l2 a value above 0, so that a minimum exists."),
+    "joined": StopWords(
+        "every subset reached its minimum; these were averaged",
+        "An average is no minimum itself: --subsets-then resolve goes on from it, on all the subsets together.",
+    ),
     "schedule_end": StopWords("planned steps done"),
     "callback": StopWords("stopped by the callback"),
     "interrupted": StopWords("interrupted", "`subsetopt resume` goes on from here."),

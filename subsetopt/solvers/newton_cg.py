@@ -64,6 +64,10 @@ class NewtonCG(StopSettings):
         """Evaluate at a copy of w, shape (P,)."""
         return NewtonState(**start_fields(objective, w))
 
+    def inherit(self, state: NewtonState, previous: NewtonState) -> NewtonState:
+        """Return `state`, freshly started, with the trust radius that `previous` has found on another objective."""
+        return dataclasses.replace(state, trust_radius=previous.trust_radius)
+
     def step(self, objective: SmoothObjective, state: NewtonState) -> NewtonState:
         """Build the Krylov space at w, then shrink the radius until a trial is accepted."""
         if state.identity != objective.identity:

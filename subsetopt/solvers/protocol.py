@@ -26,6 +26,7 @@ class StopReason(StrEnum):
     LINE_SEARCH = "line_search"  # no acceptable step although the precision floor is not reached
     NON_FINITE = "non_finite"  # the starting point has no finite loss or gradient
     UNBOUNDED = "unbounded"  # the loss falls without limit
+    JOINED = "joined"  # every subset's minimum is reached; the parameters are their average
     SCHEDULE_END = "schedule_end"  # a first-order phase ran its planned steps
     CALLBACK = "callback"  # the user's callback asked to stop
     INTERRUPTED = "interrupted"  # Ctrl-C or a termination signal

@@ -89,7 +89,9 @@ class CellMaker:
         if knob is not None and knob.name == "solve_share" and value is not None:
             share = value
         phases = self._budgeted(base, budget, share, "stop_at" in chosen.settings)
-        if knob is not None and knob.name != "solve_share" and value is not None:
+        if knob is not None and knob.name == "noise_theta" and value is not None:
+            phases = [{**phase, "noise_theta": value} if phase["role"] == "grow" else phase for phase in phases]
+        elif knob is not None and knob.name != "solve_share" and value is not None:
             phases[-1] = _with_knob(phases[-1], knob, value)
         limit = {"max_epochs": budget} if study.budget_unit == "epochs" else {"max_seconds": budget}
         track = budget / LOOKS if study.budget_unit == "epochs" else LOOK_EPOCHS
@@ -109,16 +111,18 @@ class CellMaker:
         """Lay the budget on the phases: the last may spend what the earlier ones left.
 
         A warm-up takes `WARMUP_SHARE`, the subset solves at most `share` between them; these stop by `solve_stop_at`
-        where the method does not say otherwise.
+        where the method does not say otherwise. Growing stages have their part together: each leaves what it does not
+        need to the next.
         """
         study, phases = self.study.config, base.phases()
         limit, other = ("epochs", "seconds") if study.budget_unit == "epochs" else ("seconds", "epochs")
-        solves = sum(phase.role == "solve" for phase in phases[:-1])
+        growing = any(phase.role == "grow" for phase in phases)
+        solves = 1 if growing else sum(phase.role == "solve" for phase in phases[:-1])
         budgeted = []
         for phase in phases[:-1]:
             part = WARMUP_SHARE if phase.role == "warmup" else share / max(solves, 1)
-            settings = {**phase.model_dump(), limit: part * budget, other: None}
-            if phase.role == "solve" and not own_stop:
+            settings = {**phase.model_dump(), limit: part * budget, other: None, "cumulative": growing}
+            if phase.role == "solve" and not own_stop and not phase.streaming:
                 settings["stop_at"] = study.solve_stop_at
             budgeted.append(settings)
         return [*budgeted, {**phases[-1].model_dump(), limit: budget, other: None}]

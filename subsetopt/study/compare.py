@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from subsetopt.study.config import Study
 from subsetopt.study.curves import Point, point_row
 from subsetopt.study.execution import SilentStudy, StudyProgress, Workers, run_cells
 from subsetopt.study.summary import RESULT_COLUMNS, collect, summarise
-from subsetopt.study.tuning import tune
+from subsetopt.study.tuning import RunCells, tune
 from subsetopt.training.run import check_run
-from subsetopt.training.run_directory import RunDirectory
+from subsetopt.training.run_directory import LOCK, RunDirectory
 
 STUDY, RESULTS, CURVES, SUMMARY = "study.toml", "results.csv", "curves.csv", "summary.json"
 
@@ -39,14 +40,21 @@ def run_comparison(
     workers, progress = workers or Workers(), progress or SilentStudy()
     maker = CellMaker(study)
     check_study(maker)
-    directory = open_study(output)
-    directory.write_toml(STUDY, study.to_toml())
 
     def run(title: str, cells: Sequence[Cell]) -> dict[str, Outcome]:
         return run_cells(title, cells, output, workers, progress)
 
+    with open_study(output) as directory:
+        directory.write_toml(STUDY, study.to_toml())
+        return _compare(maker, output, directory, run, command)
+
+
+def _compare(
+    maker: CellMaker, output: Path, directory: RunDirectory, run: RunCells, command: Sequence[str]
+) -> dict[str, Any]:
+    """Tune, run, test and write; see `run_comparison`."""
     searches = tune(maker, output, run)
-    config = study.config
+    config = maker.study.config
     cells = [
         maker.cell(name, budget, seed, searches[name, budget].value)
         for seed in config.seeds  # seed by seed, so that an interrupted study has something of every method
@@ -74,9 +82,11 @@ def check_study(maker: CellMaker) -> None:
             maker.cell(name, budget, config.seeds[0], None)
 
 
-def open_study(output: Path) -> RunDirectory:
-    """Return the directory of a new study or of one to go on with; raises `RunDirectoryError`."""
-    if output.exists() and not (output / STUDY).is_file() and (not output.is_dir() or any(output.iterdir())):
+@contextmanager
+def open_study(output: Path) -> Iterator[RunDirectory]:
+    """Open the directory of a new study or of one to go on with, for this process alone; or `RunDirectoryError`."""
+    foreign = output.exists() and (not output.is_dir() or any(path.name != LOCK for path in output.iterdir()))
+    if foreign and not (output / STUDY).is_file():
         raise RunDirectoryError(f"output = {str(output)!r}: exists and holds no study; choose another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -84,7 +94,9 @@ def open_study(output: Path) -> RunDirectory:
         raise RunDirectoryError(
             f"output = {str(output)!r}: cannot be created ({error.strerror}); choose another --output"
         ) from None
-    return RunDirectory(output)
+    directory = RunDirectory(output)
+    with directory.sole_user():
+        yield directory
 
 
 def write_csv(

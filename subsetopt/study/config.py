@@ -19,9 +19,10 @@ DEFAULT_METHODS = ("lbfgs@0.1+full", "lbfgs@0.1+srs", "lbfgs", "adam", "sgd", "s
 
 # What makes a method itself, and what the study sets in every run.
 _METHOD_OWN = frozenset({
-    "subset_frac", "subset_size", "augment_copies", "require_ratio", "solver", "solver_args", "max_iterations",
-    "stop_at", "warmup", "warmup_epochs", "warmup_lr", "handoff", "handoff_epochs", "handoff_solver",
-    "handoff_optimizer", "handoff_args", "handoff_lr",
+    "subset_frac", "subset_size", "augment_copies", "require_ratio", "solver", "solver_args", "solver_epochs",
+    "max_iterations", "stop_at", "noise_theta", "grow", "start", "grow_mode", "grow_stop", "grow_epochs", "carry",
+    "subsets", "subsets_then", "subsets_select", "warmup", "warmup_epochs", "warmup_lr", "handoff", "handoff_epochs",
+    "handoff_solver", "handoff_optimizer", "handoff_args", "handoff_lr",
 })  # fmt: skip
 _STUDY_OWN = frozenset({"seed", "output", "phase", "max_epochs", "max_seconds", "track_validation"})
 _DATA = frozenset({"dataset", "data_dir", "data_file", "normalize", "validation_fraction"})

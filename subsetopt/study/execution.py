@@ -1,4 +1,4 @@
-"""Runs the cells of a study, one after another in this process or on joblib's workers, here or on a cluster.
+"""Runs the parts of a study, one after another in this process or on joblib's workers, here or on a cluster.
 
 Workers on other machines need the study's directory, the data and this package under the same paths.
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from subsetopt.errors import SettingError
 from subsetopt.study.cells import Cell, Outcome, run_cell
 
 Backend = Literal["loky", "dask", "ray"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class StudyInterrupted(Exception):  # noqa: N818 (an event, as in KeyboardInterrupt, not an error)
@@ -101,27 +104,34 @@ def run_cells(
 
 
 def _outcomes(cells: Sequence[Cell], root: Path, workers: Workers) -> Iterable[tuple[Cell, Outcome]]:
-    if workers.here or not cells:
-        return ((cell, run_cell(cell, root)) for cell in cells)
-    return _parallel_outcomes(cells, root.absolute(), workers)
+    return each(partial(_run_cell, root if workers.here else root.absolute(), workers.threads), cells, workers)
 
 
-def _parallel_outcomes(cells: Sequence[Cell], root: Path, workers: Workers) -> Iterator[tuple[Cell, Outcome]]:
+def _run_cell(root: Path, threads: int | None, cell: Cell) -> Outcome:
+    return run_cell(cell, root, threads)
+
+
+def each(work: Callable[[Item], Result], items: Sequence[Item], workers: Workers) -> Iterator[tuple[Item, Result]]:
+    """Yield (item, work(item)) as they are finished; `work` and items must be picklable unless workers are here."""
+    if workers.here or not items:
+        for item in items:
+            yield item, work(item)
+        return
     import joblib
 
-    tasks = [joblib.delayed(_numbered)(index, cell, root, workers.threads) for index, cell in enumerate(cells)]
+    tasks = [joblib.delayed(_numbered)(index, work, item) for index, item in enumerate(items)]
     with _backend(workers) as jobs:
         try:
             parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")
             results = parallel(tasks)
         except ValueError:  # a backend that can only return everything at the end
             results = joblib.Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="all")(tasks)
-        for index, outcome in results:
-            yield cells[index], outcome
+        for index, result in results:
+            yield items[index], result
 
 
-def _numbered(index: int, cell: Cell, root: Path, threads: int | None) -> tuple[int, Outcome]:
-    return index, run_cell(cell, root, threads)
+def _numbered(index: int, work: Callable[[Item], Result], item: Item) -> tuple[int, Result]:
+    return index, work(item)
 
 
 @contextmanager
@@ -153,8 +163,3 @@ def _connect_ray(scheduler: str | None) -> None:
 
     ray.init(address=scheduler, ignore_reinit_error=True)
     register_ray()
-
-
-def _missing(backend: str) -> SettingError:
-    what = "pip install 'subsetopt[cluster]'" if backend == "dask" else "pip install ray"
-    return SettingError("backend", backend, "is not installed", what)

@@ -2,8 +2,8 @@
 
 Every method gets the same search: three values, then one more at a time beyond the best one, until the best lies inside
 or the limit is reached. First-order training tunes its learning rate. A method without one tunes what matters most to
-it: the share of the budget for its subset solve, L-BFGS's memory, the tightness of CG's line search or of Newton-CG's
-inner solves.
+it: the share of the budget for its subset solve, the noise at which subsets grow, L-BFGS's memory, the tightness of
+CG's line search or of Newton-CG's inner solves, the rate of kfac-stream.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal
 
 from subsetopt.training.config import PhaseConfig
 from subsetopt.training.first_order_setup import learning_rate
+from subsetopt.training.stream import StreamSettings
 
 START = (-1, 0, 1)
 RATE_FACTOR = math.sqrt(10.0)
@@ -22,6 +23,7 @@ _SOLVER_KNOBS: dict[str, tuple[str, float, Literal["log", "logit"]]] = {
     "lbfgs": ("memory", 32.0, "log"),
     "ncg": ("curvature", 0.25, "logit"),
     "newton-cg": ("forcing", 0.5, "logit"),
+    "kfac-stream": ("rate", StreamSettings.rate, "log"),
 }
 
 
@@ -29,7 +31,7 @@ _SOLVER_KNOBS: dict[str, tuple[str, float, Literal["log", "logit"]]] = {
 class Knob:
     """A setting and its grid: `centre * sqrt(10)**i` (log), or odds of `centre / (1 - centre) * 3**i` (logit).
 
-    `name` is `lr`, `solve_share`, or the name of a solver's setting.
+    `name` is `lr`, `solve_share`, `noise_theta` (of all growing stages), or the name of a solver's setting.
     """
 
     name: str
@@ -51,6 +53,9 @@ def knob_of(phases: tuple[PhaseConfig, ...], solve_share: float) -> Knob | None:
     last = phases[-1]
     if last.first_order:
         return Knob("lr", learning_rate(last))
+    grown = [phase for phase in phases if phase.role == "grow"]
+    if grown and grown[0].stop_at == "noise":
+        return Knob("noise_theta", grown[0].noise_theta)
     if any(phase.role == "solve" for phase in phases[:-1]):
         return Knob("solve_share", solve_share, "logit")
     if last.method not in _SOLVER_KNOBS:

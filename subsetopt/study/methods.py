@@ -2,11 +2,13 @@
 
     SOLVER                       the solver on the full training set
     SOLVER@SHARE                 its minimum on a random subset, and nothing after it
-    SOLVER@SHARE+HANDOFF         a subset minimum, then full (the same solver), another solver, or first-order training
-    sgd | adam | adamw           first-order training on all samples
+    kfac-stream[+HANDOFF]        a stream of fresh subsets, one K-FAC step on each; `+full` is L-BFGS on the full set
+    SOLVER@STARTxFACTOR          the solver on subsets growing from START by FACTOR to the full set, e.g. lbfgs@0.01x2
+    SOLVER@...+HANDOFF           either of these, then full (the same solver), another solver, or first-order training
+    sgd | adam | adamw | muon    first-order training on all samples
     SAMPLER[@FRACTION][/OPTIMIZER]   first-order training on what a sampler proposes; the optimizer is sgd by default
 
-A hand-off is one of `full`, SOLVER, sgd | adam | adamw, and SAMPLER[@FRACTION][/OPTIMIZER].
+A hand-off is one of `full`, SOLVER, kfac-stream, sgd | adam | adamw | muon, and SAMPLER[@FRACTION][/OPTIMIZER].
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from subsetopt.errors import SettingError, unknown_name
 from subsetopt.samplers import SAMPLERS
 from subsetopt.samplers.factory import default_settings
 from subsetopt.solvers import SOLVERS
-from subsetopt.training.config import FIRST_ORDER, PhaseConfig, RunConfig
+from subsetopt.training.config import FIRST_ORDER, STREAMS, PhaseConfig, RunConfig
 
 EXAMPLES = "for example lbfgs@0.1+srs, lbfgs, adam or srs@0.1"
 
@@ -41,6 +43,10 @@ def parse_method(text: str) -> Method:
     text = text.strip()
     head, plus, handoff = text.partition("+")
     name = head.partition("/")[0].partition("@")[0]
+    if head in STREAMS:
+        return Method(text, {"solver": head, **({"handoff": "none"} if not plus else _handoff_settings(text, handoff))})
+    if name in STREAMS:
+        raise SettingError("method", text, f"{name} takes fresh subsets of all samples, no share", f"use {name}")
     if name in SOLVERS:
         return Method(text, _solver_settings(text, head, handoff if plus else None))
     if plus and (name in FIRST_ORDER or name in SAMPLERS):
@@ -53,7 +59,7 @@ def parse_method(text: str) -> Method:
 def describe(config: RunConfig) -> str:
     """Return in words what a run does, phase by phase."""
     phases = config.phases()
-    text = ", then ".join(_phase_words(phase, config) for phase in phases)
+    text = ", then ".join(_phase_words(phase, config) for phase in phases if phase.role != "grow")
     return text[0].upper() + text[1:]
 
 
@@ -65,14 +71,19 @@ def _solver_settings(text: str, head: str, handoff: str | None) -> dict[str, Any
         if handoff is not None:
             raise SettingError("method", text, "the solver's share of the data is missing", f"{solver}@0.1+{handoff}")
         return {"solver": "none", "handoff": "full", "handoff_solver": solver}
-    settings = {"solver": solver, "subset_frac": _share(text, share)}
+    share, grows, factor = share.partition("x")
+    settings: dict[str, Any] = {"solver": solver}
+    if grows:
+        settings |= {"start": _share(text, share), "grow": _number(text, factor, "x")}
+    else:
+        settings["subset_frac"] = _share(text, share)
     return {**settings, **({"handoff": "none"} if handoff is None else _handoff_settings(text, handoff))}
 
 
 def _handoff_settings(text: str, handoff: str) -> dict[str, Any]:
     if handoff == "full":
         return {"handoff": "full"}
-    if handoff in SOLVERS:
+    if handoff in SOLVERS or handoff in STREAMS:
         return {"handoff": "full", "handoff_solver": handoff}
     name = handoff.partition("/")[0].partition("@")[0]
     if name not in FIRST_ORDER and name not in SAMPLERS:
@@ -101,21 +112,32 @@ def _first_order_settings(text: str, part: str) -> dict[str, Any]:
 
 
 def _share(text: str, value: str) -> float:
-    try:
-        share = float(value)
-    except ValueError:
-        raise SettingError("method", text, f"{value!r} after @ is not a number", EXAMPLES) from None
+    share = _number(text, value, "@")
     if not 0 < share <= 1:
         raise SettingError("method", text, f"the share {value} does not lie in (0, 1]", EXAMPLES)
     return share
 
 
+def _number(text: str, value: str, after: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise SettingError("method", text, f"{value!r} after {after} is not a number", EXAMPLES) from None
+
+
 def _known() -> list[str]:
-    return [*FIRST_ORDER, *(entry.name for entry in SOLVERS), *(entry.name for entry in SAMPLERS)]
+    return [*FIRST_ORDER, *STREAMS, *(entry.name for entry in SOLVERS), *(entry.name for entry in SAMPLERS)]
 
 
 def _phase_words(phase: PhaseConfig, config: RunConfig) -> str:
     data = "the full training set" if phase.data == "full" else _subset_words(config)
+    if phase.streaming:
+        return f"{phase.method} on fresh subsets of {data}"
+    if phase.role == "solve" and config.grow is not None:
+        data = f"subsets growing from {100 * config.start:g} % by a factor of {config.grow:g} to {data}"
+    if phase.subsets > 1:
+        how = {"average": "each solved, their average", "best": "each solved, the best", "together": "solved as one"}
+        data = f"{phase.subsets} disjoint subsets like {data} ({how[phase.subsets_then]})"
     if not phase.first_order:
         return f"{phase.method} on {data}"
     if phase.sampler == "full":

@@ -11,10 +11,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from subsetopt.data import draw, require_all_classes
@@ -23,7 +25,7 @@ from subsetopt.overdetermination import overdetermination_ratio
 from subsetopt.seeding import derive_seed
 from subsetopt.solvers import minimize
 from subsetopt.study.compare import RESULTS, STUDY, SUMMARY, open_study, write_csv
-from subsetopt.study.execution import StudyInterrupted
+from subsetopt.study.execution import StudyInterrupted, Workers, each
 from subsetopt.study.statistics import mean_interval
 from subsetopt.training.config import RunConfig
 from subsetopt.training.run_directory import RunDirectory
@@ -77,44 +79,76 @@ class Minimum:
     epoch_equivalents: float
 
 
+@dataclass(frozen=True)
+class Task:
+    """One minimum to find; `fraction` 1 with `repeat` 0 is the full set."""
+
+    seed: int
+    fraction: float
+    repeat: int
+
+
 def run_representativeness(
-    plan: Plan, output: Path, *, tell: Tell | None = None, command: Sequence[str] = ()
+    plan: Plan,
+    output: Path,
+    *,
+    workers: Workers | None = None,
+    tell: Tell | None = None,
+    command: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Solve what is missing in `output`, write results.csv and summary.json, and return the latter's content.
 
     `tell(done, total, what)` hears of every minimum. Raises `UserError` before any work for unusable settings and
     `StudyInterrupted` on Ctrl-C; the same call goes on.
     """
-    workspaces = {seed: prepare(plan.run.model_copy(update={"seed": seed})) for seed in plan.seeds}
-    subsets = {
-        (seed, fraction, repeat): _subset(workspaces[seed], fraction, repeat)
+    workers = workers or Workers()
+    workspace = _check(plan)
+    # The full minima come first: they take longest, and everything is measured against them.
+    tasks = [Task(seed, 1.0, 0) for seed in plan.seeds] + [
+        Task(seed, fraction, repeat)
         for seed in plan.seeds
         for fraction in plan.fractions
         if fraction < 1
         for repeat in range(plan.repeats)
-    }
-    directory = open_study(output)
-    (output / "cells").mkdir(exist_ok=True)
-    directory.write_toml(STUDY, {"kind": "representativeness", "fractions": list(plan.fractions),
-                                 "repeats": plan.repeats, "seeds": list(plan.seeds),
-                                 **plan.run.model_dump(mode="json", exclude={"output", "phase", "seed"})})  # fmt: skip
-    rows: list[Minimum] = []
-    full: dict[int, Minimum] = {}
-    try:
-        for seed, fraction, repeat in [(seed, 1.0, 0) for seed in plan.seeds] + list(subsets):
-            workspace = workspaces[seed]
-            subset = subsets.get((seed, fraction, repeat))
-            found = _stored_or_solved(plan, workspace, directory, seed, fraction, repeat, subset)
-            full.setdefault(seed, found)
-            rows.append(replace(found, excess=found.full_objective / full[seed].full_objective))
-            if tell is not None:
-                tell(len(rows), len(subsets) + len(plan.seeds), f"{100 * fraction:g} %: F/F* {rows[-1].excess:.3g}")
-    except KeyboardInterrupt:
-        raise StudyInterrupted from None
-    write_csv(directory, RESULTS, [field.name for field in fields(Minimum)], map(asdict, rows))
-    summary = _summary(plan, workspaces[plan.seeds[0]], rows, command)
-    directory.write_json(SUMMARY, summary)
+    ]
+    with open_study(output) as directory:
+        (output / "cells").mkdir(exist_ok=True)
+        directory.write_toml(STUDY, _stored_plan(plan))
+        found: dict[Task, Minimum] = {}
+        work = partial(_stored_or_solved, plan, output.absolute(), workers.threads)
+        try:
+            for task, minimum in each(work, tasks, workers):
+                found[task] = minimum
+                if tell is not None:
+                    tell(len(found), len(tasks), f"{100 * task.fraction:g} %: F = {minimum.full_objective:.4g}")
+        except KeyboardInterrupt:
+            raise StudyInterrupted from None
+        rows = [
+            replace(found[task], excess=found[task].full_objective / found[Task(task.seed, 1.0, 0)].full_objective)
+            for task in tasks
+        ]
+        write_csv(directory, RESULTS, [field.name for field in fields(Minimum)], map(asdict, rows))
+        summary = _summary(plan, workspace, rows, command)
+        directory.write_json(SUMMARY, summary)
     return summary
+
+
+def _check(plan: Plan) -> Workspace:
+    """Raise `UserError` for what could not be solved; return the workspace of the first seed."""
+    workspaces = [prepare(plan.run.model_copy(update={"seed": seed})) for seed in plan.seeds]
+    for workspace in workspaces:
+        _subset(workspace, min(plan.fractions), 0)
+    return workspaces[0]
+
+
+def _stored_plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "kind": "representativeness",
+        "fractions": list(plan.fractions),
+        "repeats": plan.repeats,
+        "seeds": list(plan.seeds),
+        **plan.run.model_dump(mode="json", exclude={"output", "phase", "seed"}),
+    }
 
 
 def _subset(workspace: Workspace, fraction: float, repeat: int) -> Tensor:
@@ -131,28 +165,32 @@ def _subset(workspace: Workspace, fraction: float, repeat: int) -> Tensor:
     return rows
 
 
-def _stored_or_solved(
-    plan: Plan,
-    workspace: Workspace,
-    directory: RunDirectory,
-    seed: int,
-    fraction: float,
-    repeat: int,
-    subset: Tensor | None,
-) -> Minimum:
+def _stored_or_solved(plan: Plan, root: Path, threads: int | None, task: Task) -> Minimum:
+    """Return the minimum that `root` holds, or find and store it; runs in a worker."""
     settings = plan.run.model_dump(
         mode="json", exclude={"output", "data_dir", "data_file", "checkpoint_seconds", "seed"}
     )
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    cells, name = RunDirectory(directory.path / "cells"), f"f{fraction:g}-r{repeat}-s{seed}-{digest}.json"
+    cells = RunDirectory(root / "cells")
+    name = f"f{task.fraction:g}-r{task.repeat}-s{task.seed}-{digest}.json"
     if (cells.path / name).is_file():
         return Minimum(**cells.read_json(name))
-    found = _solve(workspace, subset, seed, fraction, repeat)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    workspace = _workspace(plan.run.model_copy(update={"seed": task.seed}).model_dump_json())
+    subset = None if task.fraction == 1 else _subset(workspace, task.fraction, task.repeat)
+    found = _solve(workspace, subset, task)
     cells.write_json(name, asdict(found))
     return found
 
 
-def _solve(workspace: Workspace, subset: Tensor | None, seed: int, fraction: float, repeat: int) -> Minimum:
+@lru_cache(maxsize=1)
+def _workspace(settings: str) -> Workspace:
+    """Return the workspace of these settings (JSON); a worker that goes on with the same seed reads the data once."""
+    return prepare(RunConfig.model_validate_json(settings))
+
+
+def _solve(workspace: Workspace, subset: Tensor | None, task: Task) -> Minimum:
     config, before = workspace.config, workspace.ledger.cost
     which = "full" if subset is None else "subset"
     own = workspace if subset is None else workspace.with_subset(subset)
@@ -172,7 +210,7 @@ def _solve(workspace: Workspace, subset: Tensor | None, seed: int, fraction: flo
     assert train is not None, "every data set has training data"
     samples = len(own.data(which)[1])
     return Minimum(
-        seed, fraction, repeat, samples,
+        task.seed, task.fraction, task.repeat, samples,
         overdetermination_ratio(workspace.flat.size, samples, workspace.dataset.n_outputs).ratio,
         solved.loss, whole, None, train["loss"], None if test is None else test["loss"],
         None if test is None else test.get("accuracy", test.get("mse")), solved.gradient_norm, solved.converged,

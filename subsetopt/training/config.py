@@ -15,10 +15,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from subsetopt.errors import SettingError, unknown_name
+from subsetopt.training.growth import Mode, growing_phases, growth_stages
 
 StopAt = Literal["minimum", "noise", "validation"]
+Select = Literal["auto", "validation", "train"]
 Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
-FIRST_ORDER = ("sgd", "adam", "adamw")
+FIRST_ORDER = ("sgd", "adam", "adamw", "muon")
+STREAMS = {"kfac-stream": "a stream of fresh, growing subsets of the full set, one K-FAC step on each"}
+STREAM_EPOCHS = 3.0
 
 
 def _auto_or_int(value: Any) -> Any:
@@ -35,11 +39,23 @@ class _Settings(BaseModel):
 class PhaseConfig(_Settings):
     """One phase: a method on some data until a stop. `subsetopt train` makes the list from its flags."""
 
-    method: str = Field(description="solver name, or sgd | adam | adamw", examples=["lbfgs"])
+    method: str = Field(description="solver name, or sgd | adam | adamw | muon", examples=["lbfgs"])
     data: Literal["subset", "full"] = Field("subset", description="what the phase trains on")
-    role: Literal["warmup", "solve", "handoff"] = Field("solve", description="how the report names this phase")
+    role: Literal["warmup", "grow", "solve", "handoff"] = Field("solve", description="how the report names this phase")
+    share: float | None = Field(
+        None, gt=0, le=1, description="share of the training data in the phase's own subset [default: the run's subset]"
+    )
+    skip: float = Field(0.0, ge=0, lt=1, description="share of the training data drawn before the phase's own subset")
+    subsets: int = Field(1, ge=1, description="disjoint subsets, each solved from the same start", examples=[4])
+    subsets_then: Literal["average", "best", "together"] = Field(
+        "average", description="hand on their minima's average or the best of them; or solve them as one"
+    )
+    subsets_select: Select = Field("auto", description="data on which the best minimum is chosen")
+    carry: bool = Field(False, description="start with the curvature that the phase before has learnt")
+    cumulative: bool = Field(False, description="epochs and seconds count from the start of the run")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the solver itself")
     stop_at: StopAt = Field("minimum", description="gradient test, sampling-noise test or held-out test")
+    noise_theta: float = Field(0.1, gt=0, description="noise test: ||g||^2 <= theta tr(cov g_i)/K", examples=[0.1])
     gtol: float = Field(1e-5, gt=0, description="converged when max|g| <= gtol", examples=[1e-5])
     max_iterations: int | None = Field(None, ge=1, description="iterations at most", examples=[500])
     epochs: float | None = Field(None, gt=0, description="cost at most, in epoch-equivalents", examples=[10])
@@ -51,7 +67,7 @@ class PhaseConfig(_Settings):
     schedule: Schedule = Field("cosine", description="learning-rate schedule over the planned steps")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
     nesterov: bool = Field(False, description="Nesterov momentum for sgd")
-    weight_decay: float | None = Field(None, ge=0, description="[default: l2; adamw: 0.01]", examples=[1e-4])
+    weight_decay: float | None = Field(None, ge=0, description="[default: l2; adamw, muon: 0.01]", examples=[1e-4])
     clip_norm: float | None = Field(None, gt=0, description="gradients are clipped to this norm", examples=[1.0])
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of first-order phases", examples=[0.1])
     augmentation: str = Field("none", description="see `subsetopt list augmentations`", examples=["standard"])
@@ -62,12 +78,21 @@ class PhaseConfig(_Settings):
         """True when a mini-batch optimizer runs this phase, false for a full-batch solver."""
         return self.method in FIRST_ORDER
 
+    @property
+    def streaming(self) -> bool:
+        """True when fresh subsets stream past, one step on each."""
+        return self.method in STREAMS
+
     @model_validator(mode="after")
     def _planned(self) -> Self:
+        if self.streaming and self.epochs is None and self.seconds is None:
+            raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
         if self.first_order and self.epochs is None and self.seconds is None:
             raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
         if self.first_order and self.stop_at == "noise":
             raise ValueError(f"a {self.method} phase has no full gradient to test for noise; use stop_at = validation")
+        if self.first_order and self.subsets > 1:
+            raise ValueError(f"a {self.method} phase minimises nothing whose minima could be joined; use a solver")
         if self.nesterov and self.method == "sgd" and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0, for example 0.9")
         return self
@@ -110,6 +135,9 @@ class RunConfig(_Settings):
 
     solver: str = Field("lbfgs", description="solver (`subsetopt list solvers`), or none", examples=["lbfgs"])
     solver_args: dict[str, Any] = Field(default_factory=dict, description="settings of the solver, key=value")
+    solver_epochs: float | None = Field(
+        None, gt=0, description="cost of the solve in epoch-equivalents at most [default: kfac-stream 3]", examples=[3]
+    )
     l2: float = Field(1e-3, ge=0, description="L2 strength: the loss gains l2/2 ||w||^2", examples=[1e-3])
     gtol: float = Field(1e-5, gt=0, description="minimum reached when max|g| <= gtol", examples=[1e-5])
     max_iterations: int | None = Field(500, ge=1, description="solver iterations on the subset at most", examples=[500])
@@ -129,18 +157,51 @@ class RunConfig(_Settings):
         "minimum", description="end of the subset solve: gradient test, sampling noise, or held-out loss"
     )
 
-    warmup: Literal["none", "sgd", "adam", "adamw"] = Field("none", description="first-order start on the subset")
+    noise_theta: float = Field(
+        0.1, gt=0, description="sampling noise is reached when ||g||^2 <= theta tr(cov g_i)/K", examples=[0.1]
+    )
+
+    grow: float | None = Field(
+        None, gt=1, description="solve on subsets growing by this factor, each from the last one's end", examples=[2]
+    )
+    start: float = Field(
+        0.01, gt=0, lt=1, description="share of the training data in the first of them", examples=[0.01]
+    )
+    grow_mode: Mode = Field("nested", description="each contains the last, or holds other samples")
+    grow_stop: Literal["noise", "validation", "cost"] = Field(
+        "noise", description="what ends each but the last: sampling noise, held-out loss, or --grow-epochs alone"
+    )
+    grow_epochs: float | None = Field(
+        None, gt=0, description="cost of each but the last in epoch-equivalents at most", examples=[0.5]
+    )
+    carry: bool = Field(True, description="growing subsets keep the solver's curvature from one to the next")
+    subsets: int = Field(
+        1, ge=1, description="solve this many disjoint subsets from a common start and join their minima", examples=[4]
+    )
+    subsets_then: Literal["average", "best", "resolve"] = Field(
+        "average", description="go on from their average, from the best, or solve all together from the average"
+    )
+    subsets_select: Select = Field(
+        "auto",
+        description="loss by which the best is chosen; auto: held-out if there is any, else all training data",
+    )
+
+    warmup: Literal["none", "sgd", "adam", "adamw", "muon"] = Field(
+        "none", description="first-order start on the subset"
+    )
     warmup_epochs: float = Field(0.5, gt=0, description="cost of the warm-up in epoch-equivalents", examples=[0.5])
     warmup_lr: float | None = Field(None, gt=0, description="learning rate of the warm-up", examples=[0.001])
 
     handoff: str = Field(
-        "sgd", description="what follows: none | full | sgd | adam | adamw | a sampler's name", examples=["full"]
+        "sgd", description="what follows: none | full | sgd | adam | adamw | muon | a sampler's name", examples=["full"]
     )
     handoff_epochs: float = Field(
         5.0, gt=0, description="cost of the hand-off in epoch-equivalents at most", examples=[5]
     )
     handoff_solver: str | None = Field(None, description="solver of --handoff full [default: --solver]")
-    handoff_optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimizer when a sampler is named")
+    handoff_optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(
+        "sgd", description="optimizer when a sampler is named"
+    )
     handoff_args: dict[str, Any] = Field(default_factory=dict, description="settings of the sampler, key=value")
     handoff_lr: float | None = Field(None, gt=0, description="learning rate of sgd/adam", examples=[0.01])
     handoff_batch_size: int = Field(64, ge=1, description="batch size of sgd/adam", examples=[64])
@@ -148,7 +209,7 @@ class RunConfig(_Settings):
     handoff_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
     handoff_nesterov: bool = Field(False, description="Nesterov momentum for sgd")
     handoff_weight_decay: float | None = Field(
-        None, ge=0, description="weight decay [default: --l2; adamw: 0.01]", examples=[1e-4]
+        None, ge=0, description="weight decay [default: --l2; adamw, muon: 0.01]", examples=[1e-4]
     )
     handoff_clip_norm: float | None = Field(
         None, gt=0, description="clip gradients of sgd/adam to this norm", examples=[1.0]
@@ -195,13 +256,44 @@ class RunConfig(_Settings):
             raise ValueError("give subset_frac or subset_size, not both")
         stops = {"stop_at": self.stop_at, "handoff_stop_at": self.handoff_stop_at}
         held_out = [name for name, stop in stops.items() if stop == "validation"]
+        if self.grow is not None and self.grow_stop == "validation":
+            held_out.append("grow_stop")
         if held_out and self.validation_fraction == 0:
             raise ValueError(f"{held_out[0]} = 'validation' needs held-out data; set validation_fraction above 0")
+        self._check_strategy()
         if self.track_validation is not None and self.validation_fraction == 0:
             raise ValueError("track_validation needs held-out data; set validation_fraction above 0")
         if self.solver == "none" and self.handoff == "none" and self.warmup == "none" and not self.phase:
             raise ValueError("solver, warmup and handoff are all 'none': nothing would be trained")
         return self
+
+    def _check_strategy(self) -> None:
+        """Refuse what contradicts growing subsets, or several of them."""
+        strategy = "grow" if self.grow is not None else "subsets" if self.subsets > 1 else None
+        if strategy is not None and self.solver in ("none", *STREAMS):
+            raise ValueError(f"{strategy} needs a full-batch solver, for example lbfgs; solver is {self.solver!r}")
+        if self.grow is not None and self.subsets > 1:
+            raise ValueError(f"grow = {self.grow:g} and subsets = {self.subsets} exclude each other; give one of them")
+        if self.grow is not None and self.subset_size is not None:
+            raise ValueError("grow counts in shares of the data; give subset_frac instead of subset_size")
+        if self.grow is not None and self.start >= (end := self.subset_frac or 1.0):
+            raise ValueError(f"start = {self.start:g} leaves nothing to grow to; use less than subset_frac = {end:g}")
+        if self.grow is not None and self.grow_stop == "cost" and self.grow_epochs is None:
+            raise ValueError("grow_stop = 'cost' needs grow_epochs, the cost of each stage, for example 0.5")
+        if self.subsets > 1 and self.subsets * (share := self.subset_share) > 1 + 1e-9:
+            raise ValueError(
+                f"subsets = {self.subsets} disjoint subsets of {share:g} of the data each do not fit into it; "
+                f"use subset_frac = {1 / self.subsets:.3g} or less"
+            )
+        if self.subsets > 1 and self.subsets_select == "validation" and self.validation_fraction == 0:
+            raise ValueError("subsets_select = 'validation' needs held-out data; set validation_fraction above 0")
+
+    @property
+    def subset_share(self) -> float:
+        """Return the share of the training data in the run's subset, 0 where `subset_size` says how many samples."""
+        if self.subset_size is not None:
+            return 0.0
+        return self.subset_frac or (0.1 if self.grow is None else 1.0)
 
     def phases(self) -> tuple[PhaseConfig, ...]:
         """Return the list of phases that this configuration means."""
@@ -212,11 +304,13 @@ class RunConfig(_Settings):
             planned.append(
                 {"method": self.warmup, "role": "warmup", "epochs": self.warmup_epochs, "lr": self.warmup_lr}
             )
-        if self.solver != "none":
-            planned.append({"method": self.solver, "settings": self.solver_args, "gtol": self.gtol,
-                            "max_iterations": self.max_iterations, "stop_at": self.stop_at})  # fmt: skip
+        if self.solver in STREAMS:
+            planned.append({"method": self.solver, "settings": self.solver_args, "data": "full",
+                            "epochs": self.solver_epochs or STREAM_EPOCHS, "stop_at": self.stop_at})  # fmt: skip
+        elif self.solver != "none":
+            planned += self._solves()
         if self.handoff == "full":
-            solver = self.handoff_solver or ("lbfgs" if self.solver == "none" else self.solver)
+            solver = self.handoff_solver or ("lbfgs" if self.solver in ("none", *STREAMS) else self.solver)
             settings = self.solver_args if solver == self.solver else {}
             planned.append({"method": solver, "settings": settings, "gtol": self.gtol, "data": "full",
                             "role": "handoff", "epochs": self.handoff_epochs,
@@ -230,6 +324,25 @@ class RunConfig(_Settings):
                             "sampler_settings": self.handoff_args,
                             **{name: getattr(self, f"handoff_{name}") for name in shared}})  # fmt: skip
         return tuple(PhaseConfig(**phase) for phase in planned)
+
+    def _solves(self) -> list[dict[str, Any]]:
+        """Return the solve on the subset, or those on growing or on several subsets."""
+        solve = {"method": self.solver, "settings": self.solver_args, "gtol": self.gtol, "stop_at": self.stop_at,
+                 "noise_theta": self.noise_theta, "max_iterations": self.max_iterations,
+                 "epochs": self.solver_epochs}  # fmt: skip
+        if self.grow is not None:
+            stages = growth_stages(self.start, self.grow, self.subset_share, self.grow_mode)
+            stop = "minimum" if self.grow_stop == "cost" else self.grow_stop
+            # All the data without augmented copies are what a phase on "full" works on.
+            whole = {"data": "full"} if self.subset_frac is None and not self.augment_copies else {}
+            return growing_phases({**solve, **whole}, stages, {"stop_at": stop, "epochs": self.grow_epochs}, self.carry)
+        if self.subsets == 1:
+            return [solve]
+        then = "average" if self.subsets_then == "resolve" else self.subsets_then
+        together = {**solve, "subsets": self.subsets, "subsets_then": then, "subsets_select": self.subsets_select}
+        if self.subsets_then != "resolve":
+            return [together]
+        return [together, {**solve, "subsets": self.subsets, "subsets_then": "together"}]
 
 
 def make_config(*layers: Mapping[str, Any]) -> RunConfig:

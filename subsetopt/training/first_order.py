@@ -1,4 +1,4 @@
-"""A first-order phase: SGD, Adam or AdamW on mini-batches that a sampler proposes.
+"""A first-order phase: SGD, Adam, AdamW or Muon on mini-batches that a sampler proposes.
 
 The parameters are one flat vector, so the optimizer of torch works on a single tensor; weights, optimizer state,
 sampler state and random states together are the phase's state and are saved exactly. The learning-rate schedule
@@ -24,6 +24,7 @@ from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.config import PhaseConfig
 from subsetopt.training.first_order_setup import (
+    DECOUPLED,
     check_affordable,
     check_phase,
     learning_rate,
@@ -68,7 +69,7 @@ class FirstOrderState:
 
 
 class FirstOrderPhase:
-    """Runs SGD, Adam or AdamW on the subset or the full set until its cost is spent, or the held-out test ends it.
+    """Runs SGD, Adam, AdamW or Muon on subset or full set until its cost is spent, or the held-out test ends it.
 
     `index` is the phase's place in the run: two phases that are otherwise alike draw different batches.
     """
@@ -115,7 +116,7 @@ class FirstOrderPhase:
         w = w.detach().clone()
         state = FirstOrderState(
             w,
-            optimizer_of(self.config, w, self._lr, self._weight_decay),
+            optimizer_of(self.config, self._workspace.flat, w, self._lr, self._weight_decay),
             new_states(seed, f"{self._stream}:dropout", self._workspace.device),
             make_generator(seed, f"{self._stream}:augmentation"),
             began,
@@ -153,7 +154,7 @@ class FirstOrderPhase:
         return state.stopped
 
     def record(self, state: FirstOrderState) -> dict[str, Any]:
-        """Progress in optimizer steps; the loss is the mean over mini-batches plus l2/2 ||w||^2 (not for AdamW)."""
+        """Progress in optimizer steps; the loss is the mean over mini-batches, plus l2/2 ||w||^2 unless decoupled."""
         return {
             "iteration": state.iterations,
             "loss": state.loss,
@@ -197,7 +198,7 @@ class FirstOrderPhase:
         device = self._workspace.device
         on_device = {k: v if k.startswith(("random/", "augmentation")) else v.to(device) for k, v in tensors.items()}
         parts = join_tensors(on_device, numbers["parts"])
-        optimizer = optimizer_of(self.config, parts["w"], self._lr, self._weight_decay)
+        optimizer = optimizer_of(self.config, self._workspace.flat, parts["w"], self._lr, self._weight_decay)
         if parts["optimizer"]:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: parts["optimizer"]}})
         augmentation = torch.Generator()
@@ -222,7 +223,7 @@ class FirstOrderPhase:
 
     @property
     def _decoupled(self) -> bool:
-        return self.config.method == "adamw"
+        return self.config.method in DECOUPLED
 
     def _mini_batch_step(self, state: FirstOrderState, losses: list[Tensor]) -> None:
         rate = self._lr * rate_factor(self.config.schedule, self._share_spent(state))

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from subsetopt.errors import SettingError
-from subsetopt.objective import CrossEntropy, Loss, has_last_layer, make_loss
+from subsetopt.objective import CrossEntropy, FlatModel, Loss, has_last_layer, make_loss
 from subsetopt.samplers import Sampler, default_settings, make_sampler
 from subsetopt.seeding import derive_seed
 from subsetopt.training.config import PhaseConfig
+from subsetopt.training.muon import Muon, check_muon
 from subsetopt.training.workspace import Workspace
 
-DEFAULT_LR = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
-ADAMW_WEIGHT_DECAY = 0.01  # torch's own default
+DEFAULT_LR = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3, "muon": 1e-2}
+DECOUPLED = ("adamw", "muon")
+DECOUPLED_WEIGHT_DECAY = 0.01  # torch's own default for AdamW
 
 
 def learning_rate(config: PhaseConfig) -> float:
@@ -24,17 +26,21 @@ def learning_rate(config: PhaseConfig) -> float:
 
 
 def weight_decay_of(config: PhaseConfig, workspace: Workspace) -> float:
-    """Return the setting, else the run's L2 strength where it means the same; AdamW has a default of its own."""
+    """Return the setting, else the run's L2 strength where it means the same; decoupled decay has a default."""
     if config.weight_decay is not None:
         return config.weight_decay
-    return ADAMW_WEIGHT_DECAY if config.method == "adamw" else workspace.config.l2
+    return DECOUPLED_WEIGHT_DECAY if config.method in DECOUPLED else workspace.config.l2
 
 
-def optimizer_of(config: PhaseConfig, w: Tensor, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def optimizer_of(
+    config: PhaseConfig, flat: FlatModel, w: Tensor, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """Return the optimizer of the one flat parameter `w` (P,), which is made to require its gradient."""
     w.requires_grad_(True)
     if config.method == "sgd":
         return torch.optim.SGD([w], lr, config.momentum, weight_decay=weight_decay, nesterov=config.nesterov)
+    if config.method == "muon":
+        return Muon(flat, w, lr, weight_decay)
     kind = torch.optim.Adam if config.method == "adam" else torch.optim.AdamW
     return kind([w], lr, weight_decay=weight_decay)
 
@@ -72,6 +78,8 @@ def sampler_of(config: PhaseConfig, workspace: Workspace, samples: int, stream: 
 
 def check_phase(config: PhaseConfig, workspace: Workspace, sampler: Sampler) -> None:
     """Raise `SettingError` for what would otherwise fail in the middle of the training."""
+    if config.method == "muon":
+        check_muon(workspace.flat)
     held_out = workspace.dataset.validation
     if held_out is None or len(held_out) == 0:
         if sampler.needs_validation_scan:

@@ -102,8 +102,9 @@ class Loop:
         """Evaluate at the start; a budget that does not even admit this ends the phase at once."""
         ledger = self._workspace.ledger
         position.phase_start = (ledger.cost, self._seconds(position))
-        ledger.open_phase(phase.config.epochs)
-        self._workspace.clock.open_phase(position.phase_start[1], phase.config.seconds)
+        spent, begin = (position.phase_start[0], 0.0) if phase.config.cumulative else (0.0, position.phase_start[1])
+        ledger.open_phase(None if phase.config.epochs is None else phase.config.epochs - spent)
+        self._workspace.clock.open_phase(begin, phase.config.seconds)
         try:
             position.state = phase.start(position.w)
         except BudgetExhausted:
@@ -164,7 +165,9 @@ class Loop:
     def _agreed_to_stop(self, position: Position) -> bool:
         """Save where rank 0 finds it due, and return whether any rank was asked to stop: one small collective."""
         loss = self._phases[len(position.snapshots)].record(position.state)["loss"]
-        stop, save = self._ranks.agree(self._stop_requested, self._save_due(), figure=loss)
+        stop, save = self._ranks.agree(
+            self._stop_requested, self._save_due(), figure=math.nan if loss is None else loss
+        )
         if save and not stop:
             self._save(position)
         return stop
@@ -215,8 +218,11 @@ class Loop:
         if position.state is not None:
             phase_tensors, numbers = self._phases[len(position.snapshots)].save(position.state)
             tensors |= {f"phase/{name}": value for name, value in phase_tensors.items()}
+        carried_tensors, carried = self._workspace.carried.save()
+        tensors |= {f"carried/{name}": value for name, value in carried_tensors.items()}
         return tensors, {
             "format": FORMAT,
+            "carried": carried,
             "phase_state": numbers,
             "records": [snapshot.record for snapshot in position.snapshots],
             "ledger": self._workspace.ledger.save(),
@@ -246,9 +252,12 @@ class Loop:
         )
         phase = self._phases[len(snapshots)].config if len(snapshots) < len(self._phases) else None
         self._workspace.clock.start(position.seconds)
-        self._workspace.clock.open_phase(position.phase_start[1], phase.seconds if phase else None)
+        begin = 0.0 if phase and phase.cumulative else position.phase_start[1]
+        self._workspace.clock.open_phase(begin, phase.seconds if phase else None)
         if state["phase_state"] is not None:
             position.state = self._phases[len(snapshots)].restore(_under("phase/", tensors), state["phase_state"])
+        on_device = {name: tensor.to(device) for name, tensor in _under("carried/", tensors).items()}
+        self._workspace.carried.restore(on_device, state.get("carried"))
         # Last, because rebuilding an objective charges a calibration that the checkpoint has already.
         self._workspace.ledger.restore(state["ledger"])
         return position

@@ -26,6 +26,8 @@ from subsetopt.training.phases import Phase
 from subsetopt.training.progress import Progress, Silent
 from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite
 from subsetopt.training.solver_phase import SolverPhase
+from subsetopt.training.stream_phase import StreamPhase
+from subsetopt.training.subsets_phase import SubsetsPhase
 from subsetopt.training.workspace import Workspace, prepare
 
 SPLITS = ("subset", "train", "validation", "test")
@@ -211,6 +213,11 @@ def _build_phases(config: RunConfig, workspace: Workspace) -> list[Phase]:
 
 
 def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase:
+    if config.streaming:
+        return StreamPhase(config, workspace, index)
+    if config.subsets > 1 and config.subsets_then != "together":
+        return SubsetsPhase(config, workspace)
+    workspace = workspace.for_phase(config)
     return FirstOrderPhase(config, workspace, index) if config.first_order else SolverPhase(config, workspace)
 
 

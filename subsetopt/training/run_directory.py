@@ -9,19 +9,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import safetensors
 import safetensors.torch
 import tomli_w
 from torch import Tensor
 
 from subsetopt.errors import RunDirectoryError
+from subsetopt.files import replace_file
 
 CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
 MODEL, RESULT, ENVIRONMENT, LOG = "model.safetensors", "result.json", "environment.json", "log.txt"
+LOCK = ".lock"
 
 
 class RunDirectory:
@@ -68,27 +72,30 @@ class RunDirectory:
             raise RunDirectoryError(f"run = {str(path)!r}: {problem}; give the --output directory of `subsetopt train`")
         return cls(path)
 
-    def write_bytes(self, name: str, data: bytes) -> None:
-        """Replace a file atomically: temporary file, fsync, rename, fsync of the directory."""
-        target = self.path / name
-        temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
+    @contextmanager
+    def sole_user(self) -> Iterator[None]:
+        """Keep other processes out until the end; raises `RunDirectoryError` when one is at work here.
+
+        The lock ends with the process, however that ends. Where the file system has no locks, nothing is kept out.
+        """
+        lock = filelock.FileLock(self.path / LOCK, blocking=False)
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({error.strerror}); "
-                                    f"make room, then `subsetopt resume {self.path}`") from None  # fmt: skip
-        if hasattr(os, "O_DIRECTORY"):
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            lock.acquire()
+        except filelock.Timeout:
+            raise RunDirectoryError(
+                f"output = {str(self.path)!r}: another process works there; wait for it, or choose another --output"
+            ) from None
+        except (NotImplementedError, OSError):
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Replace a file of the run, whole or not at all."""
+        replace_file(self.path / name, data, f"make room, then `subsetopt resume {self.path}`")
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file; non-finite numbers become null."""

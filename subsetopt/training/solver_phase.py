@@ -45,8 +45,12 @@ class SolverPhase:
         return f"{self.config.method} on {self.samples} samples"
 
     def start(self, w: Tensor) -> SolverState:
-        """Evaluate at w."""
-        return SolverState(self._solver.init(self._objective, w))
+        """Evaluate at w; with `carry`, take over the curvature that the phase before has handed on."""
+        state, carried = self._solver.init(self._objective, w), self._workspace.carried
+        if self.config.carry:
+            state = carried.take(self.config.method, self._solver, self._objective, state)
+        carried.clear()
+        return SolverState(state)
 
     def step(self, state: SolverState) -> SolverState:
         """Take one iteration of the solver and apply the stop test."""
@@ -91,6 +95,8 @@ class SolverPhase:
             loss, gradient = self._objective.value_and_gradient(chosen, "evaluation")
             outcome = Outcome(chosen, float(loss), float(gradient.abs().max()))
         self._workspace.refresh_batch_norm(outcome.w, self.config.data)
+        if self.config.role == "grow" and self._workspace.config.carry:
+            self._workspace.carried.put(self.config.method, self._solver, solver)
         return outcome
 
     def save(self, state: SolverState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -111,7 +117,7 @@ class SolverPhase:
 
     def _make_test(self) -> StopTest:
         if self.config.stop_at == "noise":
-            return NoiseTest(lambda state: state.gradient, self._gradient_noise)
+            return NoiseTest(lambda state: state.gradient, self._gradient_noise, self.config.noise_theta)
         if self.config.stop_at == "validation":
             return HeldOutTest(self._held_out_loss)
         return MinimumTest()

@@ -115,21 +115,8 @@ def verify_run(
     the run's, with a fresh ledger. Deterministic. Raises `UserError` for whatever cannot be verified.
     """
     began = time.perf_counter()
-    directory = RunDirectory.open(Path(path))
-    overrides = {"data_dir": data_dir, "device": device}
-    stored = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
-    # No budget ends a verification, and where the run once started may be gone.
-    fresh = {"dtype": dtype, "max_epochs": None, "init_from": None}
-    model = None if model is None else copy.deepcopy(model).to(getattr(torch, dtype))
-    workspace = prepare(stored.model_copy(update=fresh), model, dataset)
-    index, record, w = _load_phase(directory, workspace, on)
-    phase = workspace.config.phases()[index]
-    objective = workspace.objective(record["data"], track_noise=phase.stop_at == "noise")
-    if objective.n_samples != record["samples"]:
-        raise RunDirectoryError(
-            f"run = {str(directory.path)!r}: phase {index + 1} trained on {record['samples']} samples, "
-            f"the data give {objective.n_samples} now; restore the data, or train anew"
-        )
+    found = open_phase(path, on=on, dtype=dtype, data_dir=data_dir, device=device, model=model, dataset=dataset)
+    workspace, phase, objective, record, w = found.workspace, found.phase, found.objective, found.record, found.w
     l2 = workspace.config.l2
     damping = l2 or None if damping is None else damping
     try:
@@ -146,20 +133,90 @@ def verify_run(
         )
     except FloatingPointError as error:
         raise RunDirectoryError(
-            f"run = {str(directory.path)!r}: {error} after phase {index + 1}; there is nothing to verify, train anew"
+            f"run = {str(path)!r}: {error} after phase {found.index + 1}; there is nothing to verify, train anew"
         ) from None
     return {
         "verdict": certificate.verdict,
-        "phase": {"index": index, **{key: record[key] for key in ("role", "method", "data", "stop_reason")}},
+        "phase": found.described,
         "dtype": dtype,
         **_figures(certificate, workspace, objective, damping),
-        "notes": _notes(certificate, workspace, objective, stored.dtype, phase, record),
+        "notes": _notes(certificate, workspace, objective, found.trained_in, phase, record),
         "cost": {**_cost(workspace.ledger), "seconds": time.perf_counter() - began},
     }
 
 
-def _load_phase(directory: RunDirectory, workspace: Workspace, on: str | None) -> tuple[int, Mapping[str, Any], Tensor]:
-    """Return index, record and parameters of the phase to verify, and put its buffers into the model."""
+@dataclass(frozen=True)
+class FinishedPhase:
+    """A finished phase of a run, at whose parameters `w` something is to be measured; `trained_in` is the run's dtype.
+
+    `records` are those of all finished phases, `parameters` what each of them handed on; the model holds the buffers
+    of this one.
+    """
+
+    workspace: Workspace
+    index: int
+    records: Sequence[Mapping[str, Any]]
+    parameters: Sequence[Tensor]
+    objective: Objective
+    trained_in: str
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        return self.records[self.index]
+
+    @property
+    def w(self) -> Tensor:
+        return self.parameters[self.index]
+
+    @property
+    def phase(self) -> PhaseConfig:
+        return self.workspace.config.phases()[self.index]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a JSON document says of the phase."""
+        keys = ("role", "method", "data", "stop_reason")
+        return {"index": self.index, **{key: self.record[key] for key in keys}}
+
+
+def open_phase(
+    path: str | Path,
+    *,
+    on: Literal["subset", "full"] | None,
+    dtype: Literal["float32", "float64"],
+    data_dir: Path | None = None,
+    device: str | None = None,
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+) -> FinishedPhase:
+    """Return the last solve (with `on`, the last one there, else the last phase there), in `dtype`, on a fresh ledger.
+
+    Raises `UserError` where there is none, or the data are not those of the run.
+    """
+    directory = RunDirectory.open(Path(path))
+    overrides = {"data_dir": data_dir, "device": device}
+    stored = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
+    # No budget ends a measurement, and where the run once started may be gone.
+    fresh = {"dtype": dtype, "max_epochs": None, "init_from": None}
+    model = None if model is None else copy.deepcopy(model).to(getattr(torch, dtype))
+    workspace = prepare(stored.model_copy(update=fresh), model, dataset)
+    index, records, parameters = _load_phase(directory, workspace, on)
+    record = records[index]
+    phase = workspace.config.phases()[index]
+    workspace = workspace.for_phase(phase)
+    objective = workspace.objective(record["data"], track_noise=phase.stop_at == "noise")
+    if objective.n_samples != record["samples"]:
+        raise RunDirectoryError(
+            f"run = {str(directory.path)!r}: phase {index + 1} trained on {record['samples']} samples, "
+            f"the data give {objective.n_samples} now; restore the data, or train anew"
+        )
+    return FinishedPhase(workspace, index, records, parameters, objective, stored.dtype)
+
+
+def _load_phase(
+    directory: RunDirectory, workspace: Workspace, on: str | None
+) -> tuple[int, Sequence[Mapping[str, Any]], list[Tensor]]:
+    """Return the index of the phase meant, all records and parameters, and put its buffers into the model."""
     checkpoint = directory.load_checkpoint()
     records: Sequence[Mapping[str, Any]] = [] if checkpoint is None else checkpoint[1]["records"]
     if checkpoint is None or not records:
@@ -174,7 +231,8 @@ def _load_phase(directory: RunDirectory, workspace: Workspace, on: str | None) -
     tensors, flat = checkpoint[0], workspace.flat
     prefix = f"done/{index}/buffer/"
     flat.load_buffers({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
-    return index, records[index], flat.check(tensors[f"done/{index}/w"].to(flat.device, flat.dtype))
+    parameters = [flat.check(tensors[f"done/{i}/w"].to(flat.device, flat.dtype)) for i in range(len(records))]
+    return index, records, parameters
 
 
 def _figures(
@@ -238,7 +296,7 @@ def _notes(
         notes.append("negative curvature is a way down: `subsetopt train --init-from RUN --solver newton-cg` takes it")
     if trained_in != str(workspace.flat.dtype).removeprefix("torch."):
         notes.append(f"the run computed in {trained_in}")
-    if phase.first_order:
+    if phase.first_order or phase.streaming:
         notes.append(f"{phase.method} saw mini-batches; verified is the full-batch loss with l2 = {objective.l2:g}")
     elif record["loss"] is not None and (
         abs(record["loss"] - certificate.loss) > LOSS_TOLERANCE * certificate.loss_scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.data import Dataset, Preprocess, augmented_copies, draw, load_dataset, require_all_classes
+from subsetopt.data.subset import disjoint, draw_slice
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
 from subsetopt.models import build_model, check_output_shape, refuse_reserved
@@ -21,11 +23,13 @@ from subsetopt.objective import (
     tuned_chunk_size,
     update_batch_norm,
 )
+from subsetopt.objective.noise import MINIMUM_CHUNKS
 from subsetopt.objective.protocol import Purpose
 from subsetopt.overdetermination import Overdetermination, overdetermination_ratio, verdict, warning
 from subsetopt.seeding import derive_seed
+from subsetopt.training.carry import CarriedCurvature
 from subsetopt.training.clock import Clock
-from subsetopt.training.config import RunConfig
+from subsetopt.training.config import PhaseConfig, RunConfig
 from subsetopt.training.initialisation import initialised_from
 from subsetopt.training.ledger import Ledger
 
@@ -47,11 +51,35 @@ class Workspace:
     clock: Clock = field(default_factory=Clock)
     warnings: list[str] = field(default_factory=list)
     ranks: Ranks = field(default_factory=Ranks)
+    carried: CarriedCurvature = field(default_factory=CarriedCurvature)
     _objectives: dict[tuple[str, bool], Objective] = field(default_factory=dict)
 
     def with_subset(self, subset: Tensor) -> Workspace:
         """Return the same with other rows in the subset; model and ledger are shared."""
         return replace(self, subset=subset, _objectives={})
+
+    def for_phase(self, config: PhaseConfig) -> Workspace:
+        """Return the workspace whose subset is that of the phase; raises `SettingError` where it cannot be drawn."""
+        if config.subsets > 1:
+            return self.with_subset(torch.cat(self.disjoint_subsets(config.subsets)).sort().values)
+        if config.share is None:
+            return self
+        rows = draw_slice(
+            self.full_size, config.share, config.skip, self.config.seed, stratify=_strata(self.config, self.dataset)
+        )
+        least = max(MINIMUM_CHUNKS, self.dataset.n_outputs if self.dataset.task == "classification" else 1)
+        if len(rows) < least:
+            enough = math.ceil(1000 * least / self.full_size) / 1000
+            raise SettingError(
+                "start", config.share, f"is {len(rows)} of {self.full_size} samples, {least} are the least that a "
+                "stage of growing subsets needs", f"use --start {enough:g} or more",
+            )  # fmt: skip
+        return self.with_subset(rows)
+
+    def disjoint_subsets(self, count: int) -> tuple[Tensor, ...]:
+        """Return the rows of `count` disjoint subsets; the first is the run's own."""
+        strata = _strata(self.config, self.dataset)
+        return disjoint(self.full_size, len(self.subset), count, self.config.seed, stratify=strata)
 
     @property
     def full_size(self) -> int:
@@ -207,7 +235,7 @@ def prepare(
             dtype=dtype,
             **config.model_args,
         )
-    check_output_shape(model, dataset.in_shape, dataset.n_outputs, dtype)
+    check_output_shape(model, dataset.in_shape, dataset.n_outputs)
     flat = FlatModel(model, dtype=dtype, device=device)
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
@@ -254,18 +282,20 @@ def resolve_model(name: str, dataset: Dataset) -> str:
 
 
 def _draw_subset(config: RunConfig, dataset: Dataset) -> Tensor:
-    classification = dataset.task == "classification"
-    fraction = 0.1 if config.subset_frac is None and config.subset_size is None else config.subset_frac
     subset = draw(
         len(dataset.train),
-        fraction=fraction,
+        fraction=config.subset_share or None,
         size=config.subset_size,
         seed=config.seed,
-        stratify=dataset.train.targets if classification and config.stratify else None,
+        stratify=_strata(config, dataset),
     )
-    if classification:
+    if dataset.task == "classification":
         require_all_classes(dataset.train.targets[subset], dataset.n_outputs)
     return subset
+
+
+def _strata(config: RunConfig, dataset: Dataset) -> Tensor | None:
+    return dataset.train.targets if dataset.task == "classification" and config.stratify else None
 
 
 def _prices(

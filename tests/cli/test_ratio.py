@@ -97,3 +97,39 @@ def test_frozen_and_shared_parameters_of_a_users_model_on_a_users_file(
 def test_mistakes_are_one_line(cli: Any, flags: list[str], words: str) -> None:
     outcome = cli("ratio", *flags)
     assert outcome.code == 2 and words in outcome.line
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from subsetopt_cli.main import run
+
+    directory = tmp_path_factory.mktemp("effective") / "run"
+    small = ("--model", "linear", "--subset-frac", "0.1", "--l2", "0.1", "--handoff", "none", "--quiet")
+    assert run(["train", "--output", str(directory), *small]) == 0
+    return directory
+
+
+def test_the_effective_ratio_of_a_run(cli: Any, finished: Path) -> None:
+    document = cli("ratio", "--effective", finished, "--excess", "0.05", "--rows", "4", "--json").json
+    assert document["directory"] == str(finished) and document["samples"] == 129
+    assert document["effective_ratio"] == pytest.approx(129 / document["effective_parameters"]["value"])
+    assert document["target"]["relative_excess"] == 0.05 and document["observed"]["optimism"] > 0
+    outcome = cli("ratio", "--effective", finished, "--excess", "0.05", "--subset-frac", "0.5", "--rows", "4")
+    text = " ".join(outcome.out.split())
+    for words in ("Effective ratio K/p", "tr(H^-1 C)", "this subset", "asked for", "is enough", "Loss on the full set"):
+        assert words in text, words
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--excess", "0.1"], "excess = 0.1: needs --effective RUN"),
+        (["--effective", "RUN", "--model", "mlp"], "leave out --model"),
+        (["--effective", "RUN", "--target", "2"], "leave out --target"),
+        (["--effective", "missing"], "missing"),
+        (["--effective", "RUN", "--excess", "-1"], "excess = -1.0"),
+    ],
+)
+def test_mistakes_with_effective_are_one_line(cli: Any, finished: Path, flags: list[str], words: str) -> None:
+    outcome = cli("ratio", *[str(finished) if flag == "RUN" else flag for flag in flags])
+    assert outcome.code == 2 and words in outcome.line

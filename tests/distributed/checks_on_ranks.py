@@ -5,6 +5,7 @@ Run by `test_ranks.py`; an assertion that fails on any rank fails the test.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -20,7 +21,7 @@ from subsetopt.distributed import ProcessRanks, RankFailedError, RankLostError, 
 from subsetopt.errors import DataError, SettingError
 from subsetopt.objective import Objective, evaluate_split
 from subsetopt.seeding import make_generator
-from subsetopt.solvers import minimize
+from subsetopt.solvers import make_solver, minimize
 from subsetopt.training.config import make_config
 from subsetopt.training.first_order import FirstOrderPhase
 from subsetopt.training.mini_batch import REPLICATED
@@ -132,6 +133,32 @@ def check_solvers(ranks: Ranks) -> None:
     alike = torch.tensor([a.loss, -a.loss], dtype=torch.float64)
     dist.all_reduce(alike, op=dist.ReduceOp.MAX)
     assert alike[0] == -alike[1], "bit for bit on all ranks"
+
+
+def check_spread_curvature_pairs(ranks: Ranks) -> None:
+    shared, alone = objectives(ranks)
+    states = []
+    for objective, spread in ((shared, True), (alone, False)):
+        solver = make_solver("lbfgs", memory=5, shard_memory=spread)
+        state = solver.init(objective, objective.initial())
+        for step in range(20):
+            state = solver.step(objective, state)
+            if step == 12:
+                tensors, numbers = solver.save(state)
+                if spread:
+                    assert state.memory.rows.numel() <= 10 * math.ceil(alone.size / 3)
+                    gathered = tensors
+                    continue
+                if ranks.main:
+                    torch.testing.assert_close(gathered["memory.rows"], tensors["memory.rows"], rtol=1e-6, atol=1e-9)
+        states.append(state)
+    assert abs(states[0].loss - states[1].loss) <= 1e-10 * states[1].loss
+    spread, rows = make_solver("lbfgs", memory=5, shard_memory=True), states[1].memory.rows
+    again = spread.restore(shared, *make_solver("lbfgs", memory=5).save(states[1]))
+    start, stop = ranks.share(alone.size)
+    assert torch.equal(again.memory.rows, rows[:, start:stop])
+    one, other = (s.memory.apply(states[1].gradient, 1.0)[0] for s in (again, states[1]))
+    torch.testing.assert_close(one, other, **EXACT)
 
 
 def check_evaluation(ranks: Ranks) -> None:

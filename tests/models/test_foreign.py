@@ -164,7 +164,7 @@ class Output(nn.Module):
 )
 def test_outputs_that_do_not_fit_are_told_in_one_line(outputs, message):
     with pytest.raises(ModelError, match=message) as caught:
-        check_output_shape(Output(outputs), (6,), 2, torch.float32)
+        check_output_shape(Output(outputs), (6,), 2)
     assert "\n" not in str(caught.value)
 
 
@@ -172,7 +172,7 @@ def test_the_check_leaves_modes_buffers_and_generators_alone():
     model = Output(lambda x: x[:, :2] + torch.rand(2, 2))
     model.norm.eval()
     before, state = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
-    check_output_shape(model, (6,), 2, torch.float32)
+    check_output_shape(model, (6,), 2)
     assert model.training and not model.norm.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)

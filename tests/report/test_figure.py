@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,10 @@ def test_a_corrupt_file_is_one_line(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_neither_half_a_figure_nor_a_temporary_file(
     run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Path, content: bytes) -> int:
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunDirectoryError, match="No space left"):
         loss_figure(run_directory)
     assert sorted(path.name for path in run_directory.iterdir()) == ["metrics.jsonl", "result.json"]

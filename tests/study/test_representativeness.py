@@ -12,6 +12,8 @@ import pytest
 
 from subsetopt.errors import UserError
 from subsetopt.report.representativeness import FILE, representativeness_figure
+from subsetopt.study.compare import open_study
+from subsetopt.study.execution import Workers
 from subsetopt.study.representativeness import Plan, run_representativeness
 from subsetopt.training.config import RunConfig, make_config
 
@@ -64,3 +66,16 @@ def test_finished_minima_are_used_again_and_the_figure_is_drawn(regression: RunC
 def test_an_empty_or_impossible_plan_is_refused(plan: dict[str, object]) -> None:
     with pytest.raises(UserError):
         Plan(RunConfig(), **plan)  # type: ignore[arg-type]  # wrong values on purpose
+
+
+def test_minima_found_by_two_processes_are_the_same(regression: RunConfig, tmp_path: Path) -> None:
+    plan = Plan(regression, (0.1, 0.5), 2, (0, 1))
+    run_representativeness(plan, tmp_path / "one")
+    run_representativeness(plan, tmp_path / "two", workers=Workers(2))
+    assert (tmp_path / "one" / "results.csv").read_bytes() == (tmp_path / "two" / "results.csv").read_bytes()
+
+
+def test_a_second_process_in_the_same_directory_is_refused(regression: RunConfig, tmp_path: Path) -> None:
+    with open_study(tmp_path / "a"), pytest.raises(UserError, match="another process works there"):
+        run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
+    run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")

@@ -17,6 +17,7 @@ RUNS = {
     "sgd": {"handoff": "sgd", "handoff_stop_at": "validation"},
     "adam": {"handoff": "adam"},
     "adamw-amp": {"handoff": "adamw", "handoff_amp": True},
+    "muon": {"handoff": "muon"},
     "nw-sketch": {"handoff": "nw-sketch", "handoff_args": CHEAP},
     "nw-sketch-features": {"handoff": "nw-sketch", "handoff_args": {**CHEAP, "codes": "features", "query_every": 3}},
     "composer": {"handoff": "selective-backprop", "handoff_args": {"variant": "composer"}},

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import click
 
 from subsetopt.report.table import text_table
+from subsetopt.training.config import STREAMS
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 from subsetopt_cli.presets import preset_files, preset_summary
 
@@ -41,4 +42,5 @@ def _entries(kind: str) -> Iterable[tuple[str, str]]:
     if kind == "presets":
         return [(name, preset_summary(path)) for name, path in preset_files().items()]
     package, registry = _REGISTRIES[kind]
-    return [(entry.name, entry.summary) for entry in getattr(importlib.import_module(package), registry)]
+    entries = [(entry.name, entry.summary) for entry in getattr(importlib.import_module(package), registry)]
+    return sorted([*entries, *(STREAMS.items() if kind == "solvers" else ())])

@@ -6,7 +6,8 @@ import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import click
 
@@ -20,13 +21,15 @@ from subsetopt.overdetermination import (
 )
 from subsetopt.report.table import text_table
 from subsetopt.training.config import RunConfig, make_config
-from subsetopt_cli.options import HeadedCommand, HeadedOption, given_settings, setting_options
+from subsetopt_cli.effective import show_effective
+from subsetopt_cli.options import HeadedCommand, HeadedOption, flag_of, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
 _SETTINGS = (
     "dataset", "data_dir", "data_file", "validation_fraction", "model", "model_args",
     "subset_frac", "subset_size", "augment_copies",
 )  # fmt: skip
+_WITH_EFFECTIVE = frozenset({"data_dir", "subset_frac", "subset_size"})
 _BARE = (
     ("samples", "N, training samples (instead of a data set)"),
     ("outputs", "M, outputs per sample (instead of a data set)"),
@@ -66,6 +69,20 @@ class _Sizes:
     metavar="Q",
     help="Find the smallest subset that reaches Q.",
 )
+@click.option(
+    "--effective", type=click.Path(path_type=Path), metavar="RUN",
+    help="Measure the effective ratio at the minimum that a run found; --subset-frac or --subset-size then ask for "
+    "the excess of another subset.",
+)  # fmt: skip
+@click.option(
+    "--excess", type=float, metavar="X",
+    help="With --effective: the subset whose loss on the full set is at most X times the full minimum's above it.",
+)  # fmt: skip
+@click.option("--on", type=click.Choice(["subset", "full"]), help="With --effective: the last solve there.")
+@click.option(
+    "--rows", type=int, metavar="N", default=32, show_default=True,
+    help="With --effective: samples left out in turn; 0 for none.",
+)  # fmt: skip
 @json_option
 @debug_option
 def command(
@@ -74,16 +91,27 @@ def command(
     parameters: int | None,
     task: str | None,
     target: float | None,
+    effective: Path | None,
+    excess: float | None,
+    on: Literal["subset", "full"] | None,
+    rows: int,
     as_json: bool,
     **flags: Any,
 ) -> None:
     """Tell how far a subset overdetermines a model: Q = K·M/P.
 
     K samples with M outputs each set K·M equations for P trainable parameters. Without --subset-frac or --subset-size,
-    K is the whole training set.
+    K is the whole training set. With --effective RUN, what a run found tells how many parameters its data determine.
     """
     given = given_settings(RunConfig, flags)
     config = make_config(given)
+    if effective is not None:
+        bare = {"samples": samples, "outputs": outputs, "parameters": parameters, "task": task, "target": target}
+        _refuse({*given, *(name for name, value in bare.items() if value is not None)} - _WITH_EFFECTIVE)
+        show_effective(effective, config, on=on, excess=excess, rows=rows, as_json=as_json)
+        return
+    if excess is not None or on is not None:
+        raise SettingError("excess" if on is None else "on", excess or on, "needs --effective RUN", "name a run")
     with standard_output_reserved():
         sizes = _sizes(config, given, samples, outputs, parameters, task)
     document = _document(config, sizes, target)
@@ -91,6 +119,11 @@ def command(
         print_json(document)
     else:
         click.echo(_text(config, sizes, document))
+
+
+def _refuse(names: set[str]) -> None:
+    for name in sorted(names):
+        raise SettingError(name, "given", "the run named by --effective says it", f"leave out {flag_of(name)}")
 
 
 def _sizes(

@@ -36,6 +36,7 @@ _SETTINGS = tuple(name for name in _RUN if not name.startswith("handoff"))
 @click.option("--seeds", type=int, default=1, show_default=True, metavar="N", help="Data splits and initial weights.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR",
               help="Study directory  [default: runs/representativeness-DATASET]")  # fmt: skip
+@click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Minima to find at a time.")
 @json_option
 @quiet_option
 @debug_option
@@ -45,6 +46,7 @@ def command(
     repeats: int,
     seeds: int,
     output: Path | None,
+    jobs: int,
     as_json: bool,
     quiet: bool,
     **flags: Any,
@@ -60,7 +62,7 @@ def command(
     shares = _numbers(fractions)
 
     from subsetopt.report.representativeness import representativeness_figure
-    from subsetopt.study.execution import StudyInterrupted
+    from subsetopt.study.execution import StudyInterrupted, Workers
     from subsetopt.study.representativeness import Plan, run_representativeness
 
     def tell(done: int, total: int, what: str) -> None:
@@ -71,7 +73,7 @@ def command(
     try:
         with standard_output_reserved():
             plan = Plan(config, shares, repeats, tuple(range(seeds)))
-            summary = run_representativeness(plan, directory, tell=tell, command=arguments)
+            summary = run_representativeness(plan, directory, workers=Workers(jobs), tell=tell, command=arguments)
             representativeness_figure(directory)
     except StudyInterrupted:
         click.echo(f"Interrupted; go on with the same command: {shlex.join(arguments)}", err=True)

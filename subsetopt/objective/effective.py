@@ -1,0 +1,131 @@
+"""The effective number of parameters of a regularised minimum, and what a subset's minimum costs on the full set.
+
+Let w minimise F(w) = (1/K) sum l_i(w) + (l2/2) ||w||^2 over K samples, H its Hessian, C the covariance of the
+samples' gradients there. The minimum on K of N samples exceeds the full one by about (1/2) (1/K - 1/N) tr(H^-1 C), and
+its loss on its own samples is too small by (1/K - 1/N) tr(H^-1 C) (Takeuchi 1976; White 1982; the factor is that of
+drawing without replacement). The trace is the effective number of parameters, K over it the effective counterpart of
+Q = K M / P.
+
+The trace is found by Hutchinson's estimator: v = (K - 1)^(-1/2) sum_i (e_i - mean e) g_i with random signs e_i has
+the covariance C and costs one gradient; v' H^-1 v comes by Lanczos quadrature. Measured (digits, MLP, 20 % subset,
+l2 0.1 / 0.01 / 0.001): relative standard deviation per solve 0.17 / 0.06 / 0.04, against 0.78 / 1.6 / 1.6 with v = g_i
+of a random sample and 0.20 / 0.39 / 0.64 with the sample drawn in proportion to ||g_i||^2.
+Where a subset is nearly interpolated its own gradients vanish and the trace with them: see `leave_one_out.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subsetopt.errors import SettingError
+from subsetopt.objective.lanczos import Product, Tridiagonal, lanczos
+from subsetopt.objective.sample_gradients import SampleGradients
+from subsetopt.objective.spectrum import TraceEstimate, student_error
+from subsetopt.seeding import make_generator
+
+TOLERANCE = 1e-3
+"""Quadrature has settled when its value changes less than this, relatively, over the steps between two looks."""
+
+
+class NotPositiveDefinite(Exception):  # noqa: N818 (an event: the caller takes another matrix)
+    """The matrix has an eigenvalue that is not positive, so that v' H^-1 v means nothing."""
+
+
+def effective_trace(
+    product: Product,
+    gradients: SampleGradients,
+    groups: Tensor,
+    *,
+    probes: int = 8,
+    max_products: int = 300,
+    seed: int = 0,
+    tell: Callable[[], None] = lambda: None,
+) -> TraceEstimate:
+    """Estimate tr(H^-1 C) with a 95 % interval; `product`: v -> H v for v of shape (P,).
+
+    `groups` (K,) names the stratum of each sample: C is the covariance within strata, that of a stratified draw, with
+    the divisor K - (number of strata); one stratum for all gives the plain covariance. `tell` hears of every product.
+    Raises `NotPositiveDefinite` where H is not, `FloatingPointError` where a product is not finite.
+    """
+    if probes < 2:
+        raise SettingError("probes", probes, "an error bar needs at least 2", "try 8")
+
+    def told(v: Tensor) -> Tensor:
+        tell()
+        return product(v)
+
+    runs = []
+    for probe in range(probes):
+        generator = make_generator(seed, f"effective:{probe}")
+        signs = torch.randint(0, 2, (len(groups),), generator=generator).to(torch.float64) * 2 - 1
+        runs.append(inverse_form(told, gradients.combine(centred(signs, groups)), max_products))
+    values = np.array([value for value, _ in runs])
+    quadrature = max(change for _, change in runs)
+    return TraceEstimate(float(values.mean()), student_error(values) + quadrature, probes)
+
+
+def centred(weights: Tensor, groups: Tensor) -> Tensor:
+    """Return (weights - their mean in the group) / sqrt(K - number of groups), shape (K,), on the CPU.
+
+    Raises `SettingError` where every sample is a group of its own.
+    """
+    _, index, sizes = torch.unique(groups.cpu(), return_inverse=True, return_counts=True)
+    freedom = len(weights) - len(sizes)
+    if freedom < 1:
+        raise SettingError("samples", len(weights), f"no spread within {len(sizes)} groups", "use more samples")
+    means = torch.zeros(len(sizes), dtype=weights.dtype).index_add_(0, index, weights) / sizes
+    deviations: Tensor = weights - means[index]
+    return deviations / math.sqrt(freedom)
+
+
+def inverse_form(product: Product, v: Tensor, max_products: int) -> tuple[float, float]:
+    """Return v' H^-1 v, from below, and its last change, by Gauss quadrature on Lanczos' matrix (Golub & Meurant 1994).
+
+    Raises `NotPositiveDefinite` as soon as a Ritz value is not positive.
+    """
+    squared = float(v.double() @ v.double())
+    if squared == 0:
+        return 0.0, 0.0
+    value = change = math.inf
+
+    def settled(found: Tridiagonal) -> bool:
+        nonlocal value, change
+        if found.ritz_values[0] <= found.rounding:
+            raise NotPositiveDefinite
+        before, value = value, squared * found.mean(lambda x: 1 / x)
+        change = abs(value - before)
+        return change <= TOLERANCE * value
+
+    found = lanczos(product, v, steps=max_products, enough=settled)
+    settled(found)
+    return value, 0.0 if found.complete else change
+
+
+def predicted_excess(parameters: float, samples: float, total: int) -> float:
+    """Return (1/2) (1/K - 1/N) p, the excess of F at the minimum of K of N samples over F*, for p effective parameters.
+
+    `samples` is K, `total` N, `parameters` p = tr(H^-1 C).
+    """
+    return 0.5 * predicted_optimism(parameters, samples, total)
+
+
+def predicted_optimism(parameters: float, samples: float, total: int) -> float:
+    """Return (1/K - 1/N) p, by how much the loss over all N exceeds that over the subset, at the subset's minimum."""
+    return (1 / samples - 1 / total) * parameters
+
+
+def samples_for_excess(parameters: float, excess: float, total: int) -> int:
+    """Return the smallest K whose predicted excess is at most `excess` (absolute): K >= 1 / (2 excess / p + 1 / N).
+
+    Raises `SettingError` unless `excess` is above 0.
+    """
+    if not (math.isfinite(excess) and excess > 0):
+        raise SettingError("excess", excess, "must be a finite number above 0", "try 0.05, 5 % of the loss")
+    if parameters <= 0:
+        return 1
+    return min(total, math.ceil(1 / (2 * excess / parameters + 1 / total) * (1 - 1e-12)))

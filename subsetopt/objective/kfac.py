@@ -1,0 +1,242 @@
+"""K-FAC: the Fisher (Gauss-Newton) matrix of a model as one Kronecker product per layer, with exact damped inverses.
+
+F ~ blockdiag(A_l (x) G_l), A_l the second moment of a layer's inputs and G_l that of the gradients in its outputs
+(Martens and Grosse 2015; Grosse and Martens 2016 for convolutions). In the eigenbases A = V diag(a) V' and
+G = U diag(g) U' the damped inverse is exact: (F + damping I)^-1 = (V (x) U) diag(1 / (a g' + damping)) (V (x) U)'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from subsetopt.objective.arithmetic import exact_arithmetic
+from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.kfac_layers import (
+    Layer,
+    diagonal_moments,
+    find_layers,
+    kronecker_moments,
+    output_noise,
+    recording,
+)
+from subsetopt.objective.losses import Loss
+from subsetopt.objective.protocol import Meter
+
+Draw = Literal["curvature", "labels", "empirical"]
+EIGH_FLOPS = 9.0  # d^3 operations of a symmetric eigendecomposition with vectors (Golub and Van Loan 2013, section 8.3)
+COUNTED_SAMPLES = 8
+FACTOR_TENSORS = ("moment", "decomposed", "basis", "spectrum")
+
+
+@dataclass
+class Moments:
+    """One estimate: (A, G) per Kronecker layer, and a diagonal over all P parameters, zero where there are factors."""
+
+    factors: list[tuple[Tensor, Tensor]]
+    diagonal: Tensor
+
+
+@dataclass
+class Factor:
+    """A symmetric second moment (d, d) and its decomposition: `decomposed` is the moment that was taken apart last."""
+
+    moment: Tensor
+    decomposed: Tensor
+    basis: Tensor
+    spectrum: Tensor
+
+    def refresh(self) -> None:
+        """Decompose the moment anew; rounding may leave eigenvalues just below zero, which are set to zero."""
+        spectrum, self.basis = torch.linalg.eigh(self.moment)
+        self.spectrum, self.decomposed = spectrum.clamp_min_(0.0), self.moment
+
+
+class Kfac:
+    """Running estimate of F at changing w, without L2; `update` before anything else.
+
+    Linear and Conv2d layers have Kronecker factors; norm layers and embeddings a diagonal of squared per-sample
+    gradients; every other parameter tensor a multiple of the identity, the mean of its squared random gradient, and is
+    named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a warm-up in which
+    all estimates count the same. A factor is decomposed anew when its moment has changed by more than `drift` of its
+    Frobenius norm since the last time: the inputs of the first layer, for one, never change much.
+    """
+
+    def __init__(
+        self, flat: FlatModel, loss: Loss, *, draw: Draw = "curvature", memory: float = 0.95, drift: float = 0.1
+    ) -> None:
+        self.flat, self.loss, self.draw, self.memory, self.drift = flat, loss, draw, memory, drift
+        self.layers, self._others = find_layers(flat)
+        self._kronecker = [layer for layer in self.layers if layer.kronecker]
+        self.updates = 0
+        self._counted: tuple[float, float] | None = None
+        self._factors: list[tuple[Factor, Factor]] = []
+        self._diagonal = torch.zeros(flat.size, dtype=flat.dtype, device=flat.device)
+
+    @property
+    def note(self) -> str:
+        """Which parameters have no curvature but a common scale, in one line; empty where there are none."""
+        names = ", ".join(self.flat.names[place] for place in self._others)
+        return f"K-FAC: no factors for {names}; each has one common scale instead" if names else ""
+
+    def estimate(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator) -> Moments:
+        """Return the moments at w on model inputs x `(n, ...)` and prepared targets y; `generator` lives on the CPU."""
+        with exact_arithmetic(self.flat.device), recording(self.layers):
+            leaves = self.flat.leaves(w)
+            with self.flat.at(leaves, "deterministic") as evaluate:
+                outputs = evaluate(x)
+                u = output_noise(self.loss, outputs, y, self.draw, generator)
+                return self._read(leaves, outputs, u, len(x))
+
+    def update(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, meter: Meter | None = None) -> None:
+        """Take one estimate into the running mean and decompose the factors; charged to `meter` before it is made.
+
+        The charge is arithmetic in gradients of one sample, as ("gradient", "product"): that of the estimate before it
+        is made, that of the decompositions when it is known which are due. One host synchronisation. `BudgetExhausted`
+        may be raised, and then nothing has changed.
+        """
+        if meter is not None:
+            meter.charge("gradient", self.price(w, x, y), "product")
+        new = self.estimate(w, x, y, generator)
+        share = max(1.0 / (self.updates + 1), 1.0 - self.memory)
+        pairs = self._factors or [(_undecomposed(a), _undecomposed(g)) for a, g in new.factors]
+        factors = [factor for pair in pairs for factor in pair]
+        drawn = [moment for pair in new.factors for moment in pair]
+        moments = [torch.lerp(factor.moment, moment, share) for factor, moment in zip(factors, drawn, strict=True)]
+        due = self._due(factors, moments)
+        if meter is not None and (extra := self._decomposition_price(w, x, y, [moments[index] for index in due])):
+            meter.charge("gradient", extra, "product")
+        self.updates, self._factors = self.updates + 1, pairs
+        self._diagonal = torch.lerp(self._diagonal, new.diagonal, share)
+        for factor, moment in zip(factors, moments, strict=True):
+            factor.moment = moment
+        for index in due:
+            factors[index].refresh()
+
+    def _due(self, factors: Sequence[Factor], moments: Sequence[Tensor]) -> list[int]:
+        """Return the places of the factors whose moments have drifted too far from what was decomposed."""
+        pairs = list(zip(factors, moments, strict=True))
+        norm = torch.linalg.matrix_norm
+        changes = [norm(moment - factor.decomposed) - self.drift * norm(factor.decomposed) for factor, moment in pairs]
+        return [index for index, change in enumerate(torch.stack(changes).tolist() if changes else []) if change > 0]
+
+    def apply(self, v: Tensor, damping: float | Tensor) -> Tensor:
+        """Return (F + damping I)^-1 v for v of shape (P,) and damping > 0."""
+        return self._spectral(v, lambda spectrum: 1.0 / (spectrum + damping))
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return F v, shape (P,)."""
+        return self._spectral(v, lambda spectrum: spectrum)
+
+    def quadratic(self, v: Tensor) -> Tensor:
+        """Return v'F v, a 0-d tensor."""
+        return torch.dot(v, self.product(v))
+
+    def price(self, w: Tensor, x: Tensor, y: Tensor) -> int:
+        """Return what an estimate on these samples costs without decompositions, in gradients of one sample."""
+        return math.ceil(self._flops(w, x, y)[0] * len(x))
+
+    def _decomposition_price(self, w: Tensor, x: Tensor, y: Tensor, moments: Sequence[Tensor]) -> int:
+        gradient = self._flops(w, x, y)[1]
+        return math.ceil(EIGH_FLOPS * sum(len(moment) ** 3 for moment in moments) / gradient) if gradient else 0
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that `load_state` needs to go on bit for bit."""
+        tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates)}
+        for index, pair in enumerate(self._factors):
+            for side, factor in zip("ag", pair, strict=True):
+                for name in FACTOR_TENSORS:
+                    tensors[f"{index}.{side}.{name}"] = getattr(factor, name)
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
+
+        def factor(index: int, side: str) -> Factor:
+            return Factor(*(tensors[f"{index}.{side}.{name}"] for name in FACTOR_TENSORS))
+
+        count = len(self._kronecker) if self.updates else 0
+        self._factors = [(factor(index, "a"), factor(index, "g")) for index in range(count)]
+
+    def _read(self, leaves: list[Tensor], outputs: Tensor, u: Tensor, n: int) -> Moments:
+        called = [output for layer in self.layers for _, output in layer.calls]
+        others = [leaves[place] for place in self._others]
+        found = torch.autograd.grad(outputs, [*called, *others], u, materialize_grads=True)
+        gradients = iter(found)
+        diagonal = torch.zeros_like(self._diagonal)
+        into = self.flat.views(diagonal)
+        factors = []
+        for layer in self.layers:
+            own = [next(gradients) for _ in layer.calls]
+            if layer.kronecker:
+                factors.append(self._moments(layer, own, n))
+            elif own:
+                for place, values in zip((layer.weight, layer.bias), diagonal_moments(layer, own, n), strict=True):
+                    if place is not None and values is not None:
+                        into[place].copy_(values)
+        for place in self._others:
+            # (sum_i J_i'u_i)^2 has the mean sum_i diag(J_i'H_i J_i), as the u_i are independent with mean zero.
+            into[place].fill_(next(gradients).square().mean() / n)
+        return Moments(factors, diagonal)
+
+    def _moments(self, layer: Layer, gradients: list[Tensor], n: int) -> tuple[Tensor, Tensor]:
+        if gradients:
+            return kronecker_moments(layer, gradients, n)
+        rows, columns = self._matrix_shape(layer)
+        zeros = self._diagonal.new_zeros
+        return zeros(columns, columns), zeros(rows, rows)
+
+    def _matrix_shape(self, layer: Layer) -> tuple[int, int]:
+        assert layer.weight is not None, "a Kronecker layer has a trainable weight"
+        shape = self.flat.shapes[layer.weight]
+        return shape[0], shape[1:].numel() + (layer.bias is not None)
+
+    def _spectral(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the product of v with a function of F, given by its action on the eigenvalues."""
+        result = function(self._diagonal) * v
+        source, into = self.flat.views(v), self.flat.views(result)
+        for layer, (a, g) in zip(self._kronecker, self._factors, strict=True):
+            assert layer.weight is not None, "a Kronecker layer has a trainable weight"
+            matrix = source[layer.weight].flatten(1)
+            if layer.bias is not None:
+                matrix = torch.cat([matrix, source[layer.bias][:, None]], 1)
+            spectrum = torch.outer(g.spectrum, a.spectrum)
+            rotated = g.basis.T @ matrix @ a.basis
+            solved = g.basis @ (function(spectrum) * rotated) @ a.basis.T
+            columns = into[layer.weight][0].numel()
+            into[layer.weight].copy_(solved[:, :columns].view_as(into[layer.weight]))
+            if layer.bias is not None:
+                into[layer.bias].copy_(solved[:, columns])
+        return result
+
+    def _flops(self, w: Tensor, x: Tensor, y: Tensor) -> tuple[float, float]:
+        """Return the flops of an estimate over those of a gradient, and those of the gradient of one sample."""
+        if self._counted is None:
+            few = min(COUNTED_SAMPLES, len(x))
+            estimate = _flops(lambda: self.estimate(w, x[:few], y[:few], torch.Generator()))
+            gradient = _flops(lambda: self._gradient(w, x[:few], y[:few]))
+            self._counted = (estimate / gradient, gradient / few) if gradient else (1.0, 0.0)
+        return self._counted
+
+    def _gradient(self, w: Tensor, x: Tensor, y: Tensor) -> None:
+        leaves = self.flat.leaves(w)
+        outputs = self.flat.call(leaves, x, "deterministic")
+        torch.autograd.grad(self.loss.total(outputs, y, w.dtype), leaves, allow_unused=True)
+
+
+def _undecomposed(moment: Tensor) -> Factor:
+    nothing = torch.zeros_like(moment)
+    return Factor(nothing, nothing, nothing, moment.new_zeros(len(moment)))
+
+
+def _flops(call: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())

@@ -1,0 +1,203 @@
+"""What K-FAC reads off each layer in one forward and one backward pass: inputs, output gradients, second moments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
+
+PATCH_BYTES = 64 * 2**20  # of unfolded convolution inputs at a time
+
+
+@dataclass
+class Layer:
+    """A module whose own trainable parameters get curvature: their places in the flat model's list, None if absent."""
+
+    module: nn.Module
+    weight: int | None
+    bias: int | None
+    calls: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+
+    @property
+    def kronecker(self) -> bool:
+        """Whether its curvature is a Kronecker product; otherwise it is a diagonal."""
+        return isinstance(self.module, nn.Linear | nn.Conv2d)
+
+
+def find_layers(flat: FlatModel) -> tuple[list[Layer], list[int]]:
+    """Return the layers with a known form of curvature, and the places of all other trainable parameters.
+
+    Known: Linear, Conv2d without groups, BatchNorm, LayerNorm, GroupNorm, Embedding. A parameter that two modules share
+    belongs to no layer; nor does a bias whose weight is shared or frozen. A module called twice is one layer that has
+    more rows.
+    """
+    places: dict[nn.Module, dict[str, int]] = {}
+    for place, slots in enumerate(flat.slots):
+        if len(slots) == 1:
+            places.setdefault(slots[0][0], {})[slots[0][1]] = place
+    layers = []
+    for module, names in places.items():
+        known = set(names) <= {"weight", "bias"} and _is_known(module)
+        if known and ("weight" in names or not isinstance(module, nn.Linear | nn.Conv2d)):
+            layers.append(Layer(module, names.get("weight"), names.get("bias")))
+    covered = {place for layer in layers for place in (layer.weight, layer.bias)}
+    return layers, [place for place in range(len(flat.names)) if place not in covered]
+
+
+def _is_known(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        return module.groups == 1
+    return isinstance(module, nn.Linear | _BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.Embedding)
+
+
+@contextmanager
+def recording(layers: Sequence[Layer]) -> Iterator[None]:
+    """Let `layers` keep input and output of every call made inside; the calls are forgotten at the end.
+
+    What follows a layer gets a copy of its output, so that an activation in place does not change what is kept.
+    """
+
+    def keep(layer: Layer) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            layer.calls.append((inputs[0].detach(), output))
+            return output.clone()
+
+        return hook
+
+    with ExitStack() as stack:
+        for layer in layers:
+            handle = layer.module.register_forward_hook(keep(layer))
+            stack.callback(handle.remove)
+            stack.callback(layer.calls.clear)
+        yield
+
+
+def output_noise(loss: Loss, outputs: Tensor, targets: Tensor, draw: str, generator: torch.Generator) -> Tensor:
+    """Return random u `(n, M)` with E[u u'] = the Hessian of each sample's loss in its outputs, or its gradient.
+
+    `curvature`: u = S e with random signs e and S S' that Hessian; for cross-entropy S = diag(sqrt p) - p sqrt(p)'.
+    Of a confident sample every such u is small, where `labels` (u = p - onehot(y), y drawn from the model; Martens and
+    Grosse 2015, section 5) are mostly zero and seldom large, so that fewer samples do. `empirical`: u = dl/dz at the
+    true targets; a loss of the user's own always takes that. For mse, `labels` are Gaussian.
+    """
+    if draw == "empirical" or not isinstance(loss, CrossEntropy | MeanSquaredError):
+        z = outputs.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss.total(z, targets, z.dtype), z)
+        return gradient
+    z = outputs.detach()
+    if isinstance(loss, MeanSquaredError):
+        scale = math.sqrt(2.0 * len(z) / z.numel())
+        normal = draw == "labels"
+        return scale * (_normals(z, generator) if normal else _signs(z, generator))
+    p = z.softmax(1)
+    if draw == "labels":
+        y = torch.multinomial(p.cpu(), 1, generator=generator).squeeze(1).to(p.device)
+        return p - F.one_hot(y, p.shape[1]).to(p)
+    spread = p.sqrt() * _signs(p, generator)
+    return spread - p * spread.sum(1, keepdim=True)
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    bits = torch.randint(0, 2, like.shape, generator=generator)
+    return (2 * bits - 1).to(like)
+
+
+def _normals(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+
+def kronecker_moments(layer: Layer, gradients: Sequence[Tensor], n: int) -> tuple[Tensor, Tensor]:
+    """Return A (d, d) and G (o, o) with F ~ A (x) G for the layer's weight (o, d), the bias as last column.
+
+    Each position of a convolution, and each token, is a row: A = (1/n) sum a a' over all rows, G = the mean of g g'
+    over all rows, with g the derivative of one sample's loss (Grosse and Martens 2016, eq. 24: positions independent).
+    """
+    second_a = second_g = None
+    rows = 0
+    for (x, _), g in zip(layer.calls, gradients, strict=True):
+        a_part = _input_moment(layer, x)
+        g_rows = g.movedim(1, -1).flatten(0, -2) if isinstance(layer.module, nn.Conv2d) else g.flatten(0, -2)
+        rows += len(g_rows)
+        g_part = g_rows.T @ g_rows
+        second_a = a_part if second_a is None else second_a + a_part
+        second_g = g_part if second_g is None else second_g + g_part
+    assert second_a is not None and second_g is not None, "a layer that was not called has no moments"
+    return second_a / n, second_g / rows
+
+
+def _input_moment(layer: Layer, x: Tensor) -> Tensor:
+    if not isinstance(layer.module, nn.Conv2d):
+        return _outer(x.flatten(0, -2), layer.bias is not None)
+    numel = x[0].numel() * layer.module.weight[0, 0].numel() * x.element_size()
+    pieces = torch.split(x, max(1, PATCH_BYTES // max(numel, 1)))
+    parts = [_outer(patches(layer.module, piece), layer.bias is not None) for piece in pieces]
+    return sum(parts[1:], parts[0])
+
+
+def _outer(rows: Tensor, ones: bool) -> Tensor:
+    """Return the sum of a a' over rows, with a one appended to every a where there is a bias."""
+    square = rows.T @ rows
+    if not ones:
+        return square
+    total = rows.sum(0)[:, None]
+    corner = total.new_full((1, 1), float(len(rows)))
+    return torch.cat([torch.cat([square, total], 1), torch.cat([total.T, corner], 1)])
+
+
+def patches(module: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return what each output position of `module` sees of x, shape (positions of all samples, C kh kw)."""
+    padding: Any = module.padding
+    if isinstance(padding, str) or module.padding_mode != "zeros":
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), 0
+    kernel: Any = module.kernel_size
+    unfolded = F.unfold(x, kernel, cast(Any, module.dilation), padding, cast(Any, module.stride))
+    return unfolded.transpose(1, 2).flatten(0, 1)
+
+
+def diagonal_moments(layer: Layer, gradients: Sequence[Tensor], n: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return the mean over samples of squared per-sample gradients of weight and bias (None where there is none).
+
+    Norm layers: exact, but that BatchNorm's samples act on each other only through g. Embeddings: tokens independent.
+    """
+    module = layer.module
+    if isinstance(module, nn.Embedding):
+        squares = torch.zeros_like(module.weight)
+        for (tokens, _), g in zip(layer.calls, gradients, strict=True):
+            squares.index_add_(0, tokens.flatten(), g.flatten(0, -2).square())
+        return squares / n, None
+    weight = bias = None
+    for (x, _), g in zip(layer.calls, gradients, strict=True):
+        of_weight, of_bias = _norm_sums(module, g * _normalised(module, x)), _norm_sums(module, g)
+        weight = of_weight if weight is None else weight + of_weight
+        bias = of_bias if bias is None else bias + of_bias
+    assert weight is not None and bias is not None, "a layer that was not called has no moments"
+    return weight.square().sum(0) / n, bias.square().sum(0) / n
+
+
+def _normalised(module: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(module, _BatchNorm):
+        return F.batch_norm(x, None, None, training=True, eps=module.eps)
+    if isinstance(module, nn.LayerNorm):
+        return F.layer_norm(x, module.normalized_shape, eps=module.eps)
+    assert isinstance(module, nn.GroupNorm), "the only other norm layer that find_layers knows"
+    return F.group_norm(x, module.num_groups, eps=module.eps)
+
+
+def _norm_sums(module: nn.Module, product: Tensor) -> Tensor:
+    """Return the sums over the positions of each sample, shape (n, *parameter shape)."""
+    if isinstance(module, nn.LayerNorm):
+        axes = range(1, product.ndim - len(module.normalized_shape))
+    else:
+        axes = range(2, product.ndim)
+    return product.sum([*axes]) if len(axes) else product

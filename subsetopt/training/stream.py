@@ -1,0 +1,98 @@
+"""The streaming-subset method in formulas: its settings, how they move with the share of cost spent, and its guard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from subsetopt.errors import SettingError
+from subsetopt.solvers.settings import check_settings, setting
+
+DEVIATIONS, GROWTH = 4.0, 1.5  # a loss this far above its running mean is a jump
+MEAN_SHARE = 0.1  # of each new loss in the running mean
+SMALLEST = 16  # samples of a subset
+PATIENCE = 3  # jumps in a row, after which a finite loss is taken for the new level
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Settings of `kfac-stream`; `share` below is the share of its cost that is spent, from 0 to 1.
+
+    Subsets grow from `subset_min` to `subset_max` samples; of a small training set they are smaller, so that one pass
+    over it has `pass_steps` of the largest. The step s is -rate * (1 - share) times the momentum of
+    (F + damping I)^-1 g, shortened where its model of the change of the outputs, s'Fs, exceeds `trust` times the size
+    of the subset in thousands: a small subset knows less. Damping falls from `damping` to `damping * damping_end`.
+    Factors are estimated on `factor_samples` samples, for `factor_share` of the whole cost, and keep `memory` of what
+    was known before.
+    """
+
+    subset_min: int = setting(128, at_least=2)
+    subset_max: int = setting(1000, at_least=2)
+    rate: float = setting(0.12, above=0)
+    momentum: float = setting(0.5, at_least=0, below=1)
+    damping: float = setting(0.1, above=0)
+    damping_end: float = setting(0.01, above=0)
+    trust: float = setting(2e-2, above=0)
+    pass_steps: int = setting(32, at_least=1)
+    factor_share: float = setting(0.15, above=0, below=1)
+    factor_samples: int = setting(128, at_least=2)
+    memory: float = setting(0.95, at_least=0, below=1)
+    draw: Literal["curvature", "labels", "empirical"] = setting("curvature")
+
+    def size(self, share: float) -> int:
+        """Return the number of samples of a subset: geometric growth."""
+        return round(self.subset_min * math.pow(self.subset_max / self.subset_min, share))
+
+    def longest(self, size: int) -> float:
+        """Return the bound on s'Fs for a step on `size` samples."""
+        return self.trust * size / 1000
+
+    def factor_cost(self, share: float, total: float) -> float:
+        """Return what factors may have taken of the `total` cost by now: more at first, when F changes most."""
+        return self.factor_share * total * math.sqrt(share)
+
+    def step_rate(self, share: float) -> float:
+        """Return the rate: linear decay to zero."""
+        return self.rate * (1.0 - share)
+
+    def step_damping(self, share: float) -> float:
+        """Return the damping: geometric decay."""
+        return self.damping * math.pow(self.damping_end, share)
+
+
+def stream_settings(given: Mapping[str, Any], samples: int) -> StreamSettings:
+    """Return checked settings for `samples` training samples; raises `SettingError`. Subsets never exceed these."""
+    settings = StreamSettings(**check_settings(StreamSettings, given, "kfac-stream"))
+    if settings.subset_max < settings.subset_min:
+        raise SettingError("subset_max", settings.subset_max, f"is below subset_min = {settings.subset_min}")
+    scale = min(1.0, samples / (settings.pass_steps * settings.subset_max))
+    smallest, largest = (max(2, round(scale * size)) for size in (settings.subset_min, settings.subset_max))
+    smallest = min(largest, max(smallest, SMALLEST))
+    return replace(settings, subset_min=smallest, subset_max=largest)
+
+
+@dataclass
+class Guard:
+    """Tells a jump of the loss from its noise by running mean and mean absolute deviation over fresh subsets."""
+
+    mean: float = math.nan
+    deviation: float = 0.0
+    jumps: int = 0
+
+    def admits(self, loss: float) -> bool:
+        """Return whether to go on from the point with this loss; takes the loss in where it does."""
+        if not math.isfinite(loss):
+            self.jumps += 1
+            return False
+        if math.isnan(self.mean) or self.jumps >= PATIENCE:
+            self.mean, self.deviation, self.jumps = loss, abs(loss) / 4, 0
+            return True
+        if loss > self.mean * GROWTH + DEVIATIONS * self.deviation:
+            self.jumps += 1
+            return False
+        self.jumps = 0
+        self.deviation += MEAN_SHARE * (abs(loss - self.mean) - self.deviation)
+        self.mean += MEAN_SHARE * (loss - self.mean)
+        return True

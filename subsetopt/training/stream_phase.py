@@ -1,0 +1,263 @@
+"""`kfac-stream`: a stream of fresh subsets, one K-FAC step on each.
+
+Every sample is seen once per pass over the data, in consecutive slices of a random order. Subsets grow, damping and
+rate fall with the share of the cost (or seconds) spent, so that the method ends with its budget. A guard goes back to
+the last good point when the loss of a new subset jumps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subsetopt.errors import SettingError
+from subsetopt.objective import make_loss
+from subsetopt.objective.kfac import Kfac
+from subsetopt.objective.protocol import BudgetExhausted
+from subsetopt.seeding import make_generator
+from subsetopt.solvers.host import dot, host_read
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.config import PhaseConfig
+from subsetopt.training.phases import Outcome
+from subsetopt.training.random_streams import installed, new_states
+from subsetopt.training.stream import Guard, stream_settings
+from subsetopt.training.trees import join_tensors, split_tensors
+from subsetopt.training.workspace import Workspace
+
+GOOD_EVERY = 10  # steps between two good points
+CAUTION, RECOVERY = 0.5, 1.05  # the rate is halved by a jump, and comes back by 5 % a step
+LOST = 12  # jumps in a row that end the phase
+NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "estimate_cost", "returns", "epoch", "position",
+           "loss", "caution", "began_seconds", "affordable_seconds", "stopped")  # fmt: skip
+
+
+@dataclass
+class StreamState:
+    """Where a stream is: parameters, momentum and the last good parameters (P,); place in the order of the samples.
+
+    `began` and `affordable` are the cost at its start and what it may spend, in epoch-equivalents; `end` says why it
+    stops when that is spent. `caution` multiplies the rate; `returns` counts the returns to a good point.
+    """
+
+    w: Tensor
+    velocity: Tensor
+    good: Tensor
+    good_buffers: dict[str, Tensor]
+    random: dict[str, Tensor]
+    generator: torch.Generator
+    began: float
+    affordable: float
+    end: StopReason
+    began_seconds: float = 0.0
+    affordable_seconds: float = math.inf
+    guard: Guard = field(default_factory=Guard)
+    iterations: int = 0
+    estimates: int = 0
+    estimate_cost: float = 0.0
+    returns: int = 0
+    epoch: int = 0
+    position: int = 0
+    loss: float = math.nan
+    caution: float = 1.0
+    stopped: StopReason | None = None
+
+
+class StreamPhase:
+    """Runs `kfac-stream` on the subset or the full set until its cost is spent; `index` is its place in the run."""
+
+    def __init__(self, config: PhaseConfig, workspace: Workspace, index: int = 0) -> None:
+        self.config = config
+        self._workspace = workspace
+        self._stream = f"{index}:{config.role}"
+        self._settings = stream_settings(config.settings, self.samples)
+        if config.stop_at != "minimum":
+            raise SettingError("stop_at", config.stop_at, "kfac-stream ends with its cost alone", "use minimum")
+        if self.samples < 2:
+            raise SettingError("solver", config.method, "needs at least two samples", "use another solver")
+        self._loss = make_loss(workspace.loss)
+        self._kfac = Kfac(workspace.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
+        self._inputs, targets = workspace.data(config.data)
+        self._targets = self._loss.prepare(targets, workspace.flat.dtype)
+        self._order: tuple[int, Tensor] | None = None
+        self._told: dict[str, int] = {}
+        if workspace.ranks.size > 1:
+            workspace.warnings.append(
+                "kfac-stream: every rank computes all of every step; more ranks do not speed it up"
+            )
+        if self._kfac.note:
+            workspace.warnings.append(self._kfac.note)
+
+    @property
+    def samples(self) -> int:
+        """K for the subset, N for the full set."""
+        return self._workspace.samples(self.config.data)
+
+    @property
+    def title(self) -> str:
+        """For the progress bar."""
+        return f"{self.config.method} on {self.samples} samples"
+
+    def start(self, w: Tensor) -> StreamState:
+        """Take what the phase may spend, within the run's budget; nothing is evaluated yet."""
+        ledger, clock, seed = self._workspace.ledger, self._workspace.clock, self._workspace.config.seed
+        w = w.detach().clone()
+        return StreamState(
+            w,
+            torch.zeros_like(w),
+            w.clone(),
+            self._workspace.flat.buffers(),
+            new_states(seed, f"{self._stream}:dropout", self._workspace.device),
+            make_generator(seed, f"{self._stream}:factors"),
+            ledger.cost,
+            ledger.limit - ledger.cost,
+            StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END,
+            clock.seconds,
+            clock.limit - clock.seconds,
+        )
+
+    def step(self, state: StreamState) -> StreamState:
+        """Take one step on one fresh subset; one host synchronisation."""
+        try:
+            if self._estimate_due(state):
+                self._estimate(state)
+            self._advance(state)
+        except BudgetExhausted:
+            state.stopped = state.end
+        return state
+
+    def terminate(self, state: StreamState) -> StopReason | None:
+        """Stop when the cost is spent, or when one jump follows the other."""
+        return state.stopped
+
+    def record(self, state: StreamState) -> dict[str, Any]:
+        """Progress in steps; the loss is that of the last subset before its step, with l2/2 ||w||^2."""
+        return {
+            "iteration": state.iterations,
+            "loss": state.loss,
+            "gradient_norm": None,
+            "evaluations": state.iterations,
+            "products": 0,
+            "fraction": self._share_spent(state),
+        }
+
+    def iterate(self, state: StreamState) -> Tensor:
+        """Return the current parameters; BatchNorm's running statistics are those of the subsets seen."""
+        return state.w
+
+    def details(self) -> dict[str, Any]:
+        """What the report says beside the common record."""
+        return {"rate": self._settings.rate, **self._told}
+
+    def finish(self, state: StreamState) -> Outcome:
+        """Return the last parameters. Their loss on all samples is not known."""
+        calls = state.iterations + state.estimates
+        self._told = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
+        return Outcome(state.w, None, None)
+
+    def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Parameters, momentum, factors, guard and random states."""
+        tensors, parts = split_tensors({
+            "w": state.w, "velocity": state.velocity, "good": state.good, "good_buffers": state.good_buffers,
+            "random": state.random, "generator": state.generator.get_state(), "kfac": self._kfac.state(),
+            "guard": vars(state.guard),
+        })  # fmt: skip
+        return tensors, {"parts": parts, **{name: getattr(state, name) for name in NUMBERS}}
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> StreamState:
+        """Rebuild everything as it was."""
+        device, on_host = self._workspace.device, ("random/", "generator", "kfac/updates")
+        moved = {name: t if name.startswith(on_host) else t.to(device) for name, t in tensors.items()}
+        parts = join_tensors(moved, numbers["parts"])
+        self._kfac.load_state(parts["kfac"])
+        generator = torch.Generator()
+        generator.set_state(parts["generator"])
+        plain = {name: numbers[name] for name in NUMBERS if name not in ("end", "stopped")}
+        stopped = numbers["stopped"]
+        return StreamState(
+            parts["w"], parts["velocity"], parts["good"], parts["good_buffers"], parts["random"], generator,
+            guard=Guard(**parts["guard"]), end=StopReason(numbers["end"]),
+            stopped=None if stopped is None else StopReason(stopped), **plain,
+        )  # fmt: skip
+
+    def _estimate_due(self, state: StreamState) -> bool:
+        """Whether the factors have been left too long, by the cost that their estimates may take in all."""
+        ledger, share = self._workspace.ledger, self._share_spent(state)
+        total = state.affordable if math.isfinite(state.affordable) else (ledger.cost - state.began) / max(share, 1e-9)
+        return state.estimates == 0 or state.estimate_cost < self._settings.factor_cost(share, total)
+
+    def _estimate(self, state: StreamState) -> None:
+        """Estimate factors on samples of their own, so that they are independent of the gradient."""
+        count = min(self._settings.factor_samples, self.samples)
+        rows = torch.randperm(self.samples, generator=state.generator)[:count].to(self._inputs.device)
+        x = self._workspace.preprocess(self._inputs[rows])
+        before = self._workspace.ledger.cost
+        self._kfac.update(state.w, x, self._targets[rows], state.generator, self._workspace.ledger)
+        state.estimate_cost += self._workspace.ledger.cost - before
+        state.estimates += 1
+
+    def _advance(self, state: StreamState) -> None:
+        settings, share = self._settings, self._share_spent(state)
+        size = settings.size(share)
+        loss, gradient = self._gradient(state, size)
+        velocity = self._kfac.apply(gradient, settings.step_damping(share)).add_(
+            state.velocity, alpha=settings.momentum
+        )
+        rate = settings.step_rate(share) * state.caution
+        model = dot(velocity, self._kfac.product(velocity))
+        state.loss, curvature = host_read(torch.stack([loss, model]).double())
+        state.iterations += 1
+        if not (state.guard.admits(state.loss) and math.isfinite(curvature)):
+            self._return(state)
+            return
+        if state.iterations % GOOD_EVERY == 1:
+            state.good, state.good_buffers = state.w.clone(), self._workspace.flat.buffers()
+        length = min(rate, math.sqrt(settings.longest(size) / max(curvature, 1e-30)))
+        state.w.sub_(velocity, alpha=length)
+        state.velocity = velocity
+        state.caution = min(1.0, state.caution * RECOVERY)
+
+    def _gradient(self, state: StreamState, size: int) -> tuple[Tensor, Tensor]:
+        """Return loss and gradient at w on the next `size` fresh samples, L2 included."""
+        rows = self._next_rows(state, size)
+        self._workspace.ledger.charge("gradient", len(rows), "train")
+        state.position += len(rows)
+        w, l2 = state.w.requires_grad_(True), self._workspace.config.l2
+        with installed(state.random, self._workspace.device):
+            outputs = self._workspace.flat.forward(w, self._workspace.preprocess(self._inputs[rows]), "train")
+        mean = self._loss.per_sample(outputs, self._targets[rows]).mean()
+        (gradient,) = torch.autograd.grad(mean, w)
+        state.w = w.detach()
+        return mean.detach() + 0.5 * l2 * dot(state.w, state.w), gradient.add_(state.w, alpha=l2)
+
+    def _return(self, state: StreamState) -> None:
+        """Go back to the last good point, at rest and with a smaller rate."""
+        state.w, state.velocity = state.good.clone(), torch.zeros_like(state.good)
+        self._workspace.flat.load_buffers(state.good_buffers)
+        state.caution *= CAUTION
+        state.returns += 1
+        if state.guard.jumps >= LOST:
+            state.stopped = StopReason.NON_FINITE
+
+    def _next_rows(self, state: StreamState, size: int) -> Tensor:
+        """Return the next slice of this pass's order; what would leave less than half a subset is taken whole."""
+        if state.position >= self.samples:
+            state.epoch, state.position = state.epoch + 1, 0
+        if self._order is None or self._order[0] != state.epoch:
+            generator = make_generator(self._workspace.config.seed, f"{self._stream}:order:{state.epoch}")
+            self._order = state.epoch, torch.randperm(self.samples, generator=generator).to(self._inputs.device)
+        left = self.samples - state.position
+        count = left if left < 1.5 * size else size
+        return self._order[1][state.position : state.position + count]
+
+    def _share_spent(self, state: StreamState) -> float:
+        ledger, clock = self._workspace.ledger, self._workspace.clock
+        of_cost = (ledger.cost - state.began) / state.affordable if state.affordable > 0 else 1.0
+        if math.isinf(state.affordable_seconds):
+            return min(of_cost, 1.0)
+        of_time = (clock.seconds - state.began_seconds) / max(state.affordable_seconds, 1e-9)
+        return min(max(of_cost, of_time), 1.0)

@@ -1,0 +1,176 @@
+"""The stream against formulas, against itself in two pieces, and against first-order training at equal cost."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from subsetopt.data import Dataset, dataset_from_arrays, load_dataset
+from subsetopt.errors import SettingError
+from subsetopt.seeding import make_generator
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.config import make_config
+from subsetopt.training.run import train
+from subsetopt.training.stream import Guard, stream_settings
+from subsetopt.training.stream_phase import StreamPhase, StreamState
+from subsetopt.training.workspace import Workspace, prepare
+
+
+class Running(NamedTuple):
+    phase: StreamPhase
+    workspace: Workspace
+    state: StreamState
+
+    def steps(self, number: int) -> None:
+        for _ in range(number):
+            if self.phase.terminate(self.state) is None:
+                self.phase.step(self.state)
+
+
+def made(n: int = 700) -> Dataset:
+    generator = make_generator(0, "rows")
+    x = torch.randn(n, 6, generator=generator)
+    y = (x[:, :3] + 0.3 * torch.randn(n, 3, generator=generator)).argmax(1)
+    return dataset_from_arrays(x, y)
+
+
+def net() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
+
+
+def begin(module: nn.Module | None = None, dataset: Dataset | None = None, **settings: Any) -> Running:
+    epochs = settings.pop("epochs", 3.0)
+    given = {"solver": "kfac-stream", "handoff": "none", "solver_epochs": epochs, "solver_args": settings}
+    workspace = prepare(make_config(given), module or net(), dataset or made())
+    phase = StreamPhase(workspace.config.phases()[0], workspace)
+    workspace.ledger.open_phase(phase.config.epochs)
+    return Running(phase, workspace, phase.start(workspace.flat.initial()))
+
+
+def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound():
+    running = begin(nn.Sequential(nn.Linear(6, 3)), momentum=0.0, trust=1e-3, draw="empirical")
+    phase, state = running.phase, running.state
+    before = state.w.clone()
+    running.steps(1)
+    rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:order:0"))[: state.position]
+    inputs, targets = running.workspace.training_set
+    w = before.clone().requires_grad_()
+    outputs = running.workspace.flat.forward(w, running.workspace.preprocess(inputs[rows]), "eval")
+    l2 = running.workspace.config.l2
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(outputs, targets[rows]) + l2 / 2 * (w @ w), w)
+    # The share spent before the step is that of the factors; the damping follows it.
+    spent = state.estimate_cost / 3.0
+    direction = phase._kfac.apply(gradient, 0.1 * phase._settings.damping_end**spent)
+    step = state.w - before
+    torch.testing.assert_close(torch.nn.functional.normalize(-step, dim=0), nn.functional.normalize(direction, dim=0))
+    assert float(phase._kfac.quadratic(step)) == pytest.approx(1e-3 * phase._settings.size(spent) / 1000, rel=1e-3)
+
+
+def test_every_sample_is_seen_once_per_pass():
+    running = begin()
+    phase, state, seen = running.phase, running.state, []
+    while state.epoch == 0:
+        seen.append(phase._next_rows(state, 60))
+        state.position += len(seen[-1])
+    first = torch.cat(seen[:-1])
+    assert sorted(first.tolist()) == list(range(phase.samples))
+    assert min(len(rows) for rows in seen) >= 30
+
+
+@pytest.mark.parametrize("epochs", [0.05, 0.7, 2.0])
+def test_the_budget_is_obeyed_to_the_unit(epochs):
+    running = begin(epochs=epochs)
+    while running.phase.terminate(running.state) is None:
+        running.phase.step(running.state)
+    ledger = running.workspace.ledger
+    assert running.phase.terminate(running.state) is StopReason.SCHEDULE_END
+    assert ledger.cost <= epochs * (1 + 1e-9)
+    table = ledger.by_purpose()
+    assert table.get("train", {"calls": 0})["calls"] == running.state.iterations
+    if epochs == 2.0:
+        assert ledger.cost > 0.9 * epochs
+        assert table["product"]["epoch_equivalents"] < 0.3 * epochs
+
+
+def test_a_stream_resumes_in_the_middle_bit_for_bit():
+    share = {"factor_share": 0.5}
+    whole, cut = begin(**share), begin(**share)
+    whole.steps(30)
+    cut.steps(11)
+    tensors, numbers = copy.deepcopy(cut.phase.save(cut.state))
+    buffers, ledger = cut.workspace.flat.buffers(), cut.workspace.ledger.save()
+    again = begin(**share)
+    again.workspace.flat.load_buffers(buffers)
+    state = again.phase.restore(tensors, numbers)
+    again.workspace.ledger.restore(ledger)
+    again._replace(state=state).steps(19)
+    assert state.iterations == whole.state.iterations == 30
+    assert state.estimates == whole.state.estimates > 2
+    assert torch.equal(state.w, whole.state.w)
+    assert all(torch.equal(a, b) for a, b in zip(again.workspace.flat.buffers().values(),
+                                                 whole.workspace.flat.buffers().values(), strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize(("poison", "norm"), [(1e4, False), (math.nan, True)])
+def test_a_poisoned_subset_sends_the_stream_back_to_its_last_good_point(poison, norm):
+    running = begin(None if norm else nn.Sequential(nn.Linear(6, 3)))
+    running.steps(15)
+    state, good = running.state, running.state.good.clone()
+    rows = running.phase._next_rows(state, running.phase._settings.size(running.phase._share_spent(state)))
+    kept = running.phase._inputs[rows].clone()
+    running.phase._inputs[rows] = poison * kept
+    buffers = {name: value.clone() for name, value in state.good_buffers.items()}
+    running.steps(1)
+    assert state.returns == 1
+    assert torch.equal(state.w, good)
+    found = running.workspace.flat.buffers()
+    assert all(torch.equal(found[name], value) for name, value in buffers.items())
+    assert float(state.velocity.abs().max()) == 0.0
+    assert state.caution == 0.5
+    running.steps(3)
+    assert math.isfinite(state.loss)
+    assert state.returns == 1
+
+
+def test_the_guard_takes_a_lasting_rise_for_the_new_level_but_never_nan():
+    guard = Guard()
+    assert all(guard.admits(1.0 + 0.1 * (-1) ** i) for i in range(20))
+    assert [guard.admits(9.0) for _ in range(5)] == [False, False, False, True, True]
+    assert not any(guard.admits(math.nan) for _ in range(20))
+
+
+def test_settings_move_as_documented():
+    settings = stream_settings({}, 10**6)
+    assert (settings.size(0.0), settings.size(1.0)) == (128, 1000)
+    assert settings.size(0.5) == round(math.sqrt(128 * 1000))
+    assert settings.step_rate(0.25) == pytest.approx(0.75 * settings.rate)
+    assert settings.step_damping(1.0) == pytest.approx(settings.damping * settings.damping_end)
+    assert stream_settings({}, 3200).size(1.0) == 100
+    assert stream_settings({}, 64).size(0.0) >= 2
+
+
+@pytest.mark.parametrize(("name", "value"), [("rate", -1), ("subset_max", 64), ("rtae", 1), ("draw", "none")])
+def test_bad_settings_are_refused_before_any_work(name, value):
+    with pytest.raises(SettingError, match=name):
+        begin(**{name: value})
+
+
+def test_defaults_beat_untuned_first_order_training_on_digits_with_fewer_calls():
+    data = load_dataset("digits", data_dir=None, data_file=None, validation_fraction=0.1, seed=0, normalize="auto")
+
+    def trained(**settings: Any) -> dict[str, Any]:
+        config = make_config({"max_epochs": 3, **settings})
+        return train(config, dataset=data, keep=False, splits=("test",)).result
+
+    stream = trained(solver="kfac-stream", handoff="none")
+    for optimizer, rate in (("sgd", 0.05), ("adam", 1e-3)):
+        other = trained(solver="none", handoff=optimizer, handoff_lr=rate, handoff_epochs=3)
+        assert stream["metrics"]["test"]["loss"] < 0.7 * other["metrics"]["test"]["loss"]
+    assert stream["solve"]["sequential_calls"] == stream["solve"]["iterations"] + stream["solve"]["estimates"]
