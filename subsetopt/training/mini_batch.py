@@ -97,8 +97,8 @@ class MiniBatch:
         (gradient,) = torch.autograd.grad(loss, w)
         loss = loss.detach()
         columns = [losses.detach() if donors is None else losses.detach().sum(1), look.probabilities, look.features]
-        seen, *others = self._sharing.sum_(len(indices), [gradient, loss], columns)
-        self._sampler.observe(rows, _there(seen), *others, targets, weights=shares)
+        seen, probabilities, features = self._sharing.sum_(len(indices), [gradient, loss], columns)
+        self._sampler.observe(rows, _there(seen), probabilities, features, targets, weights=shares)
         return loss, gradient
 
     def _chosen(self, w: Tensor) -> Batch | None:
@@ -117,8 +117,9 @@ class MiniBatch:
         with torch.no_grad():
             look = self._forward(w, self._workspace.preprocess(self._inputs[indices[own]]), "eval")
             losses = self._loss.per_sample(look.outputs, targets[own])
-        seen, *others = self._sharing.sum_(len(indices), [], [losses, look.probabilities, look.features])
-        return self._sampler.select(batch, _there(seen), *others, targets)
+        columns = [losses, look.probabilities, look.features]
+        seen, probabilities, features = self._sharing.sum_(len(indices), [], columns)
+        return self._sampler.select(batch, _there(seen), probabilities, features, targets)
 
     def _scan(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Scan:
         """Return last-layer gradients e = dl/dz (n, M) and features h (n, D) of all rows."""

@@ -144,7 +144,7 @@ def check_spread_curvature_pairs(ranks: Ranks) -> None:
         for step in range(20):
             state = solver.step(objective, state)
             if step == 12:
-                tensors, numbers = solver.save(state)
+                tensors, _ = solver.save(state)
                 if spread:
                     assert state.memory.rows.numel() <= 10 * math.ceil(alone.size / 3)
                     gathered = tensors
