@@ -8,6 +8,7 @@ import traceback
 
 import click
 
+from subsetopt.distributed import RankLostError, speaks
 from subsetopt.errors import UserError
 
 USER_MISTAKE, INTERRUPTED, DEFECT = 2, 130, 1
@@ -27,6 +28,8 @@ _REMEDIES = {
 
 def exit_code_of(error: BaseException, *, debug: bool) -> int:
     """Tell `error` to the user in one line (with `debug` after its traceback) and return the exit code."""
+    if not speaks() and _told_elsewhere(error):
+        return _describe(error)[1]
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         _say("Interrupted.")
         return INTERRUPTED
@@ -51,6 +54,12 @@ def _describe(error: BaseException) -> tuple[str, int]:
         f"internal error: {type(error).__name__}: {error} (run with --debug for the traceback; please report)",
         DEFECT,
     )
+
+
+def _told_elsewhere(error: BaseException) -> bool:
+    """True for what rank 0 tells, too: every mistake reaches all ranks, but rank 0 may be the one that is lost."""
+    mistake = isinstance(error, (UserError, click.ClickException))
+    return mistake and not isinstance(error, RankLostError)
 
 
 def _hint(error: click.ClickException) -> str:

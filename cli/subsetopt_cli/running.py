@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subsetopt.distributed import speaks
 from subsetopt_cli.failures import INTERRUPTED
 from subsetopt_cli.output import print_json, standard_output_reserved
 
@@ -31,7 +32,8 @@ def progress_shown(quiet: bool) -> Iterator[Progress]:
             yield Silent() if quiet else bars
     except Interrupted as stop:
         bars.close()
-        click.echo(f"Interrupted; resume with: subsetopt resume {stop.directory}", err=True)
+        if speaks():
+            click.echo(f"Interrupted; resume with: subsetopt resume {stop.directory}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
         bars.close()
@@ -39,6 +41,8 @@ def progress_shown(quiet: bool) -> Iterator[Progress]:
 
 def show_outcome(outcome: RunResult, *, as_json: bool, quiet: bool) -> None:
     """Print the result of a run as JSON, as the place of its files, or as a summary."""
+    if not speaks():
+        return
     directory = outcome.directory
     if as_json:
         print_json({**outcome.result, "directory": None if directory is None else str(directory)})

@@ -11,6 +11,7 @@ from subsetopt.bench.contestants import Contestant, ours, torch_lbfgs
 from subsetopt.bench.images import Images
 from subsetopt.bench.recorder import Recorder
 from subsetopt.bench.timing import Clock, sorted_by_turns, synchronise
+from subsetopt.distributed import Ranks
 from subsetopt.models import build_model
 from subsetopt.objective import Objective
 
@@ -56,8 +57,10 @@ def measure_overhead(images: Images, repeats: int, quick: bool, device: torch.de
     }
 
 
-def image_objective(images: Images, samples: int, device: torch.device, l2: float = 1e-3) -> Objective:
-    """Return the CNN of the model zoo on the first `samples` images, float32."""
+def image_objective(
+    images: Images, samples: int, device: torch.device, l2: float = 1e-3, ranks: Ranks | None = None
+) -> Objective:
+    """Return the CNN of the model zoo on the first `samples` images, float32, shared by `ranks`."""
     inputs, targets = images.inputs[:samples].to(device), images.targets[:samples].to(device)
     model = build_model("cnn", in_shape=tuple(inputs.shape[1:]), n_outputs=10).to(device)
-    return Objective(model, inputs, targets, l2=l2)
+    return Objective(model, inputs, targets, l2=l2, ranks=ranks)

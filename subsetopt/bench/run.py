@@ -16,8 +16,10 @@ import torch
 from subsetopt.bench.timing import CLOCKS, ClockName
 from subsetopt.errors import SettingError, unknown_name
 
-Part = Literal["solvers", "products", "overhead", "time"]
-PARTS: tuple[Part, ...] = get_args(Part)
+Part = Literal["solvers", "products", "overhead", "time", "scaling"]
+ALL_PARTS: tuple[Part, ...] = get_args(Part)
+PARTS: tuple[Part, ...] = ALL_PARTS[:-1]
+"""What is measured unless asked otherwise: all but what starts other processes."""
 IMAGES = 6000
 _PEERS = ("torch", "numpy", "scipy", "pytorch-minimize")
 
@@ -27,7 +29,8 @@ class BenchSettings:
     """What to measure.
 
     `problems` picks from the problem set (empty: all of it); `quick` takes small problems for a look; `data_dir` is
-    where MNIST is looked for; `clock` is what times are read from (see `timing.CLOCKS`).
+    where MNIST is looked for; `clock` is what times are read from (see `timing.CLOCKS`); `processes` share the
+    work in the part `scaling`, which reads all clocks.
     """
 
     parts: Sequence[str] = PARTS
@@ -37,11 +40,12 @@ class BenchSettings:
     data_dir: Path | None = None
     device: str = "auto"
     clock: ClockName = "wall"
+    processes: int = 2
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            if part not in PARTS:
-                raise unknown_name("only", part, PARTS)
+            if part not in ALL_PARTS:
+                raise unknown_name("only", part, ALL_PARTS)
         if self.clock not in CLOCKS:
             raise unknown_name("clock", self.clock, CLOCKS)
         if self.problems:
@@ -50,6 +54,8 @@ class BenchSettings:
             for name in self.problems:
                 if name not in (*PROBLEMS, CNN):
                     raise unknown_name("problem", name, (*PROBLEMS, CNN))
+        if self.processes < 2:
+            raise SettingError("processes", self.processes, "one process has nobody to share with", "use at least 2")
         if self.repeats < 1:
             raise SettingError("repeats", self.repeats, "must be at least 1")
 
@@ -64,6 +70,7 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     from subsetopt.bench.overhead import measure_overhead
     from subsetopt.bench.products import measure_products
     from subsetopt.bench.race import measure_race
+    from subsetopt.bench.scaling import measure_scaling
     from subsetopt.bench.solving import measure_solvers
     from subsetopt.training.workspace import resolve_device
 
@@ -88,9 +95,10 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
         "solvers": lambda: measure_solvers(images, repeats, quick, clock, tell, settings.problems),
         "products": lambda: measure_products(images, repeats, quick, device, clock),
         "overhead": lambda: measure_overhead(images, repeats, quick, device, clock),
+        "scaling": lambda: measure_scaling(settings.processes, repeats, quick, settings.data_dir, settings.device),
         "time": lambda: measure_race(images, repeats, quick, device, clock),
     }
-    for part in PARTS:
+    for part in ALL_PARTS:
         if part in settings.parts:
             progress(part)
             document[part] = measure[part]()

@@ -42,6 +42,7 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         "products": _products,
         "overhead": _overhead,
         "time": _time,
+        "scaling": _scaling,
     }
     return [table for part, make in makers.items() if part in document for table in make(document[part])]
 
@@ -163,6 +164,23 @@ def _time(part: Row) -> Iterator[Table]:
     )
     title = f"Time to a loss: cnn on {part['samples']} images ({part['data']}), float32"
     yield Table(title, note, [["solver", *levels], *body])
+
+
+def _scaling(part: Row) -> Iterator[Table]:
+    head = ["scaling", "clock", "ms one process", f"ms {part['processes']} processes", "efficiency", "least to most"]
+    body = [
+        [
+            row["kind"], row["clock"], f"{1000 * row['seconds_one']:.0f}", f"{1000 * row['seconds']:.0f}",
+            f"{row['efficiency']:.3f}", f"{row['efficiency_least']:.3f} to {row['efficiency_most']:.3f}",
+        ]
+        for row in part["rows"]
+    ]  # fmt: skip
+    note = (
+        f"One loss with its gradient, float32, one thread per process, {part['collective_bytes']} bytes in one "
+        f"collective. strong: {part['samples']} samples shared; weak: {part['samples']} per process. Medians; the "
+        "slowest process counts; cpu is processor time, in which waiting is free."
+    )
+    yield Table(f"Scaling: cnn (P = {part['parameters']}) on {part['data']}", note, [head, *body])
 
 
 def _reached(entry: Row | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from subsetopt.distributed import Ranks
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.chunks import Data, Preprocess, bounds, check_chunk_size, check_rows, chunks, row_order
 from subsetopt.objective.flat_model import FlatModel
@@ -26,18 +27,23 @@ def evaluate_split(
     chunk_size: int | None = None,
     meter: Meter | None = None,
     purpose: Purpose = "evaluation",
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """Return {"loss", "accuracy"} or {"loss", "mse"} at w in eval mode, the loss without any L2 term.
 
     Accuracy is the share of rows whose largest output is the target class; a loss of the user's own gives "accuracy"
     for integer targets `(n,)`, "mse" for floating targets of the outputs' shape. One host synchronisation.
+    Several `ranks` are given the same data, share the rows, and return the same figures, after one collective.
     Raises `DataError` or `ModelError` when data, model and loss do not fit.
     """
-    rows = check_rows(None, inputs, targets)
-    kind, data = make_loss(loss), Data(inputs, targets, rows, flat.device, flat.dtype, preprocess)
+    check_rows(None, inputs, targets)
+    samples, kind = len(inputs), make_loss(loss)
+    ranks = ranks if ranks is not None and samples >= ranks.size else Ranks()
+    start, stop = ranks.share(samples)
+    data = Data(inputs[start:stop], targets[start:stop], None, flat.device, flat.dtype, preprocess)
     data.targets = kind.prepare(data.targets, flat.dtype)
     wide = accumulation_dtype(flat.device)
-    (meter or CountingMeter()).charge("forward", len(data), purpose)
+    (meter or CountingMeter()).charge("forward", samples, purpose)
     with exact_arithmetic(flat.device), torch.no_grad():
         total, quality = torch.zeros((2,), dtype=wide, device=flat.device).unbind()
         name = ""
@@ -49,7 +55,8 @@ def evaluate_split(
                 name = _quality_name(kind, outputs, y)
             total += kind.total(outputs, y, wide)
             quality += _quality(name, outputs, y, wide)
-        mean_loss, mean_quality = (torch.stack([total, quality]) / len(data)).tolist()
+        ranks.sum_(total, quality)
+        mean_loss, mean_quality = (torch.stack([total, quality]) / samples).tolist()
     return {"loss": mean_loss} | ({name: mean_quality} if name != "none" else {})
 
 

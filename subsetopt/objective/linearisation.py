@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from subsetopt.distributed import Ranks
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.guard import PROBE_SAMPLES
@@ -35,13 +36,14 @@ from subsetopt.objective.recorders import (
 
 
 class ChunkSource(Protocol):
-    """What `ModelLinearisation` needs to know of an objective."""
+    """What `ModelLinearisation` needs to know of an objective; `edges` are the chunks of this rank's samples."""
 
     flat: FlatModel
     loss: Loss
     l2: float
     allow_tf32: bool
     edges: list[tuple[int, int]]
+    ranks: Ranks
     by_differences: dict[CallKind, str]
     graph_bytes: dict[CallKind, float]
 
@@ -63,6 +65,7 @@ class ModelLinearisation:
         self._w = source.flat.check(w).detach().clone()
         self._memory = memory
         self._stored: dict[CallKind, list[Product]] = {}
+        self._kept_samples: dict[CallKind, int] = {}  # of all ranks, which are charged alike
 
     @property
     def note(self) -> str:
@@ -89,8 +92,9 @@ class ModelLinearisation:
             return
         with exact_arithmetic(source.flat.device, source.allow_tf32):
             kept = source.edges[: self._chunks_to_keep(kind)]
-            if kept:
-                source.charge_product("linearise", kept[-1][1])
+            self._kept_samples[kind] = _total(kept[-1][1] if kept else 0, source.ranks)
+            if self._kept_samples[kind]:
+                source.charge_product("linearise", self._kept_samples[kind])
             self._stored[kind] = [self._at(_EXACT[kind], index) for index in range(len(kept))]
 
     def _product(self, kind: CallKind, v: Tensor) -> Tensor:
@@ -112,8 +116,8 @@ class ModelLinearisation:
         source = self._source
         self.record(kind)
         stored = self._stored[kind]
-        if len(stored) < len(source.edges):
-            source.charge_product("linearise", source.n_samples - source.edges[len(stored)][0])
+        if self._kept_samples[kind] < source.n_samples:
+            source.charge_product("linearise", source.n_samples - self._kept_samples[kind])
         source.charge_product(kind, source.n_samples)
         anew = (self._at(_EXACT[kind], index) for index in range(len(stored), len(source.edges)))
         return self._sum(chain(stored, anew), v)
@@ -126,12 +130,14 @@ class ModelLinearisation:
         return self._sum((self._at(_DIFFERENCES[kind], index) for index in range(len(source.edges))), v)
 
     def _sum(self, products: Iterable[Product], v: Tensor) -> Tensor:
-        result = v * self._source.l2
+        ranks = self._source.ranks
+        result = v * (self._source.l2 if ranks.main else 0.0)
         into, direction = self._source.flat.views(result), self._source.flat.views(v)
         for product in products:
             _add(into, product(direction))
             # Without this the next chunk's graph would be recorded beside this one.
             del product
+        ranks.sum_(result)
         return result
 
     def _at(self, recorder: Recorder, index: int, samples: int | None = None) -> Product:
@@ -154,6 +160,14 @@ class ModelLinearisation:
 
 _EXACT: dict[CallKind, Recorder] = {"hvp": record_hessian, "ggnvp": record_gauss_newton}
 _DIFFERENCES: dict[CallKind, Recorder] = {"hvp": record_hessian_difference, "ggnvp": record_gauss_newton_difference}
+
+
+def _total(samples: int, ranks: Ranks) -> int:
+    if ranks.size == 1:
+        return samples
+    counted = torch.tensor([samples], dtype=torch.float64)
+    ranks.sum_(counted)
+    return int(counted)
 
 
 def _add(into: Sequence[Tensor], parts: Sequence[Tensor | None]) -> None:

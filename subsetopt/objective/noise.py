@@ -20,19 +20,28 @@ class NoiseAccumulator:
     Chunks must be random samples of the rows. Leave a common term (the gradient of the L2 penalty) out of both.
     """
 
-    def __init__(self, sizes: Sequence[int], dtype: torch.dtype) -> None:
-        self._sizes, self._dtype = sizes, dtype
+    def __init__(self, sizes: Sequence[int], dtype: torch.dtype, first: int = 0) -> None:
+        self._sizes, self._dtype, self._first = sizes, dtype, first
         self._weighted_squares: list[Tensor] = []
 
     def add(self, chunk_sum: Tensor) -> None:
-        """Take the sum of the gradients of the next chunk divided by K: (n_c / K) g_c."""
-        size, total = self._sizes[len(self._weighted_squares)], sum(self._sizes)
+        """Take the sum of the gradients of the next chunk, from number `first` on, divided by K: (n_c / K) g_c."""
+        size, total = self._sizes[self._first + len(self._weighted_squares)], sum(self._sizes)
         self._weighted_squares.append(_squared_norm(chunk_sum, self._dtype) * (total**2 / size))
 
-    def estimate(self, mean_gradient: Tensor) -> Tensor:
-        """Return the estimate as a scalar tensor, after all chunks; `mean_gradient` is their sum g."""
+    @property
+    def between(self) -> Tensor:
+        """sum_c n_c ||g_c||^2 over the chunks added here, a scalar tensor; ranks add theirs up."""
+        return torch.stack(self._weighted_squares).sum()
+
+    def estimate(self, mean_gradient: Tensor, between: Tensor | None = None) -> Tensor:
+        """Return the estimate as a scalar tensor, after all chunks; `mean_gradient` is their sum g.
+
+        `between` is that over all chunks where some were added elsewhere.
+        """
         total, chunks = sum(self._sizes), len(self._sizes)
-        between = torch.stack(self._weighted_squares).sum() - total * _squared_norm(mean_gradient, self._dtype)
+        between = self.between if between is None else between
+        between = between - total * _squared_norm(mean_gradient, self._dtype)
         return between.clamp(min=0.0) / ((chunks - 1) * total)
 
 

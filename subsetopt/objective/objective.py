@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
 from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
@@ -17,7 +18,6 @@ from subsetopt.objective.chunks import (
     Data,
     KeptChunks,
     Preprocess,
-    bounds,
     check_chunk_size,
     check_rows,
     feed,
@@ -25,7 +25,7 @@ from subsetopt.objective.chunks import (
 )
 from subsetopt.objective.evaluation import model_outputs
 from subsetopt.objective.flat_model import FlatModel
-from subsetopt.objective.guard import PROBE_SAMPLES, probe
+from subsetopt.objective.guard import PROBE_SAMPLES, Probe, probe
 from subsetopt.objective.linearisation import ModelLinearisation
 from subsetopt.objective.losses import Loss, LossFunction, make_loss
 from subsetopt.objective.memory import automatic_chunk_size
@@ -34,6 +34,7 @@ from subsetopt.objective.noise import MINIMUM_CHUNKS, NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner, Purpose
 from subsetopt.objective.sampled import SampledPart
+from subsetopt.objective.sharding import Shard, cut_shard
 
 
 class Objective:
@@ -46,6 +47,8 @@ class Objective:
     the chunk size is part of the function. `linearisation_memory` (bytes) bounds the graphs kept for products.
     `compile` and `cuda_graphs` (see `acceleration.py`) make evaluations faster on some machines, up to rounding.
     With `track_noise`, `gradient_noise` holds tr(Cov g_i)/K after each gradient (see `noise.py`; at least 8 chunks).
+    Several `ranks` share the samples, and add up in one collective per evaluation or product; each is given all data
+    and keeps its part. Every rank returns, and charges for, the whole. `edges` are the chunks of this rank's part.
 
     Raises `ModelError`, `DataError` or `SettingError` at once for whatever does not fit.
     """
@@ -70,6 +73,7 @@ class Objective:
         allow_tf32: bool = False,
         compile: bool = False,
         cuda_graphs: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         if not (isinstance(l2, int | float) and math.isfinite(l2) and l2 >= 0):
             raise SettingError("l2", l2, "must be a finite number >= 0", "try 1e-4")
@@ -80,13 +84,11 @@ class Objective:
         self.by_differences: dict[CallKind, str] = {}
         self.graph_bytes: dict[CallKind, float] = {}
         self.preprocess, self._linearisation_memory = preprocess, linearisation_memory
+        self.ranks = Ranks() if ranks is None else ranks
         self.rows = self._ordered_rows(check_rows(indices, inputs, targets), len(inputs))
-        self._data = Data(inputs, targets, self.rows, self.flat.device, self.flat.dtype, preprocess)
-        self._data.targets = self.loss.prepare(self._data.targets, self.flat.dtype)
-        self._data.require_finite()
+        self._samples = len(inputs) if self.rows is None else len(self.rows)
         self._accumulate = accumulation_dtype(self.flat.device)
-        self.edges = self._cut(check_chunk_size(chunk_size), check_deterministic)
-        self.chunk_size = max(stop - start for start, stop in self.edges)
+        self._take(inputs, targets, check_chunk_size(chunk_size), check_deterministic)
         self._chunks = KeptChunks(self._data, self.edges)
         self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None
         self._graphs: ChunkGraphs | None = None
@@ -111,7 +113,7 @@ class Objective:
     @property
     def n_samples(self) -> int:
         """K, the number of samples, duplicates included."""
-        return len(self._data)
+        return self._samples
 
     @property
     def identity(self) -> Hashable:
@@ -143,6 +145,7 @@ class Objective:
             with self.flat.at(parameters, "deterministic") as evaluate:
                 for x, y in self._chunks:
                     total += self._chunk_loss(evaluate, parameters, x, y)
+            self.ranks.sum_(total)
             return self._penalised(total / self.n_samples, w)
 
     def value_and_gradient(self, w: Tensor, purpose: Purpose = "train") -> tuple[Tensor, Tensor]:
@@ -151,12 +154,17 @@ class Objective:
         with exact_arithmetic(self.device, self.allow_tf32):
             leaves = self.flat.leaves(w)
             gradient = torch.zeros_like(w, requires_grad=False)
+            noise = None
             if self._graphs is not None and (value := self._graphs.sum(w, gradient, self._chunks)) is not None:
                 pass
             elif self.track_noise:
-                value = self._noisy_sum(leaves, gradient)
+                value, noise = self._noisy_sum(leaves, gradient)
             else:
                 value = self._sum(leaves, gradient, self._chunks)
+            between = [] if noise is None else [noise.between]
+            self.ranks.sum_(gradient, value, *between)
+            if noise is not None:
+                self._gradient_noise = noise.estimate(gradient, *between)
             if self.l2 != 0:
                 gradient.add_(w.detach(), alpha=self.l2)
             return self._penalised(value, w), gradient
@@ -174,7 +182,7 @@ class Objective:
         return make_preconditioner(kind, self.flat, self.loss)
 
     def outputs(self, w: Tensor, inputs: Tensor | None = None) -> Tensor:
-        """Return the model's outputs in eval mode for `inputs`; by default for the samples, in the order of `rows`."""
+        """Return the model's outputs in eval mode for `inputs`; by default for this rank's samples, in their order."""
         source = self._data
         if inputs is not None:
             source = Data(inputs, None, None, self.device, self.dtype, self.preprocess)
@@ -200,16 +208,16 @@ class Objective:
                 total += part.detach()
         return total
 
-    def _noisy_sum(self, leaves: list[Tensor], gradient: Tensor) -> Tensor:
-        noise = NoiseAccumulator([stop - start for start, stop in self.edges], self._accumulate)
+    def _noisy_sum(self, leaves: list[Tensor], gradient: Tensor) -> tuple[Tensor, NoiseAccumulator]:
+        sizes = [stop - start for start, stop in self._shard.all_edges]
+        noise = NoiseAccumulator(sizes, self._accumulate, self._shard.first)
         total = self._zero()
         for piece in self._chunks:
             part = torch.zeros_like(gradient)
             total += self._sum(leaves, part, [piece])
             noise.add(part)
             gradient += part
-        self._gradient_noise = noise.estimate(gradient)
-        return total
+        return total, noise
 
     def _chunk_loss(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
         if self._compiled is not None:
@@ -231,33 +239,62 @@ class Objective:
         rows = torch.arange(n) if rows is None else rows.cpu()
         return rows[row_order(len(rows))]
 
-    def _cut(self, chunk_size: int | None, check_deterministic: bool) -> list[tuple[int, int]]:
-        few = min(self.n_samples, PROBE_SAMPLES)
+    def _take(self, inputs: Tensor, targets: Tensor, chunk_size: int | None, check_deterministic: bool) -> None:
+        """Check the data, cut the chunks, and keep this rank's part of the data on the device."""
+        alone = self.ranks.size == 1
+        # With several ranks the whole stays where it is, for its fingerprint and for checks that need all targets.
+        whole = self._part(inputs, targets, 0, self._samples, self.device if alone else inputs.device)
+        self._described = whole
+        few = min(self._samples, PROBE_SAMPLES)
+        head = whole if alone else self._part(inputs, targets, 0, few)
+        head.require_finite()
+        told = self._probe(head, whole.targets, few, check_deterministic)
+        self.n_outputs = told.n_outputs
+        self._shard = self._cut(chunk_size, told.bytes_per_sample)
+        self.edges, self.chunk_size = self._shard.edges, self._shard.chunk_size
+        self._data = whole if alone else self._part(inputs, targets, self._shard.start, self._shard.stop)
+        if not alone:
+            self._data.require_finite()
+            _ = self._digest
+            self._described = self._data
+
+    def _part(self, inputs: Tensor, targets: Tensor, start: int, stop: int, device: torch.device | None = None) -> Data:
+        if self.rows is None:
+            inputs, targets, rows = inputs[start:stop], targets[start:stop], None
+        else:
+            rows = self.rows[start:stop]
+        data = Data(inputs, targets, rows, device or self.device, self.dtype, self.preprocess)
+        data.targets = self.loss.prepare(data.targets, self.dtype)
+        return data
+
+    def _probe(self, head: Data, all_targets: Tensor, few: int, check_deterministic: bool) -> Probe:
         self.meter.charge("forward", few * (2 if check_deterministic else 1), "calibration")
         with exact_arithmetic(self.device, self.allow_tf32):
-            x, y = self._data.inputs(0, few), self._data.targets[:few]
-            told = probe(self.flat, self.loss, x, y, self._data.targets, check_deterministic)
-        self.n_outputs = told.n_outputs
-        self.preferred_chunk_size = automatic_chunk_size(told.bytes_per_sample, self.device, self.flat.batch_dependent)
+            x, y = head.inputs(0, few), head.targets[:few]
+            return probe(self.flat, self.loss, x, y, all_targets, check_deterministic)
+
+    def _cut(self, chunk_size: int | None, bytes_per_sample: float) -> Shard:
+        self.preferred_chunk_size = automatic_chunk_size(bytes_per_sample, self.device, self.flat.batch_dependent)
         chunk_size = chunk_size or self.preferred_chunk_size
         if self.track_noise:
             if self.n_samples < MINIMUM_CHUNKS:
                 raise SettingError("track_noise", True, f"needs at least {MINIMUM_CHUNKS} samples", "use more samples")
             chunk_size = min(chunk_size, self.n_samples // MINIMUM_CHUNKS)
-        edges = bounds(self.n_samples, chunk_size)
-        if self.flat.batch_dependent and edges[-1][1] - edges[-1][0] < 2:
+        # Chunks that are part of the function, or of the noise estimate, are the same for any number of ranks.
+        shard = cut_shard(self._samples, chunk_size, self.ranks, self.flat.batch_dependent or self.track_noise)
+        if self.flat.batch_dependent and shard.all_edges[-1][1] - shard.all_edges[-1][0] < 2:
             raise SettingError(
                 "chunk_size", chunk_size, "BatchNorm needs two samples in every chunk", "use larger ones"
             )
-        return edges
+        return shard
 
     @cached_property
     def _digest(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         preprocess = getattr(self.preprocess, "__qualname__", repr(self.preprocess))
-        shape = self.edges if self.flat.batch_dependent else ()
+        shape = self._shard.all_edges if self.flat.batch_dependent else ()
         digest.update(f"{self.flat.description}|{self.loss.name}|{self.l2!r}|{preprocess}|{shape}".encode())
-        self._data.fingerprint(digest)
+        self._described.fingerprint(digest)
         for constant in self.flat.constants():
             feed(digest, constant)
         return digest.hexdigest()

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from subsetopt.distributed import Ranks
 from subsetopt.objective.chunks import Data, bounds
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.linearisation import ChunkSource, ModelLinearisation
@@ -36,6 +37,7 @@ class SampledPart:
         self.flat: FlatModel = whole.flat
         self.loss: Loss = whole.loss
         self.l2, self.allow_tf32 = whole.l2, whole.allow_tf32
+        self.ranks = Ranks()  # a run of several ranks does without parts: `SolverPhase` refuses them there
         self.edges = bounds(samples, max(smallest, whole.chunk_size))
         # What is learned about recording holds for the objective: shared, so that it is found out once.
         self.by_differences, self.graph_bytes = whole.by_differences, whole.graph_bytes

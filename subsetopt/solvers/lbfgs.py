@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from torch import Tensor
 
+from subsetopt.distributed import current
+from subsetopt.objective.protocol import SmoothObjective
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.descent import DescentSolver, DescentState, Line
 from subsetopt.solvers.host import host_read, products, ring_products
@@ -54,8 +57,7 @@ class CurvaturePairs:
         """
         used = 2 * len(self.order)
         vectors = torch.stack([s, y, gradient])
-        table = torch.cat([ring_products(self.rows[:used], vectors), products(vectors, vectors.T)])
-        read = np.array(host_read(table.flatten())).reshape(used + 3, 3)
+        read = np.array(host_read(self.inner_products(vectors).flatten())).reshape(used + 3, 3)
         with_rows, own = read[:used], read[used:]
         self.with_gradient[:used] = with_rows[:, 2]
         length_s, length_y = math.sqrt(own[0, 0]), math.sqrt(own[1, 1])
@@ -75,7 +77,16 @@ class CurvaturePairs:
         """Take the inner products with another current gradient. One synchronisation."""
         used = 2 * len(self.order)
         if used:
-            self.with_gradient[:used] = host_read(products(self.rows[:used], gradient[:, None]).flatten())
+            self.with_gradient[:used] = host_read(self.inner_products(gradient[None]).flatten())[:used]
+
+    def whole(self) -> CurvaturePairs:
+        """Return what is to be saved: the ring itself, unless it is spread over ranks."""
+        return self
+
+    def inner_products(self, vectors: Tensor) -> Tensor:
+        """Return those of the pairs in use and of `vectors` (c, P), with `vectors`: float64, shape (2 pairs + c, c)."""
+        used = 2 * len(self.order)
+        return torch.cat([ring_products(self.rows[:used], vectors), products(vectors, vectors.T)])
 
     def coefficients(self, pairs: int) -> tuple[NDArray[np.float64], float]:
         """Return (c, gamma) with H g = rowsᵀ c + gamma g from the newest `pairs` (Byrd, Nocedal & Schnabel, eq. 3.1).
@@ -148,16 +159,37 @@ class LBFGS(DescentSolver[CurvaturePairs]):
     """L-BFGS with `memory` curvature pairs (Liu & Nocedal 1989); None takes as many as are cheap to hold.
 
     Long memory is what saved evaluations in our measurements: 100 pairs need half as many as 20 on tanh networks, 200
-    a little fewer still.
+    a little fewer still. `shard_memory` spreads the pairs over the ranks of a run (see `sharded_pairs.py`).
     """
 
     name: ClassVar[str] = "lbfgs"
     state_type: ClassVar[type[LBFGSState]] = LBFGSState
     memory: int | None = setting(None, at_least=1)
+    shard_memory: bool = setting(False)
 
     def new_memory(self, w: Tensor) -> CurvaturePairs:
         """Return an empty ring."""
-        return CurvaturePairs.empty(self.memory or affordable_pairs(w), w)
+        pairs = self.memory or affordable_pairs(w)
+        if self.shard_memory:
+            from subsetopt.solvers.sharded_pairs import ShardedPairs  # here, since it builds on this file
+
+            return ShardedPairs.none(pairs, w, current())
+        return CurvaturePairs.empty(pairs, w)
+
+    def save(self, state: DescentState[CurvaturePairs]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Split the state, with the pairs of all ranks, so that any number of ranks can restore it."""
+        return super().save(dataclasses.replace(state, memory=state.memory.whole()))
+
+    def restore(
+        self, objective: SmoothObjective, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
+    ) -> DescentState[CurvaturePairs]:
+        """Rebuild the state; each rank takes its part of spread pairs."""
+        state = super().restore(objective, tensors, numbers)
+        if self.shard_memory:
+            from subsetopt.solvers.sharded_pairs import ShardedPairs
+
+            state.memory = ShardedPairs.spread(state.memory, state.w, current())
+        return state
 
     def inherit(self, state: LBFGSState, previous: LBFGSState) -> LBFGSState:
         """Return `state`, freshly started, with the pairs of `previous`, which learnt them on another objective.

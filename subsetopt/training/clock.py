@@ -1,5 +1,7 @@
 """The seconds a run has worked, and their limits: what the ledger is for epoch-equivalents.
 
+Several ranks read one clock, that of rank 0, wherever a limit in seconds makes it decide anything.
+
 Seconds spent on looking at held-out data for the curves are taken out, as evaluation is in the ledger. A budget in
 seconds makes a run depend on the machine and on chance; one in epoch-equivalents does not.
 """
@@ -27,9 +29,18 @@ class Clock:
         return self._now() - self._zero
 
     @property
+    def limited(self) -> bool:
+        """True where the phase, or the run, has a limit in seconds."""
+        return not math.isinf(self.limit)
+
+    @property
     def over(self) -> bool:
         """True when the phase, or the run, has used up its seconds."""
-        return not math.isinf(self.limit) and self.seconds >= self.limit
+        return self.limited and self.seconds >= self.limit
+
+    def follow(self, now: Callable[[], float]) -> None:
+        """Read another clock from the next `start` on."""
+        self._now = now
 
     def start(self, seconds: float = 0.0) -> None:
         """Begin to count, from `seconds` for a resumed run."""

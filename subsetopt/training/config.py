@@ -231,6 +231,12 @@ class RunConfig(_Settings):
     )
     compile: bool = Field(False, description="full-batch losses and gradients through torch.compile")
     cuda_graphs: bool = Field(False, description="CUDA graphs for full-batch gradients of small models")
+    rank_timeout: float = Field(
+        300.0,
+        gt=0,
+        description="several processes: seconds after which one that does not answer ends the run",
+        examples=[300],
+    )
     checkpoint_seconds: float = Field(10.0, ge=0, description="seconds between checkpoints", examples=[10])
     output: Path | None = Field(
         None, description="run directory, must not exist [default: runs/DATASET-MODEL-SOLVER-N]", examples=["runs/a"]

@@ -90,7 +90,7 @@ class FirstOrderPhase:
     @property
     def samples(self) -> int:
         """K for the subset, N for the full set."""
-        return len(self._workspace.data(self.config.data)[1])
+        return self._workspace.samples(self.config.data)
 
     @property
     def title(self) -> str:
@@ -132,11 +132,11 @@ class FirstOrderPhase:
         """Take the mini-batch steps between two records, with one host synchronisation at their end."""
         ledger, clock = self._workspace.ledger, self._workspace.clock
         until = ledger.cost + state.affordable / RECORDS
-        until_seconds = clock.seconds + state.affordable_seconds / RECORDS
+        until_seconds = clock.seconds + state.affordable_seconds / RECORDS if clock.limited else math.inf
         losses: list[Tensor] = []
         with installed(state.random, self._workspace.device):
             try:
-                while not losses or (ledger.cost < until and clock.seconds < until_seconds):
+                while not losses or (ledger.cost < until and not (clock.limited and clock.seconds >= until_seconds)):
                     self._mini_batch_step(state, losses)
             except BudgetExhausted:
                 state.stopped = state.end

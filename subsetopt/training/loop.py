@@ -57,7 +57,9 @@ class Loop:
         self._phases = phases
         self._directory = directory
         self._progress = progress
+        self._ranks = workspace.ranks
         self._stop_requested = False
+        self._last_save: float | None = None
 
     def start(self) -> Position:
         """Return the position before the first phase."""
@@ -66,7 +68,6 @@ class Loop:
     def run(self, position: Position) -> bool:
         """Go on from `position` to the end; returns False when interrupted, with everything saved."""
         self._workspace.clock.start(position.seconds)
-        self._last_save = time.monotonic()
         with self._interruptible():
             while len(position.snapshots) < len(self._phases):
                 if not self._run_phase(position):
@@ -84,7 +85,7 @@ class Loop:
                 reason = StopReason.BUDGET
             if reason is not None:
                 break
-            if self._stop_requested:
+            if self._agreed_to_stop(position):
                 self._progress.phase_ended(StopReason.INTERRUPTED)
                 self._save(position)
                 return False
@@ -160,9 +161,22 @@ class Loop:
         if self._directory is None:
             return
         position.metrics_bytes = self._directory.append(METRICS, json.dumps(finite(line)))
-        first = record["iteration"] == 0 and index == 0
-        if first or time.monotonic() - self._last_save >= self._workspace.config.checkpoint_seconds:
+
+    def _agreed_to_stop(self, position: Position) -> bool:
+        """Save where rank 0 finds it due, and return whether any rank was asked to stop: one small collective."""
+        loss = self._phases[len(position.snapshots)].record(position.state)["loss"]
+        stop, save = self._ranks.agree(
+            self._stop_requested, self._save_due(), figure=math.nan if loss is None else loss
+        )
+        if save and not stop:
             self._save(position)
+        return stop
+
+    def _save_due(self) -> bool:
+        if self._directory is None:
+            return False
+        waited = None if self._last_save is None else time.monotonic() - self._last_save
+        return waited is None or waited >= self._workspace.config.checkpoint_seconds
 
     def _fraction(self, phase: Phase, position: Position, of_iterations: float | None) -> float | None:
         """Return the larger share used up of the phase's limits, iterations or cost; None without limits."""
@@ -187,9 +201,11 @@ class Loop:
             return {"validation": self._workspace.evaluate(phase.iterate(position.state), "validation")}
 
     def _save(self, position: Position) -> None:
-        if self._directory is None:
+        if self._directory is None and self._ranks.size == 1:
             return
-        self._directory.save_checkpoint(*self._pack(position))
+        packed = self._pack(position)  # on every rank: a part of the state may be spread over them
+        if self._directory is not None:
+            self._directory.save_checkpoint(*packed)
         self._last_save = time.monotonic()
 
     def _pack(self, position: Position) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -257,8 +273,13 @@ class Loop:
             yield
             return
 
+        asked = -math.inf
+
         def request(number: int, frame: FrameType | None) -> None:
-            if self._stop_requested:
+            nonlocal asked
+            # A launcher passes on to its ranks what the terminal has sent them already.
+            again, asked = self._ranks.size == 1 or time.monotonic() - asked > 2.0, time.monotonic()
+            if self._stop_requested and again:
                 raise KeyboardInterrupt
             self._stop_requested = True
             self._progress.message("stopping after this step; once more to stop at once")

@@ -3,7 +3,8 @@
 Every model call is charged before it is made: looks and scans to "selection", the training pass to "train". Looks and
 scans see the stored rows, never augmented ones, without graph and in evaluation mode, so that BatchNorm statistics and
 dropout see only what is trained on. A sampler's own arithmetic over whole splits (hashing, matching) is counted and
-charged like the gradients that it could have paid for.
+charged like the gradients that it could have paid for. Several ranks draw the same batch and compute a part of it each;
+what the sampler observes is the whole.
 """
 
 from __future__ import annotations
@@ -21,10 +22,15 @@ from subsetopt.data.batch_augmentation import Augmentation, Augmented
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
 from subsetopt.samplers import Batch, Sampler, Scan
+from subsetopt.training.batch_sharing import BatchSharing, rows_may_be_parted
 from subsetopt.training.workspace import Workspace
 
 SCAN_CHUNK = 512
 COUNTED_ROWS = 8
+REPLICATED = (
+    "in training mode the model's rows depend on one another, or on chance (BatchNorm, dropout): in first-order phases "
+    "every rank computes the whole batch, as one process would; more ranks make these no faster"
+)
 
 
 class Look(NamedTuple):
@@ -51,6 +57,7 @@ class MiniBatch:
         self._augmentation, self._amp = augmentation, amp
         self._inputs, targets = workspace.data(data)
         self._targets = loss.prepare(targets, workspace.flat.dtype)
+        self._sharing = self._shared(workspace)
 
     @property
     def bind_rows(self) -> int:
@@ -77,17 +84,22 @@ class MiniBatch:
         inputs, donors, shares = self._augmented(self._inputs[indices], generator)
         rows = indices if donors is None else indices[donors]
         targets = self._targets[rows]
-        look = self._forward(w, inputs, "train")
-        losses = donor_losses(self._loss.per_sample, look.outputs, targets, shares)
+        own = self._sharing.rows(len(indices))
+        look = self._forward(w, inputs[own], "train")
+        losses = donor_losses(
+            self._loss.per_sample, look.outputs, targets[own], None if shares is None else shares[own]
+        )
         weighted = losses
         if batch.weights is not None:
             weights = batch.weights.to(losses)
-            weighted = losses * (weights if donors is None else weights[donors])
+            weighted = losses * (weights if donors is None else weights[donors])[own]
         loss = weighted.sum() / len(indices)
         (gradient,) = torch.autograd.grad(loss, w)
-        seen = losses.detach() if donors is None else losses.detach().sum(1)
-        self._sampler.observe(rows, seen, look.probabilities, look.features, targets, weights=shares)
-        return loss.detach(), gradient
+        loss = loss.detach()
+        columns = [losses.detach() if donors is None else losses.detach().sum(1), look.probabilities, look.features]
+        seen, probabilities, features = self._sharing.sum_(len(indices), [gradient, loss], columns)
+        self._sampler.observe(rows, _there(seen), probabilities, features, targets, weights=shares)
+        return loss, gradient
 
     def _chosen(self, w: Tensor) -> Batch | None:
         if self._sampler.scan_due:
@@ -101,10 +113,13 @@ class MiniBatch:
         indices = batch.indices.to(self._inputs.device)
         self._workspace.ledger.charge("forward", len(indices), "selection")
         targets = self._targets[indices]
+        own = self._sharing.rows(len(indices))
         with torch.no_grad():
-            look = self._forward(w, self._workspace.preprocess(self._inputs[indices]), "eval")
-            losses = self._loss.per_sample(look.outputs, targets)
-        return self._sampler.select(batch, losses, look.probabilities, look.features, targets)
+            look = self._forward(w, self._workspace.preprocess(self._inputs[indices[own]]), "eval")
+            losses = self._loss.per_sample(look.outputs, targets[own])
+        columns = [losses, look.probabilities, look.features]
+        seen, probabilities, features = self._sharing.sum_(len(indices), [], columns)
+        return self._sampler.select(batch, _there(seen), probabilities, features, targets)
 
     def _scan(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Scan:
         """Return last-layer gradients e = dl/dz (n, M) and features h (n, D) of all rows."""
@@ -112,15 +127,25 @@ class MiniBatch:
         self._workspace.ledger.charge("forward", len(targets), "selection")
         residuals: list[Tensor] = []
         features: list[Tensor] = []
-        for start in range(0, len(targets), SCAN_CHUNK):
+        own = self._sharing.rows(len(targets))
+        for start in range(own.start, own.stop, SCAN_CHUNK):
+            piece = slice(start, min(start + SCAN_CHUNK, own.stop))
             with torch.no_grad():
-                look = self._forward(w, self._workspace.preprocess(inputs[start : start + SCAN_CHUNK]), "eval")
+                look = self._forward(w, self._workspace.preprocess(inputs[piece].to(w.device)), "eval")
             assert look.features is not None, "every sampler that scans is given features"
             outputs = look.outputs.requires_grad_()
-            loss = self._loss.per_sample(outputs, targets[start : start + SCAN_CHUNK]).sum()
+            loss = self._loss.per_sample(outputs, targets[piece].to(w.device)).sum()
             residuals += torch.autograd.grad(loss, outputs)
             features.append(look.features)
-        return Scan(torch.cat(residuals), torch.cat(features), targets)
+        e, h = (self._sharing.gather(len(targets), torch.cat(parts)) for parts in (residuals, features))
+        return Scan(e, h, targets.to(w.device))
+
+    def _shared(self, workspace: Workspace) -> BatchSharing:
+        ranks = workspace.ranks
+        parted = ranks.size == 1 or rows_may_be_parted(workspace.flat, self._inputs, workspace.preprocess)
+        if not parted and REPLICATED not in workspace.warnings:
+            workspace.warnings.append(REPLICATED)
+        return BatchSharing(ranks, parted)
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Augmented:
         if self._augmentation is None:
@@ -159,6 +184,11 @@ class MiniBatch:
             outputs = flat.forward(w, self._workspace.preprocess(self._inputs[rows]), "deterministic")
             torch.autograd.grad(self._loss.per_sample(outputs, self._targets[rows]).sum(), w)
         return int(counter.get_total_flops()) / len(outputs)
+
+
+def _there(column: Tensor | None) -> Tensor:
+    assert column is not None, "what went in comes back"
+    return column
 
 
 def donor_losses(

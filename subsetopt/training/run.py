@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.data import Dataset
+from subsetopt.distributed import Ranks, join
 from subsetopt.errors import RunDirectoryError, unknown_name
 from subsetopt.samplers import SAMPLERS
 from subsetopt.training.config import FIRST_ORDER, PhaseConfig, RunConfig, make_config, read_toml
@@ -65,20 +66,48 @@ def train(
     `splits` are those measured at the end: a run that serves to choose settings leaves "test" out. `figure=False` saves
     the time of drawing. Every check is made before the run directory is created. Raises `UserError` for the user's
     mistakes and `Interrupted` after Ctrl-C, with everything saved.
+
+    Started by torchrun, the processes share the work; rank 0 alone writes and shows progress, and every rank returns
+    the result.
     """
-    progress = progress or Silent()
-    config = _named(config, model, dataset)
-    workspace = prepare(config, model, dataset)
-    config = workspace.config
-    phases = _build_phases(config, workspace)
-    directory = None
-    if keep:
-        stem = "-".join([workspace.dataset.name, config.model.split(":")[-1], config.solver.replace(":", "-")])
-        directory = RunDirectory.create(config.output, stem.replace("/", "-"), _stored(config))
-        directory.write_json(ENVIRONMENT, _environment(workspace))
-        directory.write_bytes(METRICS, b"")  # there even when the budget admits not one evaluation
+    ranks = join(config.rank_timeout, config.device)
+    progress = (progress if ranks.main else None) or Silent()
+    workspace, phases = _prepared(_named(config, model, dataset), model, dataset, ranks)
+    directory = ranks.together(lambda: _new_directory(workspace) if keep and ranks.main else None)
+    _hint(ranks, directory)
     loop = Loop(workspace, phases, directory, progress)
     return _finish(loop, loop.start(), workspace, phases, directory, progress, splits, figure)
+
+
+def _prepared(
+    config: RunConfig, model: nn.Module | None, dataset: Dataset | None, ranks: Ranks
+) -> tuple[Workspace, list[Phase]]:
+    """Build and check everything on every rank; a mistake that one of them finds ends all."""
+
+    def work() -> tuple[Workspace, list[Phase]]:
+        workspace = prepare(config, model, dataset, ranks)
+        return workspace, _build_phases(workspace.config, workspace)
+
+    workspace, phases = ranks.together(work)
+    if ranks.size > 1 and (config.max_seconds or any(phase.config.seconds for phase in phases)):
+        workspace.clock.follow(ranks.now)
+    return workspace, phases
+
+
+def _new_directory(workspace: Workspace) -> RunDirectory:
+    config = workspace.config
+    stem = "-".join([workspace.dataset.name, config.model.split(":")[-1], config.solver.replace(":", "-")])
+    directory = RunDirectory.create(config.output, stem.replace("/", "-"), _stored(config))
+    directory.write_json(ENVIRONMENT, _environment(workspace))
+    directory.write_bytes(METRICS, b"")  # there even when the budget admits not one evaluation
+    return directory
+
+
+def _hint(ranks: Ranks, directory: RunDirectory | None) -> None:
+    """Tell every rank how the run is resumed if it loses another."""
+    path = ranks.broadcast(None if directory is None else str(directory.path))
+    if path is not None:
+        ranks.resume_hint = f"`subsetopt resume {path}` goes on from the last checkpoint, with any number of ranks"
 
 
 def resume_run(
@@ -92,20 +121,23 @@ def resume_run(
 ) -> RunResult:
     """Go on with an interrupted or killed run; a finished one returns its result at once.
 
-    A run that was given a model or data set as objects needs equal ones again.
+    A run that was given a model or data set as objects needs equal ones again. Any number of ranks may go on with it;
+    all of them read the directory.
     """
-    progress = progress or Silent()
     directory = RunDirectory.open(Path(path))
     config = load_config(directory, model, dataset)
-    workspace = prepare(config, model, dataset)
-    phases = _build_phases(config, workspace)
-    loop = Loop(workspace, phases, directory, progress)
-    checkpoint = directory.load_checkpoint()
+    ranks = join(config.rank_timeout, config.device)
+    progress = (progress if ranks.main else None) or Silent()
+    workspace, phases = _prepared(config, model, dataset, ranks)
+    written = directory if ranks.main else None
+    loop = Loop(workspace, phases, written, progress)
+    checkpoint = ranks.together(directory.load_checkpoint)
+    _hint(ranks, directory)
     _warn_of_other_environment(directory, workspace, progress)
     position = loop.start() if checkpoint is None else _restored(loop, checkpoint, directory)
-    if checkpoint is None:
-        directory.truncate(METRICS, 0)
-    return _finish(loop, position, workspace, phases, directory, progress, splits, figure)
+    if checkpoint is None and written is not None:
+        written.truncate(METRICS, 0)
+    return _finish(loop, position, workspace, phases, written, progress, splits, figure)
 
 
 def check_run(config: RunConfig) -> Workspace:
@@ -286,6 +318,7 @@ def _environment(workspace: Workspace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": str(workspace.device),
         "device_name": torch.cuda.get_device_name(workspace.device) if workspace.device.type == "cuda" else None,
+        "ranks": workspace.ranks.size,
         "command": sys.argv,
     }
 
@@ -293,7 +326,8 @@ def _environment(workspace: Workspace) -> dict[str, Any]:
 def _warn_of_other_environment(directory: RunDirectory, workspace: Workspace, progress: Progress) -> None:
     """Resuming is bit-identical only under the same software, device and number of threads."""
     before, now = directory.read_json(ENVIRONMENT), _environment(workspace)
-    keys = ("subsetopt", "torch", "machine", "threads", "device", "device_name")
+    before = {"ranks": 1, **before}
+    keys = ("subsetopt", "torch", "machine", "threads", "device", "device_name", "ranks")
     changed = [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
     if changed:
         progress.warn(f"resumed under other conditions ({', '.join(changed)}): rounding may differ from one long run")

@@ -86,13 +86,17 @@ class StreamPhase:
         self._targets = self._loss.prepare(targets, workspace.flat.dtype)
         self._order: tuple[int, Tensor] | None = None
         self._told: dict[str, int] = {}
+        if workspace.ranks.size > 1:
+            workspace.warnings.append(
+                "kfac-stream: every rank computes all of every step; more ranks do not speed it up"
+            )
         if self._kfac.note:
             workspace.warnings.append(self._kfac.note)
 
     @property
     def samples(self) -> int:
         """K for the subset, N for the full set."""
-        return len(self._workspace.data(self.config.data)[1])
+        return self._workspace.samples(self.config.data)
 
     @property
     def title(self) -> str:

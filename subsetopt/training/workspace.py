@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from subsetopt.data import Dataset, Preprocess, augmented_copies, draw, load_dataset, require_all_classes
 from subsetopt.data.subset import disjoint, draw_slice
+from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
 from subsetopt.models import build_model, check_output_shape, refuse_reserved
 from subsetopt.objective import (
@@ -49,6 +50,7 @@ class Workspace:
     subset: Tensor
     clock: Clock = field(default_factory=Clock)
     warnings: list[str] = field(default_factory=list)
+    ranks: Ranks = field(default_factory=Ranks)
     carried: CarriedCurvature = field(default_factory=CarriedCurvature)
     _objectives: dict[tuple[str, bool], Objective] = field(default_factory=dict)
 
@@ -92,13 +94,26 @@ class Workspace:
     @cached_property
     def subset_data(self) -> tuple[Tensor, Tensor]:
         """Inputs and targets of the subset with its fixed augmented copies, on the device."""
+        inputs, targets = self._drawn
+        return inputs.to(self.device), targets.to(self.device)
+
+    @cached_property
+    def _drawn(self) -> tuple[Tensor, Tensor]:
         inputs, targets = self.dataset.train.inputs[self.subset], self.dataset.train.targets[self.subset]
         copies = self.config.augment_copies
         if copies:
             extra = augmented_copies(inputs, copies, derive_seed(self.config.seed, "augment"))
             inputs = torch.cat([inputs, extra])
             targets = targets.repeat(copies + 1, *[1] * (targets.ndim - 1))
-        return inputs.to(self.device), targets.to(self.device)
+        return inputs, targets
+
+    def samples(self, which: str) -> int:
+        """Return K for `subset`, with its copies, or N for `full`."""
+        return len(self.subset) * (self.config.augment_copies + 1) if which == "subset" else self.full_size
+
+    def stored(self, which: str) -> tuple[Tensor, Tensor]:
+        """Return the same tensors as `data`, where they are stored."""
+        return self._drawn if which == "subset" else (self.dataset.train.inputs, self.dataset.train.targets)
 
     def data(self, which: str) -> tuple[Tensor, Tensor]:
         """Return the tensors that a phase on `subset` or `full` trains on."""
@@ -107,7 +122,8 @@ class Workspace:
     def objective(self, which: str, track_noise: bool = False) -> Objective:
         """Return the full-batch objective on `subset` or `full`, charged to the ledger; built and checked once."""
         if (which, track_noise) not in self._objectives:
-            inputs, targets = self.data(which)
+            # One process has the data on its device once, for all uses; of several each takes its part alone.
+            inputs, targets = self.data(which) if self.ranks.size == 1 else self.stored(which)
             self._objectives[which, track_noise] = Objective(
                 self.flat,
                 inputs,
@@ -120,15 +136,23 @@ class Workspace:
                 preprocess=self.preprocess,
                 meter=self.ledger,
                 track_noise=track_noise,
+                ranks=self.ranks,
             )
         return self._objectives[which, track_noise]
 
     def split(self, name: str) -> tuple[Tensor, Tensor] | None:
-        """Return the tensors of subset, train, validation or test; None where the data set has none."""
+        """Return the tensors of subset, train, validation or test; None where the data set has none.
+
+        With several ranks they are where they are stored, since each rank looks at a part.
+        """
         if name in ("subset", "train"):
-            return self.data("subset" if name == "subset" else "full")
+            which = "subset" if name == "subset" else "full"
+            return self.data(which) if self.ranks.size == 1 else self.stored(which)
         part = self.dataset.validation if name == "validation" else self.dataset.test
-        return None if part is None or len(part) == 0 else (part.inputs.to(self.device), part.targets.to(self.device))
+        if part is None or len(part) == 0:
+            return None
+        where = self.device if self.ranks.size == 1 else part.inputs.device
+        return part.inputs.to(where), part.targets.to(where)
 
     def evaluate(self, w: Tensor, name: str, purpose: Purpose = "evaluation") -> dict[str, float] | None:
         """Return loss (without L2) and accuracy or mse of a split at w; None where the data set has no such split."""
@@ -136,12 +160,19 @@ class Workspace:
         if tensors is None:
             return None
         return evaluate_split(
-            self.flat, w, *tensors, loss=self.loss, preprocess=self.preprocess, meter=self.ledger, purpose=purpose
+            self.flat,
+            w,
+            *tensors,
+            loss=self.loss,
+            preprocess=self.preprocess,
+            meter=self.ledger,
+            purpose=purpose,
+            ranks=self.ranks,
         )
 
     def refresh_batch_norm(self, w: Tensor, which: str) -> None:
         """Set BatchNorm's running statistics to those of the data trained on; nothing happens without BatchNorm."""
-        inputs, _ = self.data(which)
+        inputs, _ = self.data(which) if self.ranks.size == 1 else self.stored(which)
         update_batch_norm(self.flat, w, inputs, preprocess=self.preprocess, meter=self.ledger)
 
     @cached_property
@@ -173,11 +204,13 @@ def prepare(
     config: RunConfig,
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
+    ranks: Ranks | None = None,
 ) -> Workspace:
-    """Build the workspace of `config`; `model` and `dataset` replace the named ones.
+    """Build the workspace of `config`; `model` and `dataset` replace the named ones, `ranks` share the work.
 
     Raises a `UserError` in one line for anything that would make the run fail later.
     """
+    ranks = ranks or Ranks()
     device = resolve_device(config.device, config.dtype)
     dtype = getattr(torch, config.dtype)
     if dataset is None:
@@ -209,10 +242,13 @@ def prepare(
     preprocess = Preprocess(dataset.normalization, dtype)
     ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
     workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
+    workspace.ranks = ranks
     _check_ratio(workspace)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
         size = tuned_chunk_size(flat, *workspace.subset_data, loss=loss, preprocess=preprocess, meter=ledger)
+        # From here on all ranks are known to be well: rank 0's number is everybody's.
+        size = ranks.together(lambda: ranks).broadcast(size)
         workspace.config = config.model_copy(update={"chunk_size": size})
     return workspace
 

@@ -16,12 +16,16 @@ _PARTS = ("solvers", "products", "overhead", "time")
     "bench",
     short_help="Measure our solvers against torch and scipy on this machine.",
     epilog="Examples: subsetopt bench --quick; subsetopt bench --only products --device cuda; "
-    "subsetopt bench --output reports/solvers",
+    "subsetopt bench --output reports/solvers; subsetopt bench --scaling",
 )
 @click.option(
     "--only", "parts", type=click.Choice(_PARTS), multiple=True, default=_PARTS,
     help="What to measure; may be given several times.  [default: all]",
 )  # fmt: skip
+@click.option("--scaling", is_flag=True, help="Measure evaluations shared by several processes, which it starts.")
+@click.option(
+    "--processes", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="Those of --scaling."
+)
 @click.option("--problem", "problems", multiple=True, metavar="NAME", help="Problem of the set (default: all of them).")
 @click.option("--quick", is_flag=True, help="Few and small problems, for a look.")
 @click.option(
@@ -42,6 +46,8 @@ _PARTS = ("solvers", "products", "overhead", "time")
 @debug_option
 def command(
     parts: tuple[str, ...],
+    scaling: bool,
+    processes: int,
     problems: tuple[str, ...],
     quick: bool,
     repeats: int,
@@ -61,7 +67,8 @@ def command(
     from subsetopt.bench.output import write_bench
     from subsetopt.bench.tables import describe, tables
 
-    settings = BenchSettings(parts, problems, quick, repeats, data_dir, device, clock)
+    measured = ("scaling",) if scaling else parts
+    settings = BenchSettings(measured, problems, quick, repeats, data_dir, device, clock, processes)
     with standard_output_reserved():
         document = run_bench(settings, lambda text: click.echo(f"measuring {text}", err=True))
         written = [] if output is None else write_bench(document, output)

@@ -1,0 +1,68 @@
+"""Curvature pairs spread over ranks: each keeps P / ranks columns of the ring, for models whose pairs fill a device.
+
+Learning a step costs one small collective (the inner products), a direction one of P numbers (its parts are gathered).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from subsetopt.distributed import Ranks
+from subsetopt.solvers.lbfgs import CurvaturePairs
+from subsetopt.solvers.state import UNSAVED
+
+
+@dataclass
+class ShardedPairs(CurvaturePairs):
+    """A ring whose `rows` (2m, P / ranks) are this rank's columns; `gram` and `with_gradient` are those of the whole.
+
+    With m = 20 a rank stores 40 P / ranks numbers. `size` is P.
+    """
+
+    ranks: Ranks = field(metadata=UNSAVED, default_factory=Ranks)
+    size: int = 0
+
+    @classmethod
+    def spread(cls, whole: CurvaturePairs, w: Tensor, ranks: Ranks) -> ShardedPairs:
+        """Return this rank's part of a ring, for vectors like w."""
+        start, stop = ranks.share(w.numel())
+        rows = whole.rows[:, start:stop].to(w.device, w.dtype, copy=True)
+        return cls(rows, whole.gram, whole.with_gradient, whole.order, ranks, w.numel())
+
+    @classmethod
+    def none(cls, m: int, w: Tensor, ranks: Ranks) -> ShardedPairs:
+        """Return an empty ring for m pairs of vectors like w."""
+        start, stop = ranks.share(w.numel())
+        empty = CurvaturePairs.empty(m, w[start:stop])
+        return cls(empty.rows, empty.gram, empty.with_gradient, empty.order, ranks, w.numel())
+
+    def whole(self) -> CurvaturePairs:
+        """Return the ring that one process would have, on the host of rank 0 (without rows elsewhere)."""
+        rows = torch.empty(len(self.rows) if self.ranks.main else 0, self.size, dtype=self.rows.dtype)
+        for index, own in enumerate(self.rows):
+            row = self.ranks.gather_rows(own, self.size)
+            if self.ranks.main:
+                rows[index] = row
+        return CurvaturePairs(rows, self.gram, self.with_gradient, self.order)
+
+    def insert(self, s: Tensor, y: Tensor, gradient: Tensor) -> float:
+        """Take this rank's part of the vectors; see `CurvaturePairs.insert`. One collective, one synchronisation."""
+        return super().insert(self._own(s), self._own(y), self._own(gradient))
+
+    def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
+        """Return (H g, g·H g) with the whole of H g on every rank: one collective."""
+        part, square = super().apply(self._own(gradient), square_norm)
+        return self.ranks.gather_rows(part, self.size), square
+
+    def inner_products(self, vectors: Tensor) -> Tensor:
+        """Add up over ranks what is computed from parts of the vectors."""
+        table = super().inner_products(vectors)
+        self.ranks.sum_(table)
+        return table
+
+    def _own(self, vector: Tensor) -> Tensor:
+        start, stop = self.ranks.share(self.size)
+        return vector[start:stop]

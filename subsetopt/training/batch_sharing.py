@@ -1,0 +1,70 @@
+"""One mini-batch computed by several ranks: who has which rows, and whether rows may be parted at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from subsetopt.data import Preprocess
+from subsetopt.distributed import Ranks
+from subsetopt.objective import FlatModel
+
+PROBE_ROWS = 8
+
+
+class BatchSharing:
+    """Parts batches over `ranks` where `parted`; otherwise every rank computes all of every batch.
+
+    The sampler and every random number of a batch are the same on all ranks, so that batches agree without a word.
+    """
+
+    def __init__(self, ranks: Ranks, parted: bool) -> None:
+        self._ranks = ranks if parted else Ranks()
+
+    def rows(self, count: int) -> slice:
+        """Return this rank's rows of a batch of `count`; all of them where there are fewer rows than ranks."""
+        return slice(*self._of(count).share(count))
+
+    def sum_(self, count: int, sums: Sequence[Tensor], columns: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Add up `sums` in place over ranks, and return `columns` (of this rank's rows) for all rows of the batch.
+
+        One collective: each rank puts its rows into a table of zeros, and the tables are added up with the rest.
+        """
+        ranks = self._of(count)
+        if ranks.size == 1:
+            return list(columns)
+        window = self.rows(count)
+        tables = [None if part is None else part.new_zeros(count, *part.shape[1:]) for part in columns]
+        for table, part in zip(tables, columns, strict=True):
+            if table is not None and part is not None:
+                table[window] = part.detach()
+        ranks.sum_(*sums, *[table for table in tables if table is not None])
+        return tables
+
+    def gather(self, count: int, own: Tensor) -> Tensor:
+        """Return the rows of all ranks of a table whose rows `rows(count)` are `own`."""
+        return self._of(count).gather_rows(own, count)
+
+    def _of(self, count: int) -> Ranks:
+        return self._ranks if count >= self._ranks.size else Ranks()
+
+
+def rows_may_be_parted(flat: FlatModel, inputs: Tensor, preprocess: Preprocess) -> bool:
+    """True when training mode treats rows one by one: no BatchNorm, no dropout, no buffer that a forward pass changes.
+
+    Known layers are looked for, and a few `inputs` are evaluated whole and in halves, for a model's own inventions.
+    """
+    if flat.batch_dependent or any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in flat.modules()):
+        return False
+    x = preprocess(inputs[:PROBE_ROWS].to(flat.device))
+    w, before = flat.initial(), flat.buffers()
+    cuda = [flat.device] if flat.device.type == "cuda" else []
+    with torch.random.fork_rng(cuda), torch.no_grad():
+        whole = flat.forward(w, x, "train")
+        halves = torch.cat([flat.forward(w, part, "train") for part in x.chunk(2)])
+    unchanged = all(torch.equal(value, before[name]) for name, value in flat.buffers().items())
+    flat.load_buffers(before)
+    tolerance = torch.finfo(flat.dtype).eps ** 0.5
+    return unchanged and torch.allclose(whole, halves, rtol=tolerance, atol=tolerance * float(whole.abs().max()))

@@ -1,0 +1,247 @@
+"""What every one of three ranks checks: shared work against the same work of a process on its own, in the same process.
+
+Run by `test_ranks.py`; an assertion that fails on any rank fails the test.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from subsetopt import distributed
+from subsetopt.data import Dataset, dataset_from_arrays
+from subsetopt.distributed import ProcessRanks, RankFailedError, RankLostError, Ranks
+from subsetopt.errors import DataError, SettingError
+from subsetopt.objective import Objective, evaluate_split
+from subsetopt.seeding import make_generator
+from subsetopt.solvers import make_solver, minimize
+from subsetopt.training.config import make_config
+from subsetopt.training.first_order import FirstOrderPhase
+from subsetopt.training.mini_batch import REPLICATED
+from subsetopt.training.workspace import prepare
+
+K, D, M = 100, 6, 3  # 100 is no multiple of 3
+EXACT = {"rtol": 1e-12, "atol": 1e-14}
+
+
+def draw(name: str, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=make_generator(0, name), dtype=torch.float64)
+
+
+def samples() -> tuple[Tensor, Tensor]:
+    x = draw("x", K, D)
+    return x, (x @ draw("truth", D, M)).argmax(1)
+
+
+def network(*extra: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(D, 8), *extra, nn.Tanh(), nn.Linear(8, M)).double()
+
+
+def check_a_part_of_the_processes(ranks: Ranks) -> None:
+    pair = dist.new_group([1, 2])
+    if ranks.rank:
+        two = ProcessRanks(pair)
+        check_objective(two)
+        assert (two.rank, two.size, two.broadcast(ranks.rank)) == (ranks.rank - 1, 2, 1)
+
+
+def check_collectives(ranks: Ranks) -> None:
+    own = torch.full((3,), float(ranks.rank))
+    scalar = torch.tensor(0.5, dtype=torch.float64)
+    ranks.sum_(own, scalar)
+    assert own.tolist() == [3.0] * 3 and float(scalar) == 1.5
+    start, stop = ranks.share(K)
+    assert torch.equal(ranks.gather_rows(torch.arange(start, stop), K), torch.arange(K))
+    assert ranks.broadcast({"rank": ranks.rank, "x": 0.1}) == {"rank": 0, "x": 0.1}
+    assert ranks.agree(ranks.rank == 2, False, figure=float("nan")) == [True, False]
+    assert ranks.together(lambda: 7) == 7
+
+
+def check_a_mistake_on_one_rank_ends_all(ranks: Ranks) -> None:
+    def work() -> None:
+        if ranks.rank == 1:
+            raise DataError("x: not here")
+
+    try:
+        ranks.together(work)
+    except DataError as error:
+        assert ranks.rank == 1 and str(error) == "x: not here"
+    except RankFailedError as error:
+        assert ranks.rank != 1 and str(error) == "rank 1: x: not here"
+    else:
+        raise AssertionError("nobody was told")
+
+
+def objectives(ranks: Ranks, *extra: nn.Module, **settings: object) -> tuple[Objective, Objective]:
+    x, y = samples()
+    shared, alone = (Objective(network(*extra), x, y, l2=1e-2, ranks=each, **settings) for each in (ranks, Ranks()))
+    return shared, alone
+
+
+def check_objective(ranks: Ranks) -> None:
+    kinds: list[tuple[tuple[nn.Module, ...], dict[str, object]]] = [
+        ((), {}),
+        ((), {"indices": torch.arange(0, K, 2), "chunk_size": 7}),
+        ((), {"track_noise": True}),
+        ((nn.BatchNorm1d(8),), {"chunk_size": 16}),
+        ((), {"linearisation_memory": 2**13, "chunk_size": 8}),
+    ]
+    for extra, settings in kinds:
+        shared, alone = objectives(ranks, *extra, **settings)
+        assert shared.identity == alone.identity and shared.n_samples == alone.n_samples
+        assert sum(b - a for a, b in shared.edges) < alone.n_samples, "a rank keeps its part alone"
+        w, v = shared.initial() + 0.1, draw("v", shared.size)
+        torch.testing.assert_close(shared.value(w), alone.value(w), **EXACT)
+        for one, other in zip(shared.value_and_gradient(w), alone.value_and_gradient(w), strict=True):
+            torch.testing.assert_close(one, other, **EXACT)
+        here, there = shared.linearise(w), alone.linearise(w)
+        torch.testing.assert_close(here.hvp(v), there.hvp(v), **EXACT)
+        torch.testing.assert_close(here.ggnvp(v), there.ggnvp(v), **EXACT)
+        assert shared.meter.samples["gradient"] == alone.meter.samples["gradient"]
+        if settings.get("track_noise"):
+            torch.testing.assert_close(shared.gradient_noise, alone.gradient_noise, rtol=1e-10, atol=0)
+    total = torch.tensor([float(shared.meter.samples["linearise"]), float(alone.meter.samples["linearise"])])
+    assert total[0] == total[1] == 2 * K, "recorded, or recorded anew: each sample once per kind of product"
+    assert 0 < here.stored_chunks("hvp") < len(shared.edges), "part of the graphs, so that both ways were taken"
+
+
+def check_too_few_samples_are_refused(ranks: Ranks) -> None:
+    x, y = samples()
+    for settings in ({"indices": [0, 1]}, {"chunk_size": 50, "track_noise": False}):
+        model = network(nn.BatchNorm1d(8)) if "chunk_size" in settings else network()
+        try:
+            Objective(model, x, y, ranks=ranks, **settings)
+        except SettingError as error:
+            assert "use at most 2" in str(error), error
+        else:
+            raise AssertionError("a rank without work")
+
+
+def check_solvers(ranks: Ranks) -> None:
+    shared, alone = objectives(ranks)
+    for method in ("lbfgs", "newton-cg"):
+        a, b = (minimize(f, method=method, gtol=0.0, max_iterations=20) for f in (shared, alone))
+        assert abs(a.loss - b.loss) <= 1e-10 * b.loss, (method, a.loss, b.loss)
+    alike = torch.tensor([a.loss, -a.loss], dtype=torch.float64)
+    dist.all_reduce(alike, op=dist.ReduceOp.MAX)
+    assert alike[0] == -alike[1], "bit for bit on all ranks"
+
+
+def check_spread_curvature_pairs(ranks: Ranks) -> None:
+    shared, alone = objectives(ranks)
+    states = []
+    for objective, spread in ((shared, True), (alone, False)):
+        solver = make_solver("lbfgs", memory=5, shard_memory=spread)
+        state = solver.init(objective, objective.initial())
+        for step in range(20):
+            state = solver.step(objective, state)
+            if step == 12:
+                tensors, _ = solver.save(state)
+                if spread:
+                    assert state.memory.rows.numel() <= 10 * math.ceil(alone.size / 3)
+                    gathered = tensors
+                    continue
+                if ranks.main:
+                    torch.testing.assert_close(gathered["memory.rows"], tensors["memory.rows"], rtol=1e-6, atol=1e-9)
+        states.append(state)
+    assert abs(states[0].loss - states[1].loss) <= 1e-10 * states[1].loss
+    spread, rows = make_solver("lbfgs", memory=5, shard_memory=True), states[1].memory.rows
+    again = spread.restore(shared, *make_solver("lbfgs", memory=5).save(states[1]))
+    start, stop = ranks.share(alone.size)
+    assert torch.equal(again.memory.rows, rows[:, start:stop])
+    one, other = (s.memory.apply(states[1].gradient, 1.0)[0] for s in (again, states[1]))
+    torch.testing.assert_close(one, other, **EXACT)
+
+
+def check_evaluation(ranks: Ranks) -> None:
+    shared, alone = objectives(ranks)
+    x, y = samples()
+    w = shared.initial()
+    for rows in (slice(None), slice(2)):
+        one, other = (evaluate_split(alone.flat, w, x[rows], y[rows], ranks=each) for each in (ranks, Ranks()))
+        assert abs(one["loss"] - other["loss"]) <= 1e-12 and one["accuracy"] == other["accuracy"]
+
+
+def data_set() -> Dataset:
+    x, y = samples()
+    return dataset_from_arrays(x, y, validation_fraction=0.2)
+
+
+def trained(ranks: Ranks, model: nn.Module, **settings: object) -> tuple[Tensor, float, list[str]]:
+    config = make_config({"dtype": "float64", "seed": 3, "subset_frac": 0.5})
+    workspace = prepare(config, model, data_set(), ranks)
+    phase_settings = {"method": "sgd", "data": "full", "epochs": 3, "batch_size": 16, **settings}
+    phase = FirstOrderPhase(make_config({"phase": [phase_settings]}).phase[0], workspace)
+    workspace.ledger.open_phase(3.0)
+    state = phase.start(workspace.flat.initial())
+    while phase.terminate(state) is None:
+        phase.step(state)
+    return state.w.detach(), workspace.ledger.cost, workspace.warnings
+
+
+def check_first_order(ranks: Ranks) -> None:
+    plain = network()
+    for settings in (
+        {"sampler": "full"},
+        {"sampler": "p-sgd"},
+        {"sampler": "selective-backprop", "sampler_settings": {"fraction": 0.5}},
+        {"sampler": "nw-sketch", "sampler_settings": {"codes": "features"}},
+        {"sampler": "gradmatch"},
+        {"sampler": "full", "stop_at": "validation", "method": "adam"},
+    ):
+        (one, cost, notes), (other, price, _) = (trained(each, plain, **settings) for each in (ranks, Ranks()))
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11, msg=str(settings))
+        assert cost == price and REPLICATED not in notes
+    for model in (network(nn.BatchNorm1d(8)), network(nn.Dropout(0.5))):
+        (one, _, notes), (other, _, _) = (trained(each, model) for each in (ranks, Ranks()))
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+        assert REPLICATED in notes
+
+
+def check_ranks_that_drift_apart_are_stopped(ranks: Ranks) -> None:
+    try:
+        ranks.agree(False, figure=1.0 + 1e-16 * 4 * ranks.rank)
+    except RankLostError as error:
+        assert "different results" in str(error)
+    else:
+        raise AssertionError("nobody noticed")
+
+
+def check_a_rank_that_hangs_ends_the_others(ranks: Ranks) -> None:
+    """The last check: rank 2 stops, as a process that hangs does, and is left for the test to kill."""
+    group = ProcessRanks(dist.new_group(timeout=timedelta(seconds=3)))
+    group.resume_hint = "`subsetopt resume runs/a`"
+    if group.rank == 2:
+        print("hangs", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    start = time.monotonic()
+    try:
+        group.sum_(torch.ones(1))
+    except RankLostError as error:
+        assert "died or hung" in str(error) and str(error).endswith("; `subsetopt resume runs/a`"), error
+        assert "\n" not in str(error) and time.monotonic() - start < 30
+    else:
+        raise AssertionError("nobody missed rank 2")
+
+
+def main() -> None:
+    ranks = distributed.join(timeout=120)
+    assert (ranks.rank, ranks.size) == (int(os.environ["RANK"]), 3)
+    assert distributed.join(timeout=120) is ranks is distributed.current()
+    for name, check in list(globals().items()):
+        if name.startswith("check_"):
+            check(ranks)
+    print("fine", flush=True)
+    os._exit(0)  # with a rank that hangs there is no peaceful end
+
+
+if __name__ == "__main__":
+    main()
