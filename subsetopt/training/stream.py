@@ -13,7 +13,7 @@ from subsetopt.solvers.settings import check_settings, setting
 DEVIATIONS, GROWTH = 4.0, 1.2  # a loss this far above its running mean is a jump
 MEAN_SHARE = 0.1  # of each new loss in the running mean
 SMALLEST = 16  # samples of a subset
-NOISE_POWER = 1.5  # by which the default damping grows as subsets get smaller, by measurement
+NOISE_POWER = 2.0  # by which the default damping grows as subsets get smaller, by measurement
 PATIENCE = 3  # jumps in a row, after which a finite loss is taken for the new level
 
 
@@ -35,7 +35,7 @@ class StreamSettings:
     rate: float = setting(0.12, above=0)
     momentum: float = setting(0.5, at_least=0, below=1)
     damping: float = setting(0.1, above=0)
-    damping_end: float = setting(0.05, above=0)
+    damping_end: float = setting(0.1, above=0)
     trust: float = setting(1e-2, above=0)
     pass_steps: int = setting(32, at_least=1)
     factor_share: float = setting(0.15, above=0, below=1)
