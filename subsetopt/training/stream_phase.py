@@ -33,7 +33,7 @@ GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
 LOST = 12  # jumps in a row that end the phase
 NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "estimate_cost", "returns", "epoch", "position",
-           "loss", "caution", "began_seconds", "affordable_seconds", "stopped")  # fmt: skip
+           "loss", "caution", "stale", "began_seconds", "affordable_seconds", "stopped")  # fmt: skip
 
 
 @dataclass
@@ -65,6 +65,7 @@ class StreamState:
     position: int = 0
     loss: float = math.nan
     caution: float = 1.0
+    stale: bool = True
     stopped: StopReason | None = None
 
 
@@ -186,10 +187,10 @@ class StreamPhase:
         )  # fmt: skip
 
     def _estimate_due(self, state: StreamState) -> bool:
-        """Whether the factors have been left too long, by the cost that their estimates may take in all."""
+        """Whether a jump has shown the factors to be stale, or the cost that they may take in all allows new ones."""
         ledger, share = self._workspace.ledger, self._share_spent(state)
         total = state.affordable if math.isfinite(state.affordable) else (ledger.cost - state.began) / max(share, 1e-9)
-        return state.estimates == 0 or state.estimate_cost < self._settings.factor_cost(share, total)
+        return state.stale or state.estimate_cost < self._settings.factor_cost(share, total)
 
     def _estimate(self, state: StreamState) -> None:
         """Estimate factors on samples of their own, so that they are independent of the gradient."""
@@ -200,6 +201,7 @@ class StreamPhase:
         self._kfac.update(state.w, x, self._targets[rows], state.generator, self._workspace.ledger)
         state.estimate_cost += self._workspace.ledger.cost - before
         state.estimates += 1
+        state.stale = False
 
     def _advance(self, state: StreamState) -> None:
         settings, share = self._settings, self._share_spent(state)
@@ -240,6 +242,7 @@ class StreamPhase:
         self._workspace.flat.load_buffers(state.good_buffers)
         state.caution *= CAUTION
         state.returns += 1
+        state.stale = True
         if state.guard.jumps >= LOST:
             state.stopped = StopReason.NON_FINITE
 
