@@ -19,7 +19,7 @@ from torch import Tensor
 
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.descent import DescentSolver, DescentState, Line
-from subsetopt.solvers.host import host_read, products, ring_products
+from subsetopt.solvers.host import host_read, ring_products
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.settings import setting
 
@@ -53,7 +53,7 @@ class CurvaturePairs:
         """
         used = 2 * len(self.order)
         vectors = torch.stack([s, y, gradient])
-        table = torch.cat([ring_products(self.rows[:used], vectors), products(vectors, vectors.T)])
+        table = torch.cat([ring_products(self.rows[:used], vectors), ring_products(vectors, vectors)])
         read = np.array(host_read(table.flatten())).reshape(used + 3, 3)
         with_rows, own = read[:used], read[used:]
         self.with_gradient[:used] = with_rows[:, 2]
