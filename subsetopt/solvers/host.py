@@ -11,7 +11,7 @@ from torch import Tensor
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 
 BLOCK = 1 << 22  # entries converted to float64 at a time: bounds the extra memory of a float32 product
-RUN = 4096  # entries of two float32 vectors whose product is summed in float32 where many vectors are multiplied
+RUN = 8192  # entries of two float32 vectors whose product is summed in float32 where many vectors are multiplied
 
 _observers: list[Callable[[], None]] = []
 

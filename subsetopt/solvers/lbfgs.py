@@ -23,7 +23,7 @@ from subsetopt.distributed import current
 from subsetopt.objective.protocol import SmoothObjective
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.descent import DescentSolver, DescentState, Line
-from subsetopt.solvers.host import host_read, products, ring_products
+from subsetopt.solvers.host import host_read, ring_products
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.settings import setting
 
@@ -86,7 +86,7 @@ class CurvaturePairs:
     def inner_products(self, vectors: Tensor) -> Tensor:
         """Return those of the pairs in use and of `vectors` (c, P), with `vectors`: float64, shape (2 pairs + c, c)."""
         used = 2 * len(self.order)
-        return torch.cat([ring_products(self.rows[:used], vectors), products(vectors, vectors.T)])
+        return torch.cat([ring_products(self.rows[:used], vectors), ring_products(vectors, vectors)])
 
     def coefficients(self, pairs: int) -> tuple[NDArray[np.float64], float]:
         """Return (c, gamma) with H g = rowsᵀ c + gamma g from the newest `pairs` (Byrd, Nocedal & Schnabel, eq. 3.1).
