@@ -21,6 +21,7 @@ from subsetopt.objective import (
     Objective,
     calibrate_prices,
     evaluate_split,
+    resident_bytes,
     tuned_chunk_size,
     update_batch_norm,
 )
@@ -89,14 +90,17 @@ class Workspace:
 
     @cached_property
     def training_set(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the full training set, on the device."""
-        return self.dataset.train.inputs.to(self.device), self.dataset.train.targets.to(self.device)
+        """Inputs and targets of the full training set, on the device; inputs that do not fit there stay on the host."""
+        return self._placed(self.dataset.train.inputs), self.dataset.train.targets.to(self.device)
 
     @cached_property
     def subset_data(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the subset with its fixed augmented copies, on the device."""
+        """The same of the subset with its fixed augmented copies."""
         inputs, targets = self._drawn
-        return inputs.to(self.device), targets.to(self.device)
+        return self._placed(inputs), targets.to(self.device)
+
+    def _placed(self, inputs: Tensor) -> Tensor:
+        return inputs.to(self.device) if inputs.nbytes <= resident_bytes(self.device) else inputs
 
     @cached_property
     def _drawn(self) -> tuple[Tensor, Tensor]:
