@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import click
 
+from subsetopt.distributed import environment_size
+from subsetopt.errors import SettingError
 from subsetopt_cli.failures import exit_code_of
 
 _COMMANDS = {
@@ -48,6 +50,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, with "did you mean" where there is none of that name."""
         name = args[0]
+        if name in _COMMANDS and name not in ("train", "resume") and environment_size() > 1:
+            raise SettingError("command", name, "it runs in one process", "start it without torchrun")
         if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             from subsetopt.errors import unknown_name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,12 +14,18 @@ from numpy.typing import NDArray
 from subsetopt.data.catalog import DATASETS, Query, RawData, RawSplit
 from subsetopt.errors import DataError, SettingError
 
+MAPPED_BYTES = 256 * 2**20
+"""Arrays from this size on are mapped into memory, not read, where the file holds them uncompressed."""
+
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
 @DATASETS.register("npz", "your own --data-file FILE.npz with x_train, y_train and, where there are, x_test, y_test")
 def read_npz(query: Query) -> RawData:
-    """Read the file; nothing is ever unpickled. Integer y means classification, floating y regression."""
+    """Read the file; nothing is ever unpickled. Integer y means classification, floating y regression.
+
+    Large arrays that `numpy.savez` wrote (not `savez_compressed`) stay in the file and are read when they are used.
+    """
     if query.data_file is None:
         raise SettingError(
             "data_file", None, "the data set npz is a file of yours", "name it with --data-file FILE.npz"
@@ -44,7 +51,8 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         with archive:
             for name in _NAMES:
                 if name in archive.files:
-                    arrays[name] = archive[name]
+                    mapped = _mapped(path, archive.zip, f"{name}.npy")
+                    arrays[name] = archive[name] if mapped is None else mapped
         return arrays
     except DataError:
         raise
@@ -55,3 +63,20 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         if "pickle" in reason:
             reason = "it does not begin like one"
         raise DataError(f"{path}: {name} cannot be read as .npz ({reason}); write it with numpy.savez") from error
+
+
+def _mapped(path: Path, archive: zipfile.ZipFile | None, member: str) -> NDArray[Any] | None:
+    """Return a large uncompressed member as a memory map, private to this process; None for any other."""
+    info = archive.getinfo(member) if archive is not None and member in archive.namelist() else None
+    if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size < MAPPED_BYTES:
+        return None
+    with path.open("rb") as file:
+        # A local file header has 30 bytes, its last four the lengths of the name and the extra field that follow.
+        file.seek(info.header_offset + 26)
+        file.seek(info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))))
+        if np.lib.format.read_magic(file) != (1, 0):
+            return None
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            return None
+        return np.memmap(path, dtype, "c", file.tell(), shape, "F" if fortran else "C")

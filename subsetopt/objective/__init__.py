@@ -1,5 +1,6 @@
 """Full-batch losses, gradients and curvature products over chunks, as functions of one flat parameter vector."""
 
+from subsetopt.objective.chunks import resident_bytes
 from subsetopt.objective.evaluation import evaluate_split, update_batch_norm
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.function import FunctionObjective
@@ -32,6 +33,7 @@ __all__ = [
     "evaluate_split",
     "has_last_layer",
     "make_loss",
+    "resident_bytes",
     "tuned_chunk_size",
     "update_batch_norm",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Protocol
 
@@ -16,7 +17,10 @@ from subsetopt.seeding import make_generator
 Preprocess = Callable[[Tensor], Tensor]
 
 RESIDENT_BYTES = 4 * 2**30
-"""Inputs above this size are gathered chunk by chunk instead of being copied as a whole."""
+"""Inputs above this size are gathered chunk by chunk instead of being copied as a whole; a GPU sets its own limit."""
+
+DEVICE_SHARE = 0.5
+"""Inputs stay on the host when they would take more than this share of what is free on a GPU."""
 
 KEPT_BYTES = 256 * 2**20
 """Preprocessed chunks are kept between evaluations when all of them together are no larger than this."""
@@ -35,7 +39,8 @@ class Data:
     """Inputs `(n, ...)` and targets, restricted to rows, on the device of the computation.
 
     `rows` are int64 positions into the tensors given, duplicates allowed; None takes all. What has to be copied (a
-    subset, another device) is copied once when it is smaller than `RESIDENT_BYTES`, else per chunk.
+    subset, another device) is copied once when it is smaller than `resident_bytes`; else it stays where it is, in
+    memory or in a memory-mapped file, and is copied per chunk (`streams`).
     """
 
     def __init__(
@@ -55,7 +60,9 @@ class Data:
             chosen = self._targets if rows is None else self._targets[rows.to(self._targets.device)]
             self._targets = chosen.to(device)
         wanted = self._inputs.nbytes if rows is None else len(rows) * self._inputs[:1].nbytes
-        if wanted <= RESIDENT_BYTES:
+        copied = rows is not None or self._inputs.device.type != device.type
+        self.streams = copied and wanted > resident_bytes(device)
+        if not self.streams:
             if self.rows is not None:
                 self._inputs, self.rows = self._inputs[self.rows], None
             self._inputs = self._inputs.to(device)
@@ -85,15 +92,21 @@ class Data:
 
         uint8 inputs without a preprocess become floats too, in 0 to 255; other integers (tokens) stay as they are.
         """
-        return self._ready(self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]])
+        return self.placed(self.staged(start, stop))
 
     def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return model inputs (see `inputs`) and targets of the samples at `places`, int64 on any device."""
         rows = places.to(self._inputs.device)
         rows = rows if self.rows is None else self.rows[rows]
-        return self._ready(self._inputs[rows]), self.targets[places.to(self.targets.device)]
+        return self.placed(self._inputs[rows]), self.targets[places.to(self.targets.device)]
 
-    def _ready(self, x: Tensor) -> Tensor:
+    def staged(self, start: int, stop: int) -> Tensor:
+        """Return the stored rows of samples start to stop; for a GPU in page-locked memory, from which it can fetch."""
+        x = self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]]
+        return x.pin_memory() if self.streams and self.device.type == "cuda" else x
+
+    def placed(self, x: Tensor) -> Tensor:
+        """Return staged rows as the model gets them."""
         x = x.to(self.device, non_blocking=True)
         x = x if self._preprocess is None else self._preprocess(x)
         return x.to(self.dtype) if x.is_floating_point() or x.dtype == torch.uint8 else x
@@ -119,6 +132,14 @@ class Data:
         feed(digest, self._inputs if small else self._inputs[:: max(1, len(self._inputs) // 4096)])
         if self._targets is not None:
             feed(digest, self._targets)
+
+
+def resident_bytes(device: torch.device) -> float:
+    """Return the size of inputs up to which they are copied to `device` as a whole."""
+    if device.type != "cuda":
+        return RESIDENT_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return DEVICE_SHARE * free
 
 
 def feed(digest: Digest, tensor: Tensor) -> None:
@@ -170,27 +191,39 @@ def chunks(data: Data, edges: Sequence[tuple[int, int]]) -> Iterator[tuple[Tenso
 
 
 class KeptChunks:
-    """The chunks of `data` as the model gets them; small ones are made once, until the inputs change in place."""
+    """The chunks of `data` as the model gets them; small ones are made once, until the inputs change in place.
+
+    Chunks of data that stream are read one ahead, by a thread: three are in memory at most, whatever the size of all.
+    """
 
     def __init__(self, data: Data, edges: Sequence[tuple[int, int]]) -> None:
         self._data, self._edges = data, edges
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._version = data.version
         self._keep: bool | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self[index] for index in range(len(self._edges)))
+        return self._read_ahead() if self._data.streams else map(self.__getitem__, self._edges)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def _read_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._data.staged, *self._edges[0])
+            for (start, stop), following in zip(self._edges, [*self._edges[1:], None], strict=True):
+                staged = ahead.result()
+                if following is not None:
+                    ahead = reader.submit(self._data.staged, *following)
+                yield self._data.placed(staged), self._data.targets[start:stop]
+
+    def __getitem__(self, edge: tuple[int, int]) -> tuple[Tensor, Tensor]:
         if self._version != self._data.version:
             self._kept.clear()
             self._version = self._data.version
-        if index in self._kept:
-            return self._kept[index]
-        start, stop = self._edges[index]
+        if edge in self._kept:
+            return self._kept[edge]
+        start, stop = edge
         piece = self._data.inputs(start, stop), self._data.targets[start:stop]
         if self._keep is None:
-            self._keep = piece[0].nbytes / (stop - start) * len(self._data) <= KEPT_BYTES
+            self._keep = not self._data.streams and piece[0].nbytes / (stop - start) * len(self._data) <= KEPT_BYTES
         if self._keep:
-            self._kept[index] = piece
+            self._kept[edge] = piece
         return piece

@@ -49,7 +49,7 @@ class ChunkSource(Protocol):
 
     @property
     def n_samples(self) -> int: ...
-    def chunk(self, index: int) -> tuple[Tensor, Tensor]: ...
+    def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]: ...
     def charge_product(self, kind: CallKind, samples: int) -> None: ...
 
 
@@ -64,6 +64,7 @@ class ModelLinearisation:
         self._source = source
         self._w = source.flat.check(w).detach().clone()
         self._memory = memory
+        self._edges = source.edges  # the objective may cut anew when memory runs out; graphs of before stay as they are
         self._stored: dict[CallKind, list[Product]] = {}
         self._kept_samples: dict[CallKind, int] = {}  # of all ranks, which are charged alike
 
@@ -91,7 +92,7 @@ class ModelLinearisation:
         if kind in self._stored or kind in source.by_differences:
             return
         with exact_arithmetic(source.flat.device, source.allow_tf32):
-            kept = source.edges[: self._chunks_to_keep(kind)]
+            kept = self._edges[: self._chunks_to_keep(kind)]
             self._kept_samples[kind] = _total(kept[-1][1] if kept else 0, source.ranks)
             if self._kept_samples[kind]:
                 source.charge_product("linearise", self._kept_samples[kind])
@@ -119,7 +120,7 @@ class ModelLinearisation:
         if self._kept_samples[kind] < source.n_samples:
             source.charge_product("linearise", source.n_samples - self._kept_samples[kind])
         source.charge_product(kind, source.n_samples)
-        anew = (self._at(_EXACT[kind], index) for index in range(len(stored), len(source.edges)))
+        anew = (self._at(_EXACT[kind], index) for index in range(len(stored), len(self._edges)))
         return self._sum(chain(stored, anew), v)
 
     def _by_differences(self, kind: CallKind, v: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ class ModelLinearisation:
         if kind == "ggnvp":
             source.charge_product("forward", 2 * source.n_samples)
         source.charge_product("gradient", (2 if kind == "hvp" else 1) * source.n_samples)
-        return self._sum((self._at(_DIFFERENCES[kind], index) for index in range(len(source.edges))), v)
+        return self._sum((self._at(_DIFFERENCES[kind], index) for index in range(len(self._edges))), v)
 
     def _sum(self, products: Iterable[Product], v: Tensor) -> Tensor:
         ranks = self._source.ranks
@@ -142,20 +143,20 @@ class ModelLinearisation:
 
     def _at(self, recorder: Recorder, index: int, samples: int | None = None) -> Product:
         source = self._source
-        x, y = source.chunk(index)
+        x, y = source.piece(*self._edges[index])
         return recorder(source.flat, source.loss, self._w, x[:samples], y[:samples], 1.0 / source.n_samples)
 
     def _chunks_to_keep(self, kind: CallKind) -> int:
         """Return how many chunks' graphs fit into memory, from the size of one once recorded for a few samples."""
         source = self._source
         if kind not in source.graph_bytes:
-            start, stop = source.edges[0]
+            start, stop = self._edges[0]
             few = min(stop - start, PROBE_SAMPLES)
             with SavedBytes(exclude=self._w) as saved:
                 self._at(_EXACT[kind], 0, few)
             source.graph_bytes[kind] = max(saved.total, 1) / few
         affordable = self._memory / source.graph_bytes[kind]
-        return sum(1 for _, stop in source.edges if stop <= affordable)
+        return sum(1 for _, stop in self._edges if stop <= affordable)
 
 
 _EXACT: dict[CallKind, Recorder] = {"hvp": record_hessian, "ggnvp": record_gauss_newton}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from subsetopt.objective.chunks import (
     Data,
     KeptChunks,
     Preprocess,
+    bounds,
     check_chunk_size,
     check_rows,
     feed,
@@ -34,7 +37,9 @@ from subsetopt.objective.noise import MINIMUM_CHUNKS, NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner, Purpose
 from subsetopt.objective.sampled import SampledPart
-from subsetopt.objective.sharding import Shard, cut_shard
+from subsetopt.objective.sharding import Edges, Shard, cut_shard
+
+T = TypeVar("T")
 
 
 class Objective:
@@ -44,7 +49,8 @@ class Objective:
     `loss`: "cross_entropy", "mse" or a function (outputs, targets) -> n losses or their mean. `l2` equals the weight
     decay of SGD. `chunk_size` (automatic by default: see `memory.py`) bounds memory; sums over chunks equal the
     unchunked value to rounding, except with BatchNorm, where each chunk is normalised by its own statistics, so that
-    the chunk size is part of the function. `linearisation_memory` (bytes) bounds the graphs kept for products.
+    the chunk size is part of the function. An automatic size is halved whenever memory runs out in an evaluation.
+    `linearisation_memory` (bytes) bounds the graphs kept for products.
     `compile` and `cuda_graphs` (see `acceleration.py`) make evaluations faster on some machines, up to rounding.
     With `track_noise`, `gradient_noise` holds tr(Cov g_i)/K after each gradient (see `noise.py`; at least 8 chunks).
     Several `ranks` share the samples, and add up in one collective per evaluation or product; each is given all data
@@ -88,6 +94,9 @@ class Objective:
         self.rows = self._ordered_rows(check_rows(indices, inputs, targets), len(inputs))
         self._samples = len(inputs) if self.rows is None else len(self.rows)
         self._accumulate = accumulation_dtype(self.flat.device)
+        self._data: Data
+        self._shard: Shard
+        self.edges: Edges
         self._take(inputs, targets, check_chunk_size(chunk_size), check_deterministic)
         self._chunks = KeptChunks(self._data, self.edges)
         self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None
@@ -141,10 +150,15 @@ class Objective:
         self.meter.charge("forward", self.n_samples, purpose)
         with exact_arithmetic(self.device, self.allow_tf32), torch.no_grad():
             parameters = self.flat.views(self.flat.check(w).detach())
-            total = self._zero()
-            with self.flat.at(parameters, "deterministic") as evaluate:
-                for x, y in self._chunks:
-                    total += self._chunk_loss(evaluate, parameters, x, y)
+
+            def work() -> Tensor:
+                total = self._zero()
+                with self.flat.at(parameters, "deterministic") as evaluate:
+                    for x, y in self._chunks:
+                        total += self._chunk_loss(evaluate, parameters, x, y)
+                return total
+
+            total = self._within_memory(work)
             self.ranks.sum_(total)
             return self._penalised(total / self.n_samples, w)
 
@@ -152,15 +166,7 @@ class Objective:
         """Return f(w), a float64 scalar tensor, and its gradient, a new tensor of shape (P,), without synchronising."""
         self.meter.charge("gradient", self.n_samples, purpose)
         with exact_arithmetic(self.device, self.allow_tf32):
-            leaves = self.flat.leaves(w)
-            gradient = torch.zeros_like(w, requires_grad=False)
-            noise = None
-            if self._graphs is not None and (value := self._graphs.sum(w, gradient, self._chunks)) is not None:
-                pass
-            elif self.track_noise:
-                value, noise = self._noisy_sum(leaves, gradient)
-            else:
-                value = self._sum(leaves, gradient, self._chunks)
+            value, gradient, noise = self._within_memory(lambda: self._own_gradient(w))
             between = [] if noise is None else [noise.between]
             self.ranks.sum_(gradient, value, *between)
             if noise is not None:
@@ -190,11 +196,50 @@ class Objective:
 
     def chunk(self, index: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of one chunk, as the model gets them."""
-        return self._chunks[index]
+        return self.piece(*self.edges[index])
+
+    def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of samples `start` to `stop` of this rank, as the model gets them."""
+        return self._chunks[start, stop]
+
+    def cut_to(self, chunk_size: int) -> None:
+        """Cut this rank's samples into chunks of at most `chunk_size`, where chunks are not part of the function."""
+        edges = bounds(self._shard.stop - self._shard.start, chunk_size)
+        self._shard = replace(self._shard, edges=edges, all_edges=edges)
+        self.edges, self.chunk_size = edges, self._shard.chunk_size
+        self._chunks = KeptChunks(self._data, edges)
 
     def charge_product(self, kind: CallKind, samples: int) -> None:
         """Charge work done for curvature products."""
         self.meter.charge(kind, samples, "product")
+
+    def _own_gradient(self, w: Tensor) -> tuple[Tensor, Tensor, NoiseAccumulator | None]:
+        """Return what this rank's samples contribute to loss and gradient."""
+        leaves = self.flat.leaves(w)
+        gradient = torch.zeros_like(w, requires_grad=False)
+        if self._graphs is not None and (value := self._graphs.sum(w, gradient, self._chunks)) is not None:
+            return value, gradient, None
+        if self.track_noise:
+            value, noise = self._noisy_sum(leaves, gradient)
+            return value, gradient, noise
+        return self._sum(leaves, gradient, self._chunks), gradient, None
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """Do `work` on all chunks; where memory runs out, with chunks half as large, from then on."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                if not self._may_halve or self.chunk_size == 1:
+                    raise SettingError(
+                        "chunk_size", self.chunk_size, "its activations do not fit into the device's memory",
+                        "BatchNorm and the noise test keep their chunks; set a smaller one or use a smaller model",
+                    ) from error  # fmt: skip
+            # Out of the handler, which holds on to the tensors of the failed attempt.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.cut_to(self.chunk_size // 2)
+            self.halvings += 1
 
     def _sum(self, leaves: list[Tensor], gradient: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         for leaf, view in zip(leaves, self.flat.views(gradient), strict=True):
@@ -251,6 +296,8 @@ class Objective:
         told = self._probe(head, whole.targets, few, check_deterministic)
         self.n_outputs = told.n_outputs
         self._shard = self._cut(chunk_size, told.bytes_per_sample)
+        self._may_halve = chunk_size is None and not (self.flat.batch_dependent or self.track_noise)
+        self.halvings = 0
         self.edges, self.chunk_size = self._shard.edges, self._shard.chunk_size
         self._data = whole if alone else self._part(inputs, targets, self._shard.start, self._shard.stop)
         if not alone:

@@ -79,9 +79,9 @@ class MiniBatch:
         batch = self._chosen(w)
         if batch is None or (self._workspace.flat.batch_dependent and len(batch.indices) == 1):
             return None
-        indices = batch.indices.to(self._inputs.device)
+        indices = batch.indices.to(self._targets.device)
         self._workspace.ledger.charge("gradient", len(indices), "train")
-        inputs, donors, shares = self._augmented(self._inputs[indices], generator)
+        inputs, donors, shares = self._augmented(self._stored(indices), generator)
         rows = indices if donors is None else indices[donors]
         targets = self._targets[rows]
         own = self._sharing.rows(len(indices))
@@ -110,12 +110,12 @@ class MiniBatch:
         batch = self._sampler.propose()
         if not self._sampler.selection_due:
             return batch
-        indices = batch.indices.to(self._inputs.device)
+        indices = batch.indices.to(self._targets.device)
         self._workspace.ledger.charge("forward", len(indices), "selection")
         targets = self._targets[indices]
         own = self._sharing.rows(len(indices))
         with torch.no_grad():
-            look = self._forward(w, self._workspace.preprocess(self._inputs[indices[own]]), "eval")
+            look = self._forward(w, self._workspace.preprocess(self._stored(indices[own])), "eval")
             losses = self._loss.per_sample(look.outputs, targets[own])
         columns = [losses, look.probabilities, look.features]
         seen, probabilities, features = self._sharing.sum_(len(indices), [], columns)
@@ -139,6 +139,10 @@ class MiniBatch:
             features.append(look.features)
         e, h = (self._sharing.gather(len(targets), torch.cat(parts)) for parts in (residuals, features))
         return Scan(e, h, targets.to(w.device))
+
+    def _stored(self, indices: Tensor) -> Tensor:
+        """Return rows of the inputs on the device, from wherever they are."""
+        return self._inputs[indices.to(self._inputs.device)].to(self._targets.device)
 
     def _shared(self, workspace: Workspace) -> BatchSharing:
         ranks = workspace.ranks
@@ -181,7 +185,7 @@ class MiniBatch:
         flat, rows = self._workspace.flat, slice(COUNTED_ROWS)
         w = flat.initial().requires_grad_()
         with FlopCounterMode(display=False) as counter:
-            outputs = flat.forward(w, self._workspace.preprocess(self._inputs[rows]), "deterministic")
+            outputs = flat.forward(w, self._workspace.preprocess(self._inputs[rows].to(w.device)), "deterministic")
             torch.autograd.grad(self._loss.per_sample(outputs, self._targets[rows]).sum(), w)
         return int(counter.get_total_flops()) / len(outputs)
 

@@ -196,7 +196,7 @@ class StreamPhase:
         """Estimate factors on samples of their own, so that they are independent of the gradient."""
         count = min(self._settings.factor_samples, self.samples)
         rows = torch.randperm(self.samples, generator=state.generator)[:count].to(self._inputs.device)
-        x = self._workspace.preprocess(self._inputs[rows])
+        x = self._workspace.preprocess(self._inputs[rows].to(self._workspace.device))
         before = self._workspace.ledger.cost
         self._kfac.update(state.w, x, self._targets[rows], state.generator, self._workspace.ledger)
         state.estimate_cost += self._workspace.ledger.cost - before
@@ -230,7 +230,8 @@ class StreamPhase:
         state.position += len(rows)
         w, l2 = state.w.requires_grad_(True), self._workspace.config.l2
         with installed(state.random, self._workspace.device):
-            outputs = self._workspace.flat.forward(w, self._workspace.preprocess(self._inputs[rows]), "train")
+            x = self._workspace.preprocess(self._inputs[rows].to(w.device))
+            outputs = self._workspace.flat.forward(w, x, "train")
         mean = self._loss.per_sample(outputs, self._targets[rows]).mean()
         (gradient,) = torch.autograd.grad(mean, w)
         state.w = w.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from subsetopt.objective import (
     Objective,
     calibrate_prices,
     evaluate_split,
+    resident_bytes,
     tuned_chunk_size,
     update_batch_norm,
 )
@@ -88,14 +90,17 @@ class Workspace:
 
     @cached_property
     def training_set(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the full training set, on the device."""
-        return self.dataset.train.inputs.to(self.device), self.dataset.train.targets.to(self.device)
+        """Inputs and targets of the full training set, on the device; inputs that do not fit there stay on the host."""
+        return self._placed(self.dataset.train.inputs), self.dataset.train.targets.to(self.device)
 
     @cached_property
     def subset_data(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the subset with its fixed augmented copies, on the device."""
+        """The same of the subset with its fixed augmented copies."""
         inputs, targets = self._drawn
-        return inputs.to(self.device), targets.to(self.device)
+        return self._placed(inputs), targets.to(self.device)
+
+    def _placed(self, inputs: Tensor) -> Tensor:
+        return inputs.to(self.device) if inputs.nbytes <= resident_bytes(self.device) else inputs
 
     @cached_property
     def _drawn(self) -> tuple[Tensor, Tensor]:
@@ -139,6 +144,24 @@ class Workspace:
                 ranks=self.ranks,
             )
         return self._objectives[which, track_noise]
+
+    def halved_chunks(self) -> dict[str, list[int]]:
+        """Return the chunk sizes, rank by rank, of objectives that had to halve them when memory ran out."""
+        found = {}
+        for (which, noise), objective in self._objectives.items():
+            told = torch.tensor([[objective.chunk_size, objective.halvings]])
+            sizes = self.ranks.gather_rows(told, self.ranks.size)
+            if int(sizes[:, 1].max()):
+                found[f"{which}{' with noise' if noise else ''}"] = sizes[:, 0].tolist()
+        return found
+
+    def restore_chunks(self, sizes: Mapping[str, Sequence[int]]) -> None:
+        """Cut as before, so that a resumed run rounds as before; other numbers of ranks take the smallest size."""
+        for (which, noise), objective in self._objectives.items():
+            known = sizes.get(f"{which}{' with noise' if noise else ''}")
+            if known:
+                objective.cut_to(known[self.ranks.rank] if len(known) == self.ranks.size else min(known))
+                objective.halvings += 1
 
     def split(self, name: str) -> tuple[Tensor, Tensor] | None:
         """Return the tensors of subset, train, validation or test; None where the data set has none.

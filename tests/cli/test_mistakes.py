@@ -148,3 +148,11 @@ def test_a_full_disk_in_mid_run_is_one_line_with_the_path(cli: Any, monkeypatch:
     assert outcome.err.splitlines()[-1].startswith("Error: output = 'run/")
     assert "No space left on device" in outcome.err and "Traceback" not in outcome.err
     assert not list(Path("run").glob(".*.tmp"))
+
+
+def test_a_command_that_runs_alone_is_refused_under_torchrun(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli("compare").line == "Error: command = 'compare': it runs in one process; start it without torchrun"
+    monkeypatch.setenv("RANK", "1")
+    assert cli("compare").err == "", "rank 0 tells it"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from subsetopt.data import load_dataset
+from subsetopt.data import load_dataset, npz
+from subsetopt.data.catalog import Query
 
 X, Y = np.arange(40.0).reshape(20, 2), np.arange(20) % 4
 
@@ -68,3 +69,18 @@ def test_a_missing_file_or_setting_or_another_format_is_named(tmp_path: Path, me
     assert "no such file" in message(load_dataset, "npz", data_file=tmp_path)
     np.save(tmp_path / "single.npy", X)
     assert "single array" in message(load_dataset, "npz", data_file=tmp_path / "single.npy")
+
+
+def test_large_arrays_stay_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "MAPPED_BYTES", 1000)
+    x, y = np.random.default_rng(0).normal(size=(100, 4)), np.arange(100) % 3
+    for order, save in (("C", np.savez), ("F", np.savez), ("C", np.savez_compressed)):
+        save(tmp_path / "big.npz", x_train=np.asarray(x, order=order), y_train=y.astype(np.uint8))
+        raw = npz.read_npz(Query(data_file=tmp_path / "big.npz")).train
+        np.testing.assert_array_equal(raw.inputs, x)
+        assert isinstance(raw.inputs, np.memmap) == (save is np.savez)
+        assert not isinstance(raw.targets, np.memmap), "small"
+        data = load_dataset("npz", data_file=tmp_path / "big.npz", validation_fraction=0.0)
+        assert torch.equal(data.train.inputs, torch.from_numpy(x))
+        data.train.inputs[0] = 7.0
+        np.testing.assert_array_equal(np.load(tmp_path / "big.npz")["x_train"], x, "the file is never written")

@@ -23,6 +23,7 @@ Launch = Callable[..., Any]
 SETTINGS = {
     "dataset": "npz", "model": "mlp", "dtype": "float64", "subset_frac": 0.6, "max_iterations": 60, "gtol": 1e-12,
     "checkpoint_seconds": 0.0, "rank_timeout": 60.0, "handoff_epochs": 2.0, "handoff": "p-sgd",
+    "solver_args": {"memory": 10, "shard_memory": True},
 }  # fmt: skip
 
 
@@ -37,7 +38,9 @@ def data_file(tmp_path: Path) -> Path:
 
 
 def flags() -> list[str]:
-    return [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    plain = {name: value for name, value in SETTINGS.items() if name != "solver_args"}
+    solver = [f"--solver-arg={name}={value}" for name, value in SETTINGS["solver_args"].items()]
+    return [*solver, *(f"--{name.replace('_', '-')}={value}" for name, value in plain.items())]
 
 
 def recorded(run: Path) -> int:
@@ -101,9 +104,3 @@ def test_a_run_survives_a_signal_and_a_death_and_changes_of_ranks(
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     iterations = [record["iteration"] for record in records if record["phase"] == 0]
     assert iterations == list(range(61)), "one line per iteration, whoever wrote it"
-
-
-def test_a_mistake_is_told_once(launch: Launch, tmp_path: Path) -> None:
-    ends = [rank.finish() for rank in launch(2, "-m", "subsetopt", "train", "--l2", "-1")]
-    assert [code for code, _, _ in ends] == [2, 2]
-    assert len(ends[0][2].splitlines()) == 1 and ends[1][2] == ""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from subsetopt.objective import CrossEntropy
 from subsetopt.training import workspace as workspace_module
 from subsetopt.training.config import make_config, read_toml
+from subsetopt.training.progress import Silent
 from subsetopt.training.run import resume_run, train
 
 SETTINGS = {"dataset": "digits", "max_iterations": 3, "handoff": "none", "subset_frac": 0.2}
@@ -32,3 +37,34 @@ def test_a_tuned_chunk_size_is_stored_as_a_number_and_not_sought_again(
     for model in (again.model, fixed.model):
         for a, b in zip(done.model.parameters(), model.parameters(), strict=True):
             assert torch.equal(a, b)
+
+
+def test_a_chunk_size_halved_for_want_of_memory_outlives_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory for 100 samples: a run that is cut off after 2 iterations goes on with the size it had found."""
+    total = CrossEntropy.total
+
+    def limited(loss: CrossEntropy, outputs: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(outputs) > 100:
+            raise torch.OutOfMemoryError("no room")
+        return total(loss, outputs, *rest)
+
+    monkeypatch.setattr(CrossEntropy, "total", limited)
+    settings = {**SETTINGS, "max_iterations": 6, "checkpoint_seconds": 0.0}
+    whole = train(make_config(settings), keep=False, splits=(), figure=False)
+
+    class Cut(Silent):
+        def update(self, record: Mapping[str, Any]) -> None:
+            if record["iteration"] == 3:
+                raise RuntimeError("cut off")
+
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="cut off"):
+        train(make_config(settings, {"output": run}), progress=Cut(), splits=(), figure=False)
+    size = json.loads((run / "state.json").read_text())["chunk_sizes"]["subset"]
+    assert size == [87], "259 samples in three chunks"
+    monkeypatch.setattr(CrossEntropy, "total", total)
+    resumed = resume_run(run, splits=(), figure=False)
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b), "cut as before, though there is room now"
