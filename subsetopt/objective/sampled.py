@@ -47,9 +47,8 @@ class SampledPart:
         """How many samples the part has."""
         return len(self._places)
 
-    def chunk(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of one chunk, as the model gets them."""
-        start, stop = self.edges[index]
+    def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of samples `start` to `stop` of the part, as the model gets them."""
         return self._data.pick(self._places[start:stop])
 
     def charge_product(self, kind: CallKind, samples: int) -> None:
