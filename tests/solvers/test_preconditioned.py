@@ -148,7 +148,7 @@ def test_products_on_a_part_are_those_of_its_samples_and_charged_for_them() -> N
     objective = network()
     part = objective.part(0.3, make_generator(1, "part"))
     assert part.n_samples == 12
-    pieces = [part.chunk(index) for index in range(len(part.edges))]
+    pieces = [part.piece(start, stop) for start, stop in part.edges]
     x, y = torch.cat([x for x, _ in pieces]), torch.cat([y for _, y in pieces])
     alone = Objective(objective.flat, x, y, l2=1e-2)
     w, v = objective.initial(), random(objective.size, name="v")
