@@ -7,7 +7,7 @@ from torch import Tensor
 
 from subsetopt.objective import FunctionObjective
 from subsetopt.solvers import make_solver
-from subsetopt.solvers.lbfgs import LBFGS
+from subsetopt.solvers.lbfgs import GAMMA_PAIRS, LBFGS
 from subsetopt.solvers.newton_cg import NewtonCG
 
 
@@ -17,13 +17,12 @@ def quadratic(scale: float) -> FunctionObjective:
 
 
 def two_loop(pairs: list[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:
-    """H g by Nocedal and Wright (2006), algorithm 7.4."""
+    """H g by Nocedal and Wright (2006), algorithm 7.4, with H0 from the largest quotient of the newest pairs."""
     q, alphas = gradient.clone(), []
     for s, y in reversed(pairs):
         alphas.append((s @ q) / (s @ y))
         q -= alphas[-1] * y
-    s, y = pairs[-1]
-    r = (s @ y) / (y @ y) * q
+    r = max((s @ y) / (y @ y) for s, y in pairs[-GAMMA_PAIRS:]) * q
     for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
         r += s * (alpha - (y @ r) / (s @ y))
     return r

@@ -72,7 +72,14 @@ def test_minima_found_by_two_processes_are_the_same(regression: RunConfig, tmp_p
     plan = Plan(regression, (0.1, 0.5), 2, (0, 1))
     run_representativeness(plan, tmp_path / "one")
     run_representativeness(plan, tmp_path / "two", workers=Workers(2))
-    assert (tmp_path / "one" / "results.csv").read_bytes() == (tmp_path / "two" / "results.csv").read_bytes()
+    rows = [list(csv.DictReader((tmp_path / name / "results.csv").open())) for name in ("one", "two")]
+    assert [(row["seed"], row["fraction"], row["repeat"]) for row in rows[0]] == [
+        (row["seed"], row["fraction"], row["repeat"]) for row in rows[1]
+    ]
+    # Where data lie in memory decides how sums are rounded.
+    assert [float(row["full_objective"]) for row in rows[0]] == pytest.approx(
+        [float(row["full_objective"]) for row in rows[1]], rel=1e-9
+    )
 
 
 def test_a_second_process_in_the_same_directory_is_refused(regression: RunConfig, tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def test_each_minimum_is_that_of_its_own_subset_and_the_average_their_mean() -> 
     record = outcome.result["solve"]["subsets"]
     full = workspace.objective("full")
     losses = [float(full.value(w)) for w in [*expected, torch.stack(expected).mean(0)]]
-    assert [entry["objective_full"] for entry in record["minima"]] == pytest.approx(losses[:3], rel=1e-8)
-    assert record["average"]["objective_full"] == pytest.approx(losses[3], rel=1e-8)
+    assert [entry["objective_full"] for entry in record["minima"]] == pytest.approx(losses[:3], rel=1e-6)
+    assert record["average"]["objective_full"] == pytest.approx(losses[3], rel=1e-6)
     assert outcome.result["solve"]["stop_reason"] == "joined" and not outcome.result["solve"]["converged"]
     held_out = [entry["validation_loss"] for entry in record["minima"]]
     assert record["best"] == held_out.index(min(held_out))
@@ -161,7 +161,7 @@ def test_the_summary_says_in_words_what_the_average_is_worth() -> None:
     [
         ({"subsets": 6}, "6 disjoint subsets of 0.2 of the data each do not fit into it; use subset_frac = 0.167"),
         ({"subset_frac": None, "subset_size": 150}, "3 disjoint subsets do not fit into 270 rows"),
-        ({"solver": "none", "handoff": "sgd"}, "needs a solver"),
+        ({"solver": "none", "handoff": "sgd"}, "needs a full-batch solver"),
         ({"subsets_select": "validation", "validation_fraction": 0}, "needs held-out data"),
         ({"subsets": 0}, "greater than or equal to 1"),
     ],
