@@ -188,7 +188,7 @@ _MEASURED = (
     "(tanh CNN, P = 4266, l2 1e-3): minima of 1, 2, 5, 10 and 20 % subsets (Q = 1.4, 2.8, 7, 14, 28) had 2.81, 1.96, "
     "1.58, 1.42 and 1.19 times the full minimum's loss and 90.5, 93.8, 95.5, 96.2 and 97.2 % test accuracy (full: "
     "97.8 %). At equal samples the loss was the same for Q from 3 to 18; with l2 = 0 a subset with Q = 14 was fitted "
-    "exactly."
+    "exactly. `subsetopt ratio --effective RUN` measures the ratio that counts at a run's minimum."
 )
 
 

@@ -15,6 +15,7 @@ from subsetopt_cli.failures import exit_code_of
 _COMMANDS = {
     "train": "Train on a random subset to its minimum, then hand over to the full set.",
     "ratio": "Tell how far a subset overdetermines a model: Q = K·M/P.",
+    "plan": "Predict what each strategy would cost here, and say which to run.",
     "compare": "Compare methods at equal cost, with tuning, seeds and tests.",
     "study": "Study how far subset minima stand for the full set.",
     "evaluate": "Evaluate the trained model of a run.",

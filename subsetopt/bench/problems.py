@@ -100,7 +100,7 @@ def _logistic() -> Problem:
     return Problem("logistic-50", fun, torch.zeros(50, dtype=torch.float64))
 
 
-def _network(name: str, widths: tuple[int, ...], samples: int, l2: float) -> Problem:
+def _network(name: str, widths: tuple[int, ...], samples: int, l2: float, max_calls: int = 6000) -> Problem:
     """A tanh network with squared loss on noisy targets."""
     inputs = _normal(name + "/inputs", samples, widths[0])
     targets = torch.sin(2 * inputs.sum(1, keepdim=True)) + 0.1 * _normal(name + "/noise", samples, widths[-1])
@@ -117,7 +117,7 @@ def _network(name: str, widths: tuple[int, ...], samples: int, l2: float) -> Pro
                 activations = torch.tanh(activations)
         return ((activations - targets.to(x.dtype)) ** 2).mean() + l2 * (x * x).sum()
 
-    return Problem(name, fun, torch.cat(starts))
+    return Problem(name, fun, torch.cat(starts), max_calls=max_calls)
 
 
 def cnn_problem(images: Images, samples: int = 500, l2: float = 1e-3) -> Problem:
@@ -162,7 +162,7 @@ PROBLEMS = {
         Problem("brown-almost-linear-10", brown_almost_linear, torch.full((10,), 0.5, dtype=torch.float64)),
         Problem("log-barrier-20", log_barrier, torch.full((20,), 1e-3, dtype=torch.float64), 20 + _LOG_FACTORIAL_20),
         _logistic(),
-        _network("mlp-171", (15, 10, 1), 60, 1e-4),
+        _network("mlp-171", (15, 10, 1), 60, 1e-4, max_calls=12_000),
         _network("mlp-121", (4, 8, 8, 1), 80, 1e-3),
     )
 }

@@ -12,14 +12,13 @@ from subsetopt.bench.counters import counting
 from subsetopt.bench.images import Images
 from subsetopt.bench.problems import CNN, PROBLEMS, Problem, cnn_problem
 from subsetopt.bench.recorder import Recorder
-from subsetopt.bench.timing import Clock, median_seconds, sorted_by_turns
+from subsetopt.bench.timing import LONG, Clock, median_seconds, sorted_by_turns
 from subsetopt.objective import FunctionObjective
 
 GTOL = 1e-6
 MAX_ITERATIONS = 10_000
 LARGE_PROBLEM = 1000  # from so many parameters only the contestants of `LARGE_CONTESTANTS` start
 LARGE_CONTESTANTS = ("lbfgs", "newton-cg", "scipy:L-BFGS-B", "scipy:trust-ncg", "torch:lbfgs")
-LONG = 2.0  # a solve that takes longer, in seconds, is timed once
 QUICK_PROBLEMS = ("rosenbrock-2", "beale", "trigonometric-10", "powell-singular-40")
 INSTRUMENTED, INSTRUMENTED_ITERATIONS, INSTRUMENTED_CALLS = ("mlp-171", "cnn"), 30, 60
 PRICE_PASSES = 15

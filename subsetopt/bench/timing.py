@@ -11,6 +11,8 @@ import torch
 
 K = TypeVar("K", bound=Hashable)
 
+LONG = 2.0  # a solve that takes longer, in seconds, is timed once
+
 ClockName = Literal["wall", "cpu"]
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -94,6 +94,12 @@ class Data:
         """
         return self.placed(self.staged(start, stop))
 
+    def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return model inputs (see `inputs`) and targets of the samples at `places`, int64 on any device."""
+        rows = places.to(self._inputs.device)
+        rows = rows if self.rows is None else self.rows[rows]
+        return self.placed(self._inputs[rows]), self.targets[places.to(self.targets.device)]
+
     def staged(self, start: int, stop: int) -> Tensor:
         """Return the stored rows of samples start to stop; for a GPU in page-locked memory, from which it can fetch."""
         x = self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]]

@@ -92,14 +92,14 @@ class Kfac:
             with self.flat.at(leaves, "deterministic") as evaluate:
                 outputs = evaluate(x)
                 u = output_noise(self.loss, outputs, y, self.draw, generator)
-                return self._read(leaves, outputs, u, len(x))
+                return self._read(leaves, outputs, u, generator)
 
     def update(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, meter: Meter | None = None) -> None:
         """Take one estimate into the running mean and decompose the factors; charged to `meter` before it is made.
 
         The charge is arithmetic in gradients of one sample, as ("gradient", "product"): that of the estimate before it
         is made, that of the decompositions when it is known which are due. One host synchronisation. `BudgetExhausted`
-        may be raised, and then nothing has changed.
+        may be raised, and then nothing has changed; nor has it when the samples give an estimate that is not finite.
         """
         if meter is not None:
             meter.charge("gradient", self.price(w, x, y), "product")
@@ -109,7 +109,9 @@ class Kfac:
         factors = [factor for pair in pairs for factor in pair]
         drawn = [moment for pair in new.factors for moment in pair]
         moments = [torch.lerp(factor.moment, moment, share) for factor, moment in zip(factors, drawn, strict=True)]
-        due = self._due(factors, moments)
+        due = self._due(factors, moments, new.diagonal)
+        if due is None:
+            return
         if meter is not None and (extra := self._decomposition_price(w, x, y, [moments[index] for index in due])):
             meter.charge("gradient", extra, "product")
         self.updates, self._factors = self.updates + 1, pairs
@@ -119,12 +121,15 @@ class Kfac:
         for index in due:
             factors[index].refresh()
 
-    def _due(self, factors: Sequence[Factor], moments: Sequence[Tensor]) -> list[int]:
-        """Return the places of the factors whose moments have drifted too far from what was decomposed."""
+    def _due(self, factors: Sequence[Factor], moments: Sequence[Tensor], diagonal: Tensor) -> list[int] | None:
+        """Return the places of the factors whose moments have drifted too far; None if an estimate is not finite."""
         pairs = list(zip(factors, moments, strict=True))
         norm = torch.linalg.matrix_norm
         changes = [norm(moment - factor.decomposed) - self.drift * norm(factor.decomposed) for factor, moment in pairs]
-        return [index for index, change in enumerate(torch.stack(changes).tolist() if changes else []) if change > 0]
+        read = torch.stack([*changes, diagonal.sum()]).tolist()
+        return (
+            [index for index, change in enumerate(read[:-1]) if change > 0] if all(map(math.isfinite, read)) else None
+        )
 
     def apply(self, v: Tensor, damping: float | Tensor) -> Tensor:
         """Return (F + damping I)^-1 v for v of shape (P,) and damping > 0."""
@@ -165,7 +170,8 @@ class Kfac:
         count = len(self._kronecker) if self.updates else 0
         self._factors = [(factor(index, "a"), factor(index, "g")) for index in range(count)]
 
-    def _read(self, leaves: list[Tensor], outputs: Tensor, u: Tensor, n: int) -> Moments:
+    def _read(self, leaves: list[Tensor], outputs: Tensor, u: Tensor, generator: torch.Generator) -> Moments:
+        n = len(outputs)
         called = [output for layer in self.layers for _, output in layer.calls]
         others = [leaves[place] for place in self._others]
         found = torch.autograd.grad(outputs, [*called, *others], u, materialize_grads=True)
@@ -176,7 +182,7 @@ class Kfac:
         for layer in self.layers:
             own = [next(gradients) for _ in layer.calls]
             if layer.kronecker:
-                factors.append(self._moments(layer, own, n))
+                factors.append(self._moments(layer, own, n, generator))
             elif own:
                 for place, values in zip((layer.weight, layer.bias), diagonal_moments(layer, own, n), strict=True):
                     if place is not None and values is not None:
@@ -186,9 +192,11 @@ class Kfac:
             into[place].fill_(next(gradients).square().mean() / n)
         return Moments(factors, diagonal)
 
-    def _moments(self, layer: Layer, gradients: list[Tensor], n: int) -> tuple[Tensor, Tensor]:
+    def _moments(
+        self, layer: Layer, gradients: list[Tensor], n: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         if gradients:
-            return kronecker_moments(layer, gradients, n)
+            return kronecker_moments(layer, gradients, n, generator)
         rows, columns = self._matrix_shape(layer)
         zeros = self._diagonal.new_zeros
         return zeros(columns, columns), zeros(rows, rows)
@@ -220,7 +228,7 @@ class Kfac:
         """Return the flops of an estimate over those of a gradient, and those of the gradient of one sample."""
         if self._counted is None:
             few = min(COUNTED_SAMPLES, len(x))
-            estimate = _flops(lambda: self.estimate(w, x[:few], y[:few], torch.Generator()))
+            estimate = _flops(lambda: self.estimate(w, x, y, torch.Generator())) * few / len(x)
             gradient = _flops(lambda: self._gradient(w, x[:few], y[:few]))
             self._counted = (estimate / gradient, gradient / few) if gradient else (1.0, 0.0)
         return self._counted

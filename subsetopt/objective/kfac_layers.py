@@ -17,6 +17,7 @@ from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
 
 PATCH_BYTES = 64 * 2**20  # of unfolded convolution inputs at a time
+ROWS_PER_SIDE = 16  # rows for each column of A at most: of more positions a random part is taken
 
 
 @dataclass
@@ -116,16 +117,20 @@ def _normals(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
 
-def kronecker_moments(layer: Layer, gradients: Sequence[Tensor], n: int) -> tuple[Tensor, Tensor]:
+def kronecker_moments(
+    layer: Layer, gradients: Sequence[Tensor], n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Return A (d, d) and G (o, o) with F ~ A (x) G for the layer's weight (o, d), the bias as last column.
 
     Each position of a convolution, and each token, is a row: A = (1/n) sum a a' over all rows, G = the mean of g g'
     over all rows, with g the derivative of one sample's loss (Grosse and Martens 2016, eq. 24: positions independent).
+    Where a convolution has many more rows than A has columns, A is estimated from random positions, the same ones in
+    all samples: most of the arithmetic of an estimate would be there.
     """
     second_a = second_g = None
     rows = 0
     for (x, _), g in zip(layer.calls, gradients, strict=True):
-        a_part = _input_moment(layer, x)
+        a_part = _input_moment(layer, x, generator)
         g_rows = g.movedim(1, -1).flatten(0, -2) if isinstance(layer.module, nn.Conv2d) else g.flatten(0, -2)
         rows += len(g_rows)
         g_part = g_rows.T @ g_rows
@@ -135,13 +140,24 @@ def kronecker_moments(layer: Layer, gradients: Sequence[Tensor], n: int) -> tupl
     return second_a / n, second_g / rows
 
 
-def _input_moment(layer: Layer, x: Tensor) -> Tensor:
+def _input_moment(layer: Layer, x: Tensor, generator: torch.Generator) -> Tensor:
     if not isinstance(layer.module, nn.Conv2d):
         return _outer(x.flatten(0, -2), layer.bias is not None)
     numel = x[0].numel() * layer.module.weight[0, 0].numel() * x.element_size()
-    pieces = torch.split(x, max(1, PATCH_BYTES // max(numel, 1)))
-    parts = [_outer(patches(layer.module, piece), layer.bias is not None) for piece in pieces]
-    return sum(parts[1:], parts[0])
+    chosen: Tensor | None = None
+    total, scale = None, 1.0
+    for piece in torch.split(x, max(1, PATCH_BYTES // max(numel, 1))):
+        columns = patches(layer.module, piece)
+        positions = columns.shape[1]
+        wanted = math.ceil(ROWS_PER_SIDE * columns.shape[2] / len(x))
+        if wanted < positions:
+            if chosen is None:
+                chosen = torch.randperm(positions, generator=generator)[:wanted].to(x.device)
+            columns, scale = columns[:, chosen], positions / wanted
+        part = _outer(columns.flatten(0, 1), layer.bias is not None)
+        total = part if total is None else total + part
+    assert total is not None, "torch.split gives at least one piece"
+    return total * scale
 
 
 def _outer(rows: Tensor, ones: bool) -> Tensor:
@@ -155,14 +171,14 @@ def _outer(rows: Tensor, ones: bool) -> Tensor:
 
 
 def patches(module: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return what each output position of `module` sees of x, shape (positions of all samples, C kh kw)."""
+    """Return what each output position of `module` sees of x, shape (n, positions, C kh kw)."""
     padding: Any = module.padding
     if isinstance(padding, str) or module.padding_mode != "zeros":
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), 0
     kernel: Any = module.kernel_size
     unfolded = F.unfold(x, kernel, cast(Any, module.dilation), padding, cast(Any, module.stride))
-    return unfolded.transpose(1, 2).flatten(0, 1)
+    return unfolded.transpose(1, 2)
 
 
 def diagonal_moments(layer: Layer, gradients: Sequence[Tensor], n: int) -> tuple[Tensor | None, Tensor | None]:

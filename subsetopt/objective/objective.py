@@ -34,7 +34,9 @@ from subsetopt.objective.losses import Loss, LossFunction, make_loss
 from subsetopt.objective.memory import automatic_chunk_size
 from subsetopt.objective.meters import CountingMeter
 from subsetopt.objective.noise import MINIMUM_CHUNKS, NoiseAccumulator
-from subsetopt.objective.protocol import CallKind, Meter, Purpose
+from subsetopt.objective.preconditioning import make_preconditioner
+from subsetopt.objective.protocol import CallKind, Meter, Preconditioner, Purpose
+from subsetopt.objective.sampled import SampledPart
 from subsetopt.objective.sharding import Edges, Shard, cut_shard
 
 T = TypeVar("T")
@@ -176,6 +178,14 @@ class Objective:
     def linearise(self, w: Tensor) -> ModelLinearisation:
         """Return curvature products at w; the work is done, and charged, when the first product is asked for."""
         return ModelLinearisation(self, w, self._linearisation_memory)
+
+    def part(self, share: float, generator: torch.Generator) -> SampledPart:
+        """Return a random part of the samples, for curvature at less cost; the same where `generator` is."""
+        return SampledPart(self, self._data, share, generator, self._linearisation_memory)
+
+    def preconditioner(self, kind: str) -> Preconditioner:
+        """Return factors, not estimated yet, that approximate the Gauss-Newton matrix: "kfac" or "diagonal"."""
+        return make_preconditioner(kind, self.flat, self.loss)
 
     def outputs(self, w: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Return the model's outputs in eval mode for `inputs`; by default for this rank's samples, in their order."""

@@ -6,8 +6,8 @@ both fulfil it. All parameters travel as one flat vector w of shape (P,).
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Literal, Protocol
+from collections.abc import Hashable, Mapping
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -67,3 +67,51 @@ class SmoothObjective(Protocol):
 
     def linearise(self, w: Tensor) -> Linearisation:
         """Prepare curvature products at w."""
+
+
+class Preconditioner(Protocol):
+    """A symmetric positive semidefinite estimate F of the Gauss-Newton matrix whose damped inverse is cheap."""
+
+    @property
+    def note(self) -> str:
+        """Which parameters the estimate does not know the curvature of, in one line; empty where it knows all."""
+
+    def update(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, meter: Meter | None = None) -> None:
+        """Take in an estimate at w on some samples, charged to `meter`; changes nothing where that raises."""
+
+    def apply(self, v: Tensor, damping: float | Tensor) -> Tensor:
+        """Return (F + damping I)⁻¹ v, shape (P,)."""
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return F v, shape (P,)."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return tensors from which `load_state` goes on bit for bit; updates do not write into them."""
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+
+
+class Part(Protocol):
+    """Some samples of an objective."""
+
+    def linearise(self, w: Tensor) -> Linearisation:
+        """Prepare curvature products at w of the mean loss over these samples, plus the objective's L2 term."""
+
+    def update(self, preconditioner: Preconditioner, w: Tensor, generator: torch.Generator) -> None:
+        """Let `preconditioner` take in an estimate at w on these samples, charged as the objective's calls are."""
+
+
+@runtime_checkable
+class SampledObjective(SmoothObjective, Protocol):
+    """An objective over samples and layers, which plain functions are not: curvature from a part of the samples."""
+
+    @property
+    def l2(self) -> float:
+        """The strength of the L2 term, which `Preconditioner` estimates leave out."""
+
+    def part(self, share: float, generator: torch.Generator) -> Part:
+        """Return a random part of the samples, drawn from `generator`."""
+
+    def preconditioner(self, kind: str) -> Preconditioner:
+        """Return a preconditioner of the kind, "kfac" or "diagonal", that has seen no samples yet."""

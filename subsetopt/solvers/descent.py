@@ -27,7 +27,8 @@ from subsetopt.solvers.state import join, split
 
 M = TypeVar("M")
 
-FIRST_LENGTH = 0.1  # of the very first step, as a share of the starting point's norm
+FIRST_DECREASE = 0.2  # that the slope promises of the very first step, as a share of the loss
+FIRST_SHARE = 0.1  # of ||w||: the length of the first step where the loss is 0
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,17 @@ class DescentSolver(StopSettings, Generic[M]):
         return state
 
     def step(self, objective: SmoothObjective, state: DescentState[M]) -> DescentState[M]:
-        """Search along the direction and, where that fails, once along steepest descent with a fresh memory."""
+        """Search along the direction and, where that fails, once along steepest descent with a fresh memory.
+
+        A search that the limit on evaluations cut short leaves memory alone: the solve goes on where more is allowed.
+        """
         if state.identity != objective.identity:
             state = self.state_type(**restart_fields(objective, state), memory=self.new_memory(state.w))
         memory = state.memory
         line = self.propose(memory, state)
         search = _Search(self, objective, state)
         trial = None if line is None else search.along(line)
-        if trial is None and (line is None or state.step_length > 0):
+        if trial is None and not search.exhausted and (line is None or state.step_length > 0):
             memory, line = self.new_memory(state.w), self.steepest(state)
             trial = search.along(line)
         if trial is None or line is None:
@@ -96,9 +100,14 @@ class DescentSolver(StopSettings, Generic[M]):
         return advance(state, trial, search.evaluations, memory=memory, step_length=length)
 
     def steepest(self, state: DescentState[M]) -> Line:
-        """Return the line along -g; its first step is as long as the last accepted one."""
-        length = state.step_length or FIRST_LENGTH * state.start_length
-        return Line(-state.gradient, -(state.gradient_l2**2), length / state.gradient_l2)
+        """Return the line along -g; its first step is as long as the last accepted one.
+
+        The very first is a share of Polyak's, |f| / g·g, which no translation or rotation of w and no scaling of f or w
+        disturbs, and which is never too long for a quadratic whose minimum is 0; where f is 0, a share of ||w||.
+        """
+        square = state.gradient_l2**2
+        length = state.step_length or FIRST_DECREASE * abs(state.loss) / state.gradient_l2
+        return Line(-state.gradient, -square, (length or FIRST_SHARE * state.start_length) / state.gradient_l2)
 
     def save(self, state: DescentState[M]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Split the state; see `state.split`."""
@@ -121,11 +130,20 @@ class _Search:
         self.evaluations = state.evaluations
         self.failure: str | None = None
 
+    @property
+    def exhausted(self) -> bool:
+        """True where the limit on evaluations admits no more: a search that ended there says nothing of its line."""
+        return self._left == 0
+
+    @property
+    def _left(self) -> int:
+        return self._solver.evaluations_left(self._state) - (self.evaluations - self._start)
+
     def along(self, line: Line) -> Trial | None:
         """Return the accepted trial, or None with the reason in `failure`."""
         solver, state = self._solver, self._state
         noise, self.failure = state.noise, None
-        budget = solver.evaluations_left(state) - (self.evaluations - self._start)
+        budget = self._left
         start = state.point(line.slope)
         promised = 0.0  # what the slopes say of the decrease at the longest step where they still point downhill
 
@@ -140,7 +158,7 @@ class _Search:
 
         conditions = WolfeConditions(solver.decrease, solver.curvature, noise)
         trial, _ = LineSearch(solver.max_trials)(trial_at, start, line.first_step, conditions, budget)
-        if trial is None and self.evaluations - self._start < solver.evaluations_left(state):
+        if trial is None and not self.exhausted:
             self.failure = (
                 StopReason.LINE_SEARCH if promised > CONTRADICTION * noise else StopReason.PRECISION_FLOOR
             ).value

@@ -1,9 +1,10 @@
 """The trust-region subproblem in a Krylov space: Lanczos on the device, a tridiagonal problem on the host.
 
-min g·p + p·H p / 2 over ||p|| <= Delta, with p in the space spanned by g, H g, H² g, ... (GLTR: Gould, Lucidi, Roma &
-Toint 1999). In the Lanczos basis Q it reads min ||g|| h_1 + h·T h / 2 over ||h|| <= Delta with T tridiagonal, p = Q h.
-Until the boundary is met h is the conjugate-gradient iterate of Steihaug and Toint; afterwards it goes on improving
-along the boundary. Another radius needs another h only, and no product.
+min g·p + p·H p / 2 over ||p||_M <= Delta, with ||p||_M² = p·M p and p in the space spanned by M⁻¹g, M⁻¹H M⁻¹g, ...
+(GLTR: Gould, Lucidi, Roma & Toint 1999); M is the preconditioner, the identity if there is none. In a Lanczos basis Q
+with Q'M Q = I it reads min ||g||_M⁻¹ h_1 + h·T h / 2 over ||h|| <= Delta with T = Q'H Q tridiagonal, p = Q h. Until the
+boundary is met h is the preconditioned conjugate-gradient iterate of Steihaug and Toint; afterwards it goes on
+improving along the boundary. Another radius needs another h only, and no product.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from subsetopt.solvers.host import dot, host_read, products
 
 Vector = NDArray[np.float64]
+Operator = Callable[[Tensor], Tensor]
 SECULAR_STEPS = 60
 
 
@@ -34,29 +36,40 @@ class TridiagonalStep:
 
     @property
     def length(self) -> float:
-        """||h|| = ||p||."""
+        """||h|| = ||p||_M."""
         return float(np.linalg.norm(self.coefficients))
 
 
 @dataclass
 class KrylovSpace:
-    """Orthonormal rows of `basis` (capacity, P) that start with g/||g||, and the tridiagonal T they make of H.
+    """Rows q_k of `basis` (capacity, P) with Q'M Q = I that start along M⁻¹g, and the tridiagonal T they make of H.
 
-    `calls` counts products, those that were not finite included.
+    `dual` has the rows M q_k, which without a preconditioner are those of `basis` itself. `start_norm` is ||g|| in the
+    norm of M⁻¹, `inverse` the product with M⁻¹. `calls` counts products, those that were not finite included.
     """
 
     basis: Tensor
-    gradient_l2: float
+    dual: Tensor
+    start_norm: float
+    inverse: Operator | None = None
     diagonal: list[float] = field(default_factory=list)
     off_diagonal: list[float] = field(default_factory=list)
     calls: int = 0
 
     @classmethod
-    def of(cls, gradient: Tensor, gradient_l2: float, capacity: int) -> KrylovSpace:
-        """Return the space of g alone, without a product yet."""
+    def of(cls, gradient: Tensor, gradient_l2: float, capacity: int, inverse: Operator | None = None) -> KrylovSpace:
+        """Return the space of g alone, without a product yet; with a preconditioner, one synchronisation."""
         basis = gradient.new_empty(capacity, gradient.numel())
-        torch.mul(gradient, 1 / gradient_l2, out=basis[0])
-        return cls(basis, gradient_l2)
+        if inverse is None:
+            torch.mul(gradient, 1 / gradient_l2, out=basis[0])
+            return cls(basis, basis, gradient_l2)
+        first = inverse(gradient)
+        (square,) = host_read(dot(gradient, first).reshape(1))
+        norm = math.sqrt(square) if square > 0 else math.nan
+        dual = torch.empty_like(basis)
+        torch.mul(first, 1 / norm, out=basis[0])
+        torch.mul(gradient, 1 / norm, out=dual[0])
+        return cls(basis, dual, norm, inverse)
 
     def __len__(self) -> int:
         return len(self.diagonal)
@@ -69,33 +82,40 @@ class KrylovSpace:
         floor = torch.finfo(self.basis.dtype).eps * max(map(abs, self.diagonal + self.off_diagonal))
         return self.off_diagonal[-1] <= floor or len(self) == len(self.basis)
 
-    def extend(self, product: Callable[[Tensor], Tensor]) -> bool:
+    def extend(self, product: Operator) -> bool:
         """Apply H to the newest basis vector and orthogonalise; False where the product is not finite. One sync."""
         k = len(self)
         self.calls += 1
-        rows = self.basis[: k + 1]
+        rows, dual = self.basis[: k + 1], self.dual[: k + 1]
         vector = product(rows[k])
         diagonal = []
         for _ in range(2):  # twice is enough (Kahan, Parlett)
             weights = products(rows, vector.unsqueeze(1)).squeeze(1)
             diagonal.append(weights[k])
-            vector = torch.addmv(vector, rows.T, weights.to(vector.dtype), alpha=-1)
-        alpha, square = host_read(torch.stack([diagonal[0] + diagonal[1], dot(vector, vector)]))
+            vector = torch.addmv(vector, dual.T, weights.to(vector.dtype), alpha=-1)
+        solved = vector if self.inverse is None else self.inverse(vector)
+        alpha, square = host_read(torch.stack([diagonal[0] + diagonal[1], dot(vector, solved)]))
         if not (math.isfinite(alpha) and math.isfinite(square)):
             return False
         self.diagonal.append(alpha)
-        self.off_diagonal.append(math.sqrt(square))
+        self.off_diagonal.append(math.sqrt(max(square, 0.0)))  # rounding may leave the last one below zero
         if not self.complete:
-            torch.mul(vector, 1 / self.off_diagonal[-1], out=self.basis[k + 1])
+            torch.mul(solved, 1 / self.off_diagonal[-1], out=self.basis[k + 1])
+            if self.inverse is not None:
+                torch.mul(vector, 1 / self.off_diagonal[-1], out=self.dual[k + 1])
         return True
 
     def solve(self, radius: float) -> TridiagonalStep:
         """Return the solution for the trust radius `radius` in this space. No product, no synchronisation."""
-        return solve_tridiagonal(np.array(self.diagonal), np.array(self.off_diagonal[:-1]), self.gradient_l2, radius)
+        return solve_tridiagonal(np.array(self.diagonal), np.array(self.off_diagonal[:-1]), self.start_norm, radius)
 
     def residual(self, step: TridiagonalStep) -> float:
-        """Return ||(H + lambda I) p + g|| of the solution p = Q h, from its last coefficient."""
+        """Return ||(H + lambda M) p + g|| in the norm of M⁻¹ of the solution p = Q h, from its last coefficient."""
         return self.off_diagonal[-1] * abs(float(step.coefficients[-1]))
+
+    def slope(self, step: TridiagonalStep) -> float:
+        """Return g·p = ||g||_M⁻¹ h_1."""
+        return self.start_norm * float(step.coefficients[0])
 
     def vector(self, step: TridiagonalStep) -> Tensor:
         """Return p = Q h, shape (P,)."""
@@ -103,19 +123,20 @@ class KrylovSpace:
         return self.basis[: len(weights)].T @ weights
 
 
-def solve_tridiagonal(diagonal: Vector, off_diagonal: Vector, gradient_l2: float, radius: float) -> TridiagonalStep:
-    """Solve min ||g|| h_1 + h·T h / 2 over ||h|| <= radius by the eigenvalues of T (Moré & Sorensen 1983).
+def solve_tridiagonal(diagonal: Vector, off_diagonal: Vector, start_norm: float, radius: float) -> TridiagonalStep:
+    """Solve min `start_norm` h_1 + h·T h / 2 over ||h|| <= radius by the eigenvalues of T (Moré & Sorensen 1983).
 
-    In the hard case, where (T - lambda_min I) h = -||g|| e_1 has a solution inside, the lowest eigenvector is added.
+    In the hard case, where (T - lambda_min I) h = -`start_norm` e_1 has a solution inside, the lowest eigenvector is
+    added.
     """
     values, vectors = (np.asarray(part, np.float64) for part in eigh_tridiagonal(diagonal, off_diagonal))
-    c = gradient_l2 * vectors[0]
+    c = start_norm * vectors[0]
     if values[0] > 0:
         h = -c / values
         if np.linalg.norm(h) <= radius:
             return _step(vectors @ h, 0.0, values, h, c)
     lowest = max(0.0, -float(values[0]))
-    span = float(np.abs(values).max()) or gradient_l2 / radius
+    span = float(np.abs(values).max()) or start_norm / radius
     tiny = np.finfo(np.float64).eps * span
     at_limit = np.where(values + lowest > tiny, -c / np.maximum(values + lowest, tiny), 0.0)
     inside = radius**2 - float(at_limit @ at_limit)

@@ -23,11 +23,13 @@ from subsetopt.distributed import current
 from subsetopt.objective.protocol import SmoothObjective
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.descent import DescentSolver, DescentState, Line
-from subsetopt.solvers.host import host_read, products
+from subsetopt.solvers.host import host_read, ring_products
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.settings import setting
 
-RING_BYTES = 1 << 28  # 256 MiB
+RING_BYTES = 1 << 28  # 256 MiB: what up to 100 pairs may take
+SMALL_RING_BYTES = 1 << 24  # 16 MiB: what up to 200 pairs may take
+GAMMA_PAIRS = 5  # newest pairs among which H0 is chosen
 
 
 @dataclass
@@ -54,8 +56,8 @@ class CurvaturePairs:
         `gradient` is the one at the new point. One synchronisation.
         """
         used = 2 * len(self.order)
-        columns = torch.stack([s, y, gradient], dim=1)
-        read = np.array(host_read(self.inner_products(columns).flatten())).reshape(used + 3, 3)
+        vectors = torch.stack([s, y, gradient])
+        read = np.array(host_read(self.inner_products(vectors).flatten())).reshape(used + 3, 3)
         with_rows, own = read[:used], read[used:]
         self.with_gradient[:used] = with_rows[:, 2]
         length_s, length_y = math.sqrt(own[0, 0]), math.sqrt(own[1, 1])
@@ -75,47 +77,73 @@ class CurvaturePairs:
         """Take the inner products with another current gradient. One synchronisation."""
         used = 2 * len(self.order)
         if used:
-            self.with_gradient[:used] = host_read(self.inner_products(gradient[:, None]).flatten())[:used]
+            self.with_gradient[:used] = host_read(self.inner_products(gradient[None]).flatten())[:used]
 
     def whole(self) -> CurvaturePairs:
         """Return what is to be saved: the ring itself, unless it is spread over ranks."""
         return self
 
-    def inner_products(self, columns: Tensor) -> Tensor:
-        """Return those of the pairs in use and of `columns` (P, c), with `columns`: float64, shape (2 pairs + c, c)."""
+    def inner_products(self, vectors: Tensor) -> Tensor:
+        """Return those of the pairs in use and of `vectors` (c, P), with `vectors`: float64, shape (2 pairs + c, c)."""
         used = 2 * len(self.order)
-        return torch.cat([products(self.rows[:used], columns), products(columns.T, columns)])
+        return torch.cat([ring_products(self.rows[:used], vectors), ring_products(vectors, vectors)])
 
-    def coefficients(self) -> tuple[NDArray[np.float64], float]:
-        """Return (c, gamma) with H g = rowsᵀ c + gamma g (Byrd, Nocedal & Schnabel 1994, eq. 3.1).
+    def coefficients(self, pairs: int) -> tuple[NDArray[np.float64], float]:
+        """Return (c, gamma) with H g = rowsᵀ c + gamma g from the newest `pairs` (Byrd, Nocedal & Schnabel, eq. 3.1).
 
         With R the upper triangle of SᵀY, D its diagonal and p = R⁻¹ Sᵀg:
-        H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg], gamma = s·y / y·y of the newest pair.
+        H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg]. gamma is the largest s·y / y·y of the newest
+        few pairs: that quotient leans to the stiff directions, the more so the worse the conditioning.
         """
-        s = 2 * np.array(self.order)
+        s = 2 * np.array(self.order[-pairs:])
         y = s + 1
         R = np.triu(self.gram[np.ix_(s, y)])
         YY = self.gram[np.ix_(y, y)]
-        gamma = float(R[-1, -1] / YY[-1, -1])
-        p = solve_triangular(R, self.with_gradient[s])
-        inner = np.diag(R) * p + gamma * (YY @ p - self.with_gradient[y])
+        D = np.diag(R)
+        gamma = float((D / np.diag(YY))[-GAMMA_PAIRS:].max())
+        p = solve_triangular(R, self.with_gradient[s], check_finite=False)
+        inner = D * p + gamma * (YY @ p - self.with_gradient[y])
         c = np.zeros(len(self.gram))
         c[y] = -gamma * p
-        c[s] = solve_triangular(R, inner, trans="T")
+        c[s] = solve_triangular(R, inner, trans="T", check_finite=False)
         return c, gamma
 
     def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
-        """Return (H g, g·H g) for the current gradient, whose square norm is given. No synchronisation."""
-        c, gamma = self.coefficients()
+        """Return (H g, g·H g) for the current gradient, whose square norm is given. No synchronisation.
+
+        Where rounding in R leaves g·H g not positive, the older half of the pairs is left out, again and again: it is
+        not positive in the end only if the newest pair alone fails, too.
+        """
+        pairs = len(self.order)
+        while True:
+            with np.errstate(over="ignore", invalid="ignore"):
+                c, gamma = self.coefficients(pairs)
+                square = float(c @ self.with_gradient + gamma * square_norm)
+            if 0 < square < math.inf or pairs == 1:
+                break
+            pairs //= 2
         used = 2 * len(self.order)
         weights = torch.from_numpy(c[:used]).to(gradient.device, gradient.dtype)
-        product = torch.addmv(gradient, self.rows[:used].T, weights, beta=gamma)
-        return product, float(c @ self.with_gradient + gamma * square_norm)
+        return torch.addmv(gradient, self.rows[:used].T, weights, beta=gamma), square
 
 
 def affordable_pairs(w: Tensor) -> int:
-    """Return 100, or fewer (but 10) where the pairs would take more than `RING_BYTES`."""
-    return min(100, max(10, RING_BYTES // (2 * w.numel() * w.element_size())))
+    """Return 200 where they take little memory, else as many as fit in `RING_BYTES`, between 10 and 100."""
+    pair = 2 * w.numel() * w.element_size()
+    return max(min(200, SMALL_RING_BYTES // pair), min(100, max(10, RING_BYTES // pair)))
+
+
+def curvature_correction(decrease: float, slope: float, new_slope: float, noise: float) -> float:
+    """Return t such that t s·y is the curvature sᵀH s at the end of a step rather than its mean along the step.
+
+    It belongs to the cubic through both losses and slopes (Biggs 1973; Zhang, Deng & Chen 1999): t = 1 + theta / s·y,
+    theta = 6 (f - f') + 3 (g + g')·s, within [1/2, 2]; `slope` and `new_slope` are g·s and g'·s, `decrease` is f - f'.
+    1 where the rounding error of the losses, `noise`, could move t by more than a hundredth.
+    """
+    sy = new_slope - slope
+    if not 1200 * noise <= sy:
+        return 1.0
+    return min(max(1 + (6 * decrease + 3 * (slope + new_slope)) / sy, 0.5), 2.0)
 
 
 @dataclass(kw_only=True)
@@ -130,8 +158,8 @@ class LBFGSState(DescentState[CurvaturePairs]):
 class LBFGS(DescentSolver[CurvaturePairs]):
     """L-BFGS with `memory` curvature pairs (Liu & Nocedal 1989); None takes as many as are cheap to hold.
 
-    Long memory is what saved evaluations in our measurements: 100 pairs need half as many as 20 on tanh networks.
-    `shard_memory` spreads the pairs over the ranks of a run (see `sharded_pairs.py`).
+    Long memory is what saved evaluations in our measurements: 100 pairs need half as many as 20 on tanh networks, 200
+    a little fewer still. `shard_memory` spreads the pairs over the ranks of a run (see `sharded_pairs.py`).
     """
 
     name: ClassVar[str] = "lbfgs"
@@ -181,6 +209,9 @@ class LBFGS(DescentSolver[CurvaturePairs]):
     def learn(
         self, memory: CurvaturePairs, state: DescentState[CurvaturePairs], line: Line, trial: Trial
     ) -> tuple[CurvaturePairs, float]:
-        """Insert (w' - w, g' - g); the differences of what is stored, so that rounding in w' is part of s."""
-        length = memory.insert(trial.w - state.w, trial.gradient - state.gradient, trial.gradient)
-        return memory, length
+        """Insert (w' - w, t (g' - g)), the differences of what is stored, so that rounding in w' is part of s."""
+        noise = max(state.noise, trial.noise)
+        slopes = trial.step * line.slope, trial.step * trial.slope
+        y = trial.gradient - state.gradient
+        y *= curvature_correction(state.loss - trial.loss, *slopes, noise)
+        return memory, memory.insert(trial.w - state.w, y, trial.gradient)

@@ -1,7 +1,9 @@
 """Trust-region Newton: products with the Hessian or the Gauss-Newton matrix, a Krylov subproblem, a radius.
 
-Follows Nocedal & Wright (2006, algorithms 4.1 and 7.2) with the subproblem of `krylov`. The objective is linearised
-once per iterate; a rejected trial costs one evaluation, since a smaller radius is served from the same Krylov space.
+Follows Nocedal & Wright (2006, algorithms 4.1 and 7.2) with the subproblem of `krylov` and the quadratic of
+`local_model`. The objective is linearised once per iterate; a rejected trial costs one evaluation, since a smaller
+radius is served from the same Krylov space. With a preconditioner M the trust region is a ball in the norm of M, and
+the damping within M falls by `damping_decay` where the model foretold the decrease well, and rises where it did not.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -28,41 +30,48 @@ from subsetopt.solvers.iterate import (
 )
 from subsetopt.solvers.krylov import KrylovSpace, TridiagonalStep
 from subsetopt.solvers.line_search import Trial, cubic_minimiser
+from subsetopt.solvers.local_model import CurvatureSettings, Factors, LocalModel
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.solvers.settings import setting
-from subsetopt.solvers.state import join, split
+from subsetopt.solvers.state import UNSAVED, join, split
 
 BASIS_BYTES = 1 << 29  # 512 MiB
+DAMPING_RANGE = 1e4  # how far the damping may go from where it began
+FACTOR = "factors."  # before the names of the preconditioner's tensors in a checkpoint
 
 
 @dataclass(kw_only=True)
 class NewtonState(Iterate):
-    """Iterate, trust radius (0 before the first step) and ||g|| one iterate earlier."""
+    """Iterate, trust radius and relative damping of M (0 before the first step) and ||g|| one iterate earlier."""
 
     trust_radius: float = 0.0
+    damping: float = 0.0
     previous_l2: float = math.inf
+    factors: Factors | None = field(default=None, metadata=UNSAVED)
 
 
 @SOLVERS.register("newton-cg", "trust-region Newton with Krylov subproblems on the Hessian or the GGN")
 @dataclass(frozen=True, kw_only=True)
-class NewtonCG(StopSettings):
+class NewtonCG(CurvatureSettings, StopSettings):
     """Trust-region Newton-CG.
 
     `max_products` bounds the products of one iteration (None: what `BASIS_BYTES` hold, 20 to 300). A trial is accepted
-    where the actual decrease is at least `acceptance` times the predicted one.
+    where the actual decrease is at least `acceptance` times the predicted one. `CurvatureSettings` says where products
+    and the preconditioner come from.
     """
 
     name: ClassVar[str] = "newton-cg"
-    curvature: Literal["hessian", "ggn"] = "hessian"
     max_products: int | None = setting(None, at_least=1)
     forcing: float = setting(0.5, above=0, below=1)
     acceptance: float = setting(1e-3, above=0, below=0.25)
     growth: float = setting(2.0, above=1)
     max_trials: int = setting(25, at_least=1)
+    damping_decay: float = setting(0.5, above=0, at_most=1)
 
     def init(self, objective: SmoothObjective, w: Tensor) -> NewtonState:
-        """Evaluate at a copy of w, shape (P,)."""
-        return NewtonState(**start_fields(objective, w))
+        """Evaluate at a copy of w, shape (P,); raises `SettingError` for what the objective cannot give."""
+        factors = self.require(objective)
+        return NewtonState(**start_fields(objective, w), factors=factors, damping=self.damping)
 
     def inherit(self, state: NewtonState, previous: NewtonState) -> NewtonState:
         """Return `state`, freshly started, with the trust radius that `previous` has found on another objective."""
@@ -71,13 +80,14 @@ class NewtonCG(StopSettings):
     def step(self, objective: SmoothObjective, state: NewtonState) -> NewtonState:
         """Build the Krylov space at w, then shrink the radius until a trial is accepted."""
         if state.identity != objective.identity:
-            state = NewtonState(**restart_fields(objective, state))
-        radius = state.trust_radius or state.start_length
-        space = self._krylov_space(objective, state, radius)
-        state = dataclasses.replace(state, products=state.products + space.calls)
+            fields = restart_fields(objective, state)
+            state = NewtonState(**fields, factors=self.factors(objective), damping=self.damping)
+        model = self.at(objective, state.w, state.iterations, state.factors, state.damping)
+        space = self._krylov_space(model, state)
+        state = dataclasses.replace(state, products=state.products + space.calls, factors=model.factors)
         if not len(space):
             return dataclasses.replace(state, failure=StopReason.NON_FINITE.value)
-        noise = state.noise
+        noise, radius = state.noise, self._radius(state, space)
         evaluations, left = state.evaluations, self.evaluations_left(state)
         failure = StopReason.LINE_SEARCH if self.max_trials < left else None
         promised = 0.0
@@ -86,38 +96,50 @@ class NewtonCG(StopSettings):
             if step.decrease <= noise and promised > CONTRADICTION * noise:
                 failure = StopReason.LINE_SEARCH
                 break
-            trial = self._trial(objective, state, space, step, first=evaluations == state.evaluations)
+            first = evaluations == state.evaluations
+            trial = self._trial(objective, state, space, step, first)
             evaluations += 1
+            start = state.point(space.slope(step))
             if self._accepts(state, trial, step, noise):
-                radius = self._next_radius(state, trial, step, radius)
-                return advance(state, trial, evaluations, trust_radius=radius, previous_l2=state.gradient_l2)
-            promised = max(promised, promised_decrease(_start(state, step), trial))
+                damping = self._next_damping(state, trial, step, first)
+                radius = self._next_radius(start, trial, step, radius)
+                changes = {"trust_radius": radius, "damping": damping, "previous_l2": state.gradient_l2}
+                return advance(state, trial, evaluations, **changes)
+            promised = max(promised, promised_decrease(start, trial))
             if trial.finite and step.decrease <= noise:
                 failure = StopReason.PRECISION_FLOOR
                 break
-            radius = step.length * _shrink(state, trial, step)
+            radius = step.length * _shrink(start, trial)
         return dataclasses.replace(
             state, evaluations=evaluations, trust_radius=radius, failure=None if failure is None else failure.value
         )
 
-    def _krylov_space(self, objective: SmoothObjective, state: NewtonState, radius: float) -> KrylovSpace:
-        linearisation = objective.linearise(state.w)
-        product = linearisation.hvp if self.curvature == "hessian" else linearisation.ggnvp
+    def _krylov_space(self, model: LocalModel, state: NewtonState) -> KrylovSpace:
         w = state.w
-        capacity = self.max_products or min(300, max(20, BASIS_BYTES // (w.numel() * w.element_size())))
-        space = KrylovSpace.of(state.gradient, state.gradient_l2, min(capacity, w.numel()))
-        tolerance = self._tolerance(state)
-        while space.extend(product) and not space.complete:
+        bases = 1 if model.inverse is None else 2
+        affordable = BASIS_BYTES // (w.numel() * w.element_size() * bases)
+        capacity = min(self.max_products or min(300, max(20, affordable)), w.numel())
+        space = KrylovSpace.of(state.gradient, state.gradient_l2, capacity, model.inverse)
+        tolerance = self._tolerance(state) * space.start_norm
+        radius = self._radius(state, space)
+        while space.extend(model.product) and not space.complete:
             step = space.solve(radius)
             if step.multiplier > 0 or space.residual(step) <= tolerance:
                 break
         return space
 
+    def _radius(self, state: NewtonState, space: KrylovSpace) -> float:
+        """Return the trust radius; at first ||w||, or the length that Newton's step has where M is the curvature."""
+        return state.trust_radius or (state.start_length if space.inverse is None else space.start_norm)
+
     def _tolerance(self, state: NewtonState) -> float:
-        """Return the residual to solve to: quadratic in the last gain (Eisenstat & Walker 1996), not below the goal."""
+        """Return the relative residual to solve to: quadratic in the last gain, not below what the goal asks for.
+
+        Source: Eisenstat & Walker (1996).
+        """
         relative = min(self.forcing, (state.gradient_l2 / state.previous_l2) ** 2)
         goal = 0.3 * self.gtol / state.gradient_norm
-        return max(relative, min(self.forcing, goal)) * state.gradient_l2
+        return max(relative, min(self.forcing, goal))
 
     def _trial(
         self, objective: SmoothObjective, state: NewtonState, space: KrylovSpace, step: TridiagonalStep, first: bool
@@ -133,31 +155,45 @@ class NewtonCG(StopSettings):
             return trial.loss <= state.loss + noise and trial.square_norm < state.gradient_l2**2
         return state.loss - trial.loss >= self.acceptance * step.decrease
 
-    def _next_radius(self, state: NewtonState, trial: Trial, step: TridiagonalStep, radius: float) -> float:
-        ratio = (state.loss - trial.loss) / step.decrease
+    def _next_radius(self, start: Trial, trial: Trial, step: TridiagonalStep, radius: float) -> float:
+        ratio = (start.loss - trial.loss) / step.decrease
         if ratio < 0.25:
-            return step.length * _shrink(state, trial, step)
+            return step.length * _shrink(start, trial)
         return max(radius, self.growth * step.length) if ratio > 0.75 else radius
+
+    def _next_damping(self, state: NewtonState, trial: Trial, step: TridiagonalStep, first: bool) -> float:
+        """Return the damping of the next M, after Levenberg and Marquardt; a rejected trial counts as disagreement."""
+        ratio = (state.loss - trial.loss) / step.decrease
+        change = 1.0
+        if not first or ratio < 0.25:
+            change = 1 / self.damping_decay
+        elif ratio > 0.75:
+            change = self.damping_decay
+        return min(max(state.damping * change, self.damping / DAMPING_RANGE), self.damping * DAMPING_RANGE)
 
     def save(self, state: NewtonState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Split the state; see `state.split`."""
-        return split(state)
+        tensors, numbers = split(state)
+        if state.factors is not None:
+            tensors |= {FACTOR + name: tensor.clone() for name, tensor in state.factors.tensors.items()}
+            numbers["factors_updated"] = state.factors.updated
+        return tensors, numbers
 
     def restore(
         self, objective: SmoothObjective, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
     ) -> NewtonState:
         """Rebuild the state for the objective that it was saved with."""
-        return join(NewtonState, tensors, numbers, identity=objective.identity)
+        factors = self.require(objective)
+        if factors is not None:
+            known = {name.removeprefix(FACTOR): value for name, value in tensors.items() if name.startswith(FACTOR)}
+            factors = Factors(factors.estimate, {name: value.clone() for name, value in known.items()})
+            factors.updated = numbers["factors_updated"]
+        return join(NewtonState, tensors, numbers, identity=objective.identity, factors=factors)
 
 
-def _start(state: NewtonState, step: TridiagonalStep) -> Trial:
-    """Return w as the start of the line through the trial; g·p = ||g|| h_1."""
-    return state.point(state.gradient_l2 * float(step.coefficients[0]))
-
-
-def _shrink(state: NewtonState, trial: Trial, step: TridiagonalStep) -> float:
+def _shrink(start: Trial, trial: Trial) -> float:
     """Return by how much to shorten the trial's step: to the minimiser of the cubic along it, within [0.1, 0.5]."""
     if not trial.finite:
         return 0.25
-    target = cubic_minimiser(_start(state, step), trial)
+    target = cubic_minimiser(start, trial)
     return 0.25 if target is None else min(max(target, 0.1), 0.5)

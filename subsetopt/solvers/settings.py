@@ -14,10 +14,16 @@ from subsetopt.errors import SettingError
 
 
 def setting(
-    default: Any, *, above: float | None = None, at_least: float | None = None, below: float | None = None
+    default: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
 ) -> Any:
     """Return a dataclass field for a number in the given range (None passes where the type allows it)."""
-    return dataclasses.field(default=default, metadata={"above": above, "at_least": at_least, "below": below})
+    limits = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
+    return dataclasses.field(default=default, metadata=limits)
 
 
 def check_settings(
@@ -69,7 +75,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
 def _check_range(name: str, value: Any, limits: Mapping[str, float | None]) -> None:
     if not isinstance(value, int | float):
         return
-    for word, holds in (("above", operator.gt), ("at_least", operator.ge), ("below", operator.lt)):
+    tests = (("above", operator.gt), ("at_least", operator.ge), ("below", operator.lt), ("at_most", operator.le))
+    for word, holds in tests:
         limit = limits.get(word)
         if limit is not None and not holds(value, limit):
             raise SettingError(name, value, f"must be {word.replace('_', ' ')} {limit:g}")

@@ -57,9 +57,9 @@ class ShardedPairs(CurvaturePairs):
         part, square = super().apply(self._own(gradient), square_norm)
         return self.ranks.gather_rows(part, self.size), square
 
-    def inner_products(self, columns: Tensor) -> Tensor:
+    def inner_products(self, vectors: Tensor) -> Tensor:
         """Add up over ranks what is computed from parts of the vectors."""
-        table = super().inner_products(columns)
+        table = super().inner_products(vectors)
         self.ranks.sum_(table)
         return table
 

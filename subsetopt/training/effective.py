@@ -21,6 +21,7 @@ from subsetopt.errors import SettingError
 from subsetopt.objective.effective import (
     NotPositiveDefinite,
     effective_trace,
+    estimated_minimum,
     predicted_excess,
     predicted_optimism,
     samples_for_excess,
@@ -67,8 +68,7 @@ def effective_run(
     chosen = trace if left_out is None else _scaled(left_out, trace.value / plain.value if plain.value else 1.0)
     own = float(found.objective.value(found.w, "evaluation"))
     observed = _observed(found, own)
-    # E F_S(w*) = F*, and F_S(w*) exceeds F_S(w_S) by as much as F(w_S) exceeds F*.
-    best = observed["full_minimum"] or own + predicted_excess(chosen.value, K, N)
+    best = observed["full_minimum"] or estimated_minimum(own, observed["loss_full"])
     p, dimension = chosen.value, found.objective.size
     return {
         "phase": found.described,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from subsetopt.errors import SettingError
 from subsetopt.solvers import make_solver
 from subsetopt.solvers.protocol import Solver, State, StopReason
 from subsetopt.training.config import PhaseConfig
@@ -31,6 +32,7 @@ class SolverPhase:
         self.config = config
         self._workspace = workspace
         self._solver: Solver = solver_of(config)
+        _check_ranks(self._solver, workspace.ranks.size)
         self._objective = workspace.objective(config.data, track_noise=config.stop_at == "noise")
         self._test = self._make_test()
 
@@ -144,3 +146,14 @@ def solver_of(config: PhaseConfig) -> Solver:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _check_ranks(solver: Solver, ranks: int) -> None:
+    """Raise `SettingError` for curvature that only one process can have."""
+    alone = {"sample_share": 1.0, "preconditioner": "none"}
+    for name, value in alone.items():
+        given = getattr(solver, name, value)
+        if ranks > 1 and given != value:
+            raise SettingError(
+                name, given, f"is for one process, and there are {ranks}", f"use {value}, or one process"
+            )

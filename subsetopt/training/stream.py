@@ -10,9 +10,10 @@ from typing import Any, Literal
 from subsetopt.errors import SettingError
 from subsetopt.solvers.settings import check_settings, setting
 
-DEVIATIONS, GROWTH = 4.0, 1.5  # a loss this far above its running mean is a jump
+DEVIATIONS, GROWTH = 4.0, 1.2  # a loss this far above its running mean is a jump
 MEAN_SHARE = 0.1  # of each new loss in the running mean
 SMALLEST = 16  # samples of a subset
+NOISE_POWER = 2.0  # by which the default damping grows as subsets get smaller, by measurement
 PATIENCE = 3  # jumps in a row, after which a finite loss is taken for the new level
 
 
@@ -22,8 +23,9 @@ class StreamSettings:
 
     Subsets grow from `subset_min` to `subset_max` samples; of a small training set they are smaller, so that one pass
     over it has `pass_steps` of the largest. The step s is -rate * (1 - share) times the momentum of
-    (F + damping I)^-1 g, shortened where its model of the change of the outputs, s'Fs, exceeds `trust` times the size
-    of the subset in thousands: a small subset knows less. Damping falls from `damping` to `damping * damping_end`.
+    (F + damping I)^-1 g, shortened where its model of the change of the outputs, s'Fs, exceeds
+    `trust` * sqrt(largest subset / 1000): small subsets know less. Damping falls from `damping` (by
+    default more where subsets are smaller) to `damping * damping_end`.
     Factors are estimated on `factor_samples` samples, for `factor_share` of the whole cost, and keep `memory` of what
     was known before.
     """
@@ -33,21 +35,22 @@ class StreamSettings:
     rate: float = setting(0.12, above=0)
     momentum: float = setting(0.5, at_least=0, below=1)
     damping: float = setting(0.1, above=0)
-    damping_end: float = setting(0.01, above=0)
-    trust: float = setting(2e-2, above=0)
+    damping_end: float = setting(0.1, above=0)
+    trust: float = setting(1e-2, above=0)
     pass_steps: int = setting(32, at_least=1)
     factor_share: float = setting(0.15, above=0, below=1)
     factor_samples: int = setting(128, at_least=2)
-    memory: float = setting(0.95, at_least=0, below=1)
+    memory: float = setting(0.8, at_least=0, below=1)
     draw: Literal["curvature", "labels", "empirical"] = setting("curvature")
 
     def size(self, share: float) -> int:
         """Return the number of samples of a subset: geometric growth."""
         return round(self.subset_min * math.pow(self.subset_max / self.subset_min, share))
 
-    def longest(self, size: int) -> float:
-        """Return the bound on s'Fs for a step on `size` samples."""
-        return self.trust * size / 1000
+    @property
+    def longest(self) -> float:
+        """The bound on s'Fs for a step s."""
+        return self.trust * math.sqrt(self.subset_max / 1000)
 
     def factor_cost(self, share: float, total: float) -> float:
         """Return what factors may have taken of the `total` cost by now: more at first, when F changes most."""
@@ -70,7 +73,10 @@ def stream_settings(given: Mapping[str, Any], samples: int) -> StreamSettings:
     scale = min(1.0, samples / (settings.pass_steps * settings.subset_max))
     smallest, largest = (max(2, round(scale * size)) for size in (settings.subset_min, settings.subset_max))
     smallest = min(largest, max(smallest, SMALLEST))
-    return replace(settings, subset_min=smallest, subset_max=largest)
+    damping = settings.damping
+    if "damping" not in given and smallest < settings.subset_min:
+        damping = min(1.0, damping * math.pow(settings.subset_min / smallest, NOISE_POWER))
+    return replace(settings, subset_min=smallest, subset_max=largest, damping=damping)
 
 
 @dataclass
@@ -87,7 +93,7 @@ class Guard:
             self.jumps += 1
             return False
         if math.isnan(self.mean) or self.jumps >= PATIENCE:
-            self.mean, self.deviation, self.jumps = loss, abs(loss) / 4, 0
+            self.mean, self.deviation, self.jumps = loss, abs(loss) / 20, 0
             return True
         if loss > self.mean * GROWTH + DEVIATIONS * self.deviation:
             self.jumps += 1

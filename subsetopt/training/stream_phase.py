@@ -30,10 +30,10 @@ from subsetopt.training.trees import join_tensors, split_tensors
 from subsetopt.training.workspace import Workspace
 
 GOOD_EVERY = 10  # steps between two good points
-CAUTION, RECOVERY = 0.5, 1.05  # the rate is halved by a jump, and comes back by 5 % a step
+CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
 LOST = 12  # jumps in a row that end the phase
 NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "estimate_cost", "returns", "epoch", "position",
-           "loss", "caution", "began_seconds", "affordable_seconds", "stopped")  # fmt: skip
+           "loss", "caution", "stale", "began_seconds", "affordable_seconds", "stopped")  # fmt: skip
 
 
 @dataclass
@@ -41,7 +41,8 @@ class StreamState:
     """Where a stream is: parameters, momentum and the last good parameters (P,); place in the order of the samples.
 
     `began` and `affordable` are the cost at its start and what it may spend, in epoch-equivalents; `end` says why it
-    stops when that is spent. `caution` multiplies the rate; `returns` counts the returns to a good point.
+    stops when that is spent. `caution` multiplies the rate, and its square divides the damping; `returns` counts the
+    returns to a good point.
     """
 
     w: Tensor
@@ -64,6 +65,7 @@ class StreamState:
     position: int = 0
     loss: float = math.nan
     caution: float = 1.0
+    stale: bool = True
     stopped: StopReason | None = None
 
 
@@ -185,10 +187,10 @@ class StreamPhase:
         )  # fmt: skip
 
     def _estimate_due(self, state: StreamState) -> bool:
-        """Whether the factors have been left too long, by the cost that their estimates may take in all."""
+        """Whether a jump has shown the factors to be stale, or the cost that they may take in all allows new ones."""
         ledger, share = self._workspace.ledger, self._share_spent(state)
         total = state.affordable if math.isfinite(state.affordable) else (ledger.cost - state.began) / max(share, 1e-9)
-        return state.estimates == 0 or state.estimate_cost < self._settings.factor_cost(share, total)
+        return state.stale or state.estimate_cost < self._settings.factor_cost(share, total)
 
     def _estimate(self, state: StreamState) -> None:
         """Estimate factors on samples of their own, so that they are independent of the gradient."""
@@ -199,12 +201,12 @@ class StreamPhase:
         self._kfac.update(state.w, x, self._targets[rows], state.generator, self._workspace.ledger)
         state.estimate_cost += self._workspace.ledger.cost - before
         state.estimates += 1
+        state.stale = False
 
     def _advance(self, state: StreamState) -> None:
         settings, share = self._settings, self._share_spent(state)
-        size = settings.size(share)
-        loss, gradient = self._gradient(state, size)
-        velocity = self._kfac.apply(gradient, settings.step_damping(share)).add_(
+        loss, gradient = self._gradient(state, settings.size(share))
+        velocity = self._kfac.apply(gradient, settings.step_damping(share) / state.caution**2).add_(
             state.velocity, alpha=settings.momentum
         )
         rate = settings.step_rate(share) * state.caution
@@ -216,7 +218,7 @@ class StreamPhase:
             return
         if state.iterations % GOOD_EVERY == 1:
             state.good, state.good_buffers = state.w.clone(), self._workspace.flat.buffers()
-        length = min(rate, math.sqrt(settings.longest(size) / max(curvature, 1e-30)))
+        length = min(rate, math.sqrt(settings.longest / max(curvature, 1e-30)))
         state.w.sub_(velocity, alpha=length)
         state.velocity = velocity
         state.caution = min(1.0, state.caution * RECOVERY)
@@ -236,11 +238,12 @@ class StreamPhase:
         return mean.detach() + 0.5 * l2 * dot(state.w, state.w), gradient.add_(state.w, alpha=l2)
 
     def _return(self, state: StreamState) -> None:
-        """Go back to the last good point, at rest and with a smaller rate."""
+        """Go back to the last good point, at rest, to take smaller and more damped steps."""
         state.w, state.velocity = state.good.clone(), torch.zeros_like(state.good)
         self._workspace.flat.load_buffers(state.good_buffers)
         state.caution *= CAUTION
         state.returns += 1
+        state.stale = True
         if state.guard.jumps >= LOST:
             state.stopped = StopReason.NON_FINITE
 

@@ -229,3 +229,13 @@ def test_a_factor_is_decomposed_again_only_when_its_moment_has_drifted():
     assert not torch.equal(before["1.a.basis"], after["1.a.basis"])
     moment, basis, spectrum = (after[f"1.a.{name}"] for name in ("moment", "basis", "spectrum"))
     torch.testing.assert_close(basis @ spectrum.diag() @ basis.T, moment)
+
+
+def test_an_estimate_that_is_not_finite_changes_nothing():
+    flat = built(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    x, y, generator = torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2, make_generator(0, "g")
+    kfac = Kfac(flat, make_loss("cross_entropy"))
+    kfac.update(flat.initial(), x, y, generator)
+    before = kfac.state()
+    kfac.update(flat.initial(), x * float("nan"), y, generator)
+    assert all(torch.equal(value, before[name]) for name, value in kfac.state().items())

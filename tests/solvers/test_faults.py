@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subsetopt.objective.protocol import Purpose
+from subsetopt.seeding import make_generator
 from subsetopt.solvers import SOLVERS, make_solver
 from subsetopt.solvers.minimize import run, summarise
 from tests.solvers.problems import PROBLEMS, TorchObjective, rosenbrock
@@ -236,13 +237,40 @@ def test_loss_never_rises_beyond_rounding(method: str) -> None:
         assert state.loss <= before * (1 + 8 * torch.finfo(torch.float32).eps)
 
 
-@pytest.mark.parametrize("method", OURS)
-def test_translation_and_permutation_of_w_leave_the_counts(method: str) -> None:
-    """The first step scales with ||w||; from one and the same norm a permutation changes nothing beyond rounding."""
+@pytest.mark.parametrize(("method", "shift"), [("lbfgs", 3.0), ("ncg", 3.0), ("newton-cg", 0.0)])
+def test_translation_and_rotation_of_w_change_nothing_beyond_rounding(method: str, shift: float) -> None:
+    """x = Q (w - c) with a random orthogonal Q: the same losses, and iterates that are each other's images.
+
+    Newton's first radius is ||w||, so that only a rotation leaves its path.
+    """
     case = PROBLEMS["rosenbrock-10"]
-    order = torch.arange(9, -1, -1)
-    plain, turned = case.objective(), TorchObjective(lambda x: case.fun(x[order]), case.x0[order])
+    draw = make_generator(0, "rotation")
+    Q, _ = torch.linalg.qr(torch.randn(10, 10, generator=draw, dtype=torch.float64))
+    c = shift * torch.randn(10, generator=draw, dtype=torch.float64)
+    plain, moved = case.objective(), TorchObjective(lambda w: case.fun(Q @ (w - c)), Q.T @ case.x0 + c)
     solver = make_solver(method)
-    a, _ = run(solver, plain, solver.init(plain, plain.initial()))
-    b, _ = run(solver, turned, solver.init(turned, turned.initial()))
-    assert b.evaluations == pytest.approx(a.evaluations, rel=0.15)
+    a, b = solver.init(plain, plain.initial()), solver.init(moved, moved.initial())
+    for _ in range(12):
+        a, b = solver.step(plain, a), solver.step(moved, b)
+        torch.testing.assert_close(Q @ (b.w - c), a.w, rtol=1e-8, atol=1e-8)
+        assert b.loss == pytest.approx(a.loss, rel=1e-8)
+    assert a.evaluations == b.evaluations
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "ncg"])
+def test_evaluation_limit_within_a_search_leaves_the_memory(method: str) -> None:
+    """A solve stopped at any evaluation goes on, once more are allowed, with what it had learned."""
+    objective = PROBLEMS["rosenbrock-10"].objective()
+    state = make_solver(method).init(objective, objective.initial())
+    cut_short = 0
+    for allowed in [1, 30] * 25:  # evaluations: one search after another is cut short, then made
+        before = state
+        solver = make_solver(method, max_evaluations=state.evaluations + allowed)
+        state = solver.step(objective, state)
+        assert state.failure is None
+        if state.iterations == before.iterations:
+            cut_short += 1
+            assert state.memory is before.memory
+            assert torch.equal(state.w, before.w)
+    assert cut_short >= 2
+    assert state.iterations >= 25

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
-from subsetopt.solvers.lbfgs import CurvaturePairs, affordable_pairs
+from subsetopt.solvers.host import RUN, ring_products
+from subsetopt.solvers.lbfgs import CurvaturePairs, affordable_pairs, curvature_correction
 from tests.solvers.problems import PROBLEMS
 
 P, M = 12, 8
@@ -25,11 +26,11 @@ def random_pairs(count: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
 
 def dense_inverse(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     """BFGS inverse update (Nocedal & Wright, eq. 6.17) from gamma I, oldest pair first."""
-    s, y = pairs[-1]
-    H = torch.eye(P, dtype=torch.float64) * (s @ y) / (y @ y)
+    size = len(pairs[0][0])
+    H = torch.eye(size, dtype=torch.float64) * max(float((s @ y) / (y @ y)) for s, y in pairs[-5:])
     for s, y in pairs:
         rho = 1 / (s @ y)
-        V = torch.eye(P, dtype=torch.float64) - rho * torch.outer(y, s)
+        V = torch.eye(size, dtype=torch.float64) - rho * torch.outer(y, s)
         H = V.T @ H @ V + rho * torch.outer(s, s)
     return H
 
@@ -49,6 +50,71 @@ def test_product_equals_the_dense_recursion(count: int, dtype: torch.dtype) -> N
     assert product.dtype == dtype
     torch.testing.assert_close(product.double(), expected, rtol=tolerance, atol=tolerance)
     assert square == pytest.approx(float(g.double() @ expected), rel=1e-6)
+
+
+def test_float32_runs_are_as_good_as_the_two_loop_recursion() -> None:
+    """Longer than a run of float32 sums, ill-conditioned pairs: against float64, with the list-based recursion beside.
+
+    The two-loop recursion (Nocedal & Wright, algorithm 7.4) in float32 is the reference for what rounding allows.
+    """
+    size, m = 2 * RUN + 77, 20
+    draw = make_generator(2, "long pairs")
+    diagonal = torch.logspace(0, 3, size, dtype=torch.float64)
+    steps = [torch.randn(size, generator=draw, dtype=torch.float64).float() for _ in range(m)]
+    pairs = [(s, (diagonal * s.double()).float()) for s in steps]
+    g = torch.randn(size, generator=draw, dtype=torch.float64).float()
+    ring = CurvaturePairs.empty(m, g)
+    for s, y in pairs:
+        ring.insert(s, y, g)
+    product, _ = ring.apply(g, float(g.double() @ g.double()))
+    exact = two_loop([(s.double(), y.double()) for s, y in pairs], g.double())
+    error, allowed = ((x - exact).norm() / exact.norm() for x in (product.double(), two_loop(pairs, g).double()))
+    assert float(error) < max(1e-6, 2 * float(allowed))
+
+
+def two_loop(pairs: list[tuple[Tensor, Tensor]], g: Tensor) -> Tensor:
+    """The list-based recursion in the dtype of its arguments."""
+    gamma = max(float((s @ y) / (y @ y)) for s, y in pairs[-5:])
+    q, weights = g.clone(), []
+    for s, y in reversed(pairs):
+        weights.append(float(s @ q) / float(s @ y))
+        q -= weights[-1] * y
+    q *= gamma
+    for (s, y), weight in zip(pairs, reversed(weights), strict=True):
+        q += (weight - float(y @ q) / float(s @ y)) * s
+    return q
+
+
+def test_ring_products_in_runs_equal_float64() -> None:
+    draw = make_generator(3, "ring products")
+    rows, vectors = torch.randn(6, 3 * RUN + 5, generator=draw), torch.randn(3, 3 * RUN + 5, generator=draw)
+    exact = rows.double() @ vectors.double().T
+    lengths = torch.outer(rows.double().norm(dim=1), vectors.double().norm(dim=1))
+    assert ring_products(rows, vectors).dtype == torch.float64
+    assert float(((ring_products(rows, vectors) - exact) / lengths).abs().max()) < 1e-7
+
+
+def test_pairs_that_rounding_has_made_inconsistent_are_left_out_from_the_oldest_on() -> None:
+    ring = CurvaturePairs.empty(M, torch.zeros(P, dtype=torch.float64))
+    g = torch.randn(P, generator=make_generator(4, "gradient"), dtype=torch.float64)
+    pairs = random_pairs(M, torch.float64)
+    for s, y in pairs:
+        ring.insert(s, y, g)
+    ring.gram[0, 3] = 1e308  # s_0·y_1: R can no longer be solved with its oldest pair
+    product, square = ring.apply(g, float(g @ g))
+    expected = dense_inverse(pairs[M // 2 :]) @ g
+    torch.testing.assert_close(product, expected, rtol=1e-10, atol=1e-10)
+    assert square == pytest.approx(float(g @ expected))
+
+
+def test_curvature_correction_is_exact_for_a_cubic_and_absent_in_rounding() -> None:
+    """phi(t) = t³/6 - t over [0, 1]: phi'' is 1 at the end and 1/2 on average."""
+    decrease, slope, new_slope = 0.0 - (1 / 6 - 1), -1.0, -0.5
+    assert curvature_correction(decrease, slope, new_slope, 0.0) == pytest.approx(2.0)
+    assert curvature_correction(0.5, -1.0, 0.0, 0.0) == pytest.approx(1.0)  # a quadratic
+    assert curvature_correction(decrease, slope, new_slope, 1e-3) == 1.0
+    assert curvature_correction(10.0, slope, new_slope, 0.0) == 2.0
+    assert curvature_correction(-10.0, slope, new_slope, 0.0) == 0.5
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
@@ -76,7 +142,8 @@ def test_rejected_pair_leaves_the_full_ring_as_it_was() -> None:
 
 
 def test_memory_is_long_where_it_is_cheap_and_bounded_where_it_is_not() -> None:
-    assert affordable_pairs(torch.zeros(171)) == 100
+    assert affordable_pairs(torch.zeros(171)) == 200
+    assert affordable_pairs(torch.zeros(100_000)) == 100
     assert affordable_pairs(torch.empty(11_000_000)) == 10
     assert 10 < affordable_pairs(torch.empty(1_000_000)) < 100
 

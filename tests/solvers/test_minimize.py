@@ -128,7 +128,7 @@ def test_rtol_is_a_gradient_test_too() -> None:
     [
         ("lbgfs", {}, "did you mean 'lbfgs'"),
         ("lbfgs", {"memroy": 5}, "solver 'lbfgs' has no such setting; did you mean 'memory'"),
-        ("newton-cg", {"beta": "pr+"}, "curvature, forcing"),
+        ("newton-cg", {"beta": "pr+"}, "acceptance, curvature"),
         ("lbfgs", {"memory": 0}, "at least 1"),
         ("lbfgs", {"memory": "ten"}, "type int"),
         ("lbfgs", {"memory": True}, "type int"),

@@ -51,7 +51,8 @@ def test_a_logit_grid_stays_between_zero_and_one_and_whole_numbers_stay_whole() 
     ("name", "knob"),
     [
         ("adam", "lr"), ("srs@0.1", "lr"), ("lbfgs@0.1+srs", "lr"), ("lbfgs@0.1+full", "solve_share"),
-        ("lbfgs", "memory"), ("lbfgs@0.1", "memory"), ("newton-cg", "forcing"), ("ncg", "curvature"),
+        ("lbfgs", "memory"), ("lbfgs@0.1", "memory"), ("lbfgs@0.01x2+sgd", "lr"),
+        ("lbfgs@0.01x2", "noise_theta"), ("newton-cg", "forcing"), ("ncg", "curvature"),
     ],
 )  # fmt: skip
 def test_every_method_has_one_knob(name: str, knob: str) -> None:

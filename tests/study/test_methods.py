@@ -18,12 +18,20 @@ def _phases(name: str) -> list[tuple[str, str, str, dict[str, float]]]:
     ("name", "phases"),
     [
         ("lbfgs", [("lbfgs", "full", "full", {})]),
+        ("kfac-stream", [("kfac-stream", "full", "full", {})]),
+        ("kfac-stream+full", [("kfac-stream", "full", "full", {}), ("lbfgs", "full", "full", {})]),
+        ("kfac-stream+newton-cg", [("kfac-stream", "full", "full", {}), ("newton-cg", "full", "full", {})]),
+        ("lbfgs@0.1+kfac-stream", [("lbfgs", "subset", "full", {}), ("kfac-stream", "full", "full", {})]),
         ("lbfgs@0.1", [("lbfgs", "subset", "full", {})]),
         ("lbfgs@0.1+full", [("lbfgs", "subset", "full", {}), ("lbfgs", "full", "full", {})]),
         ("lbfgs@0.1+newton-cg", [("lbfgs", "subset", "full", {}), ("newton-cg", "full", "full", {})]),
         ("newton-cg@0.05+adam", [("newton-cg", "subset", "full", {}), ("adam", "full", "full", {})]),
         ("lbfgs@0.1+srs", [("lbfgs", "subset", "full", {}), ("sgd", "full", "srs", {})]),
         ("lbfgs@0.1+rs2@0.3/adam", [("lbfgs", "subset", "full", {}), ("adam", "full", "rs2", {"fraction": 0.3})]),
+        (
+            "lbfgs@0.25x2+sgd",
+            [("lbfgs", "subset", "full", {})] * 2 + [("lbfgs", "full", "full", {}), ("sgd", "full", "full", {})],
+        ),
         ("adam", [("adam", "full", "full", {})]),
         ("srs@0.1", [("sgd", "full", "srs", {"fraction": 0.1})]),
         ("nw-sketch@0.3/adamw", [("adamw", "full", "nw-sketch", {"fraction": 0.3})]),
@@ -45,6 +53,7 @@ def test_the_share_after_a_solver_is_that_of_the_subset() -> None:
         ("lbfgs@0.1+sr", "did you mean 'srs'?"),
         ("lbfgs+srs", "lbfgs@0.1+srs"),
         ("lbfgs@ten", "'ten' after @ is not a number"),
+        ("lbfgs@0.01xtwo", "'two' after x is not a number"),
         ("lbfgs@1.5", "does not lie in (0, 1]"),
         ("lbfgs@nan", "does not lie in (0, 1]"),
         ("adam+srs", "adam is no solver"),
@@ -59,6 +68,11 @@ def test_a_mistake_is_one_line_with_a_remedy(name: str, said: str) -> None:
     with pytest.raises(SettingError) as error:
         parse_method(name)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_growing_subsets_are_described_as_one() -> None:
+    config = make_config(parse_method("newton-cg@0.02x4").settings)
+    assert describe(config) == "Newton-cg on subsets growing from 2 % by a factor of 4 to the full training set"
 
 
 def test_the_description_says_every_phase() -> None:

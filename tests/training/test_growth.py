@@ -157,6 +157,7 @@ def test_carried_curvature_saves_evaluations() -> None:
         settings = {"grow": 2, "start": 0.25, "handoff": "none", "dtype": "float64", "l2": 0, "carry": carry}
         model = torch.nn.Linear(11, 1).double()
         torch.nn.init.zeros_(model.weight)
+        torch.nn.init.zeros_(model.bias)
         phases = train(make_config(settings), model=model, dataset=data, keep=False).result["phases"]
         assert phases[-1]["stop_reason"] == "gradient"
         return [phase["counts"]["evaluations"] for phase in phases]

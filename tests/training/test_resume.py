@@ -17,6 +17,7 @@ RUNS = {
     ],
     "ncg-full": ["--solver", "ncg", "--max-iterations", "20", "--handoff", "full", "--handoff-epochs", "8"],
     "newton-adam": ["--solver", "newton-cg", "--max-iterations", "6", "--handoff", "adam", "--handoff-epochs", "2"],
+    "kfac-stream": ["--solver", "kfac-stream", "--handoff", "full", "--handoff-epochs", "3"],
     "held-out": ["--stop-at", "validation", "--max-iterations", "60", "--handoff", "none"],
     "dropout-batchnorm": [
         "--model", "mlp", "--model-arg", "dropout=0.2", "--model-arg", "batch_norm=true", "--max-iterations", "8",

@@ -67,10 +67,10 @@ def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound():
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(outputs, targets[rows]) + l2 / 2 * (w @ w), w)
     # The share spent before the step is that of the factors; the damping follows it.
     spent = state.estimate_cost / 3.0
-    direction = phase._kfac.apply(gradient, 0.1 * phase._settings.damping_end**spent)
+    direction = phase._kfac.apply(gradient, phase._settings.step_damping(spent))
     step = state.w - before
     torch.testing.assert_close(torch.nn.functional.normalize(-step, dim=0), nn.functional.normalize(direction, dim=0))
-    assert float(phase._kfac.quadratic(step)) == pytest.approx(1e-3 * phase._settings.size(spent) / 1000, rel=1e-3)
+    assert float(phase._kfac.quadratic(step)) == pytest.approx(phase._settings.longest, rel=1e-3)
 
 
 def test_every_sample_is_seen_once_per_pass():

@@ -119,7 +119,7 @@ def test_a_budget_is_shared_equally_and_a_solve_cut_short_counts() -> None:
     assert len(minima) == 3 and max(evaluations) - min(evaluations) <= 1
     assert result["solve"]["stop_reason"] == "budget"
     tiny = solved(max_epochs=0.5).result["solve"]
-    assert tiny["stop_reason"] == "budget" and len(tiny["subsets"]["minima"]) <= 3
+    assert tiny["stop_reason"] == "budget" and tiny["subsets"] == {}, "not one evaluation is admitted"
 
 
 def test_a_phase_saves_and_restores_in_the_middle_of_any_solve() -> None:
@@ -137,7 +137,7 @@ def test_a_phase_saves_and_restores_in_the_middle_of_any_solve() -> None:
         state = phase.step(state)
     whole = phase.finish(state)
     assert len({json.loads(numbers)["current"] is None for _, numbers, _ in saved}) == 2, "between solves, too"
-    for tensors, numbers, ledger in saved:
+    for tensors, numbers, ledger in saved[::4] + [entry for entry in saved if json.loads(entry[1])["current"] is None]:
         again, other = phase_and_ledger()
         resumed = again.restore(tensors, json.loads(numbers))
         other.ledger.restore(ledger)
