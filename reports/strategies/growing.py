@@ -11,9 +11,11 @@ import sys
 from typing import Any
 
 from subsetopt.objective.protocol import BudgetExhausted
-from subsetopt.training.config import PhaseConfig, make_config
+from subsetopt.training.config import make_config
+from subsetopt.training.phase_config import PhaseConfig
+from subsetopt.training.preparation import prepare
 from subsetopt.training.solver_phase import SolverPhase
-from subsetopt.training.workspace import Workspace, prepare
+from subsetopt.training.workspace import Workspace
 
 LEVELS = (1.1, 1.05, 1.02)
 LOOK = 0.25  # epoch-equivalents between looks at the objective on all data, which are not charged

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from subsetopt.training.config import PhaseConfig
 from subsetopt.training.first_order_setup import learning_rate
+from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.stream import StreamSettings
 
 START = (-1, 0, 1)

@@ -21,7 +21,8 @@ from subsetopt.errors import SettingError, unknown_name
 from subsetopt.samplers import SAMPLERS
 from subsetopt.samplers.factory import default_settings
 from subsetopt.solvers import SOLVERS
-from subsetopt.training.config import FIRST_ORDER, STREAMS, PhaseConfig, RunConfig
+from subsetopt.training.config import RunConfig
+from subsetopt.training.phase_config import FIRST_ORDER, STREAMS, PhaseConfig
 
 EXAMPLES = "for example lbfgs@0.1+srs, lbfgs, adam or srs@0.1"
 

@@ -14,8 +14,8 @@ from subsetopt.data import draw
 from subsetopt.objective import Objective
 from subsetopt.objective.effective import estimated_minimum
 from subsetopt.solvers import minimize
-from subsetopt.training.config import PhaseConfig
 from subsetopt.training.first_order import FirstOrderPhase
+from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.workspace import Workspace
 
 TIMED_ROWS = 4096

@@ -20,7 +20,8 @@ from subsetopt.objective.effective import samples_for_excess
 from subsetopt.study.laws import Law, Range, cost_of, pilot_range, shipped_laws
 from subsetopt.study.pilot import BATCH, STREAM_BATCH, Pilot, Speeds, measure_speeds, run_pilot
 from subsetopt.training.config import RunConfig
-from subsetopt.training.workspace import Workspace, prepare
+from subsetopt.training.preparation import prepare
+from subsetopt.training.workspace import Workspace
 
 Kind = Literal["full batch", "mini-batch", "stream"]
 SUBSET_LEVEL = 0.02

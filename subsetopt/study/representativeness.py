@@ -28,8 +28,9 @@ from subsetopt.study.compare import RESULTS, STUDY, SUMMARY, open_study, write_c
 from subsetopt.study.execution import StudyInterrupted, Workers, each
 from subsetopt.study.statistics import mean_interval
 from subsetopt.training.config import RunConfig
+from subsetopt.training.preparation import prepare
 from subsetopt.training.run_directory import RunDirectory
-from subsetopt.training.workspace import Workspace, prepare
+from subsetopt.training.workspace import Workspace
 
 MEASURES = ("subset_objective", "full_objective", "excess", "train_loss", "test_loss", "test_metric")
 Tell = Callable[[int, int, str], None]

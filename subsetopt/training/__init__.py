@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from subsetopt.training.config import PhaseConfig, RunConfig, make_config
+    from subsetopt.training.config import RunConfig, make_config
+    from subsetopt.training.phase_config import PhaseConfig
     from subsetopt.training.run import evaluate_run, resume_run, train
     from subsetopt.training.trainer import SubsetTrainer
 

@@ -10,95 +10,25 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from subsetopt.errors import SettingError, unknown_name
-from subsetopt.training.growth import Mode, growing_phases, growth_stages
-
-StopAt = Literal["minimum", "noise", "validation"]
-Select = Literal["auto", "validation", "train"]
-Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
-FIRST_ORDER = ("sgd", "adam", "adamw", "muon")
-STREAMS = {"kfac-stream": "a stream of fresh, growing subsets of the full set, one K-FAC step on each"}
-STREAM_EPOCHS = 3.0
-
-
-def _auto_or_int(value: Any) -> Any:
-    return None if value == "auto" else value
-
-
-ChunkSize = Annotated[Annotated[int, Field(ge=1)] | Literal["tune"] | None, BeforeValidator(_auto_or_int)]
+from subsetopt.training.growth import Mode
+from subsetopt.training.phase_config import (
+    STREAMS,
+    ChunkSize,
+    PhaseConfig,
+    Schedule,
+    Select,
+    Settings,
+    StopAt,
+)
+from subsetopt.training.planning import planned_phases
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-
-class PhaseConfig(_Settings):
-    """One phase: a method on some data until a stop. `subsetopt train` makes the list from its flags."""
-
-    method: str = Field(description="solver name, or sgd | adam | adamw | muon", examples=["lbfgs"])
-    data: Literal["subset", "full"] = Field("subset", description="what the phase trains on")
-    role: Literal["warmup", "grow", "solve", "handoff"] = Field("solve", description="how the report names this phase")
-    share: float | None = Field(
-        None, gt=0, le=1, description="share of the training data in the phase's own subset [default: the run's subset]"
-    )
-    skip: float = Field(0.0, ge=0, lt=1, description="share of the training data drawn before the phase's own subset")
-    subsets: int = Field(1, ge=1, description="disjoint subsets, each solved from the same start", examples=[4])
-    subsets_then: Literal["average", "best", "together"] = Field(
-        "average", description="hand on their minima's average or the best of them; or solve them as one"
-    )
-    subsets_select: Select = Field("auto", description="data on which the best minimum is chosen")
-    carry: bool = Field(False, description="start with the curvature that the phase before has learnt")
-    cumulative: bool = Field(False, description="epochs and seconds count from the start of the run")
-    settings: dict[str, Any] = Field(default_factory=dict, description="settings of the solver itself")
-    stop_at: StopAt = Field("minimum", description="gradient test, sampling-noise test or held-out test")
-    noise_theta: float = Field(0.1, gt=0, description="noise test: ||g||^2 <= theta tr(cov g_i)/K", examples=[0.1])
-    gtol: float = Field(1e-5, gt=0, description="converged when max|g| <= gtol", examples=[1e-5])
-    max_iterations: int | None = Field(None, ge=1, description="iterations at most", examples=[500])
-    epochs: float | None = Field(None, gt=0, description="cost at most, in epoch-equivalents", examples=[10])
-    seconds: float | None = Field(None, gt=0, description="wall-clock seconds at most", examples=[60])
-    sampler: str = Field("full", description="how a first-order phase draws its batches", examples=["srs"])
-    sampler_settings: dict[str, Any] = Field(default_factory=dict, description="settings of the sampler")
-    lr: float | None = Field(None, gt=0, description="learning rate", examples=[0.01])
-    batch_size: int = Field(64, ge=1, description="samples per step", examples=[64])
-    schedule: Schedule = Field("cosine", description="learning-rate schedule over the planned steps")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
-    nesterov: bool = Field(False, description="Nesterov momentum for sgd")
-    weight_decay: float | None = Field(None, ge=0, description="[default: l2; adamw, muon: 0.01]", examples=[1e-4])
-    clip_norm: float | None = Field(None, gt=0, description="gradients are clipped to this norm", examples=[1.0])
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of first-order phases", examples=[0.1])
-    augmentation: str = Field("none", description="see `subsetopt list augmentations`", examples=["standard"])
-    amp: bool = Field(False, description="bfloat16 autocast in first-order phases")
-
-    @property
-    def first_order(self) -> bool:
-        """True when a mini-batch optimizer runs this phase, false for a full-batch solver."""
-        return self.method in FIRST_ORDER
-
-    @property
-    def streaming(self) -> bool:
-        """True when fresh subsets stream past, one step on each."""
-        return self.method in STREAMS
-
-    @model_validator(mode="after")
-    def _planned(self) -> Self:
-        if self.streaming and self.epochs is None and self.seconds is None:
-            raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
-        if self.first_order and self.epochs is None and self.seconds is None:
-            raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
-        if self.first_order and self.stop_at == "noise":
-            raise ValueError(f"a {self.method} phase has no full gradient to test for noise; use stop_at = validation")
-        if self.first_order and self.subsets > 1:
-            raise ValueError(f"a {self.method} phase minimises nothing whose minima could be joined; use a solver")
-        if self.nesterov and self.method == "sgd" and self.momentum == 0:
-            raise ValueError("nesterov needs momentum above 0, for example 0.9")
-        return self
-
-
-class RunConfig(_Settings):
+class RunConfig(Settings):
     """All settings of one training run."""
 
     dataset: str = Field("digits", description="data set; see `subsetopt list datasets`", examples=["mnist"])
@@ -299,50 +229,7 @@ class RunConfig(_Settings):
         """Return the list of phases that this configuration means."""
         if self.phase:
             return self.phase
-        planned: list[dict[str, Any]] = []
-        if self.warmup != "none":
-            planned.append(
-                {"method": self.warmup, "role": "warmup", "epochs": self.warmup_epochs, "lr": self.warmup_lr}
-            )
-        if self.solver in STREAMS:
-            planned.append({"method": self.solver, "settings": self.solver_args, "data": "full",
-                            "epochs": self.solver_epochs or STREAM_EPOCHS, "stop_at": self.stop_at})  # fmt: skip
-        elif self.solver != "none":
-            planned += self._solves()
-        if self.handoff == "full":
-            solver = self.handoff_solver or ("lbfgs" if self.solver in ("none", *STREAMS) else self.solver)
-            settings = self.solver_args if solver == self.solver else {}
-            planned.append({"method": solver, "settings": settings, "gtol": self.gtol, "data": "full",
-                            "role": "handoff", "epochs": self.handoff_epochs,
-                            "stop_at": self.handoff_stop_at})  # fmt: skip
-        elif self.handoff != "none":
-            named = self.handoff in FIRST_ORDER
-            shared = ("lr", "batch_size", "schedule", "momentum", "nesterov", "weight_decay", "clip_norm",
-                      "label_smoothing", "augmentation", "amp", "epochs", "stop_at")  # fmt: skip
-            planned.append({"method": self.handoff if named else self.handoff_optimizer, "data": "full",
-                            "role": "handoff", "sampler": "full" if named else self.handoff,
-                            "sampler_settings": self.handoff_args,
-                            **{name: getattr(self, f"handoff_{name}") for name in shared}})  # fmt: skip
-        return tuple(PhaseConfig(**phase) for phase in planned)
-
-    def _solves(self) -> list[dict[str, Any]]:
-        """Return the solve on the subset, or those on growing or on several subsets."""
-        solve = {"method": self.solver, "settings": self.solver_args, "gtol": self.gtol, "stop_at": self.stop_at,
-                 "noise_theta": self.noise_theta, "max_iterations": self.max_iterations,
-                 "epochs": self.solver_epochs}  # fmt: skip
-        if self.grow is not None:
-            stages = growth_stages(self.start, self.grow, self.subset_share, self.grow_mode)
-            stop = "minimum" if self.grow_stop == "cost" else self.grow_stop
-            # All the data without augmented copies are what a phase on "full" works on.
-            whole = {"data": "full"} if self.subset_frac is None and not self.augment_copies else {}
-            return growing_phases({**solve, **whole}, stages, {"stop_at": stop, "epochs": self.grow_epochs}, self.carry)
-        if self.subsets == 1:
-            return [solve]
-        then = "average" if self.subsets_then == "resolve" else self.subsets_then
-        together = {**solve, "subsets": self.subsets, "subsets_then": then, "subsets_select": self.subsets_select}
-        if self.subsets_then != "resolve":
-            return [together]
-        return [together, {**solve, "subsets": self.subsets, "subsets_then": "together"}]
+        return planned_phases(self)
 
 
 def make_config(*layers: Mapping[str, Any]) -> RunConfig:

@@ -29,7 +29,7 @@ from subsetopt.objective.effective import (
 from subsetopt.objective.leave_one_out import leave_one_out_parameters
 from subsetopt.objective.sample_gradients import SampleGradients
 from subsetopt.objective.spectrum import TraceEstimate
-from subsetopt.training.verification import FinishedPhase, open_phase
+from subsetopt.training.finished_phase import FinishedPhase, open_phase
 
 
 def effective_run(

@@ -22,7 +22,6 @@ from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.samplers import Sampler
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.config import PhaseConfig
 from subsetopt.training.first_order_setup import (
     DECOUPLED,
     check_affordable,
@@ -35,6 +34,7 @@ from subsetopt.training.first_order_setup import (
 )
 from subsetopt.training.held_out import HeldOutChecks
 from subsetopt.training.mini_batch import MiniBatch
+from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import installed, new_states
 from subsetopt.training.schedules import rate_factor

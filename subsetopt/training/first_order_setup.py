@@ -11,8 +11,8 @@ from subsetopt.errors import SettingError
 from subsetopt.objective import CrossEntropy, FlatModel, Loss, has_last_layer, make_loss
 from subsetopt.samplers import Sampler, default_settings, make_sampler
 from subsetopt.seeding import derive_seed
-from subsetopt.training.config import PhaseConfig
 from subsetopt.training.muon import Muon, check_muon
+from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.workspace import Workspace
 
 DEFAULT_LR = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3, "muon": 1e-2}

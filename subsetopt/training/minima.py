@@ -12,7 +12,7 @@ from torch import Tensor
 
 from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.objective.protocol import Purpose
-from subsetopt.training.config import PhaseConfig
+from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.workspace import Workspace
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.config import PhaseConfig
+from subsetopt.training.phase_config import PhaseConfig
 
 
 class Outcome(NamedTuple):

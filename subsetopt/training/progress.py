@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from subsetopt.training.config import PhaseConfig
+from subsetopt.training.phase_config import PhaseConfig
 
 
 class Progress(Protocol):

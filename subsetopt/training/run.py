@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy
-import torch
 from torch import Tensor, nn
 
 from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
 from subsetopt.errors import RunDirectoryError, unknown_name
 from subsetopt.samplers import SAMPLERS
-from subsetopt.training.config import FIRST_ORDER, PhaseConfig, RunConfig, make_config, read_toml
+from subsetopt.training.config import RunConfig, make_config, read_toml
 from subsetopt.training.first_order import FirstOrderPhase
-from subsetopt.training.loop import Loop, Position, Snapshot
+from subsetopt.training.loop import Loop, Position
+from subsetopt.training.outcome import assemble_result, environment, warn_of_other_environment
+from subsetopt.training.phase_config import FIRST_ORDER, PhaseConfig
 from subsetopt.training.phases import Phase
+from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
 from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite
 from subsetopt.training.solver_phase import SolverPhase
 from subsetopt.training.stream_phase import StreamPhase
 from subsetopt.training.subsets_phase import SubsetsPhase
-from subsetopt.training.workspace import Workspace, prepare
+from subsetopt.training.workspace import Workspace
 
 SPLITS = ("subset", "train", "validation", "test")
 FOREIGN = "(given as an object)"
@@ -98,7 +96,7 @@ def _new_directory(workspace: Workspace) -> RunDirectory:
     config = workspace.config
     stem = "-".join([workspace.dataset.name, config.model.split(":")[-1], config.solver.replace(":", "-")])
     directory = RunDirectory.create(config.output, stem.replace("/", "-"), _stored(config))
-    directory.write_json(ENVIRONMENT, _environment(workspace))
+    directory.write_json(ENVIRONMENT, environment(workspace))
     directory.write_bytes(METRICS, b"")  # there even when the budget admits not one evaluation
     return directory
 
@@ -133,7 +131,7 @@ def resume_run(
     loop = Loop(workspace, phases, written, progress)
     checkpoint = ranks.together(directory.load_checkpoint)
     _hint(ranks, directory)
-    _warn_of_other_environment(directory, workspace, progress)
+    warn_of_other_environment(directory, workspace, progress)
     position = loop.start() if checkpoint is None else _restored(loop, checkpoint, directory)
     if checkpoint is None and written is not None:
         written.truncate(METRICS, 0)
@@ -191,7 +189,7 @@ def _finish(
         progress.warn(text)
     if not loop.run(position):
         raise Interrupted(directory.path if directory else None)
-    result = _result(workspace, position, splits)
+    result = assemble_result(workspace, position, splits)
     final = position.snapshots[-1]
     workspace.flat.load_buffers(final.buffers)
     if directory is not None:
@@ -219,53 +217,6 @@ def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase
         return SubsetsPhase(config, workspace)
     workspace = workspace.for_phase(config)
     return FirstOrderPhase(config, workspace, index) if config.first_order else SolverPhase(config, workspace)
-
-
-def _result(workspace: Workspace, position: Position, splits: Sequence[str]) -> dict[str, Any]:
-    """Assemble result.json; this is where the test split is read, once, after all training."""
-    snapshots = position.snapshots
-    solve = next((s for s in reversed(snapshots) if s.record["role"] == "solve"), None)
-    handoff = next((s for s in reversed(snapshots) if s.record["role"] == "handoff"), None)
-    config, dataset, ledger = workspace.config, workspace.dataset, workspace.ledger
-    normalization = dataset.normalization
-    return {
-        "version": version("subsetopt"),
-        "status": "done",
-        "seed": config.seed,
-        "dataset": {
-            "name": dataset.name,
-            "task": dataset.task,
-            "in_shape": list(dataset.in_shape),
-            "n_outputs": dataset.n_outputs,
-            "train": len(dataset.train),
-            "validation": len(dataset.validation) if dataset.validation else 0,
-            "test": len(dataset.test) if dataset.test else 0,
-        },
-        "normalization": None
-        if normalization is None
-        else {"mean": list(normalization.mean), "std": list(normalization.std)},
-        "model": {"name": config.model, "args": config.model_args, "parameters": workspace.flat.size},
-        "overdetermination": workspace.describe_overdetermination(),
-        "phases": [snapshot.record for snapshot in snapshots],
-        "solve": None if solve is None else {"solver": solve.record["method"], **solve.record},
-        "handoff": None if handoff is None else handoff.record,
-        "metrics": _metrics(workspace, snapshots[-1], splits),
-        "metrics_before_handoff": None if solve is None or handoff is None else _metrics(workspace, solve, splits),
-        "cost": {
-            "epoch_equivalents": ledger.cost,
-            "evaluation_epoch_equivalents": ledger.evaluation_cost,
-            "seconds": position.seconds,
-            "by_purpose": ledger.by_purpose(),
-            "prices": ledger.prices,
-        },
-        "warnings": workspace.warnings,
-    }
-
-
-def _metrics(workspace: Workspace, snapshot: Snapshot, splits: Sequence[str]) -> dict[str, dict[str, float]]:
-    workspace.flat.load_buffers(snapshot.buffers)
-    found = {name: workspace.evaluate(snapshot.w, name) for name in splits}
-    return {name: metrics for name, metrics in found.items() if metrics is not None}
 
 
 def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) -> RunConfig:
@@ -304,30 +255,3 @@ def load_config(
                 f"use SubsetTrainer.resume(path, {what}=...)"
             )
     return config
-
-
-def _environment(workspace: Workspace) -> dict[str, Any]:
-    return {
-        "subsetopt": version("subsetopt"),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "device": str(workspace.device),
-        "device_name": torch.cuda.get_device_name(workspace.device) if workspace.device.type == "cuda" else None,
-        "ranks": workspace.ranks.size,
-        "command": sys.argv,
-    }
-
-
-def _warn_of_other_environment(directory: RunDirectory, workspace: Workspace, progress: Progress) -> None:
-    """Resuming is bit-identical only under the same software, device and number of threads."""
-    before, now = directory.read_json(ENVIRONMENT), _environment(workspace)
-    before = {"ranks": 1, **before}
-    keys = ("subsetopt", "torch", "machine", "threads", "device", "device_name", "ranks")
-    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
-    if changed:
-        progress.warn(f"resumed under other conditions ({', '.join(changed)}): rounding may differ from one long run")

@@ -11,7 +11,7 @@ from torch import Tensor
 from subsetopt.errors import SettingError
 from subsetopt.solvers import make_solver
 from subsetopt.solvers.protocol import Solver, State, StopReason
-from subsetopt.training.config import PhaseConfig
+from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
 from subsetopt.training.workspace import Workspace

@@ -22,7 +22,7 @@ from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.host import dot, host_read
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.config import PhaseConfig
+from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import installed, new_states
 from subsetopt.training.stream import Guard, stream_settings

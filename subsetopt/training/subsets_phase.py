@@ -18,8 +18,8 @@ from torch import Tensor
 from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.config import PhaseConfig
 from subsetopt.training.minima import SubsetMinimum, join_minima
+from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.solver_phase import SolverPhase, SolverState
 from subsetopt.training.workspace import Workspace

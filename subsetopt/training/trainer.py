@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from subsetopt.data import Dataset
 from subsetopt.errors import SettingError
 from subsetopt.training.config import make_config
+from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress
 from subsetopt.training.run import RunResult, resume_run, train
-from subsetopt.training.workspace import prepare
 
 
 class SubsetTrainer:

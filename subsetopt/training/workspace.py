@@ -1,4 +1,4 @@
-"""Everything a run works on, built and checked before any work starts: data, subset, model, ledger."""
+"""Everything a run works on: data, subset, model, ledger, and the objectives made of them."""
 
 from __future__ import annotations
 
@@ -9,33 +9,28 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from subsetopt.data import Dataset, Preprocess, augmented_copies, draw, load_dataset, require_all_classes
+from subsetopt.data import Dataset, Preprocess, augmented_copies
 from subsetopt.data.subset import disjoint, draw_slice
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
-from subsetopt.models import build_model, check_output_shape, refuse_reserved
 from subsetopt.objective import (
     FlatModel,
     Objective,
-    calibrate_prices,
     evaluate_split,
     resident_bytes,
-    tuned_chunk_size,
     update_batch_norm,
 )
 from subsetopt.objective.noise import MINIMUM_CHUNKS
 from subsetopt.objective.protocol import Purpose
-from subsetopt.overdetermination import Overdetermination, overdetermination_ratio, verdict, warning
+from subsetopt.overdetermination import Overdetermination, overdetermination_ratio, verdict
 from subsetopt.seeding import derive_seed
 from subsetopt.training.carry import CarriedCurvature
 from subsetopt.training.clock import Clock
-from subsetopt.training.config import PhaseConfig, RunConfig
-from subsetopt.training.initialisation import initialised_from
+from subsetopt.training.config import RunConfig
 from subsetopt.training.ledger import Ledger
-
-PRICE_SAMPLES = 8
+from subsetopt.training.phase_config import PhaseConfig
 
 
 @dataclass
@@ -67,7 +62,7 @@ class Workspace:
         if config.share is None:
             return self
         rows = draw_slice(
-            self.full_size, config.share, config.skip, self.config.seed, stratify=_strata(self.config, self.dataset)
+            self.full_size, config.share, config.skip, self.config.seed, stratify=strata(self.config, self.dataset)
         )
         least = max(MINIMUM_CHUNKS, self.dataset.n_outputs if self.dataset.task == "classification" else 1)
         if len(rows) < least:
@@ -80,8 +75,8 @@ class Workspace:
 
     def disjoint_subsets(self, count: int) -> tuple[Tensor, ...]:
         """Return the rows of `count` disjoint subsets; the first is the run's own."""
-        strata = _strata(self.config, self.dataset)
-        return disjoint(self.full_size, len(self.subset), count, self.config.seed, stratify=strata)
+        classes = strata(self.config, self.dataset)
+        return disjoint(self.full_size, len(self.subset), count, self.config.seed, stratify=classes)
 
     @property
     def full_size(self) -> int:
@@ -223,123 +218,6 @@ class Workspace:
         }
 
 
-def prepare(
-    config: RunConfig,
-    model: nn.Module | None = None,
-    dataset: Dataset | None = None,
-    ranks: Ranks | None = None,
-) -> Workspace:
-    """Build the workspace of `config`; `model` and `dataset` replace the named ones, `ranks` share the work.
-
-    Raises a `UserError` in one line for anything that would make the run fail later.
-    """
-    ranks = ranks or Ranks()
-    device = resolve_device(config.device, config.dtype)
-    dtype = getattr(torch, config.dtype)
-    if dataset is None:
-        dataset = load_dataset(
-            config.dataset,
-            data_dir=config.data_dir,
-            data_file=config.data_file,
-            validation_fraction=config.validation_fraction,
-            seed=config.seed,
-            normalize=config.normalize,
-        )
-    loss = resolve_loss(config.loss, dataset)
-    subset = _draw_subset(config, dataset)
-    if model is None:
-        refuse_reserved(config.model_args)
-        config = config.model_copy(update={"model": resolve_model(config.model, dataset)})
-        model = build_model(
-            config.model,
-            in_shape=dataset.in_shape,
-            n_outputs=dataset.n_outputs,
-            seed=config.seed,
-            dtype=dtype,
-            **config.model_args,
-        )
-    check_output_shape(model, dataset.in_shape, dataset.n_outputs)
-    flat = FlatModel(model, dtype=dtype, device=device)
-    if config.init_from is not None:
-        flat = initialised_from(config.init_from, flat)
-    preprocess = Preprocess(dataset.normalization, dtype)
-    ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
-    workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
-    workspace.ranks = ranks
-    _check_ratio(workspace)
-    if config.chunk_size == "tune":
-        # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
-        size = tuned_chunk_size(flat, *workspace.subset_data, loss=loss, preprocess=preprocess, meter=ledger)
-        # From here on all ranks are known to be well: rank 0's number is everybody's.
-        size = ranks.together(lambda: ranks).broadcast(size)
-        workspace.config = config.model_copy(update={"chunk_size": size})
-    return workspace
-
-
-def resolve_device(name: str, dtype: str) -> torch.device:
-    """Return the device to compute on; raises `SettingError` when it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[name]:
-        raise SettingError("device", name, "this machine has none that torch can use", "use --device cpu")
-    if name == "mps" and dtype == "float64":
-        raise SettingError("device", name, "it has no float64", "use --dtype float32 or --device cpu")
-    return torch.device(name)
-
-
-def resolve_loss(name: str, dataset: Dataset) -> str:
-    """Return the loss that fits the task; raises `SettingError` when the one asked for does not."""
-    fitting = "cross_entropy" if dataset.task == "classification" else "mse"
-    if name in ("auto", fitting):
-        return fitting
-    raise SettingError("loss", name, f"{dataset.name} is a {dataset.task} data set", f"use --loss {fitting}")
-
-
-def resolve_model(name: str, dataset: Dataset) -> str:
-    """Return the model meant by `auto`: a small CNN for images of 16 pixels or more, else an MLP."""
-    if name != "auto":
-        return name
-    images = len(dataset.in_shape) == 3 and min(dataset.in_shape[1:]) >= 16
-    return "cnn" if images else "mlp"
-
-
-def _draw_subset(config: RunConfig, dataset: Dataset) -> Tensor:
-    subset = draw(
-        len(dataset.train),
-        fraction=config.subset_share or None,
-        size=config.subset_size,
-        seed=config.seed,
-        stratify=_strata(config, dataset),
-    )
-    if dataset.task == "classification":
-        require_all_classes(dataset.train.targets[subset], dataset.n_outputs)
-    return subset
-
-
-def _strata(config: RunConfig, dataset: Dataset) -> Tensor | None:
+def strata(config: RunConfig, dataset: Dataset) -> Tensor | None:
+    """Return the classes by which subsets are drawn, None where they are not."""
     return dataset.train.targets if dataset.task == "classification" and config.stratify else None
-
-
-def _prices(
-    flat: FlatModel, dataset: Dataset, loss: str, preprocess: Preprocess, device: torch.device
-) -> dict[str, float]:
-    inputs = dataset.train.inputs[:PRICE_SAMPLES].to(device)
-    targets = dataset.train.targets[:PRICE_SAMPLES].to(device)
-    return calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
-
-
-def _check_ratio(workspace: Workspace) -> None:
-    subset, _ = workspace.overdetermination
-    required = workspace.config.require_ratio
-    if required is not None and subset.ratio < required:
-        raise SettingError(
-            "require_ratio",
-            required,
-            f"the subset has Q = K M / P = {subset.ratio:.3g} ({subset.samples} samples x {subset.outputs} outputs "
-            f"/ {subset.parameters} parameters)",
-            "use a larger --subset-frac, --augment-copies or a smaller model",
-        )
-    text = warning(subset, task=workspace.dataset.task)
-    if text:
-        workspace.warnings.append(text)

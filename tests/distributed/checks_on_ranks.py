@@ -25,7 +25,7 @@ from subsetopt.solvers import make_solver, minimize
 from subsetopt.training.config import make_config
 from subsetopt.training.first_order import FirstOrderPhase
 from subsetopt.training.mini_batch import REPLICATED
-from subsetopt.training.workspace import prepare
+from subsetopt.training.preparation import prepare
 
 K, D, M = 100, 6, 3  # 100 is no multiple of 3
 EXACT = {"rtol": 1e-12, "atol": 1e-14}

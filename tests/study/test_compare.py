@@ -24,8 +24,8 @@ from subsetopt.study.compare import run_comparison
 from subsetopt.study.config import Study, make_study
 from subsetopt.study.execution import StudyInterrupted, Workers
 from subsetopt.study.summary import RESULT_COLUMNS
+from subsetopt.training.preparation import prepare
 from subsetopt.training.run_directory import ENVIRONMENT, RESULT
-from subsetopt.training.workspace import prepare
 
 from .conftest import SMALL
 

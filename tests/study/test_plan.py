@@ -15,7 +15,7 @@ from subsetopt.study.laws import Law, Range, cost_of, pilot_range, shipped_laws
 from subsetopt.study.pilot import Pilot, Speeds, measure_speeds, run_pilot
 from subsetopt.study.plan import STRATEGIES, Problem, lbfgs_units, make_plan, predict, recommend
 from subsetopt.training.config import make_config
-from subsetopt.training.workspace import prepare
+from subsetopt.training.preparation import prepare
 
 LEVELS = (1.0, 0.1, 0.01)
 SPEEDS = Speeds(unit=2.0, hvp=4.0, ggnvp=3.0, step=0.01, small_gradient=0.02, held_out=0.1)

@@ -13,7 +13,8 @@ from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.seeding import make_generator
 from subsetopt.training.config import make_config
 from subsetopt.training.first_order import FirstOrderPhase, FirstOrderState
-from subsetopt.training.workspace import Workspace, prepare
+from subsetopt.training.preparation import prepare
+from subsetopt.training.workspace import Workspace
 
 SIDE = 12
 

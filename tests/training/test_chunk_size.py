@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from subsetopt.objective import CrossEntropy
-from subsetopt.training import workspace as workspace_module
+from subsetopt.training import preparation
 from subsetopt.training.config import make_config, read_toml
 from subsetopt.training.progress import Silent
 from subsetopt.training.run import resume_run, train
@@ -22,7 +22,7 @@ SETTINGS = {"dataset": "digits", "max_iterations": 3, "handoff": "none", "subset
 def test_a_tuned_chunk_size_is_stored_as_a_number_and_not_sought_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workspace_module, "tuned_chunk_size", lambda *_, **__: 48)
+    monkeypatch.setattr(preparation, "tuned_chunk_size", lambda *_, **__: 48)
     done = train(make_config(SETTINGS, {"chunk_size": "tune", "output": tmp_path / "run"}), figure=False)
     assert done.directory is not None
     assert read_toml(done.directory / "config.toml")["chunk_size"] == 48
@@ -30,7 +30,7 @@ def test_a_tuned_chunk_size_is_stored_as_a_number_and_not_sought_again(
     def never(*_: object, **__: object) -> int:
         raise AssertionError("sought again")
 
-    monkeypatch.setattr(workspace_module, "tuned_chunk_size", never)
+    monkeypatch.setattr(preparation, "tuned_chunk_size", never)
     (done.directory / "result.json").unlink()
     again = resume_run(done.directory, figure=False)
     fixed = train(make_config(SETTINGS, {"chunk_size": 48}), keep=False)

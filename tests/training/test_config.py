@@ -3,7 +3,8 @@
 import pytest
 
 from subsetopt.errors import SettingError
-from subsetopt.training.config import PhaseConfig, RunConfig, make_config, read_toml
+from subsetopt.training.config import RunConfig, make_config, read_toml
+from subsetopt.training.phase_config import PhaseConfig
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from subsetopt.seeding import derive_seed
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.config import make_config
 from subsetopt.training.first_order import FirstOrderPhase
+from subsetopt.training.preparation import prepare
 from subsetopt.training.schedules import rate_factor
-from subsetopt.training.workspace import prepare
 
 NAMES = [entry.name for entry in SAMPLERS if entry.name != "full"] + ["sgd"]
 CHEAP = {"nw-sketch": {"repetitions": 4}}  # hashing 432 inputs 384 times costs more than training so small a model

@@ -14,11 +14,12 @@ from subsetopt.errors import SettingError
 from subsetopt.seeding import make_generator
 from subsetopt.study.cells import CellMaker
 from subsetopt.study.config import make_study
-from subsetopt.training.config import PhaseConfig, make_config
+from subsetopt.training.config import make_config
 from subsetopt.training.growth import growth_stages
+from subsetopt.training.phase_config import PhaseConfig
+from subsetopt.training.preparation import prepare
 from subsetopt.training.run import train
 from subsetopt.training.solver_phase import SolverPhase
-from subsetopt.training.workspace import prepare
 
 
 def test_stages_grow_by_the_factor_and_leave_out_what_is_nearly_the_end() -> None:

@@ -15,10 +15,11 @@ from subsetopt.errors import SettingError
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.config import make_config
+from subsetopt.training.preparation import prepare
 from subsetopt.training.run import train
 from subsetopt.training.stream import Guard, stream_settings
 from subsetopt.training.stream_phase import StreamPhase, StreamState
-from subsetopt.training.workspace import Workspace, prepare
+from subsetopt.training.workspace import Workspace
 
 
 class Running(NamedTuple):

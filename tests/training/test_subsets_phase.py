@@ -13,9 +13,10 @@ from subsetopt.errors import SettingError
 from subsetopt.report.summary import summary
 from subsetopt.seeding import make_generator
 from subsetopt.training.config import make_config
+from subsetopt.training.preparation import prepare
 from subsetopt.training.run import _build_phases, check_run, train
 from subsetopt.training.subsets_phase import SubsetsPhase, solve_subset
-from subsetopt.training.workspace import Workspace, prepare
+from subsetopt.training.workspace import Workspace
 
 SETTINGS = {"subsets": 3, "subset_frac": 0.2, "handoff": "none", "dtype": "float64", "l2": 1e-2, "gtol": 1e-7}
 

@@ -85,7 +85,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dense_hessian(run: Path, phase: int, l2: float) -> np.ndarray[Any, Any]:
     """The eigenvalues of the subset's Hessian at the parameters of a phase, from nothing but the files of the run."""
-    from subsetopt.training.workspace import prepare
+    from subsetopt.training.preparation import prepare
 
     config = make_config(SETTINGS)
     workspace = prepare(config, **OBJECTS)

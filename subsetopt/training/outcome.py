@@ -1,0 +1,92 @@
+"""What a finished run says of itself: result.json, and the environment that it ran in."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+
+from subsetopt.training.loop import Position, Snapshot
+from subsetopt.training.progress import Progress
+from subsetopt.training.run_directory import ENVIRONMENT, RunDirectory
+from subsetopt.training.workspace import Workspace
+
+
+def assemble_result(workspace: Workspace, position: Position, splits: Sequence[str]) -> dict[str, Any]:
+    """Assemble result.json; this is where the test split is read, once, after all training."""
+    snapshots = position.snapshots
+    solve = next((s for s in reversed(snapshots) if s.record["role"] == "solve"), None)
+    handoff = next((s for s in reversed(snapshots) if s.record["role"] == "handoff"), None)
+    config, dataset, ledger = workspace.config, workspace.dataset, workspace.ledger
+    normalization = dataset.normalization
+    return {
+        "version": version("subsetopt"),
+        "status": "done",
+        "seed": config.seed,
+        "dataset": {
+            "name": dataset.name,
+            "task": dataset.task,
+            "in_shape": list(dataset.in_shape),
+            "n_outputs": dataset.n_outputs,
+            "train": len(dataset.train),
+            "validation": len(dataset.validation) if dataset.validation else 0,
+            "test": len(dataset.test) if dataset.test else 0,
+        },
+        "normalization": None
+        if normalization is None
+        else {"mean": list(normalization.mean), "std": list(normalization.std)},
+        "model": {"name": config.model, "args": config.model_args, "parameters": workspace.flat.size},
+        "overdetermination": workspace.describe_overdetermination(),
+        "phases": [snapshot.record for snapshot in snapshots],
+        "solve": None if solve is None else {"solver": solve.record["method"], **solve.record},
+        "handoff": None if handoff is None else handoff.record,
+        "metrics": _metrics(workspace, snapshots[-1], splits),
+        "metrics_before_handoff": None if solve is None or handoff is None else _metrics(workspace, solve, splits),
+        "cost": {
+            "epoch_equivalents": ledger.cost,
+            "evaluation_epoch_equivalents": ledger.evaluation_cost,
+            "seconds": position.seconds,
+            "by_purpose": ledger.by_purpose(),
+            "prices": ledger.prices,
+        },
+        "warnings": workspace.warnings,
+    }
+
+
+def _metrics(workspace: Workspace, snapshot: Snapshot, splits: Sequence[str]) -> dict[str, dict[str, float]]:
+    workspace.flat.load_buffers(snapshot.buffers)
+    found = {name: workspace.evaluate(snapshot.w, name) for name in splits}
+    return {name: metrics for name, metrics in found.items() if metrics is not None}
+
+
+def environment(workspace: Workspace) -> dict[str, Any]:
+    return {
+        "subsetopt": version("subsetopt"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": str(workspace.device),
+        "device_name": torch.cuda.get_device_name(workspace.device) if workspace.device.type == "cuda" else None,
+        "ranks": workspace.ranks.size,
+        "command": sys.argv,
+    }
+
+
+def warn_of_other_environment(directory: RunDirectory, workspace: Workspace, progress: Progress) -> None:
+    """Resuming is bit-identical only under the same software, device and number of threads."""
+    before, now = directory.read_json(ENVIRONMENT), environment(workspace)
+    before = {"ranks": 1, **before}
+    keys = ("subsetopt", "torch", "machine", "threads", "device", "device_name", "ranks")
+    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
+    if changed:
+        progress.warn(f"resumed under other conditions ({', '.join(changed)}): rounding may differ from one long run")
