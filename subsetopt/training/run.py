@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -74,7 +75,8 @@ def train(
     directory = ranks.together(lambda: _new_directory(workspace) if keep and ranks.main else None)
     _hint(ranks, directory)
     loop = Loop(workspace, phases, directory, progress)
-    return _finish(loop, loop.start(), workspace, phases, directory, progress, splits, figure)
+    with _alone_in(directory, ranks):
+        return _finish(loop, loop.start(), workspace, phases, directory, progress, splits, figure)
 
 
 def _prepared(
@@ -129,13 +131,22 @@ def resume_run(
     workspace, phases = _prepared(config, model, dataset, ranks)
     written = directory if ranks.main else None
     loop = Loop(workspace, phases, written, progress)
-    checkpoint = ranks.together(directory.load_checkpoint)
-    _hint(ranks, directory)
-    warn_of_other_environment(directory, workspace, progress)
-    position = loop.start() if checkpoint is None else _restored(loop, checkpoint, directory)
-    if checkpoint is None and written is not None:
-        written.truncate(METRICS, 0)
-    return _finish(loop, position, workspace, phases, written, progress, splits, figure)
+    with _alone_in(written, ranks):
+        checkpoint = ranks.together(directory.load_checkpoint)
+        _hint(ranks, directory)
+        warn_of_other_environment(directory, workspace, progress)
+        position = loop.start() if checkpoint is None else _restored(loop, checkpoint, directory)
+        if checkpoint is None and written is not None:
+            written.truncate(METRICS, 0)
+        return _finish(loop, position, workspace, phases, written, progress, splits, figure)
+
+
+@contextmanager
+def _alone_in(directory: RunDirectory | None, ranks: Ranks) -> Iterator[None]:
+    """Keep other processes out of the directory that this one writes; where that fails, it fails on every rank."""
+    with ExitStack() as stack:
+        ranks.together(lambda: None if directory is None else stack.enter_context(directory.sole_user()))
+        yield
 
 
 def check_run(config: RunConfig) -> Workspace:
