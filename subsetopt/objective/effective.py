@@ -41,6 +41,7 @@ def effective_trace(
     gradients: SampleGradients,
     groups: Tensor,
     *,
+    factor: Tensor | None = None,
     probes: int = 8,
     max_products: int = 300,
     seed: int = 0,
@@ -48,6 +49,8 @@ def effective_trace(
 ) -> TraceEstimate:
     """Estimate tr(H^-1 C) with a 95 % interval; `product`: v -> H v for v of shape (P,).
 
+    `factor` (P, P) is the lower Cholesky factor L of a matrix near H, where there is one: Lanczos then works on
+    L^-1 H L^-T, whose eigenvalues lie near 1, and needs few products.
     `groups` (K,) names the stratum of each sample: C is the covariance within strata, that of a stratified draw, with
     the divisor K - (number of strata); one stratum for all gives the plain covariance. `tell` hears of every product.
     Raises `NotPositiveDefinite` where H is not, `FloatingPointError` where a product is not finite.
@@ -57,16 +60,26 @@ def effective_trace(
 
     def told(v: Tensor) -> Tensor:
         tell()
-        return product(v)
+        if factor is None:
+            return product(v)
+        return _solved(factor, product(_solved(factor, v, transposed=True)))
 
     runs = []
     for probe in range(probes):
         generator = make_generator(seed, f"effective:{probe}")
         signs = torch.randint(0, 2, (len(groups),), generator=generator).to(torch.float64) * 2 - 1
-        runs.append(inverse_form(told, gradients.combine(centred(signs, groups)), max_products))
+        v = gradients.combine(centred(signs, groups))
+        runs.append(inverse_form(told, v if factor is None else _solved(factor, v), max_products))
     values = np.array([value for value, _ in runs])
     quadrature = max(change for _, change in runs)
     return TraceEstimate(float(values.mean()), student_error(values) + quadrature, probes)
+
+
+def _solved(factor: Tensor, v: Tensor, transposed: bool = False) -> Tensor:
+    """Return L^-1 v, or L^-T v."""
+    triangle = factor.T if transposed else factor
+    solution: Tensor = torch.linalg.solve_triangular(triangle, v.unsqueeze(1), upper=transposed)
+    return solution.squeeze(1)
 
 
 def centred(weights: Tensor, groups: Tensor) -> Tensor:

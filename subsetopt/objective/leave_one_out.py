@@ -18,23 +18,18 @@ and 59.86 of 31.35, 48.40 and 62.02.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
 
 from subsetopt.objective.arithmetic import exact_arithmetic
+from subsetopt.objective.dense_gauss_newton import OutputRows
 from subsetopt.objective.lanczos import Product
 from subsetopt.objective.objective import Objective
 from subsetopt.objective.spectrum import TraceEstimate, student_error
 from subsetopt.seeding import make_generator
 
 KRYLOV = 2
-DENSE_LIMIT = 1500
-"""B of up to this size is written out by P products and factorised: cheaper than the iterations for all rows."""
-
 DENSE_ROWS = 8
 """With B factorised, this many times as many rows are looked at."""
 
@@ -45,52 +40,12 @@ Solve = Callable[[Tensor], Tensor]
 """b (P,) -> B^-1 b."""
 
 
-@dataclass
-class _Rows:
-    """Outputs z, gradient e and Hessian products of the losses of n samples, and products with their Jacobians."""
-
-    objective: Objective
-    w: Tensor
-    x: Tensor
-    y: Tensor
-
-    def __post_init__(self) -> None:
-        flat, loss = self.objective.flat, self.objective.loss
-        with torch.no_grad():
-            self.z = flat.forward(self.w, self.x, "deterministic")
-        z = self.z.clone().requires_grad_()
-        self.losses = loss.per_sample(z, self.y)
-        (self.e,) = torch.autograd.grad(self.losses.sum(), z)
-        self.output_hessian = loss.output_hessian(self.z, self.y)
-
-    def _outputs(self, p: Tensor, row: Tensor) -> Tensor:
-        return self.objective.flat.functional(self.objective.flat.views(p), row.unsqueeze(0)).squeeze(0)
-
-    def pull_back(self, u: Tensor) -> Tensor:
-        """Return J_i' u_i for u (n, ...outputs), shape (n, P)."""
-
-        def one(row: Tensor, cotangent: Tensor) -> Tensor:
-            _, pull, *_ = vjp(lambda p: self._outputs(p, row), self.w)
-            return cast(Tensor, pull(cotangent)[0])
-
-        with self.objective.flat.at(self.objective.flat.views(self.w), "deterministic"):
-            return vmap(one)(self.x, u)
-
-    def push_forward(self, v: Tensor) -> Tensor:
-        """Return J_i v_i for v (n, P), in the shape of the outputs."""
-
-        def one(row: Tensor, tangent: Tensor) -> Tensor:
-            return cast(Tensor, jvp(lambda p: self._outputs(p, row), (self.w,), (tangent,))[1])
-
-        with self.objective.flat.at(self.objective.flat.views(self.w), "deterministic"):
-            return vmap(one)(self.x, v)
-
-
 def leave_one_out_parameters(
     objective: Objective,
     w: Tensor,
     product: Product,
     *,
+    factor: Tensor | None = None,
     rows: int = 32,
     max_products: int = 300,
     seed: int = 0,
@@ -98,21 +53,25 @@ def leave_one_out_parameters(
 ) -> TraceEstimate:
     """Return K times the mean rise of a sample's loss when it is left out, with a 95 % interval.
 
-    `product`: v -> B v, the Gauss-Newton matrix with its L2 term. Looks at `rows` samples (eight times as many where
-    B is small enough to be factorised), drawn in proportion to ||e_i||^2, a tenth of the weight uniform, or at all of
-    them. `tell` hears of every product. Raises `FloatingPointError` where B is not positive definite, `RuntimeError`
-    for a model that torch.func cannot map over samples. Charges two gradients of the rows per dimension.
+    `product`: v -> B v, the Gauss-Newton matrix with its L2 term; `factor` (P, P): its lower Cholesky factor, where
+    there is one (see `dense_gauss_newton.py`). Looks at `rows` samples (eight times as many with a factor), drawn in
+    proportion to ||e_i||^2, a tenth of the weight uniform, or at all of them. `tell` hears of every product. Raises
+    `FloatingPointError` where B is not positive definite, `RuntimeError` for a model that torch.func cannot map over
+    samples. Charges two gradients of the rows per dimension.
     """
 
     def told(v: Tensor) -> Tensor:
         tell()
         return product(v)
 
-    dense = w.numel() <= min(DENSE_LIMIT, 2 * KRYLOV * rows * max_products)
-    solve = _factorised(told, w) if dense else (lambda b: _conjugate_gradients(told, b, max_products))
-    chosen, weights = _draw(objective, w, rows * (DENSE_ROWS if dense else 1), seed)
+    def solve(b: Tensor) -> Tensor:
+        if factor is not None:
+            return torch.cholesky_solve(b.unsqueeze(1), factor).squeeze(1)
+        return _conjugate_gradients(told, b, max_products)
+
+    chosen, weights = _draw(objective, w, rows * (1 if factor is None else DENSE_ROWS), seed)
     with exact_arithmetic(objective.device, objective.allow_tf32):
-        sample = _Rows(objective, w, *_gather(objective, chosen))
+        sample = OutputRows(objective, w, *_gather(objective, chosen))
         objective.charge_product("gradient", 2 * KRYLOV * len(chosen))
         rises = _rises(sample, solve, objective.n_samples).double().cpu()
     values = (rises * weights).numpy()
@@ -126,7 +85,7 @@ def _draw(objective: Objective, w: Tensor, rows: int, seed: int) -> tuple[Tensor
     if rows >= count:
         return torch.arange(count), torch.full((count,), float(count), dtype=torch.float64)
     objective.charge_product("forward", count)
-    samples = (_Rows(objective, w, *objective.chunk(index)) for index in range(len(objective.edges)))
+    samples = (OutputRows(objective, w, *objective.chunk(index)) for index in range(len(objective.edges)))
     size = torch.cat([sample.e.flatten(1).square().sum(1) for sample in samples]).double().cpu()
     share = (1 - UNIFORM_SHARE) * size / size.sum().clamp(min=1e-300) + UNIFORM_SHARE / count
     share /= share.sum()
@@ -148,7 +107,7 @@ def _gather(objective: Objective, rows: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([x for _, x, _ in parts])[order], torch.cat([y for _, _, y in parts])[order]
 
 
-def _rises(sample: _Rows, solve: Solve, count: int) -> Tensor:
+def _rises(sample: OutputRows, solve: Solve, count: int) -> Tensor:
     """Return l(z_i without sample i) - l(z_i), shape (n,)."""
     inner, images = [], []  # c and u = V c, of the Krylov space
     c = sample.e
@@ -164,14 +123,6 @@ def _rises(sample: _Rows, solve: Solve, count: int) -> Tensor:
     # A sample that is fitted exactly has e = 0: the least-squares solution of 0 = 0 leaves it where it is.
     moved = (U @ torch.linalg.lstsq(left.cpu(), right.cpu(), driver="gelsd").solution.to(U)).view_as(sample.z)
     return sample.objective.loss.per_sample(sample.z + moved, sample.y) - sample.losses.detach()
-
-
-def _factorised(product: Product, like: Tensor) -> Solve:
-    matrix = torch.stack([product(unit) for unit in torch.eye(like.numel(), dtype=like.dtype, device=like.device)])
-    factor, failed = torch.linalg.cholesky_ex(0.5 * (matrix + matrix.T))
-    if int(failed):
-        raise FloatingPointError("the Gauss-Newton matrix is not positive definite")
-    return lambda b: torch.cholesky_solve(b.unsqueeze(1), factor).squeeze(1)
 
 
 def _conjugate_gradients(product: Product, b: Tensor, max_products: int) -> Tensor:

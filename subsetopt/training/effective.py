@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from subsetopt.data import Dataset
 from subsetopt.errors import SettingError
+from subsetopt.objective.dense_gauss_newton import affordable, factorised
 from subsetopt.objective.effective import (
     NotPositiveDefinite,
     effective_trace,
@@ -63,8 +64,9 @@ def effective_run(
     if subset_size is not None and subset_size > N:
         raise SettingError("subset_size", subset_size, f"there are {N} training samples", "ask for fewer")
     notes: list[str] = []
-    plain, trace, matrix = _traces(found, probes, max_products, tell, notes)
-    left_out = _leave_one_out(found, rows, max_products, tell, notes)
+    factor = _factor(found)
+    plain, trace, matrix = _traces(found, factor, probes, max_products, tell, notes)
+    left_out = _leave_one_out(found, factor, rows, max_products, tell, notes)
     chosen = trace if left_out is None else _scaled(left_out, trace.value / plain.value if plain.value else 1.0)
     own = float(found.objective.value(found.w, "evaluation"))
     observed = _observed(found, own)
@@ -105,8 +107,23 @@ def effective_run(
     }
 
 
+def _factor(found: FinishedPhase) -> Tensor | None:
+    """Return the Cholesky factor of the Gauss-Newton matrix where it is to be had at a bearable price."""
+    if not affordable(found.objective):
+        return None
+    try:
+        return factorised(found.objective, found.w)
+    except (RuntimeError, FloatingPointError):  # no per-sample Jacobians, or flat directions: iterations then tell
+        return None
+
+
 def _traces(
-    found: FinishedPhase, probes: int, max_products: int, tell: Callable[[], None], notes: list[str]
+    found: FinishedPhase,
+    factor: Tensor | None,
+    probes: int,
+    max_products: int,
+    tell: Callable[[], None],
+    notes: list[str],
 ) -> tuple[TraceEstimate, TraceEstimate, str]:
     """Return tr(H^-1 C), the same with the covariance of the run's way of drawing, and which matrix stood for H.
 
@@ -114,7 +131,8 @@ def _traces(
     """
     gradients = SampleGradients(found.objective, found.w)
     products = found.objective.linearise(found.w)
-    settings = {"probes": probes, "max_products": max_products, "seed": found.workspace.config.seed, "tell": tell}
+    seed = found.workspace.config.seed
+    settings = {"factor": factor, "probes": probes, "max_products": max_products, "seed": seed, "tell": tell}
     one = torch.zeros(found.objective.n_samples, dtype=torch.int64)
     for name, product in (("hessian", products.hvp), ("gauss-newton", products.ggnvp)):
         try:
@@ -135,7 +153,12 @@ def _scaled(estimate: TraceEstimate, factor: float) -> TraceEstimate:
 
 
 def _leave_one_out(
-    found: FinishedPhase, rows: int, max_products: int, tell: Callable[[], None], notes: list[str]
+    found: FinishedPhase,
+    factor: Tensor | None,
+    rows: int,
+    max_products: int,
+    tell: Callable[[], None],
+    notes: list[str],
 ) -> TraceEstimate | None:
     if rows == 0:
         return None
@@ -145,7 +168,7 @@ def _leave_one_out(
     product = found.objective.linearise(found.w).ggnvp
     settings = {"rows": rows, "max_products": max_products, "seed": found.workspace.config.seed}
     try:
-        return leave_one_out_parameters(found.objective, found.w, product, tell=tell, **settings)
+        return leave_one_out_parameters(found.objective, found.w, product, factor=factor, tell=tell, **settings)
     except (RuntimeError, FloatingPointError) as error:
         notes.append(f"no leave-one-out: {str(error).splitlines()[0][:160]}")
         return None

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, vmap
 
 from subsetopt.errors import SettingError
-from subsetopt.objective import Objective, leave_one_out
+from subsetopt.objective import Objective
+from subsetopt.objective.dense_gauss_newton import affordable, factorised
 from subsetopt.objective.effective import (
     NotPositiveDefinite,
     effective_trace,
@@ -120,7 +121,8 @@ def test_leaving_out_rows_of_a_linear_least_squares_problem_is_solving_again() -
         rise += float(((x[row] @ solve(keep) - y[row]).square() - (x[row] @ whole - y[row]).square()).mean())
     w = whole.T.reshape(-1).contiguous()
     assert float(objective.value_and_gradient(w)[1].abs().max()) < 1e-12
-    found = leave_one_out_parameters(objective, w, objective.linearise(w).ggnvp, rows=30)
+    product, factor = objective.linearise(w).ggnvp, factorised(objective, w)
+    found = leave_one_out_parameters(objective, w, product, factor=factor, rows=30)
     assert found.value == pytest.approx(rise, rel=1e-9) and found.error == 0.0
 
 
@@ -145,14 +147,35 @@ def newton_steps(objective: Objective, w: Tensor) -> float:
     return float(F.cross_entropy(moved, y, reduction="sum") - F.cross_entropy(z, y, reduction="sum"))
 
 
-def test_leave_one_out_of_a_network_is_a_newton_step_without_the_sample(
-    solved: tuple[Objective, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_factor_is_that_of_the_matrix_that_products_make(solved: tuple[Objective, Tensor]) -> None:
+    objective, w = solved
+    product = objective.linearise(w).ggnvp
+    dense = torch.stack([product(unit) for unit in torch.eye(len(w), dtype=w.dtype)])
+    factor = factorised(objective, w)
+    assert torch.allclose(factor @ factor.T, dense, atol=1e-12 * float(dense.abs().max())) and affordable(objective)
+
+
+def test_the_trace_needs_few_products_where_lanczos_is_preconditioned(solved: tuple[Objective, Tensor]) -> None:
+    objective, w = solved
+    gradients, one = SampleGradients(objective, w), torch.zeros(objective.n_samples, dtype=torch.int64)
+    calls = {True: 0, False: 0}
+    values = {}
+    for preconditioned in calls:
+
+        def tell(kind: bool = preconditioned) -> None:
+            calls[kind] += 1
+
+        factor = factorised(objective, w) if preconditioned else None
+        product = objective.linearise(w).hvp
+        values[preconditioned] = effective_trace(product, gradients, one, factor=factor, probes=2, tell=tell).value
+    assert values[True] == pytest.approx(values[False], rel=3e-3) and calls[True] < calls[False]
+
+
+def test_leave_one_out_of_a_network_is_a_newton_step_without_the_sample(solved: tuple[Objective, Tensor]) -> None:
     objective, w = solved
     exact, product = newton_steps(objective, w), objective.linearise(w).ggnvp
-    whole = leave_one_out_parameters(objective, w, product, rows=15)
+    whole = leave_one_out_parameters(objective, w, product, factor=factorised(objective, w), rows=15)
     assert whole.value == pytest.approx(exact, rel=0.01) and whole.error == 0.0 and whole.probes == 120
-    monkeypatch.setattr(leave_one_out, "DENSE_LIMIT", 0)
     by_iteration = leave_one_out_parameters(objective, w, product, rows=120)
     assert by_iteration.value == pytest.approx(whole.value, rel=0.02)
     drawn = [leave_one_out_parameters(objective, w, product, rows=12, seed=seed) for seed in range(8)]
