@@ -18,6 +18,7 @@ from torch import Tensor
 from subsetopt.errors import SettingError
 from subsetopt.objective import make_loss
 from subsetopt.objective.kfac import Kfac
+from subsetopt.objective.kfac_spectrum import KfacSpectrum
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.host import dot, host_read
@@ -86,6 +87,7 @@ class StreamPhase:
         self._inputs, targets = workspace.data(config.data)
         self._targets = self._loss.prepare(targets, workspace.flat.dtype)
         self._order: tuple[int, Tensor] | None = None
+        self._known: tuple[int, KfacSpectrum] | None = None
         self._told: dict[str, int] = {}
         if workspace.ranks.size > 1:
             workspace.warnings.append(
@@ -206,9 +208,8 @@ class StreamPhase:
     def _advance(self, state: StreamState) -> None:
         settings, share = self._settings, self._share_spent(state)
         loss, gradient = self._gradient(state, settings.size(share))
-        velocity = self._kfac.apply(gradient, settings.step_damping(share) / state.caution**2).add_(
-            state.velocity, alpha=settings.momentum
-        )
+        damping = settings.step_damping(self._spectrum(), share) / state.caution**2
+        velocity = self._kfac.apply(gradient, damping).add_(state.velocity, alpha=settings.momentum)
         rate = settings.step_rate(share) * state.caution
         model = dot(velocity, self._kfac.product(velocity))
         state.loss, curvature = host_read(torch.stack([loss, model]).double())
@@ -222,6 +223,12 @@ class StreamPhase:
         state.w.sub_(velocity, alpha=length)
         state.velocity = velocity
         state.caution = min(1.0, state.caution * RECOVERY)
+
+    def _spectrum(self) -> KfacSpectrum:
+        """Return the eigenvalues of the factors as they are."""
+        if self._known is None or self._known[0] != self._kfac.updates:
+            self._known = self._kfac.updates, KfacSpectrum.of(self._kfac.eigenvalues())
+        return self._known[1]
 
     def _gradient(self, state: StreamState, size: int) -> tuple[Tensor, Tensor]:
         """Return loss and gradient at w on the next `size` fresh samples, L2 included."""
