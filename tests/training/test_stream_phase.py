@@ -170,6 +170,20 @@ def test_bad_settings_are_refused_before_any_work(name, value):
         begin(**{name: value})
 
 
+def test_a_subset_in_chunks_gives_the_gradient_of_the_whole():
+    running = begin(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
+    phase, state = running.phase, running.state
+    state.chunk = phase.samples
+    whole = phase._gradient(copy.deepcopy(state), 60)
+    state.chunk = 17
+    torch.testing.assert_close(phase._gradient(state, 60), whole)
+
+
+def test_batch_normalisation_sees_whole_subsets_whatever_the_chunk_size():
+    running = begin()
+    assert running.phase._chunk() == running.phase.samples
+
+
 def test_a_misspelt_name_suggests_the_stream():
     with pytest.raises(SettingError, match="did you mean 'kfac-stream'"):
         train(make_config({"solver": "kfac-steam"}), keep=False)
