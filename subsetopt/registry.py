@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -49,10 +49,10 @@ class Registry(Generic[T]):
             raise self.unknown(name)
         return self._entries[name].target
 
-    def unknown(self, name: str) -> SettingError:
-        """Return the error that says `name` is not one of ours."""
+    def unknown(self, name: str, others: Iterable[str] = ()) -> SettingError:
+        """Return the error that says `name` is not one of ours, nor of `others` that are dealt with elsewhere."""
         self._discover()
-        return unknown_name(self.kind, name, self._entries)
+        return unknown_name(self.kind, name, [*self._entries, *others])
 
     def __iter__(self) -> Iterator[Entry[T]]:
         self._discover()

@@ -139,6 +139,16 @@ class Kfac:
         """Return F v, shape (P,)."""
         return self._spectral(v, lambda spectrum: spectrum)
 
+    def eigenvalues(self) -> Tensor:
+        """Return the eigenvalues of F, shape (P,), in no particular order."""
+        blocks = [torch.outer(g.spectrum, a.spectrum).flatten() for a, g in self._factors]
+        diagonal = torch.ones_like(self._diagonal)
+        for layer in self._kronecker:
+            for place in (layer.weight, layer.bias):
+                if place is not None:
+                    self.flat.views(diagonal)[place].zero_()
+        return torch.cat([*blocks, self._diagonal[diagonal > 0]])
+
     def quadratic(self, v: Tensor) -> Tensor:
         """Return v'F v, a 0-d tensor."""
         return torch.dot(v, self.product(v))

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from subsetopt.errors import SettingError
-from subsetopt.solvers import make_solver
+from subsetopt.solvers import SOLVERS, make_solver
 from subsetopt.solvers.protocol import Solver, State, StopReason
-from subsetopt.training.phase_config import PhaseConfig
+from subsetopt.training.phase_config import STREAMS, PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
 from subsetopt.training.workspace import Workspace
@@ -138,6 +138,8 @@ class SolverPhase:
 
 def solver_of(config: PhaseConfig) -> Solver:
     """Return the solver of a phase; raises `SettingError` for unknown names and settings."""
+    if config.method not in SOLVERS:
+        raise SOLVERS.unknown(config.method, STREAMS)
     settings: dict[str, Any] = {"gtol": config.gtol, **config.settings}
     if config.max_iterations is not None:
         settings["max_iterations"] = config.max_iterations

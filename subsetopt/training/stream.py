@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from subsetopt.errors import SettingError
+from subsetopt.objective.kfac_spectrum import KfacSpectrum
 from subsetopt.solvers.settings import check_settings, setting
 
 DEVIATIONS, GROWTH = 4.0, 1.2  # a loss this far above its running mean is a jump
 MEAN_SHARE = 0.1  # of each new loss in the running mean
 SMALLEST = 16  # samples of a subset
-NOISE_POWER = 2.0  # by which the default damping grows as subsets get smaller, by measurement
+LEAST_SCALE = 0.125  # of the bound on a step, however small the subsets
 PATIENCE = 3  # jumps in a row, after which a finite loss is taken for the new level
 
 
@@ -24,19 +25,19 @@ class StreamSettings:
     Subsets grow from `subset_min` to `subset_max` samples; of a small training set they are smaller, so that one pass
     over it has `pass_steps` of the largest. The step s is -rate * (1 - share) times the momentum of
     (F + damping I)^-1 g, shortened where its model of the change of the outputs, s'Fs, exceeds
-    `trust` * sqrt(largest subset / 1000): small subsets know less. Damping falls from `damping` (by
-    default more where subsets are smaller) to `damping * damping_end`.
-    Factors are estimated on `factor_samples` samples, for `factor_share` of the whole cost, and keep `memory` of what
-    was known before.
+    `trust` * (largest subset / 1000)^2 (at least an eighth of `trust`): small subsets know less. The damping is the one
+    that leaves `directions` directions for each sample of the subset, sum_i (f_i / (f_i + damping))^2 over the
+    eigenvalues of F: more could not be told from sampling noise. So it needs no scale, and falls as subsets grow.
+    Factors are estimated on `factor_samples` samples (fewer where subsets are smaller), for `factor_share` of the whole
+    cost, and keep `memory` of what was known before.
     """
 
     subset_min: int = setting(128, at_least=2)
     subset_max: int = setting(1000, at_least=2)
     rate: float = setting(0.12, above=0)
     momentum: float = setting(0.5, at_least=0, below=1)
-    damping: float = setting(0.1, above=0)
-    damping_end: float = setting(0.1, above=0)
-    trust: float = setting(1e-2, above=0)
+    directions: float = setting(1.2, above=0)
+    trust: float = setting(6e-3, above=0)
     pass_steps: int = setting(32, at_least=1)
     factor_share: float = setting(0.15, above=0, below=1)
     factor_samples: int = setting(128, at_least=2)
@@ -50,7 +51,7 @@ class StreamSettings:
     @property
     def longest(self) -> float:
         """The bound on s'Fs for a step s."""
-        return self.trust * math.sqrt(self.subset_max / 1000)
+        return self.trust * max(LEAST_SCALE, (self.subset_max / 1000) ** 2)
 
     def factor_cost(self, share: float, total: float) -> float:
         """Return what factors may have taken of the `total` cost by now: more at first, when F changes most."""
@@ -60,9 +61,9 @@ class StreamSettings:
         """Return the rate: linear decay to zero."""
         return self.rate * (1.0 - share)
 
-    def step_damping(self, share: float) -> float:
-        """Return the damping: geometric decay."""
-        return self.damping * math.pow(self.damping_end, share)
+    def step_damping(self, spectrum: KfacSpectrum, share: float) -> float:
+        """Return the damping that leaves `directions` per sample."""
+        return spectrum.damping(self.directions * self.size(share))
 
 
 def stream_settings(given: Mapping[str, Any], samples: int) -> StreamSettings:
@@ -73,10 +74,10 @@ def stream_settings(given: Mapping[str, Any], samples: int) -> StreamSettings:
     scale = min(1.0, samples / (settings.pass_steps * settings.subset_max))
     smallest, largest = (max(2, round(scale * size)) for size in (settings.subset_min, settings.subset_max))
     smallest = min(largest, max(smallest, SMALLEST))
-    damping = settings.damping
-    if "damping" not in given and smallest < settings.subset_min:
-        damping = min(1.0, damping * math.pow(settings.subset_min / smallest, NOISE_POWER))
-    return replace(settings, subset_min=smallest, subset_max=largest, damping=damping)
+    drawn = settings.factor_samples
+    if "factor_samples" not in given:
+        drawn = max(SMALLEST, round(drawn * math.sqrt(scale)))
+    return replace(settings, subset_min=smallest, subset_max=largest, factor_samples=drawn)
 
 
 @dataclass

@@ -17,7 +17,11 @@ from torch import Tensor
 
 from subsetopt.errors import SettingError
 from subsetopt.objective import make_loss
+from subsetopt.objective.chunks import bounds
+from subsetopt.objective.guard import PROBE_SAMPLES
 from subsetopt.objective.kfac import Kfac
+from subsetopt.objective.kfac_spectrum import KfacSpectrum
+from subsetopt.objective.memory import SavedBytes, automatic_chunk_size
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.host import dot, host_read
@@ -33,7 +37,7 @@ GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
 LOST = 12  # jumps in a row that end the phase
 NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "estimate_cost", "returns", "epoch", "position",
-           "loss", "caution", "stale", "began_seconds", "affordable_seconds", "stopped")  # fmt: skip
+           "loss", "caution", "stale", "began_seconds", "affordable_seconds", "chunk", "stopped")  # fmt: skip
 
 
 @dataclass
@@ -42,7 +46,7 @@ class StreamState:
 
     `began` and `affordable` are the cost at its start and what it may spend, in epoch-equivalents; `end` says why it
     stops when that is spent. `caution` multiplies the rate, and its square divides the damping; `returns` counts the
-    returns to a good point.
+    returns to a good point. `chunk` is how many samples of a subset are computed at once, 0 until that is known.
     """
 
     w: Tensor
@@ -57,6 +61,7 @@ class StreamState:
     began_seconds: float = 0.0
     affordable_seconds: float = math.inf
     guard: Guard = field(default_factory=Guard)
+    chunk: int = 0
     iterations: int = 0
     estimates: int = 0
     estimate_cost: float = 0.0
@@ -86,6 +91,7 @@ class StreamPhase:
         self._inputs, targets = workspace.data(config.data)
         self._targets = self._loss.prepare(targets, workspace.flat.dtype)
         self._order: tuple[int, Tensor] | None = None
+        self._known: tuple[int, KfacSpectrum] | None = None
         self._told: dict[str, int] = {}
         if workspace.ranks.size > 1:
             workspace.warnings.append(
@@ -206,9 +212,8 @@ class StreamPhase:
     def _advance(self, state: StreamState) -> None:
         settings, share = self._settings, self._share_spent(state)
         loss, gradient = self._gradient(state, settings.size(share))
-        velocity = self._kfac.apply(gradient, settings.step_damping(share) / state.caution**2).add_(
-            state.velocity, alpha=settings.momentum
-        )
+        damping = settings.step_damping(self._spectrum(), share) / state.caution**2
+        velocity = self._kfac.apply(gradient, damping).add_(state.velocity, alpha=settings.momentum)
         rate = settings.step_rate(share) * state.caution
         model = dot(velocity, self._kfac.product(velocity))
         state.loss, curvature = host_read(torch.stack([loss, model]).double())
@@ -223,19 +228,47 @@ class StreamPhase:
         state.velocity = velocity
         state.caution = min(1.0, state.caution * RECOVERY)
 
+    def _chunk(self) -> int:
+        """Return how many samples of a subset are computed at once: memory is bounded by it, the function is the same.
+
+        With BatchNorm, which takes its statistics over the whole subset, all of them.
+        """
+        workspace, chosen = self._workspace, self._workspace.config.chunk_size
+        if workspace.flat.batch_dependent:
+            return self.samples
+        if isinstance(chosen, int):
+            return chosen
+        few = self._inputs[:PROBE_SAMPLES].to(workspace.device)
+        workspace.ledger.charge("forward", len(few), "calibration")
+        w = workspace.flat.initial().requires_grad_()
+        with SavedBytes(exclude=w) as saved:
+            workspace.flat.forward(w, workspace.preprocess(few), "deterministic")
+        return automatic_chunk_size(saved.total / len(few), workspace.device, False)
+
+    def _spectrum(self) -> KfacSpectrum:
+        """Return the eigenvalues of the factors as they are."""
+        if self._known is None or self._known[0] != self._kfac.updates:
+            self._known = self._kfac.updates, KfacSpectrum.of(self._kfac.eigenvalues())
+        return self._known[1]
+
     def _gradient(self, state: StreamState, size: int) -> tuple[Tensor, Tensor]:
         """Return loss and gradient at w on the next `size` fresh samples, L2 included."""
+        state.chunk = state.chunk or self._chunk()
         rows = self._next_rows(state, size)
         self._workspace.ledger.charge("gradient", len(rows), "train")
         state.position += len(rows)
         w, l2 = state.w.requires_grad_(True), self._workspace.config.l2
+        mean, gradient = torch.zeros((), dtype=w.dtype, device=w.device), torch.zeros_like(w)
         with installed(state.random, self._workspace.device):
-            x = self._workspace.preprocess(self._inputs[rows].to(w.device))
-            outputs = self._workspace.flat.forward(w, x, "train")
-        mean = self._loss.per_sample(outputs, self._targets[rows]).mean()
-        (gradient,) = torch.autograd.grad(mean, w)
+            for start, stop in bounds(len(rows), state.chunk):
+                piece = rows[start:stop]
+                x = self._workspace.preprocess(self._inputs[piece].to(w.device))
+                outputs = self._workspace.flat.forward(w, x, "train")
+                part = self._loss.per_sample(outputs, self._targets[piece]).sum() / len(rows)
+                gradient += torch.autograd.grad(part, w)[0]
+                mean += part.detach()
         state.w = w.detach()
-        return mean.detach() + 0.5 * l2 * dot(state.w, state.w), gradient.add_(state.w, alpha=l2)
+        return mean + 0.5 * l2 * dot(state.w, state.w), gradient.add_(state.w, alpha=l2)
 
     def _return(self, state: StreamState) -> None:
         """Go back to the last good point, at rest, to take smaller and more damped steps."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from subsetopt.data import Dataset, dataset_from_arrays, load_dataset
 from subsetopt.errors import SettingError
+from subsetopt.objective.kfac_spectrum import KfacSpectrum
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.config import make_config
@@ -66,9 +67,9 @@ def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound():
     outputs = running.workspace.flat.forward(w, running.workspace.preprocess(inputs[rows]), "eval")
     l2 = running.workspace.config.l2
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(outputs, targets[rows]) + l2 / 2 * (w @ w), w)
-    # The share spent before the step is that of the factors; the damping follows it.
-    spent = state.estimate_cost / 3.0
-    direction = phase._kfac.apply(gradient, phase._settings.step_damping(spent))
+    # The share spent before the step is that of the factors; the size of the subset, and damping with it, follow it.
+    damping = phase._settings.step_damping(phase._spectrum(), state.estimate_cost / 3.0)
+    direction = phase._kfac.apply(gradient, damping)
     step = state.w - before
     torch.testing.assert_close(torch.nn.functional.normalize(-step, dim=0), nn.functional.normalize(direction, dim=0))
     assert float(phase._kfac.quadratic(step)) == pytest.approx(phase._settings.longest, rel=1e-3)
@@ -152,15 +153,41 @@ def test_settings_move_as_documented():
     assert (settings.size(0.0), settings.size(1.0)) == (128, 1000)
     assert settings.size(0.5) == round(math.sqrt(128 * 1000))
     assert settings.step_rate(0.25) == pytest.approx(0.75 * settings.rate)
-    assert settings.step_damping(1.0) == pytest.approx(settings.damping * settings.damping_end)
+    spectrum = KfacSpectrum.of(torch.logspace(-4, 1, 50_000, dtype=torch.float64))
+    for share in (0.0, 1.0):
+        damping = settings.step_damping(spectrum, share)
+        assert spectrum.directions(damping) == pytest.approx(settings.directions * settings.size(share), rel=1e-6)
+    assert settings.longest == settings.trust
     assert stream_settings({}, 3200).size(1.0) == 100
-    assert stream_settings({}, 64).size(0.0) >= 2
+    small = stream_settings({}, 64)
+    assert small.size(0.0) >= 2
+    assert small.longest == settings.trust / 8
+    assert small.factor_samples == 16 < stream_settings({"factor_samples": 50}, 64).factor_samples == 50
 
 
 @pytest.mark.parametrize(("name", "value"), [("rate", -1), ("subset_max", 64), ("rtae", 1), ("draw", "none")])
 def test_bad_settings_are_refused_before_any_work(name, value):
     with pytest.raises(SettingError, match=name):
         begin(**{name: value})
+
+
+def test_a_subset_in_chunks_gives_the_gradient_of_the_whole():
+    running = begin(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
+    phase, state = running.phase, running.state
+    state.chunk = phase.samples
+    whole = phase._gradient(copy.deepcopy(state), 60)
+    state.chunk = 17
+    torch.testing.assert_close(phase._gradient(state, 60), whole)
+
+
+def test_batch_normalisation_sees_whole_subsets_whatever_the_chunk_size():
+    running = begin()
+    assert running.phase._chunk() == running.phase.samples
+
+
+def test_a_misspelt_name_suggests_the_stream():
+    with pytest.raises(SettingError, match="did you mean 'kfac-stream'"):
+        train(make_config({"solver": "kfac-steam"}), keep=False)
 
 
 def test_defaults_beat_untuned_first_order_training_on_digits_with_fewer_calls():
