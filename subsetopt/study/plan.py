@@ -42,8 +42,8 @@ STRATEGIES = (
     Strategy("adam", "mini-batch", "--solver none --handoff adam --handoff-epochs {epochs}"),
     Strategy("kfac-stream", "stream", "--solver kfac-stream --handoff none --max-epochs {epochs}"),
     Strategy("grow", "full batch", "--grow 2 --start 0.01 --handoff none --max-epochs {epochs}"),
-    Strategy("lbfgs@0.05+full", "full batch",
-             "--subset-frac 0.05 --stop-at validation --handoff full --handoff-epochs {epochs}"),
+    Strategy("lbfgs@0.1+full", "full batch",
+             "--subset-frac 0.1 --stop-at noise --handoff full --handoff-epochs {epochs}"),
     Strategy("lbfgs", "full batch", "--solver none --handoff full --handoff-solver lbfgs --handoff-epochs {epochs}"),
     Strategy("newton-cg", "full batch",
              "--solver none --handoff full --handoff-solver newton-cg --handoff-epochs {epochs}"),
@@ -144,7 +144,7 @@ def predict(problem: Problem, laws: Sequence[Law]) -> list[Prediction]:
         if units is not None and strategy.kind != "full batch":
             own = next((law.calls for law in laws if law.strategy == strategy.name and law.calls), None)
             calls = units.times(own or problem.samples / BATCH)
-        elif strategy.name in ("grow", "lbfgs@0.05+full"):
+        elif strategy.name in ("grow", "lbfgs@0.1+full"):
             calls = full  # about as many evaluations, many of them on few samples
         found.append(_priced(strategy, units, calls, rests_on, problem))
     alone = _subset_alone(problem, laws)

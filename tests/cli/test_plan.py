@@ -12,7 +12,7 @@ def test_json_has_speeds_pilot_strategies_and_a_command_that_parses(cli: Any) ->
     assert document["samples"] == 1294 and document["wanted"]["excess"] == 0.05
     assert document["speeds"]["unit"] > 0 and document["pilot"]["samples"] == 129
     names = {row["strategy"] for row in document["strategies"]}
-    assert {"sgd", "adam", "lbfgs", "grow", "kfac-stream", "newton-cg", "lbfgs@0.05+full"} <= names
+    assert {"sgd", "adam", "lbfgs", "grow", "kfac-stream", "newton-cg", "lbfgs@0.1+full"} <= names
     command = document["recommendation"]["command"].split()
     assert command[:8] == ["subsetopt", "train", "--dataset", "digits", "--model", "linear", "--l2", "0.1"]
 
