@@ -55,7 +55,7 @@ def test_a_mistake_is_one_line(settings: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_study_is_valid(path: Path) -> None:
     study = make_study(tomllib.loads(path.read_text()))
-    assert path.stem == f"compare-{study.shared['dataset']}"
+    assert path.stem.startswith("compare-") and study.shared["dataset"] in path.stem
     maker = CellMaker(study)
     for name in maker.methods:
         maker.cell(name, 1.0, 0, None)
