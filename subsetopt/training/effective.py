@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,15 +132,22 @@ def _traces(
     """
     gradients = SampleGradients(found.objective, found.w)
     products = found.objective.linearise(found.w)
-    seed = found.workspace.config.seed
-    settings = {"factor": factor, "probes": probes, "max_products": max_products, "seed": seed, "tell": tell}
+    estimate = partial(
+        effective_trace,
+        gradients=gradients,
+        factor=factor,
+        probes=probes,
+        max_products=max_products,
+        seed=found.workspace.config.seed,
+        tell=tell,
+    )
     one = torch.zeros(found.objective.n_samples, dtype=torch.int64)
     for name, product in (("hessian", products.hvp), ("gauss-newton", products.ggnvp)):
         try:
-            plain = effective_trace(product, gradients, one, **settings)  # type: ignore[arg-type]
+            plain = estimate(product, groups=one)
             if not _stratified(found):
                 return plain, plain, name
-            within = effective_trace(product, gradients, gradients.targets, **settings)  # type: ignore[arg-type]
+            within = estimate(product, groups=gradients.targets)
         except NotPositiveDefinite:
             notes.append(f"the {name} matrix is not positive definite here")
         else:
