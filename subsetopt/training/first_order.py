@@ -38,6 +38,7 @@ from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import installed, new_states
 from subsetopt.training.schedules import rate_factor
+from subsetopt.training.spending import share_spent
 from subsetopt.training.trees import join_tensors, split_tensors
 from subsetopt.training.workspace import Workspace
 
@@ -161,7 +162,7 @@ class FirstOrderPhase:
             "gradient_norm": None,
             "evaluations": state.iterations,
             "products": 0,
-            "fraction": self._share_spent(state),
+            "fraction": share_spent(self._workspace, state),
         }
 
     def iterate(self, state: FirstOrderState) -> Tensor:
@@ -226,7 +227,7 @@ class FirstOrderPhase:
         return self.config.method in DECOUPLED
 
     def _mini_batch_step(self, state: FirstOrderState, losses: list[Tensor]) -> None:
-        rate = self._lr * rate_factor(self.config.schedule, self._share_spent(state))
+        rate = self._lr * rate_factor(self.config.schedule, share_spent(self._workspace, state))
         computed = self._mini_batch.gradient(state.w, state.augmentation)
         if computed is None:
             return
@@ -237,10 +238,3 @@ class FirstOrderPhase:
         state.optimizer.step()
         state.iterations += 1
         losses.append(loss)
-
-    def _share_spent(self, state: FirstOrderState) -> float:
-        of_cost = (self._workspace.ledger.cost - state.began) / state.affordable if state.affordable > 0 else 1.0
-        if math.isinf(state.affordable_seconds):
-            return min(of_cost, 1.0)
-        of_time = (self._workspace.clock.seconds - state.began_seconds) / max(state.affordable_seconds, 1e-9)
-        return min(max(of_cost, of_time), 1.0)

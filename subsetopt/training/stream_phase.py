@@ -29,6 +29,7 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import installed, new_states
+from subsetopt.training.spending import share_spent
 from subsetopt.training.stream import Guard, stream_settings
 from subsetopt.training.trees import join_tensors, split_tensors
 from subsetopt.training.workspace import Workspace
@@ -150,7 +151,7 @@ class StreamPhase:
             "gradient_norm": None,
             "evaluations": state.iterations,
             "products": 0,
-            "fraction": self._share_spent(state),
+            "fraction": share_spent(self._workspace, state),
         }
 
     def iterate(self, state: StreamState) -> Tensor:
@@ -194,7 +195,7 @@ class StreamPhase:
 
     def _estimate_due(self, state: StreamState) -> bool:
         """Whether a jump has shown the factors to be stale, or the cost that they may take in all allows new ones."""
-        ledger, share = self._workspace.ledger, self._share_spent(state)
+        ledger, share = self._workspace.ledger, share_spent(self._workspace, state)
         total = state.affordable if math.isfinite(state.affordable) else (ledger.cost - state.began) / max(share, 1e-9)
         return state.stale or state.estimate_cost < self._settings.factor_cost(share, total)
 
@@ -210,7 +211,7 @@ class StreamPhase:
         state.stale = False
 
     def _advance(self, state: StreamState) -> None:
-        settings, share = self._settings, self._share_spent(state)
+        settings, share = self._settings, share_spent(self._workspace, state)
         loss, gradient = self._gradient(state, settings.size(share))
         damping = settings.step_damping(self._spectrum(), share) / state.caution**2
         velocity = self._kfac.apply(gradient, damping).add_(state.velocity, alpha=settings.momentum)
@@ -290,11 +291,3 @@ class StreamPhase:
         left = self.samples - state.position
         count = left if left < 1.5 * size else size
         return self._order[1][state.position : state.position + count]
-
-    def _share_spent(self, state: StreamState) -> float:
-        ledger, clock = self._workspace.ledger, self._workspace.clock
-        of_cost = (ledger.cost - state.began) / state.affordable if state.affordable > 0 else 1.0
-        if math.isinf(state.affordable_seconds):
-            return min(of_cost, 1.0)
-        of_time = (clock.seconds - state.began_seconds) / max(state.affordable_seconds, 1e-9)
-        return min(max(of_cost, of_time), 1.0)

@@ -18,6 +18,7 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.config import make_config
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import train
+from subsetopt.training.spending import share_spent
 from subsetopt.training.stream import Guard, stream_settings
 from subsetopt.training.stream_phase import StreamPhase, StreamState
 from subsetopt.training.workspace import Workspace
@@ -125,7 +126,7 @@ def test_a_poisoned_subset_sends_the_stream_back_to_its_last_good_point(poison, 
     running = begin(None if norm else nn.Sequential(nn.Linear(6, 3)))
     running.steps(15)
     state, good = running.state, running.state.good.clone()
-    rows = running.phase._next_rows(state, running.phase._settings.size(running.phase._share_spent(state)))
+    rows = running.phase._next_rows(state, running.phase._settings.size(share_spent(running.phase._workspace, state)))
     kept = running.phase._inputs[rows].clone()
     running.phase._inputs[rows] = poison * kept
     buffers = {name: value.clone() for name, value in state.good_buffers.items()}
