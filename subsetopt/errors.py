@@ -23,6 +23,14 @@ class SettingError(UserError):
         super().__init__(f"{message}; {remedy}" if remedy else message)
 
 
+class SettingsConflict(SettingError):  # noqa: N818 (what it is: settings that contradict each other)
+    """Settings that do not go together; `problem` names them, their values and the remedy."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__("settings", None, problem, remedy)
+        self.args = (f"{problem}; {remedy}" if remedy else problem,)
+
+
 class DataError(UserError):
     """Missing, corrupt or ill-shaped data; names the file or array."""
 
