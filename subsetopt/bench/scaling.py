@@ -1,8 +1,9 @@
 """How evaluations scale over processes: the MNIST CNN shared by ranks against one process, in the same launch.
 
-Strong scaling shares the samples of one process, weak scaling gives every rank as many. All turns happen in one launch:
-while one process measures alone the others wait in a collective, which takes no processor time. The time of a shared
-evaluation is that of its slowest rank.
+Strong scaling shares the samples of one process, weak scaling gives every rank as many. The control, "apart", is what
+the machine allows: every rank evaluates its own samples at the same time, and nothing is shared or added up. All turns
+happen in one launch: while one process measures alone the others wait in a collective, which takes no processor time.
+The time of a shared evaluation is that of its slowest rank.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from subsetopt.objective import Objective
 
 SAMPLES, QUICK_SAMPLES = 6000, 200
 TIMEOUT = 600.0
+SHARED = ("strong", "weak", "apart")
 WORD_BYTES = 8  # the collective adds up in float64
 
 
@@ -63,7 +65,7 @@ def measure_scaling(processes: int, repeats: int, quick: bool, data_dir: Path | 
 
 
 def measure_on_ranks(plan: ScalingPlan, ranks: Ranks) -> dict[str, Any]:
-    """Time the three kinds of evaluation by turns; every rank takes part, and returns the same."""
+    """Time the four kinds of evaluation by turns; every rank takes part, and returns the same."""
     torch.set_num_threads(1)
     device = torch.device("cuda" if plan.device != "cpu" and torch.cuda.is_available() else "cpu")
     images = mnist_images(plan.samples * ranks.size, plan.data_dir)
@@ -72,6 +74,7 @@ def measure_on_ranks(plan: ScalingPlan, ranks: Ranks) -> dict[str, Any]:
         "one": alone,
         "strong": image_objective(images, plan.samples, device, ranks=ranks),
         "weak": image_objective(images, plan.samples * ranks.size, device, ranks=ranks),
+        "apart": alone,
     }
     seconds: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
     for repeat in range(-1, plan.repeats):
@@ -85,7 +88,7 @@ def measure_on_ranks(plan: ScalingPlan, ranks: Ranks) -> dict[str, Any]:
         "samples": plan.samples,
         "parameters": alone.size,
         "collective_bytes": WORD_BYTES * (alone.size + 1),
-        "rows": [_row(kind, clock, seconds, ranks.size) for clock in range(len(CLOCKS)) for kind in ("strong", "weak")],
+        "rows": [_row(kind, clock, seconds, ranks.size) for clock in range(len(CLOCKS)) for kind in SHARED],
     }
 
 
@@ -105,9 +108,10 @@ def _slowest(objective: Objective, ranks: Ranks, takes_part: bool) -> list[float
 
 
 def _row(kind: str, clock: int, seconds: dict[str, list[list[float]]], processes: int) -> dict[str, Any]:
-    one, shared = ([turn[clock] for turn in seconds[name]] for name in ("one", kind))
+    one, apart, shared = ([turn[clock] for turn in seconds[name]] for name in ("one", "apart", kind))
     ideal = processes if kind == "strong" else 1
     efficiency = sorted(a / (ideal * b) for a, b in zip(one, shared, strict=True))
+    beside_apart = [a / (ideal * b) for a, b in zip(apart, shared, strict=True)]
     return {
         "kind": kind,
         "clock": list(CLOCKS)[clock],
@@ -116,6 +120,7 @@ def _row(kind: str, clock: int, seconds: dict[str, list[list[float]]], processes
         "efficiency": median(efficiency),
         "efficiency_least": efficiency[0],
         "efficiency_most": efficiency[-1],
+        "of_what_the_machine_allows": median(beside_apart),
     }
 
 

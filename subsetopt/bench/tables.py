@@ -169,17 +169,21 @@ def _time(part: Row) -> Iterator[Table]:
 
 def _scaling(part: Row) -> Iterator[Table]:
     head = ["scaling", "clock", "ms one process", f"ms {part['processes']} processes", "efficiency", "least to most"]
+    head.append("beside apart")
     body = [
         [
             row["kind"], row["clock"], f"{1000 * row['seconds_one']:.0f}", f"{1000 * row['seconds']:.0f}",
             f"{row['efficiency']:.3f}", f"{row['efficiency_least']:.3f} to {row['efficiency_most']:.3f}",
+            f"{row['of_what_the_machine_allows']:.3f}",
         ]
         for row in part["rows"]
     ]  # fmt: skip
     note = (
         f"One loss with its gradient, float32, one thread per process, {part['collective_bytes']} bytes in one "
-        f"collective. strong: {part['samples']} samples shared; weak: {part['samples']} per process. Medians; the "
-        "slowest process counts; cpu is processor time, in which waiting is free."
+        f"collective. strong: {part['samples']} samples shared; weak: {part['samples']} per process; "
+        "apart: as many, but nothing shared or added up, which is what the machine allows. Medians of turns, of "
+        "efficiency and of its ratio to that of apart, too; the slowest process counts; cpu is processor time, in "
+        "which waiting is free."
     )
     yield Table(f"Scaling: cnn (P = {part['parameters']}) on {part['data']}", note, [head, *body])
 

@@ -20,18 +20,20 @@ def test_one_rank_is_as_efficient_as_itself(tmp_path: Path) -> None:
     assert (measured["processes"], measured["data"]) == (1, "synthetic")
     assert measured["collective_bytes"] == 8 * (measured["parameters"] + 1)
     kinds = [(row["kind"], row["clock"]) for row in measured["rows"]]
-    assert kinds == [(kind, clock) for clock in ("wall", "cpu") for kind in ("strong", "weak")]
+    assert kinds == [(kind, clock) for clock in ("wall", "cpu") for kind in ("strong", "weak", "apart")]
     for row in measured["rows"]:
         assert 0 < row["efficiency_least"] <= row["efficiency"] <= row["efficiency_most"]
     (table,) = tables({"scaling": measured})
-    assert table.rows[0][3] == "ms 1 processes" and len(table.rows) == 5
+    assert table.rows[0][3] == "ms 1 processes" and len(table.rows) == 7
 
 
 def test_efficiency_is_the_time_of_one_over_that_of_all() -> None:
-    turns: dict[str, Any] = {"one": [[4.0, 4.0]], "strong": [[2.5, 2.0]], "weak": [[5.0, 4.0]]}
+    turns: dict[str, Any] = {"one": [[4.0, 4.0]], "strong": [[2.5, 2.0]], "weak": [[5.0, 4.0]], "apart": [[4.5, 4.0]]}
     rows = {(kind, clock): scaling._row(kind, clock, turns, 2) for kind in ("strong", "weak") for clock in (0, 1)}
     assert rows["strong", 0]["efficiency"] == rows["weak", 0]["efficiency"] == 0.8
     assert rows["strong", 1]["efficiency"] == rows["weak", 1]["efficiency"] == 1.0
+    allowed = {key: row["of_what_the_machine_allows"] for key, row in rows.items()}
+    assert allowed == {("strong", 0): 0.9, ("weak", 0): 0.9, ("strong", 1): 1.0, ("weak", 1): 1.0}
 
 
 def test_ranks_that_fail_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
