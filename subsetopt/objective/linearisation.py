@@ -42,11 +42,12 @@ class ChunkSource(Protocol):
     loss: Loss
     l2: float
     allow_tf32: bool
-    edges: list[tuple[int, int]]
     ranks: Ranks
     by_differences: dict[CallKind, str]
     graph_bytes: dict[CallKind, float]
 
+    @property
+    def edges(self) -> list[tuple[int, int]]: ...
     @property
     def n_samples(self) -> int: ...
     def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]: ...

@@ -20,7 +20,9 @@ class SampledSource(ChunkSource, Protocol):
     """What `SampledPart` needs to know of the whole objective."""
 
     meter: Meter
-    chunk_size: int
+
+    @property
+    def chunk_size(self) -> int: ...
 
 
 class SampledPart:

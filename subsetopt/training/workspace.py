@@ -144,7 +144,7 @@ class Workspace:
         """Return the chunk sizes, rank by rank, of objectives that had to halve them when memory ran out."""
         found = {}
         for (which, noise), objective in self._objectives.items():
-            told = torch.tensor([[objective.chunk_size, objective.halvings]])
+            told = torch.tensor([[objective.chunk_size, objective.samples.halvings]])
             sizes = self.ranks.gather_rows(told, self.ranks.size)
             if int(sizes[:, 1].max()):
                 found[f"{which}{' with noise' if noise else ''}"] = sizes[:, 0].tolist()
@@ -155,8 +155,8 @@ class Workspace:
         for (which, noise), objective in self._objectives.items():
             known = sizes.get(f"{which}{' with noise' if noise else ''}")
             if known:
-                objective.cut_to(known[self.ranks.rank] if len(known) == self.ranks.size else min(known))
-                objective.halvings += 1
+                objective.samples.cut_to(known[self.ranks.rank] if len(known) == self.ranks.size else min(known))
+                objective.samples.halvings += 1
 
     def split(self, name: str) -> tuple[Tensor, Tensor] | None:
         """Return the tensors of subset, train, validation or test; None where the data set has none.

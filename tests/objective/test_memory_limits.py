@@ -48,11 +48,11 @@ def test_chunks_are_halved_until_they_fit_and_stay_so() -> None:
     w = roomy.initial() + 0.1
     for one, other in zip(tight.value_and_gradient(w), roomy.value_and_gradient(w), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-15)
-    assert tight.chunk_size == 59 and tight.halvings == 4 and roomy.halvings == 0
+    assert tight.chunk_size == 59 and tight.samples.halvings == 4 and roomy.samples.halvings == 0
     before = tight.value_and_gradient(w)[1]
     fixed = objective(room=100, chunk_size=tight.chunk_size)
     assert torch.equal(before, fixed.value_and_gradient(w)[1]), "the size tells all that a resumed run must know"
-    assert tight.halvings == 4
+    assert tight.samples.halvings == 4
     torch.testing.assert_close(tight.value(w), roomy.value(w), rtol=1e-14, atol=0)
     assert tight.identity == roomy.identity
     assert tight.meter.samples["gradient"] == 2 * K, "attempts that failed are not charged"
@@ -88,7 +88,7 @@ def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_streamed_data_give_the_same_bits_in_flat_memory(staged: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.arange(0, K, 2)
     streamed = objective(indices=rows, chunk_size=10, linearisation_memory=0)
-    assert streamed._data.streams
+    assert streamed.samples.data.streams
     w = streamed.initial() + 0.1
     value, gradient = streamed.value_and_gradient(w)
     again = streamed.value_and_gradient(w)[1]
@@ -96,7 +96,7 @@ def test_streamed_data_give_the_same_bits_in_flat_memory(staged: list[int], monk
     assert len(staged) > 100 and max(staged) <= 3, "the one in use, the one ahead, and one on its way out"
     monkeypatch.setattr(chunks, "RESIDENT_BYTES", 2**30)
     resident = objective(indices=rows, chunk_size=10, linearisation_memory=0)
-    assert not resident._data.streams
+    assert not resident.samples.data.streams
     expected = resident.value_and_gradient(w)
     assert torch.equal(value, expected[0]) and torch.equal(gradient, expected[1])
     assert torch.equal(gradient, again) and torch.equal(product, resident.linearise(w).hvp(gradient))
