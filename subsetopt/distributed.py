@@ -15,7 +15,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,9 +69,17 @@ class Ranks:
         """Return all `count` rows (n, ...), of which each rank has its `share`."""
         return own
 
-    def broadcast(self, value: T) -> T:
-        """Return what rank 0 has for `value`, something that JSON can hold."""
+    def broadcast(self, value: T, rank: int = 0) -> T:
+        """Return what `rank` has for `value`, something that JSON can hold."""
         return value
+
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
+        """Return the tensors of `rank`, bit for bit, on the CPU where they have travelled; others may give none."""
+        return dict(tensors)
+
+    def gather(self, value: T) -> list[T]:
+        """Return what each rank has for `value`, something that JSON can hold."""
+        return [value]
 
     def now(self) -> float:
         """Return rank 0's monotonic seconds: what is decided by the clock is decided by one clock."""
@@ -100,7 +108,6 @@ class ProcessRanks(Ranks):
 
         self._dist, self._group = dist, group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        self._root = 0 if group is None else dist.get_global_rank(group, 0)
         self.lost = False
 
     def sum_(self, *tensors: Tensor) -> None:
@@ -127,9 +134,44 @@ class ProcessRanks(Ranks):
         lengths = [stop - start for start, stop in (self.share(count, rank) for rank in range(self.size))]
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
-    def broadcast(self, value: T) -> T:
-        """Send JSON from rank 0; floats arrive to the last bit."""
-        return self._broadcast_from(self._root, value)
+    def broadcast(self, value: T, rank: int = 0) -> T:
+        """Send JSON from one rank; floats arrive to the last bit."""
+        import torch
+
+        data = bytearray(json.dumps(value).encode())
+        length = torch.tensor([len(data)])
+        self._send(length, rank)
+        content = torch.zeros(int(length), dtype=torch.uint8)
+        if rank == self.rank:
+            content = torch.frombuffer(data, dtype=torch.uint8)
+        self._send(content, rank)
+        received: T = json.loads(bytes(content.tolist()))
+        return received
+
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
+        """Send names, dtypes and shapes first, then all the bytes in one piece."""
+        import torch
+
+        own = {name: tensor.detach().cpu() for name, tensor in tensors.items()} if rank == self.rank else {}
+        told = self.broadcast([(name, str(t.dtype).split(".")[-1], list(t.shape)) for name, t in own.items()], rank)
+        all_ = own or {name: torch.empty(shape, dtype=getattr(torch, dtype)) for name, dtype, shape in told}
+        flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in all_.values()]
+        buffer = torch.cat([torch.empty(0, dtype=torch.uint8), *flat])
+        self._send(buffer, rank)
+        if rank != self.rank:
+            for tensor, part in zip(flat, torch.split_with_sizes(buffer, [len(t) for t in flat]), strict=True):
+                tensor.copy_(part)
+        return all_
+
+    def gather(self, value: T) -> list[T]:
+        """Exchange JSON, padded to one length for the wire; floats arrive to the last bit."""
+        import torch
+
+        data = bytearray(json.dumps(value).encode())
+        lengths = self.gather_rows(torch.tensor([len(data)]), self.size).tolist()
+        data.extend(b" " * (max(lengths) - len(data)))  # JSON may end in blanks
+        rows = self.gather_rows(torch.frombuffer(data, dtype=torch.uint8)[None], self.size)
+        return [json.loads(bytes(row.tolist())) for row in rows]
 
     def now(self) -> float:
         """Return rank 0's monotonic seconds."""
@@ -170,23 +212,13 @@ class ProcessRanks(Ranks):
         self._collective(lambda: self._dist.all_reduce(first, op=self._dist.ReduceOp.MIN, group=self._group))
         failed = int(first)
         if failed < self.size:
-            root = failed if self._group is None else self._dist.get_global_rank(self._group, failed)
-            text = self._broadcast_from(root, problem)
+            text = self.broadcast(problem, failed)
             if not problem:
                 raise RankFailedError(f"rank {failed}: {text}")
 
-    def _broadcast_from(self, root: int, value: T) -> T:
-        import torch
-
-        data = json.dumps(value).encode()
-        length = torch.tensor([len(data)])
-        self._collective(lambda: self._dist.broadcast(length, root, group=self._group))
-        content = torch.zeros(int(length), dtype=torch.uint8)
-        if self._dist.get_rank() == root:
-            content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        self._collective(lambda: self._dist.broadcast(content, root, group=self._group))
-        received: T = json.loads(bytes(content.tolist()))
-        return received
+    def _send(self, tensor: Tensor, rank: int) -> None:
+        root = rank if self._group is None else self._dist.get_global_rank(self._group, rank)
+        self._collective(lambda: self._dist.broadcast(tensor, root, group=self._group))
 
     def _collective(self, call: Callable[[], Any]) -> None:
         try:
