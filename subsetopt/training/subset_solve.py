@@ -27,7 +27,10 @@ class SubsetSolve:
 
     def __init__(self, workspace: Workspace, config: PhaseConfig, index: int) -> None:
         rows = workspace.disjoint_subsets(config.subsets)[index]
-        single = config.model_copy(update={"subsets": 1, "subsets_then": "average", "subsets_select": "auto"})
+        # Pairs spread over ranks would need the other ranks in every iteration.
+        settings = {name: value for name, value in config.settings.items() if name != "shard_memory"}
+        alone = {"subsets": 1, "subsets_then": "average", "subsets_select": "auto", "settings": settings}
+        single = config.model_copy(update=alone)
         self._ledger = Ledger(workspace.full_size, workspace.ledger.prices)
         self._entered = self._ledger.counts()
         self.phase = SolverPhase(single, replace(workspace.with_subset(rows), ledger=self._ledger, ranks=Ranks()))

@@ -235,7 +235,7 @@ def finished(phase: SubsetsPhase, state: SubsetsState) -> tuple[Outcome, list[Su
 
 def check_subsets_are_dealt_out(ranks: Ranks) -> None:
     cases: list[tuple[int, dict[str, object]]] = [
-        (2, {}),
+        (2, {"solver_args": {"shard_memory": True}}),
         (3, {"max_epochs": 20.0, "solver": "newton-cg", "solver_args": {"sample_share": 0.5}}),
         (3, {"batch_norm": True, "chunk_size": 8, "subsets_then": "best", "stop_at": "validation"}),
     ]
