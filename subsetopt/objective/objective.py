@@ -19,6 +19,7 @@ from subsetopt.objective.evaluation import model_outputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.linearisation import ModelLinearisation
 from subsetopt.objective.losses import Loss, LossFunction, make_loss
+from subsetopt.objective.memory import MemoryLimits
 from subsetopt.objective.meters import CountingMeter
 from subsetopt.objective.noise import NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
@@ -35,8 +36,9 @@ class Objective:
     `loss`: "cross_entropy", "mse" or a function (outputs, targets) -> n losses or their mean. `l2` equals the weight
     decay of SGD. `chunk_size` (automatic by default: see `memory.py`) bounds memory; sums over chunks equal the
     unchunked value to rounding, except with BatchNorm, where each chunk is normalised by its own statistics, so that
-    the chunk size is part of the function. An automatic size is halved whenever memory runs out in an evaluation.
-    `linearisation_memory` (bytes) bounds the graphs kept for products.
+    the chunk size is part of the function. `linearisation_memory` (bytes) bounds the graphs kept for products. Whenever
+    memory runs out, these are bounded more tightly or else an automatic chunk size is halved; `memory_limits` remembers
+    that, for all objectives that share it.
     `compile` and `cuda_graphs` (see `acceleration.py`) make evaluations faster on some machines, up to rounding.
     With `track_noise`, `gradient_noise` holds tr(Cov g_i)/K after each gradient (see `noise.py`; at least 8 chunks).
     Several `ranks` share the samples, and add up in one collective per evaluation or product; each is given all data
@@ -66,6 +68,7 @@ class Objective:
         compile: bool = False,
         cuda_graphs: bool = False,
         ranks: Ranks | None = None,
+        memory_limits: MemoryLimits | None = None,
     ) -> None:
         if not (isinstance(l2, int | float) and math.isfinite(l2) and l2 >= 0):
             raise SettingError("l2", l2, "must be a finite number >= 0", "try 1e-4")
@@ -75,12 +78,13 @@ class Objective:
         self._gradient_noise: Tensor | None = None
         self.by_differences: dict[CallKind, str] = {}
         self.graph_bytes: dict[CallKind, float] = {}
-        self.preprocess, self._linearisation_memory = preprocess, linearisation_memory
+        self.preprocess = preprocess
         self.ranks = Ranks() if ranks is None else ranks
         self._accumulate = accumulation_dtype(self.flat.device)
         self.samples = Samples(
             self.flat, self.loss, inputs, targets, indices, chunk_size, preprocess=preprocess, meter=self.meter,
             ranks=self.ranks, track_noise=track_noise, check_deterministic=check_deterministic, allow_tf32=allow_tf32,
+            linearisation_memory=linearisation_memory, limits=memory_limits or MemoryLimits(),
         )  # fmt: skip
         self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None
         self._graphs: ChunkGraphs | None = None
@@ -180,11 +184,11 @@ class Objective:
 
     def linearise(self, w: Tensor) -> ModelLinearisation:
         """Return curvature products at w; the work is done, and charged, when the first product is asked for."""
-        return ModelLinearisation(self, w, self._linearisation_memory)
+        return ModelLinearisation(self, w)
 
     def part(self, share: float, generator: torch.Generator) -> SampledPart:
         """Return a random part of the samples, for curvature at less cost; the same where `generator` is."""
-        return SampledPart(self, self.samples.data, share, generator, self._linearisation_memory)
+        return SampledPart(self, share, generator)
 
     def preconditioner(self, kind: str) -> Preconditioner:
         """Return factors, not estimated yet, that approximate the Gauss-Newton matrix: "kfac" or "diagonal"."""

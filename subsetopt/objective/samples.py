@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from subsetopt.objective.chunks import Data, KeptChunks, Preprocess, bounds, che
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.guard import PROBE_SAMPLES, Probe, probe
 from subsetopt.objective.losses import Loss
-from subsetopt.objective.memory import automatic_chunk_size
+from subsetopt.objective.memory import MemoryLimits, automatic_chunk_size
 from subsetopt.objective.noise import MINIMUM_CHUNKS
 from subsetopt.objective.protocol import Meter
 from subsetopt.objective.sharding import Edges, Shard, cut_shard
@@ -26,13 +27,20 @@ from subsetopt.objective.sharding import Edges, Shard, cut_shard
 T = TypeVar("T")
 
 
+class GraphHolder(Protocol):
+    """Whoever keeps graphs that can be recorded again."""
+
+    def release(self) -> bool:
+        """Give them up, and keep fewer from now on; False where there were none."""
+
+
 class Samples:
     """The `count` rows `indices` (default: all) of inputs `(n, ...)` and targets, as chunks of model inputs.
 
     Iterating yields (inputs, targets) of this rank's chunks, as the model gets them; `data` are this rank's samples on
     the device. `rows` is the order of all samples, None for that of the data: where chunks are part of the function
-    (BatchNorm, `track_noise`) it is random. A `chunk_size` of None is chosen for `flat`, and halved when memory runs
-    out. A few samples are evaluated, charged to `meter` as calibration, which tells `n_outputs`.
+    (BatchNorm, `track_noise`) it is random. A `chunk_size` of None is chosen for `flat`, within `limits`, and halved
+    when memory runs out. A few samples are evaluated, charged to `meter` as calibration, which tells `n_outputs`.
 
     Raises `ModelError`, `DataError` or `SettingError` for whatever does not fit.
     """
@@ -52,14 +60,16 @@ class Samples:
         track_noise: bool,
         check_deterministic: bool,
         allow_tf32: bool,
+        linearisation_memory: int,
+        limits: MemoryLimits,
     ) -> None:
         self._flat, self._loss, self._preprocess, self._ranks = flat, loss, preprocess, ranks
-        self._track_noise = track_noise
+        self._track_noise, self.limits, self._linearisation_memory = track_noise, limits, linearisation_memory
+        self._holder: weakref.ref[GraphHolder] | None = None
         self._whole_chunks = flat.batch_dependent or track_noise
         self._may_halve = check_chunk_size(chunk_size) is None and not self._whole_chunks
         self.rows = self._ordered(check_rows(indices, inputs, targets), len(inputs))
         self.count = len(inputs) if self.rows is None else len(self.rows)
-        self.halvings = 0
         alone, few = ranks.size == 1, min(self.count, PROBE_SAMPLES)
         # With several ranks the whole stays where it is, for its fingerprint and for checks that need all targets.
         whole = self._part(inputs, targets, 0, self.count, flat.device if alone else inputs.device)
@@ -77,6 +87,7 @@ class Samples:
             _ = self.digest  # while the whole is at hand
             self._described = self.data
         self._chunks = KeptChunks(self.data, self.edges)
+        self._keep_to_limits()
 
     @property
     def edges(self) -> Edges:
@@ -105,19 +116,29 @@ class Samples:
         """Return inputs and targets of samples `start` to `stop` of this rank, as the model gets them."""
         return self._chunks[start, stop]
 
-    def cut_to(self, chunk_size: int) -> None:
-        """Cut this rank's samples into chunks of at most `chunk_size`, where chunks are not part of the function."""
-        edges = bounds(self._shard.stop - self._shard.start, chunk_size)
-        self._shard = replace(self._shard, edges=edges, all_edges=edges)
-        self._chunks = KeptChunks(self.data, edges)
+    @property
+    def linearisation_memory(self) -> int:
+        """What graphs kept for curvature products may take."""
+        limit = self.limits.graph_bytes
+        return self._linearisation_memory if limit is None else min(limit, self._linearisation_memory)
+
+    def follow(self, holder: GraphHolder) -> None:
+        """Know whose graphs are to be given up when memory runs out: those of the last linearisation."""
+        self._holder = weakref.ref(holder)
 
     def within_memory(self, work: Callable[[], T]) -> T:
-        """Do `work` on all chunks; where memory runs out, with chunks half as large, from then on."""
+        """Do `work` on all chunks; where memory runs out, again without kept graphs, or else with chunks half as large.
+
+        That holds from then on, and for all objectives that share the limits.
+        """
         while True:
+            self._keep_to_limits()
             try:
                 return work()
             except torch.OutOfMemoryError as error:
-                if not self._may_halve or self.chunk_size == 1:
+                holder = self._holder() if self._holder else None
+                released = holder is not None and holder.release()
+                if not released and (not self._may_halve or self.chunk_size == 1):
                     raise SettingError(
                         "chunk_size", self.chunk_size, "its activations do not fit into the device's memory",
                         "BatchNorm and the noise test keep their chunks; set a smaller one or use a smaller model",
@@ -125,8 +146,9 @@ class Samples:
             # Out of the handler, which holds on to the tensors of the failed attempt.
             if self._flat.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.cut_to(self.chunk_size // 2)
-            self.halvings += 1
+            if not released:
+                self._cut_to(self.chunk_size // 2)
+                self.limits.chunk_size = self.chunk_size
 
     @cached_property
     def digest(self) -> str:
@@ -136,6 +158,16 @@ class Samples:
         digest.update(f"{preprocess}|{self._shard.all_edges if self._flat.batch_dependent else ()}".encode())
         self._described.fingerprint(digest)
         return digest.hexdigest()
+
+    def _keep_to_limits(self) -> None:
+        limit = self.limits.chunk_size
+        if self._may_halve and limit is not None and self.chunk_size > limit:
+            self._cut_to(limit)
+
+    def _cut_to(self, chunk_size: int) -> None:
+        edges = bounds(self._shard.stop - self._shard.start, chunk_size)
+        self._shard = replace(self._shard, edges=edges, all_edges=edges)
+        self._chunks = KeptChunks(self.data, edges)
 
     def _ordered(self, rows: Tensor | None, n: int) -> Tensor | None:
         if rows is None and not self._whole_chunks:
