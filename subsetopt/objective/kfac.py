@@ -10,37 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
-from subsetopt.objective.kfac_layers import (
-    Layer,
-    diagonal_moments,
-    find_layers,
-    kronecker_moments,
-    output_noise,
-    recording,
-)
+from subsetopt.objective.kfac_moments import Draw, MomentEstimator
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.protocol import Meter
+from subsetopt.objective.sharding import SampleShare
 
-Draw = Literal["curvature", "labels", "empirical"]
 EIGH_FLOPS = 9.0  # d^3 operations of a symmetric eigendecomposition with vectors (Golub and Van Loan 2013, section 8.3)
 COUNTED_SAMPLES = 8
 FACTOR_TENSORS = ("moment", "decomposed", "basis", "spectrum")
-
-
-@dataclass
-class Moments:
-    """One estimate: (A, G) per Kronecker layer, and a diagonal over all P parameters, zero where there are factors."""
-
-    factors: list[tuple[Tensor, Tensor]]
-    diagonal: Tensor
 
 
 @dataclass
@@ -71,9 +54,9 @@ class Kfac:
     def __init__(
         self, flat: FlatModel, loss: Loss, *, draw: Draw = "curvature", memory: float = 0.95, drift: float = 0.1
     ) -> None:
-        self.flat, self.loss, self.draw, self.memory, self.drift = flat, loss, draw, memory, drift
-        self.layers, self._others = find_layers(flat)
-        self._kronecker = [layer for layer in self.layers if layer.kronecker]
+        self.flat, self.loss, self.memory, self.drift = flat, loss, memory, drift
+        self._moments = MomentEstimator(flat, loss, draw)
+        self._kronecker = self._moments.kronecker
         self.updates = 0
         self._counted: tuple[float, float] | None = None
         self._factors: list[tuple[Factor, Factor]] = []
@@ -82,40 +65,41 @@ class Kfac:
     @property
     def note(self) -> str:
         """Which parameters have no curvature but a common scale, in one line; empty where there are none."""
-        names = ", ".join(self.flat.names[place] for place in self._others)
+        names = ", ".join(self.flat.names[place] for place in self._moments.others)
         return f"K-FAC: no factors for {names}; each has one common scale instead" if names else ""
 
-    def estimate(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator) -> Moments:
-        """Return the moments at w on model inputs x `(n, ...)` and prepared targets y; `generator` lives on the CPU."""
-        with exact_arithmetic(self.flat.device), recording(self.layers):
-            leaves = self.flat.leaves(w)
-            with self.flat.at(leaves, "deterministic") as evaluate:
-                outputs = evaluate(x)
-                u = output_noise(self.loss, outputs, y, self.draw, generator)
-                return self._read(leaves, outputs, u, generator)
-
-    def update(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, meter: Meter | None = None) -> None:
+    def update(
+        self,
+        w: Tensor,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator,
+        meter: Meter | None = None,
+        share: SampleShare | None = None,
+    ) -> None:
         """Take one estimate into the running mean and decompose the factors; charged to `meter` before it is made.
 
+        With `share` it is one of the samples of several ranks, each of which decomposes all of the same factors.
         The charge is arithmetic in gradients of one sample, as ("gradient", "product"): that of the estimate before it
         is made, that of the decompositions when it is known which are due. One host synchronisation. `BudgetExhausted`
         may be raised, and then nothing has changed; nor has it when the samples give an estimate that is not finite.
         """
+        share = share or SampleShare.whole(len(x))
         if meter is not None:
-            meter.charge("gradient", self.price(w, x, y), "product")
-        new = self.estimate(w, x, y, generator)
-        share = max(1.0 / (self.updates + 1), 1.0 - self.memory)
+            meter.charge("gradient", self.price(w, x, y, share), "product")
+        new = self._moments.estimate(w, x, y, generator, share)
+        weight = max(1.0 / (self.updates + 1), 1.0 - self.memory)
         pairs = self._factors or [(_undecomposed(a), _undecomposed(g)) for a, g in new.factors]
         factors = [factor for pair in pairs for factor in pair]
         drawn = [moment for pair in new.factors for moment in pair]
-        moments = [torch.lerp(factor.moment, moment, share) for factor, moment in zip(factors, drawn, strict=True)]
+        moments = [torch.lerp(factor.moment, moment, weight) for factor, moment in zip(factors, drawn, strict=True)]
         due = self._due(factors, moments, new.diagonal)
         if due is None:
             return
-        if meter is not None and (extra := self._decomposition_price(w, x, y, [moments[index] for index in due])):
+        if meter is not None and (extra := self._decomposition_price([moments[index] for index in due])):
             meter.charge("gradient", extra, "product")
         self.updates, self._factors = self.updates + 1, pairs
-        self._diagonal = torch.lerp(self._diagonal, new.diagonal, share)
+        self._diagonal = torch.lerp(self._diagonal, new.diagonal, weight)
         for factor, moment in zip(factors, moments, strict=True):
             factor.moment = moment
         for index in due:
@@ -153,12 +137,16 @@ class Kfac:
         """Return v'F v, a 0-d tensor."""
         return torch.dot(v, self.product(v))
 
-    def price(self, w: Tensor, x: Tensor, y: Tensor) -> int:
-        """Return what an estimate on these samples costs without decompositions, in gradients of one sample."""
-        return math.ceil(self._flops(w, x, y)[0] * len(x))
+    def price(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare | None = None) -> int:
+        """Return what an estimate, on all ranks, costs without decompositions, in gradients of one sample."""
+        share = share or SampleShare.whole(len(x))
+        if self._counted is None:
+            self._counted = self._flops(w, x, y, share)
+        return math.ceil(self._counted[0] * share.total)
 
-    def _decomposition_price(self, w: Tensor, x: Tensor, y: Tensor, moments: Sequence[Tensor]) -> int:
-        gradient = self._flops(w, x, y)[1]
+    def _decomposition_price(self, moments: Sequence[Tensor]) -> int:
+        assert self._counted is not None, "the estimate was priced first"
+        gradient = self._counted[1]
         return math.ceil(EIGH_FLOPS * sum(len(moment) ** 3 for moment in moments) / gradient) if gradient else 0
 
     def state(self) -> dict[str, Tensor]:
@@ -180,42 +168,6 @@ class Kfac:
         count = len(self._kronecker) if self.updates else 0
         self._factors = [(factor(index, "a"), factor(index, "g")) for index in range(count)]
 
-    def _read(self, leaves: list[Tensor], outputs: Tensor, u: Tensor, generator: torch.Generator) -> Moments:
-        n = len(outputs)
-        called = [output for layer in self.layers for _, output in layer.calls]
-        others = [leaves[place] for place in self._others]
-        found = torch.autograd.grad(outputs, [*called, *others], u, materialize_grads=True)
-        gradients = iter(found)
-        diagonal = torch.zeros_like(self._diagonal)
-        into = self.flat.views(diagonal)
-        factors = []
-        for layer in self.layers:
-            own = [next(gradients) for _ in layer.calls]
-            if layer.kronecker:
-                factors.append(self._moments(layer, own, n, generator))
-            elif own:
-                for place, values in zip((layer.weight, layer.bias), diagonal_moments(layer, own, n), strict=True):
-                    if place is not None and values is not None:
-                        into[place].copy_(values)
-        for place in self._others:
-            # (sum_i J_i'u_i)^2 has the mean sum_i diag(J_i'H_i J_i), as the u_i are independent with mean zero.
-            into[place].fill_(next(gradients).square().mean() / n)
-        return Moments(factors, diagonal)
-
-    def _moments(
-        self, layer: Layer, gradients: list[Tensor], n: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        if gradients:
-            return kronecker_moments(layer, gradients, n, generator)
-        rows, columns = self._matrix_shape(layer)
-        zeros = self._diagonal.new_zeros
-        return zeros(columns, columns), zeros(rows, rows)
-
-    def _matrix_shape(self, layer: Layer) -> tuple[int, int]:
-        assert layer.weight is not None, "a Kronecker layer has a trainable weight"
-        shape = self.flat.shapes[layer.weight]
-        return shape[0], shape[1:].numel() + (layer.bias is not None)
-
     def _spectral(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the product of v with a function of F, given by its action on the eigenvalues."""
         result = function(self._diagonal) * v
@@ -234,14 +186,14 @@ class Kfac:
                 into[layer.bias].copy_(solved[:, columns])
         return result
 
-    def _flops(self, w: Tensor, x: Tensor, y: Tensor) -> tuple[float, float]:
-        """Return the flops of an estimate over those of a gradient, and those of the gradient of one sample."""
-        if self._counted is None:
-            few = min(COUNTED_SAMPLES, len(x))
-            estimate = _flops(lambda: self.estimate(w, x, y, torch.Generator())) * few / len(x)
-            gradient = _flops(lambda: self._gradient(w, x[:few], y[:few]))
-            self._counted = (estimate / gradient, gradient / few) if gradient else (1.0, 0.0)
-        return self._counted
+    def _flops(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare) -> tuple[float, float]:
+        """Return the flops of an estimate over those of a gradient, per sample, and those of the gradient of one."""
+        few = min(COUNTED_SAMPLES, len(x))
+        estimate = _flops(lambda: self._moments.own(w, x, y, torch.Generator(), share))
+        gradient = _flops(lambda: self._gradient(w, x[:few], y[:few])) / few if few else 0.0
+        told = share.ranks.gather((estimate, gradient))
+        gradient = max(each for _, each in told)
+        return (sum(all_ for all_, _ in told) / share.total / gradient, gradient) if gradient else (1.0, 0.0)
 
     def _gradient(self, w: Tensor, x: Tensor, y: Tensor) -> None:
         leaves = self.flat.leaves(w)

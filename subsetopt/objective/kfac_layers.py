@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
+from subsetopt.objective.sharding import SampleShare
 
 PATCH_BYTES = 64 * 2**20  # of unfolded convolution inputs at a time
 ROWS_PER_SIDE = 16  # rows for each column of A at most: of more positions a random part is taken
@@ -83,14 +84,23 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
         yield
 
 
-def output_noise(loss: Loss, outputs: Tensor, targets: Tensor, draw: str, generator: torch.Generator) -> Tensor:
+def output_noise(
+    loss: Loss,
+    outputs: Tensor,
+    targets: Tensor,
+    draw: str,
+    generator: torch.Generator,
+    share: SampleShare | None = None,
+) -> Tensor:
     """Return random u `(n, M)` with E[u u'] = the Hessian of each sample's loss in its outputs, or its gradient.
 
     `curvature`: u = S e with random signs e and S S' that Hessian; for cross-entropy S = diag(sqrt p) - p sqrt(p)'.
     Of a confident sample every such u is small, where `labels` (u = p - onehot(y), y drawn from the model; Martens and
     Grosse 2015, section 5) are mostly zero and seldom large, so that fewer samples do. `empirical`: u = dl/dz at the
-    true targets; a loss of the user's own always takes that. For mse, `labels` are Gaussian.
+    true targets; a loss of the user's own always takes that. For mse, `labels` are Gaussian. What is random is drawn
+    for all samples of which `share` says where these belong, so that it is theirs on whichever rank they are.
     """
+    share = share or SampleShare.whole(len(outputs))
     if draw == "empirical" or not isinstance(loss, CrossEntropy | MeanSquaredError):
         z = outputs.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss.total(z, targets, z.dtype), z)
@@ -99,38 +109,40 @@ def output_noise(loss: Loss, outputs: Tensor, targets: Tensor, draw: str, genera
     if isinstance(loss, MeanSquaredError):
         scale = math.sqrt(2.0 * len(z) / z.numel())
         normal = draw == "labels"
-        return scale * (_normals(z, generator) if normal else _signs(z, generator))
+        return scale * (_normals(z, generator, share) if normal else _signs(z, generator, share))
     p = z.softmax(1)
     if draw == "labels":
-        y = torch.multinomial(p.cpu(), 1, generator=generator).squeeze(1).to(p.device)
+        uniform = torch.rand(share.total, 1, generator=generator, dtype=torch.float64)[share.places].to(p)
+        y = (p.cumsum(1) <= uniform).sum(1).clamp_max(p.shape[1] - 1)
         return p - F.one_hot(y, p.shape[1]).to(p)
-    spread = p.sqrt() * _signs(p, generator)
+    spread = p.sqrt() * _signs(p, generator, share)
     return spread - p * spread.sum(1, keepdim=True)
 
 
-def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    bits = torch.randint(0, 2, like.shape, generator=generator)
+def _signs(like: Tensor, generator: torch.Generator, share: SampleShare) -> Tensor:
+    bits = torch.randint(0, 2, (share.total, *like.shape[1:]), generator=generator)[share.places]
     return (2 * bits - 1).to(like)
 
 
-def _normals(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+def _normals(like: Tensor, generator: torch.Generator, share: SampleShare) -> Tensor:
+    drawn = torch.randn(share.total, *like.shape[1:], generator=generator, dtype=torch.float64)
+    return drawn[share.places].to(like)
 
 
 def kronecker_moments(
-    layer: Layer, gradients: Sequence[Tensor], n: int, generator: torch.Generator
+    layer: Layer, gradients: Sequence[Tensor], n: int, generator: torch.Generator, share: SampleShare
 ) -> tuple[Tensor, Tensor]:
     """Return A (d, d) and G (o, o) with F ~ A (x) G for the layer's weight (o, d), the bias as last column.
 
     Each position of a convolution, and each token, is a row: A = (1/n) sum a a' over all rows, G = the mean of g g'
     over all rows, with g the derivative of one sample's loss (Grosse and Martens 2016, eq. 24: positions independent).
     Where a convolution has many more rows than A has columns, A is estimated from random positions, the same ones in
-    all samples: most of the arithmetic of an estimate would be there.
+    all samples of all ranks: most of the arithmetic of an estimate would be there.
     """
     second_a = second_g = None
     rows = 0
     for (x, _), g in zip(layer.calls, gradients, strict=True):
-        a_part = _input_moment(layer, x, generator)
+        a_part = _input_moment(layer, x, len(x) * share.total // n, generator)
         g_rows = g.movedim(1, -1).flatten(0, -2) if isinstance(layer.module, nn.Conv2d) else g.flatten(0, -2)
         rows += len(g_rows)
         g_part = g_rows.T @ g_rows
@@ -140,7 +152,8 @@ def kronecker_moments(
     return second_a / n, second_g / rows
 
 
-def _input_moment(layer: Layer, x: Tensor, generator: torch.Generator) -> Tensor:
+def _input_moment(layer: Layer, x: Tensor, everywhere: int, generator: torch.Generator) -> Tensor:
+    """Return the sum of a a' over the rows of x, as many positions being taken as `everywhere` inputs need."""
     if not isinstance(layer.module, nn.Conv2d):
         return _outer(x.flatten(0, -2), layer.bias is not None)
     numel = x[0].numel() * layer.module.weight[0, 0].numel() * x.element_size()
@@ -149,7 +162,7 @@ def _input_moment(layer: Layer, x: Tensor, generator: torch.Generator) -> Tensor
     for piece in torch.split(x, max(1, PATCH_BYTES // max(numel, 1))):
         columns = patches(layer.module, piece)
         positions = columns.shape[1]
-        wanted = math.ceil(ROWS_PER_SIDE * columns.shape[2] / len(x))
+        wanted = math.ceil(ROWS_PER_SIDE * columns.shape[2] / everywhere)
         if wanted < positions:
             if chosen is None:
                 chosen = torch.randperm(positions, generator=generator)[:wanted].to(x.device)

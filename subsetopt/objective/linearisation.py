@@ -173,7 +173,8 @@ class ModelLinearisation:
         source = self._source
         if kind in source.graph_bytes or kind in source.by_differences:
             return
-        graph_bytes, problem = source.samples.within_memory(lambda: self._trial(kind))
+        told = source.ranks.gather(source.samples.within_memory(lambda: self._trial(kind)))
+        graph_bytes, problem = max(size for size, _ in told), next((text for _, text in told if text), "")
         if problem:
             source.by_differences[kind] = problem
             warnings.warn(self.note, stacklevel=5)
@@ -182,6 +183,8 @@ class ModelLinearisation:
 
     def _trial(self, kind: CallKind) -> tuple[float, str]:
         """Return the bytes per sample that the product of a few samples keeps; or why that cannot be recorded."""
+        if not self._source.edges:
+            return 0.0, ""
         start, stop = self._source.edges[0]
         few = min(stop - start, PROBE_SAMPLES)
         try:

@@ -14,6 +14,7 @@ from subsetopt.objective.kfac import Kfac
 from subsetopt.objective.kfac_layers import output_noise
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.protocol import Meter, Preconditioner
+from subsetopt.objective.sharding import SampleShare
 
 KINDS = ("diagonal", "kfac")
 MEMORY = 0.7
@@ -49,8 +50,20 @@ class Diagonal:
         """Empty: every parameter has its own entry."""
         return ""
 
-    def update(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, meter: Meter | None = None) -> None:
-        """Take one estimate on model inputs x `(n, ...)` and prepared targets y into the running mean."""
+    def update(
+        self,
+        w: Tensor,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator,
+        meter: Meter | None = None,
+        share: SampleShare | None = None,
+    ) -> None:
+        """Take one estimate on model inputs x `(n, ...)` and prepared targets y into the running mean.
+
+        Groups are of neighbours, who would have to be on one rank: `SolverPhase` refuses it on several.
+        """
+        assert share is None or share.ranks.size == 1, "one process alone"
         if meter is not None:
             meter.charge("gradient", len(x), "product")
         new = self._estimate(w, x, y, generator)

@@ -12,6 +12,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from subsetopt.objective.sharding import SampleShare
+
 Purpose = Literal["train", "line_search", "product", "selection", "calibration", "evaluation"]
 CallKind = Literal["forward", "gradient", "linearise", "hvp", "ggnvp"]
 
@@ -76,8 +78,19 @@ class Preconditioner(Protocol):
     def note(self) -> str:
         """Which parameters the estimate does not know the curvature of, in one line; empty where it knows all."""
 
-    def update(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, meter: Meter | None = None) -> None:
-        """Take in an estimate at w on some samples, charged to `meter`; changes nothing where that raises."""
+    def update(
+        self,
+        w: Tensor,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator,
+        meter: Meter | None = None,
+        share: SampleShare | None = None,
+    ) -> None:
+        """Take in an estimate at w on some samples, charged to `meter`; changes nothing where that raises.
+
+        With `share` the samples are those of several ranks, of which this one has a part.
+        """
 
     def apply(self, v: Tensor, damping: float | Tensor) -> Tensor:
         """Return (F + damping I)⁻¹ v, shape (P,)."""

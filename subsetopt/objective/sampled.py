@@ -8,13 +8,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from subsetopt.distributed import Ranks
 from subsetopt.objective.chunks import bounds
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.linearisation import ChunkSource, ModelLinearisation
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner
-from subsetopt.objective.sharding import Edges
+from subsetopt.objective.sharding import Edges, SampleShare
 
 
 class SampledSource(ChunkSource, Protocol):
@@ -26,34 +25,33 @@ class SampledSource(ChunkSource, Protocol):
 class SampledPart:
     """The mean loss over a random `share` of the samples plus the objective's L2 term, as a source of curvature.
 
-    With BatchNorm each chunk of the part is normalised by its own statistics, as in the objective itself.
+    With BatchNorm each chunk of the part is normalised by its own statistics, as in the objective itself; then, one
+    process alone has to have all samples. Otherwise each of several ranks has those of its own that are in the part.
     """
 
     def __init__(self, whole: SampledSource, share: float, generator: torch.Generator) -> None:
-        smallest = 2 if whole.flat.batch_dependent else 1
-        samples = min(whole.n_samples, max(smallest, math.ceil(share * whole.n_samples)))
-        self._places = torch.randperm(whole.n_samples, generator=generator)[:samples]
+        self._smallest = 2 if whole.flat.batch_dependent else 1
+        self.n_samples = min(whole.n_samples, max(self._smallest, math.ceil(share * whole.n_samples)))
+        places = torch.randperm(whole.n_samples, generator=generator)[: self.n_samples]
+        start, stop = whole.samples.span
+        own = ((places >= start) & (places < stop)).nonzero().flatten()
+        self._places, self._share = places[own] - start, SampleShare(self.n_samples, own, whole.ranks)
         self._whole, self.samples = whole, whole.samples
         self.flat: FlatModel = whole.flat
         self.loss: Loss = whole.loss
-        self.l2, self.allow_tf32 = whole.l2, whole.allow_tf32
-        self.ranks = Ranks()  # a run of several ranks does without parts: `SolverPhase` refuses them there
-        self._smallest = smallest
+        self.l2, self.allow_tf32, self.ranks = whole.l2, whole.allow_tf32, whole.ranks
         # What is learned about recording holds for the objective: shared, so that it is found out once.
         self.by_differences, self.graph_bytes = whole.by_differences, whole.graph_bytes
 
     @property
-    def n_samples(self) -> int:
-        """How many samples the part has."""
-        return len(self._places)
-
-    @property
     def edges(self) -> Edges:
-        """The chunks of the part."""
-        return bounds(self.n_samples, max(self._smallest, self.samples.chunk_size))
+        """The chunks of this rank's samples of the part; it may have none."""
+        if not len(self._places):
+            return []
+        return bounds(len(self._places), max(self._smallest, self.samples.chunk_size))
 
     def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of samples `start` to `stop` of the part, as the model gets them."""
+        """Return inputs and targets of samples `start` to `stop` of this rank's, as the model gets them."""
         return self.samples.data.pick(self._places[start:stop])
 
     def charge_product(self, kind: CallKind, samples: int) -> None:
@@ -66,4 +64,4 @@ class SampledPart:
 
     def update(self, preconditioner: Preconditioner, w: Tensor, generator: torch.Generator) -> None:
         """Let `preconditioner` take in an estimate at w on these samples."""
-        preconditioner.update(w, *self.samples.data.pick(self._places), generator, self._whole.meter)
+        preconditioner.update(w, *self.samples.data.pick(self._places), generator, self._whole.meter, self._share)

@@ -95,6 +95,11 @@ class Samples:
         return self._shard.edges
 
     @property
+    def span(self) -> tuple[int, int]:
+        """Which samples this rank has: (start, stop) in the order of all."""
+        return self._shard.start, self._shard.stop
+
+    @property
     def all_sizes(self) -> list[int]:
         """Sizes of the chunks of all ranks, where chunks are part of the function; otherwise of this rank's own."""
         return [stop - start for start, stop in self._shard.all_edges]

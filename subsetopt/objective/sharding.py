@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
 from subsetopt.objective.chunks import bounds
@@ -29,6 +32,20 @@ class Shard:
     def chunk_size(self) -> int:
         """Samples in the largest chunk."""
         return max(stop - start for start, stop in self.edges)
+
+
+@dataclass(frozen=True)
+class SampleShare:
+    """Which of `total` samples are at hand, numbers `places` (n,), where the others are with the other `ranks`."""
+
+    total: int
+    places: Tensor
+    ranks: Ranks
+
+    @classmethod
+    def whole(cls, samples: int) -> SampleShare:
+        """Return the share of whoever has all samples."""
+        return cls(samples, torch.arange(samples), Ranks())
 
 
 def cut_shard(samples: int, chunk_size: int, ranks: Ranks, whole_chunks: bool) -> Shard:

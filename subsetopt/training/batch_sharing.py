@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from subsetopt.data import Preprocess
 from subsetopt.distributed import Ranks
 from subsetopt.objective import FlatModel
+from subsetopt.objective.sharding import SampleShare
+from subsetopt.training.workspace import Workspace
 
 PROBE_ROWS = 8
+REPLICATED = (
+    "in training mode the model's rows depend on one another, or on chance (BatchNorm, dropout): in first-order phases "
+    "and kfac-stream every rank computes the whole batch, as one process would; more ranks make these no faster"
+)
 
 
 class BatchSharing:
@@ -43,12 +49,26 @@ class BatchSharing:
         ranks.sum_(*sums, *[table for table in tables if table is not None])
         return tables
 
+    def share(self, count: int) -> SampleShare:
+        """Return which samples of a batch of `count` are this rank's, for whoever adds up over ranks itself."""
+        window = self.rows(count)
+        return SampleShare(count, torch.arange(window.start, window.stop), self._of(count))
+
     def gather(self, count: int, own: Tensor) -> Tensor:
         """Return the rows of all ranks of a table whose rows `rows(count)` are `own`."""
         return self._of(count).gather_rows(own, count)
 
     def _of(self, count: int) -> Ranks:
         return self._ranks if count >= self._ranks.size else Ranks()
+
+
+def shared_batches(workspace: Workspace, inputs: Tensor) -> BatchSharing:
+    """Return how batches of rows of `inputs` are shared; where they cannot be parted, with a warning."""
+    ranks = workspace.ranks
+    parted = ranks.size == 1 or rows_may_be_parted(workspace.flat, inputs, workspace.preprocess)
+    if not parted and REPLICATED not in workspace.warnings:
+        workspace.warnings.append(REPLICATED)
+    return BatchSharing(ranks, parted)
 
 
 def rows_may_be_parted(flat: FlatModel, inputs: Tensor, preprocess: Preprocess) -> bool:

@@ -22,15 +22,11 @@ from subsetopt.data.batch_augmentation import Augmentation, Augmented
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
 from subsetopt.samplers import Batch, Sampler, Scan
-from subsetopt.training.batch_sharing import BatchSharing, rows_may_be_parted
+from subsetopt.training.batch_sharing import shared_batches
 from subsetopt.training.workspace import Workspace
 
 SCAN_CHUNK = 512
 COUNTED_ROWS = 8
-REPLICATED = (
-    "in training mode the model's rows depend on one another, or on chance (BatchNorm, dropout): in first-order phases "
-    "every rank computes the whole batch, as one process would; more ranks make these no faster"
-)
 
 
 class Look(NamedTuple):
@@ -57,7 +53,7 @@ class MiniBatch:
         self._augmentation, self._amp = augmentation, amp
         self._inputs, targets = workspace.data(data)
         self._targets = loss.prepare(targets, workspace.flat.dtype)
-        self._sharing = self._shared(workspace)
+        self._sharing = shared_batches(workspace, self._inputs)
 
     @property
     def bind_rows(self) -> int:
@@ -143,13 +139,6 @@ class MiniBatch:
     def _stored(self, indices: Tensor) -> Tensor:
         """Return rows of the inputs on the device, from wherever they are."""
         return self._inputs[indices.to(self._inputs.device)].to(self._targets.device)
-
-    def _shared(self, workspace: Workspace) -> BatchSharing:
-        ranks = workspace.ranks
-        parted = ranks.size == 1 or rows_may_be_parted(workspace.flat, self._inputs, workspace.preprocess)
-        if not parted and REPLICATED not in workspace.warnings:
-            workspace.warnings.append(REPLICATED)
-        return BatchSharing(ranks, parted)
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Augmented:
         if self._augmentation is None:

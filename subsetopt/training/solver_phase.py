@@ -32,7 +32,7 @@ class SolverPhase:
         self.config = config
         self._workspace = workspace
         self._solver: Solver = solver_of(config)
-        _check_ranks(self._solver, workspace.ranks.size)
+        _check_ranks(self._solver, workspace)
         self._objective = workspace.objective(config.data, track_noise=config.stop_at == "noise")
         self._test = self._make_test()
 
@@ -150,12 +150,18 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _check_ranks(solver: Solver, ranks: int) -> None:
-    """Raise `SettingError` for curvature that only one process can have."""
-    alone = {"sample_share": 1.0, "preconditioner": "none"}
-    for name, value in alone.items():
-        given = getattr(solver, name, value)
-        if ranks > 1 and given != value:
-            raise SettingError(
-                name, given, f"is for one process, and there are {ranks}", f"use {value}, or one process"
-            )
+def _check_ranks(solver: Solver, workspace: Workspace) -> None:
+    """Raise `SettingError` for curvature that one process alone can have."""
+    if workspace.ranks.size == 1:
+        return
+    share, kind = getattr(solver, "sample_share", 1.0), getattr(solver, "preconditioner", "none")
+    if kind == "diagonal":
+        raise SettingError(
+            "preconditioner", kind, f"is for one process, and there are {workspace.ranks.size}", "use kfac or none"
+        )
+    if workspace.flat.batch_dependent and (share != 1.0 or kind != "none"):
+        name, given, plain = ("sample_share", share, 1) if share != 1.0 else ("preconditioner", kind, "none")
+        raise SettingError(
+            name, given, "parts of the samples change what BatchNorm does, and there are several ranks",
+            f"use {plain}, or one process",
+        )  # fmt: skip

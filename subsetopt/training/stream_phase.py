@@ -26,6 +26,7 @@ from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.host import dot, host_read
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.batch_sharing import shared_batches
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import installed, new_states
@@ -91,13 +92,10 @@ class StreamPhase:
         self._kfac = Kfac(workspace.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
         self._inputs, targets = workspace.data(config.data)
         self._targets = self._loss.prepare(targets, workspace.flat.dtype)
+        self._sharing = shared_batches(workspace, self._inputs)
         self._order: tuple[int, Tensor] | None = None
         self._known: tuple[int, KfacSpectrum] | None = None
         self._told: dict[str, int] = {}
-        if workspace.ranks.size > 1:
-            workspace.warnings.append(
-                "kfac-stream: every rank computes all of every step; more ranks do not speed it up"
-            )
         if self._kfac.note:
             workspace.warnings.append(self._kfac.note)
 
@@ -202,10 +200,11 @@ class StreamPhase:
     def _estimate(self, state: StreamState) -> None:
         """Estimate factors on samples of their own, so that they are independent of the gradient."""
         count = min(self._settings.factor_samples, self.samples)
-        rows = torch.randperm(self.samples, generator=state.generator)[:count].to(self._inputs.device)
+        share = self._sharing.share(count)
+        rows = torch.randperm(self.samples, generator=state.generator)[:count][share.places].to(self._inputs.device)
         x = self._workspace.preprocess(self._inputs[rows].to(self._workspace.device))
         before = self._workspace.ledger.cost
-        self._kfac.update(state.w, x, self._targets[rows], state.generator, self._workspace.ledger)
+        self._kfac.update(state.w, x, self._targets[rows], state.generator, self._workspace.ledger, share)
         state.estimate_cost += self._workspace.ledger.cost - before
         state.estimates += 1
         state.stale = False
@@ -253,11 +252,12 @@ class StreamPhase:
         return self._known[1]
 
     def _gradient(self, state: StreamState, size: int) -> tuple[Tensor, Tensor]:
-        """Return loss and gradient at w on the next `size` fresh samples, L2 included."""
+        """Return loss and gradient at w on the next `size` fresh samples, shared by all ranks, L2 included."""
         state.chunk = state.chunk or self._chunk()
         rows = self._next_rows(state, size)
         self._workspace.ledger.charge("gradient", len(rows), "train")
         state.position += len(rows)
+        count, rows = len(rows), rows[self._sharing.rows(len(rows))]
         w, l2 = state.w.requires_grad_(True), self._workspace.config.l2
         mean, gradient = torch.zeros((), dtype=w.dtype, device=w.device), torch.zeros_like(w)
         with installed(state.random, self._workspace.device):
@@ -265,9 +265,10 @@ class StreamPhase:
                 piece = rows[start:stop]
                 x = self._workspace.preprocess(self._inputs[piece].to(w.device))
                 outputs = self._workspace.flat.forward(w, x, "train")
-                part = self._loss.per_sample(outputs, self._targets[piece]).sum() / len(rows)
+                part = self._loss.per_sample(outputs, self._targets[piece]).sum() / count
                 gradient += torch.autograd.grad(part, w)[0]
                 mean += part.detach()
+        self._sharing.sum_(count, [gradient, mean], [])
         state.w = w.detach()
         return mean + 0.5 * l2 * dot(state.w, state.w), gradient.add_(state.w, alpha=l2)
 

@@ -21,15 +21,18 @@ from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.distributed import ProcessRanks, RankFailedError, RankLostError, Ranks
 from subsetopt.errors import DataError, SettingError
 from subsetopt.objective import Objective, evaluate_split
+from subsetopt.objective.kfac import Kfac
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver, minimize
+from subsetopt.training.batch_sharing import REPLICATED
 from subsetopt.training.config import make_config
 from subsetopt.training.first_order import FirstOrderPhase
-from subsetopt.training.mini_batch import REPLICATED
 from subsetopt.training.minima import SubsetMinimum
 from subsetopt.training.phases import Outcome
 from subsetopt.training.preparation import prepare
+from subsetopt.training.solver_phase import SolverPhase
+from subsetopt.training.stream_phase import StreamPhase
 from subsetopt.training.subsets_phase import SubsetsPhase, SubsetsState
 from subsetopt.training.workspace import Workspace
 
@@ -139,12 +142,79 @@ def check_too_few_samples_are_refused(ranks: Ranks) -> None:
 
 def check_solvers(ranks: Ranks) -> None:
     shared, alone = objectives(ranks)
-    for method in ("lbfgs", "newton-cg"):
-        a, b = (minimize(f, method=method, gtol=0.0, max_iterations=20) for f in (shared, alone))
+    sampled = {"curvature": "ggn", "sample_share": 0.3, "preconditioner": "kfac", "factor_share": 0.02}
+    for method, settings in (("lbfgs", {}), ("newton-cg", sampled), ("newton-cg", {})):
+        a, b = (minimize(f, method=method, gtol=0.0, max_iterations=20, **settings) for f in (shared, alone))
         assert abs(a.loss - b.loss) <= 1e-10 * b.loss, (method, a.loss, b.loss)
+        assert shared.meter.samples == alone.meter.samples, (method, settings)
     alike = torch.tensor([a.loss, -a.loss], dtype=torch.float64)
     dist.all_reduce(alike, op=dist.ReduceOp.MAX)
     assert alike[0] == -alike[1], "bit for bit on all ranks"
+
+
+class Patches(nn.Module):
+    """A convolution with more positions than are looked at, a norm, and a parameter that has no factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.norm, self.linear = nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Linear(2, M)
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.norm(self.convolution(x)).tanh().mean((2, 3)) * self.scale)
+        return out
+
+
+def check_curvature_of_a_part(ranks: Ranks) -> None:
+    """Products and factors on a random part of the samples: two of them leave a rank without any."""
+    x, y = draw("images", K, 1, 14, 14), samples()[1]
+    shared, alone = (Objective(Patches().double(), x, y, l2=1e-2, chunk_size=7, ranks=r) for r in (ranks, Ranks()))
+    w, v = shared.initial() + 0.1, draw("v", shared.size)
+    for share in (0.02, 0.37):
+        here, there = (each.part(share, make_generator(3, "part")) for each in (shared, alone))
+        for kind in ("hvp", "ggnvp"):
+            one, other = (getattr(part.linearise(w), kind)(v) for part in (here, there))
+            torch.testing.assert_close(one, other, **EXACT)
+        for kind in ("curvature", "labels", "empirical"):
+            factors = [Kfac(each.flat, each.loss, draw=kind) for each in (shared, alone)]
+            for part, estimate in zip((here, there), factors, strict=True):
+                part.update(estimate, w, make_generator(4, "draws"))
+            torch.testing.assert_close(factors[0].product(v), factors[1].product(v), rtol=1e-10, atol=1e-13)
+    assert shared.meter.samples == alone.meter.samples
+    assert ranks.gather(len(here.edges) > 0) == [True] * 3 and here.n_samples == 37
+
+
+def check_curvature_that_one_process_alone_can_have(ranks: Ranks) -> None:
+    for model, solver_args, said in (
+        (network(), {"preconditioner": "diagonal"}, "use kfac or none"),
+        (network(nn.BatchNorm1d(8)), {"sample_share": 0.5}, "use 1, or one process"),
+    ):
+        settings = {"solver": "newton-cg", "solver_args": solver_args, "chunk_size": 8, "subset_frac": 0.5}
+        workspace = prepare(make_config(settings), model.float(), data_set(), ranks)
+        try:
+            SolverPhase(workspace.config.phases()[0], workspace)
+        except SettingError as error:
+            assert said in str(error), error
+        else:
+            raise AssertionError("not refused")
+
+
+def check_streams_of_subsets(ranks: Ranks) -> None:
+    for model in (network(), network(nn.Dropout(0.5))):
+        ends = []
+        for each in (ranks, Ranks()):
+            config = make_config({"solver": "kfac-stream", "dtype": "float64", "solver_epochs": 3.0, "handoff": "none"})
+            workspace = prepare(config, model, data_set(), each)
+            phase = StreamPhase(config.phases()[0], workspace)
+            workspace.ledger.open_phase(3.0)
+            state = phase.start(workspace.flat.initial())
+            while phase.terminate(state) is None:
+                state = phase.step(state)
+            ends.append((state.w, state.iterations, workspace.ledger.by_purpose(), workspace.warnings))
+        (one, steps, cost, notes), (other, expected, price, _) = ends
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+        assert steps == expected > 3 and cost == price and (REPLICATED in notes) == (len(model) == 4)
 
 
 def check_spread_curvature_pairs(ranks: Ranks) -> None:

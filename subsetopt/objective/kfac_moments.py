@@ -1,0 +1,97 @@
+"""One K-FAC estimate: the second moments of all layers, from a forward and a backward pass over a few samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from subsetopt.objective.arithmetic import exact_arithmetic
+from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.kfac_layers import (
+    Layer,
+    diagonal_moments,
+    find_layers,
+    kronecker_moments,
+    output_noise,
+    recording,
+)
+from subsetopt.objective.losses import Loss
+from subsetopt.objective.sharding import SampleShare
+
+Draw = Literal["curvature", "labels", "empirical"]
+
+
+@dataclass
+class Moments:
+    """One estimate: (A, G) per Kronecker layer, and a diagonal over all P parameters, zero where there are factors."""
+
+    factors: list[tuple[Tensor, Tensor]]
+    diagonal: Tensor
+
+
+class MomentEstimator:
+    """Estimates the moments of `flat` at any w; `kronecker` are the layers with factors, `others` the tensors without.
+
+    A model's samples may be spread over ranks: what each has is added up in one collective, and what is random is the
+    same for a sample wherever it is. With BatchNorm samples are not independent, and parts give another result.
+    """
+
+    def __init__(self, flat: FlatModel, loss: Loss, draw: Draw) -> None:
+        self._flat, self._loss, self._draw = flat, loss, draw
+        self._layers, self.others = find_layers(flat)
+        self.kronecker = [layer for layer in self._layers if layer.kronecker]
+
+    def estimate(
+        self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, share: SampleShare | None = None
+    ) -> Moments:
+        """Return the moments at w on model inputs x `(n, ...)` and prepared targets y; `generator` lives on the CPU."""
+        share = share or SampleShare.whole(len(x))
+        moments = self.own(w, x, y, generator, share)
+        share.ranks.sum_(*(moment for pair in moments.factors for moment in pair), moments.diagonal)
+        for view in (self._flat.views(moments.diagonal)[place] for place in self.others):
+            # (sum_i J_i'u_i)^2 has the mean sum_i diag(J_i'H_i J_i), as the u_i are independent with mean zero.
+            view.fill_(view.square().mean() / share.total)
+        return moments
+
+    def own(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, share: SampleShare) -> Moments:
+        """Return what these samples contribute; in place of the scale of `others`, their sum_i J_i'u_i."""
+        if not len(x):
+            return Moments([self._zeros(layer) for layer in self.kronecker], w.detach().new_zeros(len(w)))
+        with exact_arithmetic(self._flat.device), recording(self._layers):
+            leaves = self._flat.leaves(w)
+            with self._flat.at(leaves, "deterministic") as evaluate:
+                outputs = evaluate(x)
+                u = output_noise(self._loss, outputs, y, self._draw, generator, share)
+                return self._read(leaves, outputs, u, generator, share)
+
+    def _read(
+        self, leaves: list[Tensor], outputs: Tensor, u: Tensor, generator: torch.Generator, share: SampleShare
+    ) -> Moments:
+        n, weight = len(outputs), len(outputs) / share.total
+        called = [output for layer in self._layers for _, output in layer.calls]
+        others = [leaves[place] for place in self.others]
+        gradients = iter(torch.autograd.grad(outputs, [*called, *others], u, materialize_grads=True))
+        diagonal = torch.zeros(self._flat.size, dtype=self._flat.dtype, device=self._flat.device)
+        into = self._flat.views(diagonal)
+        factors = []
+        for layer in self._layers:
+            own = [next(gradients) for _ in layer.calls]
+            if layer.kronecker:
+                pair = kronecker_moments(layer, own, n, generator, share) if own else self._zeros(layer)
+                factors.append((pair[0] * weight, pair[1] * weight))
+            elif own:
+                for place, values in zip((layer.weight, layer.bias), diagonal_moments(layer, own, n), strict=True):
+                    if place is not None and values is not None:
+                        into[place].copy_(values * weight)
+        for place in self.others:
+            into[place].copy_(next(gradients))
+        return Moments(factors, diagonal)
+
+    def _zeros(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        assert layer.weight is not None, "a Kronecker layer has a trainable weight"
+        shape, zeros = self._flat.shapes[layer.weight], self._flat.initial().new_zeros
+        rows, columns = shape[0], shape[1:].numel() + (layer.bias is not None)
+        return zeros(columns, columns), zeros(rows, rows)
