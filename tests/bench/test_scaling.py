@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from subsetopt.bench import scaling
+from subsetopt.bench.figure import bench_figure
 from subsetopt.bench.run import BenchSettings, run_bench
 from subsetopt.bench.tables import tables
 from subsetopt.distributed import Ranks
@@ -25,6 +26,8 @@ def test_one_rank_is_as_efficient_as_itself(tmp_path: Path) -> None:
         assert 0 < row["efficiency_least"] <= row["efficiency"] <= row["efficiency_most"]
     (table,) = tables({"scaling": measured})
     assert table.rows[0][3] == "ms 1 processes" and len(table.rows) == 7
+    figure = bench_figure({"scaling": measured})
+    assert figure is not None and figure.startswith(b"\x89PNG")
 
 
 def test_efficiency_is_the_time_of_one_over_that_of_all() -> None:
