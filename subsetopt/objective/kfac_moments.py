@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from subsetopt.distributed import Ranks
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.kfac_layers import (
@@ -50,6 +51,7 @@ class MomentEstimator:
         """Return the moments at w on model inputs x `(n, ...)` and prepared targets y; `generator` lives on the CPU."""
         share = share or SampleShare.whole(len(x))
         moments = self.own(w, x, y, generator, share)
+        _keep_in_step(generator, share.ranks, drawn=len(x) > 0)
         share.ranks.sum_(*(moment for pair in moments.factors for moment in pair), moments.diagonal)
         for view in (self._flat.views(moments.diagonal)[place] for place in self.others):
             # (sum_i J_i'u_i)^2 has the mean sum_i diag(J_i'H_i J_i), as the u_i are independent with mean zero.
@@ -95,3 +97,11 @@ class MomentEstimator:
         shape, zeros = self._flat.shapes[layer.weight], self._flat.initial().new_zeros
         rows, columns = shape[0], shape[1:].numel() + (layer.bias is not None)
         return zeros(columns, columns), zeros(rows, rows)
+
+
+def _keep_in_step(generator: torch.Generator, ranks: Ranks, drawn: bool) -> None:
+    """Bring the generator of ranks that had no samples, and drew nothing, to where it is on the others."""
+    drew = ranks.gather(drawn)
+    if not all(drew):
+        told = ranks.broadcast_tensors({"state": generator.get_state()}, drew.index(True))
+        generator.set_state(told["state"])

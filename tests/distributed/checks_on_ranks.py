@@ -178,8 +178,10 @@ def check_curvature_of_a_part(ranks: Ranks) -> None:
             torch.testing.assert_close(one, other, **EXACT)
         for kind in ("curvature", "labels", "empirical"):
             factors = [Kfac(each.flat, each.loss, draw=kind) for each in (shared, alone)]
-            for part, estimate in zip((here, there), factors, strict=True):
-                part.update(estimate, w, make_generator(4, "draws"))
+            draws = [make_generator(4, "draws") for _ in factors]
+            for part, estimate, generator in zip((here, there), factors, draws, strict=True):
+                part.update(estimate, w, generator)
+            assert torch.equal(*(generator.get_state() for generator in draws)), "also where nothing was to be drawn"
             torch.testing.assert_close(factors[0].product(v), factors[1].product(v), rtol=1e-10, atol=1e-13)
     assert shared.meter.samples == alone.meter.samples
     assert ranks.gather(len(here.edges) > 0) == [True] * 3 and here.n_samples == 37
