@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.data.dataset import Task
+from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, unknown_name
 
 MAX_CLASSES = 2**20
@@ -43,8 +44,11 @@ def as_tensor(array: Any, what: str) -> Tensor:
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
-def checked_inputs(array: Any, what: str) -> Tensor:
-    """Return inputs (n, ...) as a tensor; raises `DataError` for a wrong shape, no rows, NaN or infinity."""
+def checked_inputs(array: Any, what: str, ranks: Ranks | None = None) -> Tensor:
+    """Return inputs (n, ...) as a tensor; raises `DataError` for a wrong shape, no rows, NaN or infinity.
+
+    Several `ranks` look for the latter in a part of the rows each.
+    """
     inputs = as_tensor(array, what)
     if inputs.ndim < 2:
         shape = tuple(inputs.shape)
@@ -52,7 +56,7 @@ def checked_inputs(array: Any, what: str) -> Tensor:
     _require_rows(inputs, what)
     if inputs.numel() == 0:
         raise DataError(f"{what}: has shape {tuple(inputs.shape)}, so no features; check how the array was made")
-    require_finite(inputs, what)
+    require_finite(inputs, what, *(ranks or Ranks()).share(len(inputs)))
     return inputs
 
 
@@ -93,14 +97,18 @@ def require_labels_below(labels: Tensor, n_classes: int, what: str) -> None:
         )
 
 
-def require_finite(values: Tensor, what: str) -> None:
-    """Raise `DataError` that counts the NaN and infinite entries and shows the first, a block of rows at a time."""
+def require_finite(values: Tensor, what: str, begin: int = 0, end: int | None = None) -> None:
+    """Raise `DataError` that counts the NaN and infinite entries and shows the first, a block of rows at a time.
+
+    Rows from `begin` up to `end` (None: all that follow) are looked at.
+    """
     if not values.is_floating_point():
         return
     rows_per_block = max(1, _BLOCK // max(1, values[:1].numel()))
     count, first = 0, None
-    for start in range(0, len(values), rows_per_block):
-        bad = ~torch.isfinite(values[start : start + rows_per_block])
+    end = len(values) if end is None else end
+    for start in range(begin, end, rows_per_block):
+        bad = ~torch.isfinite(values[start : min(start + rows_per_block, end)])
         found = int(bad.sum())
         if found and first is None:
             position = torch.nonzero(bad)[0]

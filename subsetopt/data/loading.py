@@ -21,6 +21,7 @@ from subsetopt.data.checks import (
 from subsetopt.data.dataset import Dataset, Split, Task
 from subsetopt.data.normalization import measure
 from subsetopt.data.subset import as_number, ranking
+from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError, unknown_name
 from subsetopt.seeding import derive_seed
 
@@ -37,20 +38,22 @@ def load_dataset(
     normalize: str = "auto",
     task: Task | None = None,
     image_size: int | tuple[int, int] | None = None,
+    ranks: Ranks | None = None,
 ) -> Dataset:
     """Load the data set `name` (see `DATASETS`) and carve a validation split from its training data by `seed`.
 
     `data_dir` defaults to the environment variable SUBSETOPT_DATA, then ~/.cache/subsetopt. `data_file` is the file
     of `npz` and the folder of `image-folder`, whose images are resized to `image_size` (height, width) if given.
     `normalize`: "standard" records mean and deviation of the training split, "none" does not, "auto" does for
-    every data set but `npz`. `task` overrides what the dtype of the targets tells.
+    every data set but `npz`. `task` overrides what the dtype of the targets tells. Several `ranks` look for NaN and
+    infinity in a part of the rows each, so that a memory-mapped file is not read by all.
 
     Raises `SettingError` for an unusable setting, `DataError` for missing or bad data, each in one line.
     """
     _check_settings(validation_fraction, normalize)
     reader = DATASETS.get(name)
     query = Query(_path(data_dir), _path(data_file), _image_size(image_size))
-    return _assemble(name, reader(query), task, validation_fraction, seed, normalize)
+    return _assemble(name, reader(query), task, validation_fraction, seed, normalize, ranks)
 
 
 def dataset_from_arrays(
@@ -100,15 +103,21 @@ def validation_rows(targets: Tensor, fraction: float, seed: int, task: Task) -> 
 
 
 def _assemble(
-    name: str, raw: RawData, task: Task | None, validation_fraction: float, seed: int, normalize: str
+    name: str,
+    raw: RawData,
+    task: Task | None,
+    validation_fraction: float,
+    seed: int,
+    normalize: str,
+    ranks: Ranks | None = None,
 ) -> Dataset:
     task = _task(name, raw, task)
-    train = _checked(raw.train, name, "train", task)
+    train = _checked(raw.train, name, "train", task, ranks)
     n_outputs = raw.n_classes or (
         int(train.targets.max()) + 1 if task == "classification" else int(train.targets.shape[1])
     )
-    validation = None if raw.validation is None else _checked(raw.validation, name, "validation", task)
-    test = None if raw.test is None else _checked(raw.test, name, "test", task)
+    validation = None if raw.validation is None else _checked(raw.validation, name, "validation", task, ranks)
+    test = None if raw.test is None else _checked(raw.test, name, "test", task, ranks)
     for part, split in (("train", train), ("validation", validation), ("test", test)):
         if split is not None:
             _require_fitting(split, train, n_outputs, f"{name}: ", part, task)
@@ -136,9 +145,9 @@ def _task(name: str, raw: RawData, task: Task | None) -> Task:
     return "classification"
 
 
-def _checked(raw: RawSplit, name: str, part: str, task: Task) -> Split:
+def _checked(raw: RawSplit, name: str, part: str, task: Task, ranks: Ranks | None) -> Split:
     x, y = f"{name}: x_{part}", f"{name}: y_{part}"
-    inputs, targets = checked_inputs(raw.inputs, x), checked_targets(raw.targets, y, task)
+    inputs, targets = checked_inputs(raw.inputs, x, ranks), checked_targets(raw.targets, y, task)
     require_same_length(inputs, targets, x, f"y_{part}")
     rows = torch.arange(len(inputs)) if raw.rows is None else torch.from_numpy(raw.rows.astype(np.int64))
     return Split(inputs, targets, rows)

@@ -40,7 +40,8 @@ class Data:
 
     `rows` are int64 positions into the tensors given, duplicates allowed; None takes all. What has to be copied (a
     subset, another device) is copied once when it is smaller than `resident_bytes`; else it stays where it is, in
-    memory or in a memory-mapped file, and is copied per chunk (`streams`).
+    memory or in a memory-mapped file, and is copied per chunk (`streams`). With `stay` it stays there
+    whatever its size.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Data:
         device: torch.device,
         dtype: torch.dtype,
         preprocess: Preprocess | None,
+        stay: bool = False,
     ) -> None:
         self.dtype, self.device, self._preprocess = dtype, device, preprocess
         self._inputs = plain(inputs)
@@ -61,7 +63,7 @@ class Data:
             self._targets = chosen.to(device)
         wanted = self._inputs.nbytes if rows is None else len(rows) * self._inputs[:1].nbytes
         copied = rows is not None or self._inputs.device.type != device.type
-        self.streams = copied and wanted > resident_bytes(device)
+        self.streams = stay or (copied and wanted > resident_bytes(device))
         if not self.streams:
             if self.rows is not None:
                 self._inputs, self.rows = self._inputs[self.rows], None
@@ -124,12 +126,14 @@ class Data:
                 )
 
     def fingerprint(self, digest: Digest) -> None:
-        """Feed the data to `digest`: wholly up to 64 MiB, above that the rows in 4096 evenly spaced places."""
-        digest.update(f"{tuple(self._inputs.shape)}{self._inputs.dtype}{len(self)}".encode())
-        if self.rows is not None:
-            feed(digest, self.rows)
-        small = self._inputs.nbytes <= _FINGERPRINT_BYTES
-        feed(digest, self._inputs if small else self._inputs[:: max(1, len(self._inputs) // 4096)])
+        """Feed the data to `digest`: wholly up to 64 MiB, above that the rows in some 512 evenly spaced places.
+
+        It is the same wherever the data are, and whether they have been copied or not.
+        """
+        digest.update(f"{tuple(self._inputs.shape[1:])}{self._inputs.dtype}{len(self)}".encode())
+        small = len(self) * self._inputs[:1].nbytes <= _FINGERPRINT_BYTES
+        places = slice(None, None, 1 if small else max(1, len(self) // 512))
+        feed(digest, self._inputs[places] if self.rows is None else self._inputs[self.rows[places]])
         if self._targets is not None:
             feed(digest, self._targets)
 

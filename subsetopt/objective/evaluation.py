@@ -28,19 +28,26 @@ def evaluate_split(
     meter: Meter | None = None,
     purpose: Purpose = "evaluation",
     ranks: Ranks | None = None,
+    indices: Tensor | None = None,
 ) -> dict[str, float]:
-    """Return {"loss", "accuracy"} or {"loss", "mse"} at w in eval mode, the loss without any L2 term.
+    """Return {"loss", "accuracy"} or {"loss", "mse"} at w in eval mode, on the rows `indices` (default: all).
+
+    The loss is without any L2 term.
 
     Accuracy is the share of rows whose largest output is the target class; a loss of the user's own gives "accuracy"
     for integer targets `(n,)`, "mse" for floating targets of the outputs' shape. One host synchronisation.
     Several `ranks` are given the same data, share the rows, and return the same figures, after one collective.
     Raises `DataError` or `ModelError` when data, model and loss do not fit.
     """
-    check_rows(None, inputs, targets)
-    samples, kind = len(inputs), make_loss(loss)
+    rows, kind = check_rows(indices, inputs, targets), make_loss(loss)
+    samples = len(inputs) if rows is None else len(rows)
     ranks = ranks if ranks is not None and samples >= ranks.size else Ranks()
     start, stop = ranks.share(samples)
-    data = Data(inputs[start:stop], targets[start:stop], None, flat.device, flat.dtype, preprocess)
+    if rows is None:
+        inputs, targets = inputs[start:stop], targets[start:stop]
+    else:
+        rows = rows[start:stop]
+    data = Data(inputs, targets, rows, flat.device, flat.dtype, preprocess)
     data.targets = kind.prepare(data.targets, flat.dtype)
     wide = accumulation_dtype(flat.device)
     (meter or CountingMeter()).charge("forward", samples, purpose)

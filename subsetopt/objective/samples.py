@@ -38,9 +38,10 @@ class Samples:
     """The `count` rows `indices` (default: all) of inputs `(n, ...)` and targets, as chunks of model inputs.
 
     Iterating yields (inputs, targets) of this rank's chunks, as the model gets them; `data` are this rank's samples on
-    the device. `rows` is the order of all samples, None for that of the data: where chunks are part of the function
-    (BatchNorm, `track_noise`) it is random. A `chunk_size` of None is chosen for `flat`, within `limits`, and halved
-    when memory runs out. A few samples are evaluated, charged to `meter` as calibration, which tells `n_outputs`.
+    the device. `rows` is the order of all samples, None for that of the data: that given, but where chunks are part of
+    the function (BatchNorm, `track_noise`) a random one. A `chunk_size` of None is chosen for `flat`, within `limits`,
+    and halved when memory runs out. A few samples are evaluated, charged to `meter` as calibration, which tells
+    `n_outputs`.
 
     Raises `ModelError`, `DataError` or `SettingError` for whatever does not fit.
     """
@@ -72,7 +73,7 @@ class Samples:
         self.count = len(inputs) if self.rows is None else len(self.rows)
         alone, few = ranks.size == 1, min(self.count, PROBE_SAMPLES)
         # With several ranks the whole stays where it is, for its fingerprint and for checks that need all targets.
-        whole = self._part(inputs, targets, 0, self.count, flat.device if alone else inputs.device)
+        whole = self._part(inputs, targets, 0, self.count, stay=not alone)
         head = whole if alone else self._part(inputs, targets, 0, few)
         head.require_finite()
         meter.charge("forward", few * (2 if check_deterministic else 1), "calibration")
@@ -175,17 +176,18 @@ class Samples:
         self._chunks = KeptChunks(self.data, edges)
 
     def _ordered(self, rows: Tensor | None, n: int) -> Tensor | None:
-        if rows is None and not self._whole_chunks:
-            return None
+        if not self._whole_chunks:
+            return None if rows is None else rows.cpu()
         rows = torch.arange(n) if rows is None else rows.cpu()
         return rows[row_order(len(rows))]
 
-    def _part(self, inputs: Tensor, targets: Tensor, start: int, stop: int, device: torch.device | None = None) -> Data:
+    def _part(self, inputs: Tensor, targets: Tensor, start: int, stop: int, stay: bool = False) -> Data:
         if self.rows is None:
             inputs, targets, rows = inputs[start:stop], targets[start:stop], None
         else:
             rows = self.rows[start:stop]
-        data = Data(inputs, targets, rows, device or self._flat.device, self._flat.dtype, self._preprocess)
+        device = inputs.device if stay else self._flat.device
+        data = Data(inputs, targets, rows, device, self._flat.dtype, self._preprocess, stay)
         data.targets = self._loss.prepare(data.targets, self._flat.dtype)
         return data
 

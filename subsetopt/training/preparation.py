@@ -41,6 +41,7 @@ def prepare(
             validation_fraction=config.validation_fraction,
             seed=config.seed,
             normalize=config.normalize,
+            ranks=ranks,
         )
     loss = resolve_loss(config.loss, dataset)
     subset = _draw_subset(config, dataset)

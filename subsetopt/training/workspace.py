@@ -113,9 +113,15 @@ class Workspace:
         """Return K for `subset`, with its copies, or N for `full`."""
         return len(self.subset) * (self.config.augment_copies + 1) if which == "subset" else self.full_size
 
-    def stored(self, which: str) -> tuple[Tensor, Tensor]:
-        """Return the same tensors as `data`, where they are stored."""
-        return self._drawn if which == "subset" else (self.dataset.train.inputs, self.dataset.train.targets)
+    def stored(self, which: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the samples of `data` where they are stored: inputs, targets, and which rows of them (None: all).
+
+        So that of several ranks each copies, and reads from a memory-mapped file, its own rows alone.
+        """
+        if which == "subset" and self.config.augment_copies:
+            return *self._drawn, None
+        train = self.dataset.train
+        return train.inputs, train.targets, self.subset if which == "subset" else None
 
     def data(self, which: str) -> tuple[Tensor, Tensor]:
         """Return the tensors that a phase on `subset` or `full` trains on."""
@@ -125,13 +131,14 @@ class Workspace:
         """Return the full-batch objective on `subset` or `full`, charged to the ledger; built and checked once."""
         if (which, track_noise) not in self._objectives:
             # One process has the data on its device once, for all uses; of several each takes its part alone.
-            inputs, targets = self.data(which) if self.ranks.size == 1 else self.stored(which)
+            inputs, targets, rows = (*self.data(which), None) if self.ranks.size == 1 else self.stored(which)
             self._objectives[which, track_noise] = Objective(
                 self.flat,
                 inputs,
                 targets,
                 loss=self.loss,
                 l2=self.config.l2,
+                indices=rows,
                 chunk_size=None if self.config.chunk_size == "tune" else self.config.chunk_size,
                 compile=self.config.compile,
                 cuda_graphs=self.config.cuda_graphs,
@@ -157,11 +164,10 @@ class Workspace:
     def split(self, name: str) -> tuple[Tensor, Tensor] | None:
         """Return the tensors of subset, train, validation or test; None where the data set has none.
 
-        With several ranks they are where they are stored, since each rank looks at a part.
+        With several ranks held-out data are where they are stored, since each rank looks at a part.
         """
         if name in ("subset", "train"):
-            which = "subset" if name == "subset" else "full"
-            return self.data(which) if self.ranks.size == 1 else self.stored(which)
+            return self.data("subset" if name == "subset" else "full")
         part = self.dataset.validation if name == "validation" else self.dataset.test
         if part is None or len(part) == 0:
             return None
@@ -170,23 +176,32 @@ class Workspace:
 
     def evaluate(self, w: Tensor, name: str, purpose: Purpose = "evaluation") -> dict[str, float] | None:
         """Return loss (without L2) and accuracy or mse of a split at w; None where the data set has no such split."""
-        tensors = self.split(name)
-        if tensors is None:
+        rows = None
+        if self.ranks.size > 1 and name in ("subset", "train"):
+            inputs, targets, rows = self.stored("subset" if name == "subset" else "full")
+        elif (tensors := self.split(name)) is not None:
+            inputs, targets = tensors
+        else:
             return None
         return evaluate_split(
             self.flat,
             w,
-            *tensors,
+            inputs,
+            targets,
             loss=self.loss,
             preprocess=self.preprocess,
             meter=self.ledger,
             purpose=purpose,
             ranks=self.ranks,
+            indices=rows,
         )
 
     def refresh_batch_norm(self, w: Tensor, which: str) -> None:
         """Set BatchNorm's running statistics to those of the data trained on; nothing happens without BatchNorm."""
-        inputs, _ = self.data(which) if self.ranks.size == 1 else self.stored(which)
+        if not self.flat.has_running_statistics:
+            return
+        inputs = (self._drawn if which == "subset" else self.stored(which))[0]
+        inputs = self.data(which)[0] if self.ranks.size == 1 else inputs
         update_batch_norm(self.flat, w, inputs, preprocess=self.preprocess, meter=self.ledger)
 
     @cached_property

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from subsetopt import distributed
 from subsetopt.data import Dataset, dataset_from_arrays
+from subsetopt.data.checks import checked_inputs
 from subsetopt.distributed import ProcessRanks, RankFailedError, RankLostError, Ranks
 from subsetopt.errors import DataError, SettingError
 from subsetopt.objective import Objective, evaluate_split
@@ -243,6 +244,25 @@ def check_spread_curvature_pairs(ranks: Ranks) -> None:
     assert torch.equal(again.memory.rows, rows[:, start:stop])
     one, other = (s.memory.apply(states[1].gradient, 1.0)[0] for s in (again, states[1]))
     torch.testing.assert_close(one, other, **EXACT)
+
+
+def check_each_rank_reads_its_own_rows(ranks: Ranks) -> None:
+    x = samples()[0].clone()
+    x[-1, 0] = math.nan
+    try:
+        checked_inputs(x, "x", ranks)
+    except DataError as error:
+        assert ranks.rank == 2 and "first nan at [99, 0]" in str(error), error
+    else:
+        assert ranks.rank != 2
+    workspace = prepare(make_config({"dtype": "float64", "subset_frac": 0.5}), network(), data_set(), ranks)
+    objective = workspace.objective("subset")
+    objective.value_and_gradient(objective.initial())
+    workspace.evaluate(objective.initial(), "subset")
+    assert "_drawn" not in vars(workspace), "the whole subset has been copied"
+    start, stop = ranks.share(len(workspace.subset))
+    own = workspace.dataset.train.inputs[workspace.subset][start:stop]
+    assert torch.equal(objective.samples.data.inputs(0, stop - start), own)
 
 
 def check_evaluation(ranks: Ranks) -> None:
