@@ -166,7 +166,7 @@ def test_quadratic_is_solved_in_as_many_iterations_as_dimensions() -> None:
     H = torch.diag(torch.arange(1.0, 7.0, dtype=torch.float64))
     objective = PROBLEMS["wood"].objective()
     objective.fun, objective.x0, objective.size = lambda x: 0.5 * x @ H @ x, torch.ones(6, dtype=torch.float64), 6
-    solver = make_solver("lbfgs", curvature=1e-8, gtol=1e-5)
+    solver = make_solver("lbfgs", curvature=1e-8, strong_wolfe=True, gtol=1e-5)
     state = solver.init(objective, objective.initial())
     while solver.terminate(state) is None:
         state = solver.step(objective, state)
