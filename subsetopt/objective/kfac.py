@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.kfac_factor import Factor, spectral_product
 from subsetopt.objective.kfac_layers import (
     Layer,
     diagonal_moments,
@@ -30,9 +31,7 @@ from subsetopt.objective.losses import Loss
 from subsetopt.objective.protocol import Meter
 
 Draw = Literal["curvature", "labels", "empirical"]
-EIGH_FLOPS = 9.0  # d^3 operations of a symmetric eigendecomposition with vectors (Golub and Van Loan 2013, section 8.3)
 COUNTED_SAMPLES = 8
-FACTOR_TENSORS = ("moment", "decomposed", "basis", "spectrum")
 
 
 @dataclass
@@ -41,21 +40,6 @@ class Moments:
 
     factors: list[tuple[Tensor, Tensor]]
     diagonal: Tensor
-
-
-@dataclass
-class Factor:
-    """A symmetric second moment (d, d) and its decomposition: `decomposed` is the moment that was taken apart last."""
-
-    moment: Tensor
-    decomposed: Tensor
-    basis: Tensor
-    spectrum: Tensor
-
-    def refresh(self) -> None:
-        """Decompose the moment anew; rounding may leave eigenvalues just below zero, which are set to zero."""
-        spectrum, self.basis = torch.linalg.eigh(self.moment)
-        self.spectrum, self.decomposed = spectrum.clamp_min_(0.0), self.moment
 
 
 class Kfac:
@@ -105,21 +89,21 @@ class Kfac:
             meter.charge("gradient", self.price(w, x, y), "product")
         new = self.estimate(w, x, y, generator)
         share = max(1.0 / (self.updates + 1), 1.0 - self.memory)
-        pairs = self._factors or [(_undecomposed(a), _undecomposed(g)) for a, g in new.factors]
+        pairs = self._factors or [(Factor.of(a), Factor.of(g)) for a, g in new.factors]
         factors = [factor for pair in pairs for factor in pair]
         drawn = [moment for pair in new.factors for moment in pair]
         moments = [torch.lerp(factor.moment, moment, share) for factor, moment in zip(factors, drawn, strict=True)]
         due = self._due(factors, moments, new.diagonal)
         if due is None:
             return
-        if meter is not None and (extra := self._decomposition_price(w, x, y, [moments[index] for index in due])):
+        if meter is not None and (extra := self._decomposition_price(w, x, y, [factors[index] for index in due])):
             meter.charge("gradient", extra, "product")
         self.updates, self._factors = self.updates + 1, pairs
         self._diagonal = torch.lerp(self._diagonal, new.diagonal, share)
         for factor, moment in zip(factors, moments, strict=True):
             factor.moment = moment
         for index in due:
-            factors[index].refresh()
+            factors[index].refresh(generator)
 
     def _due(self, factors: Sequence[Factor], moments: Sequence[Tensor], diagonal: Tensor) -> list[int] | None:
         """Return the places of the factors whose moments have drifted too far; None if an estimate is not finite."""
@@ -141,7 +125,7 @@ class Kfac:
 
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues of F, shape (P,), in no particular order."""
-        blocks = [torch.outer(g.spectrum, a.spectrum).flatten() for a, g in self._factors]
+        blocks = [torch.outer(g.eigenvalues, a.eigenvalues).flatten() for a, g in self._factors]
         diagonal = torch.ones_like(self._diagonal)
         for layer in self._kronecker:
             for place in (layer.weight, layer.bias):
@@ -157,28 +141,27 @@ class Kfac:
         """Return what an estimate on these samples costs without decompositions, in gradients of one sample."""
         return math.ceil(self._flops(w, x, y)[0] * len(x))
 
-    def _decomposition_price(self, w: Tensor, x: Tensor, y: Tensor, moments: Sequence[Tensor]) -> int:
+    def _decomposition_price(self, w: Tensor, x: Tensor, y: Tensor, factors: Sequence[Factor]) -> int:
         gradient = self._flops(w, x, y)[1]
-        return math.ceil(EIGH_FLOPS * sum(len(moment) ** 3 for moment in moments) / gradient) if gradient else 0
+        return math.ceil(sum(factor.price for factor in factors) / gradient) if gradient else 0
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that `load_state` needs to go on bit for bit."""
         tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates)}
         for index, pair in enumerate(self._factors):
             for side, factor in zip("ag", pair, strict=True):
-                for name in FACTOR_TENSORS:
-                    tensors[f"{index}.{side}.{name}"] = getattr(factor, name)
+                tensors.update(factor.state(f"{index}.{side}."))
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `state` returned."""
         self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
 
-        def factor(index: int, side: str) -> Factor:
-            return Factor(*(tensors[f"{index}.{side}.{name}"] for name in FACTOR_TENSORS))
-
         count = len(self._kronecker) if self.updates else 0
-        self._factors = [(factor(index, "a"), factor(index, "g")) for index in range(count)]
+        self._factors = [
+            (Factor.from_state(tensors, f"{index}.a."), Factor.from_state(tensors, f"{index}.g."))
+            for index in range(count)
+        ]
 
     def _read(self, leaves: list[Tensor], outputs: Tensor, u: Tensor, generator: torch.Generator) -> Moments:
         n = len(outputs)
@@ -225,9 +208,7 @@ class Kfac:
             matrix = source[layer.weight].flatten(1)
             if layer.bias is not None:
                 matrix = torch.cat([matrix, source[layer.bias][:, None]], 1)
-            spectrum = torch.outer(g.spectrum, a.spectrum)
-            rotated = g.basis.T @ matrix @ a.basis
-            solved = g.basis @ (function(spectrum) * rotated) @ a.basis.T
+            solved = spectral_product(a, g, matrix, function)
             columns = into[layer.weight][0].numel()
             into[layer.weight].copy_(solved[:, :columns].view_as(into[layer.weight]))
             if layer.bias is not None:
@@ -247,11 +228,6 @@ class Kfac:
         leaves = self.flat.leaves(w)
         outputs = self.flat.call(leaves, x, "deterministic")
         torch.autograd.grad(self.loss.total(outputs, y, w.dtype), leaves, allow_unused=True)
-
-
-def _undecomposed(moment: Tensor) -> Factor:
-    nothing = torch.zeros_like(moment)
-    return Factor(nothing, nothing, nothing, moment.new_zeros(len(moment)))
 
 
 def _flops(call: Callable[[], object]) -> int:

@@ -11,7 +11,7 @@ gradient lie between 1 and 2, and 1 and 4/3. `torch.func.linearize` takes 0.5 to
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Protocol
 
@@ -33,6 +33,8 @@ from subsetopt.objective.recorders import (
     record_hessian,
     record_hessian_difference,
 )
+from subsetopt.objective.samples import Samples
+from subsetopt.objective.sharding import Edges
 
 
 class ChunkSource(Protocol):
@@ -42,11 +44,13 @@ class ChunkSource(Protocol):
     loss: Loss
     l2: float
     allow_tf32: bool
-    edges: list[tuple[int, int]]
     ranks: Ranks
+    samples: Samples
     by_differences: dict[CallKind, str]
     graph_bytes: dict[CallKind, float]
 
+    @property
+    def edges(self) -> Edges: ...
     @property
     def n_samples(self) -> int: ...
     def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]: ...
@@ -56,15 +60,16 @@ class ChunkSource(Protocol):
 class ModelLinearisation:
     """Products with the Hessian and the Gauss-Newton matrix of an objective at w; both include l2 times v.
 
-    Graphs are recorded when first asked for, and kept for as many chunks as fit into `memory` bytes; the others are
-    recorded anew in each product.
+    Graphs are recorded when first asked for, and kept for as many chunks as fit into `samples.linearisation_memory`;
+    the others are recorded anew in each product. What is given up because memory ran out is so, too, without being
+    charged again: charges are what was planned, alike on all ranks.
     """
 
-    def __init__(self, source: ChunkSource, w: Tensor, memory: int) -> None:
+    def __init__(self, source: ChunkSource, w: Tensor) -> None:
         self._source = source
         self._w = source.flat.check(w).detach().clone()
-        self._memory = memory
-        self._edges = source.edges  # the objective may cut anew when memory runs out; graphs of before stay as they are
+        source.samples.follow(self)
+        self._edges = source.edges
         self._stored: dict[CallKind, list[Product]] = {}
         self._kept_samples: dict[CallKind, int] = {}  # of all ranks, which are charged alike
 
@@ -89,57 +94,69 @@ class ModelLinearisation:
     def record(self, kind: CallKind) -> None:
         """Record and keep the graphs that products of `kind` ("hvp" or "ggnvp") need; the first product does it too."""
         source = self._source
-        if kind in self._stored or kind in source.by_differences:
+        if kind in self._kept_samples:
             return
         with exact_arithmetic(source.flat.device, source.allow_tf32):
-            kept = self._edges[: self._chunks_to_keep(kind)]
-            self._kept_samples[kind] = _total(kept[-1][1] if kept else 0, source.ranks)
+            self._try_out(kind)
+            if kind in source.by_differences:
+                return
+            kept = self._chunks_to_keep(kind)
+            self._kept_samples[kind] = _total(self._edges[kept - 1][1] if kept else 0, source.ranks)
             if self._kept_samples[kind]:
                 source.charge_product("linearise", self._kept_samples[kind])
-            self._stored[kind] = [self._at(_EXACT[kind], index) for index in range(len(kept))]
+            source.samples.within_memory(lambda: self._graphs(kind))
+
+    def release(self) -> bool:
+        """Give up the graphs kept, and let half of their memory do from now on; False where there are none."""
+        kept = {kind: self._edges[len(graphs) - 1][1] for kind, graphs in self._stored.items() if graphs}
+        self._stored.clear()
+        if kept:
+            graph_bytes = sum(self._source.graph_bytes[kind] * samples for kind, samples in kept.items())
+            self._source.samples.limits.graph_bytes = int(graph_bytes / 2)
+        return bool(kept)
 
     def _product(self, kind: CallKind, v: Tensor) -> Tensor:
         source = self._source
         v = source.flat.check(v).detach()
         with exact_arithmetic(source.flat.device, source.allow_tf32):
-            if kind not in source.by_differences:
-                try:
-                    return self._by_graphs(kind, v)
-                except torch.OutOfMemoryError:
-                    raise
-                except RuntimeError as error:
-                    source.by_differences[kind] = f"{error}".splitlines()[0][:160]
-                    self._stored.pop(kind, None)
-                    warnings.warn(self.note, stacklevel=4)
-            return self._by_differences(kind, v)
+            self.record(kind)
+            exact = kind not in source.by_differences
+            if exact:
+                if self._kept_samples[kind] < source.n_samples:
+                    source.charge_product("linearise", source.n_samples - self._kept_samples[kind])
+                source.charge_product(kind, source.n_samples)
+            else:
+                if kind == "ggnvp":
+                    source.charge_product("forward", 2 * source.n_samples)
+                source.charge_product("gradient", (2 if kind == "hvp" else 1) * source.n_samples)
+            result = source.samples.within_memory(lambda: self._own(kind, v, exact))
+            source.ranks.sum_(result)
+            return result
 
-    def _by_graphs(self, kind: CallKind, v: Tensor) -> Tensor:
-        source = self._source
-        self.record(kind)
-        stored = self._stored[kind]
-        if self._kept_samples[kind] < source.n_samples:
-            source.charge_product("linearise", source.n_samples - self._kept_samples[kind])
-        source.charge_product(kind, source.n_samples)
-        anew = (self._at(_EXACT[kind], index) for index in range(len(stored), len(self._edges)))
-        return self._sum(chain(stored, anew), v)
-
-    def _by_differences(self, kind: CallKind, v: Tensor) -> Tensor:
-        source = self._source
-        if kind == "ggnvp":
-            source.charge_product("forward", 2 * source.n_samples)
-        source.charge_product("gradient", (2 if kind == "hvp" else 1) * source.n_samples)
-        return self._sum((self._at(_DIFFERENCES[kind], index) for index in range(len(self._edges))), v)
-
-    def _sum(self, products: Iterable[Product], v: Tensor) -> Tensor:
-        ranks = self._source.ranks
-        result = v * (self._source.l2 if ranks.main else 0.0)
+    def _own(self, kind: CallKind, v: Tensor, exact: bool) -> Tensor:
+        """Return what this rank's samples contribute."""
+        stored = self._graphs(kind) if exact else []
+        recorder = (_EXACT if exact else _DIFFERENCES)[kind]
+        result = v * (self._source.l2 if self._source.ranks.main else 0.0)
         into, direction = self._source.flat.views(result), self._source.flat.views(v)
-        for product in products:
+        anew = (self._at(recorder, index) for index in range(len(stored), len(self._edges)))
+        for product in chain(stored, anew):
             _add(into, product(direction))
             # Without this the next chunk's graph would be recorded beside this one.
             del product
-        ranks.sum_(result)
         return result
+
+    def _graphs(self, kind: CallKind) -> list[Product]:
+        """Return the graphs that are kept; recorded where there are none, or chunks have been cut anew."""
+        if self._edges != self._source.edges:
+            self._stored.clear()
+            self._edges = self._source.edges
+        if kind not in self._stored:
+            # One by one, so that `release` knows of them when memory runs out half-way.
+            self._stored[kind] = []
+            for index in range(self._chunks_to_keep(kind)):
+                self._stored[kind].append(self._at(_EXACT[kind], index))
+        return self._stored[kind]
 
     def _at(self, recorder: Recorder, index: int, samples: int | None = None) -> Product:
         source = self._source
@@ -147,16 +164,35 @@ class ModelLinearisation:
         return recorder(source.flat, source.loss, self._w, x[:samples], y[:samples], 1.0 / source.n_samples)
 
     def _chunks_to_keep(self, kind: CallKind) -> int:
-        """Return how many chunks' graphs fit into memory, from the size of one once recorded for a few samples."""
-        source = self._source
-        if kind not in source.graph_bytes:
-            start, stop = self._edges[0]
-            few = min(stop - start, PROBE_SAMPLES)
-            with SavedBytes(exclude=self._w) as saved:
-                self._at(_EXACT[kind], 0, few)
-            source.graph_bytes[kind] = max(saved.total, 1) / few
-        affordable = self._memory / source.graph_bytes[kind]
+        """Return how many chunks' graphs fit into memory."""
+        affordable = self._source.samples.linearisation_memory / self._source.graph_bytes[kind]
         return sum(1 for _, stop in self._edges if stop <= affordable)
+
+    def _try_out(self, kind: CallKind) -> None:
+        """Find out, once per objective, what the graph of a sample takes in memory, or why there can be none."""
+        source = self._source
+        if kind in source.graph_bytes or kind in source.by_differences:
+            return
+        graph_bytes, problem = source.samples.within_memory(lambda: self._trial(kind))
+        if problem:
+            source.by_differences[kind] = problem
+            warnings.warn(self.note, stacklevel=5)
+        else:
+            source.graph_bytes[kind] = graph_bytes
+
+    def _trial(self, kind: CallKind) -> tuple[float, str]:
+        """Return the bytes per sample that the product of a few samples keeps; or why that cannot be recorded."""
+        start, stop = self._source.edges[0]
+        few = min(stop - start, PROBE_SAMPLES)
+        try:
+            with SavedBytes(exclude=self._w) as saved:
+                product = self._at(_EXACT[kind], 0, few)
+            product(self._source.flat.views(self._w))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            return 0.0, f"{error}".splitlines()[0][:160]
+        return max(saved.total, 1) / few, ""
 
 
 _EXACT: dict[CallKind, Recorder] = {"hvp": record_hessian, "ggnvp": record_gauss_newton}

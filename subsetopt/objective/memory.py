@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -20,6 +21,18 @@ GHOST_BATCH = 128
 """Chunk size with batch normalisation, where it is part of the function and must not depend on the machine."""
 
 _SMALLEST, _LARGEST = 32, 8192
+
+
+@dataclass
+class MemoryLimits:
+    """What was found to fit into this device's memory, where something did not; shared by objectives on one model.
+
+    `chunk_size`: samples in a chunk, where that is ours to choose. `graph_bytes`: what graphs kept for curvature
+    products may take.
+    """
+
+    chunk_size: int | None = None
+    graph_bytes: int | None = None
 
 
 class SavedBytes:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,30 +14,19 @@ from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
 from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
-from subsetopt.objective.chunks import (
-    Data,
-    KeptChunks,
-    Preprocess,
-    bounds,
-    check_chunk_size,
-    check_rows,
-    feed,
-    row_order,
-)
+from subsetopt.objective.chunks import Data, Preprocess, feed
 from subsetopt.objective.evaluation import model_outputs
 from subsetopt.objective.flat_model import FlatModel
-from subsetopt.objective.guard import PROBE_SAMPLES, Probe, probe
 from subsetopt.objective.linearisation import ModelLinearisation
 from subsetopt.objective.losses import Loss, LossFunction, make_loss
-from subsetopt.objective.memory import automatic_chunk_size
+from subsetopt.objective.memory import MemoryLimits
 from subsetopt.objective.meters import CountingMeter
-from subsetopt.objective.noise import MINIMUM_CHUNKS, NoiseAccumulator
+from subsetopt.objective.noise import NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner, Purpose
 from subsetopt.objective.sampled import SampledPart
-from subsetopt.objective.sharding import Edges, Shard, cut_shard
-
-T = TypeVar("T")
+from subsetopt.objective.samples import Samples
+from subsetopt.objective.sharding import Edges
 
 
 class Objective:
@@ -49,8 +36,9 @@ class Objective:
     `loss`: "cross_entropy", "mse" or a function (outputs, targets) -> n losses or their mean. `l2` equals the weight
     decay of SGD. `chunk_size` (automatic by default: see `memory.py`) bounds memory; sums over chunks equal the
     unchunked value to rounding, except with BatchNorm, where each chunk is normalised by its own statistics, so that
-    the chunk size is part of the function. An automatic size is halved whenever memory runs out in an evaluation.
-    `linearisation_memory` (bytes) bounds the graphs kept for products.
+    the chunk size is part of the function. `linearisation_memory` (bytes) bounds the graphs kept for products. Whenever
+    memory runs out, these are bounded more tightly or else an automatic chunk size is halved; `memory_limits` remembers
+    that, for all objectives that share it.
     `compile` and `cuda_graphs` (see `acceleration.py`) make evaluations faster on some machines, up to rounding.
     With `track_noise`, `gradient_noise` holds tr(Cov g_i)/K after each gradient (see `noise.py`; at least 8 chunks).
     Several `ranks` share the samples, and add up in one collective per evaluation or product; each is given all data
@@ -80,6 +68,7 @@ class Objective:
         compile: bool = False,
         cuda_graphs: bool = False,
         ranks: Ranks | None = None,
+        memory_limits: MemoryLimits | None = None,
     ) -> None:
         if not (isinstance(l2, int | float) and math.isfinite(l2) and l2 >= 0):
             raise SettingError("l2", l2, "must be a finite number >= 0", "try 1e-4")
@@ -89,16 +78,14 @@ class Objective:
         self._gradient_noise: Tensor | None = None
         self.by_differences: dict[CallKind, str] = {}
         self.graph_bytes: dict[CallKind, float] = {}
-        self.preprocess, self._linearisation_memory = preprocess, linearisation_memory
+        self.preprocess = preprocess
         self.ranks = Ranks() if ranks is None else ranks
-        self.rows = self._ordered_rows(check_rows(indices, inputs, targets), len(inputs))
-        self._samples = len(inputs) if self.rows is None else len(self.rows)
         self._accumulate = accumulation_dtype(self.flat.device)
-        self._data: Data
-        self._shard: Shard
-        self.edges: Edges
-        self._take(inputs, targets, check_chunk_size(chunk_size), check_deterministic)
-        self._chunks = KeptChunks(self._data, self.edges)
+        self.samples = Samples(
+            self.flat, self.loss, inputs, targets, indices, chunk_size, preprocess=preprocess, meter=self.meter,
+            ranks=self.ranks, track_noise=track_noise, check_deterministic=check_deterministic, allow_tf32=allow_tf32,
+            linearisation_memory=linearisation_memory, limits=memory_limits or MemoryLimits(),
+        )  # fmt: skip
         self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None
         self._graphs: ChunkGraphs | None = None
         if cuda_graphs and not track_noise:
@@ -122,12 +109,32 @@ class Objective:
     @property
     def n_samples(self) -> int:
         """K, the number of samples, duplicates included."""
-        return self._samples
+        return self.samples.count
+
+    @property
+    def n_outputs(self) -> int:
+        """M, the number of outputs per sample."""
+        return self.samples.n_outputs
+
+    @property
+    def rows(self) -> Tensor | None:
+        """The order of all samples, as rows of the data given; None where that is theirs."""
+        return self.samples.rows
+
+    @property
+    def edges(self) -> Edges:
+        """The chunks of this rank's samples, counted from its first one."""
+        return self.samples.edges
+
+    @property
+    def chunk_size(self) -> int:
+        """Samples in this rank's largest chunk."""
+        return self.samples.chunk_size
 
     @property
     def identity(self) -> Hashable:
         """Equal for the same function, also in another process; differs for other rows, data, loss, l2 or model."""
-        return self._digest, self._data.version
+        return self._digest, self.samples.data.version
 
     @property
     def gradient_noise(self) -> Tensor:
@@ -154,11 +161,11 @@ class Objective:
             def work() -> Tensor:
                 total = self._zero()
                 with self.flat.at(parameters, "deterministic") as evaluate:
-                    for x, y in self._chunks:
+                    for x, y in self.samples:
                         total += self._chunk_loss(evaluate, parameters, x, y)
                 return total
 
-            total = self._within_memory(work)
+            total = self.samples.within_memory(work)
             self.ranks.sum_(total)
             return self._penalised(total / self.n_samples, w)
 
@@ -166,7 +173,7 @@ class Objective:
         """Return f(w), a float64 scalar tensor, and its gradient, a new tensor of shape (P,), without synchronising."""
         self.meter.charge("gradient", self.n_samples, purpose)
         with exact_arithmetic(self.device, self.allow_tf32):
-            value, gradient, noise = self._within_memory(lambda: self._own_gradient(w))
+            value, gradient, noise = self.samples.within_memory(lambda: self._own_gradient(w))
             between = [] if noise is None else [noise.between]
             self.ranks.sum_(gradient, value, *between)
             if noise is not None:
@@ -177,11 +184,11 @@ class Objective:
 
     def linearise(self, w: Tensor) -> ModelLinearisation:
         """Return curvature products at w; the work is done, and charged, when the first product is asked for."""
-        return ModelLinearisation(self, w, self._linearisation_memory)
+        return ModelLinearisation(self, w)
 
     def part(self, share: float, generator: torch.Generator) -> SampledPart:
         """Return a random part of the samples, for curvature at less cost; the same where `generator` is."""
-        return SampledPart(self, self._data, share, generator, self._linearisation_memory)
+        return SampledPart(self, share, generator)
 
     def preconditioner(self, kind: str) -> Preconditioner:
         """Return factors, not estimated yet, that approximate the Gauss-Newton matrix: "kfac" or "diagonal"."""
@@ -189,7 +196,7 @@ class Objective:
 
     def outputs(self, w: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Return the model's outputs in eval mode for `inputs`; by default for this rank's samples, in their order."""
-        source = self._data
+        source = self.samples.data
         if inputs is not None:
             source = Data(inputs, None, None, self.device, self.dtype, self.preprocess)
         return model_outputs(self.flat, w, source, self.chunk_size, self.meter, "evaluation", self.allow_tf32)
@@ -200,14 +207,7 @@ class Objective:
 
     def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of samples `start` to `stop` of this rank, as the model gets them."""
-        return self._chunks[start, stop]
-
-    def cut_to(self, chunk_size: int) -> None:
-        """Cut this rank's samples into chunks of at most `chunk_size`, where chunks are not part of the function."""
-        edges = bounds(self._shard.stop - self._shard.start, chunk_size)
-        self._shard = replace(self._shard, edges=edges, all_edges=edges)
-        self.edges, self.chunk_size = edges, self._shard.chunk_size
-        self._chunks = KeptChunks(self._data, edges)
+        return self.samples.piece(start, stop)
 
     def charge_product(self, kind: CallKind, samples: int) -> None:
         """Charge work done for curvature products."""
@@ -217,29 +217,12 @@ class Objective:
         """Return what this rank's samples contribute to loss and gradient."""
         leaves = self.flat.leaves(w)
         gradient = torch.zeros_like(w, requires_grad=False)
-        if self._graphs is not None and (value := self._graphs.sum(w, gradient, self._chunks)) is not None:
+        if self._graphs is not None and (value := self._graphs.sum(w, gradient, self.samples)) is not None:
             return value, gradient, None
         if self.track_noise:
             value, noise = self._noisy_sum(leaves, gradient)
             return value, gradient, noise
-        return self._sum(leaves, gradient, self._chunks), gradient, None
-
-    def _within_memory(self, work: Callable[[], T]) -> T:
-        """Do `work` on all chunks; where memory runs out, with chunks half as large, from then on."""
-        while True:
-            try:
-                return work()
-            except torch.OutOfMemoryError as error:
-                if not self._may_halve or self.chunk_size == 1:
-                    raise SettingError(
-                        "chunk_size", self.chunk_size, "its activations do not fit into the device's memory",
-                        "BatchNorm and the noise test keep their chunks; set a smaller one or use a smaller model",
-                    ) from error  # fmt: skip
-            # Out of the handler, which holds on to the tensors of the failed attempt.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self.cut_to(self.chunk_size // 2)
-            self.halvings += 1
+        return self._sum(leaves, gradient, self.samples), gradient, None
 
     def _sum(self, leaves: list[Tensor], gradient: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         for leaf, view in zip(leaves, self.flat.views(gradient), strict=True):
@@ -254,10 +237,9 @@ class Objective:
         return total
 
     def _noisy_sum(self, leaves: list[Tensor], gradient: Tensor) -> tuple[Tensor, NoiseAccumulator]:
-        sizes = [stop - start for start, stop in self._shard.all_edges]
-        noise = NoiseAccumulator(sizes, self._accumulate, self._shard.first)
+        noise = NoiseAccumulator(self.samples.all_sizes, self._accumulate, self.samples.first_chunk)
         total = self._zero()
-        for piece in self._chunks:
+        for piece in self.samples:
             part = torch.zeros_like(gradient)
             total += self._sum(leaves, part, [piece])
             noise.add(part)
@@ -278,70 +260,10 @@ class Objective:
     def _zero(self) -> Tensor:
         return torch.zeros((), dtype=self._accumulate, device=self.device)
 
-    def _ordered_rows(self, rows: Tensor | None, n: int) -> Tensor | None:
-        if rows is None and not (self.flat.batch_dependent or self.track_noise):
-            return None
-        rows = torch.arange(n) if rows is None else rows.cpu()
-        return rows[row_order(len(rows))]
-
-    def _take(self, inputs: Tensor, targets: Tensor, chunk_size: int | None, check_deterministic: bool) -> None:
-        """Check the data, cut the chunks, and keep this rank's part of the data on the device."""
-        alone = self.ranks.size == 1
-        # With several ranks the whole stays where it is, for its fingerprint and for checks that need all targets.
-        whole = self._part(inputs, targets, 0, self._samples, self.device if alone else inputs.device)
-        self._described = whole
-        few = min(self._samples, PROBE_SAMPLES)
-        head = whole if alone else self._part(inputs, targets, 0, few)
-        head.require_finite()
-        told = self._probe(head, whole.targets, few, check_deterministic)
-        self.n_outputs = told.n_outputs
-        self._shard = self._cut(chunk_size, told.bytes_per_sample)
-        self._may_halve = chunk_size is None and not (self.flat.batch_dependent or self.track_noise)
-        self.halvings = 0
-        self.edges, self.chunk_size = self._shard.edges, self._shard.chunk_size
-        self._data = whole if alone else self._part(inputs, targets, self._shard.start, self._shard.stop)
-        if not alone:
-            self._data.require_finite()
-            _ = self._digest
-            self._described = self._data
-
-    def _part(self, inputs: Tensor, targets: Tensor, start: int, stop: int, device: torch.device | None = None) -> Data:
-        if self.rows is None:
-            inputs, targets, rows = inputs[start:stop], targets[start:stop], None
-        else:
-            rows = self.rows[start:stop]
-        data = Data(inputs, targets, rows, device or self.device, self.dtype, self.preprocess)
-        data.targets = self.loss.prepare(data.targets, self.dtype)
-        return data
-
-    def _probe(self, head: Data, all_targets: Tensor, few: int, check_deterministic: bool) -> Probe:
-        self.meter.charge("forward", few * (2 if check_deterministic else 1), "calibration")
-        with exact_arithmetic(self.device, self.allow_tf32):
-            x, y = head.inputs(0, few), head.targets[:few]
-            return probe(self.flat, self.loss, x, y, all_targets, check_deterministic)
-
-    def _cut(self, chunk_size: int | None, bytes_per_sample: float) -> Shard:
-        self.preferred_chunk_size = automatic_chunk_size(bytes_per_sample, self.device, self.flat.batch_dependent)
-        chunk_size = chunk_size or self.preferred_chunk_size
-        if self.track_noise:
-            if self.n_samples < MINIMUM_CHUNKS:
-                raise SettingError("track_noise", True, f"needs at least {MINIMUM_CHUNKS} samples", "use more samples")
-            chunk_size = min(chunk_size, self.n_samples // MINIMUM_CHUNKS)
-        # Chunks that are part of the function, or of the noise estimate, are the same for any number of ranks.
-        shard = cut_shard(self._samples, chunk_size, self.ranks, self.flat.batch_dependent or self.track_noise)
-        if self.flat.batch_dependent and shard.all_edges[-1][1] - shard.all_edges[-1][0] < 2:
-            raise SettingError(
-                "chunk_size", chunk_size, "BatchNorm needs two samples in every chunk", "use larger ones"
-            )
-        return shard
-
     @cached_property
     def _digest(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        preprocess = getattr(self.preprocess, "__qualname__", repr(self.preprocess))
-        shape = self._shard.all_edges if self.flat.batch_dependent else ()
-        digest.update(f"{self.flat.description}|{self.loss.name}|{self.l2!r}|{preprocess}|{shape}".encode())
-        self._described.fingerprint(digest)
+        digest.update(f"{self.flat.description}|{self.loss.name}|{self.l2!r}|{self.samples.digest}".encode())
         for constant in self.flat.constants():
             feed(digest, constant)
         return digest.hexdigest()

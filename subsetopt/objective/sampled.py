@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
-from subsetopt.objective.chunks import Data, bounds
+from subsetopt.objective.chunks import bounds
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.linearisation import ChunkSource, ModelLinearisation
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner
+from subsetopt.objective.sharding import Edges
 
 
 class SampledSource(ChunkSource, Protocol):
     """What `SampledPart` needs to know of the whole objective."""
 
     meter: Meter
-    chunk_size: int
 
 
 class SampledPart:
@@ -29,16 +29,16 @@ class SampledPart:
     With BatchNorm each chunk of the part is normalised by its own statistics, as in the objective itself.
     """
 
-    def __init__(self, whole: SampledSource, data: Data, share: float, generator: torch.Generator, memory: int) -> None:
+    def __init__(self, whole: SampledSource, share: float, generator: torch.Generator) -> None:
         smallest = 2 if whole.flat.batch_dependent else 1
         samples = min(whole.n_samples, max(smallest, math.ceil(share * whole.n_samples)))
         self._places = torch.randperm(whole.n_samples, generator=generator)[:samples]
-        self._whole, self._data, self._memory = whole, data, memory
+        self._whole, self.samples = whole, whole.samples
         self.flat: FlatModel = whole.flat
         self.loss: Loss = whole.loss
         self.l2, self.allow_tf32 = whole.l2, whole.allow_tf32
         self.ranks = Ranks()  # a run of several ranks does without parts: `SolverPhase` refuses them there
-        self.edges = bounds(samples, max(smallest, whole.chunk_size))
+        self._smallest = smallest
         # What is learned about recording holds for the objective: shared, so that it is found out once.
         self.by_differences, self.graph_bytes = whole.by_differences, whole.graph_bytes
 
@@ -47,9 +47,14 @@ class SampledPart:
         """How many samples the part has."""
         return len(self._places)
 
+    @property
+    def edges(self) -> Edges:
+        """The chunks of the part."""
+        return bounds(self.n_samples, max(self._smallest, self.samples.chunk_size))
+
     def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of samples `start` to `stop` of the part, as the model gets them."""
-        return self._data.pick(self._places[start:stop])
+        return self.samples.data.pick(self._places[start:stop])
 
     def charge_product(self, kind: CallKind, samples: int) -> None:
         """Charge work done for curvature products."""
@@ -57,8 +62,8 @@ class SampledPart:
 
     def linearise(self, w: Tensor) -> ModelLinearisation:
         """Return curvature products at w; the work is done, and charged, when the first product is asked for."""
-        return ModelLinearisation(self, w, self._memory)
+        return ModelLinearisation(self, w)
 
     def update(self, preconditioner: Preconditioner, w: Tensor, generator: torch.Generator) -> None:
         """Let `preconditioner` take in an estimate at w on these samples."""
-        preconditioner.update(w, *self._data.pick(self._places), generator, self._whole.meter)
+        preconditioner.update(w, *self.samples.data.pick(self._places), generator, self._whole.meter)

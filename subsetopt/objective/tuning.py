@@ -49,7 +49,7 @@ def tuned_chunk_size(
             check_deterministic=False,
         )  # fmt: skip
 
-    automatic = cut(len(inputs), None).preferred_chunk_size
+    automatic = cut(len(inputs), None).samples.preferred_chunk_size
     candidates = _candidates(automatic, len(inputs))
     if model.batch_dependent or len(candidates) == 1:
         return automatic

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from subsetopt.objective.protocol import BudgetExhausted, CallKind, Purpose
+
+_ENTRIES = [(purpose, kind) for purpose in get_args(Purpose) for kind in get_args(CallKind)]
 
 # A budget of 3 must admit three whole epochs although 3 * (N * (1/N)) may round above 3.
 _SLACK = 1e-9
@@ -66,6 +68,17 @@ class Ledger:
             row["samples"] += samples
             row["calls"] += self._calls[purpose, kind]
         return table
+
+    def counts(self) -> list[int]:
+        """Return calls and samples of every purpose and kind, in a fixed order; see `add`."""
+        return [counter[entry] for counter in (self._calls, self._samples) for entry in _ENTRIES]
+
+    def add(self, counts: Sequence[int]) -> None:
+        """Enter calls that another ledger has admitted, as `counts` has them."""
+        for entry, calls, samples in zip(_ENTRIES, counts, counts[len(_ENTRIES) :], strict=False):
+            if calls:
+                self._calls[entry] += calls
+                self._samples[entry] += samples
 
     def save(self) -> dict[str, Any]:
         """Return the ledger as JSON-able numbers."""

@@ -230,7 +230,7 @@ class Loop:
             "phase_start": list(position.phase_start),
             "metrics_bytes": position.metrics_bytes,
             "looks": position.looks,
-            "chunk_sizes": self._workspace.halved_chunks(),
+            "memory_limits": self._workspace.save_memory_limits(),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Position:
@@ -259,7 +259,7 @@ class Loop:
             position.state = self._phases[len(snapshots)].restore(_under("phase/", tensors), state["phase_state"])
         on_device = {name: tensor.to(device) for name, tensor in _under("carried/", tensors).items()}
         self._workspace.carried.restore(on_device, state.get("carried"))
-        self._workspace.restore_chunks(state.get("chunk_sizes", {}))
+        self._workspace.restore_memory_limits(state.get("memory_limits", []))
         # Last, because rebuilding an objective charges a calibration that the checkpoint has already.
         self._workspace.ledger.restore(state["ledger"])
         return position

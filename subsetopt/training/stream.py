@@ -11,10 +11,10 @@ from subsetopt.errors import SettingError
 from subsetopt.objective.kfac_spectrum import KfacSpectrum
 from subsetopt.solvers.settings import check_settings, setting
 
-DEVIATIONS, GROWTH = 4.0, 1.2  # a loss this far above its running mean is a jump
+GROWTH, ERRORS = 1.2, 2.0  # a loss beyond so many times its running mean, by so many standard errors, is a jump
+ABSURD = 20.0  # running means that no standard error excuses
 MEAN_SHARE = 0.1  # of each new loss in the running mean
 SMALLEST = 16  # samples of a subset
-LEAST_SCALE = 0.125  # of the bound on a step, however small the subsets
 PATIENCE = 3  # jumps in a row, after which a finite loss is taken for the new level
 
 
@@ -24,8 +24,8 @@ class StreamSettings:
 
     Subsets grow from `subset_min` to `subset_max` samples; of a small training set they are smaller, so that one pass
     over it has `pass_steps` of the largest. The step s is -rate * (1 - share) times the momentum of
-    (F + damping I)^-1 g, shortened where its model of the change of the outputs, s'Fs, exceeds
-    `trust` * (largest subset / 1000)^2 (at least an eighth of `trust`): small subsets know less. The damping is the one
+    (F + damping I)^-1 g, shortened where it would change the outputs by more than `trust`: s'Fs, corrected by what
+    earlier steps have changed (see `output_change.py`). The damping is the one
     that leaves `directions` directions for each sample of the subset, sum_i (f_i / (f_i + damping))^2 over the
     eigenvalues of F: more could not be told from sampling noise. So it needs no scale, and falls as subsets grow.
     Factors are estimated on `factor_samples` samples (fewer where subsets are smaller), for `factor_share` of the whole
@@ -37,7 +37,7 @@ class StreamSettings:
     rate: float = setting(0.12, above=0)
     momentum: float = setting(0.5, at_least=0, below=1)
     directions: float = setting(1.2, above=0)
-    trust: float = setting(6e-3, above=0)
+    trust: float = setting(0.07, above=0)
     pass_steps: int = setting(32, at_least=1)
     factor_share: float = setting(0.15, above=0, below=1)
     factor_samples: int = setting(128, at_least=2)
@@ -47,11 +47,6 @@ class StreamSettings:
     def size(self, share: float) -> int:
         """Return the number of samples of a subset: geometric growth."""
         return round(self.subset_min * math.pow(self.subset_max / self.subset_min, share))
-
-    @property
-    def longest(self) -> float:
-        """The bound on s'Fs for a step s."""
-        return self.trust * max(LEAST_SCALE, (self.subset_max / 1000) ** 2)
 
     def factor_cost(self, share: float, total: float) -> float:
         """Return what factors may have taken of the `total` cost by now: more at first, when F changes most."""
@@ -82,24 +77,18 @@ def stream_settings(given: Mapping[str, Any], samples: int) -> StreamSettings:
 
 @dataclass
 class Guard:
-    """Tells a jump of the loss from its noise by running mean and mean absolute deviation over fresh subsets."""
+    """Tells a jump of the loss from its sampling noise: its running mean over fresh subsets, and jumps in a row."""
 
     mean: float = math.nan
-    deviation: float = 0.0
     jumps: int = 0
 
-    def admits(self, loss: float) -> bool:
-        """Return whether to go on from the point with this loss; takes the loss in where it does."""
-        if not math.isfinite(loss):
+    def admits(self, loss: float, error: float) -> bool:
+        """Return whether to go on from the point with this loss, of that standard error; takes it in where it does."""
+        jumped = loss > GROWTH * self.mean + min(ERRORS * error, ABSURD * self.mean)
+        if not math.isfinite(loss) or (jumped and self.jumps < PATIENCE):
             self.jumps += 1
             return False
-        if math.isnan(self.mean) or self.jumps >= PATIENCE:
-            self.mean, self.deviation, self.jumps = loss, abs(loss) / 20, 0
-            return True
-        if loss > self.mean * GROWTH + DEVIATIONS * self.deviation:
-            self.jumps += 1
-            return False
+        anew = jumped or math.isnan(self.mean)
+        self.mean = loss if anew else self.mean + MEAN_SHARE * (loss - self.mean)
         self.jumps = 0
-        self.deviation += MEAN_SHARE * (abs(loss - self.mean) - self.deviation)
-        self.mean += MEAN_SHARE * (loss - self.mean)
         return True

@@ -17,18 +17,17 @@ from torch import Tensor
 
 from subsetopt.errors import SettingError
 from subsetopt.objective import make_loss
-from subsetopt.objective.chunks import bounds
-from subsetopt.objective.guard import PROBE_SAMPLES
 from subsetopt.objective.kfac import Kfac
 from subsetopt.objective.kfac_spectrum import KfacSpectrum
-from subsetopt.objective.memory import SavedBytes, automatic_chunk_size
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.host import dot, host_read
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.fresh_subsets import FreshSubsets, Place
+from subsetopt.training.output_change import OutputChange
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
-from subsetopt.training.random_streams import installed, new_states
+from subsetopt.training.random_streams import new_states
 from subsetopt.training.spending import share_spent
 from subsetopt.training.stream import Guard, stream_settings
 from subsetopt.training.trees import join_tensors, split_tensors
@@ -37,17 +36,17 @@ from subsetopt.training.workspace import Workspace
 GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
 LOST = 12  # jumps in a row that end the phase
-NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "estimate_cost", "returns", "epoch", "position",
-           "loss", "caution", "stale", "began_seconds", "affordable_seconds", "chunk", "stopped")  # fmt: skip
+NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "estimate_cost", "returns",
+           "loss", "caution", "stale", "began_seconds", "affordable_seconds", "stopped")  # fmt: skip
 
 
 @dataclass
 class StreamState:
-    """Where a stream is: parameters, momentum and the last good parameters (P,); place in the order of the samples.
+    """Where a stream is: parameters, momentum and the last good parameters (P,), and the place in the samples.
 
     `began` and `affordable` are the cost at its start and what it may spend, in epoch-equivalents; `end` says why it
     stops when that is spent. `caution` multiplies the rate, and its square divides the damping; `returns` counts the
-    returns to a good point. `chunk` is how many samples of a subset are computed at once, 0 until that is known.
+    returns to a good point.
     """
 
     w: Tensor
@@ -62,13 +61,12 @@ class StreamState:
     began_seconds: float = 0.0
     affordable_seconds: float = math.inf
     guard: Guard = field(default_factory=Guard)
-    chunk: int = 0
+    place: Place = field(default_factory=Place)
+    change: OutputChange = field(default_factory=OutputChange)
     iterations: int = 0
     estimates: int = 0
     estimate_cost: float = 0.0
     returns: int = 0
-    epoch: int = 0
-    position: int = 0
     loss: float = math.nan
     caution: float = 1.0
     stale: bool = True
@@ -89,9 +87,7 @@ class StreamPhase:
             raise SettingError("solver", config.method, "needs at least two samples", "use another solver")
         self._loss = make_loss(workspace.loss)
         self._kfac = Kfac(workspace.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
-        self._inputs, targets = workspace.data(config.data)
-        self._targets = self._loss.prepare(targets, workspace.flat.dtype)
-        self._order: tuple[int, Tensor] | None = None
+        self._subsets = FreshSubsets(workspace, config.data, self._stream, self._loss)
         self._known: tuple[int, KfacSpectrum] | None = None
         self._told: dict[str, int] = {}
         if workspace.ranks.size > 1:
@@ -173,7 +169,8 @@ class StreamPhase:
         tensors, parts = split_tensors({
             "w": state.w, "velocity": state.velocity, "good": state.good, "good_buffers": state.good_buffers,
             "random": state.random, "generator": state.generator.get_state(), "kfac": self._kfac.state(),
-            "guard": vars(state.guard),
+            "guard": vars(state.guard), "place": vars(state.place),
+            "change": vars(state.change),
         })  # fmt: skip
         return tensors, {"parts": parts, **{name: getattr(state, name) for name in NUMBERS}}
 
@@ -189,7 +186,8 @@ class StreamPhase:
         stopped = numbers["stopped"]
         return StreamState(
             parts["w"], parts["velocity"], parts["good"], parts["good_buffers"], parts["random"], generator,
-            guard=Guard(**parts["guard"]), end=StopReason(numbers["end"]),
+            guard=Guard(**parts["guard"]), place=Place(**parts["place"]),
+            change=OutputChange(**parts["change"]), end=StopReason(numbers["end"]),
             stopped=None if stopped is None else StopReason(stopped), **plain,
         )  # fmt: skip
 
@@ -201,50 +199,37 @@ class StreamPhase:
 
     def _estimate(self, state: StreamState) -> None:
         """Estimate factors on samples of their own, so that they are independent of the gradient."""
-        count = min(self._settings.factor_samples, self.samples)
-        rows = torch.randperm(self.samples, generator=state.generator)[:count].to(self._inputs.device)
-        x = self._workspace.preprocess(self._inputs[rows].to(self._workspace.device))
+        rows = self._subsets.random_rows(self._settings.factor_samples, state.generator)
         before = self._workspace.ledger.cost
-        self._kfac.update(state.w, x, self._targets[rows], state.generator, self._workspace.ledger)
+        self._kfac.update(state.w, *self._subsets.batch(rows), state.generator, self._workspace.ledger)
+        size = self._settings.size(share_spent(self._workspace, state))
+        state.change.watch(rows, size, self._workspace.flat.batch_dependent)
         state.estimate_cost += self._workspace.ledger.cost - before
         state.estimates += 1
         state.stale = False
 
     def _advance(self, state: StreamState) -> None:
-        settings, share = self._settings, share_spent(self._workspace, state)
-        loss, gradient = self._gradient(state, settings.size(share))
+        settings, share, change = self._settings, share_spent(self._workspace, state), state.change
+        changed = change.measure(*self._subsets.outputs(state.w, change.rows), self._loss)
+        measured = self._subsets.measure(state.w, state.place, settings.size(share), state.random)
         damping = settings.step_damping(self._spectrum(), share) / state.caution**2
-        velocity = self._kfac.apply(gradient, damping).add_(state.velocity, alpha=settings.momentum)
+        velocity = self._kfac.apply(measured.gradient, damping).add_(state.velocity, alpha=settings.momentum)
         rate = settings.step_rate(share) * state.caution
         model = dot(velocity, self._kfac.product(velocity))
-        state.loss, curvature = host_read(torch.stack([loss, model]).double())
+        figures = [figure.double() for figure in (measured.loss, measured.error, model, changed)]
+        state.loss, error, curvature, last_change = host_read(torch.stack(figures))
         state.iterations += 1
-        if not (state.guard.admits(state.loss) and math.isfinite(curvature)):
+        change.learn(last_change)
+        if not (state.guard.admits(state.loss, error) and math.isfinite(curvature)):
             self._return(state)
             return
         if state.iterations % GOOD_EVERY == 1:
             state.good, state.good_buffers = state.w.clone(), self._workspace.flat.buffers()
-        length = min(rate, math.sqrt(settings.longest / max(curvature, 1e-30)))
+        length = min(rate, math.sqrt(settings.trust / max(change.ratio * curvature, 1e-30)))
+        change.step = length**2 * curvature
         state.w.sub_(velocity, alpha=length)
         state.velocity = velocity
         state.caution = min(1.0, state.caution * RECOVERY)
-
-    def _chunk(self) -> int:
-        """Return how many samples of a subset are computed at once: memory is bounded by it, the function is the same.
-
-        With BatchNorm, which takes its statistics over the whole subset, all of them.
-        """
-        workspace, chosen = self._workspace, self._workspace.config.chunk_size
-        if workspace.flat.batch_dependent:
-            return self.samples
-        if isinstance(chosen, int):
-            return chosen
-        few = self._inputs[:PROBE_SAMPLES].to(workspace.device)
-        workspace.ledger.charge("forward", len(few), "calibration")
-        w = workspace.flat.initial().requires_grad_()
-        with SavedBytes(exclude=w) as saved:
-            workspace.flat.forward(w, workspace.preprocess(few), "deterministic")
-        return automatic_chunk_size(saved.total / len(few), workspace.device, False)
 
     def _spectrum(self) -> KfacSpectrum:
         """Return the eigenvalues of the factors as they are."""
@@ -252,42 +237,13 @@ class StreamPhase:
             self._known = self._kfac.updates, KfacSpectrum.of(self._kfac.eigenvalues())
         return self._known[1]
 
-    def _gradient(self, state: StreamState, size: int) -> tuple[Tensor, Tensor]:
-        """Return loss and gradient at w on the next `size` fresh samples, L2 included."""
-        state.chunk = state.chunk or self._chunk()
-        rows = self._next_rows(state, size)
-        self._workspace.ledger.charge("gradient", len(rows), "train")
-        state.position += len(rows)
-        w, l2 = state.w.requires_grad_(True), self._workspace.config.l2
-        mean, gradient = torch.zeros((), dtype=w.dtype, device=w.device), torch.zeros_like(w)
-        with installed(state.random, self._workspace.device):
-            for start, stop in bounds(len(rows), state.chunk):
-                piece = rows[start:stop]
-                x = self._workspace.preprocess(self._inputs[piece].to(w.device))
-                outputs = self._workspace.flat.forward(w, x, "train")
-                part = self._loss.per_sample(outputs, self._targets[piece]).sum() / len(rows)
-                gradient += torch.autograd.grad(part, w)[0]
-                mean += part.detach()
-        state.w = w.detach()
-        return mean + 0.5 * l2 * dot(state.w, state.w), gradient.add_(state.w, alpha=l2)
-
     def _return(self, state: StreamState) -> None:
         """Go back to the last good point, at rest, to take smaller and more damped steps."""
         state.w, state.velocity = state.good.clone(), torch.zeros_like(state.good)
         self._workspace.flat.load_buffers(state.good_buffers)
+        state.change.forget()
         state.caution *= CAUTION
         state.returns += 1
         state.stale = True
         if state.guard.jumps >= LOST:
             state.stopped = StopReason.NON_FINITE
-
-    def _next_rows(self, state: StreamState, size: int) -> Tensor:
-        """Return the next slice of this pass's order; what would leave less than half a subset is taken whole."""
-        if state.position >= self.samples:
-            state.epoch, state.position = state.epoch + 1, 0
-        if self._order is None or self._order[0] != state.epoch:
-            generator = make_generator(self._workspace.config.seed, f"{self._stream}:order:{state.epoch}")
-            self._order = state.epoch, torch.randperm(self.samples, generator=generator).to(self._inputs.device)
-        left = self.samples - state.position
-        count = left if left < 1.5 * size else size
-        return self._order[1][state.position : state.position + count]

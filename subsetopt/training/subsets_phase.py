@@ -1,16 +1,19 @@
 """Several disjoint subsets, each solved from the same start, and what is made of their minima.
 
-The solve of one subset is an ordinary `SolverPhase` on its own rows and knows nothing of the others: `subset_solve`
-makes it from the workspace and its number alone, so that the solves may as well run on several devices. Here they run
-one after the other, each with an equal part of what is left to spend. The average of minima from one start is the point
-of Zhang, Duchi, Wainwright (2013), "Communication-efficient algorithms for statistical optimization".
+The solves are dealt out: rank r of R has subsets r, r + R, ... and works on them one after the other, without the other
+ranks. They keep step, by one iteration of each rank's current solve per step of the phase, after which all ranks are
+told how far each has come and what it cost; a minimum is told to all as soon as it is found. So ranks wait for one
+another here and in the loop alone, as in any phase, and all hold the same state but for the solves under way. The
+average of minima from one start is the point of Zhang, Duchi, Wainwright (2013), "Communication-efficient algorithms
+for statistical optimization".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -21,59 +24,25 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.minima import SubsetMinimum, join_minima
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
-from subsetopt.training.solver_phase import SolverPhase, SolverState
+from subsetopt.training.subset_solve import SubsetSolve
 from subsetopt.training.workspace import Workspace
+
+TOTALS = {"iteration": "iterations", "evaluations": "evaluations", "products": "products"}
 
 
 @dataclass
 class SubsetsState:
-    """The minima so far, and the solve that is under way: `current` None before its first evaluation.
+    """The minima found and the progress of the solves under way, by number of the subset; the same on all ranks.
 
-    `start` (P,) is where every solve begins. `limit` is the ledger's for the whole phase, infinite without one.
+    `start` (P,) is where every solve begins. `allowance` is what each may spend, in epoch-equivalents: an equal part of
+    the phase's, infinite without a limit. `exhausted`: it does not admit one evaluation.
     """
 
     start: Tensor
-    limit: float
-    current: SolverState | None = None
-    done: list[SubsetMinimum] = field(default_factory=list)
+    allowance: float
+    done: dict[int, SubsetMinimum] = field(default_factory=dict)
+    progress: dict[int, dict[str, Any]] = field(default_factory=dict)
     exhausted: bool = False
-
-
-def subset_solve(workspace: Workspace, config: PhaseConfig, index: int) -> SolverPhase:
-    """Return the solve of subset `index` (from 0) of `config.subsets`, which depends on nothing else."""
-    rows = workspace.disjoint_subsets(config.subsets)[index]
-    single = config.model_copy(update={"subsets": 1, "subsets_then": "average", "subsets_select": "auto"})
-    return SolverPhase(single, workspace.with_subset(rows))
-
-
-def solve_subset(workspace: Workspace, config: PhaseConfig, index: int, w: Tensor) -> SubsetMinimum:
-    """Solve subset `index` from w (P,) to its end and return the minimum."""
-    phase = subset_solve(workspace, config, index)
-    state = phase.start(w)
-    while phase.terminate(state) is None:
-        try:
-            state = phase.step(state)
-        except BudgetExhausted:
-            return finished(phase, state, StopReason.BUDGET)
-    return finished(phase, state, phase.terminate(state) or StopReason.BUDGET)
-
-
-def finished(phase: SolverPhase, state: SolverState, reason: StopReason) -> SubsetMinimum:
-    """Return the minimum that a solve ended with, for `reason`."""
-    progress, (w, loss, gradient_norm) = phase.record(state), phase.finish(state)
-    return SubsetMinimum(
-        w.detach().clone(),
-        {
-            "samples": phase.samples,
-            "stop_reason": str(reason),
-            "converged": reason.converged,
-            "loss": loss,
-            "gradient_norm": gradient_norm,
-            "iterations": progress["iteration"],
-            "evaluations": progress["evaluations"],
-            "products": progress["products"],
-        },
-    )
 
 
 class SubsetsPhase:
@@ -83,9 +52,10 @@ class SubsetsPhase:
         if config.subsets_select == "validation" and not workspace.dataset.validation:
             raise SettingError("subsets_select", "validation", "needs held-out data", "use subsets_select = train")
         self.config = config
-        self._workspace = workspace
+        self._workspace, self._ranks = workspace, workspace.ranks
         self._union = workspace.for_phase(config)
-        self._solves = [subset_solve(workspace, config, index) for index in range(config.subsets)]
+        own = range(self._ranks.rank, config.subsets, self._ranks.size)
+        self._solves = {index: SubsetSolve(workspace, config, index) for index in own}
         # Built before the training, so that what building them costs cannot overrun its budget at the end.
         self._judges = (self._union.objective("subset"), workspace.objective("full"))
         self._joined: dict[str, Any] = {}
@@ -93,40 +63,25 @@ class SubsetsPhase:
     @property
     def samples(self) -> int:
         """All samples of all subsets."""
-        return sum(solve.samples for solve in self._solves)
+        return self._union.samples("subset")
 
     @property
     def title(self) -> str:
         """For the progress bar."""
-        return f"{self.config.method} on {self.config.subsets} x {self._solves[0].samples} samples"
+        return f"{self.config.method} on {self.config.subsets} x {self.samples // self.config.subsets} samples"
 
     def start(self, w: Tensor) -> SubsetsState:
-        """Begin the first solve."""
-        state = SubsetsState(w.detach().clone(), self._workspace.ledger.limit)
-        self._open(state)
-        state.current = self._solves[0].start(state.start)
+        """Begin the first solve of each rank."""
+        ledger = self._workspace.ledger
+        state = SubsetsState(w.detach().clone(), (ledger.limit - ledger.cost) / self.config.subsets)
+        self._round(state, partial(self._advance, state))
+        if state.exhausted:
+            raise BudgetExhausted
         return state
 
     def step(self, state: SubsetsState) -> SubsetsState:
-        """Take one iteration of the current solve; where that is at its end, begin the next one."""
-        solve = self._solves[len(state.done)]
-        try:
-            if state.current is None:
-                self._open(state)
-                state.current = solve.start(state.start)
-            elif solve.terminate(state.current) is None:
-                state.current = solve.step(state.current)
-            reason = solve.terminate(state.current)
-        except BudgetExhausted:
-            reason = StopReason.BUDGET
-        if reason is None:
-            return state
-        self._workspace.ledger.limit = state.limit
-        if state.current is None:
-            state.exhausted = True
-        else:
-            state.done.append(finished(solve, state.current, reason))
-            state.current = None
+        """Take one iteration of the current solve of each rank; where the last one is at its end, begin the next."""
+        self._round(state, partial(self._advance, state))
         return state
 
     def terminate(self, state: SubsetsState) -> StopReason | None:
@@ -135,32 +90,39 @@ class SubsetsPhase:
             return StopReason.BUDGET
         if len(state.done) < self.config.subsets:
             return None
-        reasons = [StopReason(minimum.record["stop_reason"]) for minimum in state.done]
+        reasons = [StopReason(state.done[index].record["stop_reason"]) for index in sorted(state.done)]
         joined = StopReason.JOINED if self.config.subsets_then == "average" else reasons[0]
         return next((reason for reason in reasons if not reason.converged), joined)
 
     def record(self, state: SubsetsState) -> dict[str, Any]:
-        """Progress over all solves; loss and gradient are those of the current one."""
-        solve = self._solves[min(len(state.done), self.config.subsets - 1)]
-        last = {**state.done[-1].record, "iteration": 0, "evaluations": 0, "products": 0} if state.done else {}
-        now = solve.record(state.current) if state.current is not None else last
+        """Progress over all solves; loss and gradient are those of the first one under way, or the last one found."""
+        shown = state.progress[min(state.progress)] if state.progress else {}
+        if not state.progress and state.done:
+            shown = state.done[max(state.done)].record
         totals = {
-            name: sum(minimum.record[many] for minimum in state.done) + now.get(name, 0)
-            for name, many in (("iteration", "iterations"), ("evaluations", "evaluations"), ("products", "products"))
+            name: sum(minimum.record[many] for minimum in state.done.values())
+            + sum(progress[name] for progress in state.progress.values())
+            for name, many in TOTALS.items()
         }
-        solved = len(state.done) + (now.get("fraction") or 0.0)
+        solved = len(state.done) + sum(progress["fraction"] or 0.0 for progress in state.progress.values())
         return {
-            "loss": now.get("loss"),
-            "gradient_norm": now.get("gradient_norm"),
+            "loss": shown.get("loss"),
+            "gradient_norm": shown.get("gradient_norm"),
             **totals,
             "fraction": solved / self.config.subsets,
         }
 
     def iterate(self, state: SubsetsState) -> Tensor:
-        """Return the iterate of the current solve."""
-        if state.current is None:
-            return state.done[-1].w if state.done else state.start
-        return self._solves[len(state.done)].iterate(state.current)
+        """Return the iterate of the first solve under way, whose rank tells it to all."""
+        if not state.progress:
+            return state.done[max(state.done)].w if state.done else state.start
+        index, tensors = min(state.progress), {}
+        if (solve := self._solves.get(index)) is not None and solve.state is not None:
+            tensors = {"w": solve.phase.iterate(solve.state)}
+            tensors |= {f"buffer/{name}": value for name, value in self._workspace.flat.buffers().items()}
+        told = self._ranks.broadcast_tensors(tensors, self._rank_of(index))
+        self._workspace.flat.load_buffers(_under("buffer/", told))
+        return told["w"].to(self._workspace.device)
 
     def details(self) -> dict[str, Any]:
         """The solver's settings, and `subsets`: every minimum, their average and the best, compared."""
@@ -168,43 +130,98 @@ class SubsetsPhase:
 
     def finish(self, state: SubsetsState) -> Outcome:
         """Compare the minima, a solve cut short by its own iterate, and return the one to hand on."""
-        if state.current is not None:
-            solve = self._solves[len(state.done)]
-            state.done.append(finished(solve, state.current, StopReason.BUDGET))
-            state.current = None
-        w, self._joined = join_minima(self._workspace, self._union, self.config, state.done)
+        for index in sorted(state.progress):
+            self._round(state, partial(self._end, index, StopReason.BUDGET))
+        minima = [state.done[index] for index in sorted(state.done)]
+        w, self._joined = join_minima(self._workspace, self._union, self.config, minima)
         loss, gradient = self._judges[0].value_and_gradient(w, "evaluation")
         self._union.refresh_batch_norm(w, "subset")
         return Outcome(w, float(loss), float(gradient.abs().max()))
 
     def save(self, state: SubsetsState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The minima found, and the state of the solve under way."""
-        tensors = {"start": state.start} | {f"done/{i}": minimum.w for i, minimum in enumerate(state.done)}
-        numbers: dict[str, Any] = {
-            "limit": None if math.isinf(state.limit) else state.limit,
+        """Return the minima found, and the states of all solves under way, which their ranks tell one by one."""
+        tensors = {"start": state.start} | {f"done/{index}": minimum.w for index, minimum in state.done.items()}
+        underway: dict[str, Any] = {}
+        for index in sorted(state.progress):
+            solve = self._solves.get(index)
+            inner, numbers = ({}, {}) if solve is None else solve.save()
+            inner = self._ranks.broadcast_tensors(inner, self._rank_of(index))
+            underway[str(index)] = self._ranks.broadcast(numbers, self._rank_of(index))
+            if self._ranks.main:  # which writes; the others let it go
+                tensors |= {f"underway/{index}/{name}": tensor for name, tensor in inner.items()}
+        return tensors, {
+            "allowance": None if math.isinf(state.allowance) else state.allowance,
             "exhausted": state.exhausted,
-            "done": [minimum.record for minimum in state.done],
-            "current": None,
+            "done": {str(index): minimum.record for index, minimum in state.done.items()},
+            "progress": {str(index): progress for index, progress in state.progress.items()},
+            "underway": underway,
         }
-        if state.current is not None:
-            inner, numbers["current"] = self._solves[len(state.done)].save(state.current)
-            tensors |= {f"current/{name}": tensor for name, tensor in inner.items()}
-        return tensors, numbers
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> SubsetsState:
-        """Rebuild all without evaluating."""
+        """Rebuild all without evaluating; each rank takes up the solves that are its own now."""
         device = self._workspace.device
-        limit = math.inf if numbers["limit"] is None else numbers["limit"]
-        done = [SubsetMinimum(tensors[f"done/{i}"].to(device), dict(r)) for i, r in enumerate(numbers["done"])]
-        state = SubsetsState(tensors["start"].to(device), limit, None, done, numbers["exhausted"])
-        if numbers["current"] is not None:
-            inner = {k.removeprefix("current/"): v for k, v in tensors.items() if k.startswith("current/")}
-            state.current = self._solves[len(done)].restore(inner, numbers["current"])
-        return state
+        for index, solve in self._solves.items():
+            if (saved := numbers["underway"].get(str(index))) is not None:
+                solve.restore(_under(f"underway/{index}/", tensors), saved)
+            solve.charges()  # what building it has cost is in the checkpoint's ledger already
+        return SubsetsState(
+            tensors["start"].to(device),
+            math.inf if numbers["allowance"] is None else numbers["allowance"],
+            {int(i): SubsetMinimum(tensors[f"done/{i}"].to(device), dict(r)) for i, r in numbers["done"].items()},
+            {int(i): dict(progress) for i, progress in numbers["progress"].items()},
+            numbers["exhausted"],
+        )
 
-    def _open(self, state: SubsetsState) -> None:
-        """Let the next solve spend an equal part of what is left."""
-        ledger = self._workspace.ledger
-        left = self.config.subsets - len(state.done)
-        if not math.isinf(state.limit):
-            ledger.limit = ledger.cost + (state.limit - ledger.cost) / left
+    def _rank_of(self, index: int) -> int:
+        return index % self._ranks.size
+
+    def _round(self, state: SubsetsState, work: Callable[[], tuple[dict[str, Any], SubsetMinimum | None]]) -> None:
+        """Do `work` on each rank's own solves, tell all how far each has come, and share minima found and cost."""
+        report, found = self._ranks.together(work)
+        report["charges"] = [solve.charges() for solve in self._solves.values()]
+        for rank, told in enumerate(self._ranks.gather(report)):
+            for charges in told["charges"]:
+                self._workspace.ledger.add(charges)
+            state.exhausted |= told["exhausted"]
+            index = told["index"]
+            if told["minimum"] is not None:
+                own = {} if found is None else {"w": found.w}
+                w = self._ranks.broadcast_tensors(own, rank)["w"].to(self._workspace.device)
+                state.done[index] = SubsetMinimum(w, told["minimum"])
+                state.progress.pop(index, None)
+            elif told["progress"] is not None:
+                state.progress[index] = told["progress"]
+
+    def _advance(self, state: SubsetsState) -> tuple[dict[str, Any], SubsetMinimum | None]:
+        """Take one iteration of this rank's current solve, if there is one left."""
+        index = next((index for index in self._solves if index not in state.done), None)
+        if index is None:
+            return _report(), None
+        solve = self._solves[index]
+        reason = solve.advance(state.start, state.allowance)
+        if solve.state is None:
+            return _report(index, exhausted=True), None
+        if reason is not None:
+            return self._end(index, reason)
+        return _report(index, progress=solve.progress()), None
+
+    def _end(self, index: int, reason: StopReason) -> tuple[dict[str, Any], SubsetMinimum | None]:
+        """End the solve of a subset, where it is this rank's."""
+        if index not in self._solves:
+            return _report(), None
+        found = self._solves[index].end(reason)
+        return _report(index, minimum=found.record), found
+
+
+def _report(
+    index: int | None = None,
+    progress: dict[str, Any] | None = None,
+    minimum: dict[str, Any] | None = None,
+    exhausted: bool = False,
+) -> dict[str, Any]:
+    """Return what one rank tells the others of its solve of subset `index`."""
+    return {"index": index, "progress": progress, "minimum": minimum, "exhausted": exhausted}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

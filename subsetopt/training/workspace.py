@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from subsetopt.objective import (
     resident_bytes,
     update_batch_norm,
 )
+from subsetopt.objective.memory import MemoryLimits
 from subsetopt.objective.noise import MINIMUM_CHUNKS
 from subsetopt.objective.protocol import Purpose
 from subsetopt.overdetermination import Overdetermination, overdetermination_ratio, verdict
@@ -48,6 +49,7 @@ class Workspace:
     clock: Clock = field(default_factory=Clock)
     warnings: list[str] = field(default_factory=list)
     ranks: Ranks = field(default_factory=Ranks)
+    memory_limits: MemoryLimits = field(default_factory=MemoryLimits)
     carried: CarriedCurvature = field(default_factory=CarriedCurvature)
     _objectives: dict[tuple[str, bool], Objective] = field(default_factory=dict)
 
@@ -137,26 +139,20 @@ class Workspace:
                 meter=self.ledger,
                 track_noise=track_noise,
                 ranks=self.ranks,
+                memory_limits=self.memory_limits,
             )
         return self._objectives[which, track_noise]
 
-    def halved_chunks(self) -> dict[str, list[int]]:
-        """Return the chunk sizes, rank by rank, of objectives that had to halve them when memory ran out."""
-        found = {}
-        for (which, noise), objective in self._objectives.items():
-            told = torch.tensor([[objective.chunk_size, objective.halvings]])
-            sizes = self.ranks.gather_rows(told, self.ranks.size)
-            if int(sizes[:, 1].max()):
-                found[f"{which}{' with noise' if noise else ''}"] = sizes[:, 0].tolist()
-        return found
+    def save_memory_limits(self) -> list[dict[str, int | None]]:
+        """Return what was found to fit into each rank's memory."""
+        return self.ranks.gather(asdict(self.memory_limits))
 
-    def restore_chunks(self, sizes: Mapping[str, Sequence[int]]) -> None:
-        """Cut as before, so that a resumed run rounds as before; other numbers of ranks take the smallest size."""
-        for (which, noise), objective in self._objectives.items():
-            known = sizes.get(f"{which}{' with noise' if noise else ''}")
-            if known:
-                objective.cut_to(known[self.ranks.rank] if len(known) == self.ranks.size else min(known))
-                objective.halvings += 1
+    def restore_memory_limits(self, saved: Sequence[Mapping[str, int | None]]) -> None:
+        """Cut as before, so that a resumed run rounds as before; other numbers of ranks take the tightest limits."""
+        own = [saved[self.ranks.rank]] if len(saved) == self.ranks.size else saved
+        for name in asdict(self.memory_limits):
+            known = [limit for limits in own if (limit := limits[name]) is not None]
+            setattr(self.memory_limits, name, min(known, default=None))
 
     def split(self, name: str) -> tuple[Tensor, Tensor] | None:
         """Return the tensors of subset, train, validation or test; None where the data set has none.

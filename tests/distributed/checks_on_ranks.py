@@ -5,6 +5,7 @@ Run by `test_ranks.py`; an assertion that fails on any rank fails the test.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -20,12 +21,17 @@ from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.distributed import ProcessRanks, RankFailedError, RankLostError, Ranks
 from subsetopt.errors import DataError, SettingError
 from subsetopt.objective import Objective, evaluate_split
+from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver, minimize
 from subsetopt.training.config import make_config
 from subsetopt.training.first_order import FirstOrderPhase
 from subsetopt.training.mini_batch import REPLICATED
+from subsetopt.training.minima import SubsetMinimum
+from subsetopt.training.phases import Outcome
 from subsetopt.training.preparation import prepare
+from subsetopt.training.subsets_phase import SubsetsPhase, SubsetsState
+from subsetopt.training.workspace import Workspace
 
 K, D, M = 100, 6, 3  # 100 is no multiple of 3
 EXACT = {"rtol": 1e-12, "atol": 1e-14}
@@ -63,6 +69,12 @@ def check_collectives(ranks: Ranks) -> None:
     assert ranks.broadcast({"rank": ranks.rank, "x": 0.1}) == {"rank": 0, "x": 0.1}
     assert ranks.agree(ranks.rank == 2, False, figure=float("nan")) == [True, False]
     assert ranks.together(lambda: 7) == 7
+    assert ranks.gather(["x" * ranks.rank, 0.1]) == [["", 0.1], ["x", 0.1], ["xx", 0.1]]
+    sent = {"a": torch.tensor(0.1), "b": torch.arange(6).view(2, 3).T, "none": torch.zeros(0, 2), "f": torch.eye(2) > 0}
+    told = ranks.broadcast_tensors(sent if ranks.rank == 2 else {}, 2)
+    assert {name: t.dtype for name, t in told.items()} == {name: t.dtype for name, t in sent.items()}
+    assert all(torch.equal(told[name], tensor) for name, tensor in sent.items())
+    assert ranks.broadcast_tensors({}, 1) == {} and ranks.broadcast(ranks.rank, 1) == 1
 
 
 def check_a_mistake_on_one_rank_ends_all(ranks: Ranks) -> None:
@@ -207,6 +219,70 @@ def check_first_order(ranks: Ranks) -> None:
         (one, _, notes), (other, _, _) = (trained(each, model) for each in (ranks, Ranks()))
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
         assert REPLICATED in notes
+
+
+def subsets_phase(ranks: Ranks, subsets: int, **settings: object) -> tuple[SubsetsPhase, Workspace]:
+    model = network(nn.BatchNorm1d(8)) if settings.pop("batch_norm", False) else network()
+    common = {"dtype": "float64", "subset_size": 24, "subsets": subsets, "handoff": "none", "l2": 1e-2}
+    workspace = prepare(make_config({**common, "validation_fraction": 0.2, **settings}), model, data_set(), ranks)
+    phase = SubsetsPhase(workspace.config.phases()[0], workspace)
+    workspace.ledger.open_phase(None)
+    return phase, workspace
+
+
+def finished(phase: SubsetsPhase, state: SubsetsState) -> tuple[Outcome, list[SubsetMinimum]]:
+    while phase.terminate(state) is None:
+        state = phase.step(state)
+    return phase.finish(state), [state.done[index] for index in sorted(state.done)]
+
+
+def check_subsets_are_dealt_out(ranks: Ranks) -> None:
+    cases: list[tuple[int, dict[str, object]]] = [
+        (2, {"solver_args": {"shard_memory": True}}),
+        (3, {"max_epochs": 20.0, "solver": "newton-cg", "solver_args": {"sample_share": 0.5}}),
+        (3, {"batch_norm": True, "chunk_size": 8, "subsets_then": "best", "stop_at": "validation"}),
+    ]
+    for subsets, settings in cases:
+        outcomes = []
+        for each in (ranks, Ranks()):
+            phase, workspace = subsets_phase(each, subsets, **settings)
+            outcome, minima = finished(phase, phase.start(workspace.flat.initial()))
+            outcomes.append((outcome.w, minima, workspace.ledger.by_purpose(), workspace.flat.buffers()))
+        (w, dealt, cost, buffers), (expected, minima, price, others) = outcomes
+        assert torch.equal(w, expected) and [m.record for m in dealt] == [m.record for m in minima], settings
+        assert all(torch.equal(one.w, other.w) for one, other in zip(dealt, minima, strict=True))
+        assert cost == price, "the whole, as in one process"
+        assert all(torch.equal(buffers[name], value) for name, value in others.items())
+    try:
+        phase, workspace = subsets_phase(ranks, 3, max_epochs=0.5)
+        phase.start(workspace.flat.initial())
+    except BudgetExhausted:
+        return
+    raise AssertionError("a budget that does not admit one evaluation of each")
+
+
+def check_subset_solves_change_hands(ranks: Ranks) -> None:
+    """What any number of ranks has saved, any other goes on with: minima found and solves under way."""
+    whole_phase, workspace = subsets_phase(Ranks(), 3, subset_size=20)
+    whole, _ = finished(whole_phase, whole_phase.start(workspace.flat.initial()))
+    for saving, resuming in ((ranks, Ranks()), (Ranks(), ranks)):
+        phase, before = subsets_phase(saving, 3, subset_size=20)
+        state = phase.start(before.flat.initial())
+        while not state.done or not state.progress:
+            state = phase.step(state)
+        loss = before.evaluate(phase.iterate(state), "validation")
+        assert ranks.gather(loss) == [loss] * 3, "all ranks look at the same iterate"
+        tensors, numbers = phase.save(state)
+        assert not saving.main or len(tensors) > 3, "minima and states"
+        if saving.size > 1 and not ranks.main:
+            continue  # only rank 0 has a file to resume from
+        again, after = subsets_phase(resuming, 3, subset_size=20)
+        resumed = again.restore(tensors, json.loads(json.dumps(numbers)))
+        after.ledger.restore(before.ledger.save())
+        assert again.record(resumed) == phase.record(state)
+        outcome, _ = finished(again, resumed)
+        assert torch.equal(outcome.w, whole.w)
+        assert after.ledger.by_purpose()["train"] == workspace.ledger.by_purpose()["train"]
 
 
 def check_ranks_that_drift_apart_are_stopped(ranks: Ranks) -> None:

@@ -97,7 +97,7 @@ class ClockByChunks(CountingMeter):
 def test_the_search_takes_the_fastest_size_but_not_for_noise(
     cost: Callable[[int], float], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subsetopt.objective.objective.automatic_chunk_size", lambda *_: 128)
+    monkeypatch.setattr("subsetopt.objective.samples.automatic_chunk_size", lambda *_: 128)
     model, x, y = problem("mlp", 4096)
     clock = ClockByChunks([32, 64, 128, 256, 512], cost)
 
@@ -114,4 +114,4 @@ def test_nothing_is_timed_with_batch_norm_or_few_samples() -> None:
         meter = CountingMeter()
         size = tuned_chunk_size(FlatModel(model), x, y, meter=meter)
         assert meter.samples.get("gradient", 0) == 0
-        assert size == Objective(model, x, y).preferred_chunk_size
+        assert size == Objective(model, x, y).samples.preferred_chunk_size

@@ -13,6 +13,7 @@ import torch
 from subsetopt.objective import CrossEntropy
 from subsetopt.training import preparation
 from subsetopt.training.config import make_config, read_toml
+from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Silent
 from subsetopt.training.run import resume_run, train
 
@@ -62,8 +63,13 @@ def test_a_chunk_size_halved_for_want_of_memory_outlives_the_process(
     run = tmp_path / "run"
     with pytest.raises(RuntimeError, match="cut off"):
         train(make_config(settings, {"output": run}), progress=Cut(), splits=(), figure=False)
-    size = json.loads((run / "state.json").read_text())["chunk_sizes"]["subset"]
-    assert size == [87], "259 samples in three chunks"
+    limits = json.loads((run / "state.json").read_text())["memory_limits"]
+    assert limits == [{"chunk_size": 87, "graph_bytes": None}], "259 samples in three chunks"
+    tight = prepare(make_config(settings))
+    assert tight.objective("subset").chunk_size == 259
+    tight.objective("subset").value(tight.flat.initial())
+    stage = tight.with_subset(torch.arange(200)).objective("subset")
+    assert stage.chunk_size == 67, "200 samples in chunks of at most 87"
     monkeypatch.setattr(CrossEntropy, "total", total)
     resumed = resume_run(run, splits=(), figure=False)
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):

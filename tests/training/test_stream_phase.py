@@ -16,6 +16,8 @@ from subsetopt.objective.kfac_spectrum import KfacSpectrum
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.config import make_config
+from subsetopt.training.fresh_subsets import Place
+from subsetopt.training.output_change import UNMEASURED
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import train
 from subsetopt.training.spending import share_spent
@@ -62,7 +64,7 @@ def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound():
     phase, state = running.phase, running.state
     before = state.w.clone()
     running.steps(1)
-    rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:order:0"))[: state.position]
+    rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:order:0"))[: state.place.position]
     inputs, targets = running.workspace.training_set
     w = before.clone().requires_grad_()
     outputs = running.workspace.flat.forward(w, running.workspace.preprocess(inputs[rows]), "eval")
@@ -73,15 +75,17 @@ def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound():
     direction = phase._kfac.apply(gradient, damping)
     step = state.w - before
     torch.testing.assert_close(torch.nn.functional.normalize(-step, dim=0), nn.functional.normalize(direction, dim=0))
-    assert float(phase._kfac.quadratic(step)) == pytest.approx(phase._settings.longest, rel=1e-3)
+    foreseen = float(phase._kfac.quadratic(step))
+    assert foreseen * UNMEASURED == pytest.approx(phase._settings.trust, rel=1e-3)
+    assert state.change.step == pytest.approx(foreseen, rel=1e-4)
 
 
 def test_every_sample_is_seen_once_per_pass():
     running = begin()
     phase, state, seen = running.phase, running.state, []
-    while state.epoch == 0:
-        seen.append(phase._next_rows(state, 60))
-        state.position += len(seen[-1])
+    while state.place.epoch == 0:
+        seen.append(phase._subsets.next_rows(state.place, 60))
+        state.place.position += len(seen[-1])
     first = torch.cat(seen[:-1])
     assert sorted(first.tolist()) == list(range(phase.samples))
     assert min(len(rows) for rows in seen) >= 30
@@ -126,9 +130,10 @@ def test_a_poisoned_subset_sends_the_stream_back_to_its_last_good_point(poison, 
     running = begin(None if norm else nn.Sequential(nn.Linear(6, 3)))
     running.steps(15)
     state, good = running.state, running.state.good.clone()
-    rows = running.phase._next_rows(state, running.phase._settings.size(share_spent(running.phase._workspace, state)))
-    kept = running.phase._inputs[rows].clone()
-    running.phase._inputs[rows] = poison * kept
+    size = running.phase._settings.size(share_spent(running.workspace, state))
+    subsets = running.phase._subsets
+    rows = subsets.next_rows(state.place, size)
+    subsets.inputs[rows] = poison * subsets.inputs[rows]
     buffers = {name: value.clone() for name, value in state.good_buffers.items()}
     running.steps(1)
     assert state.returns == 1
@@ -144,9 +149,30 @@ def test_a_poisoned_subset_sends_the_stream_back_to_its_last_good_point(poison, 
 
 def test_the_guard_takes_a_lasting_rise_for_the_new_level_but_never_nan():
     guard = Guard()
-    assert all(guard.admits(1.0 + 0.1 * (-1) ** i) for i in range(20))
-    assert [guard.admits(9.0) for _ in range(5)] == [False, False, False, True, True]
-    assert not any(guard.admits(math.nan) for _ in range(20))
+    assert all(guard.admits(1.0 + 0.1 * (-1) ** i, 0.0) for i in range(20))
+    assert [guard.admits(9.0, 0.0) for _ in range(5)] == [False, False, False, True, True]
+    assert not any(guard.admits(math.nan, 0.0) for _ in range(20))
+
+
+def test_the_guard_lets_sampling_noise_pass():
+    guard = Guard()
+    assert guard.admits(1.0, 0.0)
+    assert not guard.admits(2.0, 0.3)
+    assert guard.admits(2.0, 0.5)
+    assert not guard.admits(40.0, 30.0)
+
+
+def test_a_measured_subset_has_the_standard_error_of_its_mean_loss():
+    running = begin(nn.Sequential(nn.Linear(6, 3)))
+    phase, state = running.phase, running.state
+    measured = phase._subsets.measure(state.w, state.place, 60, state.random)
+    assert not state.w.requires_grad
+    rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:order:0"))[: state.place.position]
+    x, y = phase._subsets.batch(rows)
+    each = nn.functional.cross_entropy(running.workspace.flat.forward(state.w, x, "eval"), y, reduction="none")
+    l2 = running.workspace.config.l2 / 2 * float(state.w @ state.w)
+    assert float(measured.loss) == pytest.approx(float(each.mean()) + l2, rel=1e-5)
+    assert float(measured.error) == pytest.approx(float(each.std(correction=0)) / len(rows) ** 0.5, rel=1e-5)
 
 
 def test_settings_move_as_documented():
@@ -158,11 +184,9 @@ def test_settings_move_as_documented():
     for share in (0.0, 1.0):
         damping = settings.step_damping(spectrum, share)
         assert spectrum.directions(damping) == pytest.approx(settings.directions * settings.size(share), rel=1e-6)
-    assert settings.longest == settings.trust
     assert stream_settings({}, 3200).size(1.0) == 100
     small = stream_settings({}, 64)
     assert small.size(0.0) >= 2
-    assert small.longest == settings.trust / 8
     assert small.factor_samples == 16 < stream_settings({"factor_samples": 50}, 64).factor_samples == 50
 
 
@@ -174,16 +198,14 @@ def test_bad_settings_are_refused_before_any_work(name, value):
 
 def test_a_subset_in_chunks_gives_the_gradient_of_the_whole():
     running = begin(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
-    phase, state = running.phase, running.state
-    state.chunk = phase.samples
-    whole = phase._gradient(copy.deepcopy(state), 60)
-    state.chunk = 17
-    torch.testing.assert_close(phase._gradient(state, 60), whole)
+    subsets, state = running.phase._subsets, running.state
+    whole = subsets.measure(state.w, Place(chunk=running.phase.samples), 60, state.random)
+    torch.testing.assert_close(subsets.measure(state.w, Place(chunk=17), 60, state.random), whole)
 
 
 def test_batch_normalisation_sees_whole_subsets_whatever_the_chunk_size():
     running = begin()
-    assert running.phase._chunk() == running.phase.samples
+    assert running.phase._subsets.chunk() == running.phase.samples
 
 
 def test_a_misspelt_name_suggests_the_stream():

@@ -1,0 +1,112 @@
+"""Fresh subsets of a data set, one after the other: which rows they have, and the loss and its gradient on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from subsetopt.objective.chunks import bounds
+from subsetopt.objective.guard import PROBE_SAMPLES
+from subsetopt.objective.losses import Loss
+from subsetopt.objective.memory import SavedBytes, automatic_chunk_size
+from subsetopt.seeding import make_generator
+from subsetopt.solvers.host import dot
+from subsetopt.training.random_streams import installed
+from subsetopt.training.workspace import Workspace
+
+
+@dataclass
+class Place:
+    """How far passes over the samples have come: the pass, and the samples of it that have been handed out.
+
+    `chunk` is how many samples of a subset are computed at once, 0 until that is known.
+    """
+
+    epoch: int = 0
+    position: int = 0
+    chunk: int = 0
+
+
+class Measured(NamedTuple):
+    """Loss and gradient at w on a subset, L2 included, and the standard error of the loss as a mean over samples."""
+
+    loss: Tensor
+    error: Tensor
+    gradient: Tensor
+
+
+class FreshSubsets:
+    """Consecutive slices of a random order, so that every sample is seen once per pass; `stream` names the order."""
+
+    def __init__(self, workspace: Workspace, data: str, stream: str, loss: Loss) -> None:
+        self._workspace, self._stream, self._loss = workspace, stream, loss
+        self.inputs, targets = workspace.data(data)
+        self.targets = loss.prepare(targets, workspace.flat.dtype)
+        self._order: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def random_rows(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return the rows of random samples, at most `count`, whatever the passes have come to."""
+        return torch.randperm(len(self), generator=generator)[:count].to(self.inputs.device)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return model inputs and targets of these rows."""
+        return self._workspace.preprocess(self.inputs[rows].to(self._workspace.device)), self.targets[rows]
+
+    def outputs(self, w: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return model outputs, without randomness, and targets of these rows; charged as a forward pass."""
+        self._workspace.ledger.charge("forward", len(rows), "calibration")
+        x, y = self.batch(rows)
+        with torch.no_grad():
+            return self._workspace.flat.forward(w, x, "deterministic"), y
+
+    def next_rows(self, place: Place, size: int) -> Tensor:
+        """Return the rows of the next subset; what would leave less than half a subset is taken whole."""
+        if place.position >= len(self):
+            place.epoch, place.position = place.epoch + 1, 0
+        if self._order is None or self._order[0] != place.epoch:
+            generator = make_generator(self._workspace.config.seed, f"{self._stream}:order:{place.epoch}")
+            self._order = place.epoch, torch.randperm(len(self), generator=generator).to(self.inputs.device)
+        left = len(self) - place.position
+        count = left if left < 1.5 * size else size
+        return self._order[1][place.position : place.position + count]
+
+    def measure(self, w: Tensor, place: Place, size: int, random: dict[str, Tensor]) -> Measured:
+        """Evaluate at w on the next subset, charged as one gradient; moves `place` and the `random` states."""
+        place.chunk = place.chunk or self.chunk()
+        rows = self.next_rows(place, size)
+        self._workspace.ledger.charge("gradient", len(rows), "train")
+        place.position += len(rows)
+        w, l2 = w.detach().requires_grad_(), self._workspace.config.l2
+        losses, gradient = [], torch.zeros_like(w)
+        with installed(random, self._workspace.device):
+            for start, stop in bounds(len(rows), place.chunk):
+                x, y = self.batch(rows[start:stop])
+                each = self._loss.per_sample(self._workspace.flat.forward(w, x, "train"), y)
+                gradient += torch.autograd.grad(each.sum() / len(rows), w)[0]
+                losses.append(each.detach())
+        each, w = torch.cat(losses), w.detach()
+        error = each.std(correction=0) / len(rows) ** 0.5
+        return Measured(each.mean() + 0.5 * l2 * dot(w, w), error, gradient.add_(w, alpha=l2))
+
+    def chunk(self) -> int:
+        """Return how many samples of a subset are computed at once: memory is bounded by it, the function is the same.
+
+        With BatchNorm, which takes its statistics over the whole subset, all of them.
+        """
+        workspace, chosen = self._workspace, self._workspace.config.chunk_size
+        if workspace.flat.batch_dependent:
+            return len(self)
+        if isinstance(chosen, int):
+            return chosen
+        few = self.inputs[:PROBE_SAMPLES].to(workspace.device)
+        workspace.ledger.charge("forward", len(few), "calibration")
+        w = workspace.flat.initial().requires_grad_()
+        with SavedBytes(exclude=w) as saved:
+            workspace.flat.forward(w, workspace.preprocess(few), "deterministic")
+        return automatic_chunk_size(saved.total / len(few), workspace.device, False)
