@@ -71,8 +71,7 @@ class CurvaturePairs:
             self.gram[: len(with_y), at.start + 1] = self.gram[at.start + 1, : len(with_y)] = with_y
             self.gram[at, at] = [[ss, sy], [sy, yy]]
             self.order.append(slot)
-            if len(self.order) == slots:
-                self.order.pop(0)
+            del self.order[: 1 - slots]  # the oldest, where none is free
         else:
             self.rows[at] = 0  # y may have overflowed, and a direction sums over the free slot, too
             self.with_gradient[at] = 0.0
