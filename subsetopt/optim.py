@@ -37,11 +37,11 @@ class LBFGS(Optimizer):
     function from step to step; say `new_data()` when it is not, or curvature of two functions would be mixed.
 
     `lr` is the first trial of each line search, in units of the quasi-Newton step: 1 is right almost always. A line
-    search to the Wolfe conditions is always made: `line_search_fn=None` means the same as "strong_wolfe". A step ends
-    after `max_iter` iterations, after the iteration that reaches `max_eval` evaluations (None: 1.25 max_iter), at
-    max|g| <= `tolerance_grad`, or when w or the loss changes by less than `tolerance_change`. That last test is
-    absolute, so that it depends on the scale of the loss; it is off by default. `history_size=None` keeps as many pairs
-    as are cheap to hold.
+    search is always made: to the Wolfe conditions, or with `line_search_fn="strong_wolfe"` to the strong ones, which
+    took more evaluations in our measurements. A step ends after `max_iter` iterations, after the iteration that reaches
+    `max_eval` evaluations (None: 1.25 max_iter), at max|g| <= `tolerance_grad`, or when w or the loss changes by less
+    than `tolerance_change`. That last test is absolute, so that it depends on the scale of the loss; it is off by
+    default. `history_size=None` keeps as many pairs as are cheap to hold.
 
     Parameters that do not require gradients are left alone; those without a gradient count as gradient zero. Raises
     `SettingError` (a `ValueError`) for several parameter groups, complex parameters, several dtypes or devices, and
@@ -222,7 +222,8 @@ def _gradient(p: Tensor) -> Tensor:
 
 
 def _solver(group: Mapping[str, Any]) -> _ScaledLBFGS:
-    settings = {"memory": group["history_size"], "gtol": group["tolerance_grad"]}
+    strong = group["line_search_fn"] == "strong_wolfe"
+    settings = {"memory": group["history_size"], "gtol": group["tolerance_grad"], "strong_wolfe": strong}
     lr = float(group["lr"])  # schedulers may make it a tensor
     return _ScaledLBFGS(lr=lr, **check_settings(lbfgs.LBFGS, settings, "lbfgs"))
 

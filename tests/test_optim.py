@@ -54,7 +54,7 @@ class Counted:
 
 
 def test_reaches_the_minimum_that_torch_reaches() -> None:
-    ours = Counted(max_iter=1000, max_eval=2000)
+    ours = Counted(max_iter=1000, max_eval=2000, line_search_fn="strong_wolfe")
     theirs = Counted(
         torch.optim.LBFGS, max_iter=1000, max_eval=2000, line_search_fn="strong_wolfe", tolerance_change=0.0
     )

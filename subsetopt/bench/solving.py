@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from subsetopt.bench.contestants import FIRST_ORDER_PEERS, Contestant, contestants
+from subsetopt.bench.contestants import FIRST_ORDER_PEERS, OURS, Contestant, contestants
 from subsetopt.bench.counters import counting
 from subsetopt.bench.images import Images
 from subsetopt.bench.problems import CNN, PROBLEMS, Problem, cnn_problem
@@ -18,7 +18,7 @@ from subsetopt.objective import FunctionObjective
 GTOL = 1e-6
 MAX_ITERATIONS = 10_000
 LARGE_PROBLEM = 1000  # from so many parameters only the contestants of `LARGE_CONTESTANTS` start
-LARGE_CONTESTANTS = ("lbfgs", "newton-cg", "scipy:L-BFGS-B", "scipy:trust-ncg", "torch:lbfgs")
+LARGE_CONTESTANTS = (*OURS, "scipy:L-BFGS-B", "scipy:trust-ncg", "torch:lbfgs")
 QUICK_PROBLEMS = ("rosenbrock-2", "beale", "trigonometric-10", "powell-singular-40")
 INSTRUMENTED, INSTRUMENTED_ITERATIONS, INSTRUMENTED_CALLS = ("mlp-171", "cnn"), 30, 60
 PRICE_PASSES = 15
@@ -88,7 +88,7 @@ def _solve(problem: Problem, contestant: Contestant) -> dict[str, Any]:
 
 
 def starters(problem: Problem) -> dict[str, Contestant]:
-    """Return the contestants that start on `problem`: on a large one, those that `geometric_means` compares most."""
+    """Return the contestants that start on `problem`: on a large one, ours and the peers that they are held to most."""
     table = contestants()
     if problem.x0.numel() < LARGE_PROBLEM:
         return table

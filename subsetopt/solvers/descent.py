@@ -52,6 +52,8 @@ class DescentState(Iterate, Generic[M]):
 class DescentSolver(StopSettings, Generic[M]):
     """Base of the line-search solvers; a subclass gives the memory and its direction.
 
+    A step meets the Wolfe conditions with constants `decrease` and `curvature`, the strong ones if `strong_wolfe`.
+
     An objective that raises `BudgetExhausted` within a step leaves the state before the step usable: memory is touched
     only after the line search has succeeded, and nothing is evaluated after that.
     """
@@ -60,6 +62,7 @@ class DescentSolver(StopSettings, Generic[M]):
     state_type: ClassVar[type[Any]]
     decrease: float = setting(1e-4, above=0, below=0.5)
     curvature: float = setting(0.9, above=0, below=1)
+    strong_wolfe: bool = setting(False)
     max_trials: int = setting(25, at_least=1)
 
     def new_memory(self, w: Tensor) -> M:
@@ -156,7 +159,7 @@ class _Search:
             promised = max(promised, promised_decrease(start, trial))
             return trial
 
-        conditions = WolfeConditions(solver.decrease, solver.curvature, noise)
+        conditions = WolfeConditions(solver.decrease, solver.curvature, noise, solver.strong_wolfe)
         trial, _ = LineSearch(solver.max_trials)(trial_at, start, line.first_step, conditions, budget)
         if trial is None and not self.exhausted:
             self.failure = (

@@ -55,7 +55,7 @@ def products(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def ring_products(rows: Tensor, vectors: Tensor) -> Tensor:
-    """Return `rows @ vectors.T`, in float64, for many rows (r, P) and few vectors (c, P).
+    """Return `rows @ vectors.T`, in float64, for rows (r, P) and few vectors (c, P).
 
     In float32 on the CPU runs of `RUN` entries are multiplied in float32 and their sums added up in float64: no copy of
     the rows in float64, which would cost three times the product, and an error that falls with the number of runs (for
@@ -63,9 +63,8 @@ def ring_products(rows: Tensor, vectors: Tensor) -> Tensor:
     """
     if rows.dtype != torch.float32 or rows.device.type != "cpu" or rows.shape[1] <= RUN:
         return products(rows, vectors.T)
-    total = torch.zeros(len(vectors), len(rows), dtype=torch.float64)
+    runs = torch.empty(-(-rows.shape[1] // RUN), len(rows), len(vectors))
     with exact_arithmetic(rows.device):
-        for start in range(0, rows.shape[1], RUN):
-            run = slice(start, start + RUN)
-            total += vectors[:, run] @ rows[:, run].T
-    return total.T
+        for out, left, right in zip(runs, torch.split(rows, RUN, 1), torch.split(vectors, RUN, 1), strict=True):
+            torch.mm(left, right.T, out=out)
+    return runs.sum(0, dtype=torch.float64)

@@ -34,10 +34,11 @@ GAMMA_PAIRS = 5  # newest pairs among which H0 is chosen
 
 @dataclass
 class CurvaturePairs:
-    """A ring of m pairs: row 2i of `rows` (2m, P) is s_i, row 2i + 1 is y_i.
+    """A ring of m pairs and a free slot: row 2i of `rows` (2m + 2, P) is s_i, row 2i + 1 is y_i.
 
-    `gram` (2m, 2m) holds the inner products of the rows and `with_gradient` (2m,) those with the current gradient, both
-    in float64. `order` lists the slots in use from the oldest pair to the newest.
+    `gram` (2m + 2, 2m + 2) holds the inner products of each y_j with the rows of pairs up to j, and `with_gradient`
+    (2m + 2,) those of the rows with the current gradient, both in float64. `order` lists the slots in use from the
+    oldest pair to the newest; the free one follows the newest.
     """
 
     rows: Tensor
@@ -48,45 +49,48 @@ class CurvaturePairs:
     @classmethod
     def empty(cls, m: int, w: Tensor) -> CurvaturePairs:
         """Return a ring for m pairs of vectors like w."""
-        return cls(w.new_zeros(2 * m, w.numel()), np.zeros((2 * m, 2 * m)), np.zeros(2 * m), [])
+        count = 2 * m + 2
+        return cls(w.new_zeros(count, w.numel()), np.zeros((count, count)), np.zeros(count), [])
 
-    def insert(self, s: Tensor, y: Tensor, gradient: Tensor) -> float:
-        """Keep the pair if s·y > eps·||s||·||y||, in place of the oldest where the ring is full; return ||s||.
+    def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
+        """Keep (s, t y), t = `correction`, if s·y > eps·||s||·||y||, in place of the oldest where the ring is full.
 
-        `gradient` is the one at the new point. One synchronisation.
+        `gradient` is the one at the new point and y its change: what the pairs in use have to do with y is the
+        difference of what they have to do with both gradients, so that the ring meets one new vector and not three.
+        Returns ||s||. One synchronisation.
         """
-        used = 2 * len(self.order)
-        vectors = torch.stack([s, y, gradient])
-        read = np.array(host_read(self.inner_products(vectors).flatten())).reshape(used + 3, 3)
-        with_rows, own = read[:used], read[used:]
-        self.with_gradient[:used] = with_rows[:, 2]
-        length_s, length_y = math.sqrt(own[0, 0]), math.sqrt(own[1, 1])
-        if own[0, 1] > torch.finfo(s.dtype).eps * length_s * length_y:
-            full = used == len(self.rows)
-            slot = self.order.pop(0) if full else len(self.order)
+        slots = len(self.rows) // 2
+        slot = (self.order[-1] + 1) % slots if self.order else 0
+        at = slice(2 * slot, 2 * slot + 2)
+        self.rows[at.start] = s
+        torch.mul(y, correction, out=self.rows[at.start + 1])
+        *with_gradient, ss, sy, _, yy = host_read(self.inner_products(gradient, self.rows[at]))
+        with_y = correction * (np.array(with_gradient) - self.with_gradient[: len(with_gradient)])
+        self.with_gradient[: len(with_gradient)] = with_gradient
+        if sy > torch.finfo(s.dtype).eps * math.sqrt(ss) * math.sqrt(yy):
+            self.gram[: len(with_y), at.start + 1] = self.gram[at.start + 1, : len(with_y)] = with_y
+            self.gram[at, at] = [[ss, sy], [sy, yy]]
             self.order.append(slot)
-            at = [2 * slot, 2 * slot + 1]
-            self.rows[at[0]], self.rows[at[1]] = s, y
-            self.gram[:used, at] = with_rows[:, :2]
-            self.gram[at, :used] = with_rows[:, :2].T
-            self.gram[np.ix_(at, at)] = own[:2, :2]
-            self.with_gradient[at] = own[:2, 2]
-        return length_s
+            del self.order[: 1 - slots]  # the oldest, where none is free
+        else:
+            self.rows[at] = 0  # y may have overflowed, and a direction sums over the free slot, too
+            self.with_gradient[at] = 0.0
+        return math.sqrt(ss)
 
     def meet(self, gradient: Tensor) -> None:
         """Take the inner products with another current gradient. One synchronisation."""
-        used = 2 * len(self.order)
-        if used:
-            self.with_gradient[:used] = host_read(self.inner_products(gradient[None]).flatten())[:used]
+        if self.order:
+            read = host_read(self.inner_products(gradient, self.rows[:0]))
+            self.with_gradient[: len(read)] = read
 
     def whole(self) -> CurvaturePairs:
         """Return what is to be saved: the ring itself, unless it is spread over ranks."""
         return self
 
-    def inner_products(self, vectors: Tensor) -> Tensor:
-        """Return those of the pairs in use and of `vectors` (c, P), with `vectors`: float64, shape (2 pairs + c, c)."""
-        used = 2 * len(self.order)
-        return torch.cat([ring_products(self.rows[:used], vectors), ring_products(vectors, vectors)])
+    def inner_products(self, gradient: Tensor, pair: Tensor) -> Tensor:
+        """Return those of the rows in use, and of the free ones, with g; then those within `pair` (c, P); float64."""
+        rows = self.rows[: 2 * len(self.order) + 2]
+        return torch.cat([ring_products(rows, gradient[None]).flatten(), ring_products(pair, pair).flatten()])
 
     def coefficients(self, pairs: int) -> tuple[NDArray[np.float64], float]:
         """Return (c, gamma) with H g = rowsᵀ c + gamma g from the newest `pairs` (Byrd, Nocedal & Schnabel, eq. 3.1).
@@ -122,7 +126,7 @@ class CurvaturePairs:
             if 0 < square < math.inf or pairs == 1:
                 break
             pairs //= 2
-        used = 2 * len(self.order)
+        used = 2 * len(self.order) + 2
         weights = torch.from_numpy(c[:used]).to(gradient.device, gradient.dtype)
         return torch.addmv(gradient, self.rows[:used].T, weights, beta=gamma), square
 
@@ -212,6 +216,6 @@ class LBFGS(DescentSolver[CurvaturePairs]):
         """Insert (w' - w, t (g' - g)), the differences of what is stored, so that rounding in w' is part of s."""
         noise = max(state.noise, trial.noise)
         slopes = trial.step * line.slope, trial.step * trial.slope
-        y = trial.gradient - state.gradient
-        y *= curvature_correction(state.loss - trial.loss, *slopes, noise)
-        return memory, memory.insert(trial.w - state.w, y, trial.gradient)
+        correction = curvature_correction(state.loss - trial.loss, *slopes, noise)
+        s, y = trial.w - state.w, trial.gradient - state.gradient
+        return memory, memory.insert(s, y, trial.gradient, correction)

@@ -1,7 +1,7 @@
 """Find a step that satisfies the Wolfe conditions, within a bracket, and stay sensible at rounding level.
 
-Conditions: Wolfe (Nocedal & Wright 2006, eq. 3.6), or the approximate Wolfe conditions of Hager & Zhang (2005, eq. 4.1)
-where the change in loss is of the order of its rounding error. phi(t) = f(w + t d).
+Conditions: Wolfe or strong Wolfe (Nocedal & Wright 2006, eqs. 3.6, 3.7), or the approximate Wolfe conditions of Hager &
+Zhang (2005, eq. 4.1) where the change in loss is of the order of its rounding error. phi(t) = f(w + t d).
 """
 
 from __future__ import annotations
@@ -39,11 +39,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class WolfeConditions:
-    """What a step must satisfy: `decrease` is c1, `curvature` is c2; `noise` is the rounding error of the loss."""
+    """What a step must satisfy: `decrease` is c1, `curvature` is c2; `noise` is the rounding error of the loss.
+
+    `strong` conditions reject a step far beyond the minimiser, too, where phi rises steeply again.
+    """
 
     decrease: float
     curvature: float
     noise: float
+    strong: bool = True
 
     def sufficient_decrease(self, start: Trial, trial: Trial) -> bool:
         """phi(t) <= phi(0) + c1 t phi'(0)."""
@@ -55,8 +59,9 @@ class WolfeConditions:
         return at_rounding_level and trial.slope <= (2 * self.decrease - 1) * start.slope
 
     def flattened(self, start: Trial, trial: Trial) -> bool:
-        """|phi'(t)| <= c2 |phi'(0)|."""
-        return abs(trial.slope) <= -self.curvature * start.slope
+        """phi'(t) >= c2 phi'(0), which makes s·y positive; if `strong`, |phi'(t)| <= c2 |phi'(0)|."""
+        steepest = self.curvature * start.slope
+        return trial.slope >= steepest and not (self.strong and trial.slope > -steepest)
 
     def hold(self, start: Trial, trial: Trial) -> bool:
         """True where `trial` may be accepted."""

@@ -73,12 +73,13 @@ class NCGState(DescentState[ConjugateDirection]):
 @SOLVERS.register("ncg", "nonlinear conjugate gradients (Hager-Zhang, PR+, HS, DY, FR), Wolfe line search")
 @dataclass(frozen=True, kw_only=True)
 class NCG(DescentSolver[ConjugateDirection]):
-    """Nonlinear CG with the rule `beta`; `curvature` (c2) is tighter than a quasi-Newton method's."""
+    """Nonlinear CG with the rule `beta`; `curvature` (c2) is tighter than a quasi-Newton method's, on both sides."""
 
     name: ClassVar[str] = "ncg"
     state_type: ClassVar[type[NCGState]] = NCGState
     beta: BetaRule = "hager-zhang"
     curvature: float = setting(0.1, above=0, below=1)
+    strong_wolfe: bool = setting(True)
 
     def new_memory(self, w: Tensor) -> ConjugateDirection:
         """Return a memory without a direction."""

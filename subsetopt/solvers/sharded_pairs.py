@@ -17,9 +17,9 @@ from subsetopt.solvers.state import UNSAVED
 
 @dataclass
 class ShardedPairs(CurvaturePairs):
-    """A ring whose `rows` (2m, P / ranks) are this rank's columns; `gram` and `with_gradient` are those of the whole.
+    """A ring whose `rows` (2m + 2, P / ranks) are this rank's columns; the inner products are those of the whole.
 
-    With m = 20 a rank stores 40 P / ranks numbers. `size` is P.
+    With m = 20 a rank stores 42 P / ranks numbers. `size` is P.
     """
 
     ranks: Ranks = field(metadata=UNSAVED, default_factory=Ranks)
@@ -48,18 +48,22 @@ class ShardedPairs(CurvaturePairs):
                 rows[index] = row
         return CurvaturePairs(rows, self.gram, self.with_gradient, self.order)
 
-    def insert(self, s: Tensor, y: Tensor, gradient: Tensor) -> float:
+    def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
         """Take this rank's part of the vectors; see `CurvaturePairs.insert`. One collective, one synchronisation."""
-        return super().insert(self._own(s), self._own(y), self._own(gradient))
+        return super().insert(self._own(s), self._own(y), self._own(gradient), correction)
+
+    def meet(self, gradient: Tensor) -> None:
+        """Take the inner products with another current gradient; see `CurvaturePairs.meet`. One collective."""
+        super().meet(self._own(gradient))
 
     def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
         """Return (H g, g·H g) with the whole of H g on every rank: one collective."""
         part, square = super().apply(self._own(gradient), square_norm)
         return self.ranks.gather_rows(part, self.size), square
 
-    def inner_products(self, vectors: Tensor) -> Tensor:
+    def inner_products(self, gradient: Tensor, pair: Tensor) -> Tensor:
         """Add up over ranks what is computed from parts of the vectors."""
-        table = super().inner_products(vectors)
+        table = super().inner_products(gradient, pair)
         self.ranks.sum_(table)
         return table
 

@@ -3,6 +3,7 @@ direction in Gram form against the recursion over a list of pairs."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -79,15 +80,15 @@ def _pairs(m: int, size: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     return [(s, scale * s) for s in steps], torch.randn(size, generator=draw)
 
 
-def _two_loop(pairs: list[tuple[Tensor, Tensor]], g: Tensor) -> Tensor:
-    """Nocedal & Wright 2006, algorithm 7.4."""
+def _two_loop(pairs: list[tuple[Tensor, Tensor]], rhos: list[float], gamma: float, g: Tensor) -> Tensor:
+    """Nocedal & Wright 2006, algorithm 7.4, with 1 / s·y and gamma at hand: two passes over each vector."""
     q, alphas = g.clone(), []
-    for s, y in reversed(pairs):
-        alphas.append(s.dot(q) / s.dot(y))
-        q.sub_(alphas[-1] * y)
-    q.mul_(max(float(s.dot(y) / y.dot(y)) for s, y in pairs[-GAMMA_PAIRS:]))
-    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
-        q.add_((alpha - y.dot(q) / s.dot(y)) * s)
+    for (s, y), rho in zip(reversed(pairs), reversed(rhos), strict=True):
+        alphas.append(rho * float(s.dot(q)))
+        q.add_(y, alpha=-alphas[-1])
+    q.mul_(gamma)
+    for (s, y), rho, alpha in zip(pairs, rhos, reversed(alphas), strict=True):
+        q.add_(s, alpha=alpha - rho * float(y.dot(q)))
     return q
 
 
@@ -98,18 +99,23 @@ def _two_loop(pairs: list[tuple[Tensor, Tensor]], g: Tensor) -> Tensor:
 def test_direction(benchmark: Benchmark, m: int, size: int, form: str) -> None:
     """One iteration's work: take a pair in and form H g; the list form only forms it."""
     pairs, g = _pairs(m, size)
-    expected = _two_loop(pairs, g)
+    rhos = [1 / float(s.dot(y)) for s, y in pairs]
+    gamma = max(float(s.dot(y) / y.dot(y)) for s, y in pairs[-GAMMA_PAIRS:])
+    expected = _two_loop(pairs, rhos, gamma, g)
     if form == "list":
-        benchmark(lambda: _two_loop(pairs, g))
+        benchmark(lambda: _two_loop(pairs, rhos, gamma, g))
         return
     ring = CurvaturePairs.empty(m, g)
-    for s, y in pairs:
-        ring.insert(s, y, g)
-    square = float(g.double() @ g.double())
-    torch.testing.assert_close(ring.apply(g, square)[0], expected, rtol=1e-3, atol=1e-4)
+    for k, (s, y) in enumerate(pairs):
+        ring.insert(s, y, g - sum((later for _, later in pairs[k + 1 :]), torch.zeros_like(g)))
+    torch.testing.assert_close(ring.apply(g, float(g.double() @ g.double()))[0], expected, rtol=1e-3, atol=1e-4)
+    (s, y), there = pairs[0], g + pairs[0][1]
+    steps = [(s, y, there, float(there.double() @ there.double())), (-s, -y, g, float(g.double() @ g.double()))]
+    back_and_forth = itertools.cycle(steps)
 
     def learn_and_apply() -> Tensor:
-        ring.insert(*pairs[0], g)
-        return ring.apply(g, square)[0]
+        s, y, gradient, square = next(back_and_forth)
+        ring.insert(s, y, gradient)
+        return ring.apply(gradient, square)[0]
 
     benchmark(learn_and_apply)

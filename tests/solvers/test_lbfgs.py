@@ -24,6 +24,14 @@ def random_pairs(count: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     return [(s.to(dtype), (H @ s).to(dtype)) for s in steps]
 
 
+def learnt(pairs: list[tuple[Tensor, Tensor]], g: Tensor, m: int = M) -> CurvaturePairs:
+    """A ring of m that has met the pairs on the way to the gradient g: y is the difference of two gradients."""
+    ring = CurvaturePairs.empty(m, g)
+    for k, (s, y) in enumerate(pairs):
+        ring.insert(s, y, g - sum((later for _, later in pairs[k + 1 :]), torch.zeros_like(g)))
+    return ring
+
+
 def dense_inverse(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     """BFGS inverse update (Nocedal & Wright, eq. 6.17) from gamma I, oldest pair first."""
     size = len(pairs[0][0])
@@ -39,17 +47,26 @@ def dense_inverse(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
 @pytest.mark.parametrize("count", [1, 4, M, M + 1, M + 7, 3 * M])  # half-filled; ring start 0, 1, 7; wrapped
 def test_product_equals_the_dense_recursion(count: int, dtype: torch.dtype) -> None:
     pairs = random_pairs(count, dtype)
-    ring = CurvaturePairs.empty(M, torch.zeros(P, dtype=dtype))
     g = torch.randn(P, generator=make_generator(1, "gradient"), dtype=dtype)
-    for s, y in pairs:
-        length = ring.insert(s, y, g)
-        assert length == pytest.approx(float(s.norm()))
+    ring = learnt(pairs, g)
     product, square = ring.apply(g, float(g.double() @ g.double()))
     expected = dense_inverse([(s.double(), y.double()) for s, y in pairs[-M:]]) @ g.double()
     tolerance = 1e-10 if dtype == torch.float64 else 3e-6
     assert product.dtype == dtype
     torch.testing.assert_close(product.double(), expected, rtol=tolerance, atol=tolerance)
     assert square == pytest.approx(float(g.double() @ expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("correction", [0.5, 2.0])
+def test_corrected_curvature_is_that_of_scaled_gradient_changes(correction: float) -> None:
+    pairs = random_pairs(4, torch.float64)
+    g = torch.randn(P, generator=make_generator(1, "gradient"), dtype=torch.float64)
+    s, y = pairs[-1]
+    ring = learnt(pairs[:-1], g - y)
+    ring.insert(s, y, g, correction)
+    product, _ = ring.apply(g, float(g @ g))
+    expected = dense_inverse([*pairs[:-1], (s, correction * y)]) @ g
+    torch.testing.assert_close(product, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_float32_runs_are_as_good_as_the_two_loop_recursion() -> None:
@@ -63,9 +80,7 @@ def test_float32_runs_are_as_good_as_the_two_loop_recursion() -> None:
     steps = [torch.randn(size, generator=draw, dtype=torch.float64).float() for _ in range(m)]
     pairs = [(s, (diagonal * s.double()).float()) for s in steps]
     g = torch.randn(size, generator=draw, dtype=torch.float64).float()
-    ring = CurvaturePairs.empty(m, g)
-    for s, y in pairs:
-        ring.insert(s, y, g)
+    ring = learnt(pairs, g, m)
     product, _ = ring.apply(g, float(g.double() @ g.double()))
     exact = two_loop([(s.double(), y.double()) for s, y in pairs], g.double())
     error, allowed = ((x - exact).norm() / exact.norm() for x in (product.double(), two_loop(pairs, g).double()))
@@ -95,11 +110,9 @@ def test_ring_products_in_runs_equal_float64() -> None:
 
 
 def test_pairs_that_rounding_has_made_inconsistent_are_left_out_from_the_oldest_on() -> None:
-    ring = CurvaturePairs.empty(M, torch.zeros(P, dtype=torch.float64))
     g = torch.randn(P, generator=make_generator(4, "gradient"), dtype=torch.float64)
     pairs = random_pairs(M, torch.float64)
-    for s, y in pairs:
-        ring.insert(s, y, g)
+    ring = learnt(pairs, g)
     ring.gram[0, 3] = 1e308  # s_0·y_1: R can no longer be solved with its oldest pair
     product, square = ring.apply(g, float(g @ g))
     expected = dense_inverse(pairs[M // 2 :]) @ g
@@ -129,12 +142,12 @@ def test_pair_is_kept_by_a_relative_test_only(scale: float) -> None:
 
 
 def test_rejected_pair_leaves_the_full_ring_as_it_was() -> None:
-    ring = CurvaturePairs.empty(M, torch.zeros(P, dtype=torch.float64))
     g = torch.ones(P, dtype=torch.float64)
-    for s, y in random_pairs(M, torch.float64):
-        ring.insert(s, y, g)
+    pairs = random_pairs(M, torch.float64)
+    ring = learnt(pairs, g)
     before = ring.rows.clone(), ring.gram.copy(), list(ring.order)
-    ring.insert(s, -y, 2 * g)
+    s, y = pairs[-1]
+    assert ring.insert(s, -y, 2 * g) == pytest.approx(float(s.norm()))
     assert torch.equal(ring.rows, before[0])
     assert np.array_equal(ring.gram, before[1])
     assert ring.order == before[2]
@@ -153,7 +166,7 @@ def test_quadratic_is_solved_in_as_many_iterations_as_dimensions() -> None:
     H = torch.diag(torch.arange(1.0, 7.0, dtype=torch.float64))
     objective = PROBLEMS["wood"].objective()
     objective.fun, objective.x0, objective.size = lambda x: 0.5 * x @ H @ x, torch.ones(6, dtype=torch.float64), 6
-    solver = make_solver("lbfgs", curvature=1e-8, gtol=1e-5)
+    solver = make_solver("lbfgs", curvature=1e-8, strong_wolfe=True, gtol=1e-5)
     state = solver.init(objective, objective.initial())
     while solver.terminate(state) is None:
         state = solver.step(objective, state)

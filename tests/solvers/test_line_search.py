@@ -26,7 +26,13 @@ LINES: dict[str, Phi] = {
 
 
 def search(
-    phi: Phi, first_step: float, c1: float = 1e-4, c2: float = 0.9, budget: int = 1000, noise: float = 0.0
+    phi: Phi,
+    first_step: float,
+    c1: float = 1e-4,
+    c2: float = 0.9,
+    budget: int = 1000,
+    noise: float = 0.0,
+    strong: bool = True,
 ) -> tuple[Trial | None, bool, list[float]]:
     steps: list[float] = []
 
@@ -37,7 +43,7 @@ def search(
 
     loss, slope = phi(0.0)
     start = Trial(0.0, loss, slope, abs(slope), slope * slope, noise, EMPTY, EMPTY)
-    accepted, holds = LineSearch()(trial_at, start, first_step, WolfeConditions(c1, c2, noise), budget)
+    accepted, holds = LineSearch()(trial_at, start, first_step, WolfeConditions(c1, c2, noise, strong), budget)
     return accepted, holds, steps
 
 
@@ -53,6 +59,21 @@ def test_accepted_step_satisfies_the_strong_wolfe_conditions(name: str, first_st
     assert loss <= start + 1e-4 * trial.step * slope
     assert abs(new_slope) <= c2 * abs(slope)
     assert len(steps) == len(set(steps)) <= 20
+
+
+@pytest.mark.parametrize("first_step", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("name", LINES)
+def test_wolfe_conditions_admit_a_step_that_rises_again(name: str, first_step: float) -> None:
+    phi = LINES[name]
+    trial, holds, steps = search(phi, first_step, c2=0.1, strong=False)
+    assert trial is not None
+    assert holds
+    (start, slope), (loss, new_slope) = phi(0.0), phi(trial.step)
+    assert loss <= start + 1e-4 * trial.step * slope
+    assert new_slope >= 0.1 * slope
+    assert len(steps) <= len(search(phi, first_step, c2=0.1)[2])
+    beyond = search(LINES["quadratic"], 1.95, c2=0.1, strong=False)  # phi' is -2 at 0 and 1.9 there
+    assert beyond[2] == [1.95] and search(LINES["quadratic"], 1.95, c2=0.1)[2] != [1.95]
 
 
 @given(st.floats(1e-8, 1e8), st.floats(1e-6, 1e6))
