@@ -36,7 +36,7 @@ class StreamSettings:
     subset_max: int = setting(1000, at_least=2)
     rate: float = setting(0.12, above=0)
     momentum: float = setting(0.5, at_least=0, below=1)
-    directions: float = setting(1.2, above=0)
+    directions: float = setting(1.8, above=0)
     trust: float = setting(0.07, above=0)
     pass_steps: int = setting(32, at_least=1)
     factor_share: float = setting(0.15, above=0, below=1)
