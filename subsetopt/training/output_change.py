@@ -15,7 +15,7 @@ from torch import Tensor
 
 from subsetopt.objective.losses import Loss
 
-FEWEST, MOST = 4, 32  # samples
+FEWEST, FEWEST_NORMED, MOST = 4, 8, 32  # samples; with BatchNorm, which takes statistics of them, some more
 OF_A_SUBSET = 8  # one sample in so many of a subset: a forward pass on them costs a twenty-fourth of its gradient
 MEMORY = 0.9  # of the running sums
 UNMEASURED = 16.0  # the ratio until it has been measured
@@ -39,9 +39,10 @@ class OutputChange:
         """How many times larger changes are than foreseen."""
         return self.seen / self.foreseen if self.foreseen > 0 and self.seen > 0 else UNMEASURED
 
-    def watch(self, rows: Tensor, size: int, whole_batches: bool) -> None:
-        """Take the first of `rows` for the samples, enough for subsets of `size`; more for BatchNorm's statistics."""
-        self.rows = rows[: MOST if whole_batches else min(MOST, max(FEWEST, size // OF_A_SUBSET))]
+    def watch(self, rows: Tensor, size: int, batch_dependent: bool) -> None:
+        """Take the first of `rows` for the samples, few beside subsets of `size`."""
+        fewest = FEWEST_NORMED if batch_dependent else FEWEST
+        self.rows = rows[: min(MOST, max(fewest, size // OF_A_SUBSET))]
         self.forget()
 
     def forget(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from subsetopt.objective.losses import CrossEntropy, MeanSquaredError
-from subsetopt.training.output_change import FEWEST, MOST, UNMEASURED, OutputChange
+from subsetopt.training.output_change import FEWEST, FEWEST_NORMED, MOST, UNMEASURED, OutputChange
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), MeanSquaredError()])
@@ -57,4 +57,4 @@ def test_samples_are_few_beside_a_subset():
         change.watch(rows, size, False)
         assert change.rows.tolist() == list(range(expected))
     change.watch(rows, 16, True)
-    assert len(change.rows) == MOST
+    assert len(change.rows) == FEWEST_NORMED
