@@ -185,8 +185,8 @@ def warning(over: Overdetermination, task: str = "classification") -> str | None
 _MEASURED = (
     "For classification Q alone does not decide; the number of samples and the L2 strength do. Measured on 12 000 "
     "images of MNIST (tanh CNN, P = 5994, l2 1e-3): minima on 240, 600, 1200 and 2400 of them (Q = 0.4, 1, 2, 4) had "
-    "3.82, 2.36, 1.83 and 1.52 times the objective of a solve on all and 93.2, 96.1, 97.3 and 98.1 % test accuracy (all: "
-    "98.9 %). `subsetopt ratio --effective RUN` measures the ratio that counts at a run's minimum."
+    "3.82, 2.36, 1.83 and 1.52 times the objective of a solve on all and 93.2, 96.1, 97.3 and 98.1 % test accuracy "
+    "(all: 98.9 %). `subsetopt ratio --effective RUN` measures the ratio that counts at a run's minimum."
 )
 
 

@@ -125,6 +125,8 @@ def _how_tested(summary: Mapping[str, Any]) -> str:
     if n < 2:
         return "One seed tells nothing about chance: no test was made."
     methods = len(summary["methods"])
+    if methods < 2:
+        return "One method has nothing to be compared with: no test was made."
     pairs = methods * (methods - 1) // 2
     power = f" Among {pairs} pairs the first must have p < {0.05 / pairs:.2g}: more seeds or fewer methods show more."
     return (

@@ -38,6 +38,14 @@ def test_subset_solves_and_streams_are_each_held_against_the_best_first_order_me
     assert "of fresh subsets, kfac-stream, is better than the best first-order one, adam: +2.00 points" in stream
 
 
+def test_one_method_alone_is_compared_with_nothing() -> None:
+    alone = {**summary(), "comparisons": [], "methods": [{"name": "adam", "tuning": []}]}
+    alone["results"] = [row for row in alone["results"] if row["method"] == "adam"]
+    best, tested = sentences(alone, FAMILIES)
+    assert best == "At 2 epoch-equivalents adam has the best mean test accuracy, 93.00 %."
+    assert tested == "One method has nothing to be compared with: no test was made."
+
+
 @pytest.mark.parametrize(
     ("method", "family"),
     [
