@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.data.batch_augmentation import make_augmentation
+from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.samplers import Sampler
 from subsetopt.seeding import make_generator
@@ -143,7 +144,7 @@ class FirstOrderPhase:
                 state.stopped = state.end
         if losses:
             penalty = 0.0 if self._decoupled else 0.5 * self._weight_decay * state.w.detach().square().sum()
-            state.loss = float(torch.stack(losses).mean() + penalty)
+            (state.loss,) = host_read((torch.stack(losses).mean() + penalty).reshape(1))
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
         if state.stopped is None and self._checks is not None:

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from subsetopt.errors import SettingError
 from subsetopt.objective import make_loss
+from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac import Kfac
 from subsetopt.objective.kfac_spectrum import KfacSpectrum
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
-from subsetopt.solvers.host import dot, host_read
+from subsetopt.solvers.host import dot
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.fresh_subsets import FreshSubsets, Place
 from subsetopt.training.output_change import OutputChange
@@ -122,7 +123,7 @@ class StreamPhase:
         )
 
     def step(self, state: StreamState) -> StreamState:
-        """Take one step on one fresh subset; one host synchronisation."""
+        """Take one step on one fresh subset; one host synchronisation, and two more where factors are estimated."""
         try:
             if self._estimate_due(state):
                 self._estimate(state)
