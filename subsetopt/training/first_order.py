@@ -39,7 +39,7 @@ from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import installed, new_states
 from subsetopt.training.schedules import rate_factor
-from subsetopt.training.spending import share_spent
+from subsetopt.training.spending import record_of, share_spent
 from subsetopt.training.trees import join_tensors, split_tensors
 from subsetopt.training.workspace import Workspace
 
@@ -157,14 +157,7 @@ class FirstOrderPhase:
 
     def record(self, state: FirstOrderState) -> dict[str, Any]:
         """Progress in optimizer steps; the loss is the mean over mini-batches, plus l2/2 ||w||^2 unless decoupled."""
-        return {
-            "iteration": state.iterations,
-            "loss": state.loss,
-            "gradient_norm": None,
-            "evaluations": state.iterations,
-            "products": 0,
-            "fraction": share_spent(self._workspace, state),
-        }
+        return record_of(self._workspace, state)
 
     def iterate(self, state: FirstOrderState) -> Tensor:
         """Return the current parameters."""

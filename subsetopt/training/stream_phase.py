@@ -29,7 +29,7 @@ from subsetopt.training.output_change import OutputChange
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import new_states
-from subsetopt.training.spending import share_spent
+from subsetopt.training.spending import record_of, share_spent
 from subsetopt.training.stream import Guard, stream_settings
 from subsetopt.training.trees import join_tensors, split_tensors
 from subsetopt.training.workspace import Workspace
@@ -138,14 +138,7 @@ class StreamPhase:
 
     def record(self, state: StreamState) -> dict[str, Any]:
         """Progress in steps; the loss is that of the last subset before its step, with l2/2 ||w||^2."""
-        return {
-            "iteration": state.iterations,
-            "loss": state.loss,
-            "gradient_norm": None,
-            "evaluations": state.iterations,
-            "products": 0,
-            "fraction": share_spent(self._workspace, state),
-        }
+        return record_of(self._workspace, state)
 
     def iterate(self, state: StreamState) -> Tensor:
         """Return the current parameters; BatchNorm's running statistics are those of the subsets seen."""

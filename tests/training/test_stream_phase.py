@@ -91,6 +91,8 @@ def test_every_sample_is_seen_once_per_pass():
     first = torch.cat(seen[:-1])
     assert sorted(first.tolist()) == list(range(phase.samples))
     assert min(len(rows) for rows in seen) >= 30
+    state.place = Place(position=phase.samples - 80)
+    assert len(phase._subsets.next_rows(state.place, 60)) == 80, "twenty would be left"
 
 
 @pytest.mark.parametrize("epochs", [0.05, 0.7, 2.0])
