@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from subsetopt.solvers.host import observe_reads
+from subsetopt.objective.host import observe_reads
 
 
 class Counters(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated

@@ -9,6 +9,7 @@ from subsetopt.distributed import Ranks
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.chunks import Data, Preprocess, bounds, check_chunk_size, check_rows, chunks, row_order
 from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.host import host_read
 from subsetopt.objective.losses import CrossEntropy, Loss, LossFunction, MeanSquaredError, make_loss
 from subsetopt.objective.memory import GHOST_BATCH
 from subsetopt.objective.meters import CountingMeter
@@ -63,7 +64,7 @@ def evaluate_split(
             total += kind.total(outputs, y, wide)
             quality += _quality(name, outputs, y, wide)
         ranks.sum_(total, quality)
-        mean_loss, mean_quality = (torch.stack([total, quality]) / samples).tolist()
+        mean_loss, mean_quality = host_read(torch.stack([total, quality]) / samples)
     return {"loss": mean_loss} | ({name: mean_quality} if name != "none" else {})
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac_factor import Factor, spectral_product
 from subsetopt.objective.kfac_moments import Draw, MomentEstimator
 from subsetopt.objective.losses import Loss
@@ -25,9 +25,8 @@ from subsetopt.objective.sharding import SampleShare
 COUNTED_SAMPLES = 8
 
 
-@dataclass
 class Kfac:
-    """Running estimate of F at changing w, without L2; `update` before anything else.
+    """Running estimate of F at changing w, without L2; zero until `update` has taken one in.
 
     Linear and Conv2d layers have Kronecker factors; norm layers and embeddings a diagonal of squared per-sample
     gradients; every other parameter tensor a multiple of the identity, the mean of its squared random gradient, and is
@@ -95,10 +94,10 @@ class Kfac:
         pairs = list(zip(factors, moments, strict=True))
         norm = torch.linalg.matrix_norm
         changes = [norm(moment - factor.decomposed) - self.drift * norm(factor.decomposed) for factor, moment in pairs]
-        read = torch.stack([*changes, diagonal.sum()]).tolist()
-        return (
-            [index for index, change in enumerate(read[:-1]) if change > 0] if all(map(math.isfinite, read)) else None
-        )
+        *read, total = host_read(torch.stack([*changes, diagonal.sum()]))
+        if not all(map(math.isfinite, [*read, total])):
+            return None
+        return [index for index, change in enumerate(read) if change > 0]
 
     def apply(self, v: Tensor, damping: float | Tensor) -> Tensor:
         """Return (F + damping I)^-1 v for v of shape (P,) and damping > 0."""
@@ -117,10 +116,6 @@ class Kfac:
                 if place is not None:
                     self.flat.views(diagonal)[place].zero_()
         return torch.cat([*blocks, self._diagonal[diagonal > 0]])
-
-    def quadratic(self, v: Tensor) -> Tensor:
-        """Return v'F v, a 0-d tensor."""
-        return torch.dot(v, self.product(v))
 
     def price(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare | None = None) -> int:
         """Return what an estimate, on all ranks, costs without decompositions, in gradients of one sample."""
@@ -145,7 +140,6 @@ class Kfac:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `state` returned."""
         self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
-
         count = len(self._kronecker) if self.updates else 0
         self._factors = [
             (Factor.from_state(tensors, f"{index}.a."), Factor.from_state(tensors, f"{index}.g."))
@@ -156,7 +150,7 @@ class Kfac:
         """Return the product of v with a function of F, given by its action on the eigenvalues."""
         result = function(self._diagonal) * v
         source, into = self.flat.views(v), self.flat.views(result)
-        for layer, (a, g) in zip(self._kronecker, self._factors, strict=True):
+        for layer, (a, g) in zip(self._kronecker, self._factors, strict=bool(self.updates)):
             assert layer.weight is not None, "a Kronecker layer has a trainable weight"
             matrix = source[layer.weight].flatten(1)
             if layer.bias is not None:

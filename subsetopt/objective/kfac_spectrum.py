@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from subsetopt.objective.arithmetic import accumulation_dtype
+from subsetopt.objective.host import host_read
 
 BINS, BISECTIONS = 256, 60
 NEGLIGIBLE = 1e-12  # of the largest eigenvalue: rounding
@@ -22,16 +26,21 @@ class KfacSpectrum:
 
     @classmethod
     def of(cls, eigenvalues: Tensor) -> KfacSpectrum:
-        """Count eigenvalues `(P,)`, none negative, in logarithmic bins; one host synchronisation."""
-        kept = eigenvalues.double().cpu()
-        mean = float(kept.mean())
-        kept = kept[kept > NEGLIGIBLE * kept.max()].log()
-        if not len(kept):
-            return cls(torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), mean)
-        low, width = kept.min(), (kept.max() - kept.min()).clamp_min(1e-9) / BINS
-        places = ((kept - low) / width).long().clamp_(0, BINS - 1)
-        centres = low + width * (torch.arange(BINS, dtype=torch.float64) + 0.5)
-        return cls(centres.exp(), torch.bincount(places, minlength=BINS).double(), mean)
+        """Count eigenvalues `(P,)`, none negative, in logarithmic bins; one host synchronisation.
+
+        Without eigenvalues, or with zeros alone, there are no counts, and every damping leaves no direction.
+        """
+        if not len(eigenvalues):
+            return cls(_values(0.0, 0.0), torch.zeros(BINS, dtype=torch.float64), 0.0)
+        wide = eigenvalues.to(accumulation_dtype(eigenvalues.device))
+        kept = wide > NEGLIGIBLE * wide.max()
+        logs = torch.where(kept, wide, wide.max()).log()
+        low, high = logs.aminmax()
+        width = (high - low).clamp_min(1e-9) / BINS
+        places = ((logs - low) / width).long().clamp_(0, BINS - 1)
+        counts = logs.new_zeros(BINS).scatter_add_(0, places, kept.to(logs))
+        lowest, bin_width, mean, *counted = host_read(torch.cat([torch.stack([low, width, wide.mean()]), counts]))
+        return cls(_values(lowest, bin_width), torch.tensor(counted, dtype=torch.float64), mean)
 
     def directions(self, damping: float) -> float:
         """Return sum_i (f_i / (f_i + damping))^2, the number of directions in which a damped step goes all the way.
@@ -55,3 +64,10 @@ class KfacSpectrum:
             else:
                 high = middle
         return high
+
+
+def _values(low: float, width: float) -> Tensor:
+    """Return the centres of the bins, none of which has anything in it where these are not finite."""
+    if not math.isfinite(low):
+        return torch.zeros(BINS, dtype=torch.float64)
+    return (low + width * (torch.arange(BINS, dtype=torch.float64) + 0.5)).exp()

@@ -26,6 +26,7 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from subsetopt.objective.arithmetic import accumulation_dtype
+from subsetopt.objective.host import host_read
 
 Product = Callable[[Tensor], Tensor]
 Vector = NDArray[np.float64]
@@ -137,7 +138,7 @@ def lanczos(
         basis[newest] = vector
         image = product(vector.to(start.dtype)).to(wide)
         vector, numbers = _orthogonalise(image, basis[: k + 1], newest)
-        alpha, beta, stray = numbers.tolist()
+        alpha, beta, stray = host_read(numbers)
         if not math.isfinite(alpha + beta):
             raise FloatingPointError("a product with the matrix is not finite")
         diagonal.append(alpha)

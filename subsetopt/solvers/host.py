@@ -1,9 +1,6 @@
-"""The one place where a solver waits for the device, and the float64 dot products that it reads there."""
+"""Dot products in float64 on the device, whatever the dtype of the vectors."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -12,26 +9,6 @@ from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 
 BLOCK = 1 << 22  # entries converted to float64 at a time: bounds the extra memory of a float32 product
 RUN = 8192  # entries of two float32 vectors whose product is summed in float32 where many vectors are multiplied
-
-_observers: list[Callable[[], None]] = []
-
-
-def host_read(scalars: Tensor) -> list[float]:
-    """Copy a small float64 tensor of shape (n,) to the host: one synchronisation, the only kind solvers make."""
-    for notify in _observers:
-        notify()
-    values: list[float] = scalars.tolist()
-    return values
-
-
-@contextmanager
-def observe_reads(notify: Callable[[], None]) -> Iterator[None]:
-    """Call `notify` at every `host_read` inside the block; benchmarks and tests count synchronisations with it."""
-    _observers.append(notify)
-    try:
-        yield
-    finally:
-        _observers.remove(notify)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

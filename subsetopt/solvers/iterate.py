@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import Purpose, SmoothObjective
-from subsetopt.solvers.host import dot, host_read
+from subsetopt.solvers.host import dot
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.solvers.settings import setting

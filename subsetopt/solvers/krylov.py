@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from subsetopt.solvers.host import dot, host_read, products
+from subsetopt.objective.host import host_read
+from subsetopt.solvers.host import dot, products
 
 Vector = NDArray[np.float64]
 Operator = Callable[[Tensor], Tensor]

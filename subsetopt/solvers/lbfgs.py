@@ -20,10 +20,11 @@ from scipy.linalg import solve_triangular
 from torch import Tensor
 
 from subsetopt.distributed import current
+from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import SmoothObjective
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.descent import DescentSolver, DescentState, Line
-from subsetopt.solvers.host import host_read, ring_products
+from subsetopt.solvers.host import ring_products
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.settings import setting
 

@@ -14,9 +14,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from subsetopt.objective.host import host_read
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.descent import DescentSolver, DescentState, Line
-from subsetopt.solvers.host import dot, host_read
+from subsetopt.solvers.host import dot
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.settings import setting
 

@@ -1,7 +1,7 @@
 """One cell of a study: a method at a budget with a seed, as the settings of a run and its directory.
 
-The name of a cell's directory holds a hash of its settings: equal settings are never run twice, whatever has been added
-to the study since, and a cell whose settings changed is another cell.
+The name of a cell's directory holds a hash of its settings: equal settings are never run twice by one version of this
+package, whatever has been added to the study since, and a cell whose settings changed is another cell.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from subsetopt.study.knobs import Knob, knob_of
 from subsetopt.study.methods import Method, parse_method
 from subsetopt.training.config import RunConfig, make_config
 from subsetopt.training.run import SPLITS, Interrupted, resume_run, train
-from subsetopt.training.run_directory import CONFIG, RESULT
+from subsetopt.training.run_directory import ENVIRONMENT, RESULT, RunDirectory
 
 WARMUP_SHARE = 0.1  # of the budget, for a method with a first-order start
 LOOKS = 40  # at held-out data, per run
@@ -128,6 +129,23 @@ class CellMaker:
         return [*budgeted, {**phases[-1].model_dump(), limit: budget, other: None}]
 
 
+def set_aside(cell: Cell, root: Path) -> str | None:
+    """Rename what another version of this package has run of the cell; return that version, None where there is none.
+
+    Results of two versions are no fair comparison. Nothing is lost: the version is added to the directory's name.
+    """
+    directory = RunDirectory(cell.directory(root))
+    if not (directory.path / ENVIRONMENT).is_file():
+        return None
+    other = directory.read_json(ENVIRONMENT)["subsetopt"]
+    if other == version("subsetopt"):
+        return None
+    kept = directory.path.with_name(f"{directory.path.name}-{other}")
+    shutil.rmtree(kept, ignore_errors=True)  # the same cell of the same version, from before another change
+    directory.path.rename(kept)
+    return str(other)
+
+
 def run_cell(cell: Cell, root: Path, threads: int | None = None) -> Outcome:
     """Run a cell, go on with one that was interrupted, or take one that is finished; never raises for its failure.
 
@@ -143,10 +161,10 @@ def run_cell(cell: Cell, root: Path, threads: int | None = None) -> Outcome:
     splits = [name for name in SPLITS if name == "validation"] if cell.purpose == "tuning" else SPLITS
     try:
         with _ONE_RUN:
-            if (directory / CONFIG).is_file():
+            if (directory / ENVIRONMENT).is_file():
                 resume_run(directory, splits=splits, figure=False)
             else:
-                shutil.rmtree(directory, ignore_errors=True)  # killed before its settings were written
+                shutil.rmtree(directory, ignore_errors=True)  # killed before it had begun
                 train(cell.config.model_copy(update={"output": directory}), splits=splits, figure=False)
     except Interrupted:
         return Outcome("interrupted")

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from subsetopt.errors import SettingError
-from subsetopt.study.cells import Cell, Outcome, run_cell
+from subsetopt.study.cells import Cell, Outcome, run_cell, set_aside
 
 Backend = Literal["loky", "dask", "ray"]
 Item = TypeVar("Item")
@@ -91,6 +92,11 @@ def run_cells(
     """Run `cells` and return their outcomes by id; raises `StudyInterrupted` when asked to stop."""
     cells = list({cell.id: cell for cell in cells}.values())
     progress.planned(title, cells)
+    if others := [other for cell in cells if (other := set_aside(cell, root)) is not None]:
+        progress.message(
+            f"{len(others)} cells of subsetopt {', '.join(sorted(set(others)))} are not reused by "
+            f"{version('subsetopt')} but run again; the old ones are kept, with their version in their names"
+        )
     outcomes: dict[str, Outcome] = {}
     try:
         for cell, outcome in _outcomes(cells, root, workers):

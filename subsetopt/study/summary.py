@@ -176,6 +176,8 @@ def _method(maker: CellMaker, name: str, searches: Searches) -> dict[str, Any]:
 
 def _family(base: RunConfig) -> str:
     phases = base.phases()
+    if any(phase.streaming for phase in phases):
+        return "stream"
     if any(phase.data == "subset" and not phase.first_order for phase in phases):
         return "subset"
     return "first-order" if phases[-1].first_order else "solver"

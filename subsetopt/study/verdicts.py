@@ -7,11 +7,19 @@ from typing import Any
 
 from subsetopt.study.statistics import Interval
 
+Row = Mapping[str, Any]
+CONTENDERS = {
+    "subset": "The best method with a subset solve",
+    "stream": "The best method with a stream of fresh subsets",
+}
+"""Families that are held against the best first-order method, and what their best is called."""
+
 
 def sentences(summary: Mapping[str, Any], families: Mapping[str, str]) -> list[str]:
     """Return what `summary` says, for readers who look at nothing else.
 
-    `families` maps each method to "subset" (solves a subset), "solver" or "first-order".
+    `families` maps each method to "subset" (solves a subset), "stream" (`kfac-stream` in any phase), "solver" or
+    "first-order".
     """
     lines = []
     for budget in summary["budgets"]:
@@ -36,14 +44,19 @@ def _at_budget(summary: Mapping[str, Any], families: Mapping[str, str], budget: 
         f"{_value(summary, best['mean'])}{_interval(summary, best['interval'])}"
         f"{_relations(best['method'], [row['method'] for row in ordered[1:]], pairs)}."
     ]
-    rival = next((row for row in ordered if families[row["method"]] == "first-order"), None)
-    subset = next((row for row in ordered if families[row["method"]] == "subset"), None)
-    if rival is not None and subset is not None:
-        lines.append(_subset_against_rival(summary, subset, rival, pairs))
+    rival = _best_of(ordered, families, "first-order")
+    for family, called in CONTENDERS.items():
+        contender = _best_of(ordered, families, family)
+        if rival is not None and contender is not None:
+            lines.append(_against_rival(summary, called, contender, rival, pairs))
     return lines
 
 
-def _relations(best: str, others: Sequence[str], pairs: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
+def _best_of(ordered: Sequence[Row], families: Mapping[str, str], family: str) -> Row | None:
+    return next((row for row in ordered if families[row["method"]] == family), None)
+
+
+def _relations(best: str, others: Sequence[str], pairs: Mapping[tuple[str, str], Row]) -> str:
     better = [name for name in others if pairs[best, name]["verdict"] == "better"]
     equal = [name for name in others if pairs[best, name]["verdict"] == "no difference"]
     parts = []
@@ -54,18 +67,15 @@ def _relations(best: str, others: Sequence[str], pairs: Mapping[tuple[str, str],
     return "; " + "; ".join(parts) if parts else ""
 
 
-def _subset_against_rival(
-    summary: Mapping[str, Any],
-    subset: Mapping[str, Any],
-    rival: Mapping[str, Any],
-    pairs: Mapping[tuple[str, str], Mapping[str, Any]],
+def _against_rival(
+    summary: Mapping[str, Any], called: str, contender: Row, rival: Row, pairs: Mapping[tuple[str, str], Row]
 ) -> str:
-    a, b = subset["method"], rival["method"]
+    a, b = contender["method"], rival["method"]
     pair = pairs[a, b]
     facts = f"{_difference(summary, pair['difference'])}{_interval(summary, pair['interval'])}"
     p = "" if pair["p_adjusted"] is None else f", p = {pair['p_adjusted']:.2g} after correction"
     said = "not shown to differ from" if pair["verdict"] == "no difference" else f"{pair['verdict']} than"
-    return f"The best method with a subset solve, {a}, is {said} the best first-order one, {b}: {facts}{p}."
+    return f"{called}, {a}, is {said} the best first-order one, {b}: {facts}{p}."
 
 
 def _cost_of_tuning(summary: Mapping[str, Any]) -> list[str]:
@@ -115,6 +125,8 @@ def _how_tested(summary: Mapping[str, Any]) -> str:
     if n < 2:
         return "One seed tells nothing about chance: no test was made."
     methods = len(summary["methods"])
+    if methods < 2:
+        return "One method has nothing to be compared with: no test was made."
     pairs = methods * (methods - 1) // 2
     power = f" Among {pairs} pairs the first must have p < {0.05 / pairs:.2g}: more seeds or fewer methods show more."
     return (
@@ -124,9 +136,9 @@ def _how_tested(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _pairs(summary: Mapping[str, Any], budget: float) -> dict[tuple[str, str], Mapping[str, Any]]:
+def _pairs(summary: Mapping[str, Any], budget: float) -> dict[tuple[str, str], Row]:
     opposite = {"better": "worse", "worse": "better", "no difference": "no difference"}
-    pairs: dict[tuple[str, str], Mapping[str, Any]] = {}
+    pairs: dict[tuple[str, str], Row] = {}
     for row in summary["comparisons"]:
         if row["budget"] != budget or row["metric"] != summary["metric"]:
             continue

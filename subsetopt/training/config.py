@@ -6,13 +6,12 @@ This file imports neither torch nor any solver, so that `subsetopt train --help`
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from subsetopt.errors import SettingError, SettingsConflict, unknown_name
 from subsetopt.training.growth import Mode
@@ -172,13 +171,6 @@ class RunConfig(Settings):
         None, description="run directory, must not exist [default: runs/DATASET-MODEL-SOLVER-N]", examples=["runs/a"]
     )
     phase: tuple[PhaseConfig, ...] = Field((), description="explicit list of phases instead of the flags above")
-
-    @field_validator("subset_frac", mode="after")
-    @classmethod
-    def _finite(cls, value: float | None) -> float | None:
-        if value is not None and not math.isfinite(value):
-            raise ValueError("must be a finite number")
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

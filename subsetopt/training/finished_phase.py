@@ -18,6 +18,7 @@ from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import load_config
 from subsetopt.training.run_directory import RunDirectory
+from subsetopt.training.trees import under
 from subsetopt.training.workspace import Workspace
 
 
@@ -105,7 +106,6 @@ def _load_phase(
     solves = [index for index in there if records[index]["role"] == "solve"]
     index = (solves or there)[-1]
     tensors, flat = checkpoint[0], workspace.flat
-    prefix = f"done/{index}/buffer/"
-    flat.load_buffers({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+    flat.load_buffers(under(f"done/{index}/buffer/", tensors))
     parameters = [flat.check(tensors[f"done/{i}/w"].to(flat.device, flat.dtype)) for i in range(len(records))]
     return index, records, parameters

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.data.batch_augmentation import make_augmentation
+from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.samplers import Sampler
 from subsetopt.seeding import make_generator
@@ -38,7 +39,7 @@ from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import installed, new_states
 from subsetopt.training.schedules import rate_factor
-from subsetopt.training.spending import share_spent
+from subsetopt.training.spending import record_of, share_spent
 from subsetopt.training.trees import join_tensors, split_tensors
 from subsetopt.training.workspace import Workspace
 
@@ -143,7 +144,7 @@ class FirstOrderPhase:
                 state.stopped = state.end
         if losses:
             penalty = 0.0 if self._decoupled else 0.5 * self._weight_decay * state.w.detach().square().sum()
-            state.loss = float(torch.stack(losses).mean() + penalty)
+            (state.loss,) = host_read((torch.stack(losses).mean() + penalty).reshape(1))
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
         if state.stopped is None and self._checks is not None:
@@ -156,14 +157,7 @@ class FirstOrderPhase:
 
     def record(self, state: FirstOrderState) -> dict[str, Any]:
         """Progress in optimizer steps; the loss is the mean over mini-batches, plus l2/2 ||w||^2 unless decoupled."""
-        return {
-            "iteration": state.iterations,
-            "loss": state.loss,
-            "gradient_norm": None,
-            "evaluations": state.iterations,
-            "products": 0,
-            "fraction": share_spent(self._workspace, state),
-        }
+        return record_of(self._workspace, state)
 
     def iterate(self, state: FirstOrderState) -> Tensor:
         """Return the current parameters."""

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import FrameType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,33 +13,11 @@ from torch import Tensor
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.phases import Phase
+from subsetopt.training.position import Position, Snapshot, pack, unpack
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import LOG, METRICS, RunDirectory, finite
+from subsetopt.training.stop_request import StopRequest
 from subsetopt.training.workspace import Workspace
-
-FORMAT = 1
-
-
-@dataclass
-class Snapshot:
-    """The model after a finished phase: its record for result.json, parameters and buffers."""
-
-    record: dict[str, Any]
-    w: Tensor
-    buffers: dict[str, Tensor]
-
-
-@dataclass
-class Position:
-    """Where a run is: the finished phases, and the state of the current one."""
-
-    w: Tensor
-    snapshots: list[Snapshot] = field(default_factory=list)
-    state: Any = None
-    seconds: float = 0.0
-    phase_start: tuple[float, float] = (0.0, 0.0)  # cost and seconds when the current phase began
-    metrics_bytes: int = 0
-    looks: int = -1  # how many intervals of `track_validation` had passed at the last look at held-out data
 
 
 class Loop:
@@ -58,7 +31,7 @@ class Loop:
         self._directory = directory
         self._progress = progress
         self._ranks = workspace.ranks
-        self._stop_requested = False
+        self._stop = StopRequest(progress, relayed=workspace.ranks.size > 1)
         self._last_save: float | None = None
 
     def start(self) -> Position:
@@ -68,7 +41,7 @@ class Loop:
     def run(self, position: Position) -> bool:
         """Go on from `position` to the end; returns False when interrupted, with everything saved."""
         self._workspace.clock.start(position.seconds)
-        with self._interruptible():
+        with self._stop.listening():
             while len(position.snapshots) < len(self._phases):
                 if not self._run_phase(position):
                     return False
@@ -165,9 +138,7 @@ class Loop:
     def _agreed_to_stop(self, position: Position) -> bool:
         """Save where rank 0 finds it due, and return whether any rank was asked to stop: one small collective."""
         loss = self._phases[len(position.snapshots)].record(position.state)["loss"]
-        stop, save = self._ranks.agree(
-            self._stop_requested, self._save_due(), figure=math.nan if loss is None else loss
-        )
+        stop, save = self._ranks.agree(self._stop.asked, self._save_due(), figure=math.nan if loss is None else loss)
         if save and not stop:
             self._save(position)
         return stop
@@ -203,96 +174,18 @@ class Loop:
     def _save(self, position: Position) -> None:
         if self._directory is None and self._ranks.size == 1:
             return
-        packed = self._pack(position)  # on every rank: a part of the state may be spread over them
+        # On every rank: a part of the state may be spread over them.
+        packed = pack(position, self._workspace, self._phases)
         if self._directory is not None:
             self._directory.save_checkpoint(*packed)
         self._last_save = time.monotonic()
 
-    def _pack(self, position: Position) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {"w": position.w}
-        tensors |= {f"buffer/{name}": value for name, value in self._workspace.flat.buffers().items()}
-        for index, snapshot in enumerate(position.snapshots):
-            tensors[f"done/{index}/w"] = snapshot.w
-            tensors |= {f"done/{index}/buffer/{name}": value for name, value in snapshot.buffers.items()}
-        numbers = None
-        if position.state is not None:
-            phase_tensors, numbers = self._phases[len(position.snapshots)].save(position.state)
-            tensors |= {f"phase/{name}": value for name, value in phase_tensors.items()}
-        carried_tensors, carried = self._workspace.carried.save()
-        tensors |= {f"carried/{name}": value for name, value in carried_tensors.items()}
-        return tensors, {
-            "format": FORMAT,
-            "carried": carried,
-            "phase_state": numbers,
-            "records": [snapshot.record for snapshot in position.snapshots],
-            "ledger": self._workspace.ledger.save(),
-            "seconds": self._seconds(position),
-            "phase_start": list(position.phase_start),
-            "metrics_bytes": position.metrics_bytes,
-            "looks": position.looks,
-            "memory_limits": self._workspace.save_memory_limits(),
-        }
-
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Position:
         """Return the position that a checkpoint holds, and set ledger, buffers and metrics back to it."""
-        device = self._workspace.device
-        snapshots = [
-            Snapshot(record, tensors[f"done/{index}/w"].to(device), _under(f"done/{index}/buffer/", tensors))
-            for index, record in enumerate(state["records"])
-        ]
-        self._workspace.flat.load_buffers(_under("buffer/", tensors))
         if self._directory is not None:
             self._directory.truncate(METRICS, state["metrics_bytes"])
-        position = Position(
-            tensors["w"].to(device),
-            snapshots,
-            seconds=state["seconds"],
-            phase_start=(state["phase_start"][0], state["phase_start"][1]),
-            metrics_bytes=state["metrics_bytes"],
-            looks=state.get("looks", -1),
-        )
-        phase = self._phases[len(snapshots)].config if len(snapshots) < len(self._phases) else None
-        self._workspace.clock.start(position.seconds)
-        begin = 0.0 if phase and phase.cumulative else position.phase_start[1]
-        self._workspace.clock.open_phase(begin, phase.seconds if phase else None)
-        if state["phase_state"] is not None:
-            position.state = self._phases[len(snapshots)].restore(_under("phase/", tensors), state["phase_state"])
-        on_device = {name: tensor.to(device) for name, tensor in _under("carried/", tensors).items()}
-        self._workspace.carried.restore(on_device, state.get("carried"))
-        self._workspace.restore_memory_limits(state.get("memory_limits", []))
-        # Last, because rebuilding an objective charges a calibration that the checkpoint has already.
-        self._workspace.ledger.restore(state["ledger"])
-        return position
+        return unpack(tensors, state, self._workspace, self._phases)
 
     def _log(self, text: str) -> None:
         if self._directory is not None:
             self._directory.append(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or termination signal into a request to stop after the current step."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        asked = -math.inf
-
-        def request(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            # A launcher passes on to its ranks what the terminal has sent them already.
-            again, asked = self._ranks.size == 1 or time.monotonic() - asked > 2.0, time.monotonic()
-            if self._stop_requested and again:
-                raise KeyboardInterrupt
-            self._stop_requested = True
-            self._progress.message("stopping after this step; once more to stop at once")
-
-        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

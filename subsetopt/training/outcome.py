@@ -12,7 +12,7 @@ import numpy as np
 import scipy
 import torch
 
-from subsetopt.training.loop import Position, Snapshot
+from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import ENVIRONMENT, RunDirectory
 from subsetopt.training.workspace import Workspace

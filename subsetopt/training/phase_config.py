@@ -30,7 +30,7 @@ class Settings(BaseModel):
 class PhaseConfig(Settings):
     """One phase: a method on some data until a stop. `subsetopt train` makes the list from its flags."""
 
-    method: str = Field(description="solver name, or sgd | adam | adamw | muon", examples=["lbfgs"])
+    method: str = Field(description="solver name, kfac-stream, or sgd | adam | adamw | muon", examples=["lbfgs"])
     data: Literal["subset", "full"] = Field("subset", description="what the phase trains on")
     role: Literal["warmup", "grow", "solve", "handoff"] = Field("solve", description="how the report names this phase")
     share: float | None = Field(
@@ -76,9 +76,7 @@ class PhaseConfig(Settings):
 
     @model_validator(mode="after")
     def _planned(self) -> Self:
-        if self.streaming and self.epochs is None and self.seconds is None:
-            raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
-        if self.first_order and self.epochs is None and self.seconds is None:
+        if (self.streaming or self.first_order) and self.epochs is None and self.seconds is None:
             raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
         if self.first_order and self.stop_at == "noise":
             raise ValueError(f"a {self.method} phase has no full gradient to test for noise; use stop_at = validation")

@@ -17,10 +17,11 @@ from subsetopt.errors import RunDirectoryError, unknown_name
 from subsetopt.samplers import SAMPLERS
 from subsetopt.training.config import RunConfig, make_config, read_toml
 from subsetopt.training.first_order import FirstOrderPhase
-from subsetopt.training.loop import Loop, Position
+from subsetopt.training.loop import Loop
 from subsetopt.training.outcome import assemble_result, environment, warn_of_other_environment
 from subsetopt.training.phase_config import FIRST_ORDER, PhaseConfig
 from subsetopt.training.phases import Phase
+from subsetopt.training.position import Position
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
 from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite

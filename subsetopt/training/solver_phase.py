@@ -14,6 +14,7 @@ from subsetopt.solvers.protocol import Solver, State, StopReason
 from subsetopt.training.phase_config import STREAMS, PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
+from subsetopt.training.trees import under
 from subsetopt.training.workspace import Workspace
 
 
@@ -112,8 +113,8 @@ class SolverPhase:
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> SolverState:
         """Rebuild both without evaluating."""
         tensors = {name: tensor.to(self._workspace.device) for name, tensor in tensors.items()}
-        self._test.restore(_under("test.", tensors), numbers["test"])
-        solver_state = self._solver.restore(self._objective, _under("solver.", tensors), numbers["solver"])
+        self._test.restore(under("test.", tensors), numbers["test"])
+        solver_state = self._solver.restore(self._objective, under("solver.", tensors), numbers["solver"])
         stopped = numbers["stopped"]
         return SolverState(solver_state, None if stopped is None else StopReason(stopped))
 
@@ -144,10 +145,6 @@ def solver_of(config: PhaseConfig) -> Solver:
     if config.max_iterations is not None:
         settings["max_iterations"] = config.max_iterations
     return make_solver(config.method, **settings)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _check_ranks(solver: Solver, workspace: Workspace) -> None:

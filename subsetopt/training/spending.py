@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 from subsetopt.training.workspace import Workspace
 
@@ -15,6 +15,25 @@ class Spending(Protocol):
     affordable: float
     began_seconds: float
     affordable_seconds: float
+
+
+class Steps(Spending, Protocol):
+    """The part of a state that says how far a phase has come whose every step evaluates one gradient."""
+
+    iterations: int
+    loss: float
+
+
+def record_of(workspace: Workspace, state: Steps) -> dict[str, Any]:
+    """Return the record of such a phase; it knows no gradient norm."""
+    return {
+        "iteration": state.iterations,
+        "loss": state.loss,
+        "gradient_norm": None,
+        "evaluations": state.iterations,
+        "products": 0,
+        "fraction": share_spent(workspace, state),
+    }
 
 
 def share_spent(workspace: Workspace, state: Spending) -> float:

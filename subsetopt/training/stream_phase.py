@@ -17,18 +17,19 @@ from torch import Tensor
 
 from subsetopt.errors import SettingError
 from subsetopt.objective import make_loss
+from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac import Kfac
 from subsetopt.objective.kfac_spectrum import KfacSpectrum
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
-from subsetopt.solvers.host import dot, host_read
+from subsetopt.solvers.host import dot
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.fresh_subsets import FreshSubsets, Place
 from subsetopt.training.output_change import OutputChange
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import new_states
-from subsetopt.training.spending import share_spent
+from subsetopt.training.spending import record_of, share_spent
 from subsetopt.training.stream import Guard, stream_settings
 from subsetopt.training.trees import join_tensors, split_tensors
 from subsetopt.training.workspace import Workspace
@@ -122,7 +123,7 @@ class StreamPhase:
         )
 
     def step(self, state: StreamState) -> StreamState:
-        """Take one step on one fresh subset; one host synchronisation."""
+        """Take one step on one fresh subset; one host synchronisation, and two more where factors are estimated."""
         try:
             if self._estimate_due(state):
                 self._estimate(state)
@@ -137,14 +138,7 @@ class StreamPhase:
 
     def record(self, state: StreamState) -> dict[str, Any]:
         """Progress in steps; the loss is that of the last subset before its step, with l2/2 ||w||^2."""
-        return {
-            "iteration": state.iterations,
-            "loss": state.loss,
-            "gradient_norm": None,
-            "evaluations": state.iterations,
-            "products": 0,
-            "fraction": share_spent(self._workspace, state),
-        }
+        return record_of(self._workspace, state)
 
     def iterate(self, state: StreamState) -> Tensor:
         """Return the current parameters; BatchNorm's running statistics are those of the subsets seen."""

@@ -25,6 +25,7 @@ from subsetopt.training.minima import SubsetMinimum, join_minima
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.subset_solve import SubsetSolve
+from subsetopt.training.trees import under
 from subsetopt.training.workspace import Workspace
 
 TOTALS = {"iteration": "iterations", "evaluations": "evaluations", "products": "products"}
@@ -121,7 +122,7 @@ class SubsetsPhase:
             tensors = {"w": solve.phase.iterate(solve.state)}
             tensors |= {f"buffer/{name}": value for name, value in self._workspace.flat.buffers().items()}
         told = self._ranks.broadcast_tensors(tensors, self._rank_of(index))
-        self._workspace.flat.load_buffers(_under("buffer/", told))
+        self._workspace.flat.load_buffers(under("buffer/", told))
         return told["w"].to(self._workspace.device)
 
     def details(self) -> dict[str, Any]:
@@ -162,7 +163,7 @@ class SubsetsPhase:
         device = self._workspace.device
         for index, solve in self._solves.items():
             if (saved := numbers["underway"].get(str(index))) is not None:
-                solve.restore(_under(f"underway/{index}/", tensors), saved)
+                solve.restore(under(f"underway/{index}/", tensors), saved)
             solve.charges()  # what building it has cost is in the checkpoint's ledger already
         return SubsetsState(
             tensors["start"].to(device),
@@ -221,7 +222,3 @@ def _report(
 ) -> dict[str, Any]:
     """Return what one rank tells the others of its solve of subset `index`."""
     return {"index": index, "progress": progress, "minimum": minimum, "exhausted": exhausted}
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

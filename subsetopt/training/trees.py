@@ -33,3 +33,8 @@ def join_tensors(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> d
             node = node.setdefault(folder, {})
         node[name] = tensor
     return tree
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, named without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -135,7 +135,7 @@ def test_the_damped_inverse_is_the_dense_solve():
     torch.testing.assert_close(matrix, matrix.T)
     for damping in (1e-3, 0.1):
         torch.testing.assert_close(kfac.apply(v, damping), torch.linalg.solve(matrix + damping * identity, v))
-    torch.testing.assert_close(kfac.quadratic(v), v @ matrix @ v)
+    torch.testing.assert_close(kfac.product(v) @ v, v @ matrix @ v)
     assert kfac.note == ""
 
 
@@ -229,6 +229,17 @@ def test_a_factor_is_decomposed_again_only_when_its_moment_has_drifted():
     assert not torch.equal(before["1.a.basis"], after["1.a.basis"])
     moment, basis, spectrum = (after[f"1.a.{name}"] for name in ("moment", "basis", "spectrum"))
     torch.testing.assert_close(basis @ spectrum.diag() @ basis.T, moment)
+
+
+def test_small_drifts_add_up_to_a_new_decomposition():
+    flat = built(nn.Linear(4, 2))
+    x, y = torch.randn(50, 4, dtype=torch.float64), torch.arange(50) % 2
+    kfac, generator = Kfac(flat, make_loss("cross_entropy"), memory=0.0, drift=0.1), make_generator(0, "g")
+    bases = []
+    for step in range(4):  # the second moment grows by 4 % each time: by 8 % after two, by 12 % after three
+        kfac.update(flat.initial(), x * 1.04 ** (step / 2), y, generator)
+        bases.append(kfac.state()["0.a.decomposed"])
+    assert [torch.equal(basis, bases[0]) for basis in bases] == [True, True, True, False]
 
 
 def test_an_estimate_that_is_not_finite_changes_nothing():

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from subsetopt.objective import FlatModel, make_loss
+from subsetopt.objective.host import observe_reads
 from subsetopt.objective.kfac import Kfac
 from subsetopt.objective.kfac_spectrum import FLOOR, KfacSpectrum
 from subsetopt.seeding import make_generator, seeded_globals
@@ -33,7 +34,15 @@ def test_the_damping_leaves_the_directions_asked_for_whatever_the_scale(scale):
 def test_damping_never_falls_below_its_floor():
     f = eigenvalues()
     assert KfacSpectrum.of(f).damping(1e9) == pytest.approx(FLOOR * float(f.mean()))
-    assert 0 < KfacSpectrum.of(torch.zeros(4)).damping(1.0) < 1e-300
+    for nothing in (torch.zeros(4), torch.zeros(0)):
+        assert 0 < KfacSpectrum.of(nothing).damping(1.0) < 1e-300
+
+
+def test_one_read_of_the_host():
+    reads: list[None] = []
+    with observe_reads(lambda: reads.append(None)):
+        KfacSpectrum.of(eigenvalues())
+    assert len(reads) == 1
 
 
 def test_eigenvalues_are_those_of_the_dense_matrix():

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from subsetopt.objective.host import observe_reads
 from subsetopt.solvers import make_solver
-from subsetopt.solvers.host import observe_reads
 from subsetopt.solvers.minimize import run
 from tests.solvers.problems import PROBLEMS
 

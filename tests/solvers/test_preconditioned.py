@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from subsetopt import Objective
 from subsetopt.errors import SettingError
 from subsetopt.objective import CountingMeter
+from subsetopt.objective.host import observe_reads
 from subsetopt.objective.preconditioning import make_preconditioner
 from subsetopt.objective.protocol import BudgetExhausted, CallKind, Purpose
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver, minimize
-from subsetopt.solvers.host import observe_reads
 from subsetopt.solvers.krylov import KrylovSpace
 from subsetopt.solvers.minimize import run
 from tests.solvers.problems import PROBLEMS
@@ -134,14 +134,14 @@ def test_good_factors_save_products() -> None:
     assert better.counts["products"] < 0.7 * plain.counts["products"]
 
 
-def test_one_synchronisation_per_product_and_one_for_the_start() -> None:
+def test_one_synchronisation_per_product_one_for_the_start_and_one_for_the_factors() -> None:
     objective = network()
     solver = make_solver("newton-cg", curvature="ggn", preconditioner="kfac")
     state = solver.init(objective, objective.initial())
     reads: list[None] = []
     with observe_reads(lambda: reads.append(None)):
         after = solver.step(objective, state)
-    assert len(reads) == after.products + 1 + after.evaluations - state.evaluations
+    assert len(reads) == after.products + 2 + after.evaluations - state.evaluations
 
 
 def test_products_on_a_part_are_those_of_its_samples_and_charged_for_them() -> None:

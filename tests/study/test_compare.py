@@ -88,6 +88,26 @@ def test_adding_methods_and_seeds_keeps_what_is_there(tmp_path: Path, small: Stu
     assert sum(name.startswith("cells/") for name in after) == 4
 
 
+def test_cells_of_another_version_are_run_again_and_kept(tmp_path: Path) -> None:
+    class Listener(execution.SilentStudy):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    study = make_study({**SMALL, "methods": "adam", "tune": False})
+    before = run_comparison(study, tmp_path / "a")
+    old, kept = sorted((tmp_path / "a" / "cells").iterdir())
+    untouched = _times(kept.parent.parent)[f"cells/{kept.name}/{RESULT}"]
+    environment = json.loads((old / ENVIRONMENT).read_text())
+    (old / ENVIRONMENT).write_text(json.dumps({**environment, "subsetopt": "0.0.9"}))
+    (old / RESULT).write_text("{}")
+    again = run_comparison(study, tmp_path / "a", progress=Listener())
+    assert again["results"][0]["values"] == before["results"][0]["values"]
+    assert (old.with_name(f"{old.name}-0.0.9") / RESULT).read_text() == "{}"
+    assert _times(tmp_path / "a")[f"cells/{kept.name}/{RESULT}"] == untouched
+    assert len(said) == 1 and said[0].startswith("1 cells of subsetopt 0.0.9 are not reused by ")
+
+
 def test_initial_weights_and_splits_depend_on_the_seed_alone(small: Study) -> None:
     maker = CellMaker(make_study({**SMALL, "methods": "lbfgs@0.2+full,adam,srs@0.1,newton-cg"}))
     spaces = {

@@ -62,6 +62,18 @@ def test_finished_minima_are_used_again_and_the_figure_is_drawn(regression: RunC
     assert (tmp_path / "a" / FILE).read_bytes().startswith(b"\x89PNG")
 
 
+def test_minima_of_another_version_are_found_anew_and_kept(regression: RunConfig, tmp_path: Path) -> None:
+    plan, told = Plan(regression, (0.2,), 1), []
+    before = run_representativeness(plan, tmp_path / "a")
+    old, _ = sorted((tmp_path / "a" / "cells").iterdir())
+    old.write_text(json.dumps({**json.loads(old.read_text()), "version": "0.0.9", "full_objective": 7.0}))
+    again = run_representativeness(plan, tmp_path / "a", tell=lambda *what: told.append(what))
+    for row, first in zip(again["results"], before["results"], strict=True):
+        assert row["full_objective"]["mean"] == pytest.approx(first["full_objective"]["mean"], rel=1e-9)
+    assert json.loads(old.with_name(f"{old.stem}-0.0.9.json").read_text())["full_objective"] == 7.0
+    assert told[0] == (0, 2, "1 of another version of subsetopt are not reused, but kept beside") and len(told) == 3
+
+
 @pytest.mark.parametrize("plan", [{"fractions": (1.5,)}, {"repeats": 0}, {"seeds": ()}])
 def test_an_empty_or_impossible_plan_is_refused(plan: dict[str, object]) -> None:
     with pytest.raises(UserError):

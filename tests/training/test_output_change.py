@@ -44,11 +44,11 @@ def test_the_ratio_is_that_of_running_sums_of_steps_that_were_taken():
 
 
 def test_what_is_not_a_step_leaves_no_change_behind():
-    change = OutputChange(outputs=torch.zeros(3, 2), step=0.5)
+    change = OutputChange(outputs=torch.zeros(3, 2), seen=2.0, foreseen=0.1, step=0.5)
     change.forget()
     assert float(change.measure(torch.ones(3, 2), torch.zeros(3, 2), MeanSquaredError())) == 0.0
     change.learn(0.0)
-    assert change.ratio == UNMEASURED
+    assert change.ratio == pytest.approx(20.0)
 
 
 def test_samples_are_few_beside_a_subset():

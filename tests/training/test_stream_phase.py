@@ -59,9 +59,11 @@ def begin(module: nn.Module | None = None, dataset: Dataset | None = None, **set
     return Running(phase, workspace, phase.start(workspace.flat.initial()))
 
 
-def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound():
+@pytest.mark.parametrize("caution", [1.0, 0.25])
+def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound(caution):
     running = begin(nn.Sequential(nn.Linear(6, 3)), momentum=0.0, trust=1e-3, draw="empirical")
     phase, state = running.phase, running.state
+    state.caution = caution
     before = state.w.clone()
     running.steps(1)
     rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:order:0"))[: state.place.position]
@@ -71,11 +73,11 @@ def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound():
     l2 = running.workspace.config.l2
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(outputs, targets[rows]) + l2 / 2 * (w @ w), w)
     # The share spent before the step is that of the factors; the size of the subset, and damping with it, follow it.
-    damping = phase._settings.step_damping(phase._spectrum(), state.estimate_cost / 3.0)
+    damping = phase._settings.step_damping(phase._spectrum(), state.estimate_cost / 3.0) / caution**2
     direction = phase._kfac.apply(gradient, damping)
     step = state.w - before
     torch.testing.assert_close(torch.nn.functional.normalize(-step, dim=0), nn.functional.normalize(direction, dim=0))
-    foreseen = float(phase._kfac.quadratic(step))
+    foreseen = float(phase._kfac.product(step) @ step)
     assert foreseen * UNMEASURED == pytest.approx(phase._settings.trust, rel=1e-3)
     assert state.change.step == pytest.approx(foreseen, rel=1e-4)
 
@@ -89,6 +91,8 @@ def test_every_sample_is_seen_once_per_pass():
     first = torch.cat(seen[:-1])
     assert sorted(first.tolist()) == list(range(phase.samples))
     assert min(len(rows) for rows in seen) >= 30
+    state.place = Place(position=phase.samples - 80)
+    assert len(phase._subsets.next_rows(state.place, 60)) == 80, "twenty would be left"
 
 
 @pytest.mark.parametrize("epochs", [0.05, 0.7, 2.0])
@@ -142,6 +146,7 @@ def test_a_poisoned_subset_sends_the_stream_back_to_its_last_good_point(poison, 
     assert all(torch.equal(found[name], value) for name, value in buffers.items())
     assert float(state.velocity.abs().max()) == 0.0
     assert state.caution == 0.5
+    assert len(state.change.outputs) == 0 and state.change.step == 0.0
     running.steps(3)
     assert math.isfinite(state.loss)
     assert state.returns == 1
@@ -152,6 +157,19 @@ def test_the_guard_takes_a_lasting_rise_for_the_new_level_but_never_nan():
     assert all(guard.admits(1.0 + 0.1 * (-1) ** i, 0.0) for i in range(20))
     assert [guard.admits(9.0, 0.0) for _ in range(5)] == [False, False, False, True, True]
     assert not any(guard.admits(math.nan, 0.0) for _ in range(20))
+
+
+def test_jumps_with_good_subsets_between_them_are_no_lasting_rise():
+    guard = Guard()
+    assert [guard.admits(loss, 0.0) for loss in [1.0] + 5 * [9.0, 1.0]] == [True] + 5 * [False, True]
+
+
+def test_a_stream_that_never_sees_a_finite_loss_ends_in_words():
+    running = begin(nn.Sequential(nn.Linear(6, 3)))
+    running.phase._subsets.inputs.fill_(math.nan)
+    running.steps(100)
+    assert running.phase.terminate(running.state) is StopReason.NON_FINITE
+    assert torch.isfinite(running.state.w).all()
 
 
 def test_the_guard_lets_sampling_noise_pass():

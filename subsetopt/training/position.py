@@ -1,0 +1,97 @@
+"""Where a run is between two steps, and how a checkpoint holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from subsetopt.training.phases import Phase
+from subsetopt.training.trees import under
+from subsetopt.training.workspace import Workspace
+
+FORMAT = 1
+
+
+@dataclass
+class Snapshot:
+    """The model after a finished phase: its record for result.json, parameters and buffers."""
+
+    record: dict[str, Any]
+    w: Tensor
+    buffers: dict[str, Tensor]
+
+
+@dataclass
+class Position:
+    """Where a run is: the finished phases, and the state of the current one."""
+
+    w: Tensor
+    snapshots: list[Snapshot] = field(default_factory=list)
+    state: Any = None
+    seconds: float = 0.0
+    phase_start: tuple[float, float] = (0.0, 0.0)  # cost and seconds when the current phase began
+    metrics_bytes: int = 0
+    looks: int = -1  # how many intervals of `track_validation` had passed at the last look at held-out data
+
+
+def pack(position: Position, workspace: Workspace, phases: Sequence[Phase]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return everything that `unpack` needs, as tensors and JSON-able numbers; every rank takes part."""
+    tensors = {"w": position.w}
+    tensors |= {f"buffer/{name}": value for name, value in workspace.flat.buffers().items()}
+    for index, snapshot in enumerate(position.snapshots):
+        tensors[f"done/{index}/w"] = snapshot.w
+        tensors |= {f"done/{index}/buffer/{name}": value for name, value in snapshot.buffers.items()}
+    numbers = None
+    if position.state is not None:
+        phase_tensors, numbers = phases[len(position.snapshots)].save(position.state)
+        tensors |= {f"phase/{name}": value for name, value in phase_tensors.items()}
+    carried_tensors, carried = workspace.carried.save()
+    tensors |= {f"carried/{name}": value for name, value in carried_tensors.items()}
+    position.seconds = workspace.clock.seconds
+    return tensors, {
+        "format": FORMAT,
+        "carried": carried,
+        "phase_state": numbers,
+        "records": [snapshot.record for snapshot in position.snapshots],
+        "ledger": workspace.ledger.save(),
+        "seconds": position.seconds,
+        "phase_start": list(position.phase_start),
+        "metrics_bytes": position.metrics_bytes,
+        "looks": position.looks,
+        "memory_limits": workspace.save_memory_limits(),
+    }
+
+
+def unpack(
+    tensors: Mapping[str, Tensor], state: Mapping[str, Any], workspace: Workspace, phases: Sequence[Phase]
+) -> Position:
+    """Return the position that `pack` has packed, and set buffers, clock and ledger back to it."""
+    device = workspace.device
+    snapshots = [
+        Snapshot(record, tensors[f"done/{index}/w"].to(device), under(f"done/{index}/buffer/", tensors))
+        for index, record in enumerate(state["records"])
+    ]
+    workspace.flat.load_buffers(under("buffer/", tensors))
+    position = Position(
+        tensors["w"].to(device),
+        snapshots,
+        seconds=state["seconds"],
+        phase_start=(state["phase_start"][0], state["phase_start"][1]),
+        metrics_bytes=state["metrics_bytes"],
+        looks=state.get("looks", -1),
+    )
+    phase = phases[len(snapshots)] if len(snapshots) < len(phases) else None
+    workspace.clock.start(position.seconds)
+    begin = 0.0 if phase and phase.config.cumulative else position.phase_start[1]
+    workspace.clock.open_phase(begin, phase.config.seconds if phase else None)
+    if phase is not None and state["phase_state"] is not None:
+        position.state = phase.restore(under("phase/", tensors), state["phase_state"])
+    on_device = {name: tensor.to(device) for name, tensor in under("carried/", tensors).items()}
+    workspace.carried.restore(on_device, state.get("carried"))
+    workspace.restore_memory_limits(state.get("memory_limits", []))
+    # Last, because rebuilding an objective charges a calibration that the checkpoint has already.
+    workspace.ledger.restore(state["ledger"])
+    return position
