@@ -74,3 +74,9 @@ def test_a_chunk_size_halved_for_want_of_memory_outlives_the_process(
     resumed = resume_run(run, splits=(), figure=False)
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b), "cut as before, though there is room now"
+
+
+def test_another_number_of_ranks_takes_the_tightest_of_all_memory_limits() -> None:
+    workspace = prepare(make_config({"model": "linear"}))
+    workspace.restore_memory_limits([{"chunk_size": 8, "graph_bytes": None}, {"chunk_size": 4, "graph_bytes": 100}])
+    assert (workspace.memory_limits.chunk_size, workspace.memory_limits.graph_bytes) == (4, 100)
