@@ -8,14 +8,14 @@ would cost P of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
 
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.objective import Objective
+from subsetopt.objective.sample_jacobians import SampleJacobians, sample_jacobians
 
 LARGEST = 8000
 """Parameters at most: the matrix takes 8 P^2 bytes, half a GB here."""
@@ -23,10 +23,16 @@ LARGEST = 8000
 FLOPS = 4e12
 """Operations at most for the P x P products: some minutes on one core."""
 
+EQUATIONS = 2048
+"""Rows of w's length that are held at a time."""
+
+BLOCK = 768
+"""Rows of the matrix that are added to at a time, up to their diagonal: half of the products are spared."""
+
 
 @dataclass
 class OutputRows:
-    """Outputs z, gradient e and Hessian products of the losses of n samples, and products with their Jacobians."""
+    """Outputs z of n samples, gradients e and Hessian products of their losses, and the Jacobians of the outputs."""
 
     objective: Objective
     w: Tensor
@@ -42,36 +48,23 @@ class OutputRows:
         (self.e,) = torch.autograd.grad(self.losses.sum(), z)
         self.output_hessian = loss.output_hessian(self.z, self.y)
 
-    def _outputs(self, p: Tensor, row: Tensor) -> Tensor:
-        return self.objective.flat.functional(self.objective.flat.views(p), row.unsqueeze(0)).squeeze(0)
-
-    def pull_back(self, u: Tensor) -> Tensor:
-        """Return J_i' u_i for u (n, ...outputs), shape (n, P)."""
-
-        def one(row: Tensor, cotangent: Tensor) -> Tensor:
-            _, pull, *_ = vjp(lambda p: self._outputs(p, row), self.w)
-            return cast(Tensor, pull(cotangent)[0])
-
-        with self.objective.flat.at(self.objective.flat.views(self.w), "deterministic"):
-            return vmap(one)(self.x, u)
-
-    def push_forward(self, v: Tensor) -> Tensor:
-        """Return J_i v_i for v (n, P), in the shape of the outputs."""
-
-        def one(row: Tensor, tangent: Tensor) -> Tensor:
-            return cast(Tensor, jvp(lambda p: self._outputs(p, row), (self.w,), (tangent,))[1])
-
-        with self.objective.flat.at(self.objective.flat.views(self.w), "deterministic"):
-            return vmap(one)(self.x, v)
+    @cached_property
+    def jacobians(self) -> SampleJacobians:
+        """The Jacobians of the outputs; what they keep is recorded when they are first asked for."""
+        return sample_jacobians(self.objective.flat, self.w, self.x)
 
     def hessian_roots(self) -> Tensor:
-        """Return R_i with R_i R_i' = A_i, shape (n, M, M); negative eigenvalues, of rounding, count as zero."""
+        """Return R_i with R_i R_i' = A_i, shape (n, M, r); what is zero to rounding in all samples is left out.
+
+        For softmax r = M - 1: its Hessians know nothing of what all outputs have in common.
+        """
         flat = self.z.flatten(1)
         units = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
         columns = [self.output_hessian(unit.expand_as(flat).reshape(self.z.shape)).flatten(1) for unit in units]
         values, vectors = torch.linalg.eigh(torch.stack(columns, 2))
+        rounding = values.shape[1] * torch.finfo(values.dtype).eps * values.amax()
         roots: Tensor = vectors * values.clamp_min(0.0).sqrt().unsqueeze(1)
-        return roots
+        return roots[:, :, (values > rounding).any(0)]
 
 
 def affordable(objective: Objective) -> bool:
@@ -88,15 +81,28 @@ def factorised(objective: Objective, w: Tensor) -> Tensor:
     """
     matrix = torch.zeros(objective.size, objective.size, dtype=w.dtype, device=w.device)
     objective.charge_product("gradient", objective.n_samples * objective.n_outputs)
+    piece = max(1, EQUATIONS // objective.n_outputs)
     with exact_arithmetic(objective.device, objective.allow_tf32):
         for index in range(len(objective.edges)):
-            rows = OutputRows(objective, w, *objective.chunk(index))
-            for column in rows.hessian_roots().unbind(2):
-                jacobian = rows.pull_back(column.reshape(rows.z.shape))
-                matrix.addmm_(jacobian.T, jacobian, alpha=1 / objective.n_samples)
+            for x, y in zip(*(torch.split(part, piece) for part in objective.chunk(index)), strict=True):
+                _add_gram(matrix, _half_rows(OutputRows(objective, w, x, y)), 1 / objective.n_samples)
     matrix.diagonal().add_(objective.l2)
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if int(failed):
         raise FloatingPointError("the Gauss-Newton matrix is not positive definite")
     return factor
+
+
+def _half_rows(rows: OutputRows) -> Tensor:
+    """Return R_i' J_i for all samples, shape (n r, P)."""
+    none = rows.w.new_zeros(0, len(rows.w))  # of samples whose losses have no curvature left
+    columns = rows.hessian_roots().unbind(2)
+    return torch.cat([none, *(rows.jacobians.pull_back(column.reshape(rows.z.shape)) for column in columns)])
+
+
+def _add_gram(matrix: Tensor, rows: Tensor, scale: float) -> None:
+    """Add scale times rows' rows to the lower triangle of `matrix`, and to some of the upper one, in blocks."""
+    for start in range(0, len(matrix), BLOCK):
+        stop = min(start + BLOCK, len(matrix))
+        matrix[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop], alpha=scale)

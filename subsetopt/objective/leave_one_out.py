@@ -37,7 +37,7 @@ CG_TOLERANCE = 1e-2
 UNIFORM_SHARE = 0.1
 
 Solve = Callable[[Tensor], Tensor]
-"""b (P,) -> B^-1 b."""
+"""b (n, P) -> B^-1 b_i for each row."""
 
 
 def leave_one_out_parameters(
@@ -66,8 +66,8 @@ def leave_one_out_parameters(
 
     def solve(b: Tensor) -> Tensor:
         if factor is not None:
-            return torch.cholesky_solve(b.unsqueeze(1), factor).squeeze(1)
-        return _conjugate_gradients(told, b, max_products)
+            return torch.cholesky_solve(b.T, factor).T
+        return torch.stack([_conjugate_gradients(told, row, max_products) for row in b])
 
     chosen, weights = _draw(objective, w, rows * (1 if factor is None else DENSE_ROWS), seed)
     with exact_arithmetic(objective.device, objective.allow_tf32):
@@ -112,7 +112,7 @@ def _rises(sample: OutputRows, solve: Solve, count: int) -> Tensor:
     inner, images = [], []  # c and u = V c, of the Krylov space
     c = sample.e
     for _ in range(KRYLOV):
-        u = sample.push_forward(torch.stack([solve(b) for b in sample.pull_back(c)]))
+        u = sample.jacobians.push_forward(solve(sample.jacobians.pull_back(c)))
         inner.append(c.flatten(1))
         images.append(u.flatten(1))
         c = sample.output_hessian(u)

@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, hessian, vmap
 
 from subsetopt.errors import SettingError
 from subsetopt.objective import Objective
-from subsetopt.objective.dense_gauss_newton import affordable, factorised
+from subsetopt.objective.dense_gauss_newton import OutputRows, affordable, factorised
 from subsetopt.objective.effective import (
     NotPositiveDefinite,
     effective_trace,
@@ -147,12 +147,25 @@ def newton_steps(objective: Objective, w: Tensor) -> float:
     return float(F.cross_entropy(moved, y, reduction="sum") - F.cross_entropy(z, y, reduction="sum"))
 
 
-def test_the_factor_is_that_of_the_matrix_that_products_make(solved: tuple[Objective, Tensor]) -> None:
+@pytest.mark.parametrize(("block", "equations"), [(768, 2048), (10, 40)])
+def test_the_factor_is_that_of_the_matrix_that_products_make(
+    solved: tuple[Objective, Tensor], block: int, equations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subsetopt.objective.dense_gauss_newton.BLOCK", block)
+    monkeypatch.setattr("subsetopt.objective.dense_gauss_newton.EQUATIONS", equations)
     objective, w = solved
     product = objective.linearise(w).ggnvp
     dense = torch.stack([product(unit) for unit in torch.eye(len(w), dtype=w.dtype)])
     factor = factorised(objective, w)
     assert torch.allclose(factor @ factor.T, dense, atol=1e-12 * float(dense.abs().max())) and affordable(objective)
+
+
+def test_the_roots_of_softmax_hessians_leave_out_what_they_do_not_know(solved: tuple[Objective, Tensor]) -> None:
+    objective, w = solved
+    rows = OutputRows(objective, w, *objective.chunk(0))
+    roots, p = rows.hessian_roots(), rows.z.softmax(1)
+    assert roots.shape == (60, 3, 2)
+    assert torch.allclose(roots @ roots.mT, torch.diag_embed(p) - p[:, :, None] * p[:, None, :], atol=1e-14)
 
 
 def test_the_trace_needs_few_products_where_lanczos_is_preconditioned(solved: tuple[Objective, Tensor]) -> None:
