@@ -94,6 +94,26 @@ def factorised(objective: Objective, w: Tensor) -> Tensor:
     return factor
 
 
+def trace_by_factor(objective: Objective, w: Tensor, factor: Tensor, groups: Tensor) -> float:
+    """Return tr(B^-1 C) exactly, C the covariance within `groups` (K,) of the samples' gradients without the L2 term.
+
+    B = L L' with L = `factor`; C has the divisor K - (number of groups). Charged as one gradient of all samples.
+    """
+    objective.charge_product("gradient", objective.n_samples)
+    _, index, sizes = torch.unique(groups.to(w.device), return_inverse=True, return_counts=True)
+    sums, squares = w.new_zeros(len(sizes), len(w)), w.new_zeros(())
+    with exact_arithmetic(objective.device, objective.allow_tf32):
+        for number, (begin, end) in enumerate(objective.edges):
+            pieces = (torch.split(part, EQUATIONS) for part in (*objective.chunk(number), index[begin:end]))
+            for x, y, group in zip(*pieces, strict=True):
+                rows = OutputRows(objective, w, x, y)
+                gradients = rows.jacobians.pull_back(rows.e)
+                squares += torch.linalg.solve_triangular(factor, gradients.T, upper=False).square().sum()
+                sums.index_add_(0, group, gradients)
+        means = torch.linalg.solve_triangular(factor, (sums / sizes.sqrt().unsqueeze(1)).T, upper=False)
+        return float((squares - means.square().sum()) / (len(groups) - len(sizes)))
+
+
 def _half_rows(rows: OutputRows) -> Tensor:
     """Return R_i' J_i for all samples, shape (n r, P)."""
     none = rows.w.new_zeros(0, len(rows.w))  # of samples whose losses have no curvature left

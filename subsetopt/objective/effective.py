@@ -32,6 +32,10 @@ TOLERANCE = 1e-3
 """Quadrature has settled when its value changes less than this, relatively, over the steps between two looks."""
 
 
+ENOUGH = 0.02
+"""No more probes are taken once the 95 % interval of the trace is this narrow, relatively."""
+
+
 class NotPositiveDefinite(Exception):  # noqa: N818 (an event: the caller takes another matrix)
     """The matrix has an eigenvalue that is not positive, so that v' H^-1 v means nothing."""
 
@@ -42,6 +46,7 @@ def effective_trace(
     groups: Tensor,
     *,
     factor: Tensor | None = None,
+    control: float | None = None,
     probes: int = 8,
     max_products: int = 300,
     seed: int = 0,
@@ -49,8 +54,10 @@ def effective_trace(
 ) -> TraceEstimate:
     """Estimate tr(H^-1 C) with a 95 % interval; `product`: v -> H v for v of shape (P,).
 
-    `factor` (P, P) is the lower Cholesky factor L of a matrix near H, where there is one: Lanczos then works on
-    L^-1 H L^-T, whose eigenvalues lie near 1, and needs few products.
+    `factor` (P, P) is the lower Cholesky factor L of a matrix B near H, where there is one: Lanczos then works on
+    L^-1 H L^-T, whose eigenvalues lie near 1, and needs few products. `control` is the exact tr(B^-1 C), where it is
+    known: then v' B^-1 v is a control variate, and only what B leaves of H is left to chance. `probes` random vectors
+    are taken at most, fewer where the interval is narrow enough before.
     `groups` (K,) names the stratum of each sample: C is the covariance within strata, that of a stratified draw, with
     the divisor K - (number of strata); one stratum for all gives the plain covariance. `tell` hears of every product.
     Raises `NotPositiveDefinite` where H is not, `FloatingPointError` where a product is not finite.
@@ -64,15 +71,20 @@ def effective_trace(
             return product(v)
         return _solved(factor, product(_solved(factor, v, transposed=True)))
 
-    runs = []
+    values: list[float] = []
+    quadrature = 0.0
     for probe in range(probes):
         generator = make_generator(seed, f"effective:{probe}")
         signs = torch.randint(0, 2, (len(groups),), generator=generator).to(torch.float64) * 2 - 1
         v = gradients.combine(centred(signs, groups))
-        runs.append(inverse_form(told, v if factor is None else _solved(factor, v), max_products))
-    values = np.array([value for value, _ in runs])
-    quadrature = max(change for _, change in runs)
-    return TraceEstimate(float(values.mean()), student_error(values) + quadrature, probes)
+        v = v if factor is None else _solved(factor, v)
+        excess = 0.0 if control is None else control - float(v @ v)
+        value, change = inverse_form(told, v, max_products)
+        values.append(value + excess)
+        quadrature = max(quadrature, change)
+        if probe and student_error(np.array(values)) <= ENOUGH * float(np.mean(values)):
+            break
+    return TraceEstimate(float(np.mean(values)), student_error(np.array(values)) + quadrature, len(values))
 
 
 def _solved(factor: Tensor, v: Tensor, transposed: bool = False) -> Tensor:

@@ -129,7 +129,7 @@ def lanczos(
     window = max(3, memory // (size * torch.finfo(wide).bits // 8))
     basis = torch.empty(min(window, steps), size, dtype=wide, device=start.device)
     vector = start.to(wide)
-    vector /= torch.linalg.vector_norm(vector)
+    vector = vector / torch.linalg.vector_norm(vector)
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     asymmetry = 0.0

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from subsetopt.data import Dataset
 from subsetopt.errors import SettingError
-from subsetopt.objective.dense_gauss_newton import affordable, factorised
+from subsetopt.objective.dense_gauss_newton import affordable, factorised, trace_by_factor
 from subsetopt.objective.effective import (
     NotPositiveDefinite,
     effective_trace,
@@ -132,6 +132,11 @@ def _traces(
     """
     gradients = SampleGradients(found.objective, found.w)
     products = found.objective.linearise(found.w)
+    one = torch.zeros(found.objective.n_samples, dtype=torch.int64)
+    strata = [one, gradients.targets] if _stratified(found) else [one]
+    controls = [
+        None if factor is None else trace_by_factor(found.objective, found.w, factor, groups) for groups in strata
+    ]
     estimate = partial(
         effective_trace,
         gradients=gradients,
@@ -141,17 +146,16 @@ def _traces(
         seed=found.workspace.config.seed,
         tell=tell,
     )
-    one = torch.zeros(found.objective.n_samples, dtype=torch.int64)
     for name, product in (("hessian", products.hvp), ("gauss-newton", products.ggnvp)):
         try:
-            plain = estimate(product, groups=one)
-            if not _stratified(found):
-                return plain, plain, name
-            within = estimate(product, groups=gradients.targets)
+            traces = [
+                estimate(product, groups=groups, control=control)
+                for groups, control in zip(strata, controls, strict=True)
+            ]
         except NotPositiveDefinite:
             notes.append(f"the {name} matrix is not positive definite here")
         else:
-            return plain, within, name
+            return traces[0], traces[-1], name
     raise SettingError("l2", found.objective.l2, "nothing holds the flat directions", "train with L2, for example 1e-3")
 
 

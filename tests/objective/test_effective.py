@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, hessian, vmap
 
 from subsetopt.errors import SettingError
 from subsetopt.objective import Objective
-from subsetopt.objective.dense_gauss_newton import OutputRows, affordable, factorised
+from subsetopt.objective.dense_gauss_newton import OutputRows, affordable, factorised, trace_by_factor
 from subsetopt.objective.effective import (
     NotPositiveDefinite,
     effective_trace,
@@ -21,6 +21,7 @@ from subsetopt.objective.effective import (
 )
 from subsetopt.objective.leave_one_out import leave_one_out_parameters
 from subsetopt.objective.sample_gradients import SampleGradients
+from subsetopt.objective.spectrum import TraceEstimate
 from subsetopt.seeding import make_generator, seeded_globals
 from subsetopt.solvers import minimize
 
@@ -90,6 +91,28 @@ def test_the_interval_of_the_trace_covers_the_dense_trace(solved: tuple[Objectiv
     assert covered >= 51, "95 % of 60 are 57"
     assert sum(estimate.value for estimate in found) / 60 == pytest.approx(exact, rel=0.04)
     assert sum(estimate.error for estimate in found) / 60 < 0.5 * exact
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_the_gauss_newton_factor_as_a_control_narrows_the_interval(
+    solved: tuple[Objective, Tensor], stratified: bool
+) -> None:
+    objective, w = solved
+    H, gradients, y = dense(objective, w)
+    groups = y if stratified else torch.zeros_like(y)
+    factor = factorised(objective, w)
+    control = trace_by_factor(objective, w, factor, groups)
+    assert control == pytest.approx(trace_within(factor @ factor.T, gradients, groups), rel=1e-6)
+    exact, sums = trace_within(H, gradients, groups), SampleGradients(objective, w)
+
+    def found(seed: int, control: float | None) -> TraceEstimate:
+        return effective_trace(lambda v: H @ v, sums, groups, factor=factor, control=control, probes=6, seed=seed)
+
+    controlled = [found(seed, control) for seed in range(60)]
+    assert sum(abs(estimate.value - exact) <= estimate.error for estimate in controlled) >= 51, "95 % of 60 are 57"
+    assert sum(estimate.value for estimate in controlled) / 60 == pytest.approx(exact, rel=0.02)
+    plain = [found(seed, None) for seed in range(60)]
+    assert sum(e.error for e in controlled) < 0.8 * sum(e.error for e in plain)
 
 
 def test_an_indefinite_matrix_is_noticed_and_a_zero_vector_is_nothing() -> None:
