@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from subsetopt.data import dataset_from_arrays
 from subsetopt.errors import SettingError
+from subsetopt.objective.host import observe_reads
 from subsetopt.samplers import SAMPLERS, make_sampler
 from subsetopt.seeding import derive_seed
 from subsetopt.solvers.protocol import StopReason
@@ -191,11 +192,23 @@ def test_composers_window_lies_within_the_budgeted_steps(begin):
 
 
 class Synchronisations(TorchDispatchMode):
-    """Counts what makes a host wait for a device: scalars read, and results whose size depends on the data."""
+    """Counts what makes a host wait for a device: `host_read`s, other scalars, results whose size depends on data."""
 
     def __init__(self):
         super().__init__()
         self.count = 0
+        self._reads = observe_reads(self._read)
+
+    def __enter__(self):
+        self._reads.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *failure):
+        self._reads.__exit__(*failure)
+        return super().__exit__(*failure)
+
+    def _read(self):
+        self.count += 1
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
