@@ -23,7 +23,7 @@ class SettingError(UserError):
         super().__init__(f"{message}; {remedy}" if remedy else message)
 
 
-class SettingsConflict(SettingError):  # noqa: N818 (what it is: settings that contradict each other)
+class SettingsConflictError(SettingError):
     """Settings that do not go together; `problem` names them, their values and the remedy."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:

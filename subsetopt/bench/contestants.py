@@ -16,6 +16,7 @@ from torch import Tensor
 
 from subsetopt.bench.recorder import Recorder
 from subsetopt.objective import FunctionObjective
+from subsetopt.objective.curvature_ops import applied
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers import make_solver
 from subsetopt.solvers.minimize import run
@@ -66,7 +67,7 @@ def torch_lbfgs(history_size: int) -> Contestant:
 
         reason = "stopped"
         try:
-            optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            optimizer.step(closure)
         except BudgetExhausted:
             reason = "budget"
         return Solved(w.detach(), int(optimizer.state[w].get("n_iter", 0)), reason)
@@ -90,7 +91,7 @@ def torchmin(method: str, **options: Any) -> Contestant:
         def fun(x: Tensor) -> Tensor:
             recorder.spend()
             recorder.evaluations += 1
-            return plain(_CountProducts.apply(x, recorder))  # type: ignore[no-untyped-call]  # torch's own
+            return plain(applied(_CountProducts, x, recorder))
 
         try:
             result = minimize(
@@ -113,7 +114,7 @@ class _CountProducts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _CountedGradient.apply(gradient, ctx.recorder), None  # type: ignore[no-untyped-call]  # torch's own
+        return applied(_CountedGradient, gradient, ctx.recorder), None
 
 
 class _CountedGradient(torch.autograd.Function):

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from subsetopt.objective.host import observe_reads
 
 
-class Counters(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+class Counters(TorchDispatchMode):
     """`synchronisations`: scalars read by the host, one at a time or by `host_read`; `peak_bytes`: most bytes alive in
     tensors that were made inside.
 
@@ -23,7 +23,7 @@ class Counters(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        super().__init__()  # type: ignore[no-untyped-call]  # mypy's exclusion of torch does not see through super()
         self.synchronisations = 0
         self.live_bytes = self.peak_bytes = 0
         self._known: set[int] = set()

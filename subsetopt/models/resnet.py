@@ -34,7 +34,8 @@ class BasicBlock(nn.Module):
         residual = self.second_norm(self.second(self.activation(self.first_norm(self.first(x)))))
         before = self.new_channels // 2
         shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new_channels - before))
-        return self.activation(residual + shortcut)  # type: ignore[no-any-return]  # modules return Any
+        output: Tensor = self.activation(residual + shortcut)
+        return output
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:

@@ -125,7 +125,7 @@ def chunk_graphs(flat: FlatModel, loss: Loss, samples: int, accumulate: torch.dt
 
 def _capture_cuda(step: Callable[[], None]) -> Callable[[], None]:
     # Kernels choose algorithms and workspaces at their first launches, which must not be recorded.
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch leaves it so
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(GRAPH_WARM_UPS):

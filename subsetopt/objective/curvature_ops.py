@@ -56,7 +56,7 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
         if isinstance(padding, str) or input.ndim != axes + 2:
             return func(input, weight, bias, stride, padding, dilation, groups)
         geometry = Geometry(_per_axis(stride, axes), _per_axis(padding, axes), _per_axis(dilation, axes), groups)
-        return cast(Tensor, _apply(_Convolution, input, weight, bias, geometry, self._in_cotangent_only))
+        return cast(Tensor, applied(_Convolution, input, weight, bias, geometry, self._in_cotangent_only))
 
     def _batch_norm(
         self,
@@ -71,7 +71,7 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
     ) -> Tensor:
         if not training or running_mean is not None or weight is None or bias is None:
             return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        return cast(Tensor, _apply(_BatchNorm, input, weight, bias, eps, self._in_cotangent_only))
+        return cast(Tensor, applied(_BatchNorm, input, weight, bias, eps, self._in_cotangent_only))
 
 
 class Geometry(NamedTuple):
@@ -99,7 +99,7 @@ class _Convolution(torch.autograd.Function):
         mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.bias and ctx.needs_input_grad[2]]
         if ctx.cotangent_only:
             input, weight = input.detach(), weight.detach()
-        return (*_apply(_ConvolutionBackward, grad_outputs[0], input, weight, ctx.geometry, mask), None, None)
+        return (*applied(_ConvolutionBackward, grad_outputs[0], input, weight, ctx.geometry, mask), None, None)
 
 
 class _ConvolutionBackward(torch.autograd.Function):
@@ -149,7 +149,7 @@ class _BatchNorm(torch.autograd.Function):
         input, weight, mean, rstd = ctx.saved_tensors
         if ctx.cotangent_only:
             input, weight = input.detach(), weight.detach()
-        return (*_apply(_BatchNormBackward, grad_outputs[0], input, weight, mean, rstd), None, None)
+        return (*applied(_BatchNormBackward, grad_outputs[0], input, weight, mean, rstd), None, None)
 
 
 class _BatchNormBackward(torch.autograd.Function):
@@ -229,5 +229,6 @@ def _per_axis(value: Any, axes: int) -> list[int]:
     return [value] * axes if isinstance(value, int) else list(value) if len(value) == axes else [value[0]] * axes
 
 
-def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
-    return function.apply(*args)  # type: ignore[no-untyped-call] # torch leaves it unannotated
+def applied(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """Return what an autograd function gives; torch says nothing of its type."""
+    return function.apply(*args)

@@ -90,7 +90,7 @@ class FlatModel:
 
     def views(self, w: Tensor) -> list[Tensor]:
         """Return the parameters in w, in their shapes, without copying; differentiable where w is."""
-        return list(_unflatten_dense_tensors(w, self._templates))  # type: ignore[no-untyped-call] # torch leaves it so
+        return list(_unflatten_dense_tensors(w, self._templates))
 
     def leaves(self, w: Tensor) -> list[Tensor]:
         """Return the views of w as independent autograd leaves; gradients reach them, and never w."""

@@ -232,7 +232,7 @@ class Objective:
             for x, y in pieces:
                 part = self._chunk_loss(evaluate, leaves, x, y) / self.n_samples
                 # Gradients are added straight into the flat buffer that the leaves' .grad are views of.
-                part.backward(inputs=leaves)  # type: ignore[no-untyped-call] # torch leaves it unannotated
+                part.backward(inputs=leaves)
                 total += part.detach()
         return total
 

@@ -46,5 +46,5 @@ class SampleGradients:
                     x, y = source.chunk(index)
                     losses = source.loss.per_sample(evaluate(x), y)
                     weighted = losses @ weights[start:stop]
-                    weighted.backward(inputs=leaves)  # type: ignore[no-untyped-call] # torch leaves it unannotated
+                    weighted.backward(inputs=leaves)
         return result

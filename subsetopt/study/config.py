@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from subsetopt.errors import SettingError, SettingsConflict, unknown_name
+from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
 from subsetopt.training.config import RunConfig, make_config
 
 BudgetUnit = Literal["epochs", "seconds"]
@@ -166,11 +166,11 @@ def _misplaced(key: str, value: Any) -> SettingError:
 
 def _one_line(error: ValueError, given: Mapping[str, Any]) -> SettingError:
     if not isinstance(error, ValidationError):
-        return SettingsConflict(str(error), "see `subsetopt compare --help`")
+        return SettingsConflictError(str(error), "see `subsetopt compare --help`")
     first = error.errors(include_url=False)[0]
     problem = str(first["msg"]).removeprefix("Value error, ").replace("\n", " ")
     if not first["loc"]:
-        return SettingsConflict(problem, "see `subsetopt compare --help`")
+        return SettingsConflictError(problem, "see `subsetopt compare --help`")
     name = str(first["loc"][0])
     examples = StudyConfig.model_fields[name].examples
     remedy = f"for example {examples[0]}" if examples else "see `subsetopt compare --help`"

@@ -158,7 +158,7 @@ def _dask_client(scheduler: str | None) -> Any:
     from distributed import Client
 
     try:
-        return Client(scheduler, timeout=20, set_as_default=True)  # type: ignore[no-untyped-call]  # dask has no types
+        return Client(scheduler, timeout=20, set_as_default=True)
     except (OSError, TimeoutError, ValueError) as error:
         raise SettingError("scheduler", scheduler, f"cannot be reached ({error})", "is `dask scheduler` up?") from None
 

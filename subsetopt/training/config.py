@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from subsetopt.errors import SettingError, SettingsConflict, unknown_name
+from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
 from subsetopt.training.growth import Mode
 from subsetopt.training.phase_config import (
     STREAMS,
@@ -261,7 +261,7 @@ def _one_line(error: ValidationError, given: Mapping[str, Any]) -> SettingError:
     problem = str(first["msg"]).removeprefix("Value error, ").replace("\n", " ")
     location = [str(part) for part in first["loc"]]
     if not location:
-        return SettingsConflict(problem, "see `subsetopt train --help`")
+        return SettingsConflictError(problem, "see `subsetopt train --help`")
     fields = PhaseConfig.model_fields if location[0] == "phase" else RunConfig.model_fields
     name = next((part for part in reversed(location) if part in fields), location[0])
     field = fields.get(name)
