@@ -12,6 +12,8 @@ from typing import Any
 
 from subsetopt.errors import SettingError
 
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
+
 
 def setting(
     default: Any,
@@ -52,7 +54,7 @@ def _unknown_setting(name: str, value: object, owner: str, known: list[str]) -> 
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
-    """Return `value` in the type of `hint`: a union, a Literal, or one of bool, int, float, str."""
+    """Return `value` in the type of `hint`: a union, a Literal, or one of `KINDS`."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
@@ -68,7 +70,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise SettingError(name, value, f"must be of type {hint.__name__}")
+        raise SettingError(name, value, f"must be {KINDS[hint]}")
     return value
 
 
