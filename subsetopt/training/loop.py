@@ -182,9 +182,10 @@ class Loop:
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Position:
         """Return the position that a checkpoint holds, and set ledger, buffers and metrics back to it."""
+        position = unpack(tensors, state, self._workspace, self._phases)
         if self._directory is not None:
-            self._directory.truncate(METRICS, state["metrics_bytes"])
-        return unpack(tensors, state, self._workspace, self._phases)
+            self._directory.truncate(METRICS, position.metrics_bytes)
+        return position
 
     def _log(self, text: str) -> None:
         if self._directory is not None:

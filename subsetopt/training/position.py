@@ -12,7 +12,8 @@ from subsetopt.training.phases import Phase
 from subsetopt.training.trees import under
 from subsetopt.training.workspace import Workspace
 
-FORMAT = 1
+FORMAT = 2
+"""Of checkpoints; another number says that what a phase saves has another meaning, though it may look the same."""
 
 
 @dataclass
@@ -68,7 +69,12 @@ def pack(position: Position, workspace: Workspace, phases: Sequence[Phase]) -> t
 def unpack(
     tensors: Mapping[str, Tensor], state: Mapping[str, Any], workspace: Workspace, phases: Sequence[Phase]
 ) -> Position:
-    """Return the position that `pack` has packed, and set buffers, clock and ledger back to it."""
+    """Return the position that `pack` has packed, and set buffers, clock and ledger back to it.
+
+    Raises `TypeError` or `KeyError`, before anything is set, for what another version has packed otherwise.
+    """
+    if state["phase_state"] is not None and state["format"] != FORMAT:
+        raise TypeError(f"format {state['format']}, not {FORMAT}")
     device = workspace.device
     snapshots = [
         Snapshot(record, tensors[f"done/{index}/w"].to(device), under(f"done/{index}/buffer/", tensors))
