@@ -62,7 +62,8 @@ class FreshSubsets:
         return self._sharing.share(count)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return model inputs and targets of these rows."""
+        """Return model inputs and targets of these rows, from wherever they are."""
+        rows = rows.to(self.inputs.device)  # a checkpoint gives rows back on the device
         return self._workspace.preprocess(self.inputs[rows].to(self._workspace.device)), self.targets[rows]
 
     def outputs(self, w: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
