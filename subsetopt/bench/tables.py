@@ -168,8 +168,10 @@ def _time(part: Row) -> Iterator[Table]:
 
 
 def _scaling(part: Row) -> Iterator[Table]:
-    head = ["scaling", "clock", "ms one process", f"ms {part['processes']} processes", "efficiency", "least to most"]
-    head.append("beside apart")
+    head = [
+        "scaling", "clock", "ms one process", f"ms {part['processes']} processes", "efficiency", "least to most",
+        "beside apart",
+    ]  # fmt: skip
     body = [
         [
             row["kind"], row["clock"], f"{1000 * row['seconds_one']:.0f}", f"{1000 * row['seconds']:.0f}",
