@@ -41,9 +41,7 @@ def test_a_phase_of_another_format_is_refused_and_nothing_is_cut(
     directory = interrupted(tmp_path / "a", monkeypatch)
     rewritten(directory, format=FORMAT - 1)
     before = (directory.path / METRICS).read_bytes()
-    with pytest.raises(
-        RunDirectoryError, match=rf"not fit this version .*format {FORMAT - 1}, not {FORMAT}.*anew"
-    ):
+    with pytest.raises(RunDirectoryError, match=rf"not fit this version .*format {FORMAT - 1}, not {FORMAT}.*anew"):
         resume_run(directory.path, figure=False)
     assert (directory.path / METRICS).read_bytes() == before
     rewritten(directory, format=FORMAT)
