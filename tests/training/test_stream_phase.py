@@ -218,7 +218,8 @@ def test_a_subset_in_chunks_gives_the_gradient_of_the_whole():
     running = begin(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
     subsets, state = running.phase._subsets, running.state
     whole = subsets.measure(state.w, Place(chunk=running.phase.samples), 60, state.random)
-    torch.testing.assert_close(subsets.measure(state.w, Place(chunk=17), 60, state.random), whole)
+    in_chunks = subsets.measure(state.w, Place(chunk=17), 60, state.random)
+    torch.testing.assert_close(in_chunks, whole, rtol=1e-5, atol=1e-6)  # float32; chunks add up in another order
 
 
 def test_batch_normalisation_sees_whole_subsets_whatever_the_chunk_size():
