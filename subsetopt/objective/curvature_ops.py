@@ -40,6 +40,9 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if torch._C._are_functorch_transforms_active():
+            # A model that calls torch.vmap and the like, under which these functions have no rule.
+            return func(*args, **kwargs)
         if func in _AXES:
             return self._convolution(_AXES[func], func, *args, **kwargs)
         if func is F.batch_norm:

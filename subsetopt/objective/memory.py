@@ -12,7 +12,7 @@ from torch import Tensor
 
 CPU_CHUNK_BYTES = 10 * 2**20
 """Activations per chunk on a CPU. Gradients are within some 10 % of their best from 6 to 16 MiB. Smaller chunks pay for
-calls and short loops; above some 20 MiB the allocator gives memory back between chunks in spite of `keep_freed_memory`."""
+calls and short loops; above some 20 MiB the allocator gives memory back between chunks (see `keep_freed_memory`)."""
 
 DEVICE_CHUNK_BYTES = 1 * 2**30
 """Activations per chunk on an accelerator, which needs large kernels to be busy."""

@@ -197,3 +197,24 @@ def test_attention_has_products_without_fallback() -> None:
     a, b = vector_like(w, 1), vector_like(w, 2)
     torch.testing.assert_close(a.dot(products.hvp(b)), b.dot(products.hvp(a)), rtol=1e-3, atol=1e-4)
     assert a.dot(products.ggnvp(a)) > 0 and products.note == ""
+
+
+def test_a_model_that_calls_vmap_has_products_without_fallback() -> None:
+    """Reference: the same network without vmap."""
+
+    class Mapped(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.vmap(self.inner)(x)
+
+    model, x, y = problem("mlp")
+    plain, mapped = Objective(model, x, y), Objective(Mapped(model), x, y)
+    w = plain.initial()
+    v = vector_like(w)
+    products = mapped.linearise(w)
+    torch.testing.assert_close(products.hvp(v), plain.linearise(w).hvp(v), rtol=0, atol=1e-12)
+    torch.testing.assert_close(products.ggnvp(v), plain.linearise(w).ggnvp(v), rtol=0, atol=1e-12)
+    assert products.note == ""
