@@ -78,7 +78,8 @@ POOLS = {
     "image": lambda x: F.avg_pool2d(x[0], (6, 4), stride=None, count_include_pad=False),
     "overlapping": lambda x: F.avg_pool2d(x, 2, stride=1),
     "padded": lambda x: F.avg_pool2d(x, 2, padding=1),
-    "not tiled": lambda x: F.avg_pool2d(x, 5, ceil_mode=True),
+    "rows left over": lambda x: F.avg_pool2d(x, (5, 2)),
+    "columns left over": lambda x: F.avg_pool2d(x, 3, ceil_mode=True),
     "divisor": lambda x: F.avg_pool2d(x, 2, divisor_override=3),
 }
 
@@ -134,12 +135,16 @@ def test_a_product_of_the_cnn_computes_no_more_than_it_needs(kind: str, expected
     assert not {"avg_pool2d", "avg_pool2d_backward", "tanh"} & calls.counts.keys()
 
 
-def test_what_a_graph_keeps_is_counted_without_what_its_recording_needs_for_a_moment() -> None:
-    """Reference: tanh keeps its output and one factor of the same size."""
+@pytest.mark.parametrize(("in_cotangent_only", "kept"), [(False, 2), (True, 1)])
+def test_what_a_graph_keeps_is_counted_without_what_its_recording_needs_for_a_moment(
+    in_cotangent_only: bool, kept: int
+) -> None:
+    """Reference: tanh keeps its output and, for its own curvature, one factor of the same size."""
     x = randn(5, 4)
-    with SavedBytes(exclude=torch.empty(0)) as saved, lean_second_derivatives(in_cotangent_only=False):
-        torch.autograd.grad(torch.tanh(x).sum(), x, create_graph=True)
-    assert saved.total == 2 * x.nbytes
+    g = torch.ones_like(x).requires_grad_()
+    with SavedBytes(exclude=g) as saved, lean_second_derivatives(in_cotangent_only):
+        torch.autograd.grad(torch.tanh(x), x, g, create_graph=True)
+    assert saved.total == kept * x.nbytes
 
 
 class _Once(torch.autograd.Function):
