@@ -1,9 +1,9 @@
 """The cost to come near the full-set minimum from a short start: python short_start.py DATASET MODEL HELD_OUT SEEDS CAP
 
 Two epoch-equivalents of SGD or of the stream at their defaults, then L-BFGS on all data, alone or around a
-preconditioner. F* is the lowest objective that L-BFGS on all data reaches from scratch for CAP epoch-equivalents. Prints
-one JSON line per method and seed: the cost to each level in epoch-equivalents, all of it charged, and its ratio to that
-of L-BFGS from scratch.
+preconditioner. F* is the lowest objective that L-BFGS on all data reaches from scratch for CAP epoch-equivalents.
+Prints one JSON line per method and seed: the cost to each level in epoch-equivalents, all of it charged, and its ratio
+to that of L-BFGS from scratch.
 """
 
 from __future__ import annotations
