@@ -19,7 +19,7 @@ from subsetopt.training.config import make_config
 from subsetopt.training.phase_factory import build_phases
 from subsetopt.training.preparation import prepare
 
-LEVELS = (1.5, 1.2, 1.1, 1.05, 1.02)
+LEVELS = (2.0, 1.5, 1.2, 1.1, 1.05, 1.02)
 KFAC = {"solver_args": {"preconditioner": "kfac"}}
 SGD = {"warmup": "sgd", "warmup_epochs": 2, "subset_frac": 1.0, "handoff": "none"}
 STREAM = {"solver": "kfac-stream", "solver_epochs": 2, "handoff": "none"}
