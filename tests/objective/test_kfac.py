@@ -192,6 +192,21 @@ def test_running_mean_warms_up_and_state_goes_on_bit_for_bit():
     assert torch.equal(kfac.apply(v, 0.01), again.apply(v, 0.01))
 
 
+def test_eigenvalues_in_a_basis_that_stays_are_averaged():
+    flat = built(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    draws = [(torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2) for _ in range(2)]
+    kfac = Kfac(flat, make_loss("cross_entropy"), draw="empirical", memory=0.0, drift=1e9)
+    alone = []
+    for x, y in draws:
+        kfac.update(flat.initial(), x, y, make_generator(0, "g"))
+        alone.append(dense(kfac))
+    kfac = Kfac(flat, make_loss("cross_entropy"), draw="empirical", memory=0.9, drift=1e9)
+    for x, y in draws:
+        kfac.update(flat.initial(), x, y, make_generator(0, "g"))
+    torch.testing.assert_close(dense(kfac), (alone[0] + alone[1]) / 2)
+    assert not torch.allclose(alone[0], alone[1])
+
+
 class Recorder:
     """A meter that keeps what it was charged, and refuses above its limit."""
 

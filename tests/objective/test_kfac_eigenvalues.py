@@ -71,6 +71,17 @@ def test_where_both_factors_are_wide(positions: int) -> None:
     assert_are_means_of(values, dense)
 
 
+def test_rounding_leaves_no_negative_one() -> None:
+    """Of inputs within the basis of a wide factor nothing is left out: squares cancel, to either side of zero."""
+    a, g = factor(WIDTH, "A"), factor(3, "G")
+    inputs = random(50, 1, RANK, name="within") @ a.basis.T
+    values = [
+        Eigenvalues.of(iter([(inputs[k : k + 1], random(1, 1, 3, name=str(k)))]), a, g, 1).left for k in range(50)
+    ]
+    assert torch.cat(values).min() >= 0
+    assert torch.cat(values).max() < 1e-12
+
+
 def test_no_samples_have_no_share() -> None:
     values = Eigenvalues.of(iter(()), factor(3, "A"), factor(2, "G"), 5)
     assert not values.all(2, 3).any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -172,3 +174,18 @@ def test_quadratic_is_solved_in_as_many_iterations_as_dimensions() -> None:
     while solver.terminate(state) is None:
         state = solver.step(objective, state)
     assert state.iterations <= 6
+
+
+def test_a_search_that_fails_along_the_quasi_newton_line_is_made_again_along_steepest_descent() -> None:
+    objective = PROBLEMS["rosenbrock-10"].objective()
+    solver = make_solver("lbfgs")
+    state = solver.init(objective, objective.initial())
+    for _ in range(5):
+        state = solver.step(objective, state)
+    state.memory.rows.fill_(math.nan)
+    after = solver.step(objective, state)
+    assert solver.terminate(after) is None
+    assert after.loss < state.loss
+    assert len(after.memory.order) == 1
+    step = after.w - state.w
+    torch.testing.assert_close(step / step.norm(), -state.gradient / state.gradient.norm())

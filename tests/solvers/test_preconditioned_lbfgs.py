@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -83,6 +84,15 @@ def test_a_pair_without_curvature_is_not_kept() -> None:
     assert ring.square == pytest.approx(float(g @ inverse @ g))
 
 
+def test_a_pair_whose_image_is_not_a_number_is_not_kept() -> None:
+    g, s = random(P, name="g"), random(P, name="s")
+    ring = PreconditionedPairs.around(CurvaturePairs.empty(2, g), torch.clone, g - s)
+    ring.inverse = lambda v: v * float("nan")
+    ring.insert(s, s, g)
+    assert ring.order == []
+    assert not ring.rows.any()
+
+
 def test_another_gradient_is_met() -> None:
     M, H, g, other = positive("M"), positive("H"), random(P, name="g"), random(P, name="other")
     inverse, (s, y) = torch.linalg.inv(M), pairs_of(H, 1)[0]
@@ -139,9 +149,12 @@ def test_a_forgotten_memory_keeps_its_preconditioner() -> None:
     state = solver.init(objective, objective.initial())
     for _ in range(3):
         state = solver.step(objective, state)
-    memory = solver.forget(state)
-    assert memory.order == []
-    torch.testing.assert_close(memory.scaled, state.memory.inverse(state.gradient))
+    state.memory.rows.fill_(math.nan)
+    after = solver.step(objective, state)
+    assert after.loss < state.loss
+    assert len(after.memory.order) == 1
+    step, expected = after.w - state.w, -state.memory.inverse(state.gradient)
+    torch.testing.assert_close(step / step.norm(), expected / expected.norm())
 
 
 @pytest.mark.parametrize("kind", ["kfac", "diagonal"])
