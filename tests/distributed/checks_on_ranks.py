@@ -144,7 +144,8 @@ def check_too_few_samples_are_refused(ranks: Ranks) -> None:
 def check_solvers(ranks: Ranks) -> None:
     shared, alone = objectives(ranks)
     sampled = {"curvature": "ggn", "sample_share": 0.3, "preconditioner": "kfac", "factor_share": 0.02}
-    for method, settings in (("lbfgs", {}), ("newton-cg", sampled), ("newton-cg", {})):
+    around = {"preconditioner": "kfac"}
+    for method, settings in (("lbfgs", {}), ("lbfgs", around), ("newton-cg", sampled), ("newton-cg", {})):
         a, b = (minimize(f, method=method, gtol=0.0, max_iterations=20, **settings) for f in (shared, alone))
         assert abs(a.loss - b.loss) <= 1e-10 * b.loss, (method, a.loss, b.loss)
         assert shared.meter.samples == alone.meter.samples, (method, settings)
