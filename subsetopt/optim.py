@@ -21,8 +21,8 @@ from subsetopt.errors import SettingError, UserError, unknown_name
 from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import Linearisation, Purpose
 from subsetopt.solvers import lbfgs
+from subsetopt.solvers.curvature_pairs import CurvaturePairs
 from subsetopt.solvers.descent import DescentState, Line
-from subsetopt.solvers.lbfgs import CurvaturePairs
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.solvers.settings import check_settings
 

@@ -1,8 +1,9 @@
-"""K-FAC: the Fisher (Gauss-Newton) matrix of a model as one Kronecker product per layer, with exact damped inverses.
+"""K-FAC with corrected eigenvalues: the Fisher (Gauss-Newton) matrix by layers, with exact damped inverses.
 
-F ~ blockdiag(A_l (x) G_l), A_l the second moment of a layer's inputs and G_l that of the gradients in its outputs
-(Martens and Grosse 2015; Grosse and Martens 2016 for convolutions). In the eigenbases A = V diag(a) V' and
-G = U diag(g) U' the damped inverse is exact: (F + damping I)^-1 = (V (x) U) diag(1 / (a g' + damping)) (V (x) U)'.
+A block of F is near A (x) G, A the second moment of a layer's inputs and G that of the gradients in its outputs
+(Martens and Grosse 2015; Grosse and Martens 2016 for convolutions). Their eigenvectors V and U are kept; the
+eigenvalues S are those of the samples in that basis (EKFAC: George et al. 2018; see `kfac_eigenvalues.py`). The damped
+inverse is exact: (F + damping I)^-1 = (V (x) U) diag(1 / (S + damping)) (V (x) U)'.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.host import host_read
-from subsetopt.objective.kfac_factor import Factor, spectral_product
+from subsetopt.objective.kfac_eigenvalues import Eigenvalues, spectral_product
+from subsetopt.objective.kfac_factor import Factor
 from subsetopt.objective.kfac_moments import Draw, MomentEstimator
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.protocol import Meter
@@ -28,11 +30,12 @@ COUNTED_SAMPLES = 8
 class Kfac:
     """Running estimate of F at changing w, without L2; zero until `update` has taken one in.
 
-    Linear and Conv2d layers have Kronecker factors; norm layers and embeddings a diagonal of squared per-sample
+    Linear and Conv2d layers have a Kronecker eigenbasis; norm layers and embeddings a diagonal of squared per-sample
     gradients; every other parameter tensor a multiple of the identity, the mean of its squared random gradient, and is
     named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a warm-up in which
     all estimates count the same. A factor is decomposed anew when its moment has changed by more than `drift` of its
-    Frobenius norm since the last time: the inputs of the first layer, for one, never change much.
+    Frobenius norm since the last time: the inputs of the first layer, for one, never change much. Eigenvalues are
+    averaged in their order, whether the basis has turned or not.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Kfac:
         self.updates = 0
         self._counted: tuple[float, float] | None = None
         self._factors: list[tuple[Factor, Factor]] = []
+        self._values: list[Eigenvalues] = []
         self._diagonal = torch.zeros(flat.size, dtype=flat.dtype, device=flat.device)
 
     @property
@@ -88,6 +92,9 @@ class Kfac:
             factor.moment = moment
         for index in due:
             factors[index].refresh(generator)
+        found = self._moments.eigenvalues(new, pairs, share)
+        known = self._values or found
+        self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
 
     def _due(self, factors: Sequence[Factor], moments: Sequence[Tensor], diagonal: Tensor) -> list[int] | None:
         """Return the places of the factors whose moments have drifted too far; None if an estimate is not finite."""
@@ -109,7 +116,8 @@ class Kfac:
 
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues of F, shape (P,), in no particular order."""
-        blocks = [torch.outer(g.eigenvalues, a.eigenvalues).flatten() for a, g in self._factors]
+        pairs = zip(self._factors, self._values, strict=True)
+        blocks = [values.all(len(g.moment), len(a.moment)) for (a, g), values in pairs]
         diagonal = torch.ones_like(self._diagonal)
         for layer in self._kronecker:
             for place in (layer.weight, layer.bias):
@@ -132,9 +140,8 @@ class Kfac:
     def state(self) -> dict[str, Tensor]:
         """Return everything that `load_state` needs to go on bit for bit."""
         tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates)}
-        for index, pair in enumerate(self._factors):
-            for side, factor in zip("ag", pair, strict=True):
-                tensors.update(factor.state(f"{index}.{side}."))
+        for index, ((a, g), values) in enumerate(zip(self._factors, self._values, strict=True)):
+            tensors |= a.state(f"{index}.a.") | g.state(f"{index}.g.") | values.state(f"{index}.eigenvalues.")
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -145,17 +152,19 @@ class Kfac:
             (Factor.from_state(tensors, f"{index}.a."), Factor.from_state(tensors, f"{index}.g."))
             for index in range(count)
         ]
+        self._values = [Eigenvalues.from_state(tensors, f"{index}.eigenvalues.") for index in range(count)]
 
     def _spectral(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the product of v with a function of F, given by its action on the eigenvalues."""
         result = function(self._diagonal) * v
         source, into = self.flat.views(v), self.flat.views(result)
-        for layer, (a, g) in zip(self._kronecker, self._factors, strict=bool(self.updates)):
+        blocks = zip(self._kronecker, self._factors, self._values, strict=bool(self.updates))
+        for layer, (a, g), values in blocks:
             assert layer.weight is not None, "a Kronecker layer has a trainable weight"
             matrix = source[layer.weight].flatten(1)
             if layer.bias is not None:
                 matrix = torch.cat([matrix, source[layer.bias][:, None]], 1)
-            solved = spectral_product(a, g, matrix, function)
+            solved = spectral_product(a, g, values, matrix, function)
             columns = into[layer.weight][0].numel()
             into[layer.weight].copy_(solved[:, :columns].view_as(into[layer.weight]))
             if layer.bias is not None:
@@ -165,11 +174,16 @@ class Kfac:
     def _flops(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare) -> tuple[float, float]:
         """Return the flops of an estimate over those of a gradient, per sample, and those of the gradient of one."""
         few = min(COUNTED_SAMPLES, len(x))
-        estimate = _flops(lambda: self._moments.own(w, x, y, torch.Generator(), share))
+        estimate = _flops(lambda: self._estimate_own(w, x, y, share))
         gradient = _flops(lambda: self._gradient(w, x[:few], y[:few])) / few if few else 0.0
         told = share.ranks.gather((estimate, gradient))
         gradient = max(each for _, each in told)
         return (sum(all_ for all_, _ in told) / share.total / gradient, gradient) if gradient else (1.0, 0.0)
+
+    def _estimate_own(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare) -> None:
+        own = self._moments.own(w, x, y, torch.Generator(), share)
+        for layer, calls, (a, g) in zip(self._kronecker, own.calls, own.factors, strict=True):
+            self._moments.own_eigenvalues(layer, calls, (Factor.shaped(a), Factor.shaped(g)), share.total)
 
     def _gradient(self, w: Tensor, x: Tensor, y: Tensor) -> None:
         leaves = self.flat.leaves(w)

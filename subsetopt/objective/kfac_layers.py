@@ -152,6 +152,29 @@ def kronecker_moments(
     return second_a / n, second_g / rows
 
 
+def sample_rows(layer: Layer, calls: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs (n, t, d) and output gradients (n, t, o) of some samples at a time, t positions of all `calls`.
+
+    `calls` are pairs of an input and the gradient in its output. A bias is the last of the d columns, of ones.
+    """
+    samples, ones = len(calls[0][0]), layer.bias is not None
+    module = layer.module
+    per_sample = 1
+    if isinstance(module, nn.Conv2d):
+        per_sample = calls[0][0][0].numel() * module.weight[0, 0].numel() * len(calls) * module.weight.element_size()
+    for start in range(0, samples, piece := max(1, PATCH_BYTES // max(1, per_sample))):
+        inputs, gradients = [], []
+        for x, g in calls:
+            x, g = x[start : start + piece], g[start : start + piece]
+            if isinstance(module, nn.Conv2d):
+                x, g = patches(module, x), g.flatten(2).mT
+            else:
+                x, g = (rows.flatten(1, -2) if rows.dim() > 2 else rows[:, None] for rows in (x, g))
+            inputs.append(torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2) if ones else x)
+            gradients.append(g)
+        yield torch.cat(inputs, 1), torch.cat(gradients, 1)
+
+
 def _input_moment(layer: Layer, x: Tensor, everywhere: int, generator: torch.Generator) -> Tensor:
     """Return the sum of a a' over the rows of x, as many positions being taken as `everywhere` inputs need."""
     if not isinstance(layer.module, nn.Conv2d):

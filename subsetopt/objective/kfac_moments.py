@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from subsetopt.distributed import Ranks
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.kfac_eigenvalues import Eigenvalues
+from subsetopt.objective.kfac_factor import Factor
 from subsetopt.objective.kfac_layers import (
     Layer,
     diagonal_moments,
@@ -18,6 +21,7 @@ from subsetopt.objective.kfac_layers import (
     kronecker_moments,
     output_noise,
     recording,
+    sample_rows,
 )
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.sharding import SampleShare
@@ -27,10 +31,14 @@ Draw = Literal["curvature", "labels", "empirical"]
 
 @dataclass
 class Moments:
-    """One estimate: (A, G) per Kronecker layer, and a diagonal over all P parameters, zero where there are factors."""
+    """One estimate: (A, G) per Kronecker layer, and a diagonal over all P parameters, zero where there are factors.
+
+    `calls` has, for each Kronecker layer, the inputs and output gradients of its calls on this rank's samples.
+    """
 
     factors: list[tuple[Tensor, Tensor]]
     diagonal: Tensor
+    calls: list[list[tuple[Tensor, Tensor]]]
 
 
 class MomentEstimator:
@@ -61,7 +69,8 @@ class MomentEstimator:
     def own(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, share: SampleShare) -> Moments:
         """Return what these samples contribute; in place of the scale of `others`, their sum_i J_i'u_i."""
         if not len(x):
-            return Moments([self._zeros(layer) for layer in self.kronecker], w.detach().new_zeros(len(w)))
+            nothing = [self._zeros(layer) for layer in self.kronecker]
+            return Moments(nothing, w.detach().new_zeros(len(w)), [[] for _ in self.kronecker])
         with exact_arithmetic(self._flat.device), recording(self._layers):
             leaves = self._flat.leaves(w)
             with self._flat.at(leaves, "deterministic") as evaluate:
@@ -78,19 +87,37 @@ class MomentEstimator:
         gradients = iter(torch.autograd.grad(outputs, [*called, *others], u, materialize_grads=True))
         diagonal = torch.zeros(self._flat.size, dtype=self._flat.dtype, device=self._flat.device)
         into = self._flat.views(diagonal)
-        factors = []
+        factors, calls = [], []
         for layer in self._layers:
             own = [next(gradients) for _ in layer.calls]
             if layer.kronecker:
                 pair = kronecker_moments(layer, own, n, generator, share) if own else self._zeros(layer)
                 factors.append((pair[0] * weight, pair[1] * weight))
+                calls.append([(x, g) for (x, _), g in zip(layer.calls, own, strict=True)])
             elif own:
                 for place, values in zip((layer.weight, layer.bias), diagonal_moments(layer, own, n), strict=True):
                     if place is not None and values is not None:
                         into[place].copy_(values * weight)
         for place in self.others:
             into[place].copy_(next(gradients))
-        return Moments(factors, diagonal)
+        return Moments(factors, diagonal, calls)
+
+    def eigenvalues(
+        self, moments: Moments, factors: Sequence[tuple[Factor, Factor]], share: SampleShare
+    ) -> list[Eigenvalues]:
+        """Return those of each Kronecker layer in the basis of its factors (A, G), on the samples of `moments`."""
+        found = [
+            self.own_eigenvalues(*each, share.total)
+            for each in zip(self.kronecker, moments.calls, factors, strict=True)
+        ]
+        share.ranks.sum_(*(tensor for values in found for tensor in values.tensors))
+        return found
+
+    def own_eigenvalues(
+        self, layer: Layer, calls: list[tuple[Tensor, Tensor]], pair: tuple[Factor, Factor], total: int
+    ) -> Eigenvalues:
+        """Return what these samples contribute."""
+        return Eigenvalues.of(sample_rows(layer, calls) if calls else iter(()), *pair, total)
 
     def _zeros(self, layer: Layer) -> tuple[Tensor, Tensor]:
         assert layer.weight is not None, "a Kronecker layer has a trainable weight"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import torch
@@ -11,8 +12,7 @@ from torch import Tensor
 
 CPU_CHUNK_BYTES = 10 * 2**20
 """Activations per chunk on a CPU. Gradients are within some 10 % of their best from 6 to 16 MiB. Smaller chunks pay for
-calls and short loops; above some 16 MiB (products: their graphs hold three times as much) the allocator gives memory
-back between chunks, and page faults make a pass up to twice as slow."""
+calls and short loops; above some 20 MiB the allocator gives memory back between chunks (see `keep_freed_memory`)."""
 
 DEVICE_CHUNK_BYTES = 1 * 2**30
 """Activations per chunk on an accelerator, which needs large kernels to be busy."""
@@ -21,6 +21,9 @@ GHOST_BATCH = 128
 """Chunk size with batch normalisation, where it is part of the function and must not depend on the machine."""
 
 _SMALLEST, _LARGEST = 32, 8192
+
+_LARGEST_MAPPED = 2**25 - 2**16
+"""Bytes; just below the largest block whose release raises glibc's thresholds (DEFAULT_MMAP_THRESHOLD_MAX)."""
 
 
 @dataclass
@@ -64,6 +67,19 @@ class SavedBytes:
             # A slice of the data set counts for itself, an expanded tensor for what is behind it.
             self.total += min(storage.nbytes(), tensor.nbytes)
         return tensor
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Make glibc keep up to 64 MiB that is freed, instead of giving it back to the system between two chunks.
+
+    Memory given back comes again page by page, zeroed, which made curvature products up to twice as slow. glibc adapts
+    (mallopt(3), "dynamic mmap threshold"): the release of a block that was mapped on its own raises the size from which
+    blocks are, up to 32 MiB, and what is kept to twice that. One such block, never touched, takes it there at once
+    rather than by what a process happened to free before. Thresholds set in the environment, and other allocators,
+    are left as they are.
+    """
+    torch.empty(_LARGEST_MAPPED, dtype=torch.uint8)
 
 
 def automatic_chunk_size(bytes_per_sample: float, device: torch.device, batch_dependent: bool) -> int:

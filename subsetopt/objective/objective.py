@@ -19,7 +19,7 @@ from subsetopt.objective.evaluation import model_outputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.linearisation import ModelLinearisation
 from subsetopt.objective.losses import Loss, LossFunction, make_loss
-from subsetopt.objective.memory import MemoryLimits
+from subsetopt.objective.memory import MemoryLimits, keep_freed_memory
 from subsetopt.objective.meters import CountingMeter
 from subsetopt.objective.noise import NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
@@ -81,6 +81,7 @@ class Objective:
         self.preprocess = preprocess
         self.ranks = Ranks() if ranks is None else ranks
         self._accumulate = accumulation_dtype(self.flat.device)
+        keep_freed_memory()
         self.samples = Samples(
             self.flat, self.loss, inputs, targets, indices, chunk_size, preprocess=preprocess, meter=self.meter,
             ranks=self.ranks, track_noise=track_noise, check_deterministic=check_deterministic, allow_tf32=allow_tf32,

@@ -83,20 +83,33 @@ class DescentSolver(StopSettings, Generic[M]):
         state: DescentState[M] = self.state_type(**start, memory=self.new_memory(start["w"]))
         return state
 
+    def ready(self, objective: SmoothObjective, state: DescentState[M]) -> DescentState[M]:
+        """Return the state to step from: where the objective has changed, evaluated anew and without memory."""
+        if state.identity == objective.identity:
+            return state
+        restarted: DescentState[M] = self.state_type(
+            **restart_fields(objective, state), memory=self.new_memory(state.w)
+        )
+        return restarted
+
+    def forget(self, state: DescentState[M]) -> M:
+        """Return a memory without curvature, to go on from `state` with."""
+        return self.new_memory(state.w)
+
     def step(self, objective: SmoothObjective, state: DescentState[M]) -> DescentState[M]:
-        """Search along the direction and, where that fails, once along steepest descent with a fresh memory.
+        """Search along the direction and, where that fails, once along the one that a fresh memory proposes.
 
         A search that the limit on evaluations cut short leaves memory alone: the solve goes on where more is allowed.
         """
-        if state.identity != objective.identity:
-            state = self.state_type(**restart_fields(objective, state), memory=self.new_memory(state.w))
+        state = self.ready(objective, state)
         memory = state.memory
         line = self.propose(memory, state)
         search = _Search(self, objective, state)
         trial = None if line is None else search.along(line)
         if trial is None and not search.exhausted and (line is None or state.step_length > 0):
-            memory, line = self.new_memory(state.w), self.steepest(state)
-            trial = search.along(line)
+            memory = self.forget(state)
+            line = self.propose(memory, state)
+            trial = None if line is None else search.along(line)
         if trial is None or line is None:
             return dataclasses.replace(state, memory=memory, evaluations=search.evaluations, failure=search.failure)
         memory, length = self.learn(memory, state, line, trial)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from subsetopt.objective.protocol import SmoothObjective
 from subsetopt.solvers import SOLVERS
+from subsetopt.solvers.factors import Factors
 from subsetopt.solvers.iterate import (
     CONTRADICTION,
     Iterate,
@@ -30,14 +31,13 @@ from subsetopt.solvers.iterate import (
 )
 from subsetopt.solvers.krylov import KrylovSpace, TridiagonalStep
 from subsetopt.solvers.line_search import Trial, cubic_minimiser
-from subsetopt.solvers.local_model import CurvatureSettings, Factors, LocalModel
+from subsetopt.solvers.local_model import CurvatureSettings, LocalModel
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.solvers.settings import setting
 from subsetopt.solvers.state import UNSAVED, join, split
 
 BASIS_BYTES = 1 << 29  # 512 MiB
 DAMPING_RANGE = 1e4  # how far the damping may go from where it began
-FACTOR = "factors."  # before the names of the preconditioner's tensors in a checkpoint
 
 
 @dataclass(kw_only=True)
@@ -70,8 +70,8 @@ class NewtonCG(CurvatureSettings, StopSettings):
 
     def init(self, objective: SmoothObjective, w: Tensor) -> NewtonState:
         """Evaluate at a copy of w, shape (P,); raises `SettingError` for what the objective cannot give."""
-        factors = self.require(objective)
-        return NewtonState(**start_fields(objective, w), factors=factors, damping=self.damping)
+        self.require(objective)
+        return NewtonState(**start_fields(objective, w), factors=self.factors(objective), damping=self.damping)
 
     def inherit(self, state: NewtonState, previous: NewtonState) -> NewtonState:
         """Return `state`, freshly started, with the trust radius that `previous` has found on another objective."""
@@ -174,20 +174,17 @@ class NewtonCG(CurvatureSettings, StopSettings):
     def save(self, state: NewtonState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Split the state; see `state.split`."""
         tensors, numbers = split(state)
-        if state.factors is not None:
-            tensors |= {FACTOR + name: tensor.clone() for name, tensor in state.factors.tensors.items()}
-            numbers["factors_updated"] = state.factors.updated
-        return tensors, numbers
+        if state.factors is None:
+            return tensors, numbers
+        factor_tensors, factor_numbers = state.factors.save()
+        return tensors | factor_tensors, numbers | factor_numbers
 
     def restore(
         self, objective: SmoothObjective, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
     ) -> NewtonState:
         """Rebuild the state for the objective that it was saved with."""
-        factors = self.require(objective)
-        if factors is not None:
-            known = {name.removeprefix(FACTOR): value for name, value in tensors.items() if name.startswith(FACTOR)}
-            factors = Factors(factors.estimate, {name: value.clone() for name, value in known.items()})
-            factors.updated = numbers["factors_updated"]
+        self.require(objective)
+        factors = self.restored(objective, tensors, numbers)
         return join(NewtonState, tensors, numbers, identity=objective.identity, factors=factors)
 
 

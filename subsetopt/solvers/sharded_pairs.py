@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
-from subsetopt.solvers.lbfgs import CurvaturePairs
+from subsetopt.solvers.curvature_pairs import CurvaturePairs
 from subsetopt.solvers.state import UNSAVED
 
 

@@ -131,7 +131,9 @@ class RunConfig(Settings):
     handoff_optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(
         "sgd", description="optimizer when a sampler is named"
     )
-    handoff_args: dict[str, Any] = Field(default_factory=dict, description="settings of the sampler, key=value")
+    handoff_args: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the sampler, or of the solver of --handoff full, key=value"
+    )
     handoff_lr: float | None = Field(None, gt=0, description="learning rate of sgd/adam", examples=[0.01])
     handoff_batch_size: int = Field(64, ge=1, description="batch size of sgd/adam", examples=[64])
     handoff_schedule: Schedule = Field("cosine", description="learning-rate schedule of sgd/adam")
@@ -187,6 +189,10 @@ class RunConfig(Settings):
             raise ValueError("track_validation needs held-out data; set validation_fraction above 0")
         if self.solver == "none" and self.handoff == "none" and self.warmup == "none" and not self.phase:
             raise ValueError("solver, warmup and handoff are all 'none': nothing would be trained")
+        if self.handoff == "none" and self.handoff_args:
+            raise ValueError(
+                f"handoff_args = {self.handoff_args} has no use with handoff = 'none'; leave one of them out"
+            )
         return self
 
     def _check_strategy(self) -> None:

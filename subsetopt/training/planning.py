@@ -25,7 +25,7 @@ def planned_phases(config: RunConfig) -> tuple[PhaseConfig, ...]:
         planned += _solves(config)
     if config.handoff == "full":
         solver = config.handoff_solver or ("lbfgs" if config.solver in ("none", *STREAMS) else config.solver)
-        settings = config.solver_args if solver == config.solver else {}
+        settings = (config.solver_args if solver == config.solver else {}) | config.handoff_args
         planned.append({"method": solver, "settings": settings, "gtol": config.gtol, "data": "full",
                         "role": "handoff", "epochs": config.handoff_epochs,
                         "stop_at": config.handoff_stop_at})  # fmt: skip

@@ -12,7 +12,7 @@ from subsetopt.training.phases import Phase
 from subsetopt.training.trees import under
 from subsetopt.training.workspace import Workspace
 
-FORMAT = 2
+FORMAT = 3
 """Of checkpoints; another number says that what a phase saves has another meaning, though it may look the same."""
 
 

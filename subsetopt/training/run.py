@@ -13,21 +13,16 @@ from torch import Tensor, nn
 
 from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
-from subsetopt.errors import RunDirectoryError, unknown_name
-from subsetopt.samplers import SAMPLERS
+from subsetopt.errors import RunDirectoryError
 from subsetopt.training.config import RunConfig, make_config, read_toml
-from subsetopt.training.first_order import FirstOrderPhase
 from subsetopt.training.loop import Loop
 from subsetopt.training.outcome import assemble_result, environment, warn_of_other_environment
-from subsetopt.training.phase_config import FIRST_ORDER, PhaseConfig
+from subsetopt.training.phase_factory import build_phases
 from subsetopt.training.phases import Phase
 from subsetopt.training.position import Position
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
 from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite
-from subsetopt.training.solver_phase import SolverPhase
-from subsetopt.training.stream_phase import StreamPhase
-from subsetopt.training.subsets_phase import SubsetsPhase
 from subsetopt.training.workspace import Workspace
 
 SPLITS = ("subset", "train", "validation", "test")
@@ -87,7 +82,7 @@ def _prepared(
 
     def work() -> tuple[Workspace, list[Phase]]:
         workspace = prepare(config, model, dataset, ranks)
-        return workspace, _build_phases(workspace.config, workspace)
+        return workspace, build_phases(workspace)
 
     workspace, phases = ranks.together(work)
     if ranks.size > 1 and (config.max_seconds or any(phase.config.seconds for phase in phases)):
@@ -153,7 +148,7 @@ def _alone_in(directory: RunDirectory | None, ranks: Ranks) -> Iterator[None]:
 def check_run(config: RunConfig) -> Workspace:
     """Raise what `train` would raise before its first step and return the workspace; nothing is written or trained."""
     workspace = prepare(config)
-    _build_phases(workspace.config, workspace)
+    build_phases(workspace)
     return workspace
 
 
@@ -212,23 +207,6 @@ def _finish(
             loss_figure(directory.path, result)
         directory.write_json(RESULT, result)
     return RunResult(finite(result), directory.path if directory else None, workspace.flat.module(final.w))
-
-
-def _build_phases(config: RunConfig, workspace: Workspace) -> list[Phase]:
-    """Build and check every phase before the first one starts; raises `UserError` for what would fail later."""
-    handoffs = ("none", "full", *FIRST_ORDER)
-    if config.handoff not in handoffs and config.handoff not in SAMPLERS:
-        raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
-    return [_build_phase(phase, workspace, index) for index, phase in enumerate(config.phases())]
-
-
-def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase:
-    if config.streaming:
-        return StreamPhase(config, workspace, index)
-    if config.subsets > 1 and config.subsets_then != "together":
-        return SubsetsPhase(config, workspace)
-    workspace = workspace.for_phase(config)
-    return FirstOrderPhase(config, workspace, index) if config.first_order else SolverPhase(config, workspace)
 
 
 def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) -> RunConfig:

@@ -15,7 +15,7 @@ from subsetopt.bench.images import Images, synthetic_images
 from subsetopt.models import build_model
 from subsetopt.objective import Objective
 from subsetopt.seeding import make_generator
-from subsetopt.solvers.lbfgs import GAMMA_PAIRS, CurvaturePairs
+from subsetopt.solvers.curvature_pairs import GAMMA_PAIRS, CurvaturePairs
 
 SAMPLES, L2 = 500, 1e-3
 Benchmark = Callable[[Callable[[], Any]], Any]

@@ -53,6 +53,13 @@ def cnn() -> nn.Module:
     )  # fmt: skip
 
 
+def pooled() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.GELU(), nn.AvgPool2d(2), nn.Conv2d(2, 3, 2), nn.Sigmoid(),
+        nn.AvgPool2d((1, 3)), nn.Flatten(), nn.Linear(9, 3),
+    )  # fmt: skip
+
+
 def resnet() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Tanh(), Residual(2), nn.AdaptiveAvgPool2d(1),
@@ -60,7 +67,7 @@ def resnet() -> nn.Module:
     )  # fmt: skip
 
 
-NETS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "tied": Tied}
+NETS = {"mlp": mlp, "cnn": cnn, "pooled": pooled, "resnet": resnet, "tied": Tied}
 
 
 def problem(name: str, samples: int = 23, loss: str = "cross_entropy") -> tuple[nn.Module, Tensor, Tensor]:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from subsetopt.objective import FunctionObjective
 from subsetopt.solvers import make_solver
-from subsetopt.solvers.lbfgs import GAMMA_PAIRS, LBFGS
+from subsetopt.solvers.curvature_pairs import GAMMA_PAIRS
+from subsetopt.solvers.lbfgs import LBFGS
 from subsetopt.solvers.newton_cg import NewtonCG
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
+from subsetopt.solvers.curvature_pairs import CurvaturePairs, curvature_correction
 from subsetopt.solvers.host import RUN, ring_products
-from subsetopt.solvers.lbfgs import CurvaturePairs, affordable_pairs, curvature_correction
+from subsetopt.solvers.lbfgs import affordable_pairs
 from tests.solvers.problems import PROBLEMS
 
 P, M = 12, 8

@@ -14,20 +14,17 @@ from subsetopt.errors import SettingError
 from subsetopt.objective import CountingMeter
 from subsetopt.objective.host import observe_reads
 from subsetopt.objective.preconditioning import make_preconditioner
-from subsetopt.objective.protocol import BudgetExhausted, CallKind, Purpose
+from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver, minimize
 from subsetopt.solvers.krylov import KrylovSpace
 from subsetopt.solvers.minimize import run
+from tests.solvers.networks import Limited, network, random
 from tests.solvers.problems import PROBLEMS
 
 P = 9
 KFAC = {"curvature": "ggn", "preconditioner": "kfac", "max_products": 4, "sample_share": 0.5}
 DIAGONAL = {"preconditioner": "diagonal", "sample_share": 0.3, "factor_share": 0.5, "factor_interval": 2}
-
-
-def random(*shape: int, name: str) -> Tensor:
-    return torch.randn(*shape, generator=make_generator(5, name), dtype=torch.float64)
 
 
 def matrix(lowest: float, name: str) -> Tensor:
@@ -42,15 +39,6 @@ def full_space(H: Tensor, M: Tensor, g: Tensor, capacity: int = P) -> KrylovSpac
     while not space.complete:
         assert space.extend(lambda v: H @ v)
     return space
-
-
-def network(widths: tuple[int, int, int] = (6, 5, 3), samples: int = 40, meter: Any = None) -> Objective:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = nn.Sequential(nn.Linear(widths[0], widths[1]), nn.Tanh(), nn.Linear(widths[1], widths[2])).double()
-    x = random(samples, widths[0], name="x")
-    y = (x @ random(*widths[::2], name="teacher")).argmax(1)
-    return Objective(model, x, y, l2=1e-2, chunk_size=16, meter=meter)
 
 
 @pytest.mark.parametrize("lowest", [0.1, -0.5])
@@ -208,17 +196,6 @@ def test_restored_solve_goes_on_bit_for_bit(settings: dict[str, Any]) -> None:
         b = solver.restore(resumed, tensors, json.loads(json.dumps(numbers)))
         assert torch.equal(a.w, b.w)
         assert (a.damping, a.trust_radius, a.products) == (b.damping, b.trust_radius, b.products)
-
-
-class Limited(CountingMeter):
-    """Raises `BudgetExhausted` at the call after the `limit`-th."""
-
-    limit = 10**9
-
-    def charge(self, kind: CallKind, samples: int, purpose: Purpose) -> None:
-        if self.calls.total() >= self.limit:
-            raise BudgetExhausted
-        super().charge(kind, samples, purpose)
 
 
 def test_budget_exhausted_at_any_call_changes_nothing() -> None:

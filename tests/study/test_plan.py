@@ -12,8 +12,9 @@ import pytest
 from subsetopt.errors import SettingError
 from subsetopt.objective.effective import samples_for_excess
 from subsetopt.study.laws import Law, Range, cost_of, pilot_range, shipped_laws
-from subsetopt.study.pilot import Pilot, Speeds, measure_speeds, run_pilot
-from subsetopt.study.plan import STRATEGIES, Problem, lbfgs_units, make_plan, predict, recommend
+from subsetopt.study.pilot import STREAM_BATCH, Pilot, Speeds, measure_speeds, run_pilot
+from subsetopt.study.plan import make_plan
+from subsetopt.study.predictions import STRATEGIES, Problem, lbfgs_units, predict, recommend
 from subsetopt.training.config import make_config
 from subsetopt.training.preparation import prepare
 
@@ -31,6 +32,7 @@ LAWS = (
     law("sgd", (2.0, 8.0, None)),
     law("grow", (0.5, 0.5, 0.25), unit="share", high=(0.5, 0.5, 0.5)),
     law("kfac-stream", (1.0, None, None), calls=30.0),
+    law("kfac-stream+lbfgs", (0.3, 0.6, 0.6), unit="share", high=(0.3, 0.6, 0.6)),
 )
 
 
@@ -75,6 +77,11 @@ def test_costs_without_a_pilot_are_those_of_the_laws_times_the_speeds() -> None:
     assert found["grow"].units == pytest.approx(Range(10.0, 20.0)) and found["grow"].calls == pytest.approx(
         Range(20.0, 40.0)
     )
+    both = found["kfac-stream+lbfgs"]
+    assert both.units == pytest.approx(Range(12.0, 24.0))
+    assert both.calls == pytest.approx(Range(12.0 + 2 * 30, 24.0 + 2 * 30))
+    stream = 0.02 * 1000 / STREAM_BATCH  # seconds of an epoch-equivalent of small subsets
+    assert both.seconds == pytest.approx(Range(2.0 * (12 - 2) + 2 * stream, 2.0 * (24 - 2) + 2 * stream))
     sgd, steps = found["sgd"], 1000 / 64
     assert sgd.calls == pytest.approx(Range(8 * steps, 16 * steps)) and sgd.seconds == pytest.approx(
         Range(*(0.01 * x for x in sgd.calls or ()))
@@ -114,7 +121,7 @@ def test_the_cheapest_is_recommended_by_what_was_asked_for() -> None:
     by_seconds, by_units = recommend(predictions, "seconds"), recommend(predictions, "units")
     assert by_seconds is not None and by_seconds.strategy == "sgd", "1.3 to 2.5 s against 20 to 40"
     assert by_units is not None and by_units.strategy == "sgd"
-    slow = [p for p in predict(problem(0.01), LAWS) if p.strategy != "grow"]
+    slow = [p for p in predict(problem(0.01), LAWS) if p.strategy not in ("grow", "kfac-stream+lbfgs")]
     deep = recommend(slow, "seconds")
     assert deep is not None and deep.strategy == "lbfgs", "sgd was not seen to come so close"
     assert recommend(predict(problem(1e-4), LAWS), "units") is None

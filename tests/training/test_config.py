@@ -24,6 +24,7 @@ from subsetopt.training.phase_config import PhaseConfig
         ({"phase": [{"method": "sgd", "lrr": 1}]}, ["lrr", "did you mean 'lr'"]),
         ({"phase": [{"method": "sgd"}]}, ["needs epochs"]),
         ({"solver": "none", "handoff": "none"}, ["nothing would be trained"]),
+        ({"handoff": "none", "handoff_args": {"fraction": 0.1}}, ["handoff_args", "fraction", "leave one of them out"]),
         ({"stop_at": "validation", "validation_fraction": 0}, ["validation_fraction"]),
     ],
 )
@@ -47,6 +48,16 @@ def test_flags_for_warmup_solve_and_handoff_are_three_phases():
         ("warmup", "adam", "subset"), ("solve", "newton-cg", "subset"), ("handoff", "sgd", "full"),
     ]  # fmt: skip
     assert phases[2].epochs == 2
+
+
+def test_the_settings_of_a_handoff_to_a_solver_are_that_solvers():
+    def last(**settings):
+        return make_config({"handoff": "full", **settings}).phases()[-1]
+
+    stream = last(solver="kfac-stream", solver_args={"rate": 0.1}, handoff_args={"preconditioner": "kfac"})
+    assert (stream.method, stream.settings) == ("lbfgs", {"preconditioner": "kfac"})
+    same = last(solver="lbfgs", solver_args={"memory": 5, "damping": 0.1}, handoff_args={"damping": 1.0})
+    assert same.settings == {"memory": 5, "damping": 1.0}
 
 
 def test_explicit_phases_replace_the_flags():

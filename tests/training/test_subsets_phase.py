@@ -14,8 +14,9 @@ from subsetopt.errors import SettingError
 from subsetopt.report.summary import summary
 from subsetopt.seeding import make_generator
 from subsetopt.training.config import make_config
+from subsetopt.training.phase_factory import build_phases
 from subsetopt.training.preparation import prepare
-from subsetopt.training.run import _build_phases, check_run, train
+from subsetopt.training.run import check_run, train
 from subsetopt.training.subset_solve import SubsetSolve
 from subsetopt.training.subsets_phase import SubsetsPhase
 from subsetopt.training.workspace import Workspace
@@ -132,7 +133,7 @@ def test_a_budget_is_shared_equally_and_a_solve_cut_short_counts() -> None:
 def test_a_phase_saves_and_restores_in_the_middle_of_any_solve() -> None:
     def phase_and_ledger() -> tuple[SubsetsPhase, Workspace]:
         workspace = workspace_of(max_epochs=50.0)
-        (phase,) = _build_phases(workspace.config, workspace)
+        (phase,) = build_phases(workspace)
         assert isinstance(phase, SubsetsPhase)
         return phase, workspace
 
@@ -176,7 +177,7 @@ def test_the_summary_says_in_words_what_the_average_is_worth() -> None:
 def test_what_cannot_be_is_refused_in_one_line(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError) as caught:
         workspace = workspace_of(**settings)
-        _build_phases(workspace.config, workspace)
+        build_phases(workspace)
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 

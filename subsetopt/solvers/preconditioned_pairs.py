@@ -1,0 +1,71 @@
+"""L-BFGS whose first matrix is gamma times the inverse of a preconditioner M, instead of gamma times the identity.
+
+M⁻¹ y_i takes the place of y_i in the ring. Its products with the s_i and y_i are then what the formulas of
+`CurvaturePairs` need, of which none but the sum at the end meets a long vector: no root of M, and one product with M⁻¹
+for each iteration (Nocedal & Wright 2006, section 7.2, for any first matrix; Morales & Nocedal 2000 for its use).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from subsetopt.objective.host import host_read
+from subsetopt.solvers.curvature_pairs import CurvaturePairs
+from subsetopt.solvers.host import dot
+from subsetopt.solvers.state import UNSAVED
+
+
+@dataclass
+class PreconditionedPairs(CurvaturePairs):
+    """A ring whose row 2i + 1 is M⁻¹ y_i; `gram` holds s_i·y_j and y_i·M⁻¹ y_j.
+
+    `inverse` maps v to M⁻¹ v, M symmetric and positive definite; `scaled` is M⁻¹ g for the current gradient g, and
+    `square` is g·M⁻¹ g.
+    """
+
+    inverse: Callable[[Tensor], Tensor] = field(metadata=UNSAVED, default=torch.clone)
+    scaled: Tensor = field(metadata=UNSAVED, default_factory=lambda: torch.empty(0))
+    square: float = field(metadata=UNSAVED, default=0.0)
+
+    @classmethod
+    def around(
+        cls, pairs: CurvaturePairs, inverse: Callable[[Tensor], Tensor], gradient: Tensor
+    ) -> PreconditionedPairs:
+        """Return the ring of `pairs`, empty or what `whole` returned, for the current gradient. One synchronisation."""
+        scaled = inverse(gradient)
+        (square,) = host_read(dot(gradient, scaled).reshape(1))
+        return cls(pairs.rows, pairs.gram, pairs.with_gradient, pairs.order, inverse, scaled, square)
+
+    def whole(self) -> CurvaturePairs:
+        """Return the ring without what belongs to M and the current gradient."""
+        return CurvaturePairs(self.rows, self.gram, self.with_gradient, self.order)
+
+    def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
+        """Keep (s, t M⁻¹ y); see `CurvaturePairs.insert`. One product with M⁻¹, one synchronisation."""
+        scaled, at = self.inverse(gradient), self.free_rows()
+        self.rows[at.start] = s
+        image = torch.sub(scaled, self.scaled, out=self.rows[at.start + 1]).mul_(correction)
+        pairs = ((s, s), (s, y), (y, y), (y, image), (gradient, scaled))
+        products = torch.stack([dot(a, b) for a, b in pairs])
+        *with_gradient, ss, sy, yy, y_image, square = host_read(
+            torch.cat([self.inner_products(gradient, self.rows[:0]), products])
+        )
+        curved = sy > torch.finfo(s.dtype).eps * math.sqrt(ss) * math.sqrt(yy) and y_image > 0
+        self.keep(at, correction, with_gradient, correction * sy, correction * y_image, curved)
+        self.scaled, self.square = scaled, square
+        return math.sqrt(ss)
+
+    def meet(self, gradient: Tensor) -> None:
+        """Take the inner products with another current gradient. Two synchronisations."""
+        super().meet(gradient)
+        self.scaled = self.inverse(gradient)
+        (self.square,) = host_read(dot(gradient, self.scaled).reshape(1))
+
+    def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
+        """Return (H g, g·H g) for the current gradient; see `CurvaturePairs.apply`."""
+        return super().apply(self.scaled, self.square)
