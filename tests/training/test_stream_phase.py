@@ -249,7 +249,7 @@ def test_running_statistics_at_the_end_are_those_of_samples_at_the_last_paramete
 
 
 def test_too_few_samples_for_statistics_leave_the_averages():
-    running = begin(epochs=0.2)
+    running = begin(epochs=0.3)
     running.steps(1000)
     averages = running.workspace.flat.buffers()
     running.phase.finish(running.state)
