@@ -1,9 +1,9 @@
 """How much a step really changes what the model says, beside what K-FAC foresees: measured on a few samples.
 
 With H the Hessian of the loss in the outputs z, a step s changes them by mean_i dz_i' H_i dz_i, which for small s is
-s'Gs of the Gauss-Newton matrix. K-FAC's s'Fs leaves out what layers do together and what positions of a convolution
-have in common, and is ten to some hundred times smaller. The ratio of the two is the same for many steps in a row, so
-that it turns the bound on s'Fs into one on the change itself.
+s'Gs of the Gauss-Newton matrix. K-FAC's s'Fs leaves out what layers do together, and is some five to fifty times
+smaller. The ratio of the two is the same for many steps in a row, so that it turns the bound on s'Fs into one on the
+change itself.
 """
 
 from __future__ import annotations
