@@ -92,18 +92,19 @@ def update_batch_norm(
     preprocess: Preprocess | None = None,
     chunk_size: int | None = None,
     meter: Meter | None = None,
+    purpose: Purpose = "calibration",
 ) -> None:
     """Set the running statistics of batch normalisation to those of `inputs` at w, so that eval mode fits training.
 
     They become the plain average of the chunks' statistics (momentum None; the recipe of stochastic weight averaging,
-    Izmailov et al. 2018), over the chunks a deterministic objective on the same rows uses. Charged as calibration;
+    Izmailov et al. 2018), over the chunks a deterministic objective on the same rows uses. Charged as `purpose`;
     nothing is done, or charged, for a model that keeps no statistics.
     """
     if not flat.has_running_statistics:
         return
     rows = row_order(len(inputs))
     data = Data(inputs, None, rows, flat.device, flat.dtype, preprocess)
-    (meter or CountingMeter()).charge("forward", len(data), "calibration")
+    (meter or CountingMeter()).charge("forward", len(data), purpose)
     with exact_arithmetic(flat.device), torch.no_grad(), flat.averaging():
         views = flat.views(flat.check(w).detach())
         for start, stop in bounds(len(data), check_chunk_size(chunk_size) or GHOST_BATCH):

@@ -96,7 +96,7 @@ class CellMaker:
             phases[-1] = _with_knob(phases[-1], knob, value)
         limit = {"max_epochs": budget} if study.budget_unit == "epochs" else {"max_seconds": budget}
         track = budget / LOOKS if study.budget_unit == "epochs" else LOOK_EPOCHS
-        if base.validation_fraction > 0:
+        if base.validation_fraction > 0 and purpose == "cells":  # a search reads the end of its runs alone
             limit["track_validation"] = track
         settings = {**base.model_dump(), "phase": phases, **limit}
         return Cell(method, budget, seed, purpose, make_config(settings))

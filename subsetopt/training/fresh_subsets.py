@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.chunks import bounds
+from subsetopt.objective.evaluation import update_batch_norm
 from subsetopt.objective.guard import PROBE_SAMPLES
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import SavedBytes, automatic_chunk_size
+from subsetopt.objective.protocol import Purpose
 from subsetopt.objective.sharding import SampleShare
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.host import dot
@@ -72,6 +74,20 @@ class FreshSubsets:
         x, y = self.batch(rows)
         with torch.no_grad():
             return self._workspace.flat.forward(w, x, "deterministic"), y
+
+    def refresh_batch_norm(self, w: Tensor, count: int, purpose: Purpose) -> None:
+        """Set BatchNorm's running statistics to those at w of `count` random samples, the same every time.
+
+        For a count of 0 they stay averages over the last subsets.
+        """
+        if count == 0:
+            return
+        workspace = self._workspace
+        rows = self.random_rows(count, make_generator(workspace.config.seed, f"{self._stream}:statistics"))
+        inputs = self.inputs[rows]
+        update_batch_norm(
+            workspace.flat, w, inputs, preprocess=workspace.preprocess, meter=workspace.ledger, purpose=purpose
+        )
 
     def next_rows(self, place: Place, size: int) -> Tensor:
         """Return the rows of the next subset; what would leave less than half a subset is taken whole."""

@@ -49,6 +49,10 @@ class Ledger:
         """Limit what follows to `epochs` more epoch-equivalents, within the budget of the run."""
         self.limit = self.budget if epochs is None else min(self.budget, self.cost + epochs)
 
+    def reserve(self, epochs: float) -> None:
+        """Keep `epochs` of the current limit for what finishes the phase."""
+        self.limit -= epochs
+
     @property
     def cost(self) -> float:
         """Epoch-equivalents spent on everything but evaluation."""

@@ -78,8 +78,8 @@ class SolverPhase:
         }
 
     def iterate(self, state: SolverState) -> Tensor:
-        """Return the current iterate."""
-        self._workspace.refresh_batch_norm(state.solver.w, self.config.data)
+        """Return the current iterate; a look at it costs nothing."""
+        self._workspace.refresh_batch_norm(state.solver.w, self.config.data, "evaluation")
         return state.solver.w
 
     def details(self) -> dict[str, Any]:

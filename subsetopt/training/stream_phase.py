@@ -29,6 +29,7 @@ from subsetopt.training.output_change import OutputChange
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import new_states
+from subsetopt.training.running_statistics import statistics_samples
 from subsetopt.training.spending import record_of, share_spent
 from subsetopt.training.stream import Guard, stream_settings
 from subsetopt.training.trees import join_tensors, split_tensors
@@ -38,7 +39,7 @@ GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
 LOST = 12  # jumps in a row that end the phase
 NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "estimate_cost", "returns",
-           "loss", "caution", "stale", "began_seconds", "affordable_seconds", "stopped")  # fmt: skip
+           "loss", "caution", "stale", "began_seconds", "affordable_seconds", "stopped", "statistics")  # fmt: skip
 
 
 @dataclass
@@ -47,7 +48,8 @@ class StreamState:
 
     `began` and `affordable` are the cost at its start and what it may spend, in epoch-equivalents; `end` says why it
     stops when that is spent. `caution` multiplies the rate, and its square divides the damping; `returns` counts the
-    returns to a good point.
+    returns to a good point. BatchNorm's statistics are taken over `statistics` samples at the end, whose cost is kept
+    back from the start; 0 leaves them averages.
     """
 
     w: Tensor
@@ -72,6 +74,7 @@ class StreamState:
     caution: float = 1.0
     stale: bool = True
     stopped: StopReason | None = None
+    statistics: int = 0
 
 
 class StreamPhase:
@@ -108,6 +111,9 @@ class StreamPhase:
         """Take what the phase may spend, within the run's budget; nothing is evaluated yet."""
         ledger, clock, seed = self._workspace.ledger, self._workspace.clock, self._workspace.config.seed
         w = w.detach().clone()
+        end = StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END
+        statistics = statistics_samples(self._workspace, self.samples, ledger.limit - ledger.cost)
+        ledger.reserve(ledger.price("forward", statistics))
         return StreamState(
             w,
             torch.zeros_like(w),
@@ -117,9 +123,10 @@ class StreamPhase:
             make_generator(seed, f"{self._stream}:factors"),
             ledger.cost,
             ledger.limit - ledger.cost,
-            StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END,
+            end,
             clock.seconds,
             clock.limit - clock.seconds,
+            statistics=statistics,
         )
 
     def step(self, state: StreamState) -> StreamState:
@@ -141,7 +148,8 @@ class StreamPhase:
         return record_of(self._workspace, state)
 
     def iterate(self, state: StreamState) -> Tensor:
-        """Return the current parameters; BatchNorm's running statistics are those of the subsets seen."""
+        """Return the current parameters; a look at them costs nothing."""
+        self._subsets.refresh_batch_norm(state.w, state.statistics, "evaluation")
         return state.w
 
     def details(self) -> dict[str, Any]:
@@ -149,7 +157,8 @@ class StreamPhase:
         return {"rate": self._settings.rate, **self._told}
 
     def finish(self, state: StreamState) -> Outcome:
-        """Return the last parameters. Their loss on all samples is not known."""
+        """Return the last parameters, with BatchNorm's statistics to match. Their loss on all samples is not known."""
+        self._subsets.refresh_batch_norm(state.w, state.statistics, "calibration")
         calls = state.iterations + state.estimates
         self._told = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
         return Outcome(state.w, None, None)

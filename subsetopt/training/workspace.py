@@ -196,13 +196,13 @@ class Workspace:
             indices=rows,
         )
 
-    def refresh_batch_norm(self, w: Tensor, which: str) -> None:
+    def refresh_batch_norm(self, w: Tensor, which: str, purpose: Purpose = "calibration") -> None:
         """Set BatchNorm's running statistics to those of the data trained on; nothing happens without BatchNorm."""
         if not self.flat.has_running_statistics:
             return
         inputs = (self._drawn if which == "subset" else self.stored(which))[0]
         inputs = self.data(which)[0] if self.ranks.size == 1 else inputs
-        update_batch_norm(self.flat, w, inputs, preprocess=self.preprocess, meter=self.ledger)
+        update_batch_norm(self.flat, w, inputs, preprocess=self.preprocess, meter=self.ledger, purpose=purpose)
 
     @cached_property
     def overdetermination(self) -> tuple[Overdetermination, Overdetermination]:

@@ -25,13 +25,18 @@ from subsetopt.study.config import Study, make_study
 from subsetopt.study.execution import StudyInterrupted, Workers
 from subsetopt.study.summary import RESULT_COLUMNS
 from subsetopt.training.preparation import prepare
-from subsetopt.training.run_directory import ENVIRONMENT, RESULT
+from subsetopt.training.run_directory import ENVIRONMENT, METRICS, RESULT
 
 from .conftest import SMALL
 
 
 def _times(root: Path, name: str = RESULT) -> dict[str, int]:
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in sorted(root.glob(f"*/*/{name}"))}
+
+
+def _looks(cells: Path) -> list[int]:
+    lines = [path.read_text().splitlines() for path in sorted(cells.glob(f"*/{METRICS}"))]
+    return [sum("validation" in json.loads(line) for line in of_a_run) for of_a_run in lines]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,14 @@ def test_tuning_leaves_the_test_data_unread_and_uses_other_seeds(finished: tuple
     trials = [json.loads(path.read_text()) for path in finished[0].glob("tuning/*/result.json")]
     assert trials and all(set(trial["metrics"]) == {"validation"} for trial in trials)
     assert {trial["seed"] for trial in trials} == {1_000_000}
+
+
+def test_only_the_runs_that_are_compared_look_at_held_out_data_on_the_way(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    looks = {purpose: _looks(finished[0] / purpose) for purpose in ("tuning", "cells")}
+    assert looks["tuning"] and not any(looks["tuning"])
+    assert looks["cells"] and all(number > 5 for number in looks["cells"])
 
 
 def test_the_same_command_again_computes_nothing(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from subsetopt.training.clock import Clock
@@ -31,11 +33,23 @@ def test_a_clock_without_a_budget_is_never_over() -> None:
     assert not Clock().over
 
 
-def test_tracking_held_out_loss_changes_neither_parameters_nor_cost(tmp_path: Path) -> None:
-    settings = {"model": "linear", "handoff": "adam", "max_epochs": 2.0, "handoff_epochs": 1.0}
+BATCH_NORM = {"model": "mlp", "model_args": {"batch_norm": True}, "handoff": "none", "max_epochs": 2.0}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "linear", "handoff": "adam", "max_epochs": 2.0, "handoff_epochs": 1.0},
+        {**BATCH_NORM, "solver": "lbfgs"},
+        {**BATCH_NORM, "solver": "kfac-stream"},
+    ],
+)
+def test_tracking_held_out_loss_changes_neither_parameters_nor_cost(settings: dict[str, Any], tmp_path: Path) -> None:
     plain = train(make_config(settings, {"output": tmp_path / "plain"}))
     tracked = train(make_config(settings, {"output": tmp_path / "tracked", "track_validation": 0.25}))
     for a, b in zip(plain.model.parameters(), tracked.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(plain.model.buffers(), tracked.model.buffers(), strict=True):
         assert torch.equal(a, b)
     assert plain.result["cost"]["epoch_equivalents"] == tracked.result["cost"]["epoch_equivalents"]
     records = [json.loads(line) for line in (tmp_path / "tracked" / "metrics.jsonl").read_text().splitlines()]

@@ -102,6 +102,8 @@ def test_the_budget_is_obeyed_to_the_unit(epochs):
         running.phase.step(running.state)
     ledger = running.workspace.ledger
     assert running.phase.terminate(running.state) is StopReason.SCHEDULE_END
+    ledger.limit = math.inf  # as the loop does before it finishes a phase
+    running.phase.finish(running.state)
     assert ledger.cost <= epochs * (1 + 1e-9)
     table = ledger.by_purpose()
     assert table.get("train", {"calls": 0})["calls"] == running.state.iterations
@@ -225,6 +227,34 @@ def test_a_subset_in_chunks_gives_the_gradient_of_the_whole():
 def test_batch_normalisation_sees_whole_subsets_whatever_the_chunk_size():
     running = begin()
     assert running.phase._subsets.chunk() == running.phase.samples
+
+
+def test_running_statistics_at_the_end_are_those_of_samples_at_the_last_parameters():
+    """Mean and unbiased variance by hand, of the inputs to the norm layer; averages over subsets are not these."""
+    running = begin(epochs=1.0)
+    running.steps(1000)
+    phase, workspace, state = running.phase, running.workspace, running.state
+    averages = workspace.flat.buffers()
+    workspace.ledger.limit = math.inf
+    phase.finish(state)
+    rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:statistics"))[: state.statistics]
+    assert len(rows) == int(0.03 / workspace.ledger.price("forward", 1))
+    x, _ = phase._subsets.batch(rows)
+    weight, bias = workspace.flat.views(state.w)[:2]
+    inner = x @ weight.T + bias
+    buffers = workspace.flat.buffers()
+    torch.testing.assert_close(buffers["1.running_mean"], inner.mean(0))
+    torch.testing.assert_close(buffers["1.running_var"], inner.var(0))
+    assert not torch.allclose(averages["1.running_var"], inner.var(0), rtol=0.05)
+
+
+def test_too_few_samples_for_statistics_leave_the_averages():
+    running = begin(epochs=0.3)
+    running.steps(1000)
+    averages = running.workspace.flat.buffers()
+    running.phase.finish(running.state)
+    assert running.state.statistics == 0 and running.state.iterations > 0
+    assert all(torch.equal(value, averages[name]) for name, value in running.workspace.flat.buffers().items())
 
 
 def test_a_misspelt_name_suggests_the_stream():
