@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.kfac_rows import PATCH_BYTES, patches
 from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
 from subsetopt.objective.sharding import SampleShare
 
-PATCH_BYTES = 64 * 2**20  # of unfolded convolution inputs at a time
 ROWS_PER_SIDE = 16  # rows for each column of A at most: of more positions a random part is taken
 
 
@@ -152,29 +152,6 @@ def kronecker_moments(
     return second_a / n, second_g / rows
 
 
-def sample_rows(layer: Layer, calls: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs (n, t, d) and output gradients (n, t, o) of some samples at a time, t positions of all `calls`.
-
-    `calls` are pairs of an input and the gradient in its output. A bias is the last of the d columns, of ones.
-    """
-    samples, ones = len(calls[0][0]), layer.bias is not None
-    module = layer.module
-    per_sample = 1
-    if isinstance(module, nn.Conv2d):
-        per_sample = calls[0][0][0].numel() * module.weight[0, 0].numel() * len(calls) * module.weight.element_size()
-    for start in range(0, samples, piece := max(1, PATCH_BYTES // max(1, per_sample))):
-        inputs, gradients = [], []
-        for x, g in calls:
-            x, g = x[start : start + piece], g[start : start + piece]
-            if isinstance(module, nn.Conv2d):
-                x, g = patches(module, x), g.flatten(2).mT
-            else:
-                x, g = (rows.flatten(1, -2) if rows.dim() > 2 else rows[:, None] for rows in (x, g))
-            inputs.append(torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2) if ones else x)
-            gradients.append(g)
-        yield torch.cat(inputs, 1), torch.cat(gradients, 1)
-
-
 def _input_moment(layer: Layer, x: Tensor, everywhere: int, generator: torch.Generator) -> Tensor:
     """Return the sum of a a' over the rows of x, as many positions being taken as `everywhere` inputs need."""
     if not isinstance(layer.module, nn.Conv2d):
@@ -204,17 +181,6 @@ def _outer(rows: Tensor, ones: bool) -> Tensor:
     total = rows.sum(0)[:, None]
     corner = total.new_full((1, 1), float(len(rows)))
     return torch.cat([torch.cat([square, total], 1), torch.cat([total.T, corner], 1)])
-
-
-def patches(module: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return what each output position of `module` sees of x, shape (n, positions, C kh kw)."""
-    padding: Any = module.padding
-    if isinstance(padding, str) or module.padding_mode != "zeros":
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), 0
-    kernel: Any = module.kernel_size
-    unfolded = F.unfold(x, kernel, cast(Any, module.dilation), padding, cast(Any, module.stride))
-    return unfolded.transpose(1, 2)
 
 
 def diagonal_moments(layer: Layer, gradients: Sequence[Tensor], n: int) -> tuple[Tensor | None, Tensor | None]:

@@ -21,8 +21,8 @@ from subsetopt.objective.kfac_layers import (
     kronecker_moments,
     output_noise,
     recording,
-    sample_rows,
 )
+from subsetopt.objective.kfac_rows import sample_rows
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.sharding import SampleShare
 
@@ -117,7 +117,9 @@ class MomentEstimator:
         self, layer: Layer, calls: list[tuple[Tensor, Tensor]], pair: tuple[Factor, Factor], total: int
     ) -> Eigenvalues:
         """Return what these samples contribute."""
-        return Eigenvalues.of(sample_rows(layer, calls) if calls else iter(()), *pair, total)
+        return Eigenvalues.of(
+            sample_rows(layer.module, layer.bias is not None, calls) if calls else iter(()), *pair, total
+        )
 
     def _zeros(self, layer: Layer) -> tuple[Tensor, Tensor]:
         assert layer.weight is not None, "a Kronecker layer has a trainable weight"

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
 from subsetopt.objective.flat_model import FlatModel
-from subsetopt.objective.kfac_layers import Layer, find_layers, patches, recording
+from subsetopt.objective.kfac_layers import Layer, find_layers, recording
+from subsetopt.objective.kfac_rows import patches
 
 
 class SampleJacobians(Protocol):

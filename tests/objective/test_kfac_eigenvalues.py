@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from subsetopt.objective import kfac_layers
+from subsetopt.objective import kfac_rows
 from subsetopt.objective.kfac_eigenvalues import Eigenvalues, spectral_product
 from subsetopt.objective.kfac_factor import RANK, WIDE, Factor
-from subsetopt.objective.kfac_layers import Layer, patches, sample_rows
+from subsetopt.objective.kfac_rows import patches, sample_rows
 from subsetopt.seeding import make_generator
 
 SAMPLES, WIDTH = 6, WIDE * RANK + 8
@@ -103,11 +103,10 @@ def test_a_spectral_product_is_that_of_the_dense_block(inputs: int, outputs: int
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("times", [1, 2])
 def test_rows_of_a_convolution_give_the_gradient_of_each_sample(bias: bool, times: int, monkeypatch) -> None:
-    monkeypatch.setattr(kfac_layers, "PATCH_BYTES", 2 * times * 2 * 25 * 9 * 8)  # two samples at a time
+    monkeypatch.setattr(kfac_rows, "PATCH_BYTES", 2 * times * 2 * 25 * 9 * 8)  # two samples at a time
     module = nn.Conv2d(2, 3, 3, padding=1, bias=bias).double()
-    layer = Layer(module, 0, 1 if bias else None)
     calls = [(random(5, 2, 5, 5, name=f"x{k}"), random(5, 3, 5, 5, name=f"g{k}")) for k in range(times)]
-    pieces = list(sample_rows(layer, calls))
+    pieces = list(sample_rows(module, bias, calls))
     assert [len(rows) for rows, _ in pieces] == [2, 2, 1]
     found = torch.cat([g.mT @ rows for rows, g in pieces])
     for index in range(5):
@@ -122,7 +121,7 @@ def test_rows_of_a_convolution_give_the_gradient_of_each_sample(bias: bool, time
 def test_rows_of_a_linear_layer_give_the_gradient_of_each_sample(shape: tuple[int, ...]) -> None:
     module = nn.Linear(6, 3).double()
     x, g = random(5, *shape, name="x"), random(5, *shape[:-1], 3, name="g")
-    ((rows, gradients),) = sample_rows(Layer(module, 0, 1), [(x, g)])
+    ((rows, gradients),) = sample_rows(module, True, [(x, g)])
     for index in range(5):
         total = (module(x[index : index + 1]) * g[index : index + 1]).sum()
         weight, bias = torch.autograd.grad(total, list(module.parameters()))

@@ -11,6 +11,7 @@ from subsetopt import Objective
 from subsetopt.objective import CountingMeter
 from subsetopt.objective.protocol import BudgetExhausted, CallKind, Purpose
 from subsetopt.seeding import make_generator
+from subsetopt.solvers import make_solver
 
 
 def random(*shape: int, name: str) -> Tensor:
@@ -35,3 +36,20 @@ class Limited(CountingMeter):
         if self.calls.total() >= self.limit:
             raise BudgetExhausted
         super().charge(kind, samples, purpose)
+
+
+def assert_exhaustion_changes_nothing(method: str, steps: int, **settings: Any) -> None:
+    """Steps that a budget cuts off at any call, and that are taken again, are those of a solve that never was."""
+    solver, meter = make_solver(method, **settings), Limited()
+    reference, objective = network(), network(meter=meter)
+    expected, state = solver.init(reference, reference.initial()), solver.init(objective, objective.initial())
+    for _ in range(steps):
+        expected = solver.step(reference, expected)
+        for allowed in range(40):
+            meter.limit = meter.calls.total() + allowed
+            try:
+                state = solver.step(objective, state)
+                break
+            except BudgetExhausted:
+                continue
+        assert torch.equal(state.w, expected.w)

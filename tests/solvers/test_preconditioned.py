@@ -14,12 +14,11 @@ from subsetopt.errors import SettingError
 from subsetopt.objective import CountingMeter
 from subsetopt.objective.host import observe_reads
 from subsetopt.objective.preconditioning import make_preconditioner
-from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver, minimize
 from subsetopt.solvers.krylov import KrylovSpace
 from subsetopt.solvers.minimize import run
-from tests.solvers.networks import Limited, network, random
+from tests.solvers.networks import assert_exhaustion_changes_nothing, network, random
 from tests.solvers.problems import PROBLEMS
 
 P = 9
@@ -199,19 +198,7 @@ def test_restored_solve_goes_on_bit_for_bit(settings: dict[str, Any]) -> None:
 
 
 def test_budget_exhausted_at_any_call_changes_nothing() -> None:
-    solver, meter = make_solver("newton-cg", **KFAC), Limited()
-    reference, objective = network(), network(meter=meter)
-    expected, state = solver.init(reference, reference.initial()), solver.init(objective, objective.initial())
-    for _ in range(3):
-        expected = solver.step(reference, expected)
-        for allowed in range(40):
-            meter.limit = meter.calls.total() + allowed
-            try:
-                state = solver.step(objective, state)
-                break
-            except BudgetExhausted:
-                continue
-        assert torch.equal(state.w, expected.w)
+    assert_exhaustion_changes_nothing("newton-cg", 3, **KFAC)
 
 
 def test_damping_follows_the_agreement_of_model_and_objective() -> None:

@@ -14,11 +14,10 @@ from subsetopt import Objective
 from subsetopt.errors import SettingError
 from subsetopt.objective import CountingMeter
 from subsetopt.objective.host import observe_reads
-from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers import make_solver, minimize
 from subsetopt.solvers.curvature_pairs import GAMMA_PAIRS, CurvaturePairs
 from subsetopt.solvers.preconditioned_pairs import PreconditionedPairs
-from tests.solvers.networks import Limited, network, random
+from tests.solvers.networks import assert_exhaustion_changes_nothing, network, random
 from tests.solvers.problems import PROBLEMS
 
 P, MEMORY = 12, 8
@@ -171,19 +170,7 @@ def test_restored_solve_goes_on_bit_for_bit(kind: str) -> None:
 
 
 def test_budget_exhausted_at_any_call_changes_nothing() -> None:
-    solver, meter = make_solver("lbfgs", preconditioner="kfac"), Limited()
-    reference, objective = network(), network(meter=meter)
-    expected, state = solver.init(reference, reference.initial()), solver.init(objective, objective.initial())
-    for _ in range(4):
-        expected = solver.step(reference, expected)
-        for allowed in range(40):
-            meter.limit = meter.calls.total() + allowed
-            try:
-                state = solver.step(objective, state)
-                break
-            except BudgetExhausted:
-                continue
-        assert torch.equal(state.w, expected.w)
+    assert_exhaustion_changes_nothing("lbfgs", 4, preconditioner="kfac")
 
 
 def test_another_objective_has_factors_of_its_own_and_inherited_ones_come_with_their_pairs() -> None:
