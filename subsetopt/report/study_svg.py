@@ -30,6 +30,15 @@ def number(value: float, digits: int = 3) -> str:
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
+def labels(ticks: Sequence[float]) -> list[str]:
+    """Format the ticks of an axis with as many digits as tell them apart, three at least."""
+    for digits in range(3, 8):
+        texts = [number(tick, digits) for tick in ticks]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
+
+
 def percent(value: float) -> str:
     """Format a share as per cent for an axis."""
     return f"{number(100 * value)} %"
@@ -157,8 +166,8 @@ class Plot:
             for tick in self._y.ticks()
         )
         x_labels = "".join(
-            f'<text x="{_pixel(self._x(tick))}" y="{bottom + 14}" text-anchor="middle">{number(tick)}</text>'
-            for tick in self._x.ticks()
+            f'<text x="{_pixel(self._x(tick))}" y="{bottom + 14}" text-anchor="middle">{label}</text>'
+            for tick, label in zip(self._x.ticks(), labels(self._x.ticks()), strict=True)
         )
         middle = _pixel((_TOP + bottom) / 2)
         titles = (

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from subsetopt.report.study_svg import Plot, Scale, colour, dash, marker_path, number
+from subsetopt.report.study_svg import Plot, Scale, colour, dash, labels, marker_path, number
 
 
 def test_scales_map_ends_and_middle() -> None:
@@ -66,3 +66,9 @@ def test_a_constant_is_drawn_and_text_is_escaped() -> None:
     assert root.get("aria-label") == '<a> & "b"'
     assert "<x>" in {element.text for element in root.iter("text")}
     assert [group.get("class") for group in root.iter("g")] == ["c0", "c1 off"]
+
+
+def test_labels_have_as_many_digits_as_tell_ticks_apart():
+    assert labels([0.5, 1.0, 1.5]) == ["0.5", "1", "1.5"]
+    assert labels([0.998, 0.9985, 0.999, 0.9995, 1.0]) == ["0.998", "0.9985", "0.999", "0.9995", "1"]
+    assert labels([]) == []
