@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, SupportsIndex, cast
 
 from subsetopt.errors import ModelError, SettingError, unknown_name
 
@@ -220,7 +220,7 @@ def _count(setting: str, value: object) -> int:
     problem = "is not a whole number"
     if not isinstance(value, bool):
         try:
-            number = operator.index(value)  # type: ignore[arg-type]  # a TypeError is the answer for any other type
+            number = operator.index(cast(SupportsIndex, value))  # a TypeError is the answer for any other type
         except TypeError:
             pass
         else:
