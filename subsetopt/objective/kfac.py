@@ -97,14 +97,18 @@ class Kfac:
         self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
 
     def _due(self, factors: Sequence[Factor], moments: Sequence[Tensor], diagonal: Tensor) -> list[int] | None:
-        """Return the places of the factors whose moments have drifted too far; None if an estimate is not finite."""
+        """Return the places of the factors that have no basis, or whose moments have drifted too far since they got it.
+
+        None if an estimate is not finite.
+        """
         pairs = list(zip(factors, moments, strict=True))
         norm = torch.linalg.matrix_norm
         changes = [norm(moment - factor.decomposed) - self.drift * norm(factor.decomposed) for factor, moment in pairs]
         *read, total = host_read(torch.stack([*changes, diagonal.sum()]))
         if not all(map(math.isfinite, [*read, total])):
             return None
-        return [index for index, change in enumerate(read) if change > 0]
+        known = [factor.basis.shape[1] > 0 for factor in factors]
+        return [index for index, change in enumerate(read) if change > 0 or not known[index]]
 
     def apply(self, v: Tensor, damping: float | Tensor) -> Tensor:
         """Return (F + damping I)^-1 v for v of shape (P,) and damping > 0."""

@@ -77,6 +77,8 @@ class PreconditionerSettings:
         if scale is None:
             signs = torch.randint(0, 2, w.shape, generator=make_generator(self.seed, "trace")).to(w) * 2 - 1
             scale = torch.dot(signs, estimate.product(signs)) / len(w)
+            # Saturated outputs have no curvature: M is a multiple of the identity then, and not zero.
+            scale = torch.where(scale > 0, scale, 1.0)
         return Factors(estimate, {**estimate.state(), "scale": scale}, iteration)
 
     def restored(

@@ -267,6 +267,19 @@ def test_small_drifts_add_up_to_a_new_decomposition():
     assert [torch.equal(basis, bases[0]) for basis in bases] == [True, True, True, False]
 
 
+def test_layers_without_curvature_are_damped_alone():
+    """A saturated softmax has the Hessian zero, so that (F + damping I)^-1 v = v / damping."""
+    flat = built(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    with torch.no_grad():
+        w = flat.initial()
+        w[-2] = 1e6  # the first class's bias
+    kfac = Kfac(flat, make_loss("cross_entropy"))
+    kfac.update(w, torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2, make_generator(0, "g"))
+    v = torch.randn(flat.size, dtype=torch.float64)
+    torch.testing.assert_close(kfac.apply(v, 0.5), v / 0.5)
+    assert not kfac.product(v).any()
+
+
 def test_an_estimate_that_is_not_finite_changes_nothing():
     flat = built(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     x, y, generator = torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2, make_generator(0, "g")

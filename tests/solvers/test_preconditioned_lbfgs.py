@@ -186,6 +186,24 @@ def test_another_objective_has_factors_of_its_own_and_inherited_ones_come_with_t
     assert len(after.memory.order) == 2
 
 
+@pytest.mark.parametrize("kind", ["kfac", "diagonal"])
+def test_without_curvature_at_the_start_the_preconditioner_is_the_identity(kind: str) -> None:
+    """Weights of 1e6 saturate the softmax, and there is no L2: F is zero, and the gradient is not."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Linear(6, 3).double()
+    with torch.no_grad():
+        model.weight.mul_(1e6)
+    objective = Objective(model, random(40, 6, name="x"), torch.arange(40) % 3, l2=0.0)
+    plain = minimize(objective, method="lbfgs", max_evaluations=30)
+    around = minimize(objective, method="lbfgs", preconditioner=kind, max_evaluations=30)
+    newton = minimize(objective, method="newton-cg", preconditioner=kind, max_evaluations=30)
+    start = float(objective.value(objective.initial()))
+    assert around.loss < 0.1 * start
+    assert around.loss < 10 * plain.loss
+    assert newton.loss < 0.1 * start
+
+
 def test_what_it_cannot_do_is_refused_before_any_call() -> None:
     objective = PROBLEMS["wood"].objective()
     with pytest.raises(SettingError, match="preconditioner = 'kfac': a plain function has no samples or layers"):
