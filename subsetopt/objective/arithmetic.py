@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def _is_exact(device: torch.device, allow_tf32: bool) -> bool:
         return False
     if allow_tf32:
         return True
-    plainly = torch.get_float32_matmul_precision() == "highest"
+    plainly = _read(torch.get_float32_matmul_precision) == "highest"
     return plainly and all(getattr(owner, name) in _EXACT for owner, name in _switches(device.type))
 
 
@@ -55,21 +57,37 @@ def plain(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _ieee_float32(device_type: str) -> Iterator[None]:
-    # The old switch comes first on the way in and on the way out: setting it overwrites the new ones.
-    matmul = torch.get_float32_matmul_precision()
     switches = [(owner, name, getattr(owner, name)) for owner, name in _switches(device_type)]
     changed = [(owner, name, value) for owner, name, value in switches if value not in _EXACT]
-    if matmul != "highest":
-        torch.set_float32_matmul_precision("highest")
+    matmul = _read(torch.get_float32_matmul_precision)
+    # Left as it is, the old cuDNN switch would contradict the new ones, and torch.backends.cudnn.flags(), which models
+    # use around recurrent layers, raises then.
+    cudnn: Any = torch.backends.cudnn
+    cudnn_tf32 = device_type != "cpu" and _read(lambda: cudnn.allow_tf32) is True
+    # The old switches come first on the way in and on the way out: setting them overwrites the new ones.
     try:
+        if matmul not in ("highest", None):
+            torch.set_float32_matmul_precision("highest")
+        if cudnn_tf32:
+            cudnn.allow_tf32 = False
         for owner, name, value in changed:
             setattr(owner, name, False if isinstance(value, bool) else "ieee")
         yield
     finally:
-        if matmul != "highest":
+        if matmul not in ("highest", None):
             torch.set_float32_matmul_precision(matmul)
+        if cudnn_tf32:
+            cudnn.allow_tf32 = True
         for owner, name, value in changed:
             setattr(owner, name, value)
+
+
+def _read(switch: Callable[[], T]) -> T | None:
+    """Return what an old switch says; None where the caller has set the new ones otherwise, which makes it raise."""
+    try:
+        return switch()
+    except RuntimeError:
+        return None
 
 
 _EXACT = ("ieee", "none", False)

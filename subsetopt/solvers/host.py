@@ -40,7 +40,7 @@ def ring_products(rows: Tensor, vectors: Tensor) -> Tensor:
     """
     if rows.dtype != torch.float32 or rows.device.type != "cpu" or rows.shape[1] <= RUN:
         return products(rows, vectors.T)
-    runs = torch.empty(-(-rows.shape[1] // RUN), len(rows), len(vectors))
+    runs = torch.empty(-(-rows.shape[1] // RUN), len(rows), len(vectors), device="cpu")
     with exact_arithmetic(rows.device):
         for out, left, right in zip(runs, torch.split(rows, RUN, 1), torch.split(vectors, RUN, 1), strict=True):
             torch.mm(left, right.T, out=out)
