@@ -1,0 +1,119 @@
+"""CUDA graphs and torch.compile on a GPU against the plain evaluation, and what they hold in memory on any device."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from gpu_cases import close
+from objective_nets import problem
+
+from subsetopt.objective import Objective, chunks
+from subsetopt.objective.acceleration import ChunkGraphs
+from subsetopt.solvers import minimize
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "pooled", "resnet", "tied"])
+def test_captured_graphs_equal_the_plain_evaluation_at_changing_points(
+    name: str, cuda: torch.device, repeatable: None
+) -> None:
+    """23 samples make chunks of 6 and 5: two graphs. No warning, which would say that nothing was captured."""
+    model, x, y = problem(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain, graphed = (
+            Objective(model, x, y, l2=0.1, chunk_size=6, device=cuda, cuda_graphs=graphs) for graphs in (False, True)
+        )
+        w = plain.initial()
+        for scale in (1.0, 0.5, -0.3):
+            for a, b in zip(plain.value_and_gradient(scale * w), graphed.value_and_gradient(scale * w), strict=True):
+                close(b, a, rtol=1e-11, atol=1e-13)
+    assert graphed._graphs is not None and len(graphed._graphs._recordings) == 2
+
+
+def softmax_regression() -> torch.nn.Module:
+    """One minimum, at which both solves end."""
+    model = torch.nn.Linear(6, 3).double()
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    return model
+
+
+def test_a_solve_with_graphs_is_the_solve_without(cuda: torch.device) -> None:
+    _, x, y = problem("mlp", 120)
+    results = [
+        minimize(
+            Objective(softmax_regression(), x, y, l2=0.1, chunk_size=32, device=cuda, cuda_graphs=graphs),
+            method="lbfgs",
+            gtol=1e-8,
+        )
+        for graphs in (False, True)
+    ]
+    assert all(result.converged for result in results)
+    close(torch.tensor(results[1].loss), torch.tensor(results[0].loss), rtol=1e-10)
+
+
+def test_what_cannot_be_captured_falls_back_with_one_warning(cuda: torch.device) -> None:
+    class Reads(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * (1.0 if float(x.sum()) < 1e30 else 2.0)
+
+    _, x, y = problem("mlp")
+    model = torch.nn.Sequential(Reads(6, 3)).double()
+    plain, graphed = (Objective(model, x, y, device=cuda, cuda_graphs=graphs) for graphs in (False, True))
+    w = plain.initial()
+    expected = plain.value_and_gradient(w)
+    with pytest.warns(UserWarning, match="cuda_graphs: not possible here"):
+        got = graphed.value_and_gradient(w)
+    close(got[1], expected[1])
+    close(graphed.value_and_gradient(w)[1], expected[1])
+
+
+def test_a_compiled_loss_and_its_gradient_equal_plain_ones_to_rounding(cuda: torch.device) -> None:
+    """Where the machine has a compiler; without one the objective warns and runs as it is, which is tested elsewhere."""
+    model, x, y = problem("mlp")
+    plain, fast = (Objective(model, x, y, l2=0.1, device=cuda, compile=compiled) for compiled in (False, True))
+    w = plain.initial()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        got = fast.value_and_gradient(w), fast.value_and_gradient(0.5 * w)
+    for (value, gradient), scale in zip(got, (1.0, 0.5), strict=True):
+        expected = plain.value_and_gradient(scale * w)
+        close(value, expected[0], rtol=1e-10)
+        close(gradient, expected[1], rtol=1e-9, atol=1e-11)
+    if any("compile: not possible here" in str(each.message) for each in said):
+        pytest.skip(str(said[0].message))
+
+
+def test_graphs_hold_one_chunk_of_data_that_stream(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the step itself stands for its recording: what is kept of the data is the same."""
+    monkeypatch.setattr(chunks, "resident_bytes", lambda _: 0)
+    model, x, y = problem("mlp", 200)
+    objective = Objective(model, x, y, indices=torch.arange(200), chunk_size=5, device=device)
+    assert objective.samples.data.streams
+    living, most = weakref.WeakSet[torch.Tensor](), 0
+    placed = chunks.Data.placed
+
+    def watched(data: chunks.Data, rows: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        piece = placed(data, rows).clone()
+        living.add(piece)
+        most = max(most, len(living))
+        return piece
+
+    monkeypatch.setattr(chunks.Data, "placed", watched)
+
+    def capture(step: Callable[[], None]) -> Callable[[], None]:
+        step()
+        return step
+
+    w = objective.initial()
+    expected = objective.value_and_gradient(w)
+    most = 0
+    objective._graphs = ChunkGraphs(objective.flat, objective.loss, objective.n_samples, torch.float64, capture)
+    for a, b in zip(objective.value_and_gradient(w), expected, strict=True):
+        close(a, b, rtol=1e-12, atol=1e-14)
+    assert most <= 3
