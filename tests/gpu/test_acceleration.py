@@ -44,14 +44,11 @@ def softmax_regression() -> torch.nn.Module:
 
 def test_a_solve_with_graphs_is_the_solve_without(cuda: torch.device) -> None:
     _, x, y = problem("mlp", 120)
-    results = [
-        minimize(
-            Objective(softmax_regression(), x, y, l2=0.1, chunk_size=32, device=cuda, cuda_graphs=graphs),
-            method="lbfgs",
-            gtol=1e-8,
-        )
-        for graphs in (False, True)
-    ]
+    results = []
+    for graphs in (False, True):
+        model = softmax_regression()
+        objective = Objective(model, x, y, l2=0.1, chunk_size=32, device=cuda, cuda_graphs=graphs)
+        results.append(minimize(objective, method="lbfgs", gtol=1e-8))
     assert all(result.converged for result in results)
     close(torch.tensor(results[1].loss), torch.tensor(results[0].loss), rtol=1e-10)
 
@@ -73,7 +70,7 @@ def test_what_cannot_be_captured_falls_back_with_one_warning(cuda: torch.device)
 
 
 def test_a_compiled_loss_and_its_gradient_equal_plain_ones_to_rounding(cuda: torch.device) -> None:
-    """Where the machine has a compiler; without one the objective warns and runs as it is, which is tested elsewhere."""
+    """Where the machine has a compiler; without one the objective warns and runs as it is."""
     model, x, y = problem("mlp")
     plain, fast = (Objective(model, x, y, l2=0.1, device=cuda, compile=compiled) for compiled in (False, True))
     w = plain.initial()

@@ -26,8 +26,6 @@ FACTORIES = {
     "arange", "as_tensor", "empty", "eye", "full", "linspace", "logspace", "normal", "ones", "rand", "randint", "randn",
     "randperm", "tensor", "zeros",
 }  # fmt: skip
-HOST_READS = {PACKAGE / "objective" / "host.py"}
-"""Where a solver's state comes to the host."""
 
 
 def calls(path: Path) -> Iterator[ast.Call]:
