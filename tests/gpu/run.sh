@@ -18,7 +18,7 @@ out="$(cd "${1:-gpu-results}" && pwd)"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python="${PYTHON:-python3}"
 parts="${SUBSETOPT_PARTS:-environment tests bench}"
-tests="${SUBSETOPT_TESTS:-tests/gpu tests/objective tests/samplers tests/solvers tests/training}"
+tests="${SUBSETOPT_TESTS:-tests/samplers tests/gpu}"
 temporary="$(mktemp -d)"
 trap 'rm -rf "$temporary"' EXIT
 

@@ -1,7 +1,9 @@
-"""CUDA graphs and torch.compile on a GPU against the plain evaluation, and what they hold in memory on any device."""
+"""CUDA graphs on a GPU against the plain evaluation, and what they hold in memory on any device."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -53,36 +55,35 @@ def test_a_solve_with_graphs_is_the_solve_without(cuda: torch.device) -> None:
     close(torch.tensor(results[1].loss), torch.tensor(results[0].loss), rtol=1e-10)
 
 
+REFUSED = """
+import warnings
+import torch
+from subsetopt.objective import Objective
+
+class Reads(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * (1.0 if float(x.sum()) < 1e30 else 2.0)
+
+x, y = torch.linspace(-1, 1, 138, dtype=torch.float64).view(23, 6), torch.arange(23) % 3
+model = torch.nn.Sequential(Reads(6, 3)).double()
+plain, graphed = (Objective(model, x, y, device="cuda", cuda_graphs=graphs) for graphs in (False, True))
+w = plain.initial()
+expected = plain.value_and_gradient(w)[1]
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    got = [graphed.value_and_gradient(w)[1] for _ in range(2)]
+assert len([each for each in said if "cuda_graphs: not possible here" in str(each.message)]) == 1, said
+for gradient in got:
+    torch.testing.assert_close(gradient, expected)
+torch.cuda.empty_cache()
+assert torch.isfinite(torch.randn(1000, device="cuda").sum())
+"""
+
+
 def test_what_cannot_be_captured_falls_back_with_one_warning(cuda: torch.device) -> None:
-    class Reads(torch.nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) * (1.0 if float(x.sum()) < 1e30 else 2.0)
-
-    _, x, y = problem("mlp")
-    model = torch.nn.Sequential(Reads(6, 3)).double()
-    plain, graphed = (Objective(model, x, y, device=cuda, cuda_graphs=graphs) for graphs in (False, True))
-    w = plain.initial()
-    expected = plain.value_and_gradient(w)
-    with pytest.warns(UserWarning, match="cuda_graphs: not possible here"):
-        got = graphed.value_and_gradient(w)
-    close(got[1], expected[1])
-    close(graphed.value_and_gradient(w)[1], expected[1])
-
-
-def test_a_compiled_loss_and_its_gradient_equal_plain_ones_to_rounding(cuda: torch.device) -> None:
-    """Where the machine has a compiler; without one the objective warns and runs as it is."""
-    model, x, y = problem("mlp")
-    plain, fast = (Objective(model, x, y, l2=0.1, device=cuda, compile=compiled) for compiled in (False, True))
-    w = plain.initial()
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        got = fast.value_and_gradient(w), fast.value_and_gradient(0.5 * w)
-    for (value, gradient), scale in zip(got, (1.0, 0.5), strict=True):
-        expected = plain.value_and_gradient(scale * w)
-        close(value, expected[0], rtol=1e-10)
-        close(gradient, expected[1], rtol=1e-9, atol=1e-11)
-    if any("compile: not possible here" in str(each.message) for each in said):
-        pytest.skip(str(said[0].message))
+    """In a process of its own, which has to go on: a capture that fails could leave torch in the middle of it."""
+    done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_graphs_hold_one_chunk_of_data_that_stream(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
