@@ -40,8 +40,7 @@ def rows_of(module: Any) -> list[dict[str, Any]]:
 
 
 def test_models_have_the_parameters_that_are_told() -> None:
-    with torch.device("meta"):
-        sizes = [sum(p.numel() for p in model.parameters()) for model in (resnet18(), transformer(384, 6, 6, 128))]
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (resnet18(), transformer(384, 6, 6, 128))]
     assert sizes == [11_173_962, 10_893_312]
 
 

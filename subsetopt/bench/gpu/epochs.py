@@ -28,7 +28,7 @@ def measure(part: Part) -> None:
     """Add one row per precision; both loops by turns, warm."""
     part.title = f"Seconds per epoch of ResNet-18 on {ROWS} images, batch {BATCH}, SGD with momentum, by turns"
     whole, part.data = images("cifar10", part.tiny)
-    rows = 200 if part.tiny else ROWS
+    rows = 64 if part.tiny else ROWS
     dataset = replace(whole, train=_first(whole.train, rows), validation=None, test=None)
     part.notes.append(
         "float32 both with TF32 as torch has it by default; the plain loop has its data on the device, "
@@ -63,7 +63,7 @@ class OurLoop:
     def __init__(self, part: Part, dataset: Dataset, amp: bool) -> None:
         settings = {"solver": "none", "handoff": "sgd", "handoff_epochs": 1.0, "handoff_lr": LR, "device": _kind(part)}
         more = {"handoff_batch_size": batch_size(part.tiny), "handoff_amp": amp, "handoff_schedule": "constant"}
-        self._config = make_config(settings, more, {"l2": DECAY, "handoff_momentum": MOMENTUM})
+        self._config = make_config(settings, more, {"l2": DECAY, "handoff_momentum": MOMENTUM, "subset_frac": 1.0})
         self._dataset, self._model = dataset, resnet18(4 if part.tiny else 64)
         self.seconds: list[float] = []
 

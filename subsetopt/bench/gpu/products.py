@@ -38,7 +38,7 @@ class Case:
 
 def cases(tiny: bool) -> list[Case]:
     """Return the four models, from the smallest; `tiny` narrows them."""
-    mnist, cifar = (1, 28, 28), (3, 32, 32)
+    mnist, cifar = (1, 28, 28), (3, 8, 8) if tiny else (3, 32, 32)
     mlp = partial(build_model, "mlp", in_shape=mnist, n_outputs=10, widths=(32,) if tiny else (512, 512))
     cnn = partial(build_model, "cnn", in_shape=mnist, n_outputs=10)
     if tiny:
