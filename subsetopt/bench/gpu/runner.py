@@ -24,6 +24,7 @@ from subsetopt.files import replace_file
 PARTS = {"products": 45.0, "iterations": 28.0, "eigen": 25.0, "epochs": 38.0, "race": 58.0, "solve": 38.0}
 """Seconds that each part may take, its start included; together under four minutes. What one leaves, later ones get."""
 
+ENVIRONMENT = "bench-environment.json"
 SOFT = 0.8  # of its seconds a part spends on new rows; the rest lets the last one end
 ENDING = 2.0  # seconds kept for the page
 
@@ -31,11 +32,12 @@ ENDING = 2.0  # seconds kept for the page
 def run_parts(
     output: Path, parts: Sequence[str], seconds_per_part: float | None, total: float, tiny: bool, device: str
 ) -> list[dict[str, Any]]:
-    """Run `parts` within `total` seconds; write environment.json, a JSON file and a log per part, and table.md.
+    """Run `parts` within `total` seconds; write bench-environment.json, a JSON file and a log per part, and table.md.
 
     What a part has measured before it fails, or before its time is over, is kept.
     """
     output.mkdir(parents=True, exist_ok=True)
+    (output / ENVIRONMENT).unlink(missing_ok=True)
     end = time.monotonic() + total - ENDING
     documents: list[dict[str, Any]] = []
     about: dict[str, Any] = {}
@@ -44,7 +46,7 @@ def run_parts(
         limit = max(PARTS[name], left - sum(PARTS[later] for later in parts[index + 1 :]))
         limit = min(left, limit if seconds_per_part is None else seconds_per_part)
         documents.append(_run_part(output, name, limit, tiny, device))
-        about = _read(output / "environment.json") or {"device": device}
+        about = _read(output / ENVIRONMENT) or {"device": device}
         replace_file(output / "table.md", page(about, documents).encode())
         print(_summary(documents[-1]), file=sys.stderr, flush=True)
     return documents
@@ -55,8 +57,8 @@ def work_on(output: Path, name: str, limit: float, tiny: bool, device: str) -> i
     where = torch.device(device)
     part = Part(name, where, tiny, time.monotonic() + SOFT * limit, output / f"{name}.json")
     part.save("running")
-    if not (output / "environment.json").exists():
-        write_json(output / "environment.json", environment(where))
+    if not (output / ENVIRONMENT).exists():
+        write_json(output / ENVIRONMENT, environment(where))
     try:
         importlib.import_module(f"subsetopt.bench.gpu.{name}").measure(part)
     except Exception as error:
