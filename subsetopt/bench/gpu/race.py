@@ -49,7 +49,8 @@ class Race:
 
 
 MNIST, CIFAR = "reports/compare-mnist", "reports/compare-cifar10"
-SOAP_SOURCE = "default of its authors, not tuned"
+SOAP_MNIST = "the better of 0.003 (its default) and 0.01 on the held-out split, seed 0: 0.0539 and 0.0455"
+SOAP_CIFAR = "taken from MNIST, not tuned"
 RACES = (
     Race(
         "mnist",
@@ -59,7 +60,7 @@ RACES = (
             Entrant("kfac-stream", 0.0379, MNIST),
             Entrant("sgd", 0.5, MNIST),
             Entrant("muon", 0.01, MNIST),
-            Entrant("soap", 0.003, SOAP_SOURCE),
+            Entrant("soap", 0.01, SOAP_MNIST),
         ),
     ),
     Race(
@@ -70,7 +71,7 @@ RACES = (
             Entrant("kfac-stream", 0.12, CIFAR),
             Entrant("sgd", 0.05, CIFAR),
             Entrant("muon", 0.0316, RESNET_STUDY),
-            Entrant("soap", 0.003, SOAP_SOURCE),
+            Entrant("soap", 0.01, SOAP_CIFAR),
         ),
     ),
 )
