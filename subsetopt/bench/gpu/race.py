@@ -49,7 +49,7 @@ class Race:
 
 
 MNIST, CIFAR = "reports/compare-mnist", "reports/compare-cifar10"
-SOAP_MNIST = "the better of 0.003 (its default) and 0.01 on the held-out split, seed 0: 0.0539 and 0.0455"
+SOAP_MNIST = "search on the held-out split, seed 0: 0.0539 at 0.003, 0.0455 at 0.01, 0.0443 at 0.03; not above"
 SOAP_CIFAR = "taken from MNIST, not tuned"
 RACES = (
     Race(
@@ -60,7 +60,7 @@ RACES = (
             Entrant("kfac-stream", 0.0379, MNIST),
             Entrant("sgd", 0.5, MNIST),
             Entrant("muon", 0.01, MNIST),
-            Entrant("soap", 0.01, SOAP_MNIST),
+            Entrant("soap", 0.03, SOAP_MNIST),
         ),
     ),
     Race(
