@@ -49,7 +49,8 @@ class Race:
 
 
 MNIST, CIFAR = "reports/compare-mnist", "reports/compare-cifar10"
-SOAP_SOURCE = "default of its authors, not tuned"
+SOAP_MNIST = "search on the held-out split, seed 0: 0.0539 at 0.003, 0.0455 at 0.01, 0.0443 at 0.03; not above"
+SOAP_CIFAR = "the middle rate of the search on MNIST, not tuned here"
 RACES = (
     Race(
         "mnist",
@@ -59,7 +60,7 @@ RACES = (
             Entrant("kfac-stream", 0.0379, MNIST),
             Entrant("sgd", 0.5, MNIST),
             Entrant("muon", 0.01, MNIST),
-            Entrant("soap", 0.003, SOAP_SOURCE),
+            Entrant("soap", 0.03, SOAP_MNIST),
         ),
     ),
     Race(
@@ -70,7 +71,7 @@ RACES = (
             Entrant("kfac-stream", 0.12, CIFAR),
             Entrant("sgd", 0.05, CIFAR),
             Entrant("muon", 0.0316, RESNET_STUDY),
-            Entrant("soap", 0.003, SOAP_SOURCE),
+            Entrant("soap", 0.01, SOAP_CIFAR),
         ),
     ),
 )
