@@ -138,8 +138,15 @@ def _capture_cuda(step: Callable[[], None]) -> Callable[[], None]:
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    # A capture that fails leaves CUDA's random numbers in the state of one under way, in which any later draw raises.
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except BaseException:
+        generator.graphsafe_set_state(before)
+        raise
     replay: Callable[[], None] = graph.replay
     return replay
 

@@ -23,10 +23,11 @@ def limit(cuda: torch.device) -> Iterator[None]:
     """Let this process take 900 MiB on top of what it holds."""
     gc.collect()
     torch.cuda.empty_cache()
+    index = torch.cuda.current_device()  # the limit is set by number alone
     total = torch.cuda.get_device_properties(cuda).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved(cuda) + 900 * MIB) / total), cuda)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved(cuda) + 900 * MIB) / total), index)
     yield
-    torch.cuda.set_per_process_memory_fraction(1.0, cuda)
+    torch.cuda.set_per_process_memory_fraction(1.0, index)
     gc.collect()
     torch.cuda.empty_cache()
 

@@ -45,8 +45,9 @@ def test_a_few_steps_end_where_the_cpu_ends(name: str, device: torch.device) -> 
     settings = {**PHASES, **SAMPLED}[name]
     here, there = (begin(place, dense(), vectors(), **settings).steps(4) for place in (torch.device("cpu"), device))
     assert there.w.device.type == device.type
-    loose = name in SAMPLED  # scores and weights are float32
-    close(there.w, here.w, rtol=1e-3 if loose else 1e-6, atol=1e-4 if loose else 1e-8)
+    # Scores and weights of samplers are float32; Muon orthogonalises in bfloat16, whatever the parameters are.
+    rtol, atol = (2e-2, 2e-3) if name == "muon" else (1e-3, 1e-4) if name in SAMPLED else (1e-6, 1e-8)
+    close(there.w, here.w, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("name", [*PHASES, "adam-conv", "sgd-norm-dropout", "stream-norm-dropout"])
