@@ -35,8 +35,8 @@ def products(rows: Tensor, columns: Tensor) -> Tensor:
 def ring_products(rows: Tensor, vectors: Tensor) -> Tensor:
     """Return `rows @ vectors.T`, in float64, for rows (r, P) and few vectors (c, P).
 
-    In float32 runs of `RUN` entries are multiplied in float32 and their sums added up in float64: no copy of the rows in
-    float64, which would cost three times the product, and an error that falls with the number of runs (for random
+    In float32 runs of `RUN` entries are multiplied in float32 and their sums added up in float64: no copy of the rows
+    in float64, which would cost three times the product, and an error that falls with the number of runs (for random
     vectors it is 2e-6 / sqrt(P) of the product of their lengths). Short vectors are multiplied in float64.
     """
     if rows.dtype != torch.float32 or rows.device.type not in ("cpu", "cuda") or rows.shape[1] <= RUN:
