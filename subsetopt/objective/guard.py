@@ -13,6 +13,7 @@ from subsetopt.errors import ModelError, UserError
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import SavedBytes
+from subsetopt.seeding import borrowed_generators
 
 PROBE_SAMPLES = 16
 
@@ -74,5 +75,5 @@ def _require_equal(loss: Loss, first: Tensor, second: Tensor, targets: Tensor) -
 @contextmanager
 def _random_state_restored(device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with borrowed_generators(devices):
         yield

@@ -96,7 +96,7 @@ class ModelLinearisation:
         source = self._source
         if kind in self._kept_samples:
             return
-        with exact_arithmetic(source.flat.device, source.allow_tf32):
+        with source.flat.exclusive, exact_arithmetic(source.flat.device, source.allow_tf32):
             self._try_out(kind)
             if kind in source.by_differences:
                 return
@@ -118,7 +118,7 @@ class ModelLinearisation:
     def _product(self, kind: CallKind, v: Tensor) -> Tensor:
         source = self._source
         v = source.flat.check(v).detach()
-        with exact_arithmetic(source.flat.device, source.allow_tf32):
+        with source.flat.exclusive, exact_arithmetic(source.flat.device, source.allow_tf32):
             self.record(kind)
             exact = kind not in source.by_differences
             if exact:

@@ -32,7 +32,7 @@ def calibrate_prices(
     loss: str | LossFunction | Loss = "cross_entropy",
     preprocess: Preprocess | None = None,
 ) -> dict[str, float]:
-    """Return the price of each kind of call per sample, counted by torch's FlopCounterMode (see `flops.py`) on the samples given.
+    """Return the price of each kind of call per sample, counted on the samples given (see `flops.py`).
 
     "linearise" is the dearer of recording for Hessian and for Gauss-Newton products, the others are as called with
     stored graphs. For an `Objective` its own loss and preprocess hold. Nothing is charged. A kind that has no
