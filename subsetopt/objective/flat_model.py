@@ -40,7 +40,8 @@ class FlatModel:
         self.device = torch.device(first.device if device is None else device)
         if self.dtype not in (torch.float32, torch.float64):
             raise ModelError(
-                f"model: dtype {self.dtype} is too coarse for second-order methods; use float32 or float64: model.float()"
+                f"model: dtype {self.dtype} is too coarse for second-order methods; "
+                "use float32 or float64, as model.float() gives"
             )
         self._module = private_copy(model, self.dtype, self.device)
         self._call = ModuleCall(self._module)

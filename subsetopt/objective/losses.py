@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from subsetopt.errors import DataError, ModelError, SettingError, UserError, unknown_name
+from subsetopt.objective.loss_guard import require_loss_of_samples
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -107,7 +108,8 @@ class MeanSquaredError:
 class CallableLoss:
     """A user's `function(outputs, targets)` that returns the n losses, or their mean as a scalar.
 
-    The sum of the losses is refused (it would be weighted wrongly over chunks), and so is a loss that mixes samples.
+    Refused is what chunks would weight wrongly: the sum of the losses, and a loss that mixes samples or weights them by
+    what stands beside them (see `loss_guard.py`).
     """
 
     def __init__(self, function: LossFunction) -> None:
@@ -141,15 +143,7 @@ class CallableLoss:
         return targets.to(dtype) if targets.is_floating_point() else targets
 
     def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
-        losses = self._call(outputs, targets)
-        if losses.shape not in ((len(outputs),), ()):
-            raise ModelError(
-                f"loss: it returns shape {tuple(losses.shape)}; return ({len(outputs)},) losses or their mean"
-            )
-        if losses.ndim == 0:
-            twice = self._call(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
-            if not torch.allclose(twice, losses, rtol=1e-3, atol=1e-6 * float(losses.detach().abs())):
-                raise ModelError("loss: it returns something other than the mean over samples; use reduction='mean'")
+        require_loss_of_samples(self._call, outputs, targets, all_targets)
 
     def _call(self, outputs: Tensor, targets: Tensor) -> Tensor:
         try:

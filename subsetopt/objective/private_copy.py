@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -102,8 +103,17 @@ def plain_names(state: Any) -> dict[str, Tensor]:
 
 def _kept_tensors(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
-        for place in (module.__dict__, module._parameters, module._buffers):
-            yield from (value for value in place.values() if isinstance(value, Tensor))
+        own = {name: value for name, value in vars(module).items() if name != "_modules"}
+        yield from _tensors_in(own)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(map(_tensors_in, [*value.values()]))
+    elif isinstance(value, list | tuple | set):
+        yield from chain.from_iterable(map(_tensors_in, value))
 
 
 def _ordinary(tensor: Tensor) -> Tensor:
