@@ -31,6 +31,8 @@ class ModuleCall:
             outputs = self._first(x)
             self._known.add(mode)
             return outputs
+        if x.is_inference():  # neither tracked nor of use to autograd; the copy is
+            return self._call(x.clone())
         version = x._version
         # Detached: a forward pass may set requires_grad on its inputs, which are kept between calls.
         outputs = self._call(self.own(x.detach()))

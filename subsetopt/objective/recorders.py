@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from subsetopt.objective.arithmetic import accumulation_dtype
-from subsetopt.objective.curvature_ops import lean_second_derivatives
+from subsetopt.objective.curvature_ops import lean_second_derivatives, right_second_derivatives
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss
 
@@ -120,5 +120,5 @@ def _recording(flat: FlatModel, in_cotangent_only: bool) -> Iterator[None]:
     # Lean operators have two derivatives at most: a model that takes one of its own needs torch's, which have all.
     lean = nullcontext() if flat.differentiates else lean_second_derivatives(in_cotangent_only)
     # The fused attention kernels have no second derivative; the plain formula has.
-    with sdpa_kernel(SDPBackend.MATH), lean:
+    with sdpa_kernel(SDPBackend.MATH), right_second_derivatives(), lean:
         yield
