@@ -11,6 +11,7 @@ from torch import Tensor
 
 from subsetopt.errors import DataError, ModelError, SettingError, UserError, unknown_name
 from subsetopt.objective.loss_guard import require_loss_of_samples
+from subsetopt.objective.loss_name import callable_name
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -114,7 +115,7 @@ class CallableLoss:
 
     def __init__(self, function: LossFunction) -> None:
         self.function = function
-        self.name = _callable_name(function)
+        self.name = callable_name(function)
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         losses = self.function(outputs, targets)
@@ -174,9 +175,3 @@ def make_loss(loss: str | LossFunction | Loss) -> Loss:
 
 def _shape_message(outputs: Tensor, need: str) -> str:
     return f"model: outputs have shape {tuple(outputs.shape)}; {need}"
-
-
-def _callable_name(function: LossFunction) -> str:
-    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    code = getattr(function, "__code__", None)
-    return name if code is None else f"{name}:{code.co_filename}:{code.co_firstlineno}"
