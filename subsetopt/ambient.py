@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 
@@ -21,18 +23,43 @@ def ordinary_torch() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_dtype() != torch.float32:
-            stack.enter_context(_default_dtype(torch.float32))
+        stack.enter_context(_FLOAT32.held())
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
 
 
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+class SharedSwitch:
+    """A setting of the whole process that several threads want alike: the first one sets it, the last one restores it.
+
+    `switch()` sets it and returns what restores it.
+    """
+
+    def __init__(self, switch: Callable[[], Callable[[], None]]) -> None:
+        self._switch, self._lock = switch, threading.Lock()
+        self._restore: Callable[[], None] | None = None
+        self.holders = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have it set inside."""
+        with self._lock:
+            if self.holders == 0:
+                self._restore = self._switch()
+            self.holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.holders -= 1
+                if self.holders == 0 and self._restore is not None:
+                    self._restore()
+
+
+def _float32_by_default() -> Callable[[], None]:
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    torch.set_default_dtype(torch.float32)
+    return partial(torch.set_default_dtype, before)
+
+
+_FLOAT32 = SharedSwitch(_float32_by_default)

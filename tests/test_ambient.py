@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from subsetopt import Objective, SubsetTrainer, minimize
 from subsetopt.ambient import ordinary_torch
 from subsetopt.data import dataset_from_arrays
+from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.seeding import make_generator, seeded_globals
 
 X = torch.randn(120, 6, generator=make_generator(0, "ambient"))
@@ -90,3 +92,47 @@ def test_the_callers_modes_come_back() -> None:
             assert inside == (True, torch.float32, "cpu") and not torch.is_autocast_enabled("cpu")
         outside = torch.is_grad_enabled(), torch.zeros(1).dtype, torch.zeros(1).device.type
         assert outside == (False, torch.float64, "meta") and torch.is_autocast_enabled("cpu")
+
+
+def test_a_switch_of_the_process_is_restored_by_the_last_thread_that_needs_it() -> None:
+    """Two threads whose stays overlap: the first one to leave must not restore it under the other."""
+    inside, leave = threading.Event(), threading.Event()
+    seen: list[torch.dtype] = []
+
+    def stays() -> None:
+        with ordinary_torch():
+            inside.set()
+            leave.wait(10)
+            seen.append(torch.zeros(1).dtype)
+
+    with double_by_default():
+        thread = threading.Thread(target=stays)
+        with ordinary_torch():
+            thread.start()
+            inside.wait(10)
+        leave.set()
+        thread.join()
+        assert seen == [torch.float32] and torch.zeros(1).dtype == torch.float64
+
+
+def test_so_is_the_precision_of_products() -> None:
+    inside, leave = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def stays() -> None:
+        with exact_arithmetic(torch.device("cpu")):
+            inside.set()
+            leave.wait(10)
+            seen.append(torch.get_float32_matmul_precision())
+
+    torch.set_float32_matmul_precision("medium")
+    try:
+        thread = threading.Thread(target=stays)
+        with exact_arithmetic(torch.device("cpu")):
+            thread.start()
+            inside.wait(10)
+        leave.set()
+        thread.join()
+        assert seen == ["highest"] and torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from subsetopt.ambient import SharedSwitch
 
 
 @contextmanager
@@ -26,7 +28,7 @@ def exact_arithmetic(device: torch.device, allow_tf32: bool = False) -> Iterator
         if torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         if not allow_tf32:
-            stack.enter_context(_ieee_float32(device.type))
+            stack.enter_context(_switch_of(device.type).held())
         yield
 
 
@@ -36,6 +38,8 @@ def _is_exact(device: torch.device, allow_tf32: bool) -> bool:
         return False
     if allow_tf32:
         return True
+    if _switch_of(device.type).holders:
+        return False  # another thread has set it, and would restore it under us
     plainly = torch.get_float32_matmul_precision() == "highest"
     return plainly and all(getattr(owner, name) in _EXACT for owner, name in _switches(device.type))
 
@@ -53,23 +57,28 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-@contextmanager
-def _ieee_float32(device_type: str) -> Iterator[None]:
+@cache
+def _switch_of(device_type: str) -> SharedSwitch:
+    return SharedSwitch(lambda: _ieee_float32(device_type))
+
+
+def _ieee_float32(device_type: str) -> Callable[[], None]:
     # The old switch comes first on the way in and on the way out: setting it overwrites the new ones.
     matmul = torch.get_float32_matmul_precision()
     switches = [(owner, name, getattr(owner, name)) for owner, name in _switches(device_type)]
     changed = [(owner, name, value) for owner, name, value in switches if value not in _EXACT]
     if matmul != "highest":
         torch.set_float32_matmul_precision("highest")
-    try:
-        for owner, name, value in changed:
-            setattr(owner, name, False if isinstance(value, bool) else "ieee")
-        yield
-    finally:
+    for owner, name, value in changed:
+        setattr(owner, name, False if isinstance(value, bool) else "ieee")
+
+    def restore() -> None:
         if matmul != "highest":
             torch.set_float32_matmul_precision(matmul)
         for owner, name, value in changed:
             setattr(owner, name, value)
+
+    return restore
 
 
 _EXACT = ("ieee", "none", False)
