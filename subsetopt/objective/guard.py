@@ -54,7 +54,7 @@ def _outputs(flat: FlatModel, parameters: list[Tensor], x: Tensor) -> Tensor:
         outputs = flat.call(parameters, x, "deterministic")
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise ModelError(
             f"model: it fails on inputs of shape {tuple(x.shape)} {x.dtype} in eval mode: {reason}"
