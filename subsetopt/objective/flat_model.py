@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from subsetopt.errors import ModelError
 from subsetopt.objective.arithmetic import plain
-from subsetopt.objective.module_call import ModuleCall
+from subsetopt.objective.module_call import ModuleCall, outputs_of
 from subsetopt.objective.private_copy import check_parameters, copied, plain_names, private_copy
 
 Mode = Literal["deterministic", "train", "eval", "statistics"]
@@ -128,7 +128,11 @@ class FlatModel:
         `train`: dropout on (the caller seeds torch's generator), running statistics updated. `eval`: as usual.
         `statistics`: as `eval`, but BatchNorm uses and records the statistics of `x`.
         """
-        return self.call(self.views(self.check(w)), x, mode)
+        return self.outputs(self.views(self.check(w)), x, mode)
+
+    def outputs(self, parameters: Sequence[Tensor], x: Tensor, mode: Mode) -> Tensor:
+        """Return the outputs as `call` does; raises `ModelError` in one line where the model itself fails."""
+        return cast(Tensor, outputs_of(lambda x: self.call(parameters, x, mode), x, mode))
 
     def call(self, parameters: Sequence[Tensor], x: Tensor, mode: Mode) -> Tensor:
         """Return the outputs with `parameters` (as `views` or `leaves` give them) in place."""

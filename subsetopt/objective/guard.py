@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subsetopt.errors import ModelError, UserError
+from subsetopt.errors import ModelError
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import SavedBytes
+from subsetopt.objective.module_call import outputs_of
 from subsetopt.seeding import borrowed_generators
 
 PROBE_SAMPLES = 16
@@ -50,16 +51,7 @@ def probe(flat: FlatModel, loss: Loss, x: Tensor, y: Tensor, all_targets: Tensor
 
 
 def _outputs(flat: FlatModel, parameters: list[Tensor], x: Tensor) -> Tensor:
-    try:
-        outputs = flat.call(parameters, x, "deterministic")
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ModelError(
-            f"model: it fails on inputs of shape {tuple(x.shape)} {x.dtype} in eval mode: {reason}"
-        ) from error
-    return _checked(outputs, len(x))
+    return _checked(outputs_of(lambda x: flat.call(parameters, x, "deterministic"), x), len(x))
 
 
 def _checked(outputs: Any, samples: int) -> Tensor:
@@ -91,8 +83,8 @@ def _require_finite(outputs: Tensor) -> None:
 def _require_usable(total: Tensor) -> None:
     if not bool(torch.isfinite(total)):
         raise ModelError(
-            f"loss: it is {float(total)} at the starting point; keep what it takes a logarithm, root or quotient of "
-            "inside its domain, or repair the targets"
+            f"loss: it is {float(total.detach())} at the starting point; keep what it takes a logarithm, root or "
+            "quotient of inside its domain, or repair the targets"
         )
     if not total.requires_grad:
         raise ModelError("loss: it does not depend on the outputs by torch's operations; do not detach them in it")

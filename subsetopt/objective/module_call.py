@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from subsetopt.errors import ModelError
+from subsetopt.errors import ModelError, UserError
 
 
 class ModuleCall:
@@ -66,6 +66,20 @@ class ModuleCall:
         self.differentiates |= watch.seen
         self.changes_inputs |= given._version > 0 or not _same(given, x)
         return outputs
+
+
+def outputs_of(evaluate: Callable[[Tensor], Any], x: Tensor, mode: str = "eval") -> Any:
+    """Return `evaluate(x)`; raises `ModelError` where the module itself fails, as it may for a late sample."""
+    try:
+        return evaluate(x)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        when = "training" if mode == "train" else "eval"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise ModelError(
+            f"model: it fails on inputs of shape {tuple(x.shape)} {x.dtype} in {when} mode: {reason}"
+        ) from error
 
 
 class _AutogradWatch(TorchFunctionMode):

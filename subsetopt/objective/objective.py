@@ -22,6 +22,7 @@ from subsetopt.objective.linearisation import ModelLinearisation
 from subsetopt.objective.losses import Loss, LossFunction, make_loss
 from subsetopt.objective.memory import MemoryLimits, keep_freed_memory
 from subsetopt.objective.meters import CountingMeter
+from subsetopt.objective.module_call import outputs_of
 from subsetopt.objective.noise import NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner, Purpose
@@ -254,7 +255,7 @@ class Objective:
     def _chunk_loss(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
         if self._compiled is not None:
             return self._compiled(evaluate, parameters, x, y)
-        return self.loss.total(evaluate(x), y, self._accumulate)
+        return self.loss.total(outputs_of(evaluate, x), y, self._accumulate)
 
     def _penalised(self, value: Tensor, w: Tensor) -> Tensor:
         if self.l2 == 0:

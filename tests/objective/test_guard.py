@@ -197,3 +197,22 @@ def test_products_that_are_not_symmetric_are_taken_by_differences() -> None:
         product = objective.linearise(w).hvp(v)
     expected = Objective(right, X.double(), Y, l2=0.1).linearise(w).hvp(v)
     torch.testing.assert_close(product, expected, rtol=1e-6, atol=1e-8)
+
+
+class Table(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 3), nn.Linear(3, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.table(tokens).mean(1))
+
+
+def test_a_model_that_fails_on_a_late_sample_is_told_of_in_one_line() -> None:
+    tokens = torch.randint(0, 9, (N, 4), generator=make_generator(0, "tokens"))
+    tokens[30, 1] = 9
+    objective = Objective(Table(), tokens, Y)
+    for call in (objective.value, objective.value_and_gradient, objective.outputs):
+        with pytest.raises(ModelError, match=r"torch.int64 in eval mode: IndexError: index out of range") as caught:
+            call(objective.initial())
+        assert "\n" not in str(caught.value)
