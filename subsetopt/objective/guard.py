@@ -38,11 +38,12 @@ def probe(flat: FlatModel, loss: Loss, x: Tensor, y: Tensor, all_targets: Tensor
     """
     w, buffers = flat.initial(), flat.buffers()
     with _left_as_it_was(flat):
+        leaves = flat.leaves(w)
         with SavedBytes(exclude=w) as saved:
-            outputs = _outputs(flat, flat.leaves(w), x)
+            outputs = _outputs(flat, leaves, x)
         _require_finite(outputs)
         loss.check(outputs, y, all_targets)
-        _require_usable(loss.total(outputs, y, outputs.dtype))
+        _require_gradient(flat, leaves, x, loss.total(outputs, y, outputs.dtype))
         if check_deterministic:
             _require_repeatable(flat, w, x, outputs, buffers)
             if not flat.batch_dependent:
@@ -80,7 +81,7 @@ def _require_finite(outputs: Tensor) -> None:
         )
 
 
-def _require_usable(total: Tensor) -> None:
+def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Tensor, total: Tensor) -> None:
     if not bool(torch.isfinite(total)):
         raise ModelError(
             f"loss: it is {float(total.detach())} at the starting point; keep what it takes a logarithm, root or "
@@ -88,6 +89,14 @@ def _require_usable(total: Tensor) -> None:
         )
     if not total.requires_grad:
         raise ModelError("loss: it does not depend on the outputs by torch's operations; do not detach them in it")
+    with flat.at(leaves, "deterministic"):  # for modules that recompute their forward pass in the backward pass
+        gradients = outputs_of(lambda _: torch.autograd.grad(total, leaves, allow_unused=True), x, "backward")
+    for name, gradient in zip(flat.names, gradients, strict=True):
+        if gradient is not None and not bool(torch.isfinite(gradient).all()):
+            raise ModelError(
+                f"model: its loss is {float(total.detach()) / len(x):.6g} at the starting point, but its gradient in "
+                f"{name} is NaN or infinite; look for a root, norm or quotient at 0, and for torch.where around one"
+            )
 
 
 def _require_repeatable(flat: FlatModel, w: Tensor, x: Tensor, first: Tensor, buffers: dict[str, Tensor]) -> None:

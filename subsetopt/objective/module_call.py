@@ -75,11 +75,9 @@ def outputs_of(evaluate: Callable[[Tensor], Any], x: Tensor, mode: str = "eval")
     except (UserError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:
-        when = "training" if mode == "train" else "eval"
+        when = {"train": "in training mode", "backward": "in its backward pass"}.get(mode, "in eval mode")
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ModelError(
-            f"model: it fails on inputs of shape {tuple(x.shape)} {x.dtype} in {when} mode: {reason}"
-        ) from error
+        raise ModelError(f"model: it fails on inputs of shape {tuple(x.shape)} {x.dtype} {when}: {reason}") from error
 
 
 class _AutogradWatch(TorchFunctionMode):

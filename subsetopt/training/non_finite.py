@@ -28,7 +28,7 @@ def non_finite_notes(workspace: Workspace, metrics: Mapping[str, Mapping[str, fl
         if bool(bad.any()):
             notes.append(
                 f"{name}: the model's outputs are NaN or infinite for {int(bad.sum())} of {len(bad)} samples before "
-                f"any training, first for row {int(bad.nonzero()[0])} of the split: look for log, sqrt or division that "
-                "the inputs do not allow"
+                f"any training, first for row {int(bad.nonzero()[0])} of the split: look for log, sqrt or division "
+                "that the inputs do not allow"
             )
     return notes

@@ -216,3 +216,17 @@ def test_a_model_that_fails_on_a_late_sample_is_told_of_in_one_line() -> None:
         with pytest.raises(ModelError, match=r"torch.int64 in eval mode: IndexError: index out of range") as caught:
             call(objective.initial())
         assert "\n" not in str(caught.value)
+
+
+class RootAtZero(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * (self.layer.weight - self.layer.weight.detach()).square().sum().sqrt()
+
+
+def test_a_model_whose_gradient_cannot_be_had_is_told_of_its_cause() -> None:
+    with pytest.raises(ModelError, match=r"gradient in layer.weight is NaN or infinite"):
+        Objective(RootAtZero(), X, Y)
+    model = nn.Sequential(nn.Linear(5, 2), nn.Sigmoid(), Returns(lambda z: z))
+    model[2].forward = lambda z: z.mul_(2)
+    with pytest.raises(ModelError, match=r"in its backward pass: RuntimeError: .* modified by an inplace operation"):
+        Objective(model, X, Y)
