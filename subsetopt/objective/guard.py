@@ -38,14 +38,16 @@ def probe(flat: FlatModel, loss: Loss, x: Tensor, y: Tensor, all_targets: Tensor
     """
     w, buffers = flat.initial(), flat.buffers()
     with _left_as_it_was(flat):
-        leaves = flat.leaves(w)
         with SavedBytes(exclude=w) as saved:
-            outputs = _outputs(flat, leaves, x)
+            outputs = _outputs(flat, flat.leaves(w), x)
         _require_finite(outputs)
         loss.check(outputs, y, all_targets)
-        _require_gradient(flat, leaves, x, loss.total(outputs, y, outputs.dtype))
+        # Without the hooks of `SavedBytes`, which hide that a saved tensor has been overwritten.
+        leaves = flat.leaves(w)
+        second = _outputs(flat, leaves, x)
+        _require_gradient(flat, leaves, x, loss.total(second, y, second.dtype))
         if check_deterministic:
-            _require_repeatable(flat, w, x, outputs, buffers)
+            _require_repeatable(flat, w, x, (outputs, second), buffers)
             if not flat.batch_dependent:
                 _require_independent_samples(flat, w, x, outputs)
     return Probe(outputs[0].numel(), saved.total / len(x))
@@ -99,8 +101,10 @@ def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Tensor, total: T
             )
 
 
-def _require_repeatable(flat: FlatModel, w: Tensor, x: Tensor, first: Tensor, buffers: dict[str, Tensor]) -> None:
-    second = _outputs(flat, flat.leaves(w), x)
+def _require_repeatable(
+    flat: FlatModel, w: Tensor, x: Tensor, outputs: tuple[Tensor, Tensor], buffers: dict[str, Tensor]
+) -> None:
+    first, second = outputs
     if _close(first, second):
         return
     difference = float((first - second).detach().abs().max())
