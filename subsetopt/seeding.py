@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -26,6 +27,20 @@ def seeded_globals(seed: int, name: str) -> Iterator[None]:
 
     The caller's global state is restored afterwards.
     """
-    with torch.random.fork_rng():
+    with borrowed_generators():
         torch.manual_seed(derive_seed(seed, name))
         yield
+
+
+@contextmanager
+def borrowed_generators(devices: Sequence[torch.device] | None = None) -> Iterator[None]:
+    """Have torch's global generators, of the CPU and of CUDA `devices` (default: all), and put them back afterwards.
+
+    torch has one per device for all threads: ours wait here for each other. A thread of the user's own that draws from
+    them meanwhile shifts what is drawn.
+    """
+    with _GENERATORS, torch.random.fork_rng(devices):
+        yield
+
+
+_GENERATORS = threading.RLock()

@@ -19,6 +19,7 @@ from torch import Tensor
 from subsetopt.devices import moved
 from subsetopt.errors import SettingError
 from subsetopt.registry import Registry
+from subsetopt.seeding import borrowed_generators
 
 
 class Augmented(NamedTuple):
@@ -166,7 +167,7 @@ class RandAugment:
             raise SettingError("augmentation", "randaugment", "needs uint8 images", "use standard")
         # kornia draws from torch's global generator, so that one is seeded and put back.
         seed = int(torch.randint(0, 2**62, (), generator=generator))
-        with torch.random.fork_rng():
+        with borrowed_generators():
             torch.manual_seed(seed)
             changed = self._operations(_standard(images, generator).float() / 255)
         return Augmented(preprocess(changed.clamp(0, 1) * 255))

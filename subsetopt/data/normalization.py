@@ -31,19 +31,23 @@ class Preprocess:
     """Casts a chunk of inputs to `dtype` on its own device and standardises it, (x - mean) / std.
 
     `normalization` None means cast only. Inputs that are floats of higher precision than `dtype` are standardised
-    before the cast. Chunks have the shape (n, C, ...) that `measure` saw.
+    before the cast. Chunks have the shape (n, C, ...) that `measure` saw. With `integers`, integer
+    inputs stay integers, as int64: token ids of a model that embeds them.
     """
 
-    def __init__(self, normalization: Normalization | None, dtype: torch.dtype) -> None:
-        self.normalization, self.dtype = normalization, dtype
+    def __init__(self, normalization: Normalization | None, dtype: torch.dtype, integers: bool = False) -> None:
+        self.normalization, self.dtype, self.integers = normalization, dtype, integers
         self._statistics: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def __repr__(self) -> str:
         """The same in every process, since an objective's identity is made from it."""
-        return f"Preprocess({self.normalization!r}, {self.dtype})"
+        kept = ", integers=True" if self.integers else ""
+        return f"Preprocess({self.normalization!r}, {self.dtype}{kept})"
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the chunk as the model sees it."""
+        if self.integers and not inputs.is_floating_point():
+            return inputs.to(torch.int64)
         if self.normalization is None:
             return inputs.to(self.dtype)
         working = torch.promote_types(inputs.dtype, self.dtype) if inputs.is_floating_point() else self.dtype

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from subsetopt.ambient import ordinary_torch
 from subsetopt.errors import ModelError, UserError
 from subsetopt.models.foreign import current_directory_importable, load_factory, one_line
-from subsetopt.models.settings import convert_settings, supplied_arguments
+from subsetopt.models.settings import convert_settings, open_ended, supplied_arguments
 from subsetopt.registry import Registry
-from subsetopt.seeding import make_generator, seeded_globals
+from subsetopt.seeding import derive_seed, seeded_globals
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model", "subsetopt.models")
 
@@ -39,9 +40,13 @@ def build_model(
     with current_directory_importable():
         factory = load_factory(name, seed) if ":" in name else MODELS.get(name)
         arguments = convert_settings(name, factory, settings)
-        arguments |= supplied_arguments(factory, in_shape=in_shape, n_outputs=n_outputs)
-        with seeded_globals(seed, "init"), _default_dtype(torch.float32):
-            model = _call(name, factory, arguments)
+        facts = {"in_shape": in_shape, "n_outputs": n_outputs}
+        arguments |= supplied_arguments(factory, **facts)
+        with ordinary_torch(), seeded_globals(seed, "init"):
+            if open_ended(factory):
+                model = _call_open_ended(name, factory, arguments, facts, seed)
+            else:
+                model = _call(name, factory, arguments)
             _initialise_lazy(model, in_shape)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(f"model {name!r} has no trainable parameters; unfreeze some")
@@ -50,26 +55,80 @@ def build_model(
     return model.to(dtype)
 
 
-def check_output_shape(model: nn.Module, in_shape: tuple[int, ...], n_outputs: int) -> None:
-    """Run two made-up samples through `model` in eval mode; modes, buffers and generators are left as they were.
+def check_output_shape(model: nn.Module, inputs: Tensor, n_outputs: int) -> None:
+    """Run some `inputs`, as the model gets them, through `model`; modes, buffers and generators stay as they were.
 
-    The samples have the dtype of its first parameter: a run in another precision converts a copy of the model.
-
-    Raises `ModelError` unless the output is a finite floating tensor of shape (2, n_outputs).
+    Floating inputs are given in the dtype of its first parameter: a run in another precision converts a copy of it.
+    Raises `ModelError` unless the output is a finite floating tensor of shape (n, n_outputs).
     """
-    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
-    inputs = torch.randn(2, *in_shape, generator=make_generator(0, "check"), dtype=like.dtype).to(like.device)
-    outputs = _evaluate(model, inputs)
+    if any(parameter.is_meta or is_lazy(parameter) for parameter in model.parameters()):
+        return  # it has no values to compute with, as will be said of it
+    n = len(inputs)
+    outputs = _evaluate(model, _fitting(model, inputs))
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = str(outputs.dtype) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ModelError(f"model returned {kind} instead of a floating tensor; return the outputs (logits) alone")
-    if tuple(outputs.shape) != (2, n_outputs):
+    if tuple(outputs.shape) != (n, n_outputs):
         raise ModelError(
-            f"model returned {tuple(outputs.shape)} for 2 samples but the data set has {n_outputs} outputs; it must "
-            f"return (2, {n_outputs}): let the factory take n_outputs"
+            f"model returned {tuple(outputs.shape)} for {n} samples but the data set has {n_outputs} outputs; it must "
+            f"return ({n}, {n_outputs}): let its factory take n_outputs, or set its width ({_width_setting(n_outputs)})"
         )
-    if not bool(torch.isfinite(outputs).all()):
-        raise ModelError("model returned NaN or infinity for standard normal inputs; check its initialisation")
+    bad = ~torch.isfinite(outputs).all(1)
+    if bool(bad.any()):
+        raise ModelError(
+            f"model returned NaN or infinity for {int(bad.sum())} of the first {n} training samples, first for row "
+            f"{int(bad.nonzero()[0])}; look for log, sqrt or a division that the inputs do not allow, or at its weights"
+        )
+
+
+def takes_integers(model: nn.Module, inputs: Tensor, prepared: Tensor, prefer: bool) -> bool:
+    """Return whether `model` is to get integer `inputs` (token ids) as they are, and not as the floats `prepared`.
+
+    What `prefer` says is tried first, the other where that fails. Where both fail, a model that embeds gets integers,
+    so that it is told of what it does with these.
+    """
+    if inputs.is_floating_point() or any(parameter.is_meta or is_lazy(parameter) for parameter in model.parameters()):
+        return False
+    works = {True: partial(_works, model, inputs.to(torch.int64)), False: partial(_works, model, prepared)}
+    for integers in (prefer, not prefer):
+        if works[integers]():
+            return integers
+    return any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
+
+
+def _works(model: nn.Module, inputs: Tensor) -> bool:
+    try:
+        _evaluate(model, _fitting(model, inputs))
+    except ModelError:
+        return False
+    return True
+
+
+def _fitting(model: nn.Module, inputs: Tensor) -> Tensor:
+    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
+    return inputs.to(like.device, like.dtype) if inputs.is_floating_point() else inputs.to(like.device)
+
+
+def _width_setting(n_outputs: int) -> str:
+    return f"often num_classes={n_outputs}"
+
+
+def _call_open_ended(
+    name: str, factory: Callable[..., nn.Module], arguments: Mapping[str, Any], facts: Mapping[str, Any], seed: int
+) -> nn.Module:
+    """Offer `facts` to a factory with **kwargs, which passes on what it gets, and leave out what it complains of."""
+    offered, first = dict(facts), None
+    while True:
+        torch.manual_seed(derive_seed(seed, "init"))
+        try:
+            return _call(name, factory, {**offered, **arguments})
+        except ModelError as error:
+            refused = [fact for fact in offered if fact in str(error.__cause__)]
+            if not refused:
+                raise error if first is None or isinstance(first.__cause__, TypeError) else first from error.__cause__
+            first = first or error
+            for fact in refused:
+                del offered[fact]
 
 
 def _call(name: str, factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
@@ -88,31 +147,35 @@ def _call(name: str, factory: Callable[..., nn.Module], arguments: Mapping[str, 
 
 def _initialise_lazy(model: nn.Module, in_shape: tuple[int, ...]) -> None:
     """Give lazy parameters their shapes, under the seed, so that they can be counted and flattened."""
-    if any(is_lazy(parameter) for parameter in model.parameters()):
-        _evaluate(model, torch.zeros(2, *in_shape))
+    if not any(is_lazy(parameter) for parameter in model.parameters()):
+        return
+    embeds = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
+    _evaluate(model, torch.zeros(2, *in_shape, dtype=torch.int64 if embeds else torch.float32))
 
 
 def _evaluate(model: nn.Module, inputs: Tensor) -> Any:
-    """Return the model's outputs in eval mode; every module gets its own mode back."""
+    """Return the model's outputs in eval mode for a copy of `inputs`; every module gets its own mode back."""
     modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not is_lazy(buffer)}
     try:
-        with seeded_globals(0, "check"), torch.no_grad():
-            return model.eval()(inputs)
+        with ordinary_torch(), seeded_globals(0, "check"):
+            try:
+                with torch.no_grad():
+                    return model.eval()(inputs.clone())
+            except RuntimeError:  # it may call autograd itself
+                return _detached(model(inputs.clone()))
     except (Exception, SystemExit) as error:
-        shape = tuple(inputs.shape)
         raise ModelError(
-            f"model fails on inputs of shape {shape}: {one_line(error)}; check in_shape = {shape[1:]}"
+            f"model fails on inputs of shape {tuple(inputs.shape)} {inputs.dtype} in eval mode: {one_line(error)}"
         ) from error
     finally:
         for module, training in modes.items():
             module.training = training
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in buffers and buffer.shape == buffers[name].shape:
+                    buffer.copy_(buffers[name])
 
 
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    ambient = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(ambient)
+def _detached(outputs: Any) -> Any:
+    return outputs.detach() if isinstance(outputs, Tensor) else outputs

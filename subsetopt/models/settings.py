@@ -69,11 +69,15 @@ def convert_settings(model: str, factory: Callable[..., Any], given: Mapping[str
 
 
 def supplied_arguments(factory: Callable[..., Any], **facts: Any) -> dict[str, Any]:
-    """Return those of `facts` (in_shape, n_outputs) that the factory takes, by name or through **kwargs."""
+    """Return those of `facts` (in_shape, n_outputs) that the factory names."""
     parameters = _parameters(factory) or {}
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return facts
     return {name: value for name, value in facts.items() if name in parameters}
+
+
+def open_ended(factory: Callable[..., Any]) -> bool:
+    """Return whether the factory takes **kwargs, so that its signature does not say what it takes."""
+    parameters = _parameters(factory) or {}
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def convert(name: str, value: Any, hint: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from subsetopt.ambient import SharedSwitch
+
 T = TypeVar("T")
 
 
@@ -30,9 +32,9 @@ def exact_arithmetic(device: torch.device, allow_tf32: bool = False) -> Iterator
         if torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         if not allow_tf32:
-            stack.enter_context(_ieee_float32(device.type))
+            stack.enter_context(_switch_of(device.type).held())
         if device.type == "cuda":
-            stack.enter_context(_one_order())
+            stack.enter_context(_ONE_ORDER.held())
         yield
 
 
@@ -44,6 +46,8 @@ def _is_exact(device: torch.device, allow_tf32: bool) -> bool:
         return False
     if allow_tf32:
         return True
+    if _switch_of(device.type).holders:
+        return False  # another thread has set it, and would restore it under us
     plainly = _read(torch.get_float32_matmul_precision) == "highest"
     return plainly and all(getattr(owner, name) in _EXACT for owner, name in _switches(device.type))
 
@@ -61,18 +65,25 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-@contextmanager
-def _one_order() -> Iterator[None]:
+@cache
+def _switch_of(device_type: str) -> SharedSwitch:
+    return SharedSwitch(lambda: _ieee_float32(device_type))
+
+
+def _one_order() -> Callable[[], None]:
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         torch.backends.cudnn.deterministic = before
 
+    return restore
 
-@contextmanager
-def _ieee_float32(device_type: str) -> Iterator[None]:
+
+_ONE_ORDER = SharedSwitch(_one_order)
+
+
+def _ieee_float32(device_type: str) -> Callable[[], None]:
     switches = [(owner, name, getattr(owner, name)) for owner, name in _switches(device_type)]
     changed = [(owner, name, value) for owner, name, value in switches if value not in _EXACT]
     matmul = _read(torch.get_float32_matmul_precision)
@@ -81,21 +92,22 @@ def _ieee_float32(device_type: str) -> Iterator[None]:
     cudnn: Any = torch.backends.cudnn
     cudnn_tf32 = device_type != "cpu" and _read(lambda: cudnn.allow_tf32) is True
     # The old switches come first on the way in and on the way out: setting them overwrites the new ones.
-    try:
-        if matmul not in ("highest", None):
-            torch.set_float32_matmul_precision("highest")
-        if cudnn_tf32:
-            cudnn.allow_tf32 = False
-        for owner, name, value in changed:
-            setattr(owner, name, False if isinstance(value, bool) else "ieee")
-        yield
-    finally:
+    if matmul not in ("highest", None):
+        torch.set_float32_matmul_precision("highest")
+    if cudnn_tf32:
+        cudnn.allow_tf32 = False
+    for owner, name, value in changed:
+        setattr(owner, name, False if isinstance(value, bool) else "ieee")
+
+    def restore() -> None:
         if matmul not in ("highest", None):
             torch.set_float32_matmul_precision(matmul)
         if cudnn_tf32:
             cudnn.allow_tf32 = True
         for owner, name, value in changed:
             setattr(owner, name, value)
+
+    return restore
 
 
 def _read(switch: Callable[[], T]) -> T | None:

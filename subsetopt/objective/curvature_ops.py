@@ -25,6 +25,22 @@ from subsetopt.objective.lean_pooling import lean_average_pool
 _AXES: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 
 
+class right_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
+    """Write out what torch (2.13) differentiates wrongly twice: `torch._weight_norm`, behind `weight_norm`."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return (_weight_norm if func is torch._weight_norm else func)(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """Return v g / ||v||, the norm over all axes but `dim` (-1: over all)."""
+    axes = [*range(v.ndim)] if dim == -1 else [axis for axis in range(v.ndim) if axis != dim]
+    norm: Tensor = torch.linalg.vector_norm(v, dim=axes, keepdim=dim != -1)
+    return v * (g / norm)
+
+
 class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
     """Record convolutions, batch-statistics normalisation, smooth activations and average pooling leanly.
 

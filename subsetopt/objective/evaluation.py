@@ -57,7 +57,7 @@ def evaluate_split(
         name = ""
         views = flat.views(flat.check(w).detach())
         for x, y in chunks(data, bounds(len(data), check_chunk_size(chunk_size) or EVALUATION_CHUNK)):
-            outputs = flat.call(views, x, "eval")
+            outputs = flat.outputs(views, x, "eval")
             if not name:
                 kind.check(outputs, y, data.targets)
                 name = _quality_name(kind, outputs, y)
@@ -82,7 +82,7 @@ def model_outputs(
     with exact_arithmetic(flat.device, allow_tf32), torch.no_grad():
         views = flat.views(flat.check(w).detach())
         pieces = bounds(len(data), chunk_size)
-        return torch.cat([flat.call(views, data.inputs(start, stop), "eval") for start, stop in pieces])
+        return torch.cat([flat.outputs(views, data.inputs(start, stop), "eval") for start, stop in pieces])
 
 
 def update_batch_norm(

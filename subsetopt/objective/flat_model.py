@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch._utils import _unflatten_dense_tensors
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import UninitializedParameter
 
 from subsetopt.errors import ModelError
 from subsetopt.objective.arithmetic import plain
+from subsetopt.objective.module_call import ModuleCall, outputs_of
+from subsetopt.objective.private_copy import check_parameters, copied, plain_names, private_copy
 
 Mode = Literal["deterministic", "train", "eval", "statistics"]
 Slot = tuple[nn.Module, str]
@@ -33,15 +34,19 @@ class FlatModel:
     def __init__(
         self, model: nn.Module, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> None:
-        _check_parameters(model)
+        check_parameters(model)
         first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
         self.dtype = first.dtype if dtype is None else dtype
         self.device = torch.device(first.device if device is None else device)
         if self.dtype not in (torch.float32, torch.float64):
             raise ModelError(
-                f"model: dtype {self.dtype} is too coarse for second-order methods; use float32 or float64"
+                f"model: dtype {self.dtype} is too coarse for second-order methods; "
+                "use float32 or float64, as model.float() gives"
             )
-        self._module = _private_copy(model).to(device=self.device, dtype=self.dtype)
+        self._module = private_copy(model, self.dtype, self.device)
+        self._call = ModuleCall(self._module)
+        # One module serves all threads: whoever has put parameters in place has it to himself until they are out.
+        self.exclusive = threading.RLock()
         trainable = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
         self.names = tuple(trainable)
         self.shapes = tuple(p.shape for p in trainable.values())
@@ -55,6 +60,17 @@ class FlatModel:
         # The module's own parameters become views of the starting point, so that it is stored once.
         for parameter, view in zip(trainable.values(), self.views(self._initial), strict=True):
             parameter.data = view
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "exclusive"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state, exclusive=threading.RLock())
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether the model's forward pass was seen to call autograd itself."""
+        return self._call.differentiates
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -112,7 +128,11 @@ class FlatModel:
         `train`: dropout on (the caller seeds torch's generator), running statistics updated. `eval`: as usual.
         `statistics`: as `eval`, but BatchNorm uses and records the statistics of `x`.
         """
-        return self.call(self.views(self.check(w)), x, mode)
+        return self.outputs(self.views(self.check(w)), x, mode)
+
+    def outputs(self, parameters: Sequence[Tensor], x: Tensor, mode: Mode) -> Tensor:
+        """Return the outputs as `call` does; raises `ModelError` in one line where the model itself fails."""
+        return cast(Tensor, outputs_of(lambda x: self.call(parameters, x, mode), x, mode))
 
     def call(self, parameters: Sequence[Tensor], x: Tensor, mode: Mode) -> Tensor:
         """Return the outputs with `parameters` (as `views` or `leaves` give them) in place."""
@@ -123,14 +143,16 @@ class FlatModel:
     def at(self, parameters: Sequence[Tensor], mode: Mode) -> Iterator[Callable[[Tensor], Tensor]]:
         """Put `parameters` in place for many calls, and yield the function from inputs to outputs.
 
-        A backward pass made inside also fits modules that recompute their forward pass in it (checkpointing).
+        A backward pass made inside also fits modules that recompute their forward pass in it (checkpointing). Other
+        threads wait until these parameters are out of place again.
         """
-        with self._installed(parameters), self._in_mode(mode):
-            yield self._module
+        with self.exclusive, self._installed(parameters), self._in_mode(mode):
+            yield lambda x: self._call(x, mode)
 
     def functional(self, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
         """Return the outputs without touching the module, in the mode that `at` has set: a form compilers can trace."""
-        return cast(Tensor, functional_call(self._module, dict(zip(self.names, parameters, strict=True)), (x,)))
+        own = self._call.own(x)
+        return cast(Tensor, functional_call(self._module, dict(zip(self.names, parameters, strict=True)), (own,)))
 
     def buffers(self) -> dict[str, Tensor]:
         """Return copies of the model's buffers (running statistics and the like) by name, for a checkpoint."""
@@ -149,10 +171,10 @@ class FlatModel:
 
         Raises `ModelError`, changing nothing, when the names or shapes do not match.
         """
-        parameters = dict(module.named_parameters(remove_duplicate=False))
+        parameters = plain_names(module.named_parameters(remove_duplicate=False))
         targets = {name: parameters[name] for name in self.names if name in parameters}
         _check_names(dict(zip(self.names, self.views(self.check(w)), strict=True)), targets, "module")
-        buffers = dict(module.named_buffers())
+        buffers = plain_names(module.named_buffers())
         own = dict(self._module.named_buffers())
         _check_names(own, buffers, "module")
         with torch.no_grad():
@@ -163,7 +185,7 @@ class FlatModel:
 
     def state_dict(self, w: Tensor) -> dict[str, Tensor]:
         """Return an ordinary module state dict at w: independent tensors, shared ones under each of their names."""
-        with torch.no_grad(), self._installed([view.detach() for view in self.views(self.check(w))]):
+        with self.exclusive, torch.no_grad(), self._installed([view.detach() for view in self.views(self.check(w))]):
             return {name: plain(value).clone() for name, value in self._module.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Tensor:
@@ -182,8 +204,9 @@ class FlatModel:
 
     def module(self, w: Tensor) -> nn.Module:
         """Return a new, independent module at w with the current buffers, in eval mode."""
-        module = copy.deepcopy(self._module).eval()
-        self.write_back(w, module)
+        with self.exclusive:
+            module = copied(self._module).eval()
+            self.write_back(w, module)
         return module
 
     @contextmanager
@@ -221,43 +244,20 @@ class FlatModel:
 
         An exception inside brings the old statistics back.
         """
-        before = self.buffers()
-        momenta = [norm.momentum for norm in self._norms]
-        try:
-            for norm in self._norms:
-                norm.reset_running_stats()
-                norm.momentum = None
-            yield
-        except BaseException:
-            self.load_buffers(before)
-            raise
-        finally:
-            for norm, momentum in zip(self._norms, momenta, strict=True):
-                norm.momentum = momentum
-
-
-def _check_parameters(model: nn.Module) -> None:
-    trainable = False
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, UninitializedParameter):
-            raise ModelError(f"model: parameter {name} is lazy; run the model once on a sample before handing it over")
-        if parameter.is_complex():
-            raise ModelError(f"model: parameter {name} is complex; split it into real and imaginary parameters")
-        if parameter.requires_grad and parameter.numel() == 0:
-            raise ModelError(f"model: parameter {name} has no elements (shape {tuple(parameter.shape)}); remove it")
-        trainable |= parameter.requires_grad
-    if not trainable:
-        raise ModelError("model: no trainable parameters; set requires_grad=True on those to be fitted")
-
-
-def _private_copy(model: nn.Module) -> nn.Module:
-    try:
-        private = copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(f"model: it cannot be copied ({_one_line(error)}); make copy.deepcopy(model) work") from error
-    for parameter in private.parameters():
-        parameter.grad = None
-    return private
+        with self.exclusive:
+            before = self.buffers()
+            momenta = [norm.momentum for norm in self._norms]
+            try:
+                for norm in self._norms:
+                    norm.reset_running_stats()
+                    norm.momentum = None
+                yield
+            except BaseException:
+                self.load_buffers(before)
+                raise
+            finally:
+                for norm, momentum in zip(self._norms, momenta, strict=True):
+                    norm.momentum = momentum
 
 
 def _slots_of(module: nn.Module, parameter: nn.Parameter) -> list[Slot]:
@@ -278,7 +278,3 @@ def _check_names(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], wh
         if given[name].shape != tensor.shape:
             shapes = f"shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
             raise ModelError(f"{what}: {name} has {shapes}; use the same model")
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from subsetopt.errors import ModelError, UserError
+from subsetopt.errors import ModelError
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import SavedBytes
+from subsetopt.objective.module_call import outputs_of
+from subsetopt.seeding import borrowed_generators
 
 PROBE_SAMPLES = 16
+UNCHECKED = "or pass check_deterministic=False"
 
 
 @dataclass(frozen=True)
@@ -28,51 +32,135 @@ class Probe:
 def probe(flat: FlatModel, loss: Loss, x: Tensor, y: Tensor, all_targets: Tensor, check_deterministic: bool) -> Probe:
     """Evaluate the model on a few samples and return what that tells.
 
-    Raises `ModelError` when the model fails, has outputs of the wrong shape, or gives another result the second time;
-    `DataError` when the targets do not fit. The global random generators are left as they were.
+    Raises `ModelError` when the model fails, has outputs of the wrong shape or NaN, gives another result the second
+    time, or for a part of the samples; `DataError` when the targets do not fit. The global random generators and the
+    model's buffers are left as they were.
     """
-    w = flat.initial()
-    with _random_state_restored(flat.device):
+    w, buffers = flat.initial(), flat.buffers()
+    with _left_as_it_was(flat):
         with SavedBytes(exclude=w) as saved:
             outputs = _outputs(flat, flat.leaves(w), x)
+        _require_finite(outputs)
         loss.check(outputs, y, all_targets)
+        # Without the hooks of `SavedBytes`, which hide that a saved tensor has been overwritten.
+        leaves = flat.leaves(w)
+        second = _outputs(flat, leaves, x)
+        _require_gradient(flat, leaves, x, loss.total(second, y, second.dtype))
         if check_deterministic:
-            _require_equal(loss, outputs, _outputs(flat, flat.views(w), x), y)
-    if not outputs.requires_grad:
-        raise ModelError("model: outputs do not depend on its parameters; do not detach them or use no_grad inside it")
+            _require_repeatable(flat, w, x, (outputs, second), buffers)
+            if not flat.batch_dependent:
+                _require_independent_samples(flat, w, x, outputs)
     return Probe(outputs[0].numel(), saved.total / len(x))
 
 
 def _outputs(flat: FlatModel, parameters: list[Tensor], x: Tensor) -> Tensor:
-    try:
-        outputs = flat.call(parameters, x, "deterministic")
-    except UserError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ModelError(f"model: it fails on inputs of shape {tuple(x.shape)} {x.dtype}: {reason}") from error
+    return _checked(outputs_of(lambda x: flat.call(parameters, x, "deterministic"), x), len(x))
+
+
+def _checked(outputs: Any, samples: int) -> Tensor:
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim == 0:
+        kind = type(outputs).__name__
+        if isinstance(outputs, Tensor):
+            kind = f"a {outputs.dtype} tensor of shape {tuple(outputs.shape)}"
+        raise ModelError(f"model: it returns {kind}; return one floating-point tensor of shape (n, M)")
+    if len(outputs) != samples or outputs.numel() == 0:
         raise ModelError(
-            f"model: it returns {type(outputs).__name__}; return one floating-point tensor of shape (n, M)"
+            f"model: {samples} samples give outputs of shape {tuple(outputs.shape)}; return shape (n, M), one row per "
+            "sample"
         )
-    if len(outputs) != len(x):
-        raise ModelError(f"model: {len(x)} samples give outputs of shape {tuple(outputs.shape)}; return shape (n, M)")
+    if not outputs.requires_grad and torch.is_grad_enabled():
+        raise ModelError("model: outputs do not depend on its parameters; do not detach them or use no_grad inside it")
     return outputs
 
 
-def _require_equal(loss: Loss, first: Tensor, second: Tensor, targets: Tensor) -> None:
-    a, b = (loss.total(outputs.detach(), targets, outputs.dtype) for outputs in (first, second))
-    # Sums in varying order differ by rounding on an accelerator; random numbers of the model's own by far more.
-    tolerance = torch.finfo(first.dtype).eps ** 0.5
-    if not torch.allclose(first, second, rtol=tolerance, atol=tolerance * float(first.detach().abs().max())):
+def _require_finite(outputs: Tensor) -> None:
+    bad = ~torch.isfinite(outputs.detach()).flatten(1).all(1)
+    if bool(bad.any()):
+        row, value = int(bad.nonzero()[0]), outputs.detach()[bad][0].flatten()
         raise ModelError(
-            f"model: two evaluations at one point differ (losses {float(a):.6g} and {float(b):.6g}); it draws random "
-            "numbers in eval mode: use nn.Dropout or training=self.training, or pass check_deterministic=False"
+            f"model: its outputs are {float(value[~value.isfinite()][0])} for {int(bad.sum())} of the first {len(bad)} "
+            f"samples, first for row {row}; look for log, sqrt or a division that their inputs do not allow"
         )
 
 
+def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Tensor, total: Tensor) -> None:
+    if not bool(torch.isfinite(total)):
+        raise ModelError(
+            f"loss: it is {float(total.detach())} at the starting point; keep what it takes a logarithm, root or "
+            "quotient of inside its domain, or repair the targets"
+        )
+    if not total.requires_grad:
+        raise ModelError("loss: it does not depend on the outputs by torch's operations; do not detach them in it")
+    with flat.at(leaves, "deterministic"):  # for modules that recompute their forward pass in the backward pass
+        gradients = outputs_of(lambda _: torch.autograd.grad(total, leaves, allow_unused=True), x, "backward")
+    for name, gradient in zip(flat.names, gradients, strict=True):
+        if gradient is not None and not bool(torch.isfinite(gradient).all()):
+            raise ModelError(
+                f"model: its loss is {float(total.detach()) / len(x):.6g} at the starting point, but its gradient in "
+                f"{name} is NaN or infinite; look for a root, norm or quotient at 0, and for torch.where around one"
+            )
+
+
+def _require_repeatable(
+    flat: FlatModel, w: Tensor, x: Tensor, outputs: tuple[Tensor, Tensor], buffers: dict[str, Tensor]
+) -> None:
+    first, second = outputs
+    if _close(first, second):
+        return
+    difference = float((first - second).detach().abs().max())
+    said = f"model: two evaluations at one point differ (by {difference:.3g} at most in outputs of the same samples)"
+    state = torch.get_rng_state()
+    repeated = []
+    for _ in range(2):
+        torch.set_rng_state(state)
+        repeated.append(_outputs(flat, flat.leaves(w), x))
+    if _close(*repeated):
+        raise ModelError(
+            f"{said}; it draws random numbers in eval mode: use nn.Dropout or training=self.training, {UNCHECKED}"
+        )
+    changed = sorted(name for name, value in flat.buffers().items() if not torch.equal(value, buffers[name]))
+    if changed:
+        raise ModelError(
+            f"{said}; its forward pass changes {', '.join(changed[:3])}: do so only where self.training, {UNCHECKED}"
+        )
+    raise ModelError(f"{said}; they depend on the time, or on what earlier calls left behind: remove that, {UNCHECKED}")
+
+
+def _require_independent_samples(flat: FlatModel, w: Tensor, x: Tensor, whole: Tensor) -> None:
+    """Evaluate unequal parts: what a model makes of a sample must not depend on which others are in the chunk."""
+    n = len(x)
+    cut = n // 3
+    if not cut:
+        return
+    try:
+        parts = torch.cat([_outputs(flat, flat.leaves(w), part) for part in (x[:cut], x[cut:])])
+    except ModelError:
+        if cut > 1:
+            raise
+        return  # a single sample is no chunk for some models, and need not become one
+    if not _close(whole, parts):
+        difference = float((whole - parts).detach().abs().max())
+        raise ModelError(
+            f"model: its outputs for a sample depend on the others beside it (by {difference:.3g} at most, when {n} "
+            f"samples are cut into {cut} and {n - cut}); let each depend on its own inputs, use nn.BatchNorm, "
+            f"{UNCHECKED}"
+        )
+
+
+def _close(first: Tensor, second: Tensor) -> bool:
+    # Sums in varying order differ by rounding on an accelerator; random numbers of the model's own by far more.
+    tolerance = torch.finfo(first.dtype).eps ** 0.5
+    scale = float(first.detach().abs().max())
+    return torch.allclose(first, second, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
 @contextmanager
-def _random_state_restored(device: torch.device) -> Iterator[None]:
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+def _left_as_it_was(flat: FlatModel) -> Iterator[None]:
+    before = flat.buffers()
+    try:
+        with borrowed_generators([flat.device] if flat.device.type == "cuda" else []):
+            yield
+    finally:
+        now = flat.buffers()  # those that a forward pass has made or reshaped stay
+        kept = {name: value for name, value in before.items() if name in now and now[name].shape == value.shape}
+        flat.load_buffers({**now, **kept})

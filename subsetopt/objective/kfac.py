@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.flops import count_flops
 from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac_eigenvalues import Eigenvalues, spectral_product
 from subsetopt.objective.kfac_factor import Factor
@@ -178,8 +178,8 @@ class Kfac:
     def _flops(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare) -> tuple[float, float]:
         """Return the flops of an estimate over those of a gradient, per sample, and those of the gradient of one."""
         few = min(COUNTED_SAMPLES, len(x))
-        estimate = _flops(lambda: self._estimate_own(w, x, y, share))
-        gradient = _flops(lambda: self._gradient(w, x[:few], y[:few])) / few if few else 0.0
+        estimate = count_flops(lambda: self._estimate_own(w, x, y, share))
+        gradient = count_flops(lambda: self._gradient(w, x[:few], y[:few])) / few if few else 0.0
         told = share.ranks.gather((estimate, gradient))
         gradient = max(each for _, each in told)
         return (sum(all_ for all_, _ in told) / share.total / gradient, gradient) if gradient else (1.0, 0.0)
@@ -193,9 +193,3 @@ class Kfac:
         leaves = self.flat.leaves(w)
         outputs = self.flat.call(leaves, x, "deterministic")
         torch.autograd.grad(self.loss.total(outputs, y, w.dtype), leaves, allow_unused=True)
-
-
-def _flops(call: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops())

@@ -71,7 +71,7 @@ class MomentEstimator:
         if not len(x):
             nothing = [self._zeros(layer) for layer in self.kronecker]
             return Moments(nothing, w.detach().new_zeros(len(w)), [[] for _ in self.kronecker])
-        with exact_arithmetic(self._flat.device), recording(self._layers):
+        with self._flat.exclusive, exact_arithmetic(self._flat.device), recording(self._layers):
             leaves = self._flat.leaves(w)
             with self._flat.at(leaves, "deterministic") as evaluate:
                 outputs = evaluate(x)

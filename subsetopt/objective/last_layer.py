@@ -32,11 +32,12 @@ def evaluate_last_layer(flat: FlatModel, w: Tensor, x: Tensor, mode: Mode) -> tu
         seen[:] = [(inputs[0], output)]
 
     if layer is not None:
-        handle = layer.register_forward_hook(keep)
-        try:
-            outputs = flat.forward(w, x, mode)
-        finally:
-            handle.remove()
+        with flat.exclusive:
+            handle = layer.register_forward_hook(keep)
+            try:
+                outputs = flat.forward(w, x, mode)
+            finally:
+                handle.remove()
         if seen and seen[0][1] is outputs:
             return outputs, seen[0][0].detach().flatten(1)
     raise ModelError("model: no linear layer at its end, whose inputs this sampler compares; use another sampler")

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
-from subsetopt.objective.arithmetic import exact_arithmetic
+from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.guard import PROBE_SAMPLES
+from subsetopt.objective.host import host_read
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import SavedBytes
 from subsetopt.objective.protocol import CallKind
@@ -35,6 +36,10 @@ from subsetopt.objective.recorders import (
 )
 from subsetopt.objective.samples import Samples
 from subsetopt.objective.sharding import Edges
+from subsetopt.seeding import make_generator
+
+ASYMMETRY = 2000.0
+"""Rounding of a curvature product, in units of eps, by which a bilinear form may differ from its transpose."""
 
 
 class ChunkSource(Protocol):
@@ -96,7 +101,7 @@ class ModelLinearisation:
         source = self._source
         if kind in self._kept_samples:
             return
-        with exact_arithmetic(source.flat.device, source.allow_tf32):
+        with source.flat.exclusive, exact_arithmetic(source.flat.device, source.allow_tf32):
             self._try_out(kind)
             if kind in source.by_differences:
                 return
@@ -118,7 +123,7 @@ class ModelLinearisation:
     def _product(self, kind: CallKind, v: Tensor) -> Tensor:
         source = self._source
         v = source.flat.check(v).detach()
-        with exact_arithmetic(source.flat.device, source.allow_tf32):
+        with source.flat.exclusive, exact_arithmetic(source.flat.device, source.allow_tf32):
             self.record(kind)
             exact = kind not in source.by_differences
             if exact:
@@ -190,12 +195,30 @@ class ModelLinearisation:
         try:
             with SavedBytes(exclude=self._w) as saved:
                 product = self._at(_EXACT[kind], 0, few)
-            product(self._source.flat.views(self._w))
+            symmetric = self._is_symmetric(product)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             return 0.0, f"{error}".splitlines()[0][:160]
+        if not symmetric:
+            return 0.0, "an operator's second derivative is wrong: the matrix is not symmetric"
         return max(saved.total, 1) / few, ""
+
+    def _is_symmetric(self, product: Product) -> bool:
+        """Compare u'Av with v'Au for random u and v: an operator's wrong double backward shows, a right one rounds."""
+        w = self._w
+        generator = make_generator(0, "symmetry")
+        u, v = torch.randn(2, len(w), generator=generator, dtype=w.dtype).to(w.device)
+        images = []
+        for vector in (u, v):
+            image = torch.zeros_like(w)
+            _add(self._source.flat.views(image), product(self._source.flat.views(vector)))
+            images.append(image)
+        wide = accumulation_dtype(w.device)
+        (u, v), (of_u, of_v) = (u.to(wide), v.to(wide)), (image.to(wide) for image in images)
+        size = u.norm() * of_v.norm() + v.norm() * of_u.norm()
+        apart, rounding = host_read(torch.stack([(u @ of_v - v @ of_u).abs(), size]))
+        return not apart > ASYMMETRY * torch.finfo(w.dtype).eps * rounding
 
 
 _EXACT: dict[CallKind, Recorder] = {"hvp": record_hessian, "ggnvp": record_gauss_newton}

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from subsetopt.errors import DataError, ModelError, SettingError, UserError, unknown_name
+from subsetopt.objective.loss_guard import require_loss_of_samples
+from subsetopt.objective.loss_name import callable_name
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -107,12 +109,13 @@ class MeanSquaredError:
 class CallableLoss:
     """A user's `function(outputs, targets)` that returns the n losses, or their mean as a scalar.
 
-    The sum of the losses is refused (it would be weighted wrongly over chunks), and so is a loss that mixes samples.
+    Refused is what chunks would weight wrongly: the sum of the losses, and a loss that mixes samples or weights them by
+    what stands beside them (see `loss_guard.py`).
     """
 
     def __init__(self, function: LossFunction) -> None:
         self.function = function
-        self.name = _callable_name(function)
+        self.name = callable_name(function)
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         losses = self.function(outputs, targets)
@@ -141,15 +144,7 @@ class CallableLoss:
         return targets.to(dtype) if targets.is_floating_point() else targets
 
     def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
-        losses = self._call(outputs, targets)
-        if losses.shape not in ((len(outputs),), ()):
-            raise ModelError(
-                f"loss: it returns shape {tuple(losses.shape)}; return ({len(outputs)},) losses or their mean"
-            )
-        if losses.ndim == 0:
-            twice = self._call(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
-            if not torch.allclose(twice, losses, rtol=1e-3, atol=1e-6 * float(losses.detach().abs())):
-                raise ModelError("loss: it returns something other than the mean over samples; use reduction='mean'")
+        require_loss_of_samples(self._call, outputs, targets, all_targets)
 
     def _call(self, outputs: Tensor, targets: Tensor) -> Tensor:
         try:
@@ -180,9 +175,3 @@ def make_loss(loss: str | LossFunction | Loss) -> Loss:
 
 def _shape_message(outputs: Tensor, need: str) -> str:
     return f"model: outputs have shape {tuple(outputs.shape)}; {need}"
-
-
-def _callable_name(function: LossFunction) -> str:
-    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    code = getattr(function, "__code__", None)
-    return name if code is None else f"{name}:{code.co_filename}:{code.co_firstlineno}"

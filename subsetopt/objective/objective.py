@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
 
@@ -21,6 +22,7 @@ from subsetopt.objective.linearisation import ModelLinearisation
 from subsetopt.objective.losses import Loss, LossFunction, make_loss
 from subsetopt.objective.memory import MemoryLimits, keep_freed_memory
 from subsetopt.objective.meters import CountingMeter
+from subsetopt.objective.module_call import outputs_of
 from subsetopt.objective.noise import NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner, Purpose
@@ -43,6 +45,8 @@ class Objective:
     With `track_noise`, `gradient_noise` holds tr(Cov g_i)/K after each gradient (see `noise.py`; at least 8 chunks).
     Several `ranks` share the samples, and add up in one collective per evaluation or product; each is given all data
     and keeps its part. Every rank returns, and charges for, the whole. `edges` are the chunks of this rank's part.
+
+    Threads may share an objective: they wait for each other, and each gets what it would get alone.
 
     Raises `ModelError`, `DataError` or `SettingError` at once for whatever does not fit.
     """
@@ -75,7 +79,7 @@ class Objective:
         self.flat = _flat_model(model, dtype, device)
         self.loss, self.l2, self.allow_tf32, self.track_noise = make_loss(loss), float(l2), allow_tf32, track_noise
         self.meter: Meter = CountingMeter() if meter is None else meter
-        self._gradient_noise: Tensor | None = None
+        self._gradient_noise: dict[int, Tensor] = {}  # by thread: each reads that of its own last gradient
         self.by_differences: dict[CallKind, str] = {}
         self.graph_bytes: dict[CallKind, float] = {}
         self.preprocess = preprocess
@@ -143,11 +147,11 @@ class Objective:
 
         Raises `SettingError` without `track_noise`, or before the first gradient.
         """
-        if self._gradient_noise is None:
+        if threading.get_ident() not in self._gradient_noise:
             raise SettingError(
                 "track_noise", self.track_noise, "no gradient noise yet", "set it, and call for a gradient"
             )
-        return self._gradient_noise
+        return self._gradient_noise[threading.get_ident()]
 
     def initial(self) -> Tensor:
         """Return a fresh copy of the model's own parameters, shape (P,)."""
@@ -155,8 +159,8 @@ class Objective:
 
     def value(self, w: Tensor, purpose: Purpose = "train") -> Tensor:
         """Return f(w) as a float64 scalar tensor on the device, without synchronising."""
-        self.meter.charge("forward", self.n_samples, purpose)
-        with exact_arithmetic(self.device, self.allow_tf32), torch.no_grad():
+        with self.flat.exclusive, exact_arithmetic(self.device, self.allow_tf32), torch.no_grad():
+            self.meter.charge("forward", self.n_samples, purpose)
             parameters = self.flat.views(self.flat.check(w).detach())
 
             def work() -> Tensor:
@@ -172,13 +176,13 @@ class Objective:
 
     def value_and_gradient(self, w: Tensor, purpose: Purpose = "train") -> tuple[Tensor, Tensor]:
         """Return f(w), a float64 scalar tensor, and its gradient, a new tensor of shape (P,), without synchronising."""
-        self.meter.charge("gradient", self.n_samples, purpose)
-        with exact_arithmetic(self.device, self.allow_tf32):
+        with self.flat.exclusive, exact_arithmetic(self.device, self.allow_tf32):
+            self.meter.charge("gradient", self.n_samples, purpose)
             value, gradient, noise = self.samples.within_memory(lambda: self._own_gradient(w))
             between = [] if noise is None else [noise.between]
             self.ranks.sum_(gradient, value, *between)
             if noise is not None:
-                self._gradient_noise = noise.estimate(gradient, *between)
+                self._gradient_noise[threading.get_ident()] = noise.estimate(gradient, *between)
             if self.l2 != 0:
                 gradient.add_(w.detach(), alpha=self.l2)
             return self._penalised(value, w), gradient
@@ -212,7 +216,8 @@ class Objective:
 
     def charge_product(self, kind: CallKind, samples: int) -> None:
         """Charge work done for curvature products."""
-        self.meter.charge(kind, samples, "product")
+        with self.flat.exclusive:
+            self.meter.charge(kind, samples, "product")
 
     def _own_gradient(self, w: Tensor) -> tuple[Tensor, Tensor, NoiseAccumulator | None]:
         """Return what this rank's samples contribute to loss and gradient."""
@@ -250,7 +255,7 @@ class Objective:
     def _chunk_loss(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
         if self._compiled is not None:
             return self._compiled(evaluate, parameters, x, y)
-        return self.loss.total(evaluate(x), y, self._accumulate)
+        return self.loss.total(outputs_of(evaluate, x), y, self._accumulate)
 
     def _penalised(self, value: Tensor, w: Tensor) -> Tensor:
         if self.l2 == 0:

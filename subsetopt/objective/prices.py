@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from subsetopt.objective.chunks import Preprocess
 from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.flops import count_flops
 from subsetopt.objective.losses import Loss, LossFunction
 from subsetopt.objective.objective import Objective
 from subsetopt.objective.protocol import CallKind
@@ -33,7 +32,7 @@ def calibrate_prices(
     loss: str | LossFunction | Loss = "cross_entropy",
     preprocess: Preprocess | None = None,
 ) -> dict[str, float]:
-    """Return the price of each kind of call per sample, counted by torch's FlopCounterMode on the samples given.
+    """Return the price of each kind of call per sample, counted on the samples given (see `flops.py`).
 
     "linearise" is the dearer of recording for Hessian and for Gauss-Newton products, the others are as called with
     stored graphs. For an `Objective` its own loss and preprocess hold. Nothing is charged. A kind that has no
@@ -51,24 +50,18 @@ def calibrate_prices(
     v = torch.ones_like(w)
     products = sample.linearise(w)
     counts: dict[CallKind, int] = {
-        "forward": _flops(lambda: sample.value(w)),
-        "gradient": _flops(lambda: sample.value_and_gradient(w)),
+        "forward": count_flops(lambda: sample.value(w)),
+        "gradient": count_flops(lambda: sample.value_and_gradient(w)),
     }
     products.record("hvp")
     products.record("ggnvp")
-    counts["hvp"] = _flops(lambda: products.hvp(v))
-    counts["ggnvp"] = _flops(lambda: products.ggnvp(v))
+    counts["hvp"] = count_flops(lambda: products.hvp(v))
+    counts["ggnvp"] = count_flops(lambda: products.ggnvp(v))
     # A second linearisation, because the very first one also measures the size of its graph.
     again = sample.linearise(w)
-    recording = [_flops(partial(again.record, "hvp")), _flops(partial(again.record, "ggnvp"))]
+    recording = [count_flops(partial(again.record, "hvp")), count_flops(partial(again.record, "ggnvp"))]
     counts["linearise"] = max(recording)
     unit = counts["gradient"]
     if unit == 0 or sample.by_differences:
         return dict[str, float](FALLBACK_PRICES.items())
     return {kind: count / unit if count else FALLBACK_PRICES[kind] for kind, count in counts.items()}
-
-
-def _flops(call: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from subsetopt.objective.arithmetic import accumulation_dtype
-from subsetopt.objective.curvature_ops import lean_second_derivatives
+from subsetopt.objective.curvature_ops import lean_second_derivatives, right_second_derivatives
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss
 
@@ -24,7 +24,7 @@ Recorder = Callable[[FlatModel, Loss, Tensor, Tensor, Tensor, float], Product]
 def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
     """Record v -> scale * (Hessian of the summed loss of one chunk) v."""
     leaves = flat.leaves(w)
-    with _recording(in_cotangent_only=False):
+    with _recording(flat, in_cotangent_only=False):
         total = loss.total(flat.call(leaves, x, "deterministic"), y, accumulation_dtype(w.device)) * scale
         gradients = torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
     curved = [index for index, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad]
@@ -43,7 +43,7 @@ def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor,
 def record_gauss_newton(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
     """Record v -> scale * J' H_z J v for one chunk."""
     leaves = flat.leaves(w)
-    with _recording(in_cotangent_only=True):
+    with _recording(flat, in_cotangent_only=True):
         z = flat.call(leaves, x, "deterministic")
         u = torch.zeros_like(z, requires_grad=True)
         pulled_back = torch.autograd.grad(z, leaves, u, create_graph=True, allow_unused=True)
@@ -116,7 +116,9 @@ def _central_difference(function: Callable[[Tensor], Tensor], w: Tensor, v: Sequ
 
 
 @contextmanager
-def _recording(in_cotangent_only: bool) -> Iterator[None]:
+def _recording(flat: FlatModel, in_cotangent_only: bool) -> Iterator[None]:
+    # Lean operators have two derivatives at most: a model that takes one of its own needs torch's, which have all.
+    lean = nullcontext() if flat.differentiates else lean_second_derivatives(in_cotangent_only)
     # The fused attention kernels have no second derivative; the plain formula has.
-    with sdpa_kernel(SDPBackend.MATH), lean_second_derivatives(in_cotangent_only):
+    with sdpa_kernel(SDPBackend.MATH), right_second_derivatives(), lean:
         yield

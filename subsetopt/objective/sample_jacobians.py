@@ -48,7 +48,7 @@ class LayerJacobians:
 
     def __init__(self, flat: FlatModel, layers: Sequence[Layer], w: Tensor, x: Tensor) -> None:
         self._flat, self._n = flat, len(x)
-        with torch.enable_grad(), recording(layers), flat.at(flat.leaves(w), "deterministic") as evaluate:
+        with torch.enable_grad(), flat.at(flat.leaves(w), "deterministic") as evaluate, recording(layers):
             self.outputs = evaluate(x)
             self._calls = [(layer, self._rows(layer, a), z) for layer in layers for a, z in layer.calls]
 

@@ -76,7 +76,8 @@ class Samples:
         whole = self._part(inputs, targets, 0, self.count, stay=not alone)
         head = whole if alone else self._part(inputs, targets, 0, few)
         head.require_finite()
-        meter.charge("forward", few * (2 if check_deterministic else 1), "calibration")
+        meter.charge("forward", few * (2 if check_deterministic and not flat.batch_dependent else 1), "calibration")
+        meter.charge("gradient", few, "calibration")
         told = self._probe(head, whole.targets, few, check_deterministic, allow_tf32)
         self.n_outputs = told.n_outputs
         self.preferred_chunk_size = automatic_chunk_size(told.bytes_per_sample, flat.device, flat.batch_dependent)

@@ -11,6 +11,7 @@ from subsetopt.data import Preprocess
 from subsetopt.distributed import Ranks
 from subsetopt.objective import FlatModel
 from subsetopt.objective.sharding import SampleShare
+from subsetopt.seeding import borrowed_generators
 from subsetopt.training.workspace import Workspace
 
 PROBE_ROWS = 8
@@ -81,7 +82,7 @@ def rows_may_be_parted(flat: FlatModel, inputs: Tensor, preprocess: Preprocess) 
     x = preprocess(inputs[:PROBE_ROWS].to(flat.device))
     w, before = flat.initial(), flat.buffers()
     cuda = [flat.device] if flat.device.type == "cuda" else []
-    with torch.random.fork_rng(cuda), torch.no_grad():
+    with borrowed_generators(cuda), torch.no_grad():
         whole = flat.forward(w, x, "train")
         halves = torch.cat([flat.forward(w, part, "train") for part in x.chunk(2)])
     unchanged = all(torch.equal(value, before[name]) for name, value in flat.buffers().items())

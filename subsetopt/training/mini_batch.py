@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from subsetopt.data.batch_augmentation import Augmentation, Augmented
 from subsetopt.devices import moved
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
+from subsetopt.objective.flops import count_flops
 from subsetopt.samplers import Batch, Sampler, Scan
 from subsetopt.training.batch_sharing import shared_batches
 from subsetopt.training.workspace import Workspace
@@ -159,9 +159,7 @@ class MiniBatch:
 
     def _counted(self, work: Callable[[], None]) -> None:
         """Do a sampler's own arithmetic and charge it, afterwards: how much it is depends on the data."""
-        with FlopCounterMode(display=False) as counter:
-            work()
-        rows = self._gradients(int(counter.get_total_flops()))
+        rows = self._gradients(count_flops(work))
         if rows:
             self._workspace.ledger.charge("gradient", rows, "selection")
 
@@ -174,10 +172,12 @@ class MiniBatch:
         """Flops of the forward and backward pass of one sample, the unit of the ledger's prices."""
         flat, rows = self._workspace.flat, slice(COUNTED_ROWS)
         w = flat.initial().requires_grad_()
-        with FlopCounterMode(display=False) as counter:
+
+        def gradient() -> None:
             outputs = flat.forward(w, self._workspace.preprocess(self._inputs[rows].to(w.device)), "deterministic")
             torch.autograd.grad(self._loss.per_sample(outputs, self._targets[rows]).sum(), w)
-        return int(counter.get_total_flops()) / len(outputs)
+
+        return count_flops(gradient) / len(self._inputs[rows])
 
 
 def _there(column: Tensor | None) -> Tensor:

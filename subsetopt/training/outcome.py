@@ -11,6 +11,7 @@ import numpy as np
 import scipy
 import torch
 
+from subsetopt.training.non_finite import non_finite_notes
 from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import ENVIRONMENT, RunDirectory
@@ -62,7 +63,9 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
 def _metrics(workspace: Workspace, snapshot: Snapshot, splits: Sequence[str]) -> dict[str, dict[str, float]]:
     workspace.flat.load_buffers(snapshot.buffers)
     found = {name: workspace.evaluate(snapshot.w, name) for name in splits}
-    return {name: metrics for name, metrics in found.items() if metrics is not None}
+    metrics = {name: measured for name, measured in found.items() if measured is not None}
+    workspace.warnings += [note for note in non_finite_notes(workspace, metrics) if note not in workspace.warnings]
+    return metrics
 
 
 def environment(workspace: Workspace) -> dict[str, Any]:

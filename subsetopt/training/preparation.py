@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from subsetopt.ambient import ordinary_torch
 from subsetopt.data import Dataset, Preprocess, draw, load_dataset, require_all_classes
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
-from subsetopt.models import build_model, check_output_shape, refuse_reserved
+from subsetopt.models import build_model, check_output_shape, refuse_reserved, takes_integers
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
 from subsetopt.training.clock import Clock
@@ -17,9 +18,10 @@ from subsetopt.training.initialisation import initialised_from
 from subsetopt.training.ledger import Ledger
 from subsetopt.training.workspace import Workspace, strata
 
-PRICE_SAMPLES = 8
+PRICE_SAMPLES, CHECKED_SAMPLES = 8, 16
 
 
+@ordinary_torch()
 def prepare(
     config: RunConfig,
     model: nn.Module | None = None,
@@ -56,11 +58,11 @@ def prepare(
             dtype=dtype,
             **config.model_args,
         )
-    check_output_shape(model, dataset.in_shape, dataset.n_outputs)
+    preprocess = _preprocess(model, dataset, dtype)
+    check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
     flat = FlatModel(model, dtype=dtype, device=device)
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
-    preprocess = Preprocess(dataset.normalization, dtype)
     ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
     workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
     workspace.ranks = ranks
@@ -72,6 +74,16 @@ def prepare(
         size = ranks.together(lambda: ranks).broadcast(size)
         workspace.config = config.model_copy(update={"chunk_size": size})
     return workspace
+
+
+def _preprocess(model: nn.Module, dataset: Dataset, dtype: torch.dtype) -> Preprocess:
+    """Return what makes model inputs of stored rows: floats, but for integers that the model takes as such (tokens)."""
+    preprocess, inputs = Preprocess(dataset.normalization, dtype), dataset.train.inputs[:CHECKED_SAMPLES]
+    # Bytes are pixels, and what has been standardised is a quantity, wherever a model makes sense of both.
+    prefer = inputs.dtype not in (torch.uint8, torch.bool) and dataset.normalization is None
+    if takes_integers(model, inputs, preprocess(inputs), prefer):
+        return Preprocess(None, dtype, integers=True)
+    return preprocess
 
 
 def resolve_device(name: str, dtype: str) -> torch.device:

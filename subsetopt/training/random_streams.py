@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from subsetopt.seeding import make_generator
+from subsetopt.seeding import borrowed_generators, make_generator
 
 
 def new_states(seed: int, name: str, device: torch.device) -> dict[str, Tensor]:
@@ -19,9 +19,12 @@ def new_states(seed: int, name: str, device: torch.device) -> dict[str, Tensor]:
 
 @contextmanager
 def installed(states: dict[str, Tensor], device: torch.device) -> Iterator[None]:
-    """Run under torch's generators as `states` has them and advance `states`; the caller's are put back afterwards."""
+    """Run under torch's generators as `states` has them and advance `states`; the caller's are put back afterwards.
+
+    Other threads that train a model wait: there is one generator for all of them.
+    """
     cuda = [device] if "cuda" in states else []
-    with torch.random.fork_rng(cuda):
+    with borrowed_generators(cuda):
         torch.set_rng_state(states["cpu"])
         for each in cuda:
             torch.cuda.set_rng_state(states["cuda"], each)

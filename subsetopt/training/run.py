@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from subsetopt.ambient import ordinary_torch
 from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
 from subsetopt.errors import RunDirectoryError
@@ -46,6 +47,7 @@ class RunResult:
     model: nn.Module
 
 
+@ordinary_torch()
 def train(
     config: RunConfig,
     *,
@@ -106,6 +108,7 @@ def _hint(ranks: Ranks, directory: RunDirectory | None) -> None:
         ranks.resume_hint = f"`subsetopt resume {path}` goes on from the last checkpoint, with any number of ranks"
 
 
+@ordinary_torch()
 def resume_run(
     path: str | Path,
     *,
@@ -145,6 +148,7 @@ def _alone_in(directory: RunDirectory | None, ranks: Ranks) -> Iterator[None]:
         yield
 
 
+@ordinary_torch()
 def check_run(config: RunConfig) -> Workspace:
     """Raise what `train` would raise before its first step and return the workspace; nothing is written or trained."""
     workspace = prepare(config)
@@ -163,6 +167,7 @@ def _restored(loop: Loop, checkpoint: tuple[dict[str, Tensor], dict[str, Any]], 
         ) from error
 
 
+@ordinary_torch()
 def evaluate_run(
     path: str | Path,
     *,

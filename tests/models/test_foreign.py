@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from subsetopt.errors import ModelError, SettingError
-from subsetopt.models import build_model, check_output_shape, parse_model_args
+from subsetopt.models import build_model, check_output_shape, parse_model_args, takes_integers
 
 SOURCE = """
     import torch
@@ -29,6 +29,40 @@ SOURCE = """
         model = nn.Linear(kwargs["in_shape"][0], kwargs["n_outputs"])
         model.kwargs = kwargs
         return model
+
+    class Head(nn.Module):
+        def __init__(self, width=8, num_classes=1000):
+            super().__init__()
+            self.body, self.head = nn.LazyLinear(width), nn.Linear(width, num_classes)
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    def torchvision_like(*, weights=None, progress=True, **kwargs):
+        torch.rand(3)  # before it complains: the weights must not depend on how often it was asked
+        return Head(8, **kwargs)
+
+    def timm_like(model_name, pretrained=False, **kwargs):
+        return {"head": Head}[model_name](**kwargs)
+
+    def picky(**kwargs):
+        if unknown := set(kwargs) - {"n_outputs", "width"}:
+            raise ValueError(f"unknown configuration {sorted(unknown)}")
+        return Head(kwargs["width"], kwargs["n_outputs"])
+
+    def half_named(n_outputs, **kwargs):
+        return Head(num_classes=n_outputs, **kwargs)
+
+    def complains(**kwargs):
+        raise RuntimeError(f"in_shape {kwargs['in_shape']} is no image")
+
+    class Tokens(nn.Module):
+        def __init__(self, n_outputs):
+            super().__init__()
+            self.table, self.head = nn.Embedding(9, 4), nn.LazyLinear(n_outputs)
+
+        def forward(self, tokens):
+            return self.head(self.table(tokens).flatten(1))
 
     class Net(nn.Module):
         def __init__(self, n_outputs: int, width: int = 3):
@@ -90,6 +124,55 @@ def test_in_shape_and_n_outputs_are_given_to_those_who_take_them():
     assert guessed == {"in_shape": (6,), "n_outputs": 2, "a": 1, "b": 0.5, "c": True, "d": "word", "e": (1, 2)}
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("torchvision_like", {"num_classes": "2"}),
+        ("timm_like", {"model_name": "head", "num_classes": "2"}),
+        ("picky", {"width": "5"}),
+        ("half_named", {"width": "5"}),
+        ("Head", {"num_classes": "2"}),
+    ],
+)
+def test_factories_that_pass_on_their_keywords_get_only_what_they_take(name, settings):
+    """torchvision's and timm's end in **kwargs, and pass those on to a class that has no in_shape."""
+    model, again = (build(f"my_zoo:{name}", **settings) for _ in range(2))
+    assert model(torch.zeros(3, 6)).shape == (3, 2)
+    assert all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
+
+
+def test_a_factory_with_keywords_that_fails_is_told_of_its_own_failure():
+    with pytest.raises(ModelError, match=r"RuntimeError: in_shape \(6,\) is no image"):
+        build("my_zoo:complains")
+    with pytest.raises(ModelError, match="unexpected keyword argument 'depth'"):
+        build("my_zoo:torchvision_like", depth="3")
+
+
+def test_a_width_of_its_own_is_named_as_what_to_set():
+    with pytest.raises(ModelError, match=r"returned \(4, 1000\) for 4 samples .* num_classes=2"):
+        check_output_shape(build("my_zoo:torchvision_like"), torch.zeros(4, 6), 2)
+
+
+def test_lazy_layers_behind_an_embedding_get_their_shapes():
+    assert build("my_zoo:Tokens").head.weight.shape == (2, 24)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "prefer", "expected"),
+    [
+        (nn.Sequential(nn.Embedding(9, 4), nn.Flatten()), torch.ones(4, 6, dtype=torch.int16), True, True),
+        (nn.Sequential(nn.Embedding(9, 4), nn.Flatten()), torch.ones(4, 6, dtype=torch.uint8), False, True),
+        (nn.Linear(6, 2), torch.ones(4, 6, dtype=torch.int64), True, False),
+        (nn.Flatten(), torch.ones(4, 6, dtype=torch.int64), True, True),
+        (nn.Flatten(), torch.ones(4, 6, dtype=torch.uint8), False, False),
+        (nn.Sequential(nn.Embedding(9, 4)), torch.full((4, 6), 50), True, True),
+        (nn.Linear(6, 2), torch.ones(4, 6), True, False),
+    ],
+)
+def test_integers_stay_integers_for_models_that_want_them(model, inputs, prefer, expected):
+    assert takes_integers(model, inputs, inputs.float(), prefer) is expected
+
+
 def test_classes_and_class_methods_work_and_lazy_layers_get_their_shapes():
     assert [tuple(p.shape) for p in build("my_zoo:Net", width="5").parameters()] == [(5, 6), (5,), (2, 5), (2,)]
     assert next(build("my_zoo:Net.small").parameters()).shape == (1, 6)
@@ -119,7 +202,7 @@ def test_a_complex_model_keeps_its_dtype():
         ("exits:f", {}, ModelError, "SystemExit: 3"),
         ("my_zoo:", {}, SettingError, "is not package.module:factory"),
         ("../my_zoo:f", {}, SettingError, "is not package.module:factory"),
-        ("my_zoo:missing", {}, ModelError, "my_zoo has no 'missing'; it has Net"),
+        ("my_zoo:missing", {}, ModelError, "my_zoo has no 'missing'; it has Head, Net"),
         ("my_zoo:not_callable", {}, ModelError, "is a int, not a function"),
         ("my_zoo:nothing", {}, ModelError, "returned NoneType; it must return a torch.nn.Module"),
         ("my_zoo:frozen", {}, ModelError, "no trainable parameters"),
@@ -134,6 +217,9 @@ def test_every_failure_is_one_line(name, settings, kind, message):
     with pytest.raises(kind) as caught:
         build(name, **settings)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+INPUTS = torch.linspace(-2, 2, 12).view(2, 6)
 
 
 class Output(nn.Module):
@@ -158,13 +244,16 @@ class Output(nn.Module):
         (lambda x: x.sum(1), r"model returned \(2,\)"),
         (lambda x: (x, x), "model returned tuple instead of a floating tensor"),
         (lambda x: x.argmax(1), "model returned torch.int64 instead"),
-        (lambda x: x[:, :2] / 0, "NaN or infinity"),
-        (lambda x: x @ torch.zeros(5, 2), r"fails on inputs of shape \(2, 6\): RuntimeError: .* in_shape = \(6,\)"),
+        (lambda x: x[:, :2] / 0, "NaN or infinity for 2 of the first 2 training samples, first for row 0"),
+        (
+            lambda x: x @ torch.zeros(5, 2),
+            r"fails on inputs of shape \(2, 6\) torch.float32 in eval mode: RuntimeError",
+        ),
     ],
 )
 def test_outputs_that_do_not_fit_are_told_in_one_line(outputs, message):
     with pytest.raises(ModelError, match=message) as caught:
-        check_output_shape(Output(outputs), (6,), 2)
+        check_output_shape(Output(outputs), INPUTS, 2)
     assert "\n" not in str(caught.value)
 
 
@@ -172,7 +261,7 @@ def test_the_check_leaves_modes_buffers_and_generators_alone():
     model = Output(lambda x: x[:, :2] + torch.rand(2, 2))
     model.norm.eval()
     before, state = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
-    check_output_shape(model, (6,), 2)
+    check_output_shape(model, INPUTS, 2)
     assert model.training and not model.norm.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
