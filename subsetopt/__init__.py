@@ -50,9 +50,9 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name == "__version__":
-        from importlib.metadata import version
+        from subsetopt.version import own_version
 
-        return version("subsetopt")
+        return own_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,8 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import torch
 
 # One thread per test process: pytest-xdist fills the cores, and more threads than cores only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -35,3 +39,31 @@ def real_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     yield folder
     shutil.rmtree(folder)
+
+
+def _named_device(kind: str) -> torch.device:
+    import torch  # late: it reads the number of threads when it is imported
+
+    if kind == "cuda" and not torch.cuda.is_available():
+        pytest.skip("this machine has no CUDA device")
+    return torch.device(kind)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device that a test is to pass on; a test that takes it is marked `gpu`, and collected for all of them."""
+    return _named_device(request.param)
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    """The GPU, for what has no meaning elsewhere; a test that takes it is marked `gpu`, too."""
+    return _named_device("cuda")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that run on devices: `pytest -m gpu` runs these and no others."""
+    for item in items:
+        if {"device", "cuda"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.gpu)

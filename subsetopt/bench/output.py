@@ -20,7 +20,7 @@ def write_bench(document: Mapping[str, Any], directory: Path) -> list[Path]:
     """
     text = "\n\n".join([describe(document), *[table.markdown() for table in tables(document)]])
     contents: dict[str, bytes | None] = {
-        "bench.json": (json.dumps(_finite(document), indent=1) + "\n").encode(),
+        "bench.json": (json.dumps(finite(document), indent=1) + "\n").encode(),
         "table.md": (text + "\n").encode(),
         "bench.png": bench_figure(document),
     }
@@ -38,12 +38,12 @@ def write_bench(document: Mapping[str, Any], directory: Path) -> list[Path]:
     return written
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace NaN and infinities by None: JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

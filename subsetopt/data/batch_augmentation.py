@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from scipy.special import betaincinv
 from torch import Tensor
 
+from subsetopt.devices import moved
 from subsetopt.errors import SettingError
 from subsetopt.registry import Registry
 from subsetopt.seeding import borrowed_generators
@@ -56,7 +57,7 @@ def shift_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tens
     """Return each image moved by up to `pad` pixels along both axes, zeros coming in (pad, then random crop)."""
     count, _, height, width = images.shape
     padded = F.pad(images, (pad, pad, pad, pad))
-    offsets = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator).to(images.device)
+    offsets = moved(torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator), images.device)
     rows = offsets[0] + torch.arange(height, device=images.device)
     columns = offsets[1] + torch.arange(width, device=images.device)
     every = torch.arange(count, device=images.device)[:, None, None]
@@ -65,7 +66,7 @@ def shift_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tens
 
 def flip_half(images: Tensor, generator: torch.Generator) -> Tensor:
     """Return the images, each mirrored left to right with probability one half."""
-    flips = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    flips = moved(torch.rand(len(images), generator=generator) < 0.5, images.device)
     return torch.where(flips[:, None, None, None], images.flip(-1), images)
 
 
@@ -97,7 +98,7 @@ class Cutout:
         reach = min(height, width) // 4
         inside = torch.ones(count, height, width, dtype=torch.bool, device=inputs.device)
         for axis, side in ((1, height), (2, width)):
-            centre = torch.randint(0, side, (count, 1), generator=generator).to(inputs.device)
+            centre = moved(torch.randint(0, side, (count, 1), generator=generator), inputs.device)
             along = torch.arange(side, device=inputs.device)
             near = (along >= centre - reach) & (along < centre + reach)
             inside &= near[:, :, None] if axis == 1 else near[:, None, :]
@@ -115,8 +116,8 @@ class Mixup:
         """Shift, flip, standardise, mix."""
         inputs = preprocess(_standard(images, generator))
         count = len(inputs)
-        share = beta(self.alpha, 1, generator).to(inputs.device, inputs.dtype)
-        partner = torch.randperm(count, generator=generator).to(inputs.device)
+        share = moved(beta(self.alpha, 1, generator), inputs.device, inputs.dtype)
+        partner = moved(torch.randperm(count, generator=generator), inputs.device)
         donors = torch.stack([torch.arange(count, device=inputs.device), partner], dim=1)
         shares = torch.cat([share, 1 - share]).expand(count, 2)
         return Augmented(share * inputs + (1 - share) * inputs[partner], donors, shares)
@@ -137,13 +138,13 @@ class Ricap:
         left, top = round(across * width), round(down * height)
         patched, donors, shares = torch.empty_like(inputs), [], []
         for y, x, tall, wide in _quarters(top, left, height, width):
-            donor = torch.randperm(count, generator=generator).to(inputs.device)
+            donor = moved(torch.randperm(count, generator=generator), inputs.device)
             row = int(torch.randint(0, height - tall + 1, (), generator=generator))
             column = int(torch.randint(0, width - wide + 1, (), generator=generator))
             patched[:, :, y : y + tall, x : x + wide] = inputs[donor, :, row : row + tall, column : column + wide]
             donors.append(donor)
             shares.append(tall * wide / (height * width))
-        share = torch.tensor(shares, dtype=inputs.dtype, device=inputs.device).expand(count, 4)
+        share = moved(torch.tensor(shares, device="cpu"), inputs.device, inputs.dtype).expand(count, 4)
         return Augmented(patched, torch.stack(donors, dim=1), share)
 
 

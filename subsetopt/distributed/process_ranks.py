@@ -56,9 +56,9 @@ class ProcessRanks(Ranks):
         import torch
 
         data = bytearray(json.dumps(value).encode())
-        length = torch.tensor([len(data)])
+        length = torch.tensor([len(data)], device="cpu")
         self._send(length, rank)
-        content = torch.zeros(int(length), dtype=torch.uint8)
+        content = torch.zeros(int(length), dtype=torch.uint8, device="cpu")
         if rank == self.rank:
             content = torch.frombuffer(data, dtype=torch.uint8)
         self._send(content, rank)
@@ -71,9 +71,11 @@ class ProcessRanks(Ranks):
 
         own = {name: tensor.detach().cpu() for name, tensor in tensors.items()} if rank == self.rank else {}
         told = self.broadcast([(name, str(t.dtype).split(".")[-1], list(t.shape)) for name, t in own.items()], rank)
-        all_ = own or {name: torch.empty(shape, dtype=getattr(torch, dtype)) for name, dtype, shape in told}
+        all_ = own or {
+            name: torch.empty(shape, dtype=getattr(torch, dtype), device="cpu") for name, dtype, shape in told
+        }
         flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in all_.values()]
-        buffer = torch.cat([torch.empty(0, dtype=torch.uint8), *flat])
+        buffer = torch.cat([torch.empty(0, dtype=torch.uint8, device="cpu"), *flat])
         self._send(buffer, rank)
         if rank != self.rank:
             for tensor, part in zip(flat, torch.split_with_sizes(buffer, [len(t) for t in flat]), strict=True):
@@ -85,7 +87,7 @@ class ProcessRanks(Ranks):
         import torch
 
         data = bytearray(json.dumps(value).encode())
-        lengths = self.gather_rows(torch.tensor([len(data)]), self.size).tolist()
+        lengths = self.gather_rows(torch.tensor([len(data)], device="cpu"), self.size).tolist()
         data.extend(b" " * (max(lengths) - len(data)))  # JSON may end in blanks
         rows = self.gather_rows(torch.frombuffer(data, dtype=torch.uint8)[None], self.size)
         return [json.loads(bytes(row.tolist())) for row in rows]
@@ -99,7 +101,7 @@ class ProcessRanks(Ranks):
         import torch
 
         figure = figure if math.isfinite(figure) else -math.inf
-        told = torch.tensor([*map(float, wishes), figure, -figure], dtype=torch.float64)
+        told = torch.tensor([*map(float, wishes), figure, -figure], dtype=torch.float64, device="cpu")
         self._collective(lambda: self._dist.all_reduce(told, op=self._dist.ReduceOp.MAX, group=self._group))
         *wanted, largest, smallest = told.tolist()
         if largest != -smallest:
@@ -125,7 +127,7 @@ class ProcessRanks(Ranks):
     def _exchange(self, problem: str) -> None:
         import torch
 
-        first = torch.tensor([self.rank if problem else self.size])
+        first = torch.tensor([self.rank if problem else self.size], device="cpu")
         self._collective(lambda: self._dist.all_reduce(first, op=self._dist.ReduceOp.MIN, group=self._group))
         failed = int(first)
         if failed < self.size:

@@ -78,22 +78,24 @@ class ChunkGraphs:
         """Write the gradient of the mean loss into `gradient` and return that loss; None when recording fails."""
         if self._failed:
             return None
+        self._w.copy_(w.detach())
+        self._gradient.zero_()
+        self._total.zero_()
         try:
-            pairs = [(self._recording(x, y), x, y) for x, y in pieces]
+            for x, y in pieces:  # one at a time: of data that stream no more is on the device
+                recording = self._recording(x, y)
+                recording.x.copy_(x)
+                recording.y.copy_(y)
+                recording.replay()
         except torch.OutOfMemoryError:
+            # Recordings hold memory, and chunks are about to have other shapes.
+            self._recordings.clear()
             raise
         except RuntimeError as error:
             self._failed = True
             self._recordings.clear()
             warnings.warn(f"cuda_graphs: not possible here ({_one_line(error)}); running without", stacklevel=3)
             return None
-        self._w.copy_(w.detach())
-        self._gradient.zero_()
-        self._total.zero_()
-        for recording, x, y in pairs:
-            recording.x.copy_(x)
-            recording.y.copy_(y)
-            recording.replay()
         gradient.copy_(self._gradient)
         return self._total.clone()
 
@@ -101,7 +103,11 @@ class ChunkGraphs:
         shapes = x.shape, y.shape
         if shapes not in self._recordings:
             own_x, own_y = x.clone(), y.clone()
+            sums = self._gradient.clone(), self._total.clone()
             replay = self._capture(lambda: self._step(own_x, own_y))
+            # What was run to record it is not part of the sums.
+            self._gradient.copy_(sums[0])
+            self._total.copy_(sums[1])
             self._recordings[shapes] = _Recording(own_x, own_y, replay)
         return self._recordings[shapes]
 
@@ -132,8 +138,15 @@ def _capture_cuda(step: Callable[[], None]) -> Callable[[], None]:
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    # A capture that fails leaves CUDA's random numbers in the state of one under way, in which any later draw raises.
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except BaseException:
+        generator.graphsafe_set_state(before)
+        raise
     replay: Callable[[], None] = graph.replay
     return replay
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from subsetopt.devices import moved
 from subsetopt.errors import DataError, SettingError
 from subsetopt.objective.arithmetic import plain
 from subsetopt.seeding import make_generator
@@ -98,18 +99,19 @@ class Data:
 
     def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return model inputs (see `inputs`) and targets of the samples at `places`, int64 on any device."""
-        rows = places.to(self._inputs.device)
+        rows = moved(places, self._inputs.device)
         rows = rows if self.rows is None else self.rows[rows]
-        return self.placed(self._inputs[rows]), self.targets[places.to(self.targets.device)]
+        return self.placed(self._inputs[rows]), self.targets[moved(places, self.targets.device)]
 
     def staged(self, start: int, stop: int) -> Tensor:
         """Return the stored rows of samples start to stop; for a GPU in page-locked memory, from which it can fetch."""
         x = self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]]
-        return x.pin_memory() if self.streams and self.device.type == "cuda" else x
+        fetched = self.streams and self.device.type == "cuda" and x.device.type == "cpu"
+        return x.pin_memory() if fetched else x
 
     def placed(self, x: Tensor) -> Tensor:
         """Return staged rows as the model gets them."""
-        x = x.to(self.device, non_blocking=True)
+        x = moved(x, self.device)
         x = x if self._preprocess is None else self._preprocess(x)
         return x.to(self.dtype) if x.is_floating_point() or x.dtype == torch.uint8 else x
 
@@ -172,7 +174,7 @@ def check_rows(indices: Tensor | Sequence[int] | None, inputs: Tensor, targets: 
         raise DataError(f"targets: shape {tuple(targets.shape)} for {len(inputs)} inputs; give one target per input")
     if indices is None:
         return None
-    rows = torch.as_tensor(indices)
+    rows = indices if isinstance(indices, Tensor) else torch.tensor(indices, device="cpu")
     if rows.ndim != 1 or len(rows) == 0 or rows.is_floating_point() or rows.dtype == torch.bool:
         raise SettingError("indices", f"{rows.dtype} {tuple(rows.shape)}", "must be row numbers, shape (K,), K >= 1")
     low, high = int(rows.min()), int(rows.max())

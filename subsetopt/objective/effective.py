@@ -103,7 +103,7 @@ def centred(weights: Tensor, groups: Tensor) -> Tensor:
     freedom = len(weights) - len(sizes)
     if freedom < 1:
         raise SettingError("samples", len(weights), f"no spread within {len(sizes)} groups", "use more samples")
-    means = torch.zeros(len(sizes), dtype=weights.dtype).index_add_(0, index, weights) / sizes
+    means = weights.new_zeros(len(sizes)).index_add_(0, index, weights) / sizes
     deviations: Tensor = weights - means[index]
     return deviations / math.sqrt(freedom)
 

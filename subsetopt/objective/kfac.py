@@ -143,7 +143,7 @@ class Kfac:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that `load_state` needs to go on bit for bit."""
-        tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates)}
+        tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates, device="cpu")}
         for index, ((a, g), values) in enumerate(zip(self._factors, self._values, strict=True)):
             tensors |= a.state(f"{index}.a.") | g.state(f"{index}.g.") | values.state(f"{index}.eigenvalues.")
         return tensors

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from subsetopt.devices import moved
+
 EIGH_FLOPS = 9.0  # d^3 operations of a symmetric eigendecomposition with vectors (Golub and Van Loan 2013, section 8.3)
 RANK = 64  # eigenvectors of a factor at least `WIDE` times as wide
 WIDE = 3
@@ -74,7 +76,8 @@ class Factor:
         else:
             start = self.basis
             if not start.shape[1]:
-                start = torch.linalg.qr(moment @ torch.randn(d, RANK, generator=generator).to(moment)).Q
+                drawn = moved(torch.randn(d, RANK, generator=generator), moment.device, moment.dtype)
+                start = torch.linalg.qr(moment @ drawn).Q
             q = torch.linalg.qr(moment @ start).Q
             self.basis = q @ torch.linalg.eigh(q.T @ (moment @ q)).eigenvectors
         self.decomposed = moment

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from subsetopt.devices import moved
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.kfac_rows import PATCH_BYTES, patches
 from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
@@ -112,21 +113,25 @@ def output_noise(
         return scale * (_normals(z, generator, share) if normal else _signs(z, generator, share))
     p = z.softmax(1)
     if draw == "labels":
-        uniform = torch.rand(share.total, 1, generator=generator, dtype=torch.float64)[share.places].to(p)
+        uniform = moved(_uniform(generator, share), p.device, p.dtype)
         y = (p.cumsum(1) <= uniform).sum(1).clamp_max(p.shape[1] - 1)
         return p - F.one_hot(y, p.shape[1]).to(p)
     spread = p.sqrt() * _signs(p, generator, share)
     return spread - p * spread.sum(1, keepdim=True)
 
 
+def _uniform(generator: torch.Generator, share: SampleShare) -> Tensor:
+    return torch.rand(share.total, 1, generator=generator, dtype=torch.float64)[share.places]
+
+
 def _signs(like: Tensor, generator: torch.Generator, share: SampleShare) -> Tensor:
     bits = torch.randint(0, 2, (share.total, *like.shape[1:]), generator=generator)[share.places]
-    return (2 * bits - 1).to(like)
+    return moved(2 * bits - 1, like.device, like.dtype)
 
 
 def _normals(like: Tensor, generator: torch.Generator, share: SampleShare) -> Tensor:
     drawn = torch.randn(share.total, *like.shape[1:], generator=generator, dtype=torch.float64)
-    return drawn[share.places].to(like)
+    return moved(drawn[share.places], like.device, like.dtype)
 
 
 def kronecker_moments(
@@ -165,7 +170,7 @@ def _input_moment(layer: Layer, x: Tensor, everywhere: int, generator: torch.Gen
         wanted = math.ceil(ROWS_PER_SIDE * columns.shape[2] / everywhere)
         if wanted < positions:
             if chosen is None:
-                chosen = torch.randperm(positions, generator=generator)[:wanted].to(x.device)
+                chosen = moved(torch.randperm(positions, generator=generator)[:wanted], x.device)
             columns, scale = columns[:, chosen], positions / wanted
         part = _outer(columns.flatten(0, 1), layer.bias is not None)
         total = part if total is None else total + part

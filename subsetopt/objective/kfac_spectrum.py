@@ -31,7 +31,7 @@ class KfacSpectrum:
         Without eigenvalues, or with zeros alone, there are no counts, and every damping leaves no direction.
         """
         if not len(eigenvalues):
-            return cls(_values(0.0, 0.0), torch.zeros(BINS, dtype=torch.float64), 0.0)
+            return cls(_values(0.0, 0.0), torch.zeros(BINS, dtype=torch.float64, device="cpu"), 0.0)
         wide = eigenvalues.to(accumulation_dtype(eigenvalues.device))
         kept = wide > NEGLIGIBLE * wide.max()
         logs = torch.where(kept, wide, wide.max()).log()
@@ -40,7 +40,7 @@ class KfacSpectrum:
         places = ((logs - low) / width).long().clamp_(0, BINS - 1)
         counts = logs.new_zeros(BINS).scatter_add_(0, places, kept.to(logs))
         lowest, bin_width, mean, *counted = host_read(torch.cat([torch.stack([low, width, wide.mean()]), counts]))
-        return cls(_values(lowest, bin_width), torch.tensor(counted, dtype=torch.float64), mean)
+        return cls(_values(lowest, bin_width), torch.tensor(counted, dtype=torch.float64, device="cpu"), mean)
 
     def directions(self, damping: float) -> float:
         """Return sum_i (f_i / (f_i + damping))^2, the number of directions in which a damped step goes all the way.
@@ -69,5 +69,5 @@ class KfacSpectrum:
 def _values(low: float, width: float) -> Tensor:
     """Return the centres of the bins, none of which has anything in it where these are not finite."""
     if not math.isfinite(low):
-        return torch.zeros(BINS, dtype=torch.float64)
-    return (low + width * (torch.arange(BINS, dtype=torch.float64) + 0.5)).exp()
+        return torch.zeros(BINS, dtype=torch.float64, device="cpu")
+    return (low + width * (torch.arange(BINS, dtype=torch.float64, device="cpu") + 0.5)).exp()

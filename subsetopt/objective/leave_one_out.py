@@ -83,7 +83,8 @@ def _draw(objective: Objective, w: Tensor, rows: int, seed: int) -> tuple[Tensor
     """Return rows and what their values are multiplied by, so that the mean estimates the sum over all K."""
     count = objective.n_samples
     if rows >= count:
-        return torch.arange(count), torch.full((count,), float(count), dtype=torch.float64)
+        chosen = torch.arange(count, device="cpu")
+        return chosen, torch.full((count,), float(count), dtype=torch.float64, device="cpu")
     objective.charge_product("forward", count)
     samples = (OutputRows(objective, w, *objective.chunk(index)) for index in range(len(objective.edges)))
     size = torch.cat([sample.e.flatten(1).square().sum(1) for sample in samples]).double().cpu()
@@ -95,7 +96,7 @@ def _draw(objective: Objective, w: Tensor, rows: int, seed: int) -> tuple[Tensor
 
 def _gather(objective: Objective, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return inputs and targets of `rows`, as the model gets them; one chunk is held at a time."""
-    starts = torch.tensor([start for start, _ in objective.edges])
+    starts = torch.tensor([start for start, _ in objective.edges], device="cpu")
     chunk_of = torch.searchsorted(starts, rows, right=True) - 1
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for index in sorted(set(chunk_of.tolist())):

@@ -228,7 +228,7 @@ _DIFFERENCES: dict[CallKind, Recorder] = {"hvp": record_hessian_difference, "ggn
 def _total(samples: int, ranks: Ranks) -> int:
     if ranks.size == 1:
         return samples
-    counted = torch.tensor([samples], dtype=torch.float64)
+    counted = torch.tensor([samples], dtype=torch.float64, device="cpu")
     ranks.sum_(counted)
     return int(counted)
 

@@ -79,7 +79,7 @@ def keep_freed_memory() -> None:
     rather than by what a process happened to free before. Thresholds set in the environment, and other allocators,
     are left as they are.
     """
-    torch.empty(_LARGEST_MAPPED, dtype=torch.uint8)
+    torch.empty(_LARGEST_MAPPED, dtype=torch.uint8, device="cpu")
 
 
 def automatic_chunk_size(bytes_per_sample: float, device: torch.device, batch_dependent: bool) -> int:

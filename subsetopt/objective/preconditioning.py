@@ -80,7 +80,7 @@ class Diagonal:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that `load_state` needs to go on bit for bit."""
-        return {"diagonal": self._diagonal, "updates": torch.tensor(self._updates)}
+        return {"diagonal": self._diagonal, "updates": torch.tensor(self._updates, device="cpu")}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `state` returned."""

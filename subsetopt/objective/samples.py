@@ -179,7 +179,7 @@ class Samples:
     def _ordered(self, rows: Tensor | None, n: int) -> Tensor | None:
         if not self._whole_chunks:
             return None if rows is None else rows.cpu()
-        rows = torch.arange(n) if rows is None else rows.cpu()
+        rows = torch.arange(n, device="cpu") if rows is None else rows.cpu()
         return rows[row_order(len(rows))]
 
     def _part(self, inputs: Tensor, targets: Tensor, start: int, stop: int, stay: bool = False) -> Data:

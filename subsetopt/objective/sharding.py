@@ -45,7 +45,7 @@ class SampleShare:
     @classmethod
     def whole(cls, samples: int) -> SampleShare:
         """Return the share of whoever has all samples."""
-        return cls(samples, torch.arange(samples), Ranks())
+        return cls(samples, torch.arange(samples, device="cpu"), Ranks())
 
 
 def cut_shard(samples: int, chunk_size: int, ranks: Ranks, whole_chunks: bool) -> Shard:

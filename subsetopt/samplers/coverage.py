@@ -97,7 +97,7 @@ def simulate_coverage(
     check_count("repeats", repeats)
     settings: dict[str, Any] = {} if name == "full" else {"fraction": fraction}
     coverage = np.empty((repeats, epochs))
-    visits = torch.zeros(repeats, n, dtype=torch.int64)
+    visits = torch.zeros(repeats, n, dtype=torch.int64, device="cpu")
     for repeat in range(repeats):
         sampler = make_sampler(name, n, n, seed=derive_seed(seed, f"coverage {repeat}"), **settings)
         for epoch in range(epochs):

@@ -62,7 +62,7 @@ def gradient_similarity(e: Tensor, h: Tensor, dense_rows: int) -> Callable[[Tens
 
     if len(e) > dense_rows:
         return similarity
-    dense = torch.cat([similarity(rows) for rows in torch.split(torch.arange(len(e)), 1024)])
+    dense = torch.cat([similarity(rows) for rows in torch.split(torch.arange(len(e), device=e.device), 1024)])
     return lambda rows: dense[rows]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from subsetopt.devices import moved
 from subsetopt.samplers.protocol import Batch
 
 
@@ -21,7 +22,7 @@ def wide_dtype(device: torch.device) -> torch.dtype:
 def draw_with_replacement(probabilities: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Return `size` independent indices, i with probability P_i; `(n,)` non-negative, need not sum to one."""
     cumulative = probabilities.to(wide_dtype(probabilities.device)).cumsum(0)
-    uniform = torch.rand(size, generator=generator, dtype=torch.float64).to(cumulative)
+    uniform = moved(torch.rand(size, generator=generator, dtype=torch.float64), cumulative.device, cumulative.dtype)
     # right=True: an empty interval, that is P_i = 0, is never hit, not even by a uniform number of exactly zero.
     return torch.searchsorted(cumulative, uniform * cumulative[-1], right=True).clamp_(max=len(probabilities) - 1)
 
@@ -35,8 +36,9 @@ def draw_without_replacement(probabilities: Tensor, size: int, generator: torch.
     and Thorup 2007; Kool, van Hoof and Welling 2019). `probabilities` `(n,)` need not sum to one.
     """
     p = probabilities.to(wide_dtype(probabilities.device))
-    arrivals = torch.empty(len(p), dtype=torch.float64).exponential_(generator=generator).to(p) / p
-    shuffle = torch.randperm(size, generator=generator).to(p.device)
+    arrivals = torch.empty(len(p), dtype=torch.float64, device="cpu").exponential_(generator=generator)
+    arrivals = moved(arrivals, p.device, p.dtype) / p
+    shuffle = moved(torch.randperm(size, generator=generator), p.device)
     if size >= len(p):
         return shuffle, torch.ones_like(p)
     earliest = arrivals.topk(size + 1, largest=False, sorted=True)
@@ -46,7 +48,7 @@ def draw_without_replacement(probabilities: Tensor, size: int, generator: torch.
 
 def draw_permutation(n: int, size: int, generator: torch.Generator, device: torch.device) -> Tensor:
     """Return `size` of n distinct indices, uniformly and in random order."""
-    return torch.randperm(n, generator=generator)[:size].to(device)
+    return moved(torch.randperm(n, generator=generator)[:size], device)
 
 
 def importance_weights(probabilities: Tensor, n: int) -> Tensor:

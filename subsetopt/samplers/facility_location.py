@@ -29,7 +29,7 @@ def facility_location_greedy(similarity: Callable[[Tensor], Tensor], n: int, k: 
 
     Memory beyond `similarity` is O(n probe). Sizes sum to n; a row equally close to several belongs to the earliest.
     """
-    bounds = torch.cat([_total(similarity(rows)) for rows in torch.split(torch.arange(n), 8 * probe)])
+    bounds = torch.cat([_total(similarity(rows)) for rows in torch.split(torch.arange(n, device="cpu"), 8 * probe)])
     best = torch.zeros(n, dtype=bounds.dtype, device=bounds.device)
     owner = torch.zeros(n, dtype=torch.int64, device=bounds.device)
     selected: list[Tensor] = []

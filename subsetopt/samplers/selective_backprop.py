@@ -50,6 +50,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subsetopt.devices import moved
 from subsetopt.errors import SettingError
 from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.credit import Credit, credit, latest
@@ -67,7 +68,7 @@ def acceptance_probability(losses: Tensor, history: Tensor, beta: float, p_min: 
 
 def mean_acceptance(history_size: int, beta: float, p_min: float) -> float:
     """Return the mean of p over samples whose losses are distributed like a history of `history_size` losses."""
-    ranks = torch.arange(history_size, dtype=torch.float64) / history_size
+    ranks = torch.arange(history_size, dtype=torch.float64, device="cpu") / history_size
     return float(ranks.pow(beta).clamp_min(p_min).mean())
 
 
@@ -210,7 +211,7 @@ class SelectiveBackprop(QueueSampler):
     def _accept(self, indices: Tensor, losses: Tensor) -> tuple[Tensor, Tensor | None]:
         s = self.settings
         p = acceptance_probability(losses, self.history[: self.pushed], s.exponent, s.p_min)
-        coin = torch.rand(len(p), generator=self.generator).to(self.device)
+        coin = moved(torch.rand(len(p), generator=self.generator), self.device)
         # A sample without a stored loss has not been seen: accepted, as in the first epoch.
         p = torch.where(losses.isnan(), 1.0, p)
         accepted = (coin < p).nonzero()[:, 0]

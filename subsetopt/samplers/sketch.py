@@ -63,7 +63,7 @@ def draw_hash(
     projections = torch.randn(dimension, repetitions * hashes, generator=generator)
     offsets = width * torch.rand(repetitions, hashes, generator=generator)
     if kind == "srp":
-        multipliers, buckets = 2 ** torch.arange(hashes), 2**hashes
+        multipliers, buckets = 2 ** torch.arange(hashes, device="cpu"), 2**hashes
     else:
         multipliers = torch.randint(1, _PRIME // 2**8, (repetitions, hashes), generator=generator)
     on_device = (projections.to(device), offsets.to(device), multipliers.to(device))

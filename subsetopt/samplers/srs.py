@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from subsetopt.devices import moved
 from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.factory import register
 from subsetopt.samplers.protocol import Batch
@@ -47,4 +48,4 @@ class SoftRandomSampling(QueueSampler):
     def draw_block(self) -> Batch:
         """Return independent uniform draws."""
         draws = torch.randint(self.n_samples, (self.epoch_rows,), generator=self.generator)
-        return Batch(draws.to(self.device))
+        return Batch(moved(draws, self.device))

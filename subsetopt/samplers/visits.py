@@ -35,7 +35,8 @@ class Visits:
         share of the batch. `inclusion` is visits per sample and epoch: minimum, quartiles and maximum over samples.
         """
         counts = self.visits.cpu().sort().values
-        inclusion = counts[torch.linspace(0, len(counts) - 1, 5).round().long()].double() / max(epochs, 1e-12)
+        places = torch.linspace(0, len(counts) - 1, 5, device="cpu").round().long()
+        inclusion = counts[places].double() / max(epochs, 1e-12)
         return {
             "unique_samples": int((counts > 0).sum()),
             "batches": self.batches,

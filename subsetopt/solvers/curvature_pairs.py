@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from torch import Tensor
 
+from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
 from subsetopt.solvers.host import ring_products
 
@@ -130,7 +131,7 @@ class CurvaturePairs:
                 break
             pairs //= 2
         used = 2 * len(self.order) + 2
-        weights = torch.from_numpy(c[:used]).to(gradient.device, gradient.dtype)
+        weights = moved(torch.from_numpy(c[:used]), gradient.device, gradient.dtype)
         return torch.addmv(gradient, self.rows[:used].T, weights, beta=gamma), square
 
 

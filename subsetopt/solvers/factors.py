@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from subsetopt.devices import moved
 from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import Part, Preconditioner, SampledObjective, SmoothObjective
 from subsetopt.seeding import make_generator
@@ -75,7 +76,8 @@ class PreconditionerSettings:
         part = self.part(objective, self.factor_share, "factors", iteration)
         part.update(estimate, w, make_generator(self.seed, f"factor draws {iteration}"))
         if scale is None:
-            signs = torch.randint(0, 2, w.shape, generator=make_generator(self.seed, "trace")).to(w) * 2 - 1
+            bits = torch.randint(0, 2, w.shape, generator=make_generator(self.seed, "trace"))
+            signs = moved(bits, w.device, w.dtype) * 2 - 1
             scale = torch.dot(signs, estimate.product(signs)) / len(w)
             # Saturated outputs have no curvature: M is a multiple of the identity then, and not zero.
             scale = torch.where(scale > 0, scale, 1.0)

@@ -8,6 +8,7 @@ from torch import Tensor
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 
 BLOCK = 1 << 22  # entries converted to float64 at a time: bounds the extra memory of a float32 product
+CUDA_BLOCK = 1 << 26  # there each block costs launches, not memory: at P = 1e7 small ones took twice as long as torch
 RUN = 8192  # entries of two float32 vectors whose product is summed in float32 where many vectors are multiplied
 
 
@@ -24,7 +25,7 @@ def products(rows: Tensor, columns: Tensor) -> Tensor:
         return rows @ columns
     wide = accumulation_dtype(rows.device)
     total = torch.zeros(len(rows), columns.shape[1], dtype=wide, device=rows.device)
-    width = max(1, BLOCK // max(1, len(rows)))
+    width = max(1, (CUDA_BLOCK if rows.device.type == "cuda" else BLOCK) // max(1, len(rows)))
     for start in range(0, rows.shape[1], width):
         block = slice(start, start + width)
         total += rows[:, block].to(wide) @ columns[block].to(wide)
@@ -34,14 +35,27 @@ def products(rows: Tensor, columns: Tensor) -> Tensor:
 def ring_products(rows: Tensor, vectors: Tensor) -> Tensor:
     """Return `rows @ vectors.T`, in float64, for rows (r, P) and few vectors (c, P).
 
-    In float32 on the CPU runs of `RUN` entries are multiplied in float32 and their sums added up in float64: no copy of
-    the rows in float64, which would cost three times the product, and an error that falls with the number of runs (for
-    random vectors it is 2e-6 / sqrt(P) of the product of their lengths). Short vectors are multiplied in float64.
+    In float32 runs of `RUN` entries are multiplied in float32 and their sums added up in float64: no copy of the rows
+    in float64, which would cost three times the product, and an error that falls with the number of runs (for random
+    vectors it is 2e-6 / sqrt(P) of the product of their lengths). Short vectors are multiplied in float64.
     """
-    if rows.dtype != torch.float32 or rows.device.type != "cpu" or rows.shape[1] <= RUN:
+    if rows.dtype != torch.float32 or rows.device.type not in ("cpu", "cuda") or rows.shape[1] <= RUN:
         return products(rows, vectors.T)
-    runs = torch.empty(-(-rows.shape[1] // RUN), len(rows), len(vectors))
+    if rows.device.type == "cuda":
+        return runs_at_once(rows, vectors)
+    runs = torch.empty(-(-rows.shape[1] // RUN), len(rows), len(vectors), device="cpu")
     with exact_arithmetic(rows.device):
         for out, left, right in zip(runs, torch.split(rows, RUN, 1), torch.split(vectors, RUN, 1), strict=True):
             torch.mm(left, right.T, out=out)
     return runs.sum(0, dtype=torch.float64)
+
+
+def runs_at_once(rows: Tensor, vectors: Tensor) -> Tensor:
+    """Return what `ring_products` does by one batched product over all runs: launches do not grow with P."""
+    count = rows.shape[1] // RUN
+    whole = count * RUN
+    left = rows[:, :whole].view(len(rows), count, RUN).transpose(0, 1)
+    right = vectors[:, :whole].view(len(vectors), count, RUN).permute(1, 2, 0)
+    with exact_arithmetic(rows.device):
+        sums = torch.bmm(left, right)
+    return sums.sum(0, dtype=torch.float64) + products(rows[:, whole:], vectors[:, whole:].T)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
 from subsetopt.solvers.host import dot, products
 
@@ -120,7 +121,7 @@ class KrylovSpace:
 
     def vector(self, step: TridiagonalStep) -> Tensor:
         """Return p = Q h, shape (P,)."""
-        weights = torch.from_numpy(step.coefficients).to(self.basis.device, self.basis.dtype)
+        weights = moved(torch.from_numpy(step.coefficients), self.basis.device, self.basis.dtype)
         return self.basis[: len(weights)].T @ weights
 
 

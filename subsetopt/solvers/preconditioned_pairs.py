@@ -29,7 +29,7 @@ class PreconditionedPairs(CurvaturePairs):
     """
 
     inverse: Callable[[Tensor], Tensor] = field(metadata=UNSAVED, default=torch.clone)
-    scaled: Tensor = field(metadata=UNSAVED, default_factory=lambda: torch.empty(0))
+    scaled: Tensor = field(metadata=UNSAVED, default_factory=lambda: torch.empty(0, device="cpu"))
     square: float = field(metadata=UNSAVED, default=0.0)
 
     @classmethod

@@ -41,7 +41,7 @@ class ShardedPairs(CurvaturePairs):
 
     def whole(self) -> CurvaturePairs:
         """Return the ring that one process would have, on the host of rank 0 (without rows elsewhere)."""
-        rows = torch.empty(len(self.rows) if self.ranks.main else 0, self.size, dtype=self.rows.dtype)
+        rows = torch.empty(len(self.rows) if self.ranks.main else 0, self.size, dtype=self.rows.dtype, device="cpu")
         for index, own in enumerate(self.rows):
             row = self.ranks.gather_rows(own, self.size)
             if self.ranks.main:

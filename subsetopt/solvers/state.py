@@ -80,6 +80,12 @@ def _build(
 def _number(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, dict) and "same_as" in value:
         return tensors[value["same_as"]]
-    if typing.get_origin(hint) is np.ndarray:
+    if _is_array(hint):
         return np.array(value, dtype=np.float64)
     return copy.copy(value)
+
+
+def _is_array(hint: Any) -> bool:
+    """Tell whether `hint` is NumPy's `NDArray[...]`: a generic alias, and a named type alias from NumPy 2.5 on."""
+    origin = typing.get_origin(hint)
+    return origin is np.ndarray or typing.get_origin(getattr(origin, "__value__", None)) is np.ndarray

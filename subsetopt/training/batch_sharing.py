@@ -53,7 +53,7 @@ class BatchSharing:
     def share(self, count: int) -> SampleShare:
         """Return which samples of a batch of `count` are this rank's, for whoever adds up over ranks itself."""
         window = self.rows(count)
-        return SampleShare(count, torch.arange(window.start, window.stop), self._of(count))
+        return SampleShare(count, torch.arange(window.start, window.stop, device="cpu"), self._of(count))
 
     def gather(self, count: int, own: Tensor) -> Tensor:
         """Return the rows of all ranks of a table whose rows `rows(count)` are `own`."""

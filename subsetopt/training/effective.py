@@ -132,7 +132,7 @@ def _traces(
     """
     gradients = SampleGradients(found.objective, found.w)
     products = found.objective.linearise(found.w)
-    one = torch.zeros(found.objective.n_samples, dtype=torch.int64)
+    one = torch.zeros(found.objective.n_samples, dtype=torch.int64, device="cpu")
     strata = [one, gradients.targets] if _stratified(found) else [one]
     controls = [
         None if factor is None else trace_by_factor(found.objective, found.w, factor, groups) for groups in strata

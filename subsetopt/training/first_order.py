@@ -191,7 +191,7 @@ class FirstOrderPhase:
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> FirstOrderState:
         """Rebuild optimizer, sampler and held-out test as they were."""
         device = self._workspace.device
-        on_device = {k: v if k.startswith(("random/", "augmentation")) else v.to(device) for k, v in tensors.items()}
+        on_device = {name: t if _on_host(name) else t.to(device) for name, t in tensors.items()}
         parts = join_tensors(on_device, numbers["parts"])
         optimizer = optimizer_of(self.config, self._workspace.flat, parts["w"], self._lr, self._weight_decay)
         if parts["optimizer"]:
@@ -232,3 +232,11 @@ class FirstOrderPhase:
         state.optimizer.step()
         state.iterations += 1
         losses.append(loss)
+
+
+def _on_host(name: str) -> bool:
+    """Whether a tensor of a checkpoint belongs on the host: states of generators, and the optimizer's count of steps.
+
+    Adam reads its count with every step, and that would wait for a GPU.
+    """
+    return name.startswith(("random/", "augmentation")) or (name.startswith("optimizer/") and name.endswith("/step"))

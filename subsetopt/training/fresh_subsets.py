@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from subsetopt.devices import moved
 from subsetopt.objective.chunks import bounds
 from subsetopt.objective.evaluation import update_batch_norm
 from subsetopt.objective.guard import PROBE_SAMPLES
@@ -57,7 +58,7 @@ class FreshSubsets:
 
     def random_rows(self, count: int, generator: torch.Generator) -> Tensor:
         """Return the rows of random samples, at most `count`, whatever the passes have come to."""
-        return torch.randperm(len(self), generator=generator)[:count].to(self.inputs.device)
+        return moved(torch.randperm(len(self), generator=generator)[:count], self.inputs.device)
 
     def share(self, count: int) -> SampleShare:
         """Return which of `count` samples this rank computes."""
@@ -66,7 +67,7 @@ class FreshSubsets:
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return model inputs and targets of these rows, from wherever they are."""
         rows = rows.to(self.inputs.device)  # a checkpoint gives rows back on the device
-        return self._workspace.preprocess(self.inputs[rows].to(self._workspace.device)), self.targets[rows]
+        return self._workspace.preprocess(moved(self.inputs[rows], self._workspace.device)), self.targets[rows]
 
     def outputs(self, w: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return model outputs, without randomness, and targets of these rows; charged as a forward pass."""
@@ -95,7 +96,7 @@ class FreshSubsets:
             place.epoch, place.position = place.epoch + 1, 0
         if self._order is None or self._order[0] != place.epoch:
             generator = make_generator(self._workspace.config.seed, f"{self._stream}:order:{place.epoch}")
-            self._order = place.epoch, torch.randperm(len(self), generator=generator).to(self.inputs.device)
+            self._order = place.epoch, moved(torch.randperm(len(self), generator=generator), self.inputs.device)
         left = len(self) - place.position
         count = left if left < 1.5 * size else size
         return self._order[1][place.position : place.position + count]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.data.batch_augmentation import Augmentation, Augmented
+from subsetopt.devices import moved
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
 from subsetopt.objective.flops import count_flops
@@ -75,7 +76,7 @@ class MiniBatch:
         batch = self._chosen(w)
         if batch is None or (self._workspace.flat.batch_dependent and len(batch.indices) == 1):
             return None
-        indices = batch.indices.to(self._targets.device)
+        indices = moved(batch.indices, self._targets.device)
         self._workspace.ledger.charge("gradient", len(indices), "train")
         inputs, donors, shares = self._augmented(self._stored(indices), generator)
         rows = indices if donors is None else indices[donors]
@@ -87,7 +88,7 @@ class MiniBatch:
         )
         weighted = losses
         if batch.weights is not None:
-            weights = batch.weights.to(losses)
+            weights = moved(batch.weights, losses.device, losses.dtype)
             weighted = losses * (weights if donors is None else weights[donors])[own]
         loss = weighted.sum() / len(indices)
         (gradient,) = torch.autograd.grad(loss, w)
@@ -106,7 +107,7 @@ class MiniBatch:
         batch = self._sampler.propose()
         if not self._sampler.selection_due:
             return batch
-        indices = batch.indices.to(self._targets.device)
+        indices = moved(batch.indices, self._targets.device)
         self._workspace.ledger.charge("forward", len(indices), "selection")
         targets = self._targets[indices]
         own = self._sharing.rows(len(indices))
@@ -127,10 +128,10 @@ class MiniBatch:
         for start in range(own.start, own.stop, SCAN_CHUNK):
             piece = slice(start, min(start + SCAN_CHUNK, own.stop))
             with torch.no_grad():
-                look = self._forward(w, self._workspace.preprocess(inputs[piece].to(w.device)), "eval")
+                look = self._forward(w, self._workspace.preprocess(moved(inputs[piece], w.device)), "eval")
             assert look.features is not None, "every sampler that scans is given features"
             outputs = look.outputs.requires_grad_()
-            loss = self._loss.per_sample(outputs, targets[piece].to(w.device)).sum()
+            loss = self._loss.per_sample(outputs, moved(targets[piece], w.device)).sum()
             residuals += torch.autograd.grad(loss, outputs)
             features.append(look.features)
         e, h = (self._sharing.gather(len(targets), torch.cat(parts)) for parts in (residuals, features))
@@ -138,7 +139,7 @@ class MiniBatch:
 
     def _stored(self, indices: Tensor) -> Tensor:
         """Return rows of the inputs on the device, from wherever they are."""
-        return self._inputs[indices.to(self._inputs.device)].to(self._targets.device)
+        return moved(self._inputs[indices.to(self._inputs.device)], self._targets.device)
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Augmented:
         if self._augmentation is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import ENVIRONMENT, RunDirectory
 from subsetopt.training.workspace import Workspace
+from subsetopt.version import own_version
 
 
 def assemble_result(workspace: Workspace, position: Position, splits: Sequence[str]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
     config, dataset, ledger = workspace.config, workspace.dataset, workspace.ledger
     normalization = dataset.normalization
     return {
-        "version": version("subsetopt"),
+        "version": own_version(),
         "status": "done",
         "seed": config.seed,
         "dataset": {
@@ -70,7 +70,7 @@ def _metrics(workspace: Workspace, snapshot: Snapshot, splits: Sequence[str]) ->
 
 def environment(workspace: Workspace) -> dict[str, Any]:
     return {
-        "subsetopt": version("subsetopt"),
+        "subsetopt": own_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,

@@ -28,8 +28,8 @@ class OutputChange:
     `rows` are the samples; `step` is the s'Fs of the step taken since.
     """
 
-    rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    outputs: Tensor = field(default_factory=lambda: torch.zeros(0))
+    rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long, device="cpu"))
+    outputs: Tensor = field(default_factory=lambda: torch.zeros(0, device="cpu"))
     seen: float = 0.0
     foreseen: float = 0.0
     step: float = 0.0

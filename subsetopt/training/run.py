@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
 from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite
 from subsetopt.training.workspace import Workspace
+from subsetopt.version import own_version
 
 SPLITS = ("subset", "train", "validation", "test")
 FOREIGN = "(given as an object)"
@@ -160,7 +160,7 @@ def _restored(loop: Loop, checkpoint: tuple[dict[str, Tensor], dict[str, Any]], 
     try:
         return loop.restore(*checkpoint)
     except (KeyError, TypeError) as error:
-        written, own = directory.read_json(ENVIRONMENT).get("subsetopt"), version("subsetopt")
+        written, own = directory.read_json(ENVIRONMENT).get("subsetopt"), own_version()
         raise RunDirectoryError(
             f"run = {str(directory.path)!r}: its checkpoint (subsetopt {written}) does not fit this version {own} "
             f"({type(error).__name__}: {error}); resume with the version that wrote it, or train anew"

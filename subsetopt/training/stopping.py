@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from subsetopt.objective.host import host_read
 from subsetopt.solvers.protocol import State, StopReason
 
 
@@ -70,7 +71,7 @@ class NoiseTest(MinimumTest):
     def look(self, state: State) -> StopReason | None:
         """Compare gradient and noise; one host synchronisation."""
         gradient = self.gradient(state).double()
-        squared_norm, noise = torch.stack([gradient @ gradient, self.noise()]).tolist()
+        squared_norm, noise = host_read(torch.stack([gradient @ gradient, self.noise()]))
         return StopReason.NOISE if squared_norm <= self.theta * noise else None
 
 

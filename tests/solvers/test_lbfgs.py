@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
 from subsetopt.solvers.curvature_pairs import CurvaturePairs, curvature_correction
-from subsetopt.solvers.host import RUN, ring_products
+from subsetopt.solvers.host import RUN, ring_products, runs_at_once
 from subsetopt.solvers.lbfgs import affordable_pairs
 from tests.solvers.problems import PROBLEMS
 
@@ -103,13 +104,14 @@ def two_loop(pairs: list[tuple[Tensor, Tensor]], g: Tensor) -> Tensor:
     return q
 
 
-def test_ring_products_in_runs_equal_float64() -> None:
+@pytest.mark.parametrize("product", [ring_products, runs_at_once])
+def test_ring_products_in_runs_equal_float64(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     draw = make_generator(3, "ring products")
     rows, vectors = torch.randn(6, 3 * RUN + 5, generator=draw), torch.randn(3, 3 * RUN + 5, generator=draw)
     exact = rows.double() @ vectors.double().T
     lengths = torch.outer(rows.double().norm(dim=1), vectors.double().norm(dim=1))
-    assert ring_products(rows, vectors).dtype == torch.float64
-    assert float(((ring_products(rows, vectors) - exact) / lengths).abs().max()) < 1e-7
+    assert product(rows, vectors).dtype == torch.float64
+    assert float(((product(rows, vectors) - exact) / lengths).abs().max()) < 1e-7
 
 
 def test_pairs_that_rounding_has_made_inconsistent_are_left_out_from_the_oldest_on() -> None:
