@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 
@@ -32,12 +31,11 @@ def ordinary_torch() -> Iterator[None]:
 class SharedSwitch:
     """A setting of the whole process that several threads want alike: the first one sets it, the last one restores it.
 
-    `switch()` sets it and returns what restores it.
+    `switch()` is a context manager that does both.
     """
 
-    def __init__(self, switch: Callable[[], Callable[[], None]]) -> None:
-        self._switch, self._lock = switch, threading.Lock()
-        self._restore: Callable[[], None] | None = None
+    def __init__(self, switch: Callable[[], AbstractContextManager[None]]) -> None:
+        self._switch, self._lock, self._stack = switch, threading.Lock(), ExitStack()
         self.holders = 0
 
     @contextmanager
@@ -45,21 +43,25 @@ class SharedSwitch:
         """Have it set inside."""
         with self._lock:
             if self.holders == 0:
-                self._restore = self._switch()
+                self._stack.enter_context(self._switch())
             self.holders += 1
         try:
             yield
         finally:
             with self._lock:
                 self.holders -= 1
-                if self.holders == 0 and self._restore is not None:
-                    self._restore()
+                if self.holders == 0:
+                    self._stack.close()
 
 
-def _float32_by_default() -> Callable[[], None]:
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
-    return partial(torch.set_default_dtype, before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 _FLOAT32 = SharedSwitch(_float32_by_default)

@@ -32,7 +32,7 @@ def exact_arithmetic(device: torch.device, allow_tf32: bool = False) -> Iterator
         if torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         if not allow_tf32:
-            stack.enter_context(_switch_of(device.type).held())
+            stack.enter_context(_float32_switch(device.type).held())
         if device.type == "cuda":
             stack.enter_context(_ONE_ORDER.held())
         yield
@@ -42,12 +42,12 @@ def _is_exact(device: torch.device, allow_tf32: bool) -> bool:
     # The usual case, in which entering and leaving contexts would cost as much as the loss of a small model.
     if torch.is_inference_mode_enabled() or not torch.is_grad_enabled() or torch.is_autocast_enabled(device.type):
         return False
+    if _float32_switch(device.type).holders or _ONE_ORDER.holders:
+        return False  # a thread has set them, and would restore them under another that relied on it
     if device.type == "cuda" and not torch.backends.cudnn.deterministic:
         return False
     if allow_tf32:
         return True
-    if _switch_of(device.type).holders:
-        return False  # another thread has set it, and would restore it under us
     plainly = _read(torch.get_float32_matmul_precision) == "highest"
     return plainly and all(getattr(owner, name) in _EXACT for owner, name in _switches(device.type))
 
@@ -65,25 +65,18 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-@cache
-def _switch_of(device_type: str) -> SharedSwitch:
-    return SharedSwitch(lambda: _ieee_float32(device_type))
-
-
-def _one_order() -> Callable[[], None]:
+@contextmanager
+def _one_order() -> Iterator[None]:
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
-
-    def restore() -> None:
+    try:
+        yield
+    finally:
         torch.backends.cudnn.deterministic = before
 
-    return restore
 
-
-_ONE_ORDER = SharedSwitch(_one_order)
-
-
-def _ieee_float32(device_type: str) -> Callable[[], None]:
+@contextmanager
+def _ieee_float32(device_type: str) -> Iterator[None]:
     switches = [(owner, name, getattr(owner, name)) for owner, name in _switches(device_type)]
     changed = [(owner, name, value) for owner, name, value in switches if value not in _EXACT]
     matmul = _read(torch.get_float32_matmul_precision)
@@ -92,22 +85,21 @@ def _ieee_float32(device_type: str) -> Callable[[], None]:
     cudnn: Any = torch.backends.cudnn
     cudnn_tf32 = device_type != "cpu" and _read(lambda: cudnn.allow_tf32) is True
     # The old switches come first on the way in and on the way out: setting them overwrites the new ones.
-    if matmul not in ("highest", None):
-        torch.set_float32_matmul_precision("highest")
-    if cudnn_tf32:
-        cudnn.allow_tf32 = False
-    for owner, name, value in changed:
-        setattr(owner, name, False if isinstance(value, bool) else "ieee")
-
-    def restore() -> None:
+    try:
+        if matmul not in ("highest", None):
+            torch.set_float32_matmul_precision("highest")
+        if cudnn_tf32:
+            cudnn.allow_tf32 = False
+        for owner, name, value in changed:
+            setattr(owner, name, False if isinstance(value, bool) else "ieee")
+        yield
+    finally:
         if matmul not in ("highest", None):
             torch.set_float32_matmul_precision(matmul)
         if cudnn_tf32:
             cudnn.allow_tf32 = True
         for owner, name, value in changed:
             setattr(owner, name, value)
-
-    return restore
 
 
 def _read(switch: Callable[[], T]) -> T | None:
@@ -119,6 +111,12 @@ def _read(switch: Callable[[], T]) -> T | None:
 
 
 _EXACT = ("ieee", "none", False)
+_ONE_ORDER = SharedSwitch(_one_order)
+
+
+@cache
+def _float32_switch(device_type: str) -> SharedSwitch:
+    return SharedSwitch(lambda: _ieee_float32(device_type))
 
 
 @cache
