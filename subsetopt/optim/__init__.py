@@ -1,0 +1,7 @@
+"""`torch.optim`'s face of the solvers, for training loops that people already have."""
+
+from __future__ import annotations
+
+from subsetopt.optim.lbfgs import LBFGS
+
+__all__ = ["LBFGS"]
