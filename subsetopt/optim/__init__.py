@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from subsetopt.optim.full_batch import full_batch_closure
 from subsetopt.optim.lbfgs import LBFGS
 
-__all__ = ["LBFGS"]
+__all__ = ["LBFGS", "full_batch_closure"]

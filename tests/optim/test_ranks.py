@@ -15,9 +15,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
 
 from subsetopt.errors import UserError
-from subsetopt.optim import LBFGS
+from subsetopt.optim import LBFGS, full_batch_closure
 from subsetopt.seeding import make_generator, seeded_globals
 
 RANKS = 2
@@ -89,11 +90,23 @@ def apart(rank: int) -> str:
     return "nothing said"
 
 
+def all_batches(rank: int) -> dict[str, Any]:
+    """Shares of 45 and 15 rows in batches of 10, through a wrapper whose own averaging would be wrong here."""
+    model, x, y = problem()
+    part = slice(0, 45) if rank == 0 else slice(45, 60)
+    loader = DataLoader(TensorDataset(x[part], y[part]), batch_size=10)
+    closure = full_batch_closure(DistributedDataParallel(model), nn.functional.mse_loss, loader)
+    loss = closure()
+    gradient = torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
+    LBFGS(model.parameters()).step(closure)
+    return {"loss": loss, "gradient": gradient, "after": closure()}
+
+
 def work(rank: int, port: int, results: Any) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
-    for task in (replicas, separate, unwrapped, apart):
+    for task in (replicas, separate, unwrapped, apart, all_batches):
         results[task.__name__, rank] = task(rank)
     dist.barrier()
     dist.destroy_process_group()
@@ -137,3 +150,14 @@ def test_ranks_that_differ_are_refused_before_the_first_step(results: dict[Any, 
     for rank in range(RANKS):
         message = results[task, rank]
         assert said in message and "process_group=None" in message and "\n" not in message
+
+
+def test_unequal_shares_of_a_full_batch_count_by_their_rows(results: dict[Any, Any]) -> None:
+    model, x, y = problem()
+    loss = nn.functional.mse_loss(model(x), y)
+    grads = torch.autograd.grad(loss, list(model.parameters()))
+    for rank in range(RANKS):
+        found = results["all_batches", rank]
+        torch.testing.assert_close(found["loss"], loss.detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(found["gradient"], torch.cat([g.reshape(-1) for g in grads]), rtol=1e-10, atol=1e-14)
+        assert found["after"] < 0.1 * loss and found["after"] == results["all_batches", 0]["after"]
