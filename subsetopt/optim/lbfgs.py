@@ -11,7 +11,6 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,18 +19,13 @@ from torch.optim import Optimizer
 
 from subsetopt.distributed import Ranks, initialised
 from subsetopt.errors import SettingError, UserError
-from subsetopt.objective.host import host_read
 from subsetopt.optim.closure import Closure, ClosureObjective, usable
+from subsetopt.optim.core import ScaledLBFGS, State, refitted, same_function, solver_of, unchanged
 from subsetopt.optim.flat import FlatParameters
 from subsetopt.optim.settings import LBFGSSettings, read_settings
 from subsetopt.optim.torch_checkpoint import CURVATURE, solver_entry, torch_pairs
 from subsetopt.solvers import lbfgs
-from subsetopt.solvers.curvature_pairs import CurvaturePairs
-from subsetopt.solvers.descent import DescentState, Line
-from subsetopt.solvers.line_search import UNDETECTABLE
 from subsetopt.solvers.protocol import StopReason
-
-State = DescentState[CurvaturePairs]
 
 _CONTRADICTION = (
     "subsetopt.optim.LBFGS: no step along the closure's gradient lowers its loss, parameters stay as they are; is the "
@@ -96,7 +90,7 @@ class LBFGS(Optimizer):
             "fixed_closure": fixed_closure,
         }
         self._solve: State | None = None
-        self._solver: _ScaledLBFGS | None = None
+        self._solver: ScaledLBFGS | None = None
         self._saved: Mapping[str, Any] | None = None
         self._process_group, self._warned = process_group, False
         super().__init__(params, defaults)
@@ -117,7 +111,7 @@ class LBFGS(Optimizer):
 
         The next step finds out by its first evaluation whether this still holds.
         """
-        return None if self._solve is None else _solver(read_settings(self.param_groups[0])).terminate(self._solve)
+        return None if self._solve is None else solver_of(read_settings(self.param_groups[0])).terminate(self._solve)
 
     @property
     def gradient_norm(self) -> float:
@@ -145,7 +139,7 @@ class LBFGS(Optimizer):
             if flat.size == 0:  # nothing to train: torch evaluates, too
                 objective.call()
                 return objective.returned
-            solver = _solver(settings)
+            solver = solver_of(settings)
             self._solve = start = self._started(solver, objective, settings)
             self._solver, self._saved, first = solver, None, objective.returned
             try:
@@ -163,7 +157,7 @@ class LBFGS(Optimizer):
         packed = super().state_dict()
         saved = self._saved
         if self._solve is not None:
-            tensors, numbers = _solver(read_settings(self.param_groups[0])).save(self._solve)
+            tensors, numbers = solver_of(read_settings(self.param_groups[0])).save(self._solve)
             saved = {"solver": {"tensors": tensors, "numbers": numbers}}
         if saved is not None:
             packed["state"] = {**packed["state"], 0: {**packed["state"].get(0, {}), **saved}}
@@ -197,10 +191,10 @@ class LBFGS(Optimizer):
         ranks.resume_hint = "where ranks train separate models, give process_group=None"
         return ranks
 
-    def _started(self, solver: _ScaledLBFGS, objective: ClosureObjective, settings: LBFGSSettings) -> State:
+    def _started(self, solver: ScaledLBFGS, objective: ClosureObjective, settings: LBFGSSettings) -> State:
         """Return the state at the current parameters: the last one where it still holds, else a new one."""
-        previous = self._previous(solver, objective)
         w = objective.initial()
+        previous = refitted(self._previous(solver, objective), solver, w)
         here = previous is not None and torch.equal(previous.w, w)
         promised = here and settings.fixed_closure and settings.lr > 0
         if previous is not None and promised and solver.terminate(previous) is None:
@@ -208,15 +202,15 @@ class LBFGS(Optimizer):
         fresh = solver.init(objective, w)
         if previous is None:
             return fresh if self._saved is None else self._from_torch(self._saved, fresh, objective)
-        if here and _same_function(previous, fresh):
+        if here and same_function(previous, fresh):
             # What failed with one first step, or another line search, may succeed with the next.
             retry = self._solver is not None and self._solver != solver
             return dataclasses.replace(previous, failure=None, stalled=0) if retry else previous
-        if previous.w.shape != w.shape or not (settings.keep_curvature or settings.fixed_closure):
+        if not (settings.keep_curvature or settings.fixed_closure):
             return fresh
         return solver.inherit(cast(lbfgs.LBFGSState, fresh), cast(lbfgs.LBFGSState, previous))
 
-    def _previous(self, solver: _ScaledLBFGS, objective: ClosureObjective) -> State | None:
+    def _previous(self, solver: ScaledLBFGS, objective: ClosureObjective) -> State | None:
         if self._saved is None or "solver" not in self._saved:
             return self._solve
         saved = self._saved["solver"]
@@ -236,7 +230,7 @@ class LBFGS(Optimizer):
         return dataclasses.replace(fresh, memory=memory)
 
     def _iterate(
-        self, solver: _ScaledLBFGS, objective: ClosureObjective, settings: LBFGSSettings, counts: dict[str, Any]
+        self, solver: ScaledLBFGS, objective: ClosureObjective, settings: LBFGSSettings, counts: dict[str, Any]
     ) -> None:
         """Iterate from `self._solve`, and count as torch does: an attempt counts, a start at the minimum does not."""
         start = state = cast(State, self._solve)
@@ -248,51 +242,9 @@ class LBFGS(Optimizer):
                 break
             before = state
             self._solve = state = solver.step(objective, state)
-            if objective.calls >= settings.max_eval or _unchanged(before, state, settings.tolerance_change):
+            if objective.calls >= settings.max_eval or unchanged(before, state, settings.tolerance_change):
                 break
         stuck = state.iterations == start.iterations and state.failure == StopReason.LINE_SEARCH
         if stuck and not self._warned:
             self._warned = True
             warnings.warn(_CONTRADICTION, stacklevel=4)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ScaledLBFGS(lbfgs.LBFGS):
-    """L-BFGS whose line searches begin at `lr` times the usual step, but not below what rounding lets through."""
-
-    lr: float = 1.0
-
-    def propose(self, memory: CurvaturePairs, state: State) -> Line | None:
-        line = super().propose(memory, state)
-        if line is None:
-            return None
-        smallest = 2 * UNDETECTABLE * state.noise / -line.slope
-        return dataclasses.replace(line, first_step=max(self.lr * line.first_step, min(smallest, line.first_step)))
-
-
-def _solver(settings: LBFGSSettings) -> _ScaledLBFGS:
-    return _ScaledLBFGS(
-        lr=settings.lr,
-        memory=settings.history_size,
-        gtol=settings.tolerance_grad,
-        strong_wolfe=settings.strong_wolfe,
-    )
-
-
-def _same_function(before: State, now: State) -> bool:
-    """True where loss and gradient of two evaluations at one w differ by rounding only."""
-    if not abs(now.loss - before.loss) <= max(before.noise, now.noise):
-        return False
-    if torch.equal(now.gradient, before.gradient):
-        return True
-    (change,) = host_read((now.gradient - before.gradient).abs().amax().double().reshape(1))
-    return change <= math.sqrt(torch.finfo(now.gradient.dtype).eps) * before.gradient_norm
-
-
-def _unchanged(before: State, after: State, tolerance: float) -> bool:
-    if tolerance <= 0 or after.iterations == before.iterations:
-        return False
-    if abs(after.loss - before.loss) < tolerance:
-        return True
-    (largest,) = host_read((after.w - before.w).abs().amax().double().reshape(1))
-    return largest <= tolerance

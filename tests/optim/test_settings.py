@@ -202,3 +202,36 @@ def test_sparse_gradients_count_as_dense_ones() -> None:
         optimizer.step(closure)
         ends.append(table.weight.detach().clone())
     assert torch.equal(*ends) and float(ends[0][1:3].abs().max()) < 1e-6
+
+
+def test_another_history_size_keeps_the_newest_pairs() -> None:
+    """The step after the change is that of a solver that had this size all along and learnt the same pairs."""
+    scale = torch.arange(1.0, 7.0, dtype=torch.float64)
+    ends = []
+    for first, then in ((10, 10), (10, 2), (2, 10), (2, 2)):
+        x = parameter(6)
+        optimizer = LBFGS([x], max_iter=3, history_size=first)
+
+        def closure(optimizer: LBFGS = optimizer, x: Tensor = x) -> Tensor:
+            optimizer.zero_grad()
+            loss = (scale * (x - 3) ** 4).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        optimizer.param_groups[0]["history_size"] = then
+        optimizer.step(closure)
+        optimizer.step(closure)
+        ends.append(x.detach().clone())
+    torch.testing.assert_close(ends[1], ends[3], rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(ends[0], ends[1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_model_converted_midway_goes_on_in_its_new_dtype() -> None:
+    model = nn.Linear(3, 1)
+    optimizer = LBFGS(model.parameters(), max_iter=2)
+    optimizer.step(square(optimizer, *model.parameters()))
+    model.double()
+    for _ in range(3):
+        optimizer.step(square(optimizer, *model.parameters()))
+    assert all(torch.allclose(p, torch.full_like(p, 3.0), rtol=1e-7) for p in model.parameters())
