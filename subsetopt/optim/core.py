@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.host import host_read
-from subsetopt.optim.settings import LBFGSSettings
+from subsetopt.optim.settings import StepSettings
 from subsetopt.solvers import lbfgs
 from subsetopt.solvers.curvature_pairs import CurvaturePairs
 from subsetopt.solvers.descent import DescentState, Line
+from subsetopt.solvers.iterate import Iterate
 from subsetopt.solvers.line_search import UNDETECTABLE
 
 State = DescentState[CurvaturePairs]
@@ -34,7 +35,7 @@ class ScaledLBFGS(lbfgs.LBFGS):
         return dataclasses.replace(line, first_step=max(self.lr * line.first_step, min(smallest, line.first_step)))
 
 
-def solver_of(settings: LBFGSSettings) -> ScaledLBFGS:
+def solver_of(settings: StepSettings) -> ScaledLBFGS:
     """Return the solver with these settings."""
     return ScaledLBFGS(
         lr=settings.lr,
@@ -44,7 +45,7 @@ def solver_of(settings: LBFGSSettings) -> ScaledLBFGS:
     )
 
 
-def same_function(before: State, now: State) -> bool:
+def same_function(before: Iterate, now: Iterate) -> bool:
     """True where loss and gradient of two evaluations at one w differ by rounding only."""
     if not abs(now.loss - before.loss) <= max(before.noise, now.noise):
         return False
@@ -54,13 +55,8 @@ def same_function(before: State, now: State) -> bool:
     return change <= math.sqrt(torch.finfo(now.gradient.dtype).eps) * before.gradient_norm
 
 
-def refitted(state: State | None, solver: ScaledLBFGS, w: Tensor) -> State | None:
-    """Return `state` with as many pairs as `solver` keeps now; None where it is of other parameters than w.
-
-    Parameters are others where some were frozen or unfrozen, and where the model has another dtype or device.
-    """
-    if state is None or (state.w.shape, state.w.dtype, state.w.device) != (w.shape, w.dtype, w.device):
-        return None
+def refitted(state: State, solver: ScaledLBFGS, w: Tensor) -> State:
+    """Return `state` with as many pairs as `solver` keeps now."""
     wanted, rows = solver.memory, state.memory.rows
     if wanted is None or len(rows) == 2 * wanted + 2:
         return state
@@ -70,7 +66,7 @@ def refitted(state: State | None, solver: ScaledLBFGS, w: Tensor) -> State | Non
     return dataclasses.replace(state, memory=memory)
 
 
-def unchanged(before: State, after: State, tolerance: float) -> bool:
+def unchanged(before: Iterate, after: Iterate, tolerance: float) -> bool:
     """True where the step between two states changed the loss, or every parameter, by less than `tolerance`."""
     if tolerance <= 0 or after.iterations == before.iterations:
         return False

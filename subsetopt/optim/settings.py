@@ -1,4 +1,4 @@
-"""The settings of `LBFGS`, read from its parameter group at every step: schedulers and users write into it."""
+"""The settings of a step, read from its parameter group at every step: schedulers and users write into it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SEARCHES = (None, "strong_wolfe")
 
 
 @dataclass(frozen=True)
-class LBFGSSettings:
+class StepSettings:
     """What the parameter group says, in plain Python types; `max_eval` is resolved."""
 
     lr: float
@@ -30,13 +30,13 @@ class LBFGSSettings:
     fixed_closure: bool
 
 
-def read_settings(group: Mapping[str, Any]) -> LBFGSSettings:
+def read_settings(group: Mapping[str, Any]) -> StepSettings:
     """Return the settings in `group`; raises `SettingError` under the name that the user typed."""
     max_iter, max_eval = _count("max_iter", group["max_iter"]), group["max_eval"]
     search = group["line_search_fn"]
     if search not in _SEARCHES:
         raise unknown_name("line_search_fn", str(search), ["strong_wolfe"])
-    return LBFGSSettings(
+    return StepSettings(
         lr=_learning_rate(group["lr"]),
         max_iter=max_iter,
         max_eval=max_iter * 5 // 4 if max_eval is None else _count("max_eval", max_eval),

@@ -17,10 +17,10 @@ CURVATURE = ("d", "t", "old_dirs", "old_stps", "prev_flat_grad")
 _REMEDY = "give one of subsetopt.optim.LBFGS or torch.optim.LBFGS"
 
 
-def solver_entry(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+def solver_entry(state_dict: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return what `state_dict`, ours or torch's, holds for the first parameter, where all of the state is.
 
-    Raises `UserError` for the state of another optimizer, or of several parameter groups.
+    Raises `UserError` for the state of an optimizer on another solver than `name`, or of several parameter groups.
     """
     entries, groups = state_dict.get("state"), state_dict.get("param_groups")
     if not isinstance(entries, Mapping) or not isinstance(groups, Sequence) or len(groups) != 1:
@@ -32,6 +32,9 @@ def solver_entry(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         numbers = state_dict["solver"]["numbers"] if state_dict["solver"] else {}
         counts = {"n_iter": numbers.get("iterations", 0), "func_evals": numbers.get("evaluations", 0)}
         return {**counts, "solver": state_dict["solver"]} if numbers else {}
+    foreign = name != "lbfgs" and "n_iter" in known and "solver" not in known
+    if foreign or known.get("solver", {}).get("name", name) != name:
+        raise UserError(f"state_dict: it is not one of solver {name}; give one of the same optimizer")
     return known
 
 
