@@ -15,6 +15,7 @@ from subsetopt.errors import SettingError, UserError
 from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.objective.protocol import Linearisation, Purpose
 from subsetopt.optim.flat import FlatParameters
+from subsetopt.optim.products import ClosureLinearisation
 
 Closure = Callable[[], Any]
 
@@ -38,6 +39,8 @@ class ClosureObjective:
         self.calls = 0
         self.returned: Any = None
         self._last: Tensor | None = None
+        self._loss: Tensor | None = None
+        self._at: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -72,6 +75,7 @@ class ClosureObjective:
         self._last = gradient
         if self._ranks.size > 1:
             loss = self._agreed(loss, w, gradient)
+        self._loss, self._at = loss, w
         return loss, gradient
 
     def call(self) -> Tensor:
@@ -85,8 +89,13 @@ class ClosureObjective:
         return loss.reshape(()).to(self.device, accumulation_dtype(self.device))
 
     def linearise(self, w: Tensor) -> Linearisation:
-        """Raise `UserError`: L-BFGS needs no products."""
-        raise UserError("closure: it gives no curvature products; use subsetopt.minimize for Newton-CG")
+        """Return Hessian products at w; the closure is called to record its graph."""
+        if self._last is None or self._loss is None or self._at is None or not torch.equal(self._at, w):
+            self.value_and_gradient(w)
+        assert self._last is not None and self._loss is not None
+        self.flat.write(w)
+        self.calls += 1
+        return ClosureLinearisation(self.flat, self._closure, self._ranks, float(self._loss), self._last)
 
     def _stamps(self) -> list[tuple[Tensor | None, int]]:
         """Return each gradient, held so that no new tensor can take its place, with the count of its changes."""

@@ -35,7 +35,7 @@ class FlatParameters:
 
     def read(self) -> Tensor:
         """Return a copy, shape (P,)."""
-        return self._joined(self._parts)
+        return self.joined(self._parts)
 
     def write(self, w: Tensor) -> None:
         """Copy w into the parameters; where one is of a narrower dtype, w becomes what that can hold."""
@@ -47,7 +47,7 @@ class FlatParameters:
 
     def gradient(self) -> Tensor:
         """Return a copy of the gradients, shape (P,); a parameter without one counts as gradient zero."""
-        return self._joined(
+        return self.joined(
             [part.new_zeros(part.shape) if p.grad is None else _real(p.grad) for p, part in self._pairs()]
         )
 
@@ -64,7 +64,13 @@ class FlatParameters:
     def _pairs(self) -> Iterable[tuple[Tensor, Tensor]]:
         return zip(self.parameters, self._parts, strict=True)
 
-    def _joined(self, tensors: Sequence[Tensor]) -> Tensor:
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Return the parts of a vector (P,), each in shape and dtype of its parameter's real numbers."""
+        parts = zip(self._parts, torch.split_with_sizes(vector, self._sizes), strict=True)
+        return [values.view(part.shape).to(part.dtype) for part, values in parts]
+
+    def joined(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return tensors of the parameters' shapes as one new vector, shape (P,)."""
         return torch.cat([torch.zeros(0, dtype=self.dtype, device=self.device), *(t.reshape(-1) for t in tensors)]).to(
             self.dtype
         )

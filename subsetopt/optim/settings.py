@@ -32,17 +32,17 @@ class StepSettings:
 
 def read_settings(group: Mapping[str, Any]) -> StepSettings:
     """Return the settings in `group`; raises `SettingError` under the name that the user typed."""
-    max_iter, max_eval = _count("max_iter", group["max_iter"]), group["max_eval"]
+    max_iter, max_eval = read_count("max_iter", group["max_iter"]), group["max_eval"]
     search = group["line_search_fn"]
     if search not in _SEARCHES:
         raise unknown_name("line_search_fn", str(search), ["strong_wolfe"])
     return StepSettings(
         lr=_learning_rate(group["lr"]),
         max_iter=max_iter,
-        max_eval=max_iter * 5 // 4 if max_eval is None else _count("max_eval", max_eval),
+        max_eval=max_iter * 5 // 4 if max_eval is None else read_count("max_eval", max_eval),
         tolerance_grad=_tolerance("tolerance_grad", group["tolerance_grad"]),
         tolerance_change=_tolerance("tolerance_change", group["tolerance_change"]),
-        history_size=None if group["history_size"] is None else _count("history_size", group["history_size"]),
+        history_size=None if group["history_size"] is None else read_count("history_size", group["history_size"]),
         strong_wolfe=search is not None,
         keep_curvature=_switch("keep_curvature", group["keep_curvature"]),
         fixed_closure=_switch("fixed_closure", group["fixed_closure"]),
@@ -75,7 +75,7 @@ def _number(name: str, value: Any) -> float:
         raise SettingError(name, value, "must be a number") from error
 
 
-def _count(name: str, value: Any) -> int:
+def read_count(name: str, value: Any) -> int:
     """Return a whole number of at least 1; integers of numpy and torch are as good as Python's."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
