@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from subsetopt.distributed import Ranks
@@ -74,7 +75,8 @@ class ClosureLinearisation:
         """Return the sum of what the closure calls `backward()` on; gradients are left as they were."""
         kept = [p.grad for p in self._flat.parameters]
         recording = _Recording()
-        with torch.enable_grad(), recording:
+        # The fused kernels of attention have no second derivative.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), recording:
             closure()
         for p, grad in zip(self._flat.parameters, kept, strict=True):
             p.grad = grad

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from subsetopt import minimize
 from subsetopt.distributed import Ranks
@@ -81,6 +82,27 @@ def test_a_closure_over_batches_has_the_products_of_the_whole(batch: int) -> Non
     dense = torch.autograd.functional.hessian(plain, fit.w)
     found = products(fit, full_batch_closure(fit.net, nn.functional.mse_loss, parts))
     torch.testing.assert_close(found, dense, rtol=1e-8, atol=1e-11)
+
+
+def test_attention_has_products_of_its_unfused_form() -> None:
+    heads = torch.randn(3, 1, 30, 4, generator=make_generator(0, "heads"), dtype=torch.float64)
+    p = nn.Parameter(torch.ones(4, dtype=torch.float64))
+
+    def function(w: Tensor) -> Tensor:
+        q, k, v = heads * w
+        return (nn.functional.scaled_dot_product_attention(q, k, v) ** 2).mean()
+
+    def closure() -> Tensor:
+        p.grad = None
+        loss = function(p)
+        loss.backward()
+        return loss
+
+    linearisation = ClosureObjective(FlatParameters([p]), closure, Ranks()).linearise(p.detach().clone())
+    found = torch.stack([linearisation.hvp(v) for v in torch.eye(4, dtype=torch.float64)])
+    with sdpa_kernel(SDPBackend.MATH):
+        dense = torch.autograd.functional.hessian(function, p.detach())
+    torch.testing.assert_close(found, dense, rtol=1e-9, atol=1e-12)
 
 
 def test_it_ends_where_the_solver_ends_at_the_same_cost() -> None:
