@@ -15,18 +15,14 @@ from typing import IO
 
 from subsetopt.data.archive import extract
 from subsetopt.data.publishers import PUBLISHED, PublishedFile
-from subsetopt.errors import DataError, unknown_name
+from subsetopt.errors import DataError, setting, unknown_name
 
 Progress = Callable[[int, int | None], None]
 
 _BLOCK = 2**18
 _TIMEOUT_SECONDS = 30.0
 _ATTEMPTS = 4
-_NEEDS_NO_DOWNLOAD = {
-    "digits": "embedded in scikit-learn",
-    "npz": "a file of your own, --data-file FILE.npz",
-    "image-folder": "a folder of your own, --data-dir FOLDER",
-}
+_YOUR_OWN = {"npz": ("a file", "data_file", "FILE.npz"), "image-folder": ("a folder", "data_dir", "FOLDER")}
 
 
 def download(
@@ -46,8 +42,11 @@ def download(
     not there, a wrong checksum, a full disk or an archive that would write outside `data_dir`.
     """
     if sources is None:
-        if name in _NEEDS_NO_DOWNLOAD:
-            raise DataError(f"{name}: nothing to download, it is {_NEEDS_NO_DOWNLOAD[name]}")
+        if name == "digits":
+            raise DataError("digits: nothing to download, they are embedded in scikit-learn")
+        if name in _YOUR_OWN:
+            what, keyword, example = _YOUR_OWN[name]
+            raise DataError(f"{name}: nothing to download, it is {what} of your own, {setting(keyword, example)}")
         if name not in PUBLISHED:
             raise unknown_name("dataset", name, PUBLISHED)
         sources = PUBLISHED[name]
@@ -58,7 +57,7 @@ def download(
     except OSError as error:
         where = error.filename or root
         raise DataError(
-            f"{where}: cannot be written ({error.strerror}); free space or choose another --data-dir"
+            f"{where}: cannot be written ({error.strerror}); free space or choose another {setting('data_dir')}"
         ) from error
 
 

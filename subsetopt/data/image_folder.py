@@ -55,7 +55,8 @@ def read_image_folder(query: Query) -> RawData:
         stop = start + len(listing.files)
         splits[split], start = RawSplit(images[start:stop], listing.labels), stop
     test, validation = splits.get("test"), splits.get("validation")
-    return RawData(splits["train"], test, validation, n_classes=len(class_names), class_names=class_names)
+    uses = ("data_file", "image_size")
+    return RawData(splits["train"], test, validation, n_classes=len(class_names), class_names=class_names, uses=uses)
 
 
 def decode(files: Sequence[Path], image_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:

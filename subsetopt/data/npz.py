@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subsetopt.data.catalog import DATASETS, Query, RawData, RawSplit
-from subsetopt.errors import DataError, SettingError
+from subsetopt.errors import DataError, SettingError, setting
 
 MAPPED_BYTES = 256 * 2**20
 """Arrays from this size on are mapped into memory, not read, where the file holds them uncompressed."""
@@ -28,17 +28,17 @@ def read_npz(query: Query) -> RawData:
     """
     if query.data_file is None:
         raise SettingError(
-            "data_file", None, "the data set npz is a file of yours", "name it with --data-file FILE.npz"
+            "data_file", None, "the data set npz is a file of yours", f"name it with {setting('data_file', 'FILE.npz')}"
         )
     path = query.data_file
     if not path.is_file():
-        raise DataError(f"{path}: no such file; name a .npz file with --data-file")
+        raise DataError(f"{path}: no such file; name a .npz file with {setting('data_file')}")
     arrays = _arrays(path)
     for name, partner in (("x_train", "y_train"), ("y_train", "x_train"), ("x_test", "y_test"), ("y_test", "x_test")):
         if name not in arrays and (name.endswith("train") or partner in arrays):
             raise DataError(f"{path}: has no array {name}; numpy.savez(FILE, x_train=..., y_train=...) makes one")
     test = RawSplit(arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
-    return RawData(RawSplit(arrays["x_train"], arrays["y_train"]), test, standardise=False)
+    return RawData(RawSplit(arrays["x_train"], arrays["y_train"]), test, standardise=False, uses=("data_file",))
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

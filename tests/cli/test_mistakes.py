@@ -86,10 +86,10 @@ def test_mistake_in_a_flag(cli: Any, flags: list[str], words: str) -> None:
         ({"x_train": _X}, "y_train"),
         ({"x_train": _X, "y_train": _Y[:-1]}, "39"),
         ({"x_train": np.where(_X == 0, np.nan, _X), "y_train": _Y}, "NaN"),
-        ({"x_train": _X, "y_train": _Y - 1}, "y_train"),
+        ({"x_train": _X, "y_train": 0 * _Y}, "y_train"),
         ({"x_train": _X.astype(object), "y_train": _Y}, "x_train"),
     ],
-    ids=["missing array", "other length", "NaN", "negative label", "objects"],
+    ids=["missing array", "other length", "NaN", "one class", "objects"],
 )
 def test_mistake_in_a_file_of_ones_own(cli: Any, arrays: dict[str, Any], words: str) -> None:
     _npz(Path("mine.npz"), **arrays)

@@ -202,7 +202,7 @@ def test_a_damaged_or_different_archive_is_one_line(server: Server, tmp_path: Pa
 
 def test_names_without_a_download_and_unknown_names_are_explained(tmp_path: Path, message) -> None:
     assert "digits: nothing to download" in message(download, "digits", tmp_path)
-    assert "--data-file" in message(download, "npz", tmp_path)
+    assert "data_file=" in message(download, "npz", tmp_path)
     assert "did you mean 'cifar10'" in message(download, "cifar-10", tmp_path)
 
 

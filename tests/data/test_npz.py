@@ -20,12 +20,12 @@ def _save(path: Path, **arrays: np.ndarray) -> Path:
 
 
 def test_a_file_is_fed_as_it_is_unless_standardised(tmp_path: Path) -> None:
-    path = _save(tmp_path / "mine.npz", x_train=X, y_train=Y * 2, x_test=X[:3], y_test=Y[:3])
+    path = _save(tmp_path / "mine.npz", x_train=X, y_train=Y * 2, x_test=X[:3], y_test=Y[:3] * 2)
     data = load_dataset("npz", data_file=path, validation_fraction=0)
     assert (data.name, data.task, data.n_outputs, data.in_shape, data.normalization) == (
         "npz",
         "classification",
-        7,
+        4,
         (2,),
         None,
     )
@@ -64,7 +64,7 @@ def test_damaged_files_are_one_line(tmp_path: Path, message, damage) -> None:
 
 
 def test_a_missing_file_or_setting_or_another_format_is_named(tmp_path: Path, message) -> None:
-    assert "--data-file FILE.npz" in message(load_dataset, "npz")
+    assert "data_file='FILE.npz'" in message(load_dataset, "npz")
     assert "no such file" in message(load_dataset, "npz", data_file=tmp_path / "none.npz")
     assert "no such file" in message(load_dataset, "npz", data_file=tmp_path)
     np.save(tmp_path / "single.npy", X)

@@ -15,8 +15,8 @@ from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
 _SETTINGS = (
-    "dataset", "data_dir", "data_file", "normalize", "validation_fraction", "model", "model_args", "loss", "l2",
-    "stratify", "gtol", "max_iterations", "seed", "dtype", "device",
+    "dataset", "data_dir", "data_file", "task", "image_size", "normalize", "validation_fraction",
+    "model", "model_args", "loss", "l2", "stratify", "gtol", "max_iterations", "seed", "dtype", "device",
 )  # fmt: skip
 _WIDTH = 96
 
