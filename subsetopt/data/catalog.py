@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from subsetopt.errors import DataError, setting
 from subsetopt.registry import Registry
 
+_MOST_BYTES = 2**31
 DATA_VARIABLE = "SUBSETOPT_DATA"
 
 
@@ -78,8 +79,11 @@ def not_found(dataset: str, what: str, places: Sequence[Path], root: Path) -> Da
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file; raises `DataError` when the operating system refuses."""
+    """Read a whole file; raises `DataError` when the operating system refuses, and for one of 2 GiB or more."""
     try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise DataError(f"{path}: has {size} bytes, more than any published file of its kind; replace it")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
