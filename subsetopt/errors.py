@@ -60,6 +60,8 @@ def setting(name: str, value: object = _UNSET) -> str:
     flag = flag_of(name)
     if isinstance(value, bool):
         return flag if value else f"--no-{flag[2:]}"
+    if isinstance(value, tuple):
+        return f"{flag} {','.join(str(item) for item in value)}"
     if isinstance(value, Mapping):
         return " ".join(f"{flag} {key}={item}" for key, item in value.items())
     return flag if value is _UNSET else f"{flag} {'none' if value is None else value}"

@@ -11,6 +11,7 @@ from subsetopt.errors import SettingError, command_line, setting
     ("name", "value", "keyword", "flag"),
     [
         ("image_size", 32, "image_size=32", "--image-size 32"),
+        ("image_size", (24, 32), "image_size=(24, 32)", "--image-size 24,32"),
         ("task", "regression", "task='regression'", "--task regression"),
         ("stratify", False, "stratify=False", "--no-stratify"),
         ("stratify", True, "stratify=True", "--stratify"),

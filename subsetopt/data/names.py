@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 
 _LONGEST = 60
 _LISTED = 5
@@ -19,9 +20,13 @@ def printable(name: str) -> str:
 
 
 def shown(name: object) -> str:
-    """Return the printable name, shortened in the middle where it is long."""
+    """Return the printable name, shortened in the middle where it is long; a path is left whole."""
     text = printable(str(name))
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 3 :]}"
+    return (
+        text
+        if len(text) <= _LONGEST or isinstance(name, PurePath)
+        else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 3 :]}"
+    )
 
 
 def listed(names: Iterable[object], count: int | None = None) -> str:
