@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from subsetopt.data.names import printable
 from subsetopt.errors import DataError
 
 MOST_PACKED = 100
@@ -44,7 +45,7 @@ def damaged_as(problem: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"{problem} ({reason}); {remedy}") from error
+        raise DataError(f"{problem} ({printable(reason)}); {remedy}") from error
 
 
 def require_no_bomb(unpacked: int, packed: int) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from subsetopt.data.bounded import damaged_as
 from subsetopt.data.catalog import read_bytes
+from subsetopt.data.names import printable
 from subsetopt.errors import DataError
 
 
@@ -257,7 +258,7 @@ class _Machine:
 def _admitted(module: object, name: object) -> Callable[..., Any]:
     function = _ADMITTED.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
     if function is None:
-        raise _RefusedError(f"{module!s:.40}.{name!s:.40}".replace("\n", " "))
+        raise _RefusedError(printable(f"{module!s:.40}.{name!s:.40}"))
     return function
 
 
