@@ -39,6 +39,7 @@ class Dataset:
     """Train, validation and test splits with the facts a model and a report need.
 
     `in_shape` excludes the sample axis; `n_outputs` is M, the number of outputs per sample (classes or target columns).
+    `class_names[i]` is what the data call class i, as text; `notes` are what a run repeats in its warnings.
     """
 
     name: str
@@ -50,3 +51,4 @@ class Dataset:
     test: Split | None
     normalization: Normalization | None = None
     class_names: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())

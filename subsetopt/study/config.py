@@ -25,7 +25,7 @@ _METHOD_OWN = frozenset({
     "handoff_solver", "handoff_optimizer", "handoff_args", "handoff_lr",
 })  # fmt: skip
 _STUDY_OWN = frozenset({"seed", "output", "phase", "max_epochs", "max_seconds", "track_validation"})
-_DATA = frozenset({"dataset", "data_dir", "data_file", "normalize", "validation_fraction"})
+_DATA = frozenset({"dataset", "data_dir", "data_file", "task", "image_size", "normalize", "validation_fraction"})
 SHARED = tuple(name for name in RunConfig.model_fields if name not in _METHOD_OWN | _STUDY_OWN)
 
 

@@ -18,6 +18,7 @@ from subsetopt.training.growth import Mode
 from subsetopt.training.phase_config import (
     STREAMS,
     ChunkSize,
+    ImageSize,
     PhaseConfig,
     Schedule,
     Select,
@@ -32,7 +33,18 @@ class RunConfig(Settings):
 
     dataset: str = Field("digits", description="data set; see `subsetopt list datasets`", examples=["mnist"])
     data_dir: Path | None = Field(None, description="where data sets lie [env: SUBSETOPT_DATA]", examples=["data"])
-    data_file: Path | None = Field(None, description="the file of --dataset npz", examples=["mine.npz"])
+    data_file: Path | None = Field(
+        None, description="the file of --dataset npz, or the folder of --dataset image-folder", examples=["mine.npz"]
+    )
+    task: Literal["classification", "regression"] | None = Field(
+        None, description="what targets mean [default: whole numbers and words are classes, floats quantities]"
+    )
+    image_size: ImageSize = Field(
+        None,
+        description="resize images to N x N or H x W pixels, stretched where their shape is another (bilinear)",
+        examples=[32],
+        json_schema_extra={"metavar": "N|H,W"},
+    )
     normalize: Literal["auto", "none", "standard"] = Field(
         "auto", description="input standardisation; auto: built-in sets yes, npz no"
     )

@@ -35,6 +35,7 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
             "task": dataset.task,
             "in_shape": list(dataset.in_shape),
             "n_outputs": dataset.n_outputs,
+            "class_names": list(dataset.class_names),
             "train": len(dataset.train),
             "validation": len(dataset.validation) if dataset.validation else 0,
             "test": len(dataset.test) if dataset.test else 0,

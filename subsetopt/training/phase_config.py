@@ -21,6 +21,22 @@ def _auto_or_int(value: Any) -> Any:
 ChunkSize = Annotated[Annotated[int, Field(ge=1)] | Literal["tune"] | None, BeforeValidator(_auto_or_int)]
 
 
+def _height_and_width(value: Any) -> Any:
+    """Take N for a square, (H, W), and `N`, `H,W` or `HxW` as the command line has them."""
+    if value is None:
+        return None
+    parts = value.lower().replace("x", ",").split(",") if isinstance(value, str) else value
+    parts = list(parts) if isinstance(parts, (list, tuple)) else [parts]
+    sides = [int(part) if isinstance(part, str) and part.strip().isdecimal() else part for part in parts]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides)
+    if not whole or len(sides) not in (1, 2):
+        raise ValueError("must be one or two whole numbers from 1 (height, width)")
+    return (sides[0], sides[-1])
+
+
+ImageSize = Annotated[tuple[int, int] | None, BeforeValidator(_height_and_width)]
+
+
 class Settings(BaseModel):
     """Settings that refuse unknown names and numbers that are not finite."""
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from subsetopt.ambient import ordinary_torch
 from subsetopt.data import Dataset, Preprocess, draw, load_dataset, require_all_classes
 from subsetopt.distributed import Ranks
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, setting
 from subsetopt.models import build_model, check_output_shape, refuse_reserved, takes_integers
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
@@ -43,8 +43,12 @@ def prepare(
             validation_fraction=config.validation_fraction,
             seed=config.seed,
             normalize=config.normalize,
+            task=config.task,
+            image_size=config.image_size,
             ranks=ranks,
         )
+    elif config.task not in (None, dataset.task):
+        raise SettingError("task", config.task, f"the data set given is for {dataset.task}", "leave it out")
     loss = resolve_loss(config.loss, dataset)
     subset = _draw_subset(config, dataset)
     if model is None:
@@ -66,6 +70,7 @@ def prepare(
     ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
     workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
     workspace.ranks = ranks
+    workspace.warnings += dataset.notes
     _check_ratio(workspace)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
@@ -103,7 +108,9 @@ def resolve_loss(name: str, dataset: Dataset) -> str:
     fitting = "cross_entropy" if dataset.task == "classification" else "mse"
     if name in ("auto", fitting):
         return fitting
-    raise SettingError("loss", name, f"{dataset.name} is a {dataset.task} data set", f"use --loss {fitting}")
+    other = "regression" if dataset.task == "classification" else "classification"
+    remedy = f"use {setting('loss', fitting)}, or {setting('task', other)} if that is what the targets mean"
+    raise SettingError("loss", name, f"{dataset.name} is a {dataset.task} data set", remedy)
 
 
 def resolve_model(name: str, dataset: Dataset) -> str:

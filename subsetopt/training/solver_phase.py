@@ -45,7 +45,9 @@ class SolverPhase:
     @property
     def title(self) -> str:
         """For the progress bar."""
-        return f"{self.config.method} on {self.samples} samples"
+        dataset = self._workspace.dataset
+        classes = f" of {dataset.n_outputs} classes" if dataset.task == "classification" else ""
+        return f"{self.config.method} on {self.samples} samples{classes}"
 
     def start(self, w: Tensor) -> SolverState:
         """Evaluate at w; with `carry`, take over the curvature that the phase before has handed on."""
