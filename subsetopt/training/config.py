@@ -9,9 +9,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
 from subsetopt.training.growth import Mode
@@ -25,6 +25,10 @@ from subsetopt.training.phase_config import (
     StopAt,
 )
 from subsetopt.training.planning import planned_phases
+
+
+def _none_or_int(value: Any) -> Any:
+    return None if value == "none" else value
 
 
 class RunConfig(Settings):
@@ -69,7 +73,9 @@ class RunConfig(Settings):
     )
     l2: float = Field(1e-3, ge=0, description="L2 strength: the loss gains l2/2 ||w||^2", examples=[1e-3])
     gtol: float = Field(1e-5, gt=0, description="minimum reached when max|g| <= gtol", examples=[1e-5])
-    max_iterations: int | None = Field(500, ge=1, description="solver iterations on the subset at most", examples=[500])
+    max_iterations: Annotated[int | None, BeforeValidator(_none_or_int)] = Field(
+        500, ge=1, description="solver iterations on the subset at most", examples=[500]
+    )
     max_epochs: float | None = Field(
         None, gt=0, description="cost budget of the whole run in epoch-equivalents", examples=[20]
     )
