@@ -78,7 +78,7 @@ def remove_temporary(folder: Path) -> None:
 
 
 def read_document(path: Path, subject: str, remedy: str) -> dict[str, Any]:
-    """Return the content of a JSON object, without its digest.
+    """Return the content of a JSON object; constants that JSON does not have (NaN) are None.
 
     Raises `RunDirectoryError` in one line, beginning with `subject`, where there is no such file, where it holds
     anything else, and where it was changed after `sealed` had been written.
@@ -86,16 +86,16 @@ def read_document(path: Path, subject: str, remedy: str) -> dict[str, Any]:
     try:
         if not path.is_file():
             raise RunDirectoryError(
-                f"{subject}: {path.name} {'is no regular file' if path.exists() else 'is missing'}; {remedy}"
+                f"{subject}: {f'{path.name} is no regular file' if path.exists() else f'has no {path.name}'}; {remedy}"
             )
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except UserError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{subject}: {path.name} cannot be read ({reason(error)}); {remedy}") from None
     if not isinstance(content, dict):
         raise RunDirectoryError(f"{subject}: {path.name} holds no JSON object; {remedy}")
-    said = content.pop(DIGEST, None)
+    said = content.get(DIGEST)
     if said is not None and said != digest_of(content):
         raise RunDirectoryError(f"{subject}: {path.name} was changed after it was written (digest differs); {remedy}")
     return content
@@ -103,12 +103,12 @@ def read_document(path: Path, subject: str, remedy: str) -> dict[str, Any]:
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document with the digest by which `read_document` knows it; for numbers that JSON has."""
-    return {**document, DIGEST: digest_of(document)}
+    return {**_bare(document), DIGEST: digest_of(document)}
 
 
 def digest_of(document: Mapping[str, Any]) -> str:
-    """Return the sha256 of a JSON-able mapping, in hexadecimal digits; the order of entries counts."""
-    return hashlib.sha256(json.dumps(document).encode("ascii")).hexdigest()
+    """Return the sha256 of a JSON-able mapping but its digest, in hexadecimal digits; the order of entries counts."""
+    return hashlib.sha256(json.dumps(_bare(document)).encode("ascii")).hexdigest()
 
 
 def reason(error: BaseException) -> str:
@@ -118,6 +118,10 @@ def reason(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     line = " ".join(str(text).split())
     return line if len(line) <= 160 else line[:157] + "..."
+
+
+def _bare(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != DIGEST}
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from subsetopt.errors import RunDirectoryError
 from subsetopt.files import reason
 
-_TEXTS, _NUMBERS = ("role", "method", "data"), ("epoch_equivalents", "seconds")
+_TEXTS = ("role", "method", "data")
 
 
 def is_record(line: bytes | str) -> bool:
@@ -33,7 +33,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise RunDirectoryError(f"{subject} cannot be read ({reason(error)})") from None
     for number, line in enumerate(lines, start=1):
         if line and (problem := _problem(line)) is not None:
-            raise RunDirectoryError(f"{subject}, line {number}: {problem}; delete the line")
+            raise RunDirectoryError(f"{subject} cannot be read: line {number} {problem}; delete the line")
     return [json.loads(line) for line in lines if line]
 
 
@@ -42,7 +42,7 @@ def _problem(line: bytes | str) -> str | None:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return f"cannot be read ({reason(error)})"
+        return f"is no JSON ({reason(error)})"
     if not isinstance(record, dict):
         return "is no JSON object"
     if not isinstance(record.get("phase"), int) or isinstance(record["phase"], bool):
@@ -50,9 +50,8 @@ def _problem(line: bytes | str) -> str | None:
     for name in _TEXTS:
         if not isinstance(record.get(name), str):
             return f"has no {name}"
-    for name in _NUMBERS:
-        if not _is_number(record.get(name)):
-            return f"has no {name}"
+    if not (_is_number(record.get("epoch_equivalents")) and _is_number(record.get("seconds", 0.0))):
+        return "has no cost"
     if record.get("loss", "") is not None and not _is_number(record.get("loss")):
         return "has no loss"
     return _problem_of_held_out(record.get("validation"))

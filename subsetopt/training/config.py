@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
-from subsetopt.training.growth import Mode
+from subsetopt.training.growth import MOST_STAGES, Mode, stage_count
 from subsetopt.training.phase_config import (
     STREAMS,
     ChunkSize,
@@ -210,8 +210,14 @@ class RunConfig(Settings):
             raise ValueError(f"grow = {self.grow:g} and subsets = {self.subsets} exclude each other; give one of them")
         if self.grow is not None and self.subset_size is not None:
             raise ValueError("grow counts in shares of the data; give subset_frac instead of subset_size")
-        if self.grow is not None and self.start >= (end := self.subset_frac or 1.0):
+        end = self.subset_frac or 1.0
+        if self.grow is not None and self.start >= end:
             raise ValueError(f"start = {self.start:g} leaves nothing to grow to; use less than subset_frac = {end:g}")
+        if self.grow is not None and (stages := stage_count(self.start, self.grow, end)) > MOST_STAGES:
+            raise ValueError(
+                f"grow = {self.grow!r} makes {stages:.3g} stages from start = {self.start:g}, more than {MOST_STAGES}; "
+                f"use grow = {max(1.05, (end / self.start) ** (1 / 20)):.3g} or more"
+            )
         if self.grow is not None and self.grow_stop == "cost" and self.grow_epochs is None:
             raise ValueError("grow_stop = 'cost' needs grow_epochs, the cost of each stage, for example 0.5")
         if self.subsets > 1 and self.subsets * (share := self.subset_share) > 1 + 1e-9:

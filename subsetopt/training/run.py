@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
 from subsetopt.errors import ModelError, RunDirectoryError, UserError
-from subsetopt.files import MALFORMED, reason
+from subsetopt.files import MALFORMED, reason, sealed
 from subsetopt.training.config import RunConfig, make_config, read_toml
 from subsetopt.training.identity import OtherRunError, check_identity, check_outputs, identity
 from subsetopt.training.loop import Loop
@@ -233,7 +233,7 @@ def _finish(
         progress.warn(text)
     if not loop.run(position):
         raise Interrupted(directory.path if directory else None)
-    result = assemble_result(workspace, position, splits)
+    result = sealed(finite(assemble_result(workspace, position, splits)))
     final = position.snapshots[-1]
     workspace.flat.load_buffers(final.buffers)
     if directory is not None:
@@ -241,7 +241,7 @@ def _finish(
         if figure:
             _draw(directory, result, progress)
         directory.write_json(RESULT, result)
-    return RunResult(finite(result), directory.path if directory else None, workspace.flat.module(final.w))
+    return RunResult(result, directory.path if directory else None, workspace.flat.module(final.w))
 
 
 def _draw(directory: RunDirectory, result: dict[str, Any], progress: Progress) -> None:
