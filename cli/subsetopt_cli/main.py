@@ -11,6 +11,7 @@ import click
 from subsetopt.distributed import environment_size
 from subsetopt.errors import SettingError, command_line
 from subsetopt_cli.failures import exit_code_of
+from subsetopt_cli.output import plain_output
 
 _COMMANDS = {
     "train": "Train on a random subset to its minimum, then hand over to the full set.",
@@ -92,11 +93,12 @@ def cli(ctx: click.Context) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors become one line on standard error."""
-    try:
-        with command_line(arguments):
-            result = cli.main(list(arguments), prog_name="subsetopt", standalone_mode=False)
-    except (Exception, click.Abort, KeyboardInterrupt) as error:
-        return exit_code_of(error, debug="--debug" in arguments)
+    with plain_output():
+        try:
+            with command_line(arguments):
+                result = cli.main(list(arguments), prog_name="subsetopt", standalone_mode=False)
+        except (Exception, click.Abort, KeyboardInterrupt) as error:
+            return exit_code_of(error, debug="--debug" in arguments)
     return result if isinstance(result, int) else 0
 
 

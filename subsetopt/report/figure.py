@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from matplotlib.ticker import LogLocator
 
 from subsetopt.errors import RunDirectoryError
 from subsetopt.files import replace_file
+from subsetopt.report.metrics_file import read_metrics
+from subsetopt.report.result_file import read_result_file
 
 FILE = "loss.png"
 _ROLES = {"warmup": "warm-up", "grow": "growing stage", "solve": "subset solve", "handoff": "hand-off"}
@@ -54,10 +55,7 @@ def loss_figure(directory: Path, result: Mapping[str, Any] | None = None) -> Pat
 
 
 def _read_curves(path: Path) -> list[_Curve]:
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"run = {str(path.parent)!r}: {path.name} cannot be read ({error})") from None
+    records = read_metrics(path)
     curves: dict[int, _Curve] = {}
     for record in records:
         curve = curves.setdefault(record["phase"], _Curve(_label(record), record["data"]))
@@ -75,10 +73,9 @@ def _label(record: Mapping[str, Any]) -> str:
 def _title(directory: Path, result: Mapping[str, Any] | None) -> str:
     if result is None:
         try:
-            result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            result = read_result_file(directory, "")
+        except RunDirectoryError:
             return directory.name  # an interrupted run has no result yet
-    assert result is not None
     facts = result["overdetermination"]
     return (
         f"{result['dataset']['name']}, {result['model']['name']} with P = {facts['parameters']}; "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from subsetopt.errors import RunDirectoryError, SettingError
+from subsetopt.files import check_writable, remove_temporary
 from subsetopt.study.cells import Cell, CellMaker, Outcome
 from subsetopt.study.config import Study
 from subsetopt.study.curves import Point, point_row
@@ -96,6 +97,8 @@ def open_study(output: Path) -> Iterator[RunDirectory]:
         ) from None
     directory = RunDirectory(output)
     with directory.sole_user():
+        check_writable(output, (STUDY, RESULTS, CURVES, SUMMARY))
+        remove_temporary(output)
         yield directory
 
 

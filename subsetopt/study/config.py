@@ -15,6 +15,7 @@ from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
 from subsetopt.training.config import RunConfig, make_config
 
 BudgetUnit = Literal["epochs", "seconds"]
+MOST_SEEDS = 1000
 DEFAULT_METHODS = ("lbfgs@0.1+full", "lbfgs@0.1+srs", "lbfgs", "adam", "sgd", "srs@0.1")
 
 # What makes a method itself, and what the study sets in every run.
@@ -52,7 +53,7 @@ class StudyConfig(BaseModel):
         (1_000_000,), description="number of seeds for tuning, apart from the others, or their list", examples=["1"]
     )
     tune: bool = Field(True, description="tune every method's learning rate, or its own setting, on validation data")
-    max_extensions: int = Field(4, ge=0, description="values that a search may add to its three", examples=[4])
+    max_extensions: int = Field(4, ge=0, le=100, description="values that a search may add to its three", examples=[4])
     solve_share: float = Field(
         0.5,
         gt=0,
@@ -83,9 +84,9 @@ class StudyConfig(BaseModel):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, (list, tuple)):
             return value
-        if not str(value).isdigit() or int(value) < 1:
-            raise ValueError("must be a number of seeds, at least 1, or their list")
-        count = int(value)
+        text = str(value)
+        if not (text.isascii() and text.isdigit()) or not 1 <= (count := int(text[:20])) <= MOST_SEEDS:
+            raise ValueError(f"must be a number of seeds, 1 to {MOST_SEEDS}, or their list")
         first = 0 if info.field_name == "seeds" else 1_000_000
         return tuple(range(first, first + count))
 

@@ -64,6 +64,9 @@ class Workers:
     def __post_init__(self) -> None:
         if self.jobs < 1:
             raise SettingError("jobs", self.jobs, "is out of range", "give a whole number of at least 1")
+        if self.backend == "loky" and self.jobs > (most := 8 * (os.cpu_count() or 1)):
+            problem = f"this machine has {os.cpu_count()} processors, {most} processes are the most"
+            raise SettingError("jobs", self.jobs, problem, f"give {os.cpu_count()}, or use --backend dask")
         if self.backend == "loky" and self.scheduler is not None:
             raise SettingError("scheduler", self.scheduler, "is for a cluster", "add --backend dask or --backend ray")
         if self.backend == "dask" and self.scheduler is None:

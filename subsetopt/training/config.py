@@ -9,12 +9,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
-from subsetopt.training.growth import Mode
+from subsetopt.training.growth import MOST_STAGES, Mode, stage_count
 from subsetopt.training.phase_config import (
     STREAMS,
     ChunkSize,
@@ -26,6 +26,10 @@ from subsetopt.training.phase_config import (
     StopAt,
 )
 from subsetopt.training.planning import planned_phases
+
+
+def _none_or_int(value: Any) -> Any:
+    return None if value == "none" else value
 
 
 class RunConfig(Settings):
@@ -81,7 +85,9 @@ class RunConfig(Settings):
     )
     l2: float = Field(1e-3, ge=0, description="L2 strength: the loss gains l2/2 ||w||^2", examples=[1e-3])
     gtol: float = Field(1e-5, gt=0, description="minimum reached when max|g| <= gtol", examples=[1e-5])
-    max_iterations: int | None = Field(500, ge=1, description="solver iterations on the subset at most", examples=[500])
+    max_iterations: Annotated[int | None, BeforeValidator(_none_or_int)] = Field(
+        500, ge=1, description="solver iterations on the subset at most", examples=[500]
+    )
     max_epochs: float | None = Field(
         None, gt=0, description="cost budget of the whole run in epoch-equivalents", examples=[20]
     )
@@ -216,8 +222,14 @@ class RunConfig(Settings):
             raise ValueError(f"grow = {self.grow:g} and subsets = {self.subsets} exclude each other; give one of them")
         if self.grow is not None and self.subset_size is not None:
             raise ValueError("grow counts in shares of the data; give subset_frac instead of subset_size")
-        if self.grow is not None and self.start >= (end := self.subset_frac or 1.0):
+        end = self.subset_frac or 1.0
+        if self.grow is not None and self.start >= end:
             raise ValueError(f"start = {self.start:g} leaves nothing to grow to; use less than subset_frac = {end:g}")
+        if self.grow is not None and (stages := stage_count(self.start, self.grow, end)) > MOST_STAGES:
+            raise ValueError(
+                f"grow = {self.grow!r} makes {stages:.3g} stages from start = {self.start:g}, more than {MOST_STAGES}; "
+                f"use grow = {max(1.05, (end / self.start) ** (1 / 20)):.3g} or more"
+            )
         if self.grow is not None and self.grow_stop == "cost" and self.grow_epochs is None:
             raise ValueError("grow_stop = 'cost' needs grow_epochs, the cost of each stage, for example 0.5")
         if self.subsets > 1 and self.subsets * (share := self.subset_share) > 1 + 1e-9:

@@ -11,6 +11,7 @@ import numpy as np
 import scipy
 import torch
 
+from subsetopt.errors import RunDirectoryError
 from subsetopt.training.non_finite import non_finite_notes
 from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
@@ -86,10 +87,25 @@ def environment(workspace: Workspace) -> dict[str, Any]:
     }
 
 
+def version_of(directory: RunDirectory) -> str:
+    """Return the version of this package that wrote a run, as far as it is known."""
+    try:
+        return str(directory.read_json(ENVIRONMENT).get("subsetopt", "unknown"))
+    except RunDirectoryError:
+        return "unknown"
+
+
 def warn_of_other_environment(directory: RunDirectory, workspace: Workspace, progress: Progress) -> None:
-    """Resuming is bit-identical only under the same software, device and number of threads."""
-    before, now = directory.read_json(ENVIRONMENT), environment(workspace)
-    before = {"ranks": 1, **before}
+    """Resuming is bit-identical only under the same software, device and number of threads; where that is not known,
+    the present environment is recorded.
+    """
+    now = environment(workspace)
+    try:
+        before = {"ranks": 1, **directory.read_json(ENVIRONMENT)}
+    except RunDirectoryError:
+        directory.write_json(ENVIRONMENT, now)
+        progress.warn(f"{ENVIRONMENT} is missing or damaged: rounding may differ from one long run")
+        return
     keys = ("subsetopt", "torch", "machine", "threads", "device", "device_name", "ranks")
     changed = [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
     if changed:

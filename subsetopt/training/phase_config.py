@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
@@ -12,6 +14,20 @@ Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
 FIRST_ORDER = ("sgd", "adam", "adamw", "muon")
 STREAMS = {"kfac-stream": "a stream of fresh, growing subsets of the full set, one K-FAC step on each"}
 STREAM_EPOCHS = 3.0
+
+
+def _not_finite(table: Mapping[Any, Any]) -> Any:
+    """Return the first key under which a number is NaN or infinite, None where all are finite."""
+    return next((key for key, value in table.items() if not _all_finite(value, 8)), None)
+
+
+def _all_finite(value: Any, depth: int) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, (Mapping, list, tuple)):
+        items = value.values() if isinstance(value, Mapping) else value
+        return depth > 0 and all(_all_finite(item, depth - 1) for item in items)
+    return True
 
 
 def _auto_or_int(value: Any) -> Any:
@@ -41,6 +57,14 @@ class Settings(BaseModel):
     """Settings that refuse unknown names and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        """Refuse what pydantic does not look at: numbers in tables of a model's or a solver's settings."""
+        if isinstance(value, Mapping) and (key := _not_finite(value)) is not None:
+            raise ValueError(f"{key} = {value[key]} must hold finite numbers, and tables within tables at most 8 deep")
+        return value
 
 
 class PhaseConfig(Settings):

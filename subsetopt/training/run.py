@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
 from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
-from subsetopt.errors import RunDirectoryError
+from subsetopt.errors import ModelError, RunDirectoryError, UserError
+from subsetopt.files import MALFORMED, reason, sealed
 from subsetopt.training.config import RunConfig, make_config, read_toml
+from subsetopt.training.identity import OtherRunError, check_identity, check_outputs, identity
 from subsetopt.training.loop import Loop
-from subsetopt.training.outcome import assemble_result, environment, warn_of_other_environment
+from subsetopt.training.outcome import assemble_result, environment, version_of, warn_of_other_environment
 from subsetopt.training.phase_factory import build_phases
 from subsetopt.training.phases import Phase
 from subsetopt.training.position import Position
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
-from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite
+from subsetopt.training.run_directory import (
+    CHECKPOINT,
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    MODEL,
+    RESULT,
+    RunDirectory,
+    finite,
+)
 from subsetopt.training.workspace import Workspace
 from subsetopt.version import own_version
 
 SPLITS = ("subset", "train", "validation", "test")
+T = TypeVar("T")
 FOREIGN = "(given as an object)"
 
 
@@ -131,12 +143,13 @@ def resume_run(
     written = directory if ranks.main else None
     loop = Loop(workspace, phases, written, progress)
     with _alone_in(written, ranks):
+        ranks.together(lambda: None if written is None else written.prepare_to_go_on())
         checkpoint = ranks.together(directory.load_checkpoint)
         _hint(ranks, directory)
-        warn_of_other_environment(directory, workspace, progress)
-        position = loop.start() if checkpoint is None else _restored(loop, checkpoint, directory)
-        if checkpoint is None and written is not None:
-            written.truncate(METRICS, 0)
+        if ranks.main:
+            warn_of_other_environment(directory, workspace, progress)
+        ranks.together(lambda: None if checkpoint is None else _fits(directory, CHECKPOINT, loop.check, checkpoint[1]))
+        position = loop.begin_again() if checkpoint is None else _restored(loop, checkpoint, directory)
         return _finish(loop, position, workspace, phases, written, progress, splits, figure)
 
 
@@ -156,14 +169,24 @@ def check_run(config: RunConfig) -> Workspace:
     return workspace
 
 
+def _fits(directory: RunDirectory, name: str, check: Callable[..., T], *arguments: Any) -> T:
+    """Return what `check` does; what it finds different is told of the file `name`."""
+    try:
+        return check(*arguments)
+    except (OtherRunError, ModelError) as error:
+        raise RunDirectoryError(f"run = {str(directory.path)!r}: {name} does not fit: {error}") from None
+
+
 def _restored(loop: Loop, checkpoint: tuple[dict[str, Tensor], dict[str, Any]], directory: RunDirectory) -> Position:
     try:
-        return loop.restore(*checkpoint)
-    except (KeyError, TypeError) as error:
-        written, own = directory.read_json(ENVIRONMENT).get("subsetopt"), own_version()
+        return _fits(directory, CHECKPOINT, loop.restore, *checkpoint)
+    except UserError:
+        raise
+    except MALFORMED as error:
+        written, own = version_of(directory), own_version()
         raise RunDirectoryError(
             f"run = {str(directory.path)!r}: its checkpoint (subsetopt {written}) does not fit this version {own} "
-            f"({type(error).__name__}: {error}); resume with the version that wrote it, or train anew"
+            f"({type(error).__name__}: {reason(error)}); resume with the version that wrote it, or train anew"
         ) from error
 
 
@@ -183,8 +206,22 @@ def evaluate_run(
     config = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
     # The run's own model says all; where it once started may be gone.
     workspace = prepare(config.model_copy(update={"init_from": None}), model, dataset)
-    w = workspace.flat.load_state_dict(directory.load_tensors(MODEL))
+    w = load_model(directory, workspace)
     return {name: metrics for name in splits if (metrics := workspace.evaluate(w, name)) is not None}
+
+
+def load_model(directory: RunDirectory, workspace: Workspace) -> Tensor:
+    """Put the finished run's buffers into the workspace's model and return its parameters.
+
+    Raises `RunDirectoryError` where the file is damaged, or settings, data or model are not those of the run.
+    """
+    tensors, state = directory.load_tensors(MODEL)
+    if state is not None:
+        _fits(directory, MODEL, check_identity, state, workspace)
+    w = _fits(directory, MODEL, workspace.flat.load_state_dict, tensors)
+    if state is not None:
+        _fits(directory, MODEL, check_outputs, state, workspace, w)
+    return w
 
 
 def _finish(
@@ -201,17 +238,25 @@ def _finish(
         progress.warn(text)
     if not loop.run(position):
         raise Interrupted(directory.path if directory else None)
-    result = assemble_result(workspace, position, splits)
+    result = sealed(finite(assemble_result(workspace, position, splits)))
     final = position.snapshots[-1]
     workspace.flat.load_buffers(final.buffers)
     if directory is not None:
-        directory.save_tensors(MODEL, workspace.flat.state_dict(final.w))
+        directory.save_tensors(MODEL, workspace.flat.state_dict(final.w), identity(workspace, final.w))
         if figure:
-            from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
-
-            loss_figure(directory.path, result)
+            _draw(directory, result, progress)
         directory.write_json(RESULT, result)
-    return RunResult(finite(result), directory.path if directory else None, workspace.flat.module(final.w))
+    return RunResult(result, directory.path if directory else None, workspace.flat.module(final.w))
+
+
+def _draw(directory: RunDirectory, result: dict[str, Any], progress: Progress) -> None:
+    """Draw the figure; a run does not fail for want of one."""
+    from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
+
+    try:
+        loss_figure(directory.path, result)
+    except MALFORMED as error:
+        progress.warn(f"no figure ({reason(error)})")
 
 
 def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) -> RunConfig:
@@ -226,6 +271,8 @@ def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) 
 
 def _stored(config: RunConfig) -> dict[str, Any]:
     content = config.model_dump(mode="json", exclude={"output"})
+    if config.max_iterations is None:
+        content["max_iterations"] = "none"  # TOML has no null, and without a line the default would hold
     if config.data_dir is not None:
         content["data_dir"] = str(config.data_dir.absolute())
     if config.data_file is not None:

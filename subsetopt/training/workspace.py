@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.data import Dataset, Preprocess, augmented_copies
+from subsetopt.data.digest import dataset_digest
 from subsetopt.data.subset import disjoint, draw_slice
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
@@ -79,6 +80,11 @@ class Workspace:
         """Return the rows of `count` disjoint subsets; the first is the run's own."""
         classes = strata(self.config, self.dataset)
         return disjoint(self.full_size, len(self.subset), count, self.config.seed, stratify=classes)
+
+    @cached_property
+    def data_digest(self) -> str:
+        """The digest by which a saved file knows its data again; read once, they may be large."""
+        return dataset_digest(self.dataset)
 
     @property
     def full_size(self) -> int:
