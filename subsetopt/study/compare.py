@@ -25,7 +25,7 @@ STUDY, RESULTS, CURVES, SUMMARY = "study.toml", "results.csv", "curves.csv", "su
 
 def run_comparison(
     study: Study,
-    output: Path,
+    output: Path | str,
     *,
     workers: Workers | None = None,
     progress: StudyProgress | None = None,
@@ -37,7 +37,7 @@ def run_comparison(
     and does not stop the others. Raises `UserError` before any work for settings that cannot be run, and
     `StudyInterrupted` when asked to stop.
     """
-    workers, progress = workers or Workers(), progress or SilentStudy()
+    workers, progress, output = workers or Workers(), progress or SilentStudy(), Path(output)
     maker = CellMaker(study)
     check_study(maker)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
 from subsetopt.training.config import RunConfig, make_config
+from subsetopt.training.phase_config import Settings
 
 BudgetUnit = Literal["epochs", "seconds"]
 DEFAULT_METHODS = ("lbfgs@0.1+full", "lbfgs@0.1+srs", "lbfgs", "adam", "sgd", "srs@0.1")
@@ -29,10 +30,8 @@ _DATA = frozenset({"dataset", "data_dir", "data_file", "normalize", "validation_
 SHARED = tuple(name for name in RunConfig.model_fields if name not in _METHOD_OWN | _STUDY_OWN)
 
 
-class StudyConfig(BaseModel):
+class StudyConfig(Settings):
     """All settings of one comparison but those that its runs share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     title: str = Field("", description="heading of the report", examples=["Digits"])
     methods: tuple[str, ...] = Field(

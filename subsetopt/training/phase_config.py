@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
@@ -22,9 +30,19 @@ ChunkSize = Annotated[Annotated[int, Field(ge=1)] | Literal["tune"] | None, Befo
 
 
 class Settings(BaseModel):
-    """Settings that refuse unknown names and numbers that are not finite."""
+    """Settings that refuse unknown names, numbers that are not finite, and switches for numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse True and False, also in a list, where pydantic would take them for 1 and 0."""
+        values = value if isinstance(value, list | tuple) else (value,)
+        switched = next((item for item in values if isinstance(item, bool)), None)
+        if switched is not None and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"{switched} is no value of this setting")
+        return value
 
 
 class PhaseConfig(Settings):
