@@ -46,7 +46,8 @@ def make_sampler(
     """Return the sampler `name` over samples 0 .. n_samples - 1, all settings checked.
 
     Indices and weights live on `device`; random numbers come from the stream "sampler" of `seed`, drawn on the CPU so
-    that every device gets the same batches. `drop_last` withholds a short last batch of an epoch. Raises
+    that every device gets the same batches. Without `drop_last` the batches of an epoch are as few
+    as `batch_size` allows and share its rows evenly; with it they are all whole, and the rest is withheld. Raises
     `SettingError` for an unknown sampler or setting (with "did you mean") and for a value out of range.
     """
     target = SAMPLERS.get(name)

@@ -12,6 +12,7 @@ import numpy as np
 import scipy
 import torch
 
+from subsetopt.training.affordable import stepless
 from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import ENVIRONMENT, RunDirectory
@@ -55,7 +56,7 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
             "by_purpose": ledger.by_purpose(),
             "prices": ledger.prices,
         },
-        "warnings": workspace.warnings,
+        "warnings": [*workspace.warnings, *stepless(snapshot.record for snapshot in snapshots)],
     }
 
 

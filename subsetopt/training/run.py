@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
 from subsetopt.errors import RunDirectoryError
+from subsetopt.training.affordable import check_trained, stepless
 from subsetopt.training.config import RunConfig, make_config, read_toml
 from subsetopt.training.loop import Loop
 from subsetopt.training.outcome import assemble_result, environment, warn_of_other_environment
@@ -196,6 +197,10 @@ def _finish(
         progress.warn(text)
     if not loop.run(position):
         raise Interrupted(directory.path if directory else None)
+    records = [snapshot.record for snapshot in position.snapshots]
+    check_trained(workspace, records)
+    for text in stepless(records):
+        progress.warn(text)
     result = assemble_result(workspace, position, splits)
     final = position.snapshots[-1]
     workspace.flat.load_buffers(final.buffers)

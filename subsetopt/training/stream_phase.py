@@ -107,6 +107,11 @@ class StreamPhase:
         """For the progress bar."""
         return f"{self.config.method} on {self.samples} samples"
 
+    @property
+    def least_cost(self) -> float:
+        """The gradient of the first subset; what its factors cost depends on the model and comes on top."""
+        return self._workspace.ledger.price("gradient", min(self._settings.size(0.0), self.samples))
+
     def start(self, w: Tensor) -> StreamState:
         """Take what the phase may spend, within the run's budget; nothing is evaluated yet."""
         ledger, clock, seed = self._workspace.ledger, self._workspace.clock, self._workspace.config.seed
@@ -136,7 +141,7 @@ class StreamPhase:
                 self._estimate(state)
             self._advance(state)
         except BudgetExhausted:
-            state.stopped = state.end
+            state.stopped = state.end if state.iterations else StopReason.BUDGET
         return state
 
     def terminate(self, state: StreamState) -> StopReason | None:

@@ -71,6 +71,11 @@ class SubsetsPhase:
         """For the progress bar."""
         return f"{self.config.method} on {self.config.subsets} x {self.samples // self.config.subsets} samples"
 
+    @property
+    def least_cost(self) -> float:
+        """The evaluation at the start, and one at the end of a first step, of every solve."""
+        return self._workspace.ledger.price("gradient", 2 * self.samples)
+
     def start(self, w: Tensor) -> SubsetsState:
         """Begin the first solve of each rank."""
         ledger = self._workspace.ledger
