@@ -44,7 +44,8 @@ def make_plan(
     measured = workspace.ledger.by_purpose()
     pilot = run_pilot(workspace, pilot_seconds, clock) if pilot_seconds > 0 else None
     wanted = _wanted(excess, target_loss, pilot, workspace)
-    problem = Problem(workspace.full_size, config.l2, wanted["excess"], speeds, pilot, shlex.join(flags))
+    least = workspace.dataset.n_outputs if workspace.dataset.task == "classification" else 1
+    problem = Problem(workspace.full_size, config.l2, wanted["excess"], speeds, pilot, shlex.join(flags), least)
     predictions = predict(problem, shipped_laws() if laws is None else laws)
     chosen = recommend(predictions, by)
     return {

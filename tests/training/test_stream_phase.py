@@ -107,7 +107,9 @@ def test_the_budget_is_obeyed_to_the_unit(epochs):
     while running.phase.terminate(running.state) is None:
         running.phase.step(running.state)
     ledger = running.workspace.ledger
-    assert running.phase.terminate(running.state) is (StopReason.SCHEDULE_END if running.state.iterations else StopReason.BUDGET)
+    assert running.phase.terminate(running.state) is (
+        StopReason.SCHEDULE_END if running.state.iterations else StopReason.BUDGET
+    )
     ledger.limit = math.inf  # as the loop does before it finishes a phase
     running.phase.finish(running.state)
     assert ledger.cost <= epochs * (1 + 1e-9)
