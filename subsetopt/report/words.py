@@ -56,7 +56,7 @@ _STOP = {
     ),
     "budget": StopWords(
         "budget spent",
-        "More of it (--max-epochs, --solver-epochs, --handoff-epochs, --max-seconds) would bring it nearer the minimum.",
+        "More of it (--max-epochs, --solver-epochs, --handoff-epochs, --max-seconds) brings it nearer the minimum.",
     ),
     "line_search": StopWords(
         "no step along the search direction lowers the loss",
