@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from subsetopt.errors import RunDirectoryError, SettingError
+from subsetopt.errors import RunDirectoryError, SettingError, setting
 from subsetopt.study.cells import Cell, CellMaker, Outcome
 from subsetopt.study.config import Study
 from subsetopt.study.curves import Point, point_row
@@ -87,12 +87,14 @@ def open_study(output: Path) -> Iterator[RunDirectory]:
     """Open the directory of a new study or of one to go on with, for this process alone; or `RunDirectoryError`."""
     foreign = output.exists() and (not output.is_dir() or any(path.name != LOCK for path in output.iterdir()))
     if foreign and not (output / STUDY).is_file():
-        raise RunDirectoryError(f"output = {str(output)!r}: exists and holds no study; choose another --output")
+        raise RunDirectoryError(
+            f"output = {str(output)!r}: exists and holds no study; choose another {setting('output')}"
+        )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(
-            f"output = {str(output)!r}: cannot be created ({error.strerror}); choose another --output"
+            f"output = {str(output)!r}: cannot be created ({error.strerror}); choose another {setting('output')}"
         ) from None
     directory = RunDirectory(output)
     with directory.sole_user():

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
+from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
 from subsetopt.training.config import RunConfig, make_config
 from subsetopt.training.phase_config import Settings
 
@@ -136,7 +136,9 @@ def make_study(*layers: Mapping[str, Any]) -> Study:
     except (ValidationError, ValueError) as error:
         raise _one_line(error, own) from None
     if config.tune and shared.validation_fraction == 0:
-        raise SettingError("validation_fraction", 0, "tuning needs held-out data", "set it above 0, or tune = false")
+        raise SettingError(
+            "validation_fraction", 0, "tuning needs held-out data", f"set it above 0, or {setting('tune', False)}"
+        )
     given = {key: value for key, value in shared.model_dump(mode="json").items() if key in merged or key == "dataset"}
     return Study(config=config, shared=given)
 
@@ -159,7 +161,9 @@ def _misplaced(key: str, value: Any) -> SettingError:
     if key in _METHOD_OWN:
         return SettingError(key, value, "belongs to one method", f'write [[method]] with name = "mine", {key} = ...')
     if key in _STUDY_OWN:
-        return SettingError(key, value, "is set by the study itself", "leave it out; see budget and seeds")
+        return SettingError(
+            key, value, "is set by the study itself", f"leave it out; see {setting('budget')} and {setting('seeds')}"
+        )
     return unknown_name("setting", key, [*StudyConfig.model_fields, *SHARED])
 
 

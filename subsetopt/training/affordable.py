@@ -15,12 +15,12 @@ from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Phase
+from subsetopt.training.setting_names import setting_name
 from subsetopt.training.workspace import Workspace
 
 SLACK = 1e-9
 MARGIN = 2.0  # what is recommended, in first steps: one for what their lower bounds leave out
 _ROLES = {"warmup": "the warm-up", "grow": "a growing stage", "solve": "the solve", "handoff": "the hand-off"}
-_SETTINGS = {"warmup": "warmup_epochs", "grow": "grow_epochs", "solve": "solver_epochs", "handoff": "handoff_epochs"}
 
 
 def check_budgets(workspace: Workspace, phases: Sequence[Phase]) -> None:
@@ -30,14 +30,14 @@ def check_budgets(workspace: Workspace, phases: Sequence[Phase]) -> None:
     """
     budget, spent = workspace.ledger.budget, workspace.ledger.cost
     given = spent  # what the phases before may take, of which they take at least `spent`
-    for index, phase in enumerate(phases):
+    for phase in phases:
         config, least = phase.config, phase.least_cost
         own = math.inf if config.epochs is None else config.epochs - (spent if config.cumulative else 0.0)
         left = budget - spent
         if least > min(own, left) * (1 + SLACK):
             if own <= left:
                 alike = max(other.least_cost for other in phases if other.config.role == config.role)
-                raise _too_little(workspace, index, config, least, alike)
+                raise _too_little(workspace, config, least, alike)
             raise _used_up(workspace, config, least, given)
         certain = _certain(workspace, phase, min(own, left))
         spent, given = spent + certain, given + (min(own, left) if config.first_order and certain else certain)
@@ -53,11 +53,10 @@ def _certain(workspace: Workspace, phase: Phase, allowed: float) -> float:
     return 0.0 if config.first_order else workspace.ledger.price("gradient", phase.samples)
 
 
-def _too_little(workspace: Workspace, index: int, config: PhaseConfig, least: float, alike: float) -> SettingError:
+def _too_little(workspace: Workspace, config: PhaseConfig, least: float, alike: float) -> SettingError:
     explicit = bool(workspace.config.phase)
-    name = f"phase.{index}.epochs" if explicit else _SETTINGS[config.role]
     return SettingError(
-        name,
+        setting_name(workspace.config, config, "epochs"),
         config.epochs,
         f"{_ROLES[config.role]} by {_method(config)} would train nothing: its first step costs {least:.3g} "
         "epoch-equivalents",
@@ -98,11 +97,11 @@ def check_trained(workspace: Workspace, records: Sequence[Mapping[str, Any]]) ->
     value: float | None
     timed = config.max_seconds if phase.seconds is None else phase.seconds
     if timed is not None:
-        name, value = "max_seconds" if phase.seconds is None else "phase.0.seconds", timed
+        name, value = "max_seconds" if phase.seconds is None else setting_name(config, phase, "seconds"), timed
     elif phase.epochs is None or (config.max_epochs or math.inf) <= phase.epochs:
         name, value = "max_epochs", config.max_epochs
     else:
-        name, value = "phase.0.epochs" if config.phase else _SETTINGS[phase.role], phase.epochs
+        name, value = setting_name(config, phase, "epochs"), phase.epochs
     what = f"{_ROLES[phase.role]} by {_method(phase)} could take no step"
     raise SettingError(name, value, f"nothing was trained: {what} within it", "use more")
 

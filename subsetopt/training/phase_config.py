@@ -101,5 +101,5 @@ class PhaseConfig(Settings):
         if self.first_order and self.subsets > 1:
             raise ValueError(f"a {self.method} phase minimises nothing whose minima could be joined; use a solver")
         if self.nesterov and self.method == "sgd" and self.momentum == 0:
-            raise ValueError("nesterov needs momentum above 0, for example 0.9")
+            raise ValueError("Nesterov momentum needs a momentum above 0, for example 0.9")
         return self

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from subsetopt.data import Dataset, Preprocess, draw, load_dataset, require_all_classes
 from subsetopt.distributed import Ranks
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, setting
 from subsetopt.models import build_model, check_output_shape, refuse_reserved
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
@@ -82,9 +82,13 @@ def resolve_device(name: str, dtype: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[name]:
-        raise SettingError("device", name, "this machine has none that torch can use", "use --device cpu")
+        raise SettingError(
+            "device", name, "this machine has none that torch can use", f"use {setting('device', 'cpu')}"
+        )
     if name == "mps" and dtype == "float64":
-        raise SettingError("device", name, "it has no float64", "use --dtype float32 or --device cpu")
+        raise SettingError(
+            "device", name, "it has no float64", f"use {setting('dtype', 'float32')}, or {setting('device', 'cpu')}"
+        )
     return torch.device(name)
 
 
@@ -93,7 +97,7 @@ def resolve_loss(name: str, dataset: Dataset) -> str:
     fitting = "cross_entropy" if dataset.task == "classification" else "mse"
     if name in ("auto", fitting):
         return fitting
-    raise SettingError("loss", name, f"{dataset.name} is a {dataset.task} data set", f"use --loss {fitting}")
+    raise SettingError("loss", name, f"{dataset.name} is a {dataset.task} data set", f"use {setting('loss', fitting)}")
 
 
 def resolve_model(name: str, dataset: Dataset) -> str:
@@ -134,7 +138,7 @@ def _check_ratio(workspace: Workspace) -> None:
             required,
             f"the subset has Q = K M / P = {subset.ratio:.3g} ({subset.samples} samples x {subset.outputs} outputs "
             f"/ {subset.parameters} parameters)",
-            "use a larger --subset-frac, --augment-copies or a smaller model",
+            f"use a larger {setting('subset_frac')}, {setting('augment_copies')} or a smaller model",
         )
     text = warning(subset, task=workspace.dataset.task)
     if text:

@@ -20,7 +20,7 @@ import safetensors.torch
 import tomli_w
 from torch import Tensor
 
-from subsetopt.errors import RunDirectoryError
+from subsetopt.errors import RunDirectoryError, setting
 from subsetopt.files import replace_file
 
 CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
@@ -44,11 +44,11 @@ class RunDirectory:
         except FileExistsError:
             problem = "exists already" if path.is_dir() else "is a file"
             raise RunDirectoryError(
-                f"output = {str(path)!r}: {problem}; choose another --output, or `subsetopt resume {path}`"
+                f"output = {str(path)!r}: {problem}; choose another {setting('output')}, or `subsetopt resume {path}`"
             ) from None
         except OSError as error:
             raise RunDirectoryError(
-                f"output = {str(path)!r}: cannot be created ({error.strerror}); choose another --output"
+                f"output = {str(path)!r}: cannot be created ({error.strerror}); choose another {setting('output')}"
             ) from None
         directory = cls(path)
         directory.write_toml(CONFIG, config)
@@ -69,7 +69,7 @@ class RunDirectory:
         """Open an existing run; raises `RunDirectoryError` when it is none."""
         if not (path / CONFIG).is_file():
             problem = f"has no {CONFIG}" if path.is_dir() else "is not a directory"
-            raise RunDirectoryError(f"run = {str(path)!r}: {problem}; give the --output directory of `subsetopt train`")
+            raise RunDirectoryError(f"run = {str(path)!r}: {problem}; give the directory that a run was written to")
         return cls(path)
 
     @contextmanager
@@ -83,7 +83,8 @@ class RunDirectory:
             lock.acquire()
         except filelock.Timeout:
             raise RunDirectoryError(
-                f"output = {str(self.path)!r}: another process works there; wait for it, or choose another --output"
+                f"output = {str(self.path)!r}: another process works there; wait for it, "
+                f"or choose another {setting('output')}"
             ) from None
         except (NotImplementedError, OSError):
             yield
