@@ -5,6 +5,7 @@ scikit-learn and Pillow are imported by the readers that need them, when they ne
 
 from subsetopt.data.augment import augmented_copies
 from subsetopt.data.catalog import DATASETS
+from subsetopt.data.coercion import as_dataset, require_dataset
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.download import download
 from subsetopt.data.loading import dataset_from_arrays, load_dataset
@@ -21,6 +22,7 @@ __all__ = [
     "PublishedFile",
     "Split",
     "Task",
+    "as_dataset",
     "augmented_copies",
     "dataset_from_arrays",
     "disjoint",
@@ -29,5 +31,6 @@ __all__ = [
     "load_dataset",
     "missing_classes",
     "require_all_classes",
+    "require_dataset",
     "subset_size",
 ]

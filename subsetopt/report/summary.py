@@ -9,10 +9,9 @@ from typing import Any
 
 from subsetopt.report.subsets_words import subsets_words
 from subsetopt.report.table import text_table
-from subsetopt.report.words import stop_advice, stop_phrase
+from subsetopt.report.words import is_mini_batch, role_words, stop_advice, stop_phrase
 
 _WIDTH = 96
-_ROLES = {"warmup": "warm-up", "grow": "growing stage", "solve": "subset solve", "handoff": "hand-off"}
 _SPLITS = ("subset", "train", "validation", "test")
 _PURPOSES = {
     "train": "loss and gradient",
@@ -24,8 +23,8 @@ _PURPOSES = {
 }
 _FILES = {
     "result.json": "every number above",
-    "loss.png": "loss against cost",
-    "metrics.jsonl": "one line per iteration",
+    "loss.png": "training loss against cost",
+    "metrics.jsonl": "the course of every phase, line by line",
     "model.safetensors": "the trained parameters",
     "config.toml": "all settings, for --config",
 }
@@ -66,12 +65,12 @@ def _course(result: Mapping[str, Any]) -> list[str]:
         if phase["role"] == "grow":
             lines += _stage(number, phase)
             continue
-        whole = phase["role"] == "solve" and phase["data"] == "full"
-        role = "solve" if whole else _ROLES.get(phase["role"], phase["role"])
+        role = role_words(phase["role"], phase["data"])
         where = "the subset" if phase["data"] == "subset" else "the full training set"
-        facts = [f"{phase['iterations']} iterations"]
+        facts = [f"{phase['iterations']} {'steps' if is_mini_batch(phase['method']) else 'iterations'}"]
         if phase["loss"] is not None:
-            facts.append(f"objective {phase['loss']:.4g}")
+            mean = "mean loss of the last mini-batches" if is_mini_batch(phase["method"]) else "objective"
+            facts.append(f"{mean} {phase['loss']:.4g}")
         if phase["gradient_norm"] is not None:
             facts.append(f"max|g| {phase['gradient_norm']:.1e}")
         facts.append(f"{phase['epoch_equivalents']:.3g} epoch-equivalents in {_duration(phase['seconds'])}")
@@ -97,13 +96,14 @@ def _stage(number: int, phase: Mapping[str, Any]) -> list[str]:
 def _quality(result: Mapping[str, Any]) -> list[str]:
     after, before = result["metrics"], result.get("metrics_before_handoff")
     measure = "accuracy" if any("accuracy" in values for values in after.values()) else "mse"
-    stages = [("subset solve: ", before), ("hand-off: ", after)] if before else [("", after)]
+    solve = role_words("solve", (result.get("solve") or {}).get("data", "subset"))
+    stages = [(f"{solve}: ", before), ("hand-off: ", after)] if before else [("", after)]
     rows = [["data", *[heading for title, _ in stages for heading in (f"{title}loss", measure)]]]
     for split in _SPLITS:
         if split in after:
             rows.append([split, *[cell for _, metrics in stages for cell in _cells((metrics or {}).get(split))]])
     title = "Loss and accuracy" if measure == "accuracy" else "Loss and mean squared error"
-    when = " after the subset solve and after the hand-off" if before else ""
+    when = f" after the {solve} and after the hand-off" if before else ""
     return [f"{title}{when} (loss without its L2 term)", *text_table(rows)]
 
 

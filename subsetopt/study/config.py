@@ -11,8 +11,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
+from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
 from subsetopt.training.config import RunConfig, make_config
+from subsetopt.training.phase_config import Settings
 
 BudgetUnit = Literal["epochs", "seconds"]
 MOST_SEEDS = 1000
@@ -30,10 +31,8 @@ _DATA = frozenset({"dataset", "data_dir", "data_file", "task", "image_size", "no
 SHARED = tuple(name for name in RunConfig.model_fields if name not in _METHOD_OWN | _STUDY_OWN)
 
 
-class StudyConfig(BaseModel):
+class StudyConfig(Settings):
     """All settings of one comparison but those that its runs share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     title: str = Field("", description="heading of the report", examples=["Digits"])
     methods: tuple[str, ...] = Field(
@@ -138,7 +137,9 @@ def make_study(*layers: Mapping[str, Any]) -> Study:
     except (ValidationError, ValueError) as error:
         raise _one_line(error, own) from None
     if config.tune and shared.validation_fraction == 0:
-        raise SettingError("validation_fraction", 0, "tuning needs held-out data", "set it above 0, or tune = false")
+        raise SettingError(
+            "validation_fraction", 0, "tuning needs held-out data", f"set it above 0, or {setting('tune', False)}"
+        )
     given = {key: value for key, value in shared.model_dump(mode="json").items() if key in merged or key == "dataset"}
     return Study(config=config, shared=given)
 
@@ -161,7 +162,9 @@ def _misplaced(key: str, value: Any) -> SettingError:
     if key in _METHOD_OWN:
         return SettingError(key, value, "belongs to one method", f'write [[method]] with name = "mine", {key} = ...')
     if key in _STUDY_OWN:
-        return SettingError(key, value, "is set by the study itself", "leave it out; see budget and seeds")
+        return SettingError(
+            key, value, "is set by the study itself", f"leave it out; see {setting('budget')} and {setting('seeds')}"
+        )
     return unknown_name("setting", key, [*StudyConfig.model_fields, *SHARED])
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
+from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
 from subsetopt.training.growth import MOST_STAGES, Mode, stage_count
 from subsetopt.training.phase_config import (
     STREAMS,
@@ -195,21 +195,22 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.subset_frac is not None and self.subset_size is not None:
-            raise ValueError("give subset_frac or subset_size, not both")
+            raise ValueError(f"give {setting('subset_frac')} or {setting('subset_size')}, not both")
         stops = {"stop_at": self.stop_at, "handoff_stop_at": self.handoff_stop_at}
         held_out = [name for name, stop in stops.items() if stop == "validation"]
         if self.grow is not None and self.grow_stop == "validation":
             held_out.append("grow_stop")
         if held_out and self.validation_fraction == 0:
-            raise ValueError(f"{held_out[0]} = 'validation' needs held-out data; set validation_fraction above 0")
+            raise ValueError(f"{setting(held_out[0], 'validation')} needs held-out data; {_more_held_out()}")
         self._check_strategy()
         if self.track_validation is not None and self.validation_fraction == 0:
-            raise ValueError("track_validation needs held-out data; set validation_fraction above 0")
+            raise ValueError(f"{setting('track_validation')} needs held-out data; {_more_held_out()}")
         if self.solver == "none" and self.handoff == "none" and self.warmup == "none" and not self.phase:
             raise ValueError("solver, warmup and handoff are all 'none': nothing would be trained")
         if self.handoff == "none" and self.handoff_args:
             raise ValueError(
-                f"handoff_args = {self.handoff_args} has no use with handoff = 'none'; leave one of them out"
+                f"{setting('handoff_args', self.handoff_args)} has no use with {setting('handoff', 'none')}; "
+                "leave one of them out"
             )
         return self
 
@@ -217,28 +218,43 @@ class RunConfig(Settings):
         """Refuse what contradicts growing subsets, or several of them."""
         strategy = "grow" if self.grow is not None else "subsets" if self.subsets > 1 else None
         if strategy is not None and self.solver in ("none", *STREAMS):
-            raise ValueError(f"{strategy} needs a full-batch solver, for example lbfgs; solver is {self.solver!r}")
+            raise ValueError(
+                f"{setting(strategy)} needs a full-batch solver, such as {setting('solver', 'lbfgs')}, "
+                f"not {setting('solver', self.solver)}"
+            )
         if self.grow is not None and self.subsets > 1:
-            raise ValueError(f"grow = {self.grow:g} and subsets = {self.subsets} exclude each other; give one of them")
+            raise ValueError(
+                f"{setting('grow', self.grow)} and {setting('subsets', self.subsets)} exclude each other; "
+                "give one of them"
+            )
         if self.grow is not None and self.subset_size is not None:
-            raise ValueError("grow counts in shares of the data; give subset_frac instead of subset_size")
+            raise ValueError(
+                f"{setting('grow')} counts in shares of the data; "
+                f"give {setting('subset_frac')} instead of {setting('subset_size')}"
+            )
         end = self.subset_frac or 1.0
         if self.grow is not None and self.start >= end:
-            raise ValueError(f"start = {self.start:g} leaves nothing to grow to; use less than subset_frac = {end:g}")
-        if self.grow is not None and (stages := stage_count(self.start, self.grow, end)) > MOST_STAGES:
             raise ValueError(
-                f"grow = {self.grow!r} makes {stages:.3g} stages from start = {self.start:g}, more than {MOST_STAGES}; "
-                f"use grow = {max(1.05, (end / self.start) ** (1 / 20)):.3g} or more"
+                f"{setting('start', self.start)} leaves nothing to grow to; use less than {end:g}, the share at the end"
+            )
+        if self.grow is not None and (stages := stage_count(self.start, self.grow, end)) > MOST_STAGES:
+            least = float(f"{max(1.05, (end / self.start) ** (1 / 20)):.3g}")
+            raise ValueError(
+                f"{setting('grow', self.grow)} makes {stages:.3g} stages from {setting('start', self.start)}, over "
+                f"{MOST_STAGES}; use {setting('grow', least)} or more"
             )
         if self.grow is not None and self.grow_stop == "cost" and self.grow_epochs is None:
-            raise ValueError("grow_stop = 'cost' needs grow_epochs, the cost of each stage, for example 0.5")
+            raise ValueError(
+                f"{setting('grow_stop', 'cost')} needs the cost of each stage, "
+                f"for example {setting('grow_epochs', 0.5)}"
+            )
         if self.subsets > 1 and self.subsets * (share := self.subset_share) > 1 + 1e-9:
             raise ValueError(
-                f"subsets = {self.subsets} disjoint subsets of {share:g} of the data each do not fit into it; "
-                f"use subset_frac = {1 / self.subsets:.3g} or less"
+                f"{setting('subsets', self.subsets)}: disjoint subsets of {share:g} of the data each do not fit; "
+                f"use {setting('subset_frac', float(f'{1 / self.subsets:.3g}'))} or less"
             )
         if self.subsets > 1 and self.subsets_select == "validation" and self.validation_fraction == 0:
-            raise ValueError("subsets_select = 'validation' needs held-out data; set validation_fraction above 0")
+            raise ValueError(f"{setting('subsets_select', 'validation')} needs held-out data; {_more_held_out()}")
 
     @property
     def subset_share(self) -> float:
@@ -252,6 +268,10 @@ class RunConfig(Settings):
         if self.phase:
             return self.phase
         return planned_phases(self)
+
+
+def _more_held_out() -> str:
+    return f"set {setting('validation_fraction')} above 0"
 
 
 def make_config(*layers: Mapping[str, Any]) -> RunConfig:

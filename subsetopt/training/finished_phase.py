@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.data import Dataset
-from subsetopt.errors import ModelError, RunDirectoryError, SettingError
+from subsetopt.errors import ModelError, RunDirectoryError, SettingError, setting
 from subsetopt.objective import Objective
 from subsetopt.training.identity import OtherRunError, check_identity, check_outputs
 from subsetopt.training.phase_config import PhaseConfig
@@ -116,7 +116,7 @@ def _load_phase(
         )
     there = [index for index, record in enumerate(records) if on in (None, record["data"])]
     if not there:
-        raise SettingError("on", on, "no finished phase trained on it", f"use --on {records[-1]['data']}")
+        raise SettingError("on", on, "no finished phase trained on it", f"use {setting('on', records[-1]['data'])}")
     solves = [index for index in there if records[index]["role"] == "solve"]
     index = (solves or there)[-1]
     tensors, flat = checkpoint[0], workspace.flat

@@ -12,6 +12,7 @@ import scipy
 import torch
 
 from subsetopt.errors import RunDirectoryError
+from subsetopt.training.affordable import stepless
 from subsetopt.training.non_finite import non_finite_notes
 from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
@@ -58,7 +59,7 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
             "by_purpose": ledger.by_purpose(),
             "prices": ledger.prices,
         },
-        "warnings": workspace.warnings,
+        "warnings": [*workspace.warnings, *stepless(snapshot.record for snapshot in snapshots)],
     }
 
 

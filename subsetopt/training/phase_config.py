@@ -6,7 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
@@ -54,7 +62,7 @@ ImageSize = Annotated[tuple[int, int] | None, BeforeValidator(_height_and_width)
 
 
 class Settings(BaseModel):
-    """Settings that refuse unknown names and numbers that are not finite."""
+    """Settings that refuse unknown names, numbers that are not finite, and switches for numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -64,6 +72,16 @@ class Settings(BaseModel):
         """Refuse what pydantic does not look at: numbers in tables of a model's or a solver's settings."""
         if isinstance(value, Mapping) and (key := _not_finite(value)) is not None:
             raise ValueError(f"{key} = {value[key]} must hold finite numbers, and tables within tables at most 8 deep")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse True and False, also in a list, where pydantic would take them for 1 and 0."""
+        values = value if isinstance(value, list | tuple) else (value,)
+        switched = next((item for item in values if isinstance(item, bool)), None)
+        if switched is not None and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"{switched} is no value of this setting")
         return value
 
 
@@ -123,5 +141,5 @@ class PhaseConfig(Settings):
         if self.first_order and self.subsets > 1:
             raise ValueError(f"a {self.method} phase minimises nothing whose minima could be joined; use a solver")
         if self.nesterov and self.method == "sgd" and self.momentum == 0:
-            raise ValueError("nesterov needs momentum above 0, for example 0.9")
+            raise ValueError("Nesterov momentum needs a momentum above 0, for example 0.9")
         return self

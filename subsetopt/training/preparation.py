@@ -12,6 +12,7 @@ from subsetopt.errors import SettingError, setting
 from subsetopt.models import build_model, check_output_shape, refuse_reserved, takes_integers
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
+from subsetopt.training.affordable import within_budget
 from subsetopt.training.clock import Clock
 from subsetopt.training.config import RunConfig
 from subsetopt.training.initialisation import initialised_from
@@ -74,7 +75,8 @@ def prepare(
     _check_ratio(workspace)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
-        size = tuned_chunk_size(flat, *workspace.subset_data, loss=loss, preprocess=preprocess, meter=ledger)
+        with within_budget(workspace):
+            size = tuned_chunk_size(flat, *workspace.subset_data, loss=loss, preprocess=preprocess, meter=ledger)
         # From here on all ranks are known to be well: rank 0's number is everybody's.
         size = ranks.together(lambda: ranks).broadcast(size)
         workspace.config = config.model_copy(update={"chunk_size": size})
@@ -97,9 +99,13 @@ def resolve_device(name: str, dtype: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[name]:
-        raise SettingError("device", name, "this machine has none that torch can use", "use --device cpu")
+        raise SettingError(
+            "device", name, "this machine has none that torch can use", f"use {setting('device', 'cpu')}"
+        )
     if name == "mps" and dtype == "float64":
-        raise SettingError("device", name, "it has no float64", "use --dtype float32 or --device cpu")
+        raise SettingError(
+            "device", name, "it has no float64", f"use {setting('dtype', 'float32')}, or {setting('device', 'cpu')}"
+        )
     return torch.device(name)
 
 
@@ -151,7 +157,7 @@ def _check_ratio(workspace: Workspace) -> None:
             required,
             f"the subset has Q = K M / P = {subset.ratio:.3g} ({subset.samples} samples x {subset.outputs} outputs "
             f"/ {subset.parameters} parameters)",
-            "use a larger --subset-frac, --augment-copies or a smaller model",
+            f"use a larger {setting('subset_frac')}, {setting('augment_copies')} or a smaller model",
         )
     text = warning(subset, task=workspace.dataset.task)
     if text:

@@ -15,6 +15,7 @@ from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
 from subsetopt.errors import ModelError, RunDirectoryError, UserError
 from subsetopt.files import MALFORMED, reason, sealed
+from subsetopt.training.affordable import check_trained, stepless
 from subsetopt.training.config import RunConfig, make_config, read_toml
 from subsetopt.training.identity import OtherRunError, check_identity, check_outputs, identity
 from subsetopt.training.loop import Loop
@@ -238,6 +239,10 @@ def _finish(
         progress.warn(text)
     if not loop.run(position):
         raise Interrupted(directory.path if directory else None)
+    records = [snapshot.record for snapshot in position.snapshots]
+    check_trained(workspace, records)
+    for text in stepless(records):
+        progress.warn(text)
     result = sealed(finite(assemble_result(workspace, position, splits)))
     final = position.snapshots[-1]
     workspace.flat.load_buffers(final.buffers)

@@ -18,7 +18,7 @@ import filelock
 import tomli_w
 from torch import Tensor
 
-from subsetopt.errors import RunDirectoryError
+from subsetopt.errors import RunDirectoryError, setting
 from subsetopt.files import check_writable, read_document, reason, remove_temporary, replace_file, sealed
 from subsetopt.report.metrics_file import is_record
 from subsetopt.training.saved_tensors import DamagedError, from_file, to_bytes
@@ -47,7 +47,7 @@ class RunDirectory:
             raise RunDirectoryError(f"output = {str(path)!r}: {_why_taken(path)}") from None
         except (OSError, ValueError) as error:
             raise RunDirectoryError(
-                f"output = {str(path)!r}: cannot be created ({reason(error)}); choose another --output"
+                f"output = {str(path)!r}: cannot be created ({reason(error)}); choose another {setting('output')}"
             ) from None
         directory = cls(path)
         try:
@@ -73,7 +73,7 @@ class RunDirectory:
         """Open an existing run; raises `RunDirectoryError` when it is none."""
         if not os.path.isfile(path / CONFIG):  # noqa: PTH113 (false, where Path.is_file raises on a NUL or a long name)
             problem = f"has no {CONFIG}" if os.path.isdir(path) else "is not a directory"  # noqa: PTH112
-            raise RunDirectoryError(f"run = {str(path)!r}: {problem}; give the --output directory of `subsetopt train`")
+            raise RunDirectoryError(f"run = {str(path)!r}: {problem}; give the directory that a run was written to")
         return cls(path)
 
     @contextmanager
@@ -87,7 +87,8 @@ class RunDirectory:
             lock.acquire()
         except filelock.Timeout:
             raise RunDirectoryError(
-                f"output = {str(self.path)!r}: another process works there; wait for it, or choose another --output"
+                f"output = {str(self.path)!r}: another process works there; wait for it, "
+                f"or choose another {setting('output')}"
             ) from None
         except (NotImplementedError, OSError):
             yield
@@ -186,10 +187,10 @@ class RunDirectory:
 def _why_taken(path: Path) -> str:
     """Return why a new run cannot go to `path`, which exists, and what to do."""
     if not path.is_dir():
-        return "is a file; choose another --output"
+        return f"is a file; choose another {setting('output')}"
     if (path / CONFIG).is_file():
-        return f"exists already; choose another --output, or `subsetopt resume {path}`"
-    return "exists already and holds no run; remove it, or choose another --output"
+        return f"exists already; choose another {setting('output')}, or `subsetopt resume {path}`"
+    return f"exists already and holds no run; remove it, or choose another {setting('output')}"
 
 
 def finite(value: Any) -> Any:

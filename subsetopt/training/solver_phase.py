@@ -49,6 +49,11 @@ class SolverPhase:
         classes = f" of {dataset.n_outputs} classes" if dataset.task == "classification" else ""
         return f"{self.config.method} on {self.samples} samples{classes}"
 
+    @property
+    def least_cost(self) -> float:
+        """The evaluation at the start, and one at the end of a first step."""
+        return self._workspace.ledger.price("gradient", 2 * self.samples)
+
     def start(self, w: Tensor) -> SolverState:
         """Evaluate at w; with `carry`, take over the curvature that the phase before has handed on."""
         state, carried = self._solver.init(self._objective, w), self._workspace.carried

@@ -65,7 +65,9 @@ def stream_settings(given: Mapping[str, Any], samples: int) -> StreamSettings:
     """Return checked settings for `samples` training samples; raises `SettingError`. Subsets never exceed these."""
     settings = StreamSettings(**check_settings(StreamSettings, given, "kfac-stream"))
     if settings.subset_max < settings.subset_min:
-        raise SettingError("subset_max", settings.subset_max, f"is below subset_min = {settings.subset_min}")
+        raise SettingError(
+            "subset_max", settings.subset_max, f"is below subset_min = {settings.subset_min}", "raise it"
+        )
     scale = min(1.0, samples / (settings.pass_steps * settings.subset_max))
     smallest, largest = (max(2, round(scale * size)) for size in (settings.subset_min, settings.subset_max))
     smallest = min(largest, max(smallest, SMALLEST))

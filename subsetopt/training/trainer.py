@@ -7,21 +7,26 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from subsetopt.data import Dataset
+from subsetopt.arguments import kind_of, refuse_given, require_module
+from subsetopt.data import Dataset, require_dataset
 from subsetopt.errors import SettingError
 from subsetopt.training.config import make_config
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress
 from subsetopt.training.run import RunResult, resume_run, train
 
+_DATA = ("data_dir", "data_file", "validation_fraction", "normalize")  # how a data set is read by its name
+
 
 class SubsetTrainer:
     """Solves a subset to its minimum and hands over, for any `nn.Module` and any `Dataset`.
 
-    `model` is a module (never modified: the fitted copy is `trainer.model`) or a model name; `dataset` a `Dataset`
-    (see `dataset_from_arrays`) or a data set name. Settings are those of `subsetopt train` with underscores, e.g.
+    `model` is a module (never modified: the fitted copy is `trainer.model`) or a model name; `dataset` a data set name,
+    or a `Dataset`: `dataset_from_arrays` makes one of tensors or arrays, `as_dataset` of a pair (x, y), a
+    `TensorDataset` or a plain `DataLoader`. Settings are those of `subsetopt train` with underscores, e.g.
     `subset_frac=0.1, solver="newton-cg", handoff="adam"`. Without `output` nothing is written to disk.
-    Raises `UserError` (a `ValueError`) in one line for unusable settings.
+    Raises `UserError` (a `ValueError`) in one line for unusable settings, for those that would have no effect beside
+    an object, and for data or a model of another type.
     """
 
     def __init__(
@@ -32,14 +37,21 @@ class SubsetTrainer:
         progress: Progress | None = None,
         **settings: Any,
     ) -> None:
-        if not isinstance(model, (nn.Module, str)):
-            raise SettingError("model", model, "is neither a torch.nn.Module nor a name", "give one of these")
-        names = {"model": model} if isinstance(model, str) else {}
-        names |= {"dataset": dataset} if isinstance(dataset, str) else {}
+        names: dict[str, Any] = {}
+        if isinstance(model, str):
+            names["model"] = model
+        else:
+            require_module("model", model, " or a model's name")
+            refuse_given(settings, ("model_args",), "the model", "set it where the model is made")
+        if isinstance(dataset, str):
+            names["dataset"] = dataset
+        else:
+            require_dataset(dataset)
+            refuse_given(settings, _DATA, "the data set", "set it where the data set is made")
         self.config = make_config(settings, names)
-        self._model = model if isinstance(model, nn.Module) else None
-        self._dataset = dataset if isinstance(dataset, Dataset) else None
-        self._progress = progress
+        self._model = None if isinstance(model, str) else model
+        self._dataset = None if isinstance(dataset, str) else dataset
+        self._progress = _checked(progress)
         self._outcome: RunResult | None = None
 
     def fit(self) -> Self:
@@ -63,7 +75,11 @@ class SubsetTrainer:
         progress: Progress | None = None,
     ) -> Self:
         """Go on with an interrupted run; `model` and `dataset` again where they were objects."""
-        outcome = resume_run(directory, progress=progress, model=model, dataset=dataset)
+        if model is not None:
+            require_module("model", model)
+        if dataset is not None:
+            require_dataset(dataset)
+        outcome = resume_run(directory, progress=_checked(progress), model=model, dataset=dataset)
         trainer = cls(model or "auto", dataset or "digits", progress=progress)
         trainer._outcome = outcome
         return trainer
@@ -98,3 +114,10 @@ class SubsetTrainer:
         if self._outcome is None:
             raise SettingError("trainer", "not fitted", "there is no result yet", "call fit() first")
         return self._outcome
+
+
+def _checked(progress: Progress | None) -> Progress | None:
+    """Return `progress`, which is looked at here, not first in the middle of a run."""
+    if progress is None or (isinstance(progress, Progress) and not isinstance(progress, type)):
+        return progress
+    raise SettingError("progress", progress, f"is {kind_of(progress)}", "give an object with the methods of Progress")

@@ -15,7 +15,7 @@ from subsetopt.data import Dataset, Preprocess, augmented_copies
 from subsetopt.data.digest import dataset_digest
 from subsetopt.data.subset import disjoint, draw_slice
 from subsetopt.distributed import Ranks
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, setting
 from subsetopt.objective import (
     FlatModel,
     Objective,
@@ -72,7 +72,7 @@ class Workspace:
             enough = math.ceil(1000 * least / self.full_size) / 1000
             raise SettingError(
                 "start", config.share, f"is {len(rows)} of {self.full_size} samples, {least} are the least that a "
-                "stage of growing subsets needs", f"use --start {enough:g} or more",
+                "stage of growing subsets needs", f"use {setting('start', float(f'{enough:g}'))} or more",
             )  # fmt: skip
         return self.with_subset(rows)
 

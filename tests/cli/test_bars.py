@@ -61,7 +61,7 @@ def test_on_a_terminal_a_bar_that_is_replaced_by_one_line(capsys: pytest.Capture
     bars.phase_ended("budget")
     printed = capsys.readouterr()
     assert "max|g| 1.0e-03" in printed.err and "Warning: Q is below 1\n" in printed.err
-    assert printed.err.endswith("- cost budget spent\n")
+    assert printed.err.endswith("- budget spent\n")
     assert printed.out == ""
 
 
