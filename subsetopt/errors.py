@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any
 
 _UNSET: Any = object()
@@ -101,5 +102,5 @@ def _as_given(name: str, value: object) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value).replace("\n", " ")
+    text = repr(str(value) if isinstance(value, PurePath) else value).replace("\n", " ")
     return text if len(text) <= 80 else text[:77] + "..."

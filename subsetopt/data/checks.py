@@ -53,7 +53,9 @@ def as_tensor(array: Any, what: str) -> Tensor:
     wider = np.float64 if array.dtype.itemsize > 8 else _WIDER.get(array.dtype.name)
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused where that is looked for
         array = array.astype(wider or array.dtype.newbyteorder("="), order="C", copy=False)
-    # torch cannot share memory that is read-only or runs backwards.
+    # torch cannot share memory that is read-only or runs backwards, were it along an axis of one element.
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 

@@ -173,6 +173,11 @@ def test_every_real_dtype_and_memory_layout_is_read(dtype: str) -> None:
         assert np.array_equal(data.train.inputs.double().numpy(), array.astype(np.float64))
 
 
+def test_arrays_of_one_element_that_run_backwards_are_read() -> None:
+    data = dataset_from_arrays(X[:1], np.flip(np.array([0.5])), validation_fraction=0)
+    assert data.train.targets.tolist() == [[0.5]]
+
+
 def test_digits_have_one_test_split_for_every_seed_and_rows_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 

@@ -51,7 +51,7 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
     return bytes(raw)
 
 
-def read_or_refuse(read: Callable[[], Any], folder: Path) -> bool:
+def read_or_refuse(read: Callable[[], Any], folder: Path, peak_bytes: int = PEAK_BYTES) -> bool:
     """Call `read`: it returns (True) or raises a one-line `UserError` (False), in little memory, leaving no file."""
     before = _files(folder)
     tracemalloc.start()
@@ -63,7 +63,7 @@ def read_or_refuse(read: Callable[[], Any], folder: Path) -> bool:
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peak < PEAK_BYTES, f"{peak} bytes"
+    assert peak < peak_bytes, f"{peak} bytes"
     assert refused is None or (refused and "\n" not in refused and refused.isprintable()), refused
     assert _files(folder) == before
     return refused is None
