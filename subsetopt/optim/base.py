@@ -59,6 +59,10 @@ class ClosureOptimizer(Optimizer):
         """Return `state`, of an earlier step, as `solver` can use it for parameters like w."""
         return state
 
+    def _carries_over(self, previous: Any, fresh: Any) -> bool:
+        """Return whether curvature from `previous` is worth keeping for the new data of `fresh`, at the same w."""
+        return True
+
     def _begun(self, fresh: Any, objective: ClosureObjective) -> Any:
         """Return `fresh`, the state of a first step, with what a foreign checkpoint knows."""
         return fresh
@@ -176,7 +180,9 @@ class ClosureOptimizer(Optimizer):
             # What failed with one first step, or another line search, may succeed with the next.
             retry = self._solver is not None and self._solver != solver
             return dataclasses.replace(previous, failure=None, stalled=0) if retry else previous
-        if not (settings.keep_curvature or settings.fixed_closure):
+        if not (settings.keep_curvature or settings.fixed_closure) or (
+            here and not self._carries_over(previous, fresh)
+        ):
             return fresh
         return solver.inherit(fresh, previous)
 

@@ -18,6 +18,10 @@ from subsetopt.optim.core import ScaledLBFGS, State, refitted, solver_of
 from subsetopt.optim.settings import StepSettings, read_settings
 from subsetopt.optim.torch_checkpoint import CURVATURE, torch_pairs
 
+OVERFITTED = (
+    10.0  # the loss on new data over that on the old, at the same parameters: old pairs are flat where new are not
+)
+
 
 class LBFGS(ClosureOptimizer):
     """L-BFGS for users of `torch.optim.LBFGS`: the same arguments, the same `step(closure)`.
@@ -26,7 +30,8 @@ class LBFGS(ClosureOptimizer):
     be the same function; from step to step it may change (mini-batches, new collocation points). Every step begins
     with a call at the current parameters, as torch's does: a loss or gradient that differs from the last one there
     beyond rounding means new data, and nothing of the old values is used. With `keep_curvature` (the default, as in
-    torch) curvature pairs outlive new data and parameters changed by hand; `keep_curvature=False` drops them.
+    torch) curvature pairs outlive parameters changed by hand, and new data whose loss is at most ten times that of the
+    old (beyond that the old ones were overfitted); `keep_curvature=False` drops them.
     `fixed_closure=True` promises that the closure never changes: steps then go on without that first call.
 
     `lr` is the first trial of each line search, in units of the quasi-Newton step: 1 is right almost always, and at 0
@@ -90,6 +95,9 @@ class LBFGS(ClosureOptimizer):
 
     def _fitted(self, state: State, solver: ScaledLBFGS, w: Tensor) -> State:
         return refitted(state, solver, w)
+
+    def _carries_over(self, previous: State, fresh: State) -> bool:
+        return not 0 <= OVERFITTED * previous.loss < fresh.loss
 
     def _begun(self, fresh: State, objective: ClosureObjective) -> State:
         capacity = len(fresh.memory.rows) // 2 - 1

@@ -105,17 +105,22 @@ def test_every_mini_batch_moves_the_parameters(max_iter: int) -> None:
     assert optimizer.state_dict()["state"][0]["n_iter"] >= len(calls)
 
 
-def test_keep_curvature_decides_whether_pairs_outlive_new_data() -> None:
-    first = {}
-    for keep in (True, False):
-        bowl = Bowl(keep_curvature=keep, max_iter=1, lr=1.0)
-        for _ in range(4):
-            bowl.step()
-        bowl.target = 50.0
-        bowl.step()
-        first[keep] = float(bowl.x.detach()[0])
-    assert first[True] == pytest.approx(50.0)  # Newton's step
-    assert first[False] != pytest.approx(50.0)
+@pytest.mark.parametrize(("keep", "new", "newton"), [(True, 50.0, True), (False, 50.0, False), (True, 5000.0, False)])
+def test_keep_curvature_decides_whether_pairs_outlive_data_that_are_not_wholly_other(
+    keep: bool, new: float, newton: bool
+) -> None:
+    bowl = Bowl(keep_curvature=keep, max_iter=1)
+    bowl.target = 900.0
+    bowl.step()
+    bowl.step()  # the pair is exact now; move away from the minimum by hand
+    with torch.no_grad():
+        bowl.x.sub_(400.0)
+    bowl.optimizer.param_groups[0]["lr"] = 0.0
+    bowl.step()
+    bowl.optimizer.param_groups[0]["lr"] = 1.0
+    bowl.target = new
+    bowl.step()
+    assert (float((bowl.x.detach() - new).abs().max()) < 1e-6 * new) == newton
 
 
 def test_counts_are_those_of_torch() -> None:
