@@ -77,11 +77,11 @@ def remove_temporary(folder: Path) -> None:
                 path.unlink()
 
 
-def read_document(path: Path, subject: str, remedy: str) -> dict[str, Any]:
+def read_document(path: Path, subject: str, remedy: str, *, unchanged: bool = True) -> dict[str, Any]:
     """Return the content of a JSON object; constants that JSON does not have (NaN) are None.
 
     Raises `RunDirectoryError` in one line, beginning with `subject`, where there is no such file, where it holds
-    anything else, and where it was changed after `sealed` had been written.
+    anything else, and with `unchanged` where it was changed after `sealed` had been written.
     """
     try:
         if not path.is_file():
@@ -96,7 +96,7 @@ def read_document(path: Path, subject: str, remedy: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunDirectoryError(f"{subject}: {path.name} holds no JSON object; {remedy}")
     said = content.get(DIGEST)
-    if said is not None and said != digest_of(content):
+    if unchanged and said is not None and said != digest_of(content):
         raise RunDirectoryError(f"{subject}: {path.name} was changed after it was written (digest differs); {remedy}")
     return content
 

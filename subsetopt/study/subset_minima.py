@@ -95,7 +95,7 @@ def _stored(directory: RunDirectory, name: str) -> Minimum | None:
         return None
     try:
         content = {key: value for key, value in directory.read_json(name).items() if key not in ("version", DIGEST)}
-        return TypeAdapter(Minimum).validate_python(content, strict=True)
+        return TypeAdapter(Minimum).validate_json(json.dumps(content), strict=True)
     except (RunDirectoryError, ValidationError):
         return None
 
@@ -107,7 +107,7 @@ def set_aside(run: RunConfig, root: Path, tasks: Iterable[Task]) -> int:
         if not path.is_file():
             continue
         try:
-            other = str(RunDirectory(root).read_json(path.name).get("version", "unknown"))
+            other = str(RunDirectory(root).read_json(path.name, unchanged=False).get("version", "unknown"))
         except RunDirectoryError:
             continue  # damaged: found anew and written over
         if other != version("subsetopt"):

@@ -91,7 +91,7 @@ def environment(workspace: Workspace) -> dict[str, Any]:
 def version_of(directory: RunDirectory) -> str:
     """Return the version of this package that wrote a run, as far as it is known."""
     try:
-        return str(directory.read_json(ENVIRONMENT).get("subsetopt", "unknown"))
+        return str(directory.read_json(ENVIRONMENT, unchanged=False).get("subsetopt", "unknown"))
     except RunDirectoryError:
         return "unknown"
 
@@ -102,7 +102,7 @@ def warn_of_other_environment(directory: RunDirectory, workspace: Workspace, pro
     """
     now = environment(workspace)
     try:
-        before = {"ranks": 1, **directory.read_json(ENVIRONMENT)}
+        before = {"ranks": 1, **directory.read_json(ENVIRONMENT, unchanged=False)}
     except RunDirectoryError:
         directory.write_json(ENVIRONMENT, now)
         progress.warn(f"{ENVIRONMENT} is missing or damaged: rounding may differ from one long run")

@@ -82,9 +82,9 @@ class RunDirectory:
 
         The lock ends with the process, however that ends. Where the file system has no locks, nothing is kept out.
         """
-        lock = filelock.FileLock(self.path / LOCK, blocking=False)
+        lock = filelock.FileLock(self.path / LOCK)
         try:
-            lock.acquire()
+            lock.acquire(blocking=False)
         except filelock.Timeout:
             raise RunDirectoryError(
                 f"output = {str(self.path)!r}: another process works there; wait for it, "
@@ -114,9 +114,9 @@ class RunDirectory:
         """Write a JSON file with its digest; non-finite numbers become null."""
         self.write_bytes(name, (json.dumps(sealed(finite(content)), indent=2) + "\n").encode())
 
-    def read_json(self, name: str, remedy: str = "train anew") -> dict[str, Any]:
-        """Read a JSON object; raises `RunDirectoryError` when it is missing, corrupt or was changed."""
-        return read_document(self.path / name, f"run = {str(self.path)!r}", remedy)
+    def read_json(self, name: str, remedy: str = "train anew", *, unchanged: bool = True) -> dict[str, Any]:
+        """Read a JSON object; raises `RunDirectoryError` when it is missing, corrupt or, with `unchanged`, edited."""
+        return read_document(self.path / name, f"run = {str(self.path)!r}", remedy, unchanged=unchanged)
 
     def write_toml(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a TOML file, leaving out settings that are None."""

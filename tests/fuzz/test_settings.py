@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import signal
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,14 +11,13 @@ import pytest
 import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from subsetopt_cli.main import run
 from subsetopt_cli.options import FILE_ONLY, flag_of
 
 from subsetopt.study.config import StudyConfig
 from subsetopt.training.config import RunConfig
 from subsetopt.training.loop import Loop
+from tests.fuzz.bounded import command
 
-SECONDS = 30
 FIXED = {"dataset", "data_dir", "data_file", "output", "device", "compile", "cuda_graphs", "init_from", "rank_timeout"}
 NAMES = sorted(set(RunConfig.model_fields) - FIXED - FILE_ONLY)
 STUDY_NAMES = sorted(set(StudyConfig.model_fields) - {"method"})
@@ -49,40 +43,12 @@ VALUES = st.one_of(SCALARS, SCALARS, st.lists(SCALARS, max_size=3), TABLES)
 BASE = {"model": "linear", "handoff": "none", "max_epochs": 0.5}
 
 
-class Hang(BaseException):
-    """The command did not come to an end."""
-
-
-@contextmanager
-def bounded(seconds: float) -> Iterator[None]:
-    """Raise `Hang` in this thread after `seconds`."""
-
-    def ring(number: int, frame: FrameType | None) -> None:
-        raise Hang
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def command(*arguments: object) -> tuple[int, str]:
-    """Run a command in this process; return its exit code and what it wrote to standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), bounded(SECONDS):
-        code = run([str(argument) for argument in arguments])
-    return code, err.getvalue()
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return 60 samples of three features and two classes."""
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
     rng = np.random.default_rng(0)
-    np.savez(path, x=rng.normal(size=(60, 3)).astype(np.float32), y=np.arange(60) % 2)
+    np.savez(path, x_train=rng.normal(size=(60, 3)).astype(np.float32), y_train=np.arange(60) % 2)
     return path
 
 
@@ -130,7 +96,7 @@ def files(data: Path, content: dict[str, Any]) -> None:
         except UnicodeEncodeError:
             return
         arguments = ["--dataset", "npz", "--data-file", data, "--config", config, "--output", output, "--quiet"]
-        code, err = command("train", *arguments)
+        code, _, err = command("train", *arguments)
         check(code, err, output)
 
 
@@ -145,7 +111,7 @@ def flags(data: Path, content: dict[str, Any]) -> None:
                 arguments += [f"{flag_of(name)}={key}={item}" for key, item in value.items()]
             else:
                 arguments.append(f"{flag_of(name)}={value}")
-        code, err = command("train", *arguments)
+        code, _, err = command("train", *arguments)
         check(code, err, output)
 
 
@@ -187,7 +153,7 @@ def studies(data: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any]
         if text is None:
             return
         arguments = ["--dataset", "npz", "--data-file", data, "--config", config, "--output", output, "--quiet"]
-        code, err = command("compare", *arguments)
+        code, _, err = command("compare", *arguments)
         assert code in (2, 130), err
         assert "Traceback" not in err and "internal error" not in err
         assert (code == 2) == (not output.exists())
