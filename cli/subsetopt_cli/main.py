@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from subsetopt.distributed import environment_size
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, command_line
 from subsetopt_cli.failures import exit_code_of
 
 _COMMANDS = {
@@ -93,7 +93,8 @@ def cli(ctx: click.Context) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors become one line on standard error."""
     try:
-        result = cli.main(list(arguments), prog_name="subsetopt", standalone_mode=False)
+        with command_line(arguments):
+            result = cli.main(list(arguments), prog_name="subsetopt", standalone_mode=False)
     except (Exception, click.Abort, KeyboardInterrupt) as error:
         return exit_code_of(error, debug="--debug" in arguments)
     return result if isinstance(result, int) else 0

@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, flag_of
 
 HEADINGS = ("Data", "Model", "Subset", "Solve", "Strategy", "Warm-up", "Hand-off", "Run")
 STUDY_HEADING = "Study"  # first where a command has it
@@ -101,11 +101,6 @@ def setting_options(
         for option in options:
             option.heading = heading
     return [*options]
-
-
-def flag_of(name: str) -> str:
-    """Return the long flag of a setting: `max_epochs` is --max-epochs, `model_args` is --model-arg."""
-    return "--" + name.removesuffix("s" if name.endswith("_args") else "").replace("_", "-")
 
 
 def given_settings(model: type[BaseModel], flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import click
 
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, flag_of
 from subsetopt.overdetermination import (
     count_parameters,
     fraction_table,
@@ -22,7 +22,7 @@ from subsetopt.overdetermination import (
 from subsetopt.report.table import text_table
 from subsetopt.training.config import RunConfig, make_config
 from subsetopt_cli.effective import show_effective
-from subsetopt_cli.options import HeadedCommand, HeadedOption, flag_of, given_settings, setting_options
+from subsetopt_cli.options import HeadedCommand, HeadedOption, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
 _SETTINGS = (
