@@ -8,7 +8,7 @@ from subsetopt.data.catalog import DATASETS
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.download import download
 from subsetopt.data.loading import dataset_from_arrays, load_dataset
-from subsetopt.data.normalization import Preprocess
+from subsetopt.data.normalization import Preprocess, Restore, standardised_targets
 from subsetopt.data.publishers import PUBLISHED, PublishedFile
 from subsetopt.data.subset import disjoint, draw, missing_classes, require_all_classes, subset_size
 
@@ -19,6 +19,7 @@ __all__ = [
     "Normalization",
     "Preprocess",
     "PublishedFile",
+    "Restore",
     "Split",
     "Task",
     "augmented_copies",
@@ -29,5 +30,6 @@ __all__ = [
     "load_dataset",
     "missing_classes",
     "require_all_classes",
+    "standardised_targets",
     "subset_size",
 ]

@@ -41,14 +41,13 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawData:
-    """What a reader returns. `n_classes` is None where the labels themselves tell; `standardise` is for `auto`."""
+    """What a reader returns. `n_classes` is None where the labels themselves tell."""
 
     train: RawSplit
     test: RawSplit | None = None
     validation: RawSplit | None = None
     n_classes: int | None = None
     class_names: tuple[str, ...] = ()
-    standardise: bool = True
 
 
 Reader = Callable[[Query], RawData]

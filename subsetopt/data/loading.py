@@ -44,8 +44,8 @@ def load_dataset(
 
     `data_dir` defaults to the environment variable SUBSETOPT_DATA, then ~/.cache/subsetopt. `data_file` is the file
     of `npz` and the folder of `image-folder`, whose images are resized to `image_size` (height, width) if given.
-    `normalize`: "standard" records mean and deviation of the training split, "none" does not, "auto" does for
-    every data set but `npz`. `task` overrides what the dtype of the targets tells. Several `ranks` look for NaN and
+    `normalize`: "auto" and "standard" record mean and deviation of the training split's inputs and regression targets,
+    "none" does not. `task` overrides what the dtype of the targets tells. Several `ranks` look for NaN and
     infinity in a part of the rows each, so that a memory-mapped file is not read by all.
 
     Raises `SettingError` for an unusable setting, `DataError` for missing or bad data, each in one line.
@@ -66,19 +66,19 @@ def dataset_from_arrays(
     task: Task | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
-    normalize: str = "none",
+    normalize: str = "auto",
 ) -> Dataset:
     """Make a data set of tensors or arrays: inputs (n, ...), integer labels (n,) or floating targets (n,) or (n, M).
 
     Integer targets mean classification with M = largest label + 1 outputs, floating ones regression, unless `task`
-    says otherwise. Raises as `load_dataset` does; "auto" normalisation is "none" here.
+    says otherwise. `normalize` and what is raised are those of `load_dataset`.
     """
     _check_settings(validation_fraction, normalize)
     if (x_test is None) != (y_test is None):
         missing, given = ("x_test", "y_test") if x_test is None else ("y_test", "x_test")
         raise DataError(f"{name}: {missing} is missing beside {given}; give both or neither")
     test = None if x_test is None else RawSplit(x_test, y_test)
-    raw = RawData(RawSplit(x_train, y_train), test, standardise=False)
+    raw = RawData(RawSplit(x_train, y_train), test)
     return _assemble(name, raw, task, validation_fraction, seed, normalize)
 
 
@@ -123,7 +123,7 @@ def _assemble(
             _require_fitting(split, train, n_outputs, f"{name}: ", part, task)
     if validation is None:
         train, validation = _carve(train, validation_fraction, seed, task)
-    standardise = normalize == "standard" or (normalize == "auto" and raw.standardise)
+    standardise = normalize != "none"
     return Dataset(
         name=name,
         task=task,
@@ -134,6 +134,7 @@ def _assemble(
         test=test,
         normalization=measure(train.inputs) if standardise else None,
         class_names=raw.class_names,
+        target_normalization=measure(train.targets) if standardise and task == "regression" else None,
     )
 
 

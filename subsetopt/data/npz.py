@@ -38,7 +38,7 @@ def read_npz(query: Query) -> RawData:
         if name not in arrays and (name.endswith("train") or partner in arrays):
             raise DataError(f"{path}: has no array {name}; numpy.savez(FILE, x_train=..., y_train=...) makes one")
     test = RawSplit(arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
-    return RawData(RawSplit(arrays["x_train"], arrays["y_train"]), test, standardise=False)
+    return RawData(RawSplit(arrays["x_train"], arrays["y_train"]), test)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -42,7 +42,7 @@ def build_model(
         arguments |= supplied_arguments(factory, in_shape=in_shape, n_outputs=n_outputs)
         with seeded_globals(seed, "init"), _default_dtype(torch.float32):
             model = _call(name, factory, arguments)
-            _initialise_lazy(model, in_shape)
+            initialise_lazy(model, in_shape)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(f"model {name!r} has no trainable parameters; unfreeze some")
     if any(parameter.is_complex() for parameter in model.parameters()):
@@ -50,15 +50,20 @@ def build_model(
     return model.to(dtype)
 
 
-def check_output_shape(model: nn.Module, in_shape: tuple[int, ...], n_outputs: int) -> None:
+def check_output_shape(
+    model: nn.Module, in_shape: tuple[int, ...], n_outputs: int, tokens: Tensor | None = None
+) -> None:
     """Run two made-up samples through `model` in eval mode; modes, buffers and generators are left as they were.
 
     The samples have the dtype of its first parameter: a run in another precision converts a copy of the model.
+    A model that embeds integers is given two rows of `tokens` instead.
 
     Raises `ModelError` unless the output is a finite floating tensor of shape (2, n_outputs).
     """
     like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
     inputs = torch.randn(2, *in_shape, generator=make_generator(0, "check"), dtype=like.dtype).to(like.device)
+    if tokens is not None:
+        inputs = tokens[:1].expand(2, *in_shape).long().to(like.device)
     outputs = _evaluate(model, inputs)
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = str(outputs.dtype) if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -86,10 +91,16 @@ def _call(name: str, factory: Callable[..., nn.Module], arguments: Mapping[str, 
     return model
 
 
-def _initialise_lazy(model: nn.Module, in_shape: tuple[int, ...]) -> None:
-    """Give lazy parameters their shapes, under the seed, so that they can be counted and flattened."""
-    if any(is_lazy(parameter) for parameter in model.parameters()):
+def initialise_lazy(model: nn.Module, in_shape: tuple[int, ...]) -> None:
+    """Give lazy parameters their shapes, so that they can be counted and flattened; floats first, then integers."""
+    if not any(is_lazy(parameter) for parameter in model.parameters()):
+        return
+    try:
         _evaluate(model, torch.zeros(2, *in_shape))
+    except ModelError:
+        if not any(is_lazy(parameter) for parameter in model.parameters()):
+            raise
+        _evaluate(model, torch.zeros(2, *in_shape, dtype=torch.int64))
 
 
 def _evaluate(model: nn.Module, inputs: Tensor) -> Any:

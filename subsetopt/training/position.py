@@ -81,6 +81,7 @@ def unpack(
         for index, record in enumerate(state["records"])
     ]
     workspace.flat.load_buffers(under("buffer/", tensors))
+    workspace.scale.recall(state["records"])
     position = Position(
         tensors["w"].to(device),
         snapshots,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from subsetopt.data import Dataset, Preprocess, draw, load_dataset, require_all_classes
+from subsetopt.data import Dataset, Preprocess, draw, load_dataset, require_all_classes, standardised_targets
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
-from subsetopt.models import build_model, check_output_shape, refuse_reserved
+from subsetopt.models import build_model, check_output_shape, initialise_lazy, refuse_reserved
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
 from subsetopt.training.clock import Clock
 from subsetopt.training.config import RunConfig
 from subsetopt.training.initialisation import initialised_from
+from subsetopt.training.inputs import fitted_inputs
 from subsetopt.training.ledger import Ledger
 from subsetopt.training.workspace import Workspace, strata
 
@@ -56,14 +57,19 @@ def prepare(
             dtype=dtype,
             **config.model_args,
         )
-    check_output_shape(model, dataset.in_shape, dataset.n_outputs)
+    initialise_lazy(model, dataset.in_shape)
     flat = FlatModel(model, dtype=dtype, device=device)
+    dataset, embedded = fitted_inputs(flat, dataset)
+    check_output_shape(model, dataset.in_shape, dataset.n_outputs, dataset.train.inputs if embedded else None)
+    given, dataset = dataset, standardised_targets(dataset)
+    origin = None if config.init_from is None else flat.initial()
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
-    preprocess = Preprocess(dataset.normalization, dtype)
+    preprocess = Preprocess(dataset.normalization, dtype, embedded)
     ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
     workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
-    workspace.ranks = ranks
+    workspace.ranks, workspace.given, workspace.origin = ranks, given, origin
+    workspace.embedded = embedded
     _check_ratio(workspace)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.

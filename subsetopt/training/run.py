@@ -19,10 +19,11 @@ from subsetopt.training.loop import Loop
 from subsetopt.training.outcome import assemble_result, environment, warn_of_other_environment
 from subsetopt.training.phase_factory import build_phases
 from subsetopt.training.phases import Phase
-from subsetopt.training.position import Position
+from subsetopt.training.position import Position, Snapshot
+from subsetopt.training.predictor import Predictor
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
-from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite
+from subsetopt.training.run_directory import BEST, CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite
 from subsetopt.training.workspace import Workspace
 
 SPLITS = ("subset", "train", "validation", "test")
@@ -39,11 +40,20 @@ class Interrupted(Exception):  # noqa: N818 (an event, as in KeyboardInterrupt, 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: the content of result.json, where it lies, and the trained module (a new one, on the CPU)."""
+    """A finished run: the content of result.json, where it lies, and the trained model on raw inputs (a new module).
+
+    `best` has the parameters of the subset minimum where these did better on held-out data than the last ones.
+    """
 
     result: dict[str, Any]
     directory: Path | None
-    model: nn.Module
+    predictor: Predictor
+    best: Predictor | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network alone, on standardised inputs."""
+        return self.predictor.network
 
 
 def train(
@@ -197,16 +207,30 @@ def _finish(
     if not loop.run(position):
         raise Interrupted(directory.path if directory else None)
     result = assemble_result(workspace, position, splits)
-    final = position.snapshots[-1]
-    workspace.flat.load_buffers(final.buffers)
+    for text in result["assessment"]["alarms"]:
+        progress.warn(text)
+    better = None
+    if result["models"]["best"] is not None:
+        solve = [snapshot for snapshot in position.snapshots if snapshot.record["role"] == "solve"][-1]
+        better = _kept(workspace, solve, result, directory, BEST)
+    last = _kept(workspace, position.snapshots[-1], result, directory, MODEL)
     if directory is not None:
-        directory.save_tensors(MODEL, workspace.flat.state_dict(final.w))
         if figure:
             from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
 
             loss_figure(directory.path, result)
         directory.write_json(RESULT, result)
-    return RunResult(finite(result), directory.path if directory else None, workspace.flat.module(final.w))
+    return RunResult(finite(result), directory.path if directory else None, last, better)
+
+
+def _kept(
+    workspace: Workspace, snapshot: Snapshot, result: Mapping[str, Any], directory: RunDirectory | None, name: str
+) -> Predictor:
+    """Write the parameters of a finished phase, where there is a directory, and return their model."""
+    workspace.flat.load_buffers(snapshot.buffers)
+    if directory is not None:
+        directory.save_tensors(name, workspace.flat.state_dict(snapshot.w))
+    return Predictor.of_result(workspace.flat.module(snapshot.w), result).eval()
 
 
 def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) -> RunConfig:

@@ -25,6 +25,7 @@ from subsetopt.files import replace_file
 
 CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
 MODEL, RESULT, ENVIRONMENT, LOG = "model.safetensors", "result.json", "environment.json", "log.txt"
+BEST = "model-best.safetensors"
 LOCK = ".lock"
 
 
