@@ -13,7 +13,7 @@ class StopWords(NamedTuple):
 
 
 _STOP = {
-    "gradient": StopWords("minimum reached: max|g| fell below gtol"),
+    "gradient": StopWords("minimum reached: max|g| fell below gtol x the loss's scale"),
     "noise": StopWords("sampling noise reached: going on would only fit this one subset"),
     "validation": StopWords("held-out loss stopped improving; the best point was kept"),
     "precision_floor": StopWords(

@@ -16,6 +16,7 @@ from subsetopt.errors import DataError, RunDirectoryError, SettingError
 from subsetopt.models import build_model, initialise_lazy
 from subsetopt.objective import FlatModel, evaluate_split
 from subsetopt.training.config import make_config, read_toml
+from subsetopt.training.run_data import read_normalization
 from subsetopt.training.run_directory import BEST, CONFIG, MODEL, RESULT, RunDirectory
 
 CHUNK = 512
@@ -49,15 +50,15 @@ class Predictor(nn.Module):
 
     @classmethod
     def of_result(cls, network: nn.Module, result: Mapping[str, Any]) -> Predictor:
-        """Return the predictor of a run with this result.json; raises `RunDirectoryError` for one that lacks entries."""
+        """Return the predictor of a run with this result.json; raises `RunDirectoryError` where that lacks entries."""
         try:
             data = result["dataset"]
             return cls(
                 network,
                 task=data["task"],
                 in_shape=tuple(data["in_shape"]),
-                normalization=_normalization(result["normalization"]),
-                target_normalization=_normalization(result.get("target_normalization")),
+                normalization=read_normalization(result["normalization"]),
+                target_normalization=read_normalization(result.get("target_normalization")),
                 embedded=bool(data.get("embedded")),
                 class_names=tuple(data.get("class_names") or ()),
             )
@@ -151,10 +152,6 @@ def load_predictor(path: str | Path, *, model: nn.Module | None = None, which: W
     flat = FlatModel(model, dtype=dtype, device="cpu")
     w = flat.load_state_dict(directory.load_tensors(file))
     return Predictor.of_result(flat.module(w), result).eval()
-
-
-def _normalization(saved: Mapping[str, Any] | None) -> Normalization | None:
-    return None if saved is None else Normalization(tuple(saved["mean"]), tuple(saved["std"]))
 
 
 def _is_number(name: str) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +19,7 @@ from subsetopt.training.config import RunConfig
 from subsetopt.training.initialisation import initialised_from
 from subsetopt.training.inputs import fitted_inputs
 from subsetopt.training.ledger import Ledger
+from subsetopt.training.run_data import standardised_as
 from subsetopt.training.workspace import Workspace, strata
 
 PRICE_SAMPLES = 8
@@ -26,8 +30,11 @@ def prepare(
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
     ranks: Ranks | None = None,
+    statistics: Mapping[str, Any] | None = None,
 ) -> Workspace:
     """Build the workspace of `config`; `model` and `dataset` replace the named ones, `ranks` share the work.
+
+    `statistics` is the result.json of a run whose standardisation holds, whatever the data are now.
 
     Raises a `UserError` in one line for anything that would make the run fail later.
     """
@@ -61,6 +68,8 @@ def prepare(
     flat = FlatModel(model, dtype=dtype, device=device)
     dataset, embedded = fitted_inputs(flat, dataset)
     check_output_shape(model, dataset.in_shape, dataset.n_outputs, dataset.train.inputs if embedded else None)
+    if statistics is not None:
+        dataset = standardised_as(dataset, statistics)
     given, dataset = dataset, standardised_targets(dataset)
     origin = None if config.init_from is None else flat.initial()
     if config.init_from is not None:

@@ -23,6 +23,7 @@ from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.predictor import Predictor
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
+from subsetopt.training.run_data import changed_data
 from subsetopt.training.run_directory import BEST, CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite
 from subsetopt.training.workspace import Workspace
 
@@ -181,14 +182,21 @@ def evaluate_run(
     splits: Sequence[str] = ("train", "validation", "test"),
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
+    notes: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Return {split: {loss, accuracy | mse}} of a finished run's model, computed afresh."""
+    """Return {split: {loss, accuracy | mse, r2}} of a finished run's model, computed afresh.
+
+    Inputs and targets are standardised as the run did. Data that are not those of the run are told in `notes`.
+    """
     directory = RunDirectory.open(Path(path))
+    tensors, result = directory.load_tensors(MODEL), directory.read_json(RESULT)
     overrides = {"data_dir": data_dir, "device": device}
     config = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
     # The run's own model says all; where it once started may be gone.
-    workspace = prepare(config.model_copy(update={"init_from": None}), model, dataset)
-    w = workspace.flat.load_state_dict(directory.load_tensors(MODEL))
+    workspace = prepare(config.model_copy(update={"init_from": None}), model, dataset, statistics=result)
+    if notes is not None:
+        notes += changed_data(result, workspace.given, splits)
+    w = workspace.flat.load_state_dict(tensors)
     return {name: metrics for name in splits if (metrics := workspace.evaluate(w, name)) is not None}
 
 
