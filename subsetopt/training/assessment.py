@@ -134,7 +134,7 @@ def _remedy_for_harm(workspace: Workspace, final: Snapshot) -> str:
 
 def _remedy(workspace: Workspace, final: Snapshot, harmed: bool) -> str:
     config, record = workspace.config, final.record
-    if config.normalize == "none" and workspace.dataset.normalization is None and not workspace.embedded:
+    if workspace.dataset.normalization is None and not workspace.embedded:
         return f"inputs and targets are not standardised: try {setting('normalize', 'auto')}"
     if harmed:
         return "see the hand-off"

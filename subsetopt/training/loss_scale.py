@@ -1,7 +1,9 @@
 """The scale of a run's loss, in whose units its gradient test is made: no factor of the loss moves the end of a solve.
 
-S = max(|f(w0)|, max|g(w0)|) at the model's initial parameters w0, and a gradient counts as zero when
-max|g| <= gtol * S. `subsetopt.minimize` and `subsetopt.optim` keep the absolute test of scipy and torch.
+S = min(max(|f(w0)|, max|g(w0)|), 100 max|g(w0)|) at the model's initial parameters w0, and a gradient counts as zero
+when max|g| <= gtol * S. The loss alone is no scale of its gradient where the parameters have far to go: with raw targets
+of 1e6, |f| is 1e12 and the first gradient 1e6, which would count as zero. `subsetopt.minimize` and `subsetopt.optim`
+keep the absolute test of scipy and torch.
 """
 
 from __future__ import annotations
@@ -23,12 +25,17 @@ from subsetopt.solvers.protocol import Solver, State
 if TYPE_CHECKING:
     from subsetopt.training.workspace import Workspace
 
+LEAST_REDUCTION = 100.0  # S in first gradients at most: no solve ends before its gradient fell by 1 / (100 gtol)
 SAMPLES = 128  # on which S is measured where no phase begins at w0
 
 
 def loss_scale(start_loss: float, start_gradient: float, loss: float = 0.0) -> float:
-    """Return S of loss and max|g| at the initial parameters, and of the loss where it is looked at."""
-    return max(abs(start_loss), abs(loss), start_gradient)
+    """Return S of loss and max|g| at the initial parameters, and of the loss where it is looked at.
+
+    Where the initial gradient is exactly zero, the loss is all there is.
+    """
+    size = max(abs(start_loss), abs(loss), start_gradient)
+    return min(size, LEAST_REDUCTION * start_gradient) if start_gradient > 0 else size
 
 
 @dataclass

@@ -74,7 +74,7 @@ def certify(
 ) -> Certificate:
     """Examine `objective` at `w` (P,), in their dtype: float64 tells eigenvalues from zero that float32 cannot.
 
-    `scale` is S, by default max(|f(w0)|, |f(w)|, max|g(w0)|) with w0 = `objective.initial()`. `settings` are those of
+    `scale` is S, by default that of `loss_scale` at w0 = `objective.initial()`. `settings` are those of
     `find_spectrum`. Raises `SettingError`, and `FloatingPointError` where the loss has no
     finite derivatives. Costs one gradient, another for an S that is not given, and the products.
     """
