@@ -67,7 +67,12 @@ class RunConfig(Settings):
     solver_epochs: float | None = Field(
         None, gt=0, description="cost of the solve in epoch-equivalents at most [default: kfac-stream 3]", examples=[3]
     )
-    l2: float = Field(1e-3, ge=0, description="L2 strength: the loss gains l2/2 ||w||^2", examples=[1e-3])
+    l2: float = Field(
+        1e-3,
+        ge=0,
+        description="L2 strength, in units of the loss, which gains l2/2 ||w||^2",
+        examples=[1e-3],
+    )
     gtol: float = Field(
         4e-6, gt=0, description="minimum reached when max|g| <= gtol x the loss's scale", examples=[1e-5]
     )

@@ -1,9 +1,9 @@
 """The scale of a run's loss, in whose units its gradient test is made: no factor of the loss moves the end of a solve.
 
 S = min(max(|f(w0)|, max|g(w0)|), 100 max|g(w0)|) at the model's initial parameters w0, and a gradient counts as zero
-when max|g| <= gtol * S. The loss alone is no scale of its gradient where the parameters have far to go: with raw targets
-of 1e6, |f| is 1e12 and the first gradient 1e6, which would count as zero. `subsetopt.minimize` and `subsetopt.optim`
-keep the absolute test of scipy and torch.
+when max|g| <= gtol * S. The loss alone is no scale of its gradient where the parameters have far to go: with raw
+targets of 1e6, |f| is 1e12 and the first gradient 1e6, which would count as zero. `subsetopt.minimize` and
+`subsetopt.optim` keep the absolute test of scipy and torch.
 """
 
 from __future__ import annotations

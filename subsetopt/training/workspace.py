@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.data import Dataset, Preprocess, augmented_copies
+from subsetopt.data.normalization import measure
 from subsetopt.data.subset import disjoint, draw_slice
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
@@ -100,6 +101,14 @@ class Workspace:
         """How large a squared loss of 1 on standardised targets is in the units of the data; 1 for any other loss."""
         by = self.dataset.target_normalization
         return 1.0 if by is None else sum(std**2 for std in by.std) / len(by.std)
+
+    @cached_property
+    def spread(self) -> float:
+        """The size of losses here: 1, but for squared loss on targets that are not standardised their mean variance."""
+        if self.loss != "mse" or self.dataset.target_normalization is not None:
+            return 1.0
+        std = measure(self.dataset.train.targets).std
+        return sum(part**2 for part in std) / len(std)
 
     @cached_property
     def training_set(self) -> tuple[Tensor, Tensor]:
