@@ -56,7 +56,9 @@ class SquaredError:
 
     def figures(self, sums: Sequence[float], samples: int, target_std: Sequence[float] | None) -> dict[str, float]:
         m = self._columns
-        squares = [1.0] * m if target_std is None else [std**2 for std in target_std]
+        squares = (
+            [1.0] * m if target_std is None else [std * std for std in target_std]
+        )  # inf beyond 1e154, where std**2 would raise
         errors = [error / samples for error in sums[:m]]
         variances = [
             square / samples - (total / samples) ** 2

@@ -41,9 +41,10 @@ def baseline(workspace: Workspace, name: str) -> dict[str, float] | None:
         }
     by = workspace.dataset.target_normalization
     squares = (part.double() - train.double().mean(0)).square().mean(0)
-    units = torch.ones_like(squares) if by is None else torch.tensor(by.std, dtype=torch.float64).square()
-    mse = float((squares * units).mean())
-    return {"loss": mse, "mse": mse}
+    if by is None:
+        return {"loss": float(squares.mean()), "mse": float(squares.mean())}
+    mse = float((squares * torch.tensor(by.std, dtype=torch.float64).square()).mean())
+    return {"loss": mse, "mse": mse, "standardised_loss": float(squares.mean())}
 
 
 def assess(
@@ -78,9 +79,8 @@ def _harm(
         return None
     earlier, later = training_loss(before[name]), training_loss(metrics[name])
     if math.isfinite(earlier) and math.isfinite(later):
-        unit = constant["loss"] / (workspace.loss_unit if workspace.loss == "mse" else 1.0)
         difference = later - earlier
-        if difference <= NEGLIGIBLE * unit or _no_worse(before[name], metrics[name]):
+        if difference <= NEGLIGIBLE * training_loss(constant) or _no_worse(before[name], metrics[name]):
             return None
         if later <= WORSE * earlier and difference <= ERRORS * _paired_error(workspace, solve, final, name):
             return None
@@ -115,8 +115,8 @@ def _trivial(
         return f"{worse}: {found}; {_remedy(workspace, final, harmed)}"
     if "mse" not in metrics:
         return None
-    least = NEGLIGIBLE**2 * workspace.loss_unit  # targets that do not vary leave nothing to explain
-    if metrics["mse"] <= constant["mse"] + least:
+    least = NEGLIGIBLE**2 * workspace.spread  # targets that do not vary leave nothing to explain
+    if training_loss(metrics) <= training_loss(constant) + least:
         return None
     found = f"{name} mse {_shown(metrics['mse'])}, the mean's {_shown(constant['mse'])}"
     return f"the model is worse than predicting the mean: {found}; {_remedy(workspace, final, harmed)}"

@@ -20,6 +20,7 @@ from subsetopt.training.initialisation import initialised_from
 from subsetopt.training.inputs import fitted_inputs
 from subsetopt.training.ledger import Ledger
 from subsetopt.training.run_data import standardised_as
+from subsetopt.training.scale_notes import scale_notes
 from subsetopt.training.workspace import Workspace, strata
 
 PRICE_SAMPLES = 8
@@ -79,6 +80,7 @@ def prepare(
     workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
     workspace.ranks, workspace.given, workspace.origin = ranks, given, origin
     workspace.embedded = embedded
+    workspace.warnings += scale_notes(given)
     _check_ratio(workspace)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.

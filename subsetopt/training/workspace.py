@@ -100,7 +100,7 @@ class Workspace:
     def loss_unit(self) -> float:
         """How large a squared loss of 1 on standardised targets is in the units of the data; 1 for any other loss."""
         by = self.dataset.target_normalization
-        return 1.0 if by is None else sum(std**2 for std in by.std) / len(by.std)
+        return 1.0 if by is None else sum(std * std for std in by.std) / len(by.std)
 
     @cached_property
     def spread(self) -> float:
@@ -108,7 +108,7 @@ class Workspace:
         if self.loss != "mse" or self.dataset.target_normalization is not None:
             return 1.0
         std = measure(self.dataset.train.targets).std
-        return sum(part**2 for part in std) / len(std)
+        return sum(part * part for part in std) / len(std)
 
     @cached_property
     def training_set(self) -> tuple[Tensor, Tensor]:

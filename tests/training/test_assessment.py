@@ -107,4 +107,6 @@ def test_the_baseline_is_the_best_constant_of_the_training_data() -> None:
     regression = prepare(make_config({}), nn.Linear(6, 1), prices())
     mean = float(PRICES[:300][regression.dataset.train.rows.numpy()].mean())
     wanted = float(((PRICES[300:] - mean) ** 2).mean())
-    assert baseline(regression, "test") == pytest.approx({"loss": wanted, "mse": wanted}, rel=1e-9)
+    assert baseline(regression, "test") == pytest.approx(
+        {"loss": wanted, "mse": wanted, "standardised_loss": wanted / regression.loss_unit}, rel=1e-9
+    )
