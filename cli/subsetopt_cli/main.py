@@ -20,6 +20,7 @@ _COMMANDS = {
     "compare": "Compare methods at equal cost, with tuning, seeds and tests.",
     "study": "Study how far subset minima stand for the full set.",
     "evaluate": "Evaluate the trained model of a run.",
+    "predict": "Predict new data with the trained model of a run.",
     "verify": "Tell whether a run found a minimum, by the Hessian's eigenvalues.",
     "resume": "Go on with an interrupted run.",
     "report": "Render the report of a study or a run again.",

@@ -9,7 +9,7 @@ from subsetopt.data.coercion import as_dataset, require_dataset
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.download import download
 from subsetopt.data.loading import dataset_from_arrays, load_dataset
-from subsetopt.data.normalization import Preprocess
+from subsetopt.data.normalization import Preprocess, Restore, standardised_targets
 from subsetopt.data.publishers import PUBLISHED, PublishedFile
 from subsetopt.data.subset import disjoint, draw, missing_classes, require_all_classes, subset_size
 
@@ -20,6 +20,7 @@ __all__ = [
     "Normalization",
     "Preprocess",
     "PublishedFile",
+    "Restore",
     "Split",
     "Task",
     "as_dataset",
@@ -32,5 +33,6 @@ __all__ = [
     "missing_classes",
     "require_all_classes",
     "require_dataset",
+    "standardised_targets",
     "subset_size",
 ]

@@ -42,7 +42,7 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawData:
-    """What a reader returns. `n_classes` is None where the labels themselves tell; `standardise` is for `auto`.
+    """What a reader returns. `n_classes` is None where the labels themselves tell.
 
     `notes` are for the user: what was skipped, what was converted. `uses` names what the reader takes from `Query`
     besides the data directory.
@@ -53,7 +53,6 @@ class RawData:
     validation: RawSplit | None = None
     n_classes: int | None = None
     class_names: tuple[str, ...] = ()
-    standardise: bool = True
     notes: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
 

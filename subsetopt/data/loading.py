@@ -40,8 +40,8 @@ def load_dataset(
 
     `data_dir` defaults to the environment variable SUBSETOPT_DATA, then ~/.cache/subsetopt. `data_file` is the file
     of `npz` and the folder of `image-folder`, whose images are resized to `image_size` (height, width) if given.
-    `normalize`: "standard" records mean and deviation of the training split, "none" does not, "auto" does for
-    every data set but `npz`. `task` overrides what the dtype of the targets tells. The classes of `npz` are the labels
+    `normalize`: "auto" and "standard" record mean and deviation of the training split's inputs and regression targets,
+    "none" does not. `task` overrides what the dtype of the targets tells. The classes of `npz` are the labels
     that occur in its training data, in sorted order (`Dataset.class_names`). Several `ranks` check a part of the rows
     each for NaN and infinity, so that a memory-mapped file is not read by all.
 
@@ -67,7 +67,7 @@ def dataset_from_arrays(
     task: Task | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
-    normalize: str = "none",
+    normalize: str = "auto",
     n_classes: int | None = None,
 ) -> Dataset:
     """Make a data set of tensors or arrays: inputs (n, ...), class labels (n,) or floating targets (n,) or (n, M).
@@ -77,8 +77,7 @@ def dataset_from_arrays(
     `n_classes` they are 0 to n_classes - 1, whether they occur or not.
 
     Raises as `load_dataset` does, and `DataError` for a single class, for labels of `y_test` that `y_train` lacks, and
-    for whole numbers with so many values that they may be quantities while no `task` is given. "auto" normalisation is
-    "none" here.
+    for whole numbers with so many values that they may be quantities while no `task` is given.
     """
     _check_settings(validation_fraction, normalize)
     if n_classes is not None and (not isinstance(n_classes, int) or isinstance(n_classes, bool) or n_classes < 2):
@@ -87,7 +86,7 @@ def dataset_from_arrays(
         missing, given = ("x_test", "y_test") if x_test is None else ("y_test", "x_test")
         raise DataError(f"{name}: {missing} is missing beside {given}; give both or neither")
     test = None if x_test is None else RawSplit(x_test, y_test)
-    raw = RawData(RawSplit(x_train, y_train), test, n_classes=n_classes, standardise=False)
+    raw = RawData(RawSplit(x_train, y_train), test, n_classes=n_classes)
     return _assemble(name, raw, task, validation_fraction, seed, normalize)
 
 
@@ -139,7 +138,7 @@ def _assemble(
     for part, split in splits.items():
         if split is not None and targets.task == "classification":
             notes += absent_classes(part, split.targets, targets.class_names)
-    standardise = normalize == "standard" or (normalize == "auto" and raw.standardise)
+    standardise = normalize != "none"
     return Dataset(
         name=name,
         task=targets.task,
@@ -151,6 +150,7 @@ def _assemble(
         normalization=measure(train.inputs) if standardise else None,
         class_names=targets.class_names,
         notes=tuple(notes),
+        target_normalization=measure(train.targets) if standardise and targets.task == "regression" else None,
     )
 
 

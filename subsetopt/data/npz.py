@@ -51,7 +51,7 @@ def read_npz(query: Query) -> RawData:
     notes = (f"{shown(path)}: not used: {listed(others)}",) if others else ()
     train, validation, test = (splits.get(part) for part in _PARTS)
     assert train is not None
-    return RawData(train, test, validation, standardise=False, uses=("data_file",), notes=notes)
+    return RawData(train, test, validation, uses=("data_file",), notes=notes)
 
 
 def _arrays(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:

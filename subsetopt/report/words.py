@@ -40,7 +40,7 @@ def loss_words(method: str, data: str, role: str = "", several: bool = False) ->
 
 
 _STOP = {
-    "gradient": StopWords("minimum reached: max|g| fell below gtol"),
+    "gradient": StopWords("minimum reached: max|g| fell below gtol x the loss's scale"),
     "noise": StopWords("sampling noise reached: going on would only fit this one subset"),
     "validation": StopWords("held-out loss stopped improving; the best point was kept"),
     "precision_floor": StopWords(

@@ -87,13 +87,14 @@ def _wanted(
             f"use {setting('excess')}",
         )
     # On fresh samples the full minimum's loss is as much above that on its own as theory says, p / N.
-    held_out = best - pilot.penalty + p / total
+    unit = workspace.loss_unit
+    held_out = unit * (best - pilot.penalty + p / total)
     if target_loss <= held_out:
         raise SettingError(
             "target_loss", target_loss, f"the full minimum's is predicted to be {held_out:.3g}",
             f"choose a higher one, another model, or another {setting('l2')}",
         )  # fmt: skip
-    relative = (target_loss - held_out) / best
+    relative = (target_loss - held_out) / (unit * best)
     return {"excess": relative, "target_loss": target_loss, "full_minimum": best, "held_out_minimum": held_out}
 
 

@@ -19,8 +19,8 @@ from subsetopt.errors import RunDirectoryError
 from subsetopt.files import DIGEST
 from subsetopt.overdetermination import overdetermination_ratio
 from subsetopt.seeding import derive_seed
-from subsetopt.solvers import minimize
 from subsetopt.training.config import RunConfig
+from subsetopt.training.loss_scale import minimize_relative
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.workspace import Workspace
@@ -133,7 +133,7 @@ def _solve(workspace: Workspace, subset: Tensor | None, task: Task) -> Minimum:
     which = "full" if subset is None else "subset"
     own = workspace if subset is None else workspace.with_subset(subset)
     objective = own.objective(which)
-    solved = minimize(
+    solved = minimize_relative(
         objective,
         workspace.flat.initial(),
         config.solver,

@@ -50,7 +50,7 @@ class RunConfig(Settings):
         json_schema_extra={"metavar": "N|H,W"},
     )
     normalize: Literal["auto", "none", "standard"] = Field(
-        "auto", description="input standardisation; auto: built-in sets yes, npz no"
+        "auto", description="auto: standardise inputs and regression targets by the training split; none: as they are"
     )
     validation_fraction: float = Field(
         0.1, ge=0, lt=1, description="share of the training data held out", examples=[0.1]
@@ -83,8 +83,15 @@ class RunConfig(Settings):
     solver_epochs: float | None = Field(
         None, gt=0, description="cost of the solve in epoch-equivalents at most [default: kfac-stream 3]", examples=[3]
     )
-    l2: float = Field(1e-3, ge=0, description="L2 strength: the loss gains l2/2 ||w||^2", examples=[1e-3])
-    gtol: float = Field(1e-5, gt=0, description="minimum reached when max|g| <= gtol", examples=[1e-5])
+    l2: float = Field(
+        1e-3,
+        ge=0,
+        description="L2 strength, in units of the loss, which gains l2/2 ||w||^2",
+        examples=[1e-3],
+    )
+    gtol: float = Field(
+        4e-6, gt=0, description="minimum reached when max|g| <= gtol x the loss's scale", examples=[1e-5]
+    )
     max_iterations: Annotated[int | None, BeforeValidator(_none_or_int)] = Field(
         500, ge=1, description="solver iterations on the subset at most", examples=[500]
     )

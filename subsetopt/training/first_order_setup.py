@@ -17,6 +17,8 @@ from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.setting_names import setting_name
 from subsetopt.training.workspace import Workspace
 
+# For losses of order 1, which cross-entropy and standardised targets have. A rate follows no scale of the loss, since
+# it is bounded by curvature, not by the loss: where one does harm, `assessment` says so and names a smaller one.
 DEFAULT_LR = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3, "muon": 1e-2}
 DECOUPLED = ("adamw", "muon")
 DECOUPLED_WEIGHT_DECAY = 0.01  # torch's own default for AdamW

@@ -43,16 +43,18 @@ def identity(workspace: Workspace, w: Tensor) -> dict[str, Any]:
     }
 
 
-def check_identity(saved: Mapping[str, Any], workspace: Workspace, changed: Sequence[str] = ()) -> bool:
+def check_identity(
+    saved: Mapping[str, Any], workspace: Workspace, changed: Sequence[str] = (), other_data: bool = False
+) -> bool:
     """Raise `OtherRunError` where settings, data or parameters are not those of `saved`; False where it names none.
 
-    The settings in `changed` were set by whoever calls.
+    The settings in `changed` were set by the caller; with `other_data` the data may differ.
     """
     if not {"settings", "data", "model"} <= saved.keys():
         return False
     try:
         _check_settings(saved["settings"], workspace.config, FREE | set(changed))
-        if saved["data"] != workspace.data_digest:
+        if not other_data and saved["data"] != workspace.data_digest:
             raise OtherRunError("the data are not those of the run; restore the data, or train anew")
         if saved["model"]["parameters"] != _architecture(workspace):
             raise OtherRunError(f"the model has other parameters than that of the run; {_MODEL_REMEDY}")

@@ -105,7 +105,7 @@ class PhaseConfig(Settings):
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the solver itself")
     stop_at: StopAt = Field("minimum", description="gradient test, sampling-noise test or held-out test")
     noise_theta: float = Field(0.1, gt=0, description="noise test: ||g||^2 <= theta tr(cov g_i)/K", examples=[0.1])
-    gtol: float = Field(1e-5, gt=0, description="converged when max|g| <= gtol", examples=[1e-5])
+    gtol: float = Field(4e-6, gt=0, description="converged when max|g| <= gtol x the loss's scale", examples=[1e-5])
     max_iterations: int | None = Field(None, ge=1, description="iterations at most", examples=[500])
     epochs: float | None = Field(None, gt=0, description="cost at most, in epoch-equivalents", examples=[10])
     seconds: float | None = Field(None, gt=0, description="wall-clock seconds at most", examples=[60])

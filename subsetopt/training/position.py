@@ -83,6 +83,7 @@ def unpack(
         for index, record in enumerate(state["records"])
     ]
     workspace.flat.load_buffers(under("buffer/", tensors))
+    workspace.scale.recall(state["records"])
     position = Position(
         workspace.flat.check(tensors["w"].to(device)),
         snapshots,

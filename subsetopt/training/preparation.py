@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.data import Dataset, Preprocess, draw, load_dataset, require_all_classes
+from subsetopt.data import Dataset, Preprocess, draw, load_dataset, require_all_classes, standardised_targets
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
-from subsetopt.models import build_model, check_output_shape, refuse_reserved, takes_integers
+from subsetopt.models import build_model, check_output_shape, initialise_lazy, refuse_reserved
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
 from subsetopt.training.affordable import within_budget
 from subsetopt.training.clock import Clock
 from subsetopt.training.config import RunConfig
 from subsetopt.training.initialisation import initialised_from
+from subsetopt.training.inputs import fitted_inputs
 from subsetopt.training.ledger import Ledger
+from subsetopt.training.run_data import standardised_as
+from subsetopt.training.scale_notes import scale_notes
 from subsetopt.training.workspace import Workspace, strata
 
 PRICE_SAMPLES, CHECKED_SAMPLES = 8, 16
@@ -28,8 +34,11 @@ def prepare(
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
     ranks: Ranks | None = None,
+    statistics: Mapping[str, Any] | None = None,
 ) -> Workspace:
     """Build the workspace of `config`; `model` and `dataset` replace the named ones, `ranks` share the work.
+
+    `statistics` is the result.json of a run whose standardisation holds, whatever the data are now.
 
     Raises a `UserError` in one line for anything that would make the run fail later.
     """
@@ -63,15 +72,23 @@ def prepare(
             dtype=dtype,
             **config.model_args,
         )
-    preprocess = _preprocess(model, dataset, dtype)
-    check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
+    initialise_lazy(model, dataset.in_shape)
     flat = FlatModel(model, dtype=dtype, device=device)
+    dataset, embedded = fitted_inputs(flat, dataset)
+    preprocess = Preprocess(dataset.normalization, dtype, embedded)
+    check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
+    if statistics is not None:
+        dataset = standardised_as(dataset, statistics)
+        preprocess = Preprocess(dataset.normalization, dtype, embedded)
+    given, dataset = dataset, standardised_targets(dataset)
+    origin = None if config.init_from is None else flat.initial()
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
     ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
     workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
-    workspace.ranks = ranks
-    workspace.warnings += dataset.notes
+    workspace.ranks, workspace.given, workspace.origin = ranks, given, origin
+    workspace.embedded = embedded
+    workspace.warnings += [*dataset.notes, *scale_notes(given)]
     _check_ratio(workspace)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
@@ -81,16 +98,6 @@ def prepare(
         size = ranks.together(lambda: ranks).broadcast(size)
         workspace.config = config.model_copy(update={"chunk_size": size})
     return workspace
-
-
-def _preprocess(model: nn.Module, dataset: Dataset, dtype: torch.dtype) -> Preprocess:
-    """Return what makes model inputs of stored rows: floats, but for integers that the model takes as such (tokens)."""
-    preprocess, inputs = Preprocess(dataset.normalization, dtype), dataset.train.inputs[:CHECKED_SAMPLES]
-    # Bytes are pixels, and what has been standardised is a quantity, wherever a model makes sense of both.
-    prefer = inputs.dtype not in (torch.uint8, torch.bool) and dataset.normalization is None
-    if takes_integers(model, inputs, preprocess(inputs), prefer):
-        return Preprocess(None, dtype, integers=True)
-    return preprocess
 
 
 def resolve_device(name: str, dtype: str) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +23,13 @@ from subsetopt.training.loop import Loop
 from subsetopt.training.outcome import assemble_result, environment, version_of, warn_of_other_environment
 from subsetopt.training.phase_factory import build_phases
 from subsetopt.training.phases import Phase
-from subsetopt.training.position import Position
+from subsetopt.training.position import Position, Snapshot
+from subsetopt.training.predictor import Predictor
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
+from subsetopt.training.run_data import changed_data
 from subsetopt.training.run_directory import (
+    BEST,
     CHECKPOINT,
     CONFIG,
     ENVIRONMENT,
@@ -53,11 +57,20 @@ class Interrupted(Exception):  # noqa: N818 (an event, as in KeyboardInterrupt, 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: the content of result.json, where it lies, and the trained module (a new one, on the CPU)."""
+    """A finished run: the content of result.json, where it lies, and the trained model on raw inputs (a new module).
+
+    `best` has the parameters of the subset minimum where these did better on held-out data than the last ones.
+    """
 
     result: dict[str, Any]
     directory: Path | None
-    model: nn.Module
+    predictor: Predictor
+    best: Predictor | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network alone, on standardised inputs."""
+        return self.predictor.network
 
 
 @ordinary_torch()
@@ -200,27 +213,36 @@ def evaluate_run(
     splits: Sequence[str] = ("train", "validation", "test"),
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
+    notes: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Return {split: {loss, accuracy | mse}} of a finished run's model, computed afresh."""
+    """Return {split: {loss, accuracy | mse, r2}} of a finished run's model, computed afresh.
+
+    Inputs and targets are standardised as the run did. Data that are not those of the run are told in `notes`.
+    """
     directory = RunDirectory.open(Path(path))
+    result = directory.read_json(RESULT)
     overrides = {"data_dir": data_dir, "device": device}
     config = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
     # The run's own model says all; where it once started may be gone.
-    workspace = prepare(config.model_copy(update={"init_from": None}), model, dataset)
-    w = load_model(directory, workspace)
+    workspace = prepare(config.model_copy(update={"init_from": None}), model, dataset, statistics=result)
+    changed = changed_data(result, workspace.given, splits)
+    if notes is not None:
+        notes += changed
+    w = load_model(directory, workspace, other_data=bool(changed))
     return {name: metrics for name in splits if (metrics := workspace.evaluate(w, name)) is not None}
 
 
-def load_model(directory: RunDirectory, workspace: Workspace) -> Tensor:
+def load_model(directory: RunDirectory, workspace: Workspace, other_data: bool = False) -> Tensor:
     """Put the finished run's buffers into the workspace's model and return its parameters.
 
-    Raises `RunDirectoryError` where the file is damaged, or settings, data or model are not those of the run.
+    Raises `RunDirectoryError` where the file is damaged, or settings, model or (unless `other_data`) data are not those
+    of the run.
     """
     tensors, state = directory.load_tensors(MODEL)
     if state is not None:
-        _fits(directory, MODEL, check_identity, state, workspace)
+        _fits(directory, MODEL, partial(check_identity, other_data=other_data), state, workspace)
     w = _fits(directory, MODEL, workspace.flat.load_state_dict, tensors)
-    if state is not None:
+    if state is not None and not other_data:
         _fits(directory, MODEL, check_outputs, state, workspace, w)
     return w
 
@@ -244,14 +266,18 @@ def _finish(
     for text in stepless(records):
         progress.warn(text)
     result = sealed(finite(assemble_result(workspace, position, splits)))
-    final = position.snapshots[-1]
-    workspace.flat.load_buffers(final.buffers)
+    for text in result["assessment"]["alarms"]:
+        progress.warn(text)
+    better = None
+    if result["models"]["best"] is not None:
+        solve = [snapshot for snapshot in position.snapshots if snapshot.record["role"] == "solve"][-1]
+        better = _kept(workspace, solve, result, directory, BEST)
+    last = _kept(workspace, position.snapshots[-1], result, directory, MODEL)
     if directory is not None:
-        directory.save_tensors(MODEL, workspace.flat.state_dict(final.w), identity(workspace, final.w))
         if figure:
             _draw(directory, result, progress)
         directory.write_json(RESULT, result)
-    return RunResult(result, directory.path if directory else None, workspace.flat.module(final.w))
+    return RunResult(result, directory.path if directory else None, last, better)
 
 
 def _draw(directory: RunDirectory, result: dict[str, Any], progress: Progress) -> None:
@@ -262,6 +288,16 @@ def _draw(directory: RunDirectory, result: dict[str, Any], progress: Progress) -
         loss_figure(directory.path, result)
     except MALFORMED as error:
         progress.warn(f"no figure ({reason(error)})")
+
+
+def _kept(
+    workspace: Workspace, snapshot: Snapshot, result: Mapping[str, Any], directory: RunDirectory | None, name: str
+) -> Predictor:
+    """Write the parameters of a finished phase, where there is a directory, and return their model."""
+    workspace.flat.load_buffers(snapshot.buffers)
+    if directory is not None:
+        directory.save_tensors(name, workspace.flat.state_dict(snapshot.w), identity(workspace, snapshot.w))
+    return Predictor.of_result(workspace.flat.module(snapshot.w), result).eval()
 
 
 def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) -> RunConfig:

@@ -26,8 +26,9 @@ from subsetopt.training.saved_tensors import DamagedError, from_file, to_bytes
 CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
 MODEL, RESULT, ENVIRONMENT, LOG = "model.safetensors", "result.json", "environment.json", "log.txt"
 FIGURE = "loss.png"
+BEST = "model-best.safetensors"
 LOCK = ".lock"
-_WRITTEN = (METRICS, CHECKPOINT, STATE, MODEL, RESULT, LOG, ENVIRONMENT, FIGURE)
+_WRITTEN = (METRICS, CHECKPOINT, STATE, MODEL, BEST, RESULT, LOG, ENVIRONMENT, FIGURE)
 
 
 class RunDirectory:

@@ -24,7 +24,8 @@ class StreamSettings:
 
     Subsets grow from `subset_min` to `subset_max` samples; of a small training set they are smaller, so that one pass
     over it has `pass_steps` of the largest. The step s is -rate * (1 - share) times the momentum of
-    (F + damping I)^-1 g, shortened where it would change the outputs by more than `trust`: s'Fs, corrected by what
+    (F + damping I)^-1 g, shortened where it would change the outputs by more than `trust` (of the targets' variance
+    for squared loss): s'Fs, corrected by what
     earlier steps have changed (see `output_change.py`). The damping is the one
     that leaves `directions` directions for each sample of the subset, sum_i (f_i / (f_i + damping))^2 over the
     eigenvalues of F: more could not be told from sampling noise. So it needs no scale, and falls as subsets grow.

@@ -234,7 +234,9 @@ class StreamPhase:
             return
         if state.iterations % GOOD_EVERY == 1:
             state.good, state.good_buffers = state.w.clone(), self._workspace.flat.buffers()
-        length = min(rate, math.sqrt(settings.trust / max(change.ratio * curvature, 1e-30)))
+        trust = settings.trust * self._workspace.spread
+        foreseen = change.ratio * curvature
+        length = min(rate, math.sqrt(trust / foreseen)) if foreseen > 0 else rate
         change.step = length**2 * curvature
         state.w.sub_(velocity, alpha=length)
         state.velocity = velocity

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import nn
 
 from subsetopt.arguments import kind_of, refuse_given, require_module
 from subsetopt.data import Dataset, require_dataset
 from subsetopt.errors import SettingError
 from subsetopt.training.config import make_config
-from subsetopt.training.preparation import prepare
+from subsetopt.training.predictor import Predictor
 from subsetopt.training.progress import Progress
-from subsetopt.training.run import RunResult, resume_run, train
+from subsetopt.training.run import RunResult, load_config, resume_run, train
+from subsetopt.training.run_directory import RunDirectory
 
 _DATA = ("data_dir", "data_file", "validation_fraction", "normalize")  # how a data set is read by its name
 
@@ -80,7 +81,9 @@ class SubsetTrainer:
         if dataset is not None:
             require_dataset(dataset)
         outcome = resume_run(directory, progress=_checked(progress), model=model, dataset=dataset)
-        trainer = cls(model or "auto", dataset or "digits", progress=progress)
+        trainer = cls("auto" if model is None else model, "digits" if dataset is None else dataset, progress=progress)
+        # The run's own settings, not the defaults: whatever is asked of the trainer later is computed as the run was.
+        trainer.config = load_config(RunDirectory.open(Path(directory)), model, dataset)
         trainer._outcome = outcome
         return trainer
 
@@ -91,23 +94,36 @@ class SubsetTrainer:
 
     @property
     def model(self) -> nn.Module:
-        """The fitted module, in evaluation mode on the CPU."""
+        """The fitted network, in evaluation mode; it takes standardised inputs: for raw ones see `predictor`."""
         return self._fitted.model
+
+    @property
+    def predictor(self) -> Predictor:
+        """The fitted model as a module on raw inputs: logits, or regression targets in the units of the data."""
+        return self._fitted.predictor
+
+    @property
+    def best(self) -> Predictor:
+        """The same with the better parameters on held-out data, where the hand-off did harm; else `predictor`."""
+        return self._fitted.best or self._fitted.predictor
 
     @property
     def directory(self) -> Path | None:
         """The run directory, None when nothing was written."""
         return self._fitted.directory
 
-    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """Return {loss, accuracy | mse} of the fitted model on raw inputs (normalised as the training data were)."""
-        from subsetopt.objective import FlatModel, evaluate_split
+    def predict(self, inputs: Any) -> Any:
+        """Return class names (numbers where there are none) or regression targets for raw inputs; see `Predictor`."""
+        return self.predictor.predict(inputs)
 
-        workspace = prepare(self.config, self._model, self._dataset)
-        flat = FlatModel(self.model)
-        return evaluate_split(
-            flat, flat.initial(), inputs, targets, loss=workspace.loss, preprocess=workspace.preprocess
-        )
+    def predict_proba(self, inputs: Any) -> Any:
+        """Return class probabilities (n, M) for raw inputs."""
+        return self.predictor.predict_proba(inputs)
+
+    def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
+        """Return {loss, accuracy | mse, r2} of the fitted model on raw inputs and targets, in the units of the data."""
+        loss = "cross_entropy" if self.predictor.task == "classification" else "mse"
+        return self.predictor.evaluate(inputs, targets, loss)
 
     @property
     def _fitted(self) -> RunResult:

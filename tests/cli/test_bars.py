@@ -47,7 +47,7 @@ def test_without_a_terminal_a_line_every_ten_seconds(capsys: pytest.CaptureFixtu
     assert printed.out == ""
     assert len(lines) == 4, "title, two lines in 25 seconds, the end"
     assert lines[0] == "1/2 lbfgs on 129 samples ..."
-    assert lines[-1].endswith("minimum reached: max|g| fell below gtol")
+    assert lines[-1].endswith("minimum reached: max|g| fell below gtol x the loss's scale")
     assert "\r" not in printed.err
 
 

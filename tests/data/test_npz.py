@@ -22,9 +22,9 @@ def _save(path: Path, **arrays: np.ndarray) -> Path:
     return path
 
 
-def test_a_file_is_fed_as_it_is_unless_standardised(tmp_path: Path) -> None:
-    path = _save(tmp_path / "mine.npz", x_train=X, y_train=Y * 2, x_test=X[:3], y_test=Y[:3] * 2)
-    data = load_dataset("npz", data_file=path, validation_fraction=0)
+def test_a_file_is_standardised_unless_it_is_to_be_fed_as_it_is(tmp_path: Path) -> None:
+    path = _save(tmp_path / "mine.npz", x_train=X, y_train=Y * 2, x_test=X[:3], y_test=Y[:3])
+    data = load_dataset("npz", data_file=path, validation_fraction=0, normalize="none")
     assert (data.name, data.task, data.n_outputs, data.in_shape, data.normalization) == (
         "npz",
         "classification",
@@ -33,7 +33,7 @@ def test_a_file_is_fed_as_it_is_unless_standardised(tmp_path: Path) -> None:
         None,
     )
     assert torch.equal(data.train.inputs, torch.from_numpy(X)) and data.test is not None and len(data.test) == 3
-    standard = load_dataset("npz", data_file=str(path), normalize="standard", validation_fraction=0)
+    standard = load_dataset("npz", data_file=str(path), validation_fraction=0)
     np.testing.assert_allclose(standard.normalization.mean, X.mean(0))
 
 

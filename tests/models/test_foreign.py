@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from subsetopt.errors import ModelError, SettingError
-from subsetopt.models import build_model, check_output_shape, parse_model_args, takes_integers
+from subsetopt.models import build_model, check_output_shape, parse_model_args
 
 SOURCE = """
     import torch
