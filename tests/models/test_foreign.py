@@ -157,22 +157,6 @@ def test_lazy_layers_behind_an_embedding_get_their_shapes():
     assert build("my_zoo:Tokens").head.weight.shape == (2, 24)
 
 
-@pytest.mark.parametrize(
-    ("model", "inputs", "prefer", "expected"),
-    [
-        (nn.Sequential(nn.Embedding(9, 4), nn.Flatten()), torch.ones(4, 6, dtype=torch.int16), True, True),
-        (nn.Sequential(nn.Embedding(9, 4), nn.Flatten()), torch.ones(4, 6, dtype=torch.uint8), False, True),
-        (nn.Linear(6, 2), torch.ones(4, 6, dtype=torch.int64), True, False),
-        (nn.Flatten(), torch.ones(4, 6, dtype=torch.int64), True, True),
-        (nn.Flatten(), torch.ones(4, 6, dtype=torch.uint8), False, False),
-        (nn.Sequential(nn.Embedding(9, 4)), torch.full((4, 6), 50), True, True),
-        (nn.Linear(6, 2), torch.ones(4, 6), True, False),
-    ],
-)
-def test_integers_stay_integers_for_models_that_want_them(model, inputs, prefer, expected):
-    assert takes_integers(model, inputs, inputs.float(), prefer) is expected
-
-
 def test_classes_and_class_methods_work_and_lazy_layers_get_their_shapes():
     assert [tuple(p.shape) for p in build("my_zoo:Net", width="5").parameters()] == [(5, 6), (5,), (2, 5), (2,)]
     assert next(build("my_zoo:Net.small").parameters()).shape == (1, 6)
