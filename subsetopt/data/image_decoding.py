@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +45,18 @@ class _Header:
     turned: bool
     transparent: bool
     frames: int
+
+
+class _Clamped(io.BufferedReader):
+    """A file of which no more is asked than it has: Python allocates what a header claims before it reads."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to `size` bytes."""
+        return super().read(size if size is None or size < 0 else min(size, self._size))
 
 
 def pillow() -> ModuleType:
@@ -117,7 +131,7 @@ def _all(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Sequence[A
 
 def _header(image: ModuleType, path: Path) -> _Header:
     try:
-        with image.open(path) as file:
+        with _Clamped(path) as content, image.open(content) as file:
             (width, height), mode = file.size, str(file.mode)
             orientation = _orientation(file)
             frames = getattr(file, "n_frames", 1) if file.format in _FILMS else 1
@@ -172,7 +186,7 @@ def _orientation(file: Any) -> int:
 def _pixels(image: ModuleType, path: Path, grey: bool, transparent: bool) -> Any:
     """Return the upright image of Pillow in mode L or RGB."""
     try:
-        with image.open(path) as file:
+        with _Clamped(path) as content, image.open(content) as file:
             pixels = _upright(file)
             if transparent:
                 pixels = pixels.convert("RGBA")
@@ -203,5 +217,6 @@ def _distorted(header: _Header, image_size: tuple[int, int] | None) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = shown(" ".join(str(error).replace(str(path), "").split())[:120] or type(error).__name__)
+    unknown = type(error).__name__ == "UnidentifiedImageError"
+    reason = "it does not begin like one" if unknown else shown(" ".join(str(error).split()) or type(error).__name__)
     return DataError(f"{shown(path)}: cannot be read as an image ({reason}); remove or replace it")

@@ -142,7 +142,8 @@ def test_an_interrupted_run_says_how_to_resume_and_resumes_to_the_same_result(
 def test_evaluate_repeats_the_metrics_of_the_run(cli: Any, finished: Path) -> None:
     metrics = json.loads((finished / "result.json").read_text())["metrics"]
     document = cli("evaluate", finished, "--json").json
-    assert document == {"directory": str(finished), "metrics": {k: v for k, v in metrics.items() if k != "subset"}}
+    shown = {split: values for split, values in metrics.items() if split != "subset"}
+    assert document == {"directory": str(finished), "metrics": shown, "notes": []}
     table = cli("evaluate", finished, "--split", "test").out.splitlines()
     assert table[0].split() == ["data", "loss", "accuracy"]
     assert table[1].split() == [
