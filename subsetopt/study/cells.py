@@ -165,10 +165,10 @@ def run_cell(cell: Cell, root: Path, threads: int | None = None) -> Outcome:
     try:
         with _ONE_RUN:
             if _begun(directory):
-                resume_run(directory, splits=splits, figure=False)
+                resume_run(directory, splits=splits, figure=False, may_idle=True)
             else:
                 shutil.rmtree(directory, ignore_errors=True)  # killed before it had begun
-                train(cell.config.model_copy(update={"output": directory}), splits=splits, figure=False)
+                train(cell.config.model_copy(update={"output": directory}), splits=splits, figure=False, may_idle=True)
     except Interrupted:
         return Outcome("interrupted")
     except UserError as error:

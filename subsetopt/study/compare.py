@@ -76,7 +76,7 @@ def check_study(maker: CellMaker) -> None:
     """Raise `UserError` for settings that no run could start with, before anything is written or trained."""
     config = maker.study.config
     for name in maker.methods:
-        workspace = check_run(maker.cell(name, min(config.budget), config.seeds[0], None).config)
+        workspace = check_run(maker.cell(name, min(config.budget), config.seeds[0], None).config, may_idle=True)
         if workspace.split("test") is None:
             raise SettingError("dataset", workspace.dataset.name, "has no test data to compare on", "add a test split")
         for budget in config.budget:

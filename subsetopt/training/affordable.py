@@ -27,20 +27,26 @@ def check_budgets(workspace: Workspace, phases: Sequence[Phase]) -> None:
     """Raise `SettingError` where a phase could not take a single step, naming the setting and the least that it takes.
 
     Phases of a first-order method or a stream spend all that they are given, others at least their first evaluation.
+    What is left of the run's budget after a solve, or of a stage's after smaller ones, is not certain before the run:
+    there the result says which phases took no step.
     """
     budget, spent = workspace.ledger.budget, workspace.ledger.cost
     given = spent  # what the phases before may take, of which they take at least `spent`
+    started, growing = False, False
     for phase in phases:
         config, least = phase.config, phase.least_cost
-        own = math.inf if config.epochs is None else config.epochs - (spent if config.cumulative else 0.0)
-        left = budget - spent
-        if least > min(own, left) * (1 + SLACK):
-            if own <= left:
-                alike = max(other.least_cost for other in phases if other.config.role == config.role)
-                raise _too_little(workspace, config, least, alike)
-            raise _used_up(workspace, config, least, given)
-        certain = _certain(workspace, phase, min(own, left))
-        spent, given = spent + certain, given + (min(own, left) if config.first_order and certain else certain)
+        own = math.inf if config.epochs is None else config.epochs
+        left = min(budget, own if config.cumulative else math.inf) - spent
+        allowed = min(left, math.inf if config.cumulative else own)
+        if least > allowed * (1 + SLACK):
+            if own <= left and not config.cumulative and not growing:
+                raise _too_little(workspace, config, least)
+            if own > left and not started:
+                raise _used_up(workspace, config, least, given)
+        certain = _certain(workspace, phase, max(allowed, 0.0))
+        spent, given = spent + certain, given + (allowed if config.first_order and certain else certain)
+        started = started or config.role != "warmup"
+        growing = growing or config.role == "grow"
 
 
 def _certain(workspace: Workspace, phase: Phase, allowed: float) -> float:
@@ -53,14 +59,13 @@ def _certain(workspace: Workspace, phase: Phase, allowed: float) -> float:
     return 0.0 if config.first_order else workspace.ledger.price("gradient", phase.samples)
 
 
-def _too_little(workspace: Workspace, config: PhaseConfig, least: float, alike: float) -> SettingError:
-    explicit = bool(workspace.config.phase)
+def _too_little(workspace: Workspace, config: PhaseConfig, least: float) -> SettingError:
     return SettingError(
         setting_name(workspace.config, config, "epochs"),
         config.epochs,
         f"{_ROLES[config.role]} by {_method(config)} would train nothing: its first step costs {least:.3g} "
         "epoch-equivalents",
-        f"use {_up(MARGIN * (least if explicit else alike))} or more",
+        f"use {_up(MARGIN * least)} or more",
     )
 
 

@@ -225,7 +225,7 @@ def test_a_dask_cluster_of_two_processes_gives_the_same_results(
 def test_a_cluster_that_cannot_be_reached_is_one_line() -> None:
     with pytest.raises(UserError, match="needs its scheduler's address"):
         Workers(2, "dask")
-    with pytest.raises(UserError, match="--backend dask"):
+    with pytest.raises(UserError, match="backend='dask'"):
         Workers(2, "loky", "tcp://host:1")
 
 

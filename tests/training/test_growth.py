@@ -177,12 +177,12 @@ def test_every_solver_grows_to_the_minimum(solver: str) -> None:
     ("settings", "said"),
     [
         ({"grow": 1}, "greater than 1"),
-        ({"grow": 2, "start": 0.2, "subset_frac": 0.1}, "start = 0.2 leaves nothing to grow to"),
+        ({"grow": 2, "start": 0.2, "subset_frac": 0.1}, "start=0.2 leaves nothing to grow to"),
         ({"grow": 2, "start": 0}, "greater than 0"),
         ({"grow": 2, "solver": "none"}, "needs a full-batch solver"),
         ({"grow": 2, "subsets": 2}, "exclude each other"),
         ({"grow": 2, "subset_size": 100}, "subset_frac instead of subset_size"),
-        ({"grow": 2, "grow_stop": "cost"}, "needs grow_epochs"),
+        ({"grow": 2, "grow_stop": "cost"}, "grow_stop='cost' needs the cost of each stage, for example grow_epochs"),
         ({"grow": 2, "grow_stop": "validation", "validation_fraction": 0}, "validation_fraction"),
         ({"noise_theta": 0}, "greater than 0"),
     ],
@@ -195,7 +195,7 @@ def test_contradictions_are_refused_in_one_line(settings: dict[str, Any], said: 
 
 def test_a_first_stage_too_small_names_a_start_that_is_not() -> None:
     workspace = prepare(make_config({"grow": 2, "start": 0.005}))
-    with pytest.raises(SettingError, match=r"start = 0\.005: is 6 of 1294 samples.*--start 0\.008"):
+    with pytest.raises(SettingError, match=r"start = 0\.005: is 6 of 1294 samples.*start=0\.008"):
         workspace.for_phase(workspace.config.phases()[0])
     enough = prepare(make_config({"grow": 2, "start": 0.008}))
     assert len(enough.for_phase(enough.config.phases()[0]).subset) == 10

@@ -160,7 +160,7 @@ def test_a_float32_run_is_verified_in_float64(tmp_path: Path) -> None:
     assert next(objects["model"].parameters()).dtype == torch.float32, "the caller's model is left alone"
     assert (document["verdict"], document["dtype"]) == ("minimum", "float64")
     assert document["notes"] == ["the run computed in float32"]
-    with pytest.raises(SettingError, match="on = 'full': no finished phase trained on it; use --on subset"):
+    with pytest.raises(SettingError, match="on = 'full': no finished phase trained on it; use on='subset'"):
         verify_run(tmp_path / "run", on="full", **objects)
 
 
