@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from subsetopt.solvers import SolveResult as SolveResult
     from subsetopt.solvers import StopReason as StopReason
     from subsetopt.solvers import minimize as minimize
+    from subsetopt.training.predictor import Predictor as Predictor
+    from subsetopt.training.predictor import load_predictor as load_predictor
     from subsetopt.training.trainer import SubsetTrainer as SubsetTrainer
 
     __version__: str
@@ -31,6 +33,7 @@ _HOMES = {
     "ModelError": "errors",
     "Objective": "objective",
     "Overdetermination": "overdetermination",
+    "Predictor": "training.predictor",
     "RunDirectoryError": "errors",
     "SettingError": "errors",
     "SolveResult": "solvers",
@@ -39,6 +42,7 @@ _HOMES = {
     "UserError": "errors",
     "build_model": "models",
     "load_dataset": "data",
+    "load_predictor": "training.predictor",
     "minimize": "solvers",
     "overdetermination_ratio": "overdetermination",
 }

@@ -1,13 +1,20 @@
 """The user's mistakes, each told in one line: the setting, the value and the remedy.
 
 Everything derived from `UserError` ends the command with exit code 2 and no traceback;
-any other exception is a defect of ours (exit code 1).
+any other exception is a defect of ours (exit code 1). Messages name settings by `setting(name, value)`, which spells
+them as the reader would type them: a keyword in Python, a flag on the command line.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
+
+_UNSET: Any = object()
+_arguments: Sequence[str] | None = None  # what was typed on the command line, None in Python
 
 
 class UserError(ValueError):
@@ -19,7 +26,7 @@ class SettingError(UserError):
 
     def __init__(self, setting: str, value: object, problem: str, remedy: str = "") -> None:
         self.setting, self.value, self.problem, self.remedy = setting, value, problem, remedy
-        message = f"{setting} = {_short(value)}: {problem}"
+        message = f"{_as_given(setting, value)}: {problem}"
         super().__init__(f"{message}; {remedy}" if remedy else message)
 
 
@@ -43,6 +50,40 @@ class RunDirectoryError(UserError):
     """A run directory that cannot be written, read or resumed."""
 
 
+def setting(name: str, value: object = _UNSET) -> str:
+    """Return the setting `name`, and `value` where given, as the reader would type it.
+
+    In Python `image_size=32`, `task='regression'`, `stratify=False`; on the command line `--image-size 32`,
+    `--task regression`, `--no-stratify`. The names are those of `RunConfig` and of the library's keywords.
+    """
+    if _arguments is None:
+        return name if value is _UNSET else f"{name}={value!r}"
+    flag = flag_of(name)
+    if isinstance(value, bool):
+        return flag if value else f"--no-{flag[2:]}"
+    if isinstance(value, tuple):
+        return f"{flag} {','.join(str(item) for item in value)}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{flag} {key}={item}" for key, item in value.items())
+    return flag if value is _UNSET else f"{flag} {'none' if value is None else value}"
+
+
+def flag_of(name: str) -> str:
+    """Return the long flag of a setting: `max_epochs` is --max-epochs, `model_args` is --model-arg."""
+    return "--" + name.removesuffix("s" if name.endswith("_args") else "").replace("_", "-")
+
+
+@contextmanager
+def command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Spell settings as flags while the command line `arguments` runs; those not typed, as a TOML file has them."""
+    global _arguments
+    before, _arguments = _arguments, arguments
+    try:
+        yield
+    finally:
+        _arguments = before
+
+
 def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError:
     """Return the error for a name that is not among `known`, with "did you mean" where something is close."""
     names = sorted(known)
@@ -51,6 +92,15 @@ def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError
     return SettingError(setting, value, "unknown name", remedy)
 
 
+def _as_given(name: str, value: object) -> str:
+    """Return a setting with its value: by its flag where that was typed, else as Python and TOML files write it."""
+    flag = name if name.startswith("-") else flag_of(name)
+    if any(argument == flag or argument.startswith(f"{flag}=") for argument in _arguments or ()):
+        plain = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
+        return f"{flag} {value if plain else _short(value)}"
+    return f"{name} = {_short(value)}"
+
+
 def _short(value: object) -> str:
-    text = repr(value).replace("\n", " ")
+    text = repr(str(value) if isinstance(value, PurePath) else value).replace("\n", " ")
     return text if len(text) <= 80 else text[:77] + "..."

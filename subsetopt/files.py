@@ -1,12 +1,27 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and documents that tell when they were changed after they were written."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
+import json
 import os
+import re
+import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from subsetopt.errors import RunDirectoryError
+from subsetopt.errors import RunDirectoryError, UserError
+
+DIGEST = "digest"
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, RecursionError)
+"""What code that trusts a document raises where the document is not as it was written."""
+
+_TEMPORARY = re.compile(r"^\..+\.\d+\.tmp$")
+# File systems that cannot sync a folder say so in one of these ways; the file itself is safe by then.
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
 def replace_file(target: Path, content: bytes, remedy: str = "make room") -> Path:
@@ -21,15 +36,102 @@ def replace_file(target: Path, content: bytes, remedy: str = "make room") -> Pat
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+        _sync_folder(target.parent)
     except OSError as error:
-        raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({error.strerror}); {remedy}") from None
+        raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({reason(error)}); {remedy}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
     return target
+
+
+def check_writable(folder: Path, names: tuple[str, ...], setting: str = "output") -> None:
+    """Raise `RunDirectoryError` where one of the files could not be written later: better now than after hours."""
+    for name in names:
+        path = folder / name
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise RunDirectoryError(
+                    f"{setting} = {str(folder)!r}: {name} is no regular file; remove it, then go on"
+                ) from None
+    probe = folder / f".writable.{os.getpid()}.tmp"
+    try:
+        with probe.open("wb") as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{setting} = {str(folder)!r}: cannot be written to ({reason(error)}); make room and make it writable"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what a killed process left of `replace_file`; call it where no other process writes."""
+    for path in folder.iterdir():
+        if _TEMPORARY.match(path.name) and path.is_file():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def read_document(path: Path, subject: str, remedy: str, *, unchanged: bool = True) -> dict[str, Any]:
+    """Return the content of a JSON object; constants that JSON does not have (NaN) are None.
+
+    Raises `RunDirectoryError` in one line, beginning with `subject`, where there is no such file, where it holds
+    anything else, and with `unchanged` where it was changed after `sealed` had been written.
+    """
+    try:
+        if not path.is_file():
+            raise RunDirectoryError(
+                f"{subject}: {f'{path.name} is no regular file' if path.exists() else f'has no {path.name}'}; {remedy}"
+            )
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunDirectoryError(f"{subject}: {path.name} cannot be read ({reason(error)}); {remedy}") from None
+    if not isinstance(content, dict):
+        raise RunDirectoryError(f"{subject}: {path.name} holds no JSON object; {remedy}")
+    said = content.get(DIGEST)
+    if unchanged and said is not None and said != digest_of(content):
+        raise RunDirectoryError(f"{subject}: {path.name} was changed after it was written (digest differs); {remedy}")
+    return content
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document with the digest by which `read_document` knows it; for numbers that JSON has."""
+    return {**_bare(document), DIGEST: digest_of(document)}
+
+
+def digest_of(document: Mapping[str, Any]) -> str:
+    """Return the sha256 of a JSON-able mapping but its digest, in hexadecimal digits; the order of entries counts."""
+    return hashlib.sha256(json.dumps(_bare(document)).encode("ascii")).hexdigest()
+
+
+def reason(error: BaseException) -> str:
+    """Return in a few words on one line what went wrong."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    line = " ".join(str(text).split())
+    return line if len(line) <= 160 else line[:157] + "..."
+
+
+def _bare(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != DIGEST}
+
+
+def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)

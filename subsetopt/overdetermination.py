@@ -63,6 +63,8 @@ def overdetermination_ratio(model: nn.Module | int, samples: int, outputs: int) 
     Raises `SettingError` where a count is not a whole number of at least 1, and `ModelError` where the model has no
     trainable parameters or some that are not initialised yet.
     """
+    if isinstance(model, type):
+        raise SettingError("model", model, "is a class", f"give an instance, such as {model.__name__}(...)")
     if hasattr(model, "named_parameters"):
         parameters = count_parameters(cast("nn.Module", model))
         if parameters == 0:

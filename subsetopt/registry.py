@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from subsetopt.arguments import require_text
 from subsetopt.errors import SettingError, unknown_name
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """Return the object registered under `name`; raises `SettingError` with "did you mean" when there is none."""
         self._discover()
+        require_text(self.kind, name, f"the name of a {self.kind}")
         if name not in self._entries:
             raise self.unknown(name)
         return self._entries[name].target

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import click
 
 from subsetopt.distributed import environment_size
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, command_line
 from subsetopt_cli.failures import exit_code_of
+from subsetopt_cli.output import plain_output
 
 _COMMANDS = {
     "train": "Train on a random subset to its minimum, then hand over to the full set.",
@@ -19,6 +20,7 @@ _COMMANDS = {
     "compare": "Compare methods at equal cost, with tuning, seeds and tests.",
     "study": "Study how far subset minima stand for the full set.",
     "evaluate": "Evaluate the trained model of a run.",
+    "predict": "Predict new data with the trained model of a run.",
     "verify": "Tell whether a run found a minimum, by the Hessian's eigenvalues.",
     "resume": "Go on with an interrupted run.",
     "report": "Render the report of a study or a run again.",
@@ -92,10 +94,12 @@ def cli(ctx: click.Context) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors become one line on standard error."""
-    try:
-        result = cli.main(list(arguments), prog_name="subsetopt", standalone_mode=False)
-    except (Exception, click.Abort, KeyboardInterrupt) as error:
-        return exit_code_of(error, debug="--debug" in arguments)
+    with plain_output():
+        try:
+            with command_line(arguments):
+                result = cli.main(list(arguments), prog_name="subsetopt", standalone_mode=False)
+        except (Exception, click.Abort, KeyboardInterrupt) as error:
+            return exit_code_of(error, debug="--debug" in arguments)
     return result if isinstance(result, int) else 0
 
 

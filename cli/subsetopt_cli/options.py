@@ -17,12 +17,12 @@ from click.shell_completion import CompletionItem
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, flag_of
 
 HEADINGS = ("Data", "Model", "Subset", "Solve", "Strategy", "Warm-up", "Hand-off", "Run")
 STUDY_HEADING = "Study"  # first where a command has it
 _SECTIONS = {
-    "Data": ("dataset", "data_dir", "data_file", "normalize", "validation_fraction"),
+    "Data": ("dataset", "data_dir", "data_file", "task", "image_size", "normalize", "validation_fraction"),
     "Model": ("model", "model_args", "init_from", "loss"),
     "Subset": ("subset_frac", "subset_size", "stratify", "augment_copies", "require_ratio"),
     "Solve": (
@@ -101,11 +101,6 @@ def setting_options(
         for option in options:
             option.heading = heading
     return [*options]
-
-
-def flag_of(name: str) -> str:
-    """Return the long flag of a setting: `max_epochs` is --max-epochs, `model_args` is --model-arg."""
-    return "--" + name.removesuffix("s" if name.endswith("_args") else "").replace("_", "-")
 
 
 def given_settings(model: type[BaseModel], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,6 +191,8 @@ def _shown_default(field: FieldInfo) -> str:
 
 
 def _metavar(field: FieldInfo) -> str:
+    if isinstance(field.json_schema_extra, dict) and "metavar" in field.json_schema_extra:
+        return str(field.json_schema_extra["metavar"])
     choices = _choices(field.annotation)
     if choices:
         return "[" + "|".join(choices) + "]"
@@ -208,8 +205,10 @@ def _metavar(field: FieldInfo) -> str:
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    if typing.get_origin(annotation) is Literal:
-        return tuple(str(choice) for choice in typing.get_args(annotation))
+    """Return the words of a `Literal`, also where it may be left out (`Literal[...] | None`)."""
+    members = [kind for kind in _alternatives(annotation) if kind is not type(None)]
+    if len(members) == 1 and typing.get_origin(members[0]) is Literal:
+        return tuple(str(choice) for choice in typing.get_args(members[0]))
     return ()
 
 

@@ -5,10 +5,11 @@ scikit-learn and Pillow are imported by the readers that need them, when they ne
 
 from subsetopt.data.augment import augmented_copies
 from subsetopt.data.catalog import DATASETS
+from subsetopt.data.coercion import as_dataset, require_dataset
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.download import download
 from subsetopt.data.loading import dataset_from_arrays, load_dataset
-from subsetopt.data.normalization import Preprocess
+from subsetopt.data.normalization import Preprocess, Restore, standardised_targets
 from subsetopt.data.publishers import PUBLISHED, PublishedFile
 from subsetopt.data.subset import disjoint, draw, missing_classes, require_all_classes, subset_size
 
@@ -19,8 +20,10 @@ __all__ = [
     "Normalization",
     "Preprocess",
     "PublishedFile",
+    "Restore",
     "Split",
     "Task",
+    "as_dataset",
     "augmented_copies",
     "dataset_from_arrays",
     "disjoint",
@@ -29,5 +32,7 @@ __all__ = [
     "load_dataset",
     "missing_classes",
     "require_all_classes",
+    "require_dataset",
+    "standardised_targets",
     "subset_size",
 ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tarfile
 import tempfile
-import zlib
 from pathlib import Path, PurePosixPath
 
+from subsetopt.data.bounded import MOST_PACKED, SUSPECT_BYTES
 from subsetopt.errors import DataError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+_LONGEST_NAME = 200
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -20,12 +24,19 @@ def extract(archive: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as temporary:
         try:
             with tarfile.open(archive) as tar:
-                members = tar.getmembers()
-                for member in members:
+                members, total = [], 0
+                for member in tar:
                     _require_safe(member, archive)
+                    members.append(member)
+                    total += member.size
+                    _require_room(total, archive, folder)
                 for member in members:
                     _write(tar, member, Path(temporary))
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except DataError:
+            raise
+        except Exception as error:  # tar readers raise anything on bytes that nobody wrote
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise
             raise DataError(f"{archive}: cannot be unpacked ({_one_line(error)}); delete it and try again") from error
         for path in Path(temporary).rglob("*"):
             if path.is_file():
@@ -37,9 +48,22 @@ def extract(archive: Path, folder: Path) -> None:
 def _require_safe(member: tarfile.TarInfo, archive: Path) -> None:
     path = PurePosixPath(member.name)
     outside = path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name
-    if outside or not (member.isfile() or member.isdir()):
-        problem = "lies outside the folder" if outside else "is no plain file"
-        raise DataError(f"{archive}: refused, an unsafe member ({member.name!r} {problem}); delete the archive")
+    plain = member.isdir() or (member.isfile() and not member.issparse())
+    odd = not member.name.isprintable() or len(member.name) > _LONGEST_NAME
+    if outside or odd or not plain:
+        problem = "lies outside the folder" if outside else "has no usable name" if odd else "is no plain file"
+        raise DataError(f"{archive}: refused, an unsafe member ({member.name!r:.60} {problem}); delete the archive")
+
+
+def _require_room(total: int, archive: Path, folder: Path) -> None:
+    """Refuse before anything is written what is a bomb, or does not fit on the disk."""
+    packed = archive.stat().st_size
+    if total > SUSPECT_BYTES and total > MOST_PACKED * packed:
+        problem = f"{packed} bytes that unpack to {total}, more than {MOST_PACKED} times as many"
+        raise DataError(f"{archive}: refused, {problem}; delete the archive")
+    free = shutil.disk_usage(folder).free
+    if total > free:
+        raise OSError(errno.ENOSPC, f"{total} bytes are needed, {free} free", str(folder))
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:

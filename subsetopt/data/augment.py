@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from subsetopt.data.streams import raw_stream
-from subsetopt.errors import SettingError, unknown_name
+from subsetopt.errors import SettingError, setting, unknown_name
 
 KINDS = ("auto", "shift", "shift-flip")
 _COLOUR_CHANNELS = 3
@@ -27,12 +27,13 @@ def augmented_copies(inputs: Tensor, copies: int, seed: int, kind: str = "auto")
     if kind not in KINDS:
         raise unknown_name("augmentation", kind, KINDS)
     if not isinstance(copies, int) or isinstance(copies, bool) or copies < 0:
-        raise SettingError("augment_copies", copies, "must be a whole number from 0", "try --augment-copies 1")
+        raise SettingError(
+            "augment_copies", copies, "must be a whole number from 0", f"try {setting('augment_copies', 1)}"
+        )
     if inputs.ndim != 4:
         shape = tuple(inputs.shape[1:])
-        raise SettingError(
-            "augment_copies", copies, f"needs images (C, H, W), the inputs have shape {shape}", "use --augment-copies 0"
-        )
+        problem = f"needs images (C, H, W), the inputs have shape {shape}"
+        raise SettingError("augment_copies", copies, problem, f"use {setting('augment_copies', 0)}")
     if copies == 0:
         return inputs[:0]
     flip = kind == "shift-flip" or (kind == "auto" and inputs.shape[1] == _COLOUR_CHANNELS)

@@ -10,9 +10,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from subsetopt.errors import DataError
+from subsetopt.errors import DataError, setting
 from subsetopt.registry import Registry
 
+_MOST_BYTES = 2**31
 DATA_VARIABLE = "SUBSETOPT_DATA"
 
 
@@ -41,14 +42,19 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawData:
-    """What a reader returns. `n_classes` is None where the labels themselves tell; `standardise` is for `auto`."""
+    """What a reader returns. `n_classes` is None where the labels themselves tell.
+
+    `notes` are for the user: what was skipped, what was converted. `uses` names what the reader takes from `Query`
+    besides the data directory.
+    """
 
     train: RawSplit
     test: RawSplit | None = None
     validation: RawSplit | None = None
     n_classes: int | None = None
     class_names: tuple[str, ...] = ()
-    standardise: bool = True
+    notes: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
 
 
 Reader = Callable[[Query], RawData]
@@ -67,13 +73,16 @@ def not_found(dataset: str, what: str, places: Sequence[Path], root: Path) -> Da
     looked = ", ".join(str(place) for place in places)
     return DataError(
         f"{dataset}: {what} not found in {looked}; run `subsetopt download {dataset} --data-dir {root}` "
-        f"or name the folder that has the data with --data-dir or {DATA_VARIABLE}"
+        f"or name the folder that has the data with {setting('data_dir')} or {DATA_VARIABLE}"
     )
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file; raises `DataError` when the operating system refuses."""
+    """Read a whole file; raises `DataError` when the operating system refuses, and for one of 2 GiB or more."""
     try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise DataError(f"{path}: has {size} bytes, more than any published file of its kind; replace it")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error

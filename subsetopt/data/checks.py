@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from subsetopt.data.dataset import Task
 from subsetopt.distributed import Ranks
-from subsetopt.errors import DataError, unknown_name
+from subsetopt.errors import DataError
 
-MAX_CLASSES = 2**20
 _BLOCK = 2**22
+_LARGEST = torch.finfo(torch.float32).max
+_FLOATS_OF_TORCH = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
 # What numpy has and torch lacks, or lacks arithmetic for.
 _WIDER: dict[str, type[np.generic]] = {
     "bool": np.uint8, "uint16": np.int32, "uint32": np.int64, "uint64": np.int64, "float16": np.float32,
 }  # fmt: skip
 
 
+def as_array(array: Any, what: str) -> NDArray[Any]:
+    """Return anything like an array as one of numpy; raises `DataError` for ragged, sparse and masked ones."""
+    if isinstance(array, Tensor):
+        array = array.detach().cpu().resolve_conj().resolve_neg()
+        if array.is_sparse or array.layout != torch.strided:
+            raise DataError(f"{what}: is a sparse tensor; make it dense with .to_dense()")
+        dense: NDArray[Any] = (array.float() if array.dtype in _FLOATS_OF_TORCH else array).numpy()
+        return dense
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise DataError(f"{what}: has {int(array.mask.sum())} masked values; fill them in or leave the rows out")
+    if hasattr(array, "toarray") and not isinstance(array, np.ndarray):
+        raise DataError(f"{what}: is a sparse matrix; make it dense with .toarray()")
+    try:
+        return np.asarray(array)
+    except ValueError as error:
+        raise DataError(f"{what}: rows have different shapes; make them one array") from error
+
+
 def as_tensor(array: Any, what: str) -> Tensor:
     """Return real numbers as a contiguous tensor on the CPU, in their own dtype where torch computes with it.
 
-    Raises `DataError` for objects, strings, complex numbers and ragged lists.
+    Raises `DataError` for objects, strings, dates, complex numbers and ragged lists.
     """
-    if isinstance(array, Tensor):
-        array = array.detach().cpu()
-        if array.dtype == torch.bfloat16:
-            array = array.float()
-        array = array.numpy()
-    try:
-        array = np.asarray(array)
-    except ValueError as error:
-        raise DataError(f"{what}: rows have different shapes; make them one array") from error
+    array = as_array(array, what)
     if array.dtype.kind not in "buif":
         raise DataError(f"{what}: has dtype {array.dtype}, needs numbers; convert it to float32, or uint8 for images")
     if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise DataError(f"{what}: holds integers beyond 2^63 - 1; convert it to float64")
     wider = np.float64 if array.dtype.itemsize > 8 else _WIDER.get(array.dtype.name)
-    array = array.astype(wider or array.dtype.newbyteorder("="), order="C", copy=False)
-    # torch cannot share memory that is read-only or runs backwards.
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused where that is looked for
+        array = array.astype(wider or array.dtype.newbyteorder("="), order="C", copy=False)
+    # torch cannot share memory that is read-only or runs backwards, were it along an axis of one element.
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
@@ -53,29 +68,22 @@ def checked_inputs(array: Any, what: str, ranks: Ranks | None = None) -> Tensor:
     if inputs.ndim < 2:
         shape = tuple(inputs.shape)
         raise DataError(f"{what}: has shape {shape}, needs (n, features) or (n, C, H, W); try .reshape(-1, 1)")
-    _require_rows(inputs, what)
+    require_rows(inputs, what)
     if inputs.numel() == 0:
         raise DataError(f"{what}: has shape {tuple(inputs.shape)}, so no features; check how the array was made")
     require_finite(inputs, what, *(ranks or Ranks()).share(len(inputs)))
     return inputs
 
 
-def checked_targets(array: Any, what: str, task: Task) -> Tensor:
-    """Return int64 labels (n,) >= 0, or floating targets (n, M), by the task; raises `DataError`."""
+def regression_targets(array: Any, what: str) -> Tensor:
+    """Return floating targets (n, M); raises `DataError` for what are no numbers and for another shape."""
     targets = as_tensor(array, what)
-    _require_rows(targets, what)
-    return _labels(targets, what) if task == "classification" else _regression_targets(targets, what)
-
-
-def task_of(targets: Any, what: str, task: str | None) -> Task:
-    """Return the task asked for, or classification for integer targets and regression for floating ones."""
-    if task == "classification":
-        return "classification"
-    if task == "regression":
-        return "regression"
-    if task is not None:
-        raise unknown_name("task", str(task), ("classification", "regression"))
-    return "regression" if as_tensor(targets, what).is_floating_point() else "classification"
+    require_rows(targets, what)
+    if targets.ndim not in (1, 2) or targets.numel() == 0:
+        raise DataError(f"{what}: has shape {tuple(targets.shape)}, needs (n,) or (n, M); flatten what is left over")
+    values = targets if targets.is_floating_point() else targets.double()
+    require_finite(values, what)
+    return values.reshape(len(values), -1)
 
 
 def require_same_length(inputs: Tensor, targets: Tensor, inputs_name: str, targets_name: str) -> None:
@@ -86,21 +94,11 @@ def require_same_length(inputs: Tensor, targets: Tensor, inputs_name: str, targe
         )
 
 
-def require_labels_below(labels: Tensor, n_classes: int, what: str) -> None:
-    """Raise `DataError` for labels that are no class of this data set."""
-    wrong = torch.nonzero(labels >= n_classes).flatten()
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(
-            f"{what}: {len(wrong)} labels out of range 0 to {n_classes - 1}, first {int(labels[row])} at row {row}; "
-            "correct the labels (a class must occur in the training data)"
-        )
-
-
 def require_finite(values: Tensor, what: str, begin: int = 0, end: int | None = None) -> None:
-    """Raise `DataError` that counts the NaN and infinite entries and shows the first, a block of rows at a time.
+    """Raise `DataError` that counts the entries that no float32 holds and shows the first, a block of rows at a time.
 
-    Rows from `begin` up to `end` (None: all that follow) are looked at.
+    These are NaN, infinity, and numbers above 3.4e38; models compute in float32, and the squares of larger ones
+    overflow in float64, too. Rows from `begin` up to `end` (None: all that follow) are checked.
     """
     if not values.is_floating_point():
         return
@@ -108,7 +106,7 @@ def require_finite(values: Tensor, what: str, begin: int = 0, end: int | None = 
     count, first = 0, None
     end = len(values) if end is None else end
     for start in range(begin, end, rows_per_block):
-        bad = ~torch.isfinite(values[start : min(start + rows_per_block, end)])
+        bad = ~(values[start : min(start + rows_per_block, end)].abs() <= _LARGEST)
         found = int(bad.sum())
         if found and first is None:
             position = torch.nonzero(bad)[0]
@@ -117,46 +115,12 @@ def require_finite(values: Tensor, what: str, begin: int = 0, end: int | None = 
         count += found
     if first is not None:
         value = float(values[first])
-        raise DataError(
-            f"{what}: {count} values are NaN or infinite, first {value} at {list(first)}; remove or replace them"
-        )
+        problem = "NaN or infinite" if not math.isfinite(value) else "NaN, infinite or too large for float32"
+        remedy = "remove or replace them" if not math.isfinite(value) else "give the values in a larger unit"
+        raise DataError(f"{what}: {count} values are {problem}, first {value} at {list(first)}; {remedy}")
 
 
-def _require_rows(values: Tensor, what: str) -> None:
+def require_rows(values: Tensor | NDArray[Any], what: str) -> None:
+    """Raise `DataError` for an array without rows."""
     if values.ndim == 0 or len(values) == 0:
         raise DataError(f"{what}: has no rows; leave the split out or fill it")
-
-
-def _labels(targets: Tensor, what: str) -> Tensor:
-    if targets.ndim != 1:
-        shape = tuple(targets.shape)
-        raise DataError(f"{what}: has shape {shape}, needs one class label per row, (n,); try .argmax(1) or .ravel()")
-    require_finite(targets, what)
-    wrong = torch.nonzero(targets != targets.long()).flatten()
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(
-            f"{what}: {len(wrong)} class labels are not whole numbers, first {float(targets[row])} at row {row}; "
-            "use integer labels, or task='regression'"
-        )
-    labels = targets.long()
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0:
-        row = int(torch.nonzero(labels < 0)[0])
-        raise DataError(
-            f"{what}: {int((labels < 0).sum())} class labels are negative, first {int(labels[row])} at row {row}; "
-            "number the classes from 0"
-        )
-    if high >= MAX_CLASSES:
-        raise DataError(
-            f"{what}: the largest label {high} would mean {high + 1} outputs; number the classes from 0 without gaps"
-        )
-    return labels
-
-
-def _regression_targets(targets: Tensor, what: str) -> Tensor:
-    if targets.ndim not in (1, 2) or targets.numel() == 0:
-        raise DataError(f"{what}: has shape {tuple(targets.shape)}, needs (n,) or (n, M); flatten what is left over")
-    values = targets if targets.is_floating_point() else targets.double()
-    require_finite(values, what)
-    return values.reshape(len(values), -1)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subsetopt.data.catalog import DATASETS, Query, RawData, RawSplit, not_found, read_bytes
+from subsetopt.data.names import printable
 from subsetopt.data.plain_pickle import load_plain
 from subsetopt.errors import DataError
 
@@ -109,6 +110,8 @@ def _pickled(path: Path, label_key: bytes) -> tuple[NDArray[np.uint8], NDArray[n
         raise DataError(problem + remedy)
     if not isinstance(labels, list) or len(labels) != len(pixels) or not all(type(label) is int for label in labels):
         raise DataError(problem + remedy)
+    if any(not 0 <= label < 2**31 for label in labels):
+        raise DataError(f"{path}: has labels beyond its classes; {remedy}")
     return np.asarray(pixels), np.asarray(labels, np.int64)
 
 
@@ -122,5 +125,6 @@ def _class_names(folder: Path, kind: _Format, n_classes: int) -> tuple[str, ...]
     else:
         meta = load_plain(path)
         found = meta.get(kind.names_key) if isinstance(meta, dict) else None
-        names = [name.decode("utf-8", "replace") for name in found or [] if isinstance(name, bytes)]
-    return tuple(names) if len(names) == n_classes else ()
+        listed = found if isinstance(found, list) else []
+        names = [name.decode("utf-8", "replace") for name in listed if isinstance(name, bytes)]
+    return tuple(printable(name) for name in names) if len(names) == n_classes else ()

@@ -28,7 +28,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Normalization:
-    """Per-channel (images `(C, H, W)`) or per-feature standardisation `(x - mean) / std`, from the training split."""
+    """Standardisation `(x - mean) / std` from the training split: per channel of images `(C, H, W)`, per feature of
+    vectors, per column of regression targets.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -39,6 +41,9 @@ class Dataset:
     """Train, validation and test splits with the facts a model and a report need.
 
     `in_shape` excludes the sample axis; `n_outputs` is M, the number of outputs per sample (classes or target columns).
+    `class_names[i]` is what the data call class i, as text; `notes` are what a run repeats in its warnings.
+    Inputs and targets are in the units of the data; `normalization` and `target_normalization` say how a run
+    standardises them, None that it takes them as they are.
     """
 
     name: str
@@ -50,3 +55,5 @@ class Dataset:
     test: Split | None
     normalization: Normalization | None = None
     class_names: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
+    target_normalization: Normalization | None = None

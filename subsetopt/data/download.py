@@ -15,18 +15,14 @@ from typing import IO
 
 from subsetopt.data.archive import extract
 from subsetopt.data.publishers import PUBLISHED, PublishedFile
-from subsetopt.errors import DataError, unknown_name
+from subsetopt.errors import DataError, setting, unknown_name
 
 Progress = Callable[[int, int | None], None]
 
 _BLOCK = 2**18
 _TIMEOUT_SECONDS = 30.0
 _ATTEMPTS = 4
-_NEEDS_NO_DOWNLOAD = {
-    "digits": "embedded in scikit-learn",
-    "npz": "a file of your own, --data-file FILE.npz",
-    "image-folder": "a folder of your own, --data-dir FOLDER",
-}
+_YOUR_OWN = {"npz": ("a file", "data_file", "FILE.npz"), "image-folder": ("a folder", "data_dir", "FOLDER")}
 
 
 def download(
@@ -46,8 +42,11 @@ def download(
     not there, a wrong checksum, a full disk or an archive that would write outside `data_dir`.
     """
     if sources is None:
-        if name in _NEEDS_NO_DOWNLOAD:
-            raise DataError(f"{name}: nothing to download, it is {_NEEDS_NO_DOWNLOAD[name]}")
+        if name == "digits":
+            raise DataError("digits: nothing to download, they are embedded in scikit-learn")
+        if name in _YOUR_OWN:
+            what, keyword, example = _YOUR_OWN[name]
+            raise DataError(f"{name}: nothing to download, it is {what} of your own, {setting(keyword, example)}")
         if name not in PUBLISHED:
             raise unknown_name("dataset", name, PUBLISHED)
         sources = PUBLISHED[name]
@@ -58,7 +57,7 @@ def download(
     except OSError as error:
         where = error.filename or root
         raise DataError(
-            f"{where}: cannot be written ({error.strerror}); free space or choose another --data-dir"
+            f"{where}: cannot be written ({error.strerror}); free space or choose another {setting('data_dir')}"
         ) from error
 
 
@@ -103,7 +102,7 @@ def _fetch(source: PublishedFile, target: Path, progress: Progress) -> None:
         for fresh in (False, True):
             resumed = part.exists()
             try:
-                _transfer(url, part, progress)
+                _transfer(url, part, progress, source.most_bytes)
             except _TransferError as error:
                 failures.append(f"{url}: {error}")
                 break
@@ -123,17 +122,19 @@ class _TransferError(Exception):
     """Why a mirror did not deliver, in words for the user."""
 
 
-def _transfer(url: str, part: Path, progress: Progress) -> None:
+def _transfer(url: str, part: Path, progress: Progress, most_bytes: int) -> None:
     """Append to `part` what it lacks, reconnecting while that brings new bytes."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            total = _request(url, part, progress)
+            total = _request(url, part, progress, most_bytes)
         except urllib.error.HTTPError as error:
-            raise _TransferError(f"HTTP {error.code} {error.reason}") from error
+            raise _TransferError(f"HTTP {error.code} {_reason(error.reason)}") from error
         except urllib.error.URLError as error:
             raise _TransferError(f"cannot be reached ({_reason(error.reason)})") from error
         except (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
             total, reason = None, _reason(error)
+        except (ValueError, TypeError) as error:  # an address that is none, also after a redirection
+            raise _TransferError(f"leads to no address ({_reason(error)})") from error
         else:
             if total is None or part.stat().st_size >= total:
                 return
@@ -143,8 +144,11 @@ def _transfer(url: str, part: Path, progress: Progress) -> None:
             raise _TransferError(f"{reason} after {done} of {total or 'unknown'} bytes")
 
 
-def _request(url: str, part: Path, progress: Progress) -> int | None:
-    """Make one request, from the end of `part` on; returns the size of the whole file where the server says it."""
+def _request(url: str, part: Path, progress: Progress, most_bytes: int) -> int | None:
+    """Make one request, from the end of `part` on; returns the size of the whole file where the server says it.
+
+    A body that would make more than `most_bytes` ends the transfer, and the part with it.
+    """
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "subsetopt", "Accept-Encoding": "identity"}
     if have:
@@ -159,12 +163,17 @@ def _request(url: str, part: Path, progress: Progress) -> int | None:
         if response.status != http.client.PARTIAL_CONTENT or not _starts_at(response, have):
             have = 0
         length = response.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdigit() else None
+        total = have + int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
         with part.open("ab" if have else "wb") as file:
-            for block in _blocks(response):
-                file.write(block)
+            for block in _blocks(response) if (total or 0) <= most_bytes else ():
                 have += len(block)
+                if have > most_bytes:
+                    break
+                file.write(block)
                 progress(have, total)
+    if max(have, total or 0) > most_bytes:
+        part.unlink()
+        raise _TransferError(f"sends more than {most_bytes} bytes, which are no file of this publisher")
     return total
 
 
@@ -192,4 +201,4 @@ def _digest(file: IO[bytes] | gzip.GzipFile) -> str:
 def _reason(error: object) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from subsetopt.data.catalog import DATASETS, Query, RawData, RawSplit, not_found, read_bytes
+from subsetopt.data.bounded import damaged_as, read_exactly, require_no_bomb
+from subsetopt.data.catalog import DATASETS, Query, RawData, RawSplit, not_found
 from subsetopt.errors import DataError
 
 _FILES = {
@@ -18,6 +18,7 @@ _FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 _UNSIGNED_BYTE = 0x08
+_MOST_DEFLATED = 1032  # the limit of the deflate format
 _REMEDY = "delete it and run `subsetopt download mnist`"
 
 
@@ -38,25 +39,22 @@ def read_idx(path: Path, n_axes: int) -> NDArray[np.uint8]:
 
     Layout: two zero bytes, the type code 0x08, the number of axes, one big-endian uint32 per axis, the bytes.
     """
-    content = read_bytes(path)
-    if path.suffix == ".gz":
-        content = _decompressed(content, path)
     header = 4 + 4 * n_axes
     magic = bytes((0, 0, _UNSIGNED_BYTE, n_axes))
-    if content[:4] != magic or len(content) < header:
-        raise DataError(f"{path}: begins with {content[:4].hex()}, an idx file with {magic.hex()}; {_REMEDY}")
-    shape = tuple(int(length) for length in np.frombuffer(content, ">u4", n_axes, 4))
-    if len(content) - header != math.prod(shape):
-        found = len(content) - header
-        raise DataError(f"{path}: holds {found} bytes, its header says {math.prod(shape)} {shape}; {_REMEDY}")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-
-
-def _decompressed(content: bytes, path: Path) -> bytes:
-    try:
-        return gzip.decompress(content)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a complete gzip file ({error}); {_REMEDY}") from error
+    packed = path.suffix == ".gz"
+    kind = "gzip file" if packed else "idx file"
+    with damaged_as(f"{path}: not a complete {kind}", _REMEDY), gzip.open(path) if packed else path.open("rb") as file:
+        start = file.read(header)
+        if start[:4] != magic or len(start) < header:
+            raise DataError(f"{path}: begins with {start[:4].hex()}, an idx file with {magic.hex()}; {_REMEDY}")
+        shape = tuple(int(length) for length in np.frombuffer(start, ">u4", n_axes, 4))
+        size, on_disk = math.prod(shape), path.stat().st_size
+        if not packed and on_disk - header != size:
+            raise DataError(f"{path}: holds {on_disk - header} bytes, its header says {size} {shape}; {_REMEDY}")
+        if packed and size > _MOST_DEFLATED * on_disk:
+            raise DataError(f"{path}: its header says {size} {shape}, more than {on_disk} bytes unpack to; {_REMEDY}")
+        require_no_bomb(size, on_disk)
+        return np.frombuffer(read_exactly(file, size), np.uint8).reshape(shape)
 
 
 def _find_folder(root: Path) -> Path:

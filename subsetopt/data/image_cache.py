@@ -8,16 +8,19 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from subsetopt.data.bounded import read_npy
 from subsetopt.data.catalog import default_data_dir
+from subsetopt.data.image_decoding import Decoded
 
 FOLDER = ".subsetopt-cache"
 
 
-def cached_images(folder: Path, key: str, decode: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def cached_images(folder: Path, key: str, decode: Callable[[], Decoded]) -> Decoded:
     """Return the images cached under `key`, or decode and cache them.
 
     The cache lies in `folder`/.subsetopt-cache, or under the default data directory where `folder` cannot be
@@ -25,34 +28,42 @@ def cached_images(folder: Path, key: str, decode: Callable[[], NDArray[np.uint8]
     """
     places = [folder / FOLDER, default_data_dir() / FOLDER]
     for place in places:
-        images = _load(place / f"{key}.npz")
-        if images is not None:
-            return images
-    images = decode()
+        found = _load(place / f"{key}.npz")
+        if found is not None:
+            return found
+    decoded = decode()
     for place in places:
         with contextlib.suppress(OSError):
-            _store(place / f"{key}.npz", images)
+            _store(place / f"{key}.npz", decoded)
             break
-    return images
+    return decoded
 
 
-def _load(path: Path) -> NDArray[np.uint8] | None:
+def _load(path: Path) -> Decoded | None:
     """Return the cached images, or None where there are none; a damaged cache is decoded again."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            images: NDArray[np.uint8] = archive["images"]
-            return images
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        with zipfile.ZipFile(path) as archive:
+            images, notes = (_member(archive, f"{name}.npy") for name in ("images", "notes"))
+        if images.dtype != np.uint8 or images.ndim != 4 or notes.dtype.kind != "U":
+            return None
+        return Decoded(images, tuple(notes.tolist()))
+    except Exception:  # zip readers raise anything on bytes that nobody wrote
         return None
 
 
-def _store(path: Path, images: NDArray[np.uint8]) -> None:
+def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    info = archive.getinfo(name)
+    with archive.open(info) as file:
+        return read_npy(file, info.file_size, info.compress_size)
+
+
+def _store(path: Path, decoded: Decoded) -> None:
     """Write to a temporary file in the same folder, then rename: a reader never sees half a cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, images=images)
+            np.savez(file, images=decoded.images, notes=np.asarray(decoded.notes, dtype=np.str_))
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

@@ -8,21 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from subsetopt.data.catalog import DATASETS, Query, RawData, RawSplit
-from subsetopt.data.checks import (
-    checked_inputs,
-    checked_targets,
-    require_labels_below,
-    require_same_length,
-    task_of,
-)
+from subsetopt.data.checks import checked_inputs, require_same_length
 from subsetopt.data.dataset import Dataset, Split, Task
 from subsetopt.data.normalization import measure
 from subsetopt.data.subset import as_number, ranking
+from subsetopt.data.targets import absent_classes, read_targets
 from subsetopt.distributed import Ranks
-from subsetopt.errors import DataError, SettingError, unknown_name
+from subsetopt.errors import DataError, SettingError, setting, unknown_name
 from subsetopt.seeding import derive_seed
 
 _NORMALIZE = ("auto", "none", "standard")
@@ -44,16 +40,21 @@ def load_dataset(
 
     `data_dir` defaults to the environment variable SUBSETOPT_DATA, then ~/.cache/subsetopt. `data_file` is the file
     of `npz` and the folder of `image-folder`, whose images are resized to `image_size` (height, width) if given.
-    `normalize`: "standard" records mean and deviation of the training split, "none" does not, "auto" does for
-    every data set but `npz`. `task` overrides what the dtype of the targets tells. Several `ranks` look for NaN and
-    infinity in a part of the rows each, so that a memory-mapped file is not read by all.
+    `normalize`: "auto" and "standard" record mean and deviation of the training split's inputs and regression targets,
+    "none" does not. `task` overrides what the dtype of the targets tells. The classes of `npz` are the labels
+    that occur in its training data, in sorted order (`Dataset.class_names`). Several `ranks` check a part of the rows
+    each for NaN and infinity, so that a memory-mapped file is not read by all.
 
     Raises `SettingError` for an unusable setting, `DataError` for missing or bad data, each in one line.
     """
     _check_settings(validation_fraction, normalize)
     reader = DATASETS.get(name)
     query = Query(_path(data_dir), _path(data_file), _image_size(image_size))
-    return _assemble(name, reader(query), task, validation_fraction, seed, normalize, ranks)
+    raw = reader(query)
+    for used, value in (("data_file", query.data_file), ("image_size", query.image_size)):
+        if value is not None and used not in raw.uses:
+            raise SettingError(used, value, f"has no use with the data set {name}", "leave it out")
+    return _assemble(name, raw, task, validation_fraction, seed, normalize, ranks)
 
 
 def dataset_from_arrays(
@@ -66,19 +67,26 @@ def dataset_from_arrays(
     task: Task | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
-    normalize: str = "none",
+    normalize: str = "auto",
+    n_classes: int | None = None,
 ) -> Dataset:
-    """Make a data set of tensors or arrays: inputs (n, ...), integer labels (n,) or floating targets (n,) or (n, M).
+    """Make a data set of tensors or arrays: inputs (n, ...), class labels (n,) or floating targets (n,) or (n, M).
 
-    Integer targets mean classification with M = largest label + 1 outputs, floating ones regression, unless `task`
-    says otherwise. Raises as `load_dataset` does; "auto" normalisation is "none" here.
+    Whole numbers, words and truth values mean classification, floating targets regression, unless `task` says
+    otherwise. The classes are the labels that occur in `y_train`, in sorted order (`Dataset.class_names`); with
+    `n_classes` they are 0 to n_classes - 1, whether they occur or not.
+
+    Raises as `load_dataset` does, and `DataError` for a single class, for labels of `y_test` that `y_train` lacks, and
+    for whole numbers with so many values that they may be quantities while no `task` is given.
     """
     _check_settings(validation_fraction, normalize)
+    if n_classes is not None and (not isinstance(n_classes, int) or isinstance(n_classes, bool) or n_classes < 2):
+        raise SettingError("n_classes", n_classes, "must be a whole number from 2", "leave it out to count the labels")
     if (x_test is None) != (y_test is None):
         missing, given = ("x_test", "y_test") if x_test is None else ("y_test", "x_test")
         raise DataError(f"{name}: {missing} is missing beside {given}; give both or neither")
     test = None if x_test is None else RawSplit(x_test, y_test)
-    raw = RawData(RawSplit(x_train, y_train), test, standardise=False)
+    raw = RawData(RawSplit(x_train, y_train), test, n_classes=n_classes)
     return _assemble(name, raw, task, validation_fraction, seed, normalize)
 
 
@@ -91,7 +99,7 @@ def validation_rows(targets: Tensor, fraction: float, seed: int, task: Task) -> 
     n = len(targets)
     size = max(1, round(fraction * n)) if fraction > 0 else 0
     if size >= n:
-        remedy = "use --validation-fraction 0 or more data"
+        remedy = f"use {setting('validation_fraction', 0)} or more data"
         raise SettingError("validation_fraction", fraction, f"would take all {n} training rows", remedy)
     labels = targets.numpy() if task == "classification" else None
     rows = ranking(n, derive_seed(seed, "validation"), labels, size)
@@ -111,57 +119,49 @@ def _assemble(
     normalize: str,
     ranks: Ranks | None = None,
 ) -> Dataset:
-    task = _task(name, raw, task)
-    train = _checked(raw.train, name, "train", task, ranks)
-    n_outputs = raw.n_classes or (
-        int(train.targets.max()) + 1 if task == "classification" else int(train.targets.shape[1])
-    )
-    validation = None if raw.validation is None else _checked(raw.validation, name, "validation", task, ranks)
-    test = None if raw.test is None else _checked(raw.test, name, "test", task, ranks)
-    for part, split in (("train", train), ("validation", validation), ("test", test)):
-        if split is not None:
-            _require_fitting(split, train, n_outputs, f"{name}: ", part, task)
-    if validation is None:
-        train, validation = _carve(train, validation_fraction, seed, task)
-    standardise = normalize == "standard" or (normalize == "auto" and raw.standardise)
+    if raw.n_classes is not None and task not in (None, "classification"):
+        raise SettingError("task", task, f"{name} is a classification data set", "leave it out")
+    given = {"train": raw.train, "validation": raw.validation, "test": raw.test}
+    present = {part: split for part, split in given.items() if split is not None}
+    inputs = {part: checked_inputs(split.inputs, f"{name}: x_{part}", ranks) for part, split in present.items()}
+    raw_targets = {part: split.targets for part, split in present.items()}
+    targets = read_targets(f"{name}: ", raw_targets, task, raw.n_classes, raw.class_names)
+    splits: dict[str, Split | None] = {
+        part: _split(name, part, inputs, targets.splits[part], raw_split.rows) for part, raw_split in present.items()
+    }
+    train = splits["train"]
+    assert train is not None
+    if "validation" not in splits:
+        train, splits["validation"] = _carve(train, validation_fraction, seed, targets.task)
+    splits["train"] = train
+    notes = [*raw.notes, *targets.notes]
+    for part, split in splits.items():
+        if split is not None and targets.task == "classification":
+            notes += absent_classes(part, split.targets, targets.class_names)
+    standardise = normalize != "none"
     return Dataset(
         name=name,
-        task=task,
+        task=targets.task,
         in_shape=tuple(train.inputs.shape[1:]),
-        n_outputs=n_outputs,
+        n_outputs=targets.n_outputs,
         train=train,
-        validation=validation,
-        test=test,
+        validation=splits["validation"],
+        test=splits.get("test"),
         normalization=measure(train.inputs) if standardise else None,
-        class_names=raw.class_names,
+        class_names=targets.class_names,
+        notes=tuple(notes),
+        target_normalization=measure(train.targets) if standardise and targets.task == "regression" else None,
     )
 
 
-def _task(name: str, raw: RawData, task: Task | None) -> Task:
-    if raw.n_classes is None:
-        return task_of(raw.train.targets, f"{name}: y_train", task)
-    if task not in (None, "classification"):
-        raise SettingError("task", task, f"{name} is a classification data set", "leave it out")
-    return "classification"
-
-
-def _checked(raw: RawSplit, name: str, part: str, task: Task, ranks: Ranks | None) -> Split:
-    x, y = f"{name}: x_{part}", f"{name}: y_{part}"
-    inputs, targets = checked_inputs(raw.inputs, x, ranks), checked_targets(raw.targets, y, task)
-    require_same_length(inputs, targets, x, f"y_{part}")
-    rows = torch.arange(len(inputs)) if raw.rows is None else torch.from_numpy(raw.rows.astype(np.int64))
-    return Split(inputs, targets, rows)
-
-
-def _require_fitting(split: Split, train: Split, n_outputs: int, prefix: str, part: str, task: Task) -> None:
-    if split.inputs.shape[1:] != train.inputs.shape[1:]:
-        found, wanted = tuple(split.inputs.shape[1:]), tuple(train.inputs.shape[1:])
-        raise DataError(f"{prefix}x_{part}: rows have shape {found}, those of x_train {wanted}; make them alike")
-    if task == "classification":
-        require_labels_below(split.targets, n_outputs, f"{prefix}y_{part}")
-    elif split.targets.shape[1] != n_outputs:
-        columns = split.targets.shape[1]
-        raise DataError(f"{prefix}y_{part}: has {columns} columns, y_train has {n_outputs}; make them alike")
+def _split(name: str, part: str, inputs: dict[str, Tensor], targets: Tensor, rows: NDArray[Any] | None) -> Split:
+    """Return one split; raises `DataError` where its rows are not as many as its targets, or not as in training."""
+    own, wanted = inputs[part], tuple(inputs["train"].shape[1:])
+    require_same_length(own, targets, f"{name}: x_{part}", f"y_{part}")
+    if tuple(own.shape[1:]) != wanted:
+        found = tuple(own.shape[1:])
+        raise DataError(f"{name}: x_{part}: rows have shape {found}, those of x_train {wanted}; make them alike")
+    return Split(own, targets, torch.arange(len(own)) if rows is None else torch.from_numpy(rows.astype(np.int64)))
 
 
 def _carve(train: Split, fraction: float, seed: int, task: Task) -> tuple[Split, Split | None]:
@@ -189,7 +189,9 @@ def _image_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
         return None
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in pair):
-        raise SettingError("image_size", size, "must be one or two whole numbers from 1 (height, width)", "try 32")
+        raise SettingError(
+            "image_size", size, "must be one or two whole numbers from 1 (height, width)", "for example 32"
+        )
     return pair[0], pair[1]
 
 

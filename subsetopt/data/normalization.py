@@ -1,74 +1,147 @@
-"""Standardise inputs: statistics of the training split, applied per chunk on the device."""
+"""Standardise inputs and regression targets: statistics of the training split, applied per chunk on the device."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from subsetopt.data.dataset import Normalization
+from subsetopt.data.dataset import Dataset, Normalization, Split
 
 _BLOCK = 2**22
-# A constant float column has a standard deviation of about 1e-16 |mean| by rounding, not 0.
-_CONSTANT = 1e-12
+# What rounding makes of a constant that was computed: a spread of so many units in the last place.
+_CONSTANT_ULPS = 4
+# From this ratio of mean to deviation on, a mean rounded to the working precision would shift what is standardised.
+_OFFSET = 100.0
 
 
 def measure(inputs: Tensor) -> Normalization:
     """Return mean and standard deviation (population, float64) of inputs (n, C, ...), one pair per C.
 
-    C is the channel of images (n, C, H, W) and the feature of vectors (n, D). The units are those stored, 0 to 255
-    for uint8 images. A constant channel gets the deviation 1, so that it becomes zero and not NaN.
+    C is the channel of images (n, C, H, W), the feature of vectors (n, D) and the column of targets (n, M). The units
+    are those stored, 0 to 255 for uint8 images. A constant channel gets its own magnitude (1 where it is zero) for the
+    deviation, so that it becomes zero and not NaN. Sums are taken over numbers brought to [-1, 1] by the channel's own
+    smallest and largest one, so that neither 1e300 nor 1e-300, nor a mean far larger than the deviation, loses digits.
     """
-    channels, count = inputs.shape[1], inputs[:, 0].numel()
-    rows = max(1, _BLOCK // inputs[:1].numel())
-    blocks = [slice(start, start + rows) for start in range(0, len(inputs), rows)]
-    mean = _total(inputs, blocks, torch.zeros(channels, dtype=torch.float64), power=1) / count
-    variance = _total(inputs, blocks, mean, power=2) / count
-    std = torch.where(variance.sqrt() <= _CONSTANT * mean.abs(), 1.0, variance.sqrt())
-    return Normalization(tuple(mean.tolist()), tuple(std.tolist()))
+    low, high = _extremes(inputs)
+    centre, half = low / 2 + high / 2, high / 2 - low / 2
+    ulp = torch.finfo(inputs.dtype if inputs.is_floating_point() else torch.float64).eps
+    constant = half <= 0.5 * _CONSTANT_ULPS * ulp * centre.abs()
+    scale = torch.where(constant, 1.0, half)
+    mean = torch.zeros_like(centre)
+    square, count = torch.zeros_like(centre), 0
+    for start in _starts(inputs):
+        unit = (_rows(inputs, start) - centre[:, None]) / scale[:, None]
+        own, more = unit.mean(1), unit.shape[1]
+        # Chan, Golub & LeVeque (1983): the sum of squared deviations of two samples together.
+        square += (unit - own[:, None]).square().sum(1) + (own - mean).square() * (count * more / (count + more))
+        mean += (own - mean) * (more / (count + more))
+        count += more
+    magnitude = torch.where(centre == 0, 1.0, centre.abs())
+    std = torch.where(constant, magnitude, scale * (square / count).sqrt())
+    return Normalization(tuple((centre + scale * mean).tolist()), tuple(std.tolist()))
+
+
+def standardised_targets(dataset: Dataset) -> Dataset:
+    """Return the data set with float64 targets (y - mean) / std of its `target_normalization`, as models are trained.
+
+    The same data set where there is none. Undo it with `Restore`.
+    """
+    if dataset.target_normalization is None:
+        return dataset
+    standardise = Preprocess(dataset.target_normalization, torch.float64)
+
+    def changed(split: Split) -> Split:
+        return replace(split, targets=standardise(split.targets.double()))
+
+    validation, test = (None if split is None else changed(split) for split in (dataset.validation, dataset.test))
+    return replace(dataset, train=changed(dataset.train), validation=validation, test=test)
 
 
 class Preprocess:
     """Casts a chunk of inputs to `dtype` on its own device and standardises it, (x - mean) / std.
 
-    `normalization` None means cast only. Inputs that are floats of higher precision than `dtype` are standardised
-    before the cast. Chunks have the shape (n, C, ...) that `measure` saw. With `integers`, integer
-    inputs stay integers, as int64: token ids of a model that embeds them.
+    `normalization` None means cast only, and integers stay integers (int64, as `nn.Embedding` wants them) with
+    `embedded`. Inputs that are floats of higher precision than `dtype` are standardised before the cast, integers
+    beyond 8 bits in float64. Chunks have the shape (n, C, ...) that `measure` saw.
     """
 
-    def __init__(self, normalization: Normalization | None, dtype: torch.dtype, integers: bool = False) -> None:
-        self.normalization, self.dtype, self.integers = normalization, dtype, integers
-        self._statistics: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+    def __init__(self, normalization: Normalization | None, dtype: torch.dtype, embedded: bool = False) -> None:
+        self.normalization, self.dtype, self.embedded = normalization, dtype, embedded
+        self._statistics: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor | None]] = {}
 
     def __repr__(self) -> str:
         """The same in every process, since an objective's identity is made from it."""
-        kept = ", integers=True" if self.integers else ""
-        return f"Preprocess({self.normalization!r}, {self.dtype}{kept})"
+        embedded = ", embedded" if self.embedded else ""
+        return f"Preprocess({self.normalization!r}, {self.dtype}{embedded})"
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the chunk as the model sees it."""
-        if self.integers and not inputs.is_floating_point():
-            return inputs.to(torch.int64)
         if self.normalization is None:
-            return inputs.to(self.dtype)
-        working = torch.promote_types(inputs.dtype, self.dtype) if inputs.is_floating_point() else self.dtype
-        mean, std = self._on(inputs.device, working)
+            keep = self.embedded and not inputs.is_floating_point()
+            return inputs.to(torch.int64 if keep else self.dtype)
+        working = self._working(inputs)
+        mean, std, rest = self._on(inputs.device, working)
         shape = (-1, *[1] * (inputs.ndim - 2))
-        return ((inputs.to(working) - mean.view(shape)) / std.view(shape)).to(self.dtype)
+        centred = inputs.to(working) - mean.view(shape)
+        if rest is not None:
+            centred = centred - rest.view(shape)
+        return (centred / std.view(shape)).to(self.dtype)
 
-    def _on(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _working(self, inputs: Tensor) -> torch.dtype:
+        if inputs.is_floating_point():
+            return torch.promote_types(inputs.dtype, self.dtype)
+        wide = inputs.dtype != torch.uint8 and inputs.device.type != "mps"
+        return torch.float64 if wide else self.dtype
+
+    def _on(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return mean and deviation in `dtype`, and what rounding took from a mean far larger than the deviation."""
         assert self.normalization is not None
         if (device, dtype) not in self._statistics:
-            mean = torch.tensor(self.normalization.mean, dtype=dtype, device=device)
-            std = torch.tensor(self.normalization.std, dtype=dtype, device=device)
-            self._statistics[device, dtype] = (mean, std)
+            exact = torch.tensor([self.normalization.mean, self.normalization.std], dtype=torch.float64)
+            mean, std = exact.to(dtype)
+            offset = bool((exact[0].abs() > _OFFSET * exact[1]).any())
+            rest = (exact[0] - mean.double()).to(dtype).to(device) if offset else None
+            self._statistics[device, dtype] = mean.to(device), std.to(device), rest
         return self._statistics[device, dtype]
 
 
-def _total(inputs: Tensor, blocks: list[slice], centre: Tensor, power: int) -> Tensor:
-    """Return the sum of (x - centre)^power over all axes but the channel, in float64."""
-    total = torch.zeros_like(centre)
-    for block in blocks:
-        rows = inputs[block]
-        deviation = rows.reshape(len(rows), len(centre), -1).double() - centre[:, None]
-        total += deviation.pow(power).sum(dim=(0, 2))
-    return total
+class Restore:
+    """Turns outputs (n, M) trained on standardised targets back into the units of the data, z * std + mean, float64.
+
+    `normalization` None returns them as they are.
+    """
+
+    def __init__(self, normalization: Normalization | None) -> None:
+        self.normalization = normalization
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """Return outputs in the units of the targets; float64 (float32 on a device without it)."""
+        if self.normalization is None:
+            return outputs
+        wide = torch.float32 if outputs.device.type == "mps" else torch.float64
+        parts = self.normalization.mean, self.normalization.std
+        mean, std = (torch.tensor(part, dtype=wide, device=outputs.device) for part in parts)
+        return outputs.to(wide) * std + mean
+
+
+def _extremes(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest number of each channel, float64 (C,)."""
+    pairs = [(rows.amin(1), rows.amax(1)) for rows in (_rows(inputs, start) for start in _starts(inputs))]
+    lows, highs = zip(*pairs, strict=True)
+    return torch.stack(lows).amin(0), torch.stack(highs).amax(0)
+
+
+def _starts(inputs: Tensor) -> range:
+    return range(0, len(inputs), _block_rows(inputs))
+
+
+def _block_rows(inputs: Tensor) -> int:
+    return max(1, _BLOCK // inputs[:1].numel())
+
+
+def _rows(inputs: Tensor, start: int) -> Tensor:
+    """Return a block of rows as float64 (C, numbers)."""
+    rows = inputs[start : start + _block_rows(inputs)]
+    return rows.reshape(len(rows), inputs.shape[1], -1).transpose(0, 1).reshape(inputs.shape[1], -1).double()

@@ -16,7 +16,8 @@ class PublishedFile:
     """One file to download into DATA/`folder`: mirrors in order of preference and its MD5.
 
     `contents_md5` is that of the decompressed bytes of a `.gz` file, so that a copy compressed by another program
-    counts as complete. `members` of a tar archive are the files it must have laid out, relative to DATA.
+    counts as complete. `members` of a tar archive are the files it must have laid out, relative to DATA. More than
+    `most_bytes` are never taken from a server.
     """
 
     name: str
@@ -25,6 +26,7 @@ class PublishedFile:
     folder: str = "."
     contents_md5: str = ""
     members: tuple[str, ...] = ()
+    most_bytes: int = 2**28
 
 
 def _mnist(name: str, md5: str, contents_md5: str) -> PublishedFile:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from subsetopt.data.apportionment import class_sequence
 from subsetopt.data.streams import raw_stream, uniforms
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, setting
 
 
 def draw(
@@ -59,7 +59,7 @@ def disjoint(
     if not _is_integer(count) or count < 1:
         raise SettingError("subset_count", count, "must be a whole number from 1", "try 2")
     if size * count > n:
-        remedy = f"use --subset-size {max(1, n // count)} or fewer subsets"
+        remedy = f"use {setting('subset_size', max(1, n // count))} or fewer subsets"
         raise SettingError("subset_size", size, f"{count} disjoint subsets do not fit into {n} rows", remedy)
     order = ranking(n, seed, None if stratify is None else _labels(stratify, n), size * count)
     return tuple(_rows(order[start * size : (start + 1) * size]) for start in range(count))
@@ -97,13 +97,17 @@ def subset_size(n: int, *, fraction: float | None = None, size: int | None = Non
         raise SettingError("subset_size", size, f"there are {n} rows to draw from", "check the training data")
     if (fraction is None) == (size is None):
         problem = "neither a fraction nor a size is given" if size is None else "a fraction is given, too"
-        raise SettingError("subset_size", size, problem, "give one of --subset-frac and --subset-size")
+        raise SettingError(
+            "subset_size", size, problem, f"give one of {setting('subset_frac')} and {setting('subset_size')}"
+        )
     if size is None:
         share = as_number(fraction)
         if not 0 < share <= 1:
-            raise SettingError("subset_frac", fraction, "must be a number in (0, 1]", "try --subset-frac 0.1")
+            raise SettingError(
+                "subset_frac", fraction, "must be a number in (0, 1]", f"try {setting('subset_frac', 0.1)}"
+            )
         return max(1, round(share * n))
-    remedy = f"use --subset-size 1 to {n}, or --subset-frac 0.1"
+    remedy = f"use {setting('subset_size')} from 1 to {n}, or {setting('subset_frac', 0.1)}"
     if not _is_integer(size) or size < 1:
         raise SettingError("subset_size", size, "must be a whole number from 1", remedy)
     if size > n and not replace:
@@ -152,13 +156,15 @@ def _labels(stratify: Tensor | NDArray[Any], n: int) -> NDArray[np.int64]:
     labels = np.asarray(stratify.cpu() if isinstance(stratify, Tensor) else stratify)
     if labels.shape != (n,) or labels.dtype.kind not in "iub":
         found = f"shape {labels.shape}, {labels.dtype}"
-        raise SettingError("stratify", found, f"needs the {n} integer class labels of the rows", "use --no-stratify")
+        raise SettingError(
+            "stratify", found, f"needs the {n} integer class labels of the rows", f"use {setting('stratify', False)}"
+        )
     return labels.astype(np.int64)
 
 
 def _require_size(size: int, n_classes: int) -> None:
     if size < n_classes:
-        remedy = f"use --subset-size {n_classes} or more, or a larger --subset-frac"
+        remedy = f"use {setting('subset_size', n_classes)} or more, or a larger {setting('subset_frac')}"
         raise SettingError("subset_size", size, f"smaller than the number of classes, {n_classes}", remedy)
 
 

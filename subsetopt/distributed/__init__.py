@@ -9,7 +9,7 @@ whether it may speak.
 
 from __future__ import annotations
 
-from subsetopt.distributed.launch import current, environment_size, join, speaks
+from subsetopt.distributed.launch import current, environment_size, initialised, join, speaks
 from subsetopt.distributed.process_ranks import ProcessRanks
 from subsetopt.distributed.ranks import RankFailedError, RankLostError, Ranks
 
@@ -20,6 +20,7 @@ __all__ = [
     "Ranks",
     "current",
     "environment_size",
+    "initialised",
     "join",
     "speaks",
 ]

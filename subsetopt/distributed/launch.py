@@ -6,6 +6,7 @@ import atexit
 import os
 import warnings
 from datetime import timedelta
+from typing import Any
 
 from subsetopt.distributed.process_ranks import ProcessRanks
 from subsetopt.distributed.ranks import Ranks
@@ -30,6 +31,18 @@ def speaks() -> bool:
 def current() -> Ranks:
     """Return the ranks that this process has joined, or a process on its own."""
     return _joined or Ranks()
+
+
+def initialised(group: Any = None) -> Ranks:
+    """Return the ranks of a process group that the caller has made (None: the default one), or a process on its own.
+
+    Unlike `join` this starts nothing: without a group of two or more, this process is alone.
+    """
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) < 2:
+        return Ranks()
+    return ProcessRanks(group)
 
 
 def join(timeout: float, device: str = "auto") -> Ranks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ def build_model(
                 model = _call_open_ended(name, factory, arguments, facts, seed)
             else:
                 model = _call(name, factory, arguments)
-            _initialise_lazy(model, in_shape)
+            initialise_lazy(model, in_shape)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(f"model {name!r} has no trainable parameters; unfreeze some")
     if any(parameter.is_complex() for parameter in model.parameters()):
@@ -79,29 +78,6 @@ def check_output_shape(model: nn.Module, inputs: Tensor, n_outputs: int) -> None
             f"model returned NaN or infinity for {int(bad.sum())} of the first {n} training samples, first for row "
             f"{int(bad.nonzero()[0])}; look for log, sqrt or a division that the inputs do not allow, or at its weights"
         )
-
-
-def takes_integers(model: nn.Module, inputs: Tensor, prepared: Tensor, prefer: bool) -> bool:
-    """Return whether `model` is to get integer `inputs` (token ids) as they are, and not as the floats `prepared`.
-
-    What `prefer` says is tried first, the other where that fails. Where both fail, a model that embeds gets integers,
-    so that it is told of what it does with these.
-    """
-    if inputs.is_floating_point() or any(parameter.is_meta or is_lazy(parameter) for parameter in model.parameters()):
-        return False
-    works = {True: partial(_works, model, inputs.to(torch.int64)), False: partial(_works, model, prepared)}
-    for integers in (prefer, not prefer):
-        if works[integers]():
-            return integers
-    return any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
-
-
-def _works(model: nn.Module, inputs: Tensor) -> bool:
-    try:
-        _evaluate(model, _fitting(model, inputs))
-    except ModelError:
-        return False
-    return True
 
 
 def _fitting(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -145,12 +121,16 @@ def _call(name: str, factory: Callable[..., nn.Module], arguments: Mapping[str, 
     return model
 
 
-def _initialise_lazy(model: nn.Module, in_shape: tuple[int, ...]) -> None:
-    """Give lazy parameters their shapes, under the seed, so that they can be counted and flattened."""
+def initialise_lazy(model: nn.Module, in_shape: tuple[int, ...]) -> None:
+    """Give lazy parameters their shapes, so that they can be counted and flattened; floats first, then integers."""
     if not any(is_lazy(parameter) for parameter in model.parameters()):
         return
-    embeds = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
-    _evaluate(model, torch.zeros(2, *in_shape, dtype=torch.int64 if embeds else torch.float32))
+    try:
+        _evaluate(model, torch.zeros(2, *in_shape))
+    except ModelError:
+        if not any(is_lazy(parameter) for parameter in model.parameters()):
+            raise
+        _evaluate(model, torch.zeros(2, *in_shape, dtype=torch.int64))
 
 
 def _evaluate(model: nn.Module, inputs: Tensor) -> Any:

@@ -174,7 +174,10 @@ def check_rows(indices: Tensor | Sequence[int] | None, inputs: Tensor, targets: 
         raise DataError(f"targets: shape {tuple(targets.shape)} for {len(inputs)} inputs; give one target per input")
     if indices is None:
         return None
-    rows = indices if isinstance(indices, Tensor) else torch.tensor(indices, device="cpu")
+    try:
+        rows = indices if isinstance(indices, Tensor) else torch.tensor(indices, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise SettingError("indices", type(indices), "must be row numbers, shape (K,), K >= 1") from None
     if rows.ndim != 1 or len(rows) == 0 or rows.is_floating_point() or rows.dtype == torch.bool:
         raise SettingError("indices", f"{rows.dtype} {tuple(rows.shape)}", "must be row numbers, shape (K,), K >= 1")
     low, high = int(rows.min()), int(rows.max())

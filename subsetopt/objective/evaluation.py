@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,10 +12,11 @@ from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.chunks import Data, Preprocess, bounds, check_chunk_size, check_rows, chunks, row_order
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.host import host_read
-from subsetopt.objective.losses import CrossEntropy, Loss, LossFunction, MeanSquaredError, make_loss
+from subsetopt.objective.losses import Loss, LossFunction, MeanSquaredError, make_loss
 from subsetopt.objective.memory import GHOST_BATCH
 from subsetopt.objective.meters import CountingMeter
 from subsetopt.objective.protocol import Meter, Purpose
+from subsetopt.objective.quality import Quality, quality_of
 
 EVALUATION_CHUNK = 512
 
@@ -30,19 +33,24 @@ def evaluate_split(
     purpose: Purpose = "evaluation",
     ranks: Ranks | None = None,
     indices: Tensor | None = None,
+    target_std: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Return {"loss", "accuracy"} or {"loss", "mse"} at w in eval mode, on the rows `indices` (default: all).
+    """Return {"loss", "accuracy"} or {"loss", "mse", "r2"} at w in eval mode, on the rows `indices` (default: all).
 
     The loss is without any L2 term.
 
     Accuracy is the share of rows whose largest output is the target class; a loss of the user's own gives "accuracy"
-    for integer targets `(n,)`, "mse" for floating targets of the outputs' shape. One host synchronisation.
+    for integer targets `(n,)`, "mse" for floating targets of the outputs' shape. "r2" is 1 - sum (z - y)^2 / sum
+    (y - mean y)^2, averaged over the output columns that vary, and left out where none does. Where the targets were
+    standardised, dividing by `target_std` (one per column), "mse", and "loss" for squared loss, are in the units that
+    they had before, and "standardised_loss" is the loss as it is trained. One host synchronisation.
     Several `ranks` are given the same data, share the rows, and return the same figures, after one collective.
     Raises `DataError` or `ModelError` when data, model and loss do not fit.
     """
     rows, kind = check_rows(indices, inputs, targets), make_loss(loss)
     samples = len(inputs) if rows is None else len(rows)
     ranks = ranks if ranks is not None and samples >= ranks.size else Ranks()
+    first = targets[:1] if rows is None else targets[rows[:1].to(targets.device)]
     start, stop = ranks.share(samples)
     if rows is None:
         inputs, targets = inputs[start:stop], targets[start:stop]
@@ -53,19 +61,25 @@ def evaluate_split(
     wide = accumulation_dtype(flat.device)
     (meter or CountingMeter()).charge("forward", samples, purpose)
     with exact_arithmetic(flat.device), torch.no_grad():
-        total, quality = torch.zeros((2,), dtype=wide, device=flat.device).unbind()
-        name = ""
+        total = torch.zeros((), dtype=wide, device=flat.device)
+        quality: Quality | None = None
         views = flat.views(flat.check(w).detach())
         for x, y in chunks(data, bounds(len(data), check_chunk_size(chunk_size) or EVALUATION_CHUNK)):
             outputs = flat.outputs(views, x, "eval")
-            if not name:
+            if quality is None:
                 kind.check(outputs, y, data.targets)
-                name = _quality_name(kind, outputs, y)
+                quality = quality_of(kind, outputs, y, first, wide)
             total += kind.total(outputs, y, wide)
-            quality += _quality(name, outputs, y, wide)
-        ranks.sum_(total, quality)
-        mean_loss, mean_quality = host_read(torch.stack([total, quality]) / samples)
-    return {"loss": mean_loss} | ({name: mean_quality} if name != "none" else {})
+            quality.add(outputs, y)
+        assert quality is not None, "there is at least one sample"
+        ranks.sum_(total, *quality.sums)
+        mean_loss, *sums = host_read(torch.cat([total.reshape(1), *(part.reshape(-1) for part in quality.sums)]))
+    mean_loss /= samples
+    figures = quality.figures(sums, samples, target_std)
+    if target_std is None:
+        return {"loss": mean_loss, **figures}
+    undone = figures["mse"] if isinstance(kind, MeanSquaredError) else mean_loss
+    return {"loss": undone, **figures, "standardised_loss": mean_loss}
 
 
 def model_outputs(
@@ -109,21 +123,3 @@ def update_batch_norm(
         views = flat.views(flat.check(w).detach())
         for start, stop in bounds(len(data), check_chunk_size(chunk_size) or GHOST_BATCH):
             flat.call(views, data.inputs(start, stop), "statistics")
-
-
-def _quality_name(loss: Loss, outputs: Tensor, targets: Tensor) -> str:
-    if isinstance(loss, CrossEntropy):
-        return "accuracy"
-    if isinstance(loss, MeanSquaredError):
-        return "mse"
-    if not targets.is_floating_point() and targets.ndim == 1 and outputs.ndim == 2:
-        return "accuracy"
-    return "mse" if outputs.shape == targets.shape else "none"
-
-
-def _quality(name: str, outputs: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    if name == "accuracy":
-        return (outputs.argmax(1) == targets).sum(dtype=dtype)
-    if name == "mse":
-        return MeanSquaredError().total(outputs, targets, dtype)
-    return torch.zeros((), dtype=dtype, device=outputs.device)

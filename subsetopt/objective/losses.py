@@ -168,7 +168,7 @@ def make_loss(loss: str | LossFunction | Loss) -> Loss:
         return _NAMED[loss]()
     if isinstance(loss, CrossEntropy | MeanSquaredError | CallableLoss):
         return loss
-    if not callable(loss):
+    if isinstance(loss, type) or not callable(loss):
         raise SettingError("loss", loss, "neither a name nor a function", "use 'cross_entropy', 'mse' or a function")
     return CallableLoss(loss)
 

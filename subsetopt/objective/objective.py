@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
@@ -11,8 +10,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from subsetopt.arguments import finite_number, kind_of, require_device, require_module, require_switch
 from subsetopt.distributed import Ranks
-from subsetopt.errors import SettingError
+from subsetopt.errors import DataError, SettingError
 from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.chunks import Data, Preprocess, feed
@@ -74,10 +74,14 @@ class Objective:
         ranks: Ranks | None = None,
         memory_limits: MemoryLimits | None = None,
     ) -> None:
-        if not (isinstance(l2, int | float) and math.isfinite(l2) and l2 >= 0):
-            raise SettingError("l2", l2, "must be a finite number >= 0", "try 1e-4")
+        l2 = finite_number("l2", l2, "1e-4")
+        _check_kinds(model, inputs, targets, preprocess, device, dtype)
+        switches = {"track_noise": track_noise, "allow_tf32": allow_tf32, "compile": compile,
+                    "cuda_graphs": cuda_graphs, "check_deterministic": check_deterministic}  # fmt: skip
+        for name, value in switches.items():
+            require_switch(name, value)
         self.flat = _flat_model(model, dtype, device)
-        self.loss, self.l2, self.allow_tf32, self.track_noise = make_loss(loss), float(l2), allow_tf32, track_noise
+        self.loss, self.l2, self.allow_tf32, self.track_noise = make_loss(loss), l2, allow_tf32, track_noise
         self.meter: Meter = CountingMeter() if meter is None else meter
         self._gradient_noise: dict[int, Tensor] = {}  # by thread: each reads that of its own last gradient
         self.by_differences: dict[CallKind, str] = {}
@@ -273,6 +277,22 @@ class Objective:
         for constant in self.flat.constants():
             feed(digest, constant)
         return digest.hexdigest()
+
+
+def _check_kinds(
+    model: object, inputs: object, targets: object, preprocess: object, device: object, dtype: object
+) -> None:
+    if not isinstance(model, FlatModel):
+        require_module("model", model)
+    for name, value in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            raise DataError(f"{name}: is {kind_of(value)}, needs a tensor; torch.as_tensor makes one of an array")
+    if preprocess is not None and (isinstance(preprocess, type) or not callable(preprocess)):
+        raise SettingError("preprocess", preprocess, f"is {kind_of(preprocess)}", "give a function of the inputs")
+    if device is not None:
+        require_device("device", device)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise SettingError("dtype", dtype, f"is {kind_of(dtype)}", "give torch.float32 or torch.float64")
 
 
 def _flat_model(

@@ -1,8 +1,7 @@
-"""The figure of a run: loss against cost, one line per phase."""
+"""The figure of a run: training loss against cost, one line per phase; the legend says what loss it is."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +15,11 @@ from matplotlib.ticker import LogLocator
 
 from subsetopt.errors import RunDirectoryError
 from subsetopt.files import replace_file
+from subsetopt.report.metrics_file import read_metrics
+from subsetopt.report.result_file import read_result_file
+from subsetopt.report.words import loss_words, role_words
 
 FILE = "loss.png"
-_ROLES = {"warmup": "warm-up", "grow": "growing stage", "solve": "subset solve", "handoff": "hand-off"}
 # Okabe and Ito's palette: distinguishable with any kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES = {"subset": (0, (4, 1.5)), "full": "solid"}
@@ -41,7 +42,8 @@ def loss_figure(directory: Path, result: Mapping[str, Any] | None = None) -> Pat
     `result` is the content of `result.json`, for the title, where that file is not written yet. Raises
     `RunDirectoryError` when the metrics cannot be read or the figure cannot be written.
     """
-    curves = _read_curves(directory / "metrics.jsonl")
+    result = result or _stored_result(directory)
+    curves = _read_curves(directory / "metrics.jsonl", result)
     figure = Figure(figsize=(7.2, 4.3), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _draw_curves(axes, curves)
@@ -53,32 +55,34 @@ def loss_figure(directory: Path, result: Mapping[str, Any] | None = None) -> Pat
     return target
 
 
-def _read_curves(path: Path) -> list[_Curve]:
+def _stored_result(directory: Path) -> Mapping[str, Any] | None:
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"run = {str(path.parent)!r}: {path.name} cannot be read ({error})") from None
+        return read_result_file(directory, "")
+    except RunDirectoryError:
+        return None  # an interrupted run has no result yet
+
+
+def _read_curves(path: Path, result: Mapping[str, Any] | None) -> list[_Curve]:
+    records = read_metrics(path)
     curves: dict[int, _Curve] = {}
     for record in records:
-        curve = curves.setdefault(record["phase"], _Curve(_label(record), record["data"]))
+        curve = curves.setdefault(record["phase"], _Curve(_label(record, result), record["data"]))
         if record["loss"] is not None and math.isfinite(record["loss"]):
             curve.cost.append(record["epoch_equivalents"])
             curve.loss.append(record["loss"])
     return [curve for curve in curves.values() if curve.loss]
 
 
-def _label(record: Mapping[str, Any]) -> str:
-    role = _ROLES.get(record["role"], record["role"])
-    return f"{role}: {record['method']}, loss on the {'subset' if record['data'] == 'subset' else 'full training set'}"
+def _label(record: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
+    phases = [] if result is None else result["phases"]
+    several = record["phase"] < len(phases) and "subsets" in phases[record["phase"]]
+    what = loss_words(record["method"], record["data"], record["role"], several)
+    return f"{role_words(record['role'], record['data'])}: {record['method']}, {what}"
 
 
 def _title(directory: Path, result: Mapping[str, Any] | None) -> str:
     if result is None:
-        try:
-            result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return directory.name  # an interrupted run has no result yet
-    assert result is not None
+        return directory.name
     facts = result["overdetermination"]
     return (
         f"{result['dataset']['name']}, {result['model']['name']} with P = {facts['parameters']}; "
@@ -110,7 +114,7 @@ def _dress(axes: Axes, curves: list[_Curve], title: str) -> None:
     axes.margins(x=0.03, y=0.12)
     axes.set_title(title, loc="left", fontsize=10, color=_INK)
     axes.set_xlabel("cost in epoch-equivalents (forward and backward passes over the training set)", color=_INK)
-    axes.set_ylabel("loss with its L2 term", color=_INK)
+    axes.set_ylabel("training loss, as the legend says", color=_INK)
     axes.grid(True, which="major", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

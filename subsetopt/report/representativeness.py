@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,8 +13,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from subsetopt.errors import RunDirectoryError
-from subsetopt.files import replace_file
+from subsetopt.errors import RunDirectoryError, UserError
+from subsetopt.files import MALFORMED, read_document, reason, replace_file
 
 FILE = "representativeness.png"
 # Okabe and Ito's palette; each curve has a marker of its own as well.
@@ -29,14 +28,23 @@ _INK, _GRID = "#333333", "#DDDDDD"
 
 def representativeness_figure(directory: Path) -> Path:
     """Draw representativeness.png beside the study's files and return its path; raises `RunDirectoryError`."""
+    subject, remedy = f"study = {str(directory)!r}", "run the study again"
+    summary = read_document(directory / "summary.json", subject, remedy)
+    if summary.get("kind") != "representativeness":
+        raise RunDirectoryError(f"{subject}: is no representativeness study; use `subsetopt report`")
     try:
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
         with (directory / "results.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"study = {str(directory)!r}: cannot be read ({error}); run the study again") from None
-    if summary.get("kind") != "representativeness":
-        raise RunDirectoryError(f"study = {str(directory)!r}: is no representativeness study; use `subsetopt report`")
+        content = _drawn(summary, rows)
+    except UserError:
+        raise
+    except (OSError, csv.Error, StopIteration, *MALFORMED) as error:
+        problem = f"summary.json or results.csv cannot be drawn ({type(error).__name__}: {reason(error)})"
+        raise RunDirectoryError(f"{subject}: {problem}; {remedy}") from None
+    return replace_file(directory / FILE, content)
+
+
+def _drawn(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> bytes:
     figure = Figure(figsize=(7.2, 7.0), dpi=150, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     subsets = [row for row in summary["results"] if row["fraction"] < 1]
@@ -47,7 +55,7 @@ def representativeness_figure(directory: Path) -> Path:
     figure.suptitle(f"{summary['title']}\nP = {summary['parameters']}, l2 = {summary['l2']:g}", fontsize=10, color=_INK)
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
-    return replace_file(directory / FILE, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _losses(

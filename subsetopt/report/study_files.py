@@ -7,7 +7,6 @@ remedy. Parts that a study may lack (ranks, time to target, tuning) default to e
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from subsetopt.errors import DataError, RunDirectoryError
+from subsetopt.errors import DataError
+from subsetopt.files import read_document
 
 SUMMARY, CURVES, STUDY = "summary.json", "curves.csv", "study.toml"
 _CURVE_COLUMNS = ("method", "budget", "seed", "epoch_equivalents", "seconds", "loss", "kind")
@@ -170,8 +170,7 @@ def is_study(directory: Path) -> bool:
 
 def study_kind(directory: Path) -> str:
     """Return what a study asks, "compare" where it does not say; raises `RunDirectoryError` as `read_study` does."""
-    content = _read_summary(directory)
-    return str(content.get("kind", "compare")) if isinstance(content, dict) else "compare"
+    return str(_read_summary(directory).get("kind", "compare"))
 
 
 def read_study(directory: Path) -> Study:
@@ -189,17 +188,8 @@ def read_study(directory: Path) -> Study:
         raise DataError(f"{directory / SUMMARY}: {entry}: {problem}; run the study's command again") from None
 
 
-def _read_summary(directory: Path) -> Any:
-    try:
-        return json.loads((directory / SUMMARY).read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except FileNotFoundError:
-        raise RunDirectoryError(
-            f"study = {str(directory)!r}: has no {SUMMARY}; finish the study: run its command again"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(
-            f"study = {str(directory)!r}: {SUMMARY} cannot be read ({error}); run the study's command again"
-        ) from None
+def _read_summary(directory: Path) -> dict[str, Any]:
+    return read_document(directory / SUMMARY, f"study = {str(directory)!r}", "finish the study: run its command again")
 
 
 def read_curves(directory: Path) -> list[CurvePoint]:
@@ -210,6 +200,8 @@ def read_curves(directory: Path) -> list[CurvePoint]:
     path = directory / CURVES
     if not path.exists():
         return []
+    if not path.is_file():
+        raise DataError(f"{path}: is no regular file; run the study's command again")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return list(_curve_points(path, csv.DictReader(file)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from subsetopt.files import replace_file
-from subsetopt.report.study_files import read_curves, read_study
+from subsetopt.errors import DataError, UserError
+from subsetopt.files import MALFORMED, reason, replace_file
+from subsetopt.report.study_files import CURVES, SUMMARY, read_curves, read_study
 from subsetopt.report.study_html import study_html
 from subsetopt.report.study_markdown import study_markdown
 
@@ -28,6 +29,15 @@ def render_study(directory: Path) -> StudyReport:
     """
     study, points = read_study(directory), read_curves(directory)
     report = StudyReport(directory / HTML, directory / MARKDOWN)
-    replace_file(report.html, study_html(study, points).encode())
-    replace_file(report.markdown, study_markdown(study).encode())
+    try:
+        html, markdown = study_html(study, points).encode(), study_markdown(study).encode()
+    except UserError:
+        raise
+    except MALFORMED as error:
+        raise DataError(
+            f"{directory}: {SUMMARY} or {CURVES} holds what cannot be shown ({type(error).__name__}: {reason(error)}); "
+            "run the study's command again"
+        ) from None
+    replace_file(report.html, html)
+    replace_file(report.markdown, markdown)
     return report

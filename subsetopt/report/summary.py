@@ -9,10 +9,9 @@ from typing import Any
 
 from subsetopt.report.subsets_words import subsets_words
 from subsetopt.report.table import text_table
-from subsetopt.report.words import stop_advice, stop_phrase
+from subsetopt.report.words import is_mini_batch, role_words, stop_advice, stop_phrase
 
 _WIDTH = 96
-_ROLES = {"warmup": "warm-up", "grow": "growing stage", "solve": "subset solve", "handoff": "hand-off"}
 _SPLITS = ("subset", "train", "validation", "test")
 _PURPOSES = {
     "train": "loss and gradient",
@@ -24,9 +23,10 @@ _PURPOSES = {
 }
 _FILES = {
     "result.json": "every number above",
-    "loss.png": "loss against cost",
-    "metrics.jsonl": "one line per iteration",
-    "model.safetensors": "the trained parameters",
+    "loss.png": "training loss against cost",
+    "metrics.jsonl": "the course of every phase, line by line",
+    "model.safetensors": "the trained parameters, last",
+    "model-best.safetensors": "the better parameters, of the subset minimum",
     "config.toml": "all settings, for --config",
 }
 
@@ -36,9 +36,20 @@ def summary(result: Mapping[str, Any], directory: Path | None) -> str:
 
     `result` is the content of `result.json`; `directory` is where the run lies, None for a run kept in memory.
     """
-    blocks = [_opening(result), _ratio(result), _course(result), _quality(result), _cost(result), _warnings(result)]
+    blocks = [_alarms(result), _opening(result), _ratio(result), _course(result), _quality(result), _cost(result)]
+    blocks.append(_warnings(result))
     blocks.append(_whereabouts(directory))
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _alarms(result: Mapping[str, Any]) -> list[str]:
+    """Return what must be known before any figure: harm done by the hand-off, a model no better than a constant."""
+    alarms = (result.get("assessment") or {}).get("alarms") or []
+    if not alarms:
+        return []
+    lines = ["CHECK FIRST", *[line for text in alarms for line in _wrapped(f"{text}.", hanging=4)]]
+    kept = (result.get("models") or {}).get("best")
+    return [*lines, *_wrapped(f"{kept} has the better parameters, model.safetensors the last.")] if kept else lines
 
 
 def _opening(result: Mapping[str, Any]) -> list[str]:
@@ -66,14 +77,14 @@ def _course(result: Mapping[str, Any]) -> list[str]:
         if phase["role"] == "grow":
             lines += _stage(number, phase)
             continue
-        whole = phase["role"] == "solve" and phase["data"] == "full"
-        role = "solve" if whole else _ROLES.get(phase["role"], phase["role"])
+        role = role_words(phase["role"], phase["data"])
         where = "the subset" if phase["data"] == "subset" else "the full training set"
-        facts = [f"{phase['iterations']} iterations"]
+        facts = [f"{phase['iterations']} {'steps' if is_mini_batch(phase['method']) else 'iterations'}"]
         if phase["loss"] is not None:
-            facts.append(f"objective {phase['loss']:.4g}")
+            mean = "mean loss of the last mini-batches" if is_mini_batch(phase["method"]) else "objective"
+            facts.append(f"{mean} {phase['loss']:.4g}")
         if phase["gradient_norm"] is not None:
-            facts.append(f"max|g| {phase['gradient_norm']:.1e}")
+            facts.append(f"max|g| {phase['gradient_norm']:.1e}{_test(phase)}")
         facts.append(f"{phase['epoch_equivalents']:.3g} epoch-equivalents in {_duration(phase['seconds'])}")
         head = f"{number}. {role}: {phase['method']} on {where} ({phase['samples']} samples)"
         lines += _wrapped(f"{head} - {stop_phrase(phase['stop_reason'])}.", hanging=5)
@@ -82,6 +93,12 @@ def _course(result: Mapping[str, Any]) -> list[str]:
         if stop_advice(phase["stop_reason"]):
             lines += _wrapped(stop_advice(phase["stop_reason"]), indent=5)
     return lines
+
+
+def _test(phase: Mapping[str, Any]) -> str:
+    """Return the gradient test that the phase made, in the units of its loss."""
+    test = phase.get("gradient_test")
+    return f" (test: {test['gtol']:g} x {test['loss_scale']:.3g}, the loss's scale)" if test else ""
 
 
 def _stage(number: int, phase: Mapping[str, Any]) -> list[str]:
@@ -97,14 +114,31 @@ def _stage(number: int, phase: Mapping[str, Any]) -> list[str]:
 def _quality(result: Mapping[str, Any]) -> list[str]:
     after, before = result["metrics"], result.get("metrics_before_handoff")
     measure = "accuracy" if any("accuracy" in values for values in after.values()) else "mse"
-    stages = [("subset solve: ", before), ("hand-off: ", after)] if before else [("", after)]
+    solve = role_words("solve", (result.get("solve") or {}).get("data", "subset"))
+    stages = [(f"{solve}: ", before), ("hand-off: ", after)] if before else [("", after)]
     rows = [["data", *[heading for title, _ in stages for heading in (f"{title}loss", measure)]]]
     for split in _SPLITS:
         if split in after:
             rows.append([split, *[cell for _, metrics in stages for cell in _cells((metrics or {}).get(split))]])
-    title = "Loss and accuracy" if measure == "accuracy" else "Loss and mean squared error"
+    title = {"accuracy": "Loss and accuracy", "R²": "Loss and R²"}.get(measure, "Loss and mean squared error")
     when = " after the subset solve and after the hand-off" if before else ""
-    return [f"{title}{when} (loss without its L2 term)", *text_table(rows)]
+    units = ""
+    if result.get("target_normalization"):
+        units = ", in the units of the data; objectives above are those of standardised targets"
+    heading = textwrap.wrap(f"{title}{when} (loss without its L2 term{units})", _WIDTH, subsequent_indent="  ")
+    return [*heading, *text_table(rows), *_constants(result)]
+
+
+def _constants(result: Mapping[str, Any]) -> list[str]:
+    """Return what the best constant prediction does on held-out data."""
+    assessment = result.get("assessment") or {}
+    split = assessment.get("split")
+    found = assessment.get("baseline", {}).get(split)
+    if not found:
+        return []
+    if "accuracy" in found:
+        return _wrapped(f"Always the largest class: {100 * found['accuracy']:.2f} % on {split} data.")
+    return _wrapped(f"Always the mean: mse {found['mse']:.4g} on {split} data.")
 
 
 def _cells(metrics: Mapping[str, Any] | None) -> list[str]:
@@ -113,7 +147,8 @@ def _cells(metrics: Mapping[str, Any] | None) -> list[str]:
     loss = "not finite" if metrics.get("loss") is None else f"{metrics['loss']:.4g}"
     if metrics.get("accuracy") is not None:
         return [loss, f"{100 * metrics['accuracy']:.2f} %"]
-    return [loss, "-" if metrics.get("mse") is None else f"{metrics['mse']:.4g}"]
+    quality = metrics.get("r2", metrics.get("mse"))
+    return [loss, "-" if quality is None else f"{quality:.4g}"]
 
 
 def _cost(result: Mapping[str, Any]) -> list[str]:
@@ -131,7 +166,8 @@ def _cost(result: Mapping[str, Any]) -> list[str]:
 
 
 def _warnings(result: Mapping[str, Any]) -> list[str]:
-    warnings = result.get("warnings") or []
+    alarms = (result.get("assessment") or {}).get("alarms") or []
+    warnings = [text for text in result.get("warnings") or [] if text not in alarms]
     return ["Warnings", *[line for text in warnings for line in _wrapped(str(text), hanging=4)]] if warnings else []
 
 
@@ -143,6 +179,7 @@ def _whereabouts(directory: Path | None) -> list[str]:
     next_steps = text_table(
         [
             [f"subsetopt evaluate {directory}", "measure the saved model again"],
+            [f"subsetopt predict {directory} --data-file NEW.npz", "predict new data"],
             ["subsetopt train --subset-frac 0.2 ...", "a larger subset: what does it buy?"],
             ["subsetopt ratio --help", "how large a subset this model needs"],
         ],

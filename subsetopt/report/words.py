@@ -12,8 +12,35 @@ class StopWords(NamedTuple):
     advice: str = ""
 
 
+ROLES = {"warmup": "warm-up", "grow": "growing stage", "solve": "subset solve", "handoff": "hand-off"}
+_COUPLED, _DECOUPLED, _STREAMS = ("sgd", "adam"), ("adamw", "muon"), ("kfac-stream",)
+
+
+def role_words(role: str, data: str) -> str:
+    """Return the name of a phase; a solve is one of the subset only where it is on the subset."""
+    return "solve" if role == "solve" and data == "full" else ROLES.get(role, role)
+
+
+def is_mini_batch(method: str) -> bool:
+    """Return whether the recorded loss of `method` is a mean over mini-batches, not the loss on all its data."""
+    return method in (*_COUPLED, *_DECOUPLED)
+
+
+def loss_words(method: str, data: str, role: str = "", several: bool = False) -> str:
+    """Return what the loss is that a phase records in metrics.jsonl; `several` disjoint subsets come one by one."""
+    where = "the subset" if data == "subset" else "the full training set"
+    if is_mini_batch(method):
+        penalty = "with L2" if method in _COUPLED else "without weight decay"
+        return f"mean over the latest mini-batches of {where}, {penalty}"
+    if method in _STREAMS:
+        return "loss on each fresh subset before its step, with L2"
+    if several:
+        return "loss on one of the subsets after the other, with L2"
+    return f"loss on {'the subset of the stage' if role == 'grow' else where}, with L2"
+
+
 _STOP = {
-    "gradient": StopWords("minimum reached: max|g| fell below gtol"),
+    "gradient": StopWords("minimum reached: max|g| fell below gtol x the loss's scale"),
     "noise": StopWords("sampling noise reached: going on would only fit this one subset"),
     "validation": StopWords("held-out loss stopped improving; the best point was kept"),
     "precision_floor": StopWords(
@@ -28,7 +55,8 @@ _STOP = {
         "evaluation limit reached before the minimum", "Raise the solver's max_evaluations to come closer."
     ),
     "budget": StopWords(
-        "cost budget spent", "More cost (--max-epochs, --handoff-epochs) would bring it closer to the minimum."
+        "budget spent",
+        "More of it (--max-epochs, --solver-epochs, --handoff-epochs, --max-seconds) brings it nearer the minimum.",
     ),
     "line_search": StopWords(
         "no step along the search direction lowers the loss",

@@ -19,6 +19,9 @@ from subsetopt.seeding import make_generator
 class QueueSampler:
     """Draws a block of rows (usually an epoch), hands it out batch by batch, and draws the next when it is used up.
 
+    The batches of a block are as few as `rows_per_proposal` allows, and of equal size but for one row; `drop_last` asks
+    for whole batches instead.
+
     A concrete sampler says how a block is drawn (`draw_block`), names in `persistent` the attributes that are its
     memory, and overrides `select`, `observe`, `bind` or `refresh` where it learns. Settings are a frozen dataclass
     `Settings` whose construction validates them.
@@ -69,6 +72,12 @@ class QueueSampler:
         return max(1, math.floor(batches) if self.drop_last else math.ceil(batches))
 
     @property
+    def opening(self) -> tuple[int, bool]:
+        """Rows of the first proposal, and whether they are candidates; asked before anything is drawn."""
+        rows = self.epoch_rows if self.drop_last else math.ceil(self.epoch_rows / self.steps_per_epoch)
+        return min(rows, self.rows_per_proposal), self._wants_selection()
+
+    @property
     def scan_due(self) -> bool:
         """Whether the loop is to call `refresh` before the next `propose`."""
         return False
@@ -83,7 +92,7 @@ class QueueSampler:
         """Return the next batch; candidates where `selection_due` is True afterwards."""
         while self._exhausted:
             self._begin_block()
-        batch = self._take(self.rows_per_proposal)
+        batch = self._take(self._next_rows())
         self.selection_due = self._wants_selection()
         if not self.selection_due:
             self._visits.record(batch)
@@ -171,6 +180,16 @@ class QueueSampler:
         self._order, self._order_weights = block.indices, block.weights
         self._position = 0
         self._blocks += 1
+
+    def _next_rows(self) -> int:
+        """Return the rows of the next batch: what is left of the block, shared evenly by the fewest batches.
+
+        129 rows in batches of at most 64 are 43, 43, 43, never 64, 64, 1: a step on one row is as long as one on 64.
+        """
+        if self.drop_last:
+            return self.rows_per_proposal
+        left = len(self._order) - self._position
+        return math.ceil(left / math.ceil(left / self.rows_per_proposal))
 
     def _take(self, rows: int) -> Batch:
         window = slice(self._position, self._position + rows)

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from subsetopt.arguments import plain, require_device, whole_number
 from subsetopt.errors import SettingError, unknown_name
 from subsetopt.registry import Registry
 from subsetopt.samplers.base import QueueSampler
-from subsetopt.samplers.settings import check_count, check_flag
+from subsetopt.samplers.settings import check_flag
 
 S = TypeVar("S", bound=type[QueueSampler])
 SAMPLERS: Registry[type[QueueSampler]] = Registry("sampler", "subsetopt.samplers")
@@ -45,12 +46,14 @@ def make_sampler(
     """Return the sampler `name` over samples 0 .. n_samples - 1, all settings checked.
 
     Indices and weights live on `device`; random numbers come from the stream "sampler" of `seed`, drawn on the CPU so
-    that every device gets the same batches. `drop_last` withholds a short last batch of an epoch. Raises
+    that every device gets the same batches. Without `drop_last` the batches of an epoch are as few
+    as `batch_size` allows and share its rows evenly; with it they are all whole, and the rest is withheld. Raises
     `SettingError` for an unknown sampler or setting (with "did you mean") and for a value out of range.
     """
     target = SAMPLERS.get(name)
-    check_count("n_samples", n_samples)
-    check_count("batch_size", batch_size)
+    n_samples, batch_size = whole_number("n_samples", n_samples, 1), whole_number("batch_size", batch_size, 1)
+    seed = whole_number("seed", seed)
+    require_device("device", device)
     check_flag("drop_last", drop_last)
     known = [field.name for field in dataclasses.fields(target.Settings)]
     for setting in settings:
@@ -58,7 +61,8 @@ def make_sampler(
             if not known:
                 raise SettingError(setting, settings[setting], "unknown setting", f"{name!r} has no settings")
             raise unknown_name(f"setting of sampler {name!r}", setting, known)
-    sampler = target(n_samples, batch_size, seed, torch.device(device), target.Settings(**settings), drop_last)
+    checked = target.Settings(**{key: plain(value) for key, value in settings.items()})
+    sampler = target(n_samples, batch_size, seed, torch.device(device), checked, drop_last)
     if drop_last and sampler.epoch_rows < sampler.rows_per_proposal:
         problem = f"exceeds the {sampler.epoch_rows} rows of an epoch, so drop_last leaves no batch"
         raise SettingError("batch_size", batch_size, problem, "lower it, or raise fraction")

@@ -175,10 +175,10 @@ class NWSketch(QueueSampler):
         if block == 0 and epoch > self._decayed:
             self.table *= self.settings.decay
             self._decayed = epoch
-        per_block = self.settings.query_every * self.batch_size
-        rows = min(per_block, self.epoch_rows - block * per_block)
+        first = block * self.settings.query_every
+        last = min(first + self.settings.query_every, self.steps_per_epoch)
         p = self.probabilities
-        indices = draw_with_replacement(p, rows, self.generator)
+        indices = draw_with_replacement(p, self._rows_before(last) - self._rows_before(first), self.generator)
         corrected = self.settings.correction != "none"
         return Batch(indices, importance_weights(p[indices], self.n_samples) if corrected else None)
 
@@ -209,6 +209,11 @@ class NWSketch(QueueSampler):
         """Restore; the hash functions are drawn again from the seed when they are next needed."""
         super().load_state_dict(state)
         self._hash = None
+
+    def _rows_before(self, step: int) -> int:
+        """Return how many rows of an epoch come before its `step`, where all steps share them evenly."""
+        each, longer = divmod(self.epoch_rows, self.steps_per_epoch)
+        return step * each + min(step, longer)
 
     def _hashing(self) -> Hash:
         """Return the hash functions, the same for a seed and a dimension, so that they need not be saved."""

@@ -62,7 +62,7 @@ class Sampler(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Rows of a full proposal."""
+        """Rows of a proposal at most."""
 
     @property
     def granularity(self) -> Granularity:
@@ -111,6 +111,10 @@ class Sampler(Protocol):
     @property
     def steps_per_epoch(self) -> int:
         """Proposals per epoch of this sampler."""
+
+    @property
+    def opening(self) -> tuple[int, bool]:
+        """Rows of the first proposal, and whether they are candidates; asked before anything is drawn."""
 
     def bind(self, inputs: Tensor) -> None:
         """Look once at the training inputs `(N, ...)`."""

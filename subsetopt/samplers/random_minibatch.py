@@ -2,7 +2,7 @@
 
 ## What it does
 Walks through a random permutation in batches of B and trains on k = floor(fraction B) random rows of each. Each epoch
-has as many steps as `full`, with batches of k rows.
+has as many steps as `full`, with batches of at most k rows.
 
 ## Formula
 Every batch is a uniform subset of its candidates, so E[batch gradient] is the full gradient. A random k of B

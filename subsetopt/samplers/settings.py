@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from subsetopt.arguments import whole_number
 from subsetopt.errors import SettingError, unknown_name
 
 CORRECTIONS = ("none", "importance", "self-normalised")
@@ -27,8 +28,7 @@ def check_fraction(value: object, setting: str = "fraction") -> None:
 
 def check_count(setting: str, value: object, least: int = 1) -> None:
     """Raise `SettingError` unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingError(setting, value, "is out of range", f"give a whole number of at least {least}")
+    whole_number(setting, value, least)
 
 
 def check_flag(setting: str, value: object) -> None:
@@ -39,7 +39,7 @@ def check_flag(setting: str, value: object) -> None:
 
 def check_choice(setting: str, value: object, choices: Sequence[str]) -> None:
     """Raise `SettingError`, with "did you mean", unless `value` is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise unknown_name(setting, str(value), choices)
 
 

@@ -8,6 +8,7 @@ over vectors of length P (Byrd, Nocedal & Schnabel 1994; Chen, Wang & Zhou 2014)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,27 @@ class CurvaturePairs:
         """Return a ring for m pairs of vectors like w."""
         count = 2 * m + 2
         return cls(w.new_zeros(count, w.numel()), np.zeros((count, count)), np.zeros(count), [])
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Tensor, Tensor]], m: int, w: Tensor) -> CurvaturePairs:
+        """Return a ring for m pairs with the newest m of `pairs` (s, y) in it, those with s·y > eps·||s||·||y||.
+
+        `meet` the current gradient before use. One synchronisation.
+        """
+        ring = cls.empty(m, w)
+        if not pairs:
+            return ring
+        dots = torch.stack([ring_products(torch.stack(pair), torch.stack(pair)) for pair in pairs])
+        flat = host_read(dots.reshape(-1))
+        eps = torch.finfo(w.dtype).eps
+        products = zip(pairs, flat[::4], flat[1::4], flat[3::4], strict=True)
+        curved = [pair for pair, ss, sy, yy in products if sy > eps * math.sqrt(ss) * math.sqrt(yy)][-m:]
+        for slot, pair in enumerate(curved):
+            ring.rows[2 * slot : 2 * slot + 2] = torch.stack(pair)
+        used = 2 * len(curved)
+        ring.gram[:used, :used] = ring_products(ring.rows[:used], ring.rows[:used]).cpu().numpy()
+        ring.order = list(range(len(curved)))
+        return ring
 
     def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
         """Keep (s, t y), t = `correction`, if s·y > eps·||s||·||y||, in place of the oldest where the ring is full.

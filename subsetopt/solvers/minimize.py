@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from subsetopt.arguments import kind_of
 from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import BudgetExhausted, SmoothObjective
 from subsetopt.solvers import make_solver
@@ -37,6 +38,7 @@ def minimize(
     """
     limits = {"gtol": gtol, "max_iterations": max_iterations, "max_evaluations": max_evaluations}
     solver = make_solver(method, **limits, **options)
+    _check_kinds(fun, callback)
     objective, start = _problem(fun, x0)
     state, reason = run(solver, objective, solver.init(objective, start), callback)
     return summarise(state, reason, start.shape if x0 is None else x0.shape)
@@ -70,6 +72,15 @@ def summarise(state: State, reason: StopReason, shape: torch.Size) -> SolveResul
     )
 
 
+def _check_kinds(fun: object, callback: object) -> None:
+    if isinstance(fun, torch.nn.Module):
+        raise SettingError("fun", type(fun), "is a model, not a loss", "give Objective(model, inputs, targets)")
+    if isinstance(fun, type) or not (callable(fun) or hasattr(fun, "value_and_gradient")):
+        raise SettingError("fun", fun, f"is {kind_of(fun)}", "give a torch function of one tensor, or an Objective")
+    if callback is not None and not callable(callback):
+        raise SettingError("callback", callback, f"is {kind_of(callback)}", "give a function of the solver's state")
+
+
 def _problem(fun: Function | SmoothObjective, x0: Tensor | None) -> tuple[SmoothObjective, Tensor]:
     if isinstance(fun, types.FunctionType) or not hasattr(fun, "value_and_gradient"):
         if x0 is None:
@@ -79,6 +90,8 @@ def _problem(fun: Function | SmoothObjective, x0: Tensor | None) -> tuple[Smooth
         function = FunctionObjective(cast(Function, fun), x0)
         return function, function.initial()
     objective = cast(SmoothObjective, fun)
+    if x0 is not None and not isinstance(x0, Tensor):
+        raise SettingError("x0", x0, f"is {kind_of(x0)}, not a tensor", "give the parameters, or leave it out")
     start = objective.initial() if x0 is None else x0.detach().reshape(-1)
     if start.numel() != objective.size:
         raise SettingError("x0", tuple(start.shape), f"the objective has {objective.size} parameters")

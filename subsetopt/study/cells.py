@@ -18,13 +18,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from subsetopt.errors import UserError
+from subsetopt.errors import RunDirectoryError, UserError
+from subsetopt.report.metrics_file import read_metrics
+from subsetopt.report.result_file import read_result_file
 from subsetopt.study.config import Study, table_settings
 from subsetopt.study.knobs import Knob, knob_of
 from subsetopt.study.methods import Method, parse_method
 from subsetopt.training.config import RunConfig, make_config
+from subsetopt.training.outcome import version_of
 from subsetopt.training.run import SPLITS, Interrupted, resume_run, train
-from subsetopt.training.run_directory import ENVIRONMENT, RESULT, RunDirectory
+from subsetopt.training.run_directory import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, RunDirectory
 
 WARMUP_SHARE = 0.1  # of the budget, for a method with a first-order start
 LOOKS = 40  # at held-out data, per run
@@ -137,13 +140,13 @@ def set_aside(cell: Cell, root: Path) -> str | None:
     directory = RunDirectory(cell.directory(root))
     if not (directory.path / ENVIRONMENT).is_file():
         return None
-    other = directory.read_json(ENVIRONMENT)["subsetopt"]
+    other = version_of(directory)
     if other == version("subsetopt"):
         return None
-    kept = directory.path.with_name(f"{directory.path.name}-{other}")
+    kept = directory.path.with_name(f"{directory.path.name}-{re.sub(r'[^A-Za-z0-9.+]+', '-', other)[:40]}")
     shutil.rmtree(kept, ignore_errors=True)  # the same cell of the same version, from before another change
     directory.path.rename(kept)
-    return str(other)
+    return other
 
 
 def run_cell(cell: Cell, root: Path, threads: int | None = None) -> Outcome:
@@ -156,12 +159,12 @@ def run_cell(cell: Cell, root: Path, threads: int | None = None) -> Outcome:
 
         torch.set_num_threads(threads)
     directory = cell.directory(root)
-    if (directory / RESULT).is_file():
+    if read_result(cell, root) is not None:
         return Outcome("done", reused=True)
     splits = [name for name in SPLITS if name == "validation"] if cell.purpose == "tuning" else SPLITS
     try:
         with _ONE_RUN:
-            if (directory / ENVIRONMENT).is_file():
+            if _begun(directory):
                 resume_run(directory, splits=splits, figure=False)
             else:
                 shutil.rmtree(directory, ignore_errors=True)  # killed before it had begun
@@ -175,13 +178,22 @@ def run_cell(cell: Cell, root: Path, threads: int | None = None) -> Outcome:
     return Outcome("done")
 
 
+def _begun(directory: Path) -> bool:
+    """Tell whether a cell's run has anything to go on from; its settings, and with them its name, are known here."""
+    return (directory / CONFIG).is_file() and (
+        (directory / ENVIRONMENT).is_file() or (directory / CHECKPOINT).is_file()
+    )
+
+
 def read_result(cell: Cell, root: Path) -> dict[str, Any] | None:
-    """Return the result.json of a finished cell, None where there is none."""
+    """Return the result.json of a finished cell, None where there is none or it is damaged: the cell then ends anew."""
+    directory = cell.directory(root)
     try:
-        content = json.loads((cell.directory(root) / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = read_result_file(directory, "")
+        read_metrics(directory / METRICS)
+    except RunDirectoryError:
         return None
-    return content if isinstance(content, dict) else None
+    return result
 
 
 def _methods(study: Study) -> dict[str, Method]:

@@ -10,7 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from subsetopt.errors import RunDirectoryError, SettingError
+from subsetopt.errors import RunDirectoryError, SettingError, setting
+from subsetopt.files import check_writable, remove_temporary
 from subsetopt.study.cells import Cell, CellMaker, Outcome
 from subsetopt.study.config import Study
 from subsetopt.study.curves import Point, point_row
@@ -25,7 +26,7 @@ STUDY, RESULTS, CURVES, SUMMARY = "study.toml", "results.csv", "curves.csv", "su
 
 def run_comparison(
     study: Study,
-    output: Path,
+    output: Path | str,
     *,
     workers: Workers | None = None,
     progress: StudyProgress | None = None,
@@ -37,7 +38,7 @@ def run_comparison(
     and does not stop the others. Raises `UserError` before any work for settings that cannot be run, and
     `StudyInterrupted` when asked to stop.
     """
-    workers, progress = workers or Workers(), progress or SilentStudy()
+    workers, progress, output = workers or Workers(), progress or SilentStudy(), Path(output)
     maker = CellMaker(study)
     check_study(maker)
 
@@ -87,15 +88,19 @@ def open_study(output: Path) -> Iterator[RunDirectory]:
     """Open the directory of a new study or of one to go on with, for this process alone; or `RunDirectoryError`."""
     foreign = output.exists() and (not output.is_dir() or any(path.name != LOCK for path in output.iterdir()))
     if foreign and not (output / STUDY).is_file():
-        raise RunDirectoryError(f"output = {str(output)!r}: exists and holds no study; choose another --output")
+        raise RunDirectoryError(
+            f"output = {str(output)!r}: exists and holds no study; choose another {setting('output')}"
+        )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(
-            f"output = {str(output)!r}: cannot be created ({error.strerror}); choose another --output"
+            f"output = {str(output)!r}: cannot be created ({error.strerror}); choose another {setting('output')}"
         ) from None
     directory = RunDirectory(output)
     with directory.sole_user():
+        check_writable(output, (STUDY, RESULTS, CURVES, SUMMARY))
+        remove_temporary(output)
         yield directory
 
 

@@ -11,10 +11,12 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
+from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
 from subsetopt.training.config import RunConfig, make_config
+from subsetopt.training.phase_config import Settings
 
 BudgetUnit = Literal["epochs", "seconds"]
+MOST_SEEDS = 1000
 DEFAULT_METHODS = ("lbfgs@0.1+full", "lbfgs@0.1+srs", "lbfgs", "adam", "sgd", "srs@0.1")
 
 # What makes a method itself, and what the study sets in every run.
@@ -25,14 +27,12 @@ _METHOD_OWN = frozenset({
     "handoff_solver", "handoff_optimizer", "handoff_args", "handoff_lr",
 })  # fmt: skip
 _STUDY_OWN = frozenset({"seed", "output", "phase", "max_epochs", "max_seconds", "track_validation"})
-_DATA = frozenset({"dataset", "data_dir", "data_file", "normalize", "validation_fraction"})
+_DATA = frozenset({"dataset", "data_dir", "data_file", "task", "image_size", "normalize", "validation_fraction"})
 SHARED = tuple(name for name in RunConfig.model_fields if name not in _METHOD_OWN | _STUDY_OWN)
 
 
-class StudyConfig(BaseModel):
+class StudyConfig(Settings):
     """All settings of one comparison but those that its runs share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     title: str = Field("", description="heading of the report", examples=["Digits"])
     methods: tuple[str, ...] = Field(
@@ -52,7 +52,7 @@ class StudyConfig(BaseModel):
         (1_000_000,), description="number of seeds for tuning, apart from the others, or their list", examples=["1"]
     )
     tune: bool = Field(True, description="tune every method's learning rate, or its own setting, on validation data")
-    max_extensions: int = Field(4, ge=0, description="values that a search may add to its three", examples=[4])
+    max_extensions: int = Field(4, ge=0, le=100, description="values that a search may add to its three", examples=[4])
     solve_share: float = Field(
         0.5,
         gt=0,
@@ -83,9 +83,9 @@ class StudyConfig(BaseModel):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, (list, tuple)):
             return value
-        if not str(value).isdigit() or int(value) < 1:
-            raise ValueError("must be a number of seeds, at least 1, or their list")
-        count = int(value)
+        text = str(value)
+        if not (text.isascii() and text.isdigit()) or not 1 <= (count := int(text[:20])) <= MOST_SEEDS:
+            raise ValueError(f"must be a number of seeds, 1 to {MOST_SEEDS}, or their list")
         first = 0 if info.field_name == "seeds" else 1_000_000
         return tuple(range(first, first + count))
 
@@ -137,7 +137,9 @@ def make_study(*layers: Mapping[str, Any]) -> Study:
     except (ValidationError, ValueError) as error:
         raise _one_line(error, own) from None
     if config.tune and shared.validation_fraction == 0:
-        raise SettingError("validation_fraction", 0, "tuning needs held-out data", "set it above 0, or tune = false")
+        raise SettingError(
+            "validation_fraction", 0, "tuning needs held-out data", f"set it above 0, or {setting('tune', False)}"
+        )
     given = {key: value for key, value in shared.model_dump(mode="json").items() if key in merged or key == "dataset"}
     return Study(config=config, shared=given)
 
@@ -160,7 +162,9 @@ def _misplaced(key: str, value: Any) -> SettingError:
     if key in _METHOD_OWN:
         return SettingError(key, value, "belongs to one method", f'write [[method]] with name = "mine", {key} = ...')
     if key in _STUDY_OWN:
-        return SettingError(key, value, "is set by the study itself", "leave it out; see budget and seeds")
+        return SettingError(
+            key, value, "is set by the study itself", f"leave it out; see {setting('budget')} and {setting('seeds')}"
+        )
     return unknown_name("setting", key, [*StudyConfig.model_fields, *SHARED])
 
 

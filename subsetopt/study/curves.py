@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from subsetopt.report.metrics_file import read_metrics
 from subsetopt.study.cells import Cell, read_result
 from subsetopt.training.run_directory import METRICS
 
@@ -35,10 +36,8 @@ class Point:
 def points_of(cell: Cell, result: Mapping[str, Any], root: Path) -> Iterator[Point]:
     """Yield the recorded losses of a finished cell in order, and last its final held-out loss."""
     own: dict[str, Any] = {"method": cell.method, "budget": cell.budget, "seed": cell.seed}
-    metrics = cell.directory(root) / METRICS  # absent where the budget admitted not even a first step
-    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else ():
-        record = json.loads(line)
-        at = {name: record[name] for name in ("epoch_equivalents", "seconds", "phase")}
+    for record in read_metrics(cell.directory(root) / METRICS):
+        at = {name: record.get(name, math.nan) for name in ("epoch_equivalents", "seconds", "phase")}
         if record["loss"] is not None:
             kind = "subset" if record["data"] == "subset" else "train"
             yield Point(**own, **at, loss=record["loss"], kind=kind, validation_metric=None)

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, setting
 from subsetopt.study.cells import Cell, Outcome, run_cell, set_aside
 
 Backend = Literal["loky", "dask", "ray"]
@@ -64,10 +64,23 @@ class Workers:
     def __post_init__(self) -> None:
         if self.jobs < 1:
             raise SettingError("jobs", self.jobs, "is out of range", "give a whole number of at least 1")
+        if self.backend == "loky" and self.jobs > (most := 8 * (os.cpu_count() or 1)):
+            problem = f"this machine has {os.cpu_count()} processors, {most} processes are the most"
+            raise SettingError("jobs", self.jobs, problem, f"give {os.cpu_count()}, or use --backend dask")
         if self.backend == "loky" and self.scheduler is not None:
-            raise SettingError("scheduler", self.scheduler, "is for a cluster", "add --backend dask or --backend ray")
+            raise SettingError(
+                "scheduler",
+                self.scheduler,
+                "is for a cluster",
+                f"add {setting('backend', 'dask')} or {setting('backend', 'ray')}",
+            )
         if self.backend == "dask" and self.scheduler is None:
-            raise SettingError("scheduler", None, "Dask needs its scheduler's address", "--scheduler tcp://HOST:8786")
+            raise SettingError(
+                "scheduler",
+                None,
+                "Dask needs its scheduler's address",
+                f"use {setting('scheduler', 'tcp://HOST:8786')}",
+            )
         needed = {"dask": "distributed", "ray": "ray"}.get(self.backend)
         if needed is not None and importlib.util.find_spec(needed) is None:
             remedy = "pip install 'subsetopt[cluster]'" if needed == "distributed" else "pip install ray"

@@ -13,10 +13,10 @@ import torch
 from subsetopt.data import draw
 from subsetopt.objective import Objective
 from subsetopt.objective.effective import estimated_minimum
-from subsetopt.solvers import minimize
 from subsetopt.training.first_order import FirstOrderPhase
+from subsetopt.training.loss_scale import minimize_relative
 from subsetopt.training.phase_config import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.workspace import Workspace, training_loss
 
 TIMED_ROWS = 4096
 REPEATS = 3
@@ -114,7 +114,7 @@ def run_pilot(workspace: Workspace, limit: float, clock: Callable[[], float] = t
         curve.append((state.evaluations, state.loss))
         return clock() - began > limit
 
-    solved = minimize(
+    solved = minimize_relative(
         objective, objective.initial(), "lbfgs", gtol=config.gtol, max_iterations=config.max_iterations, callback=look
     )
     curve.append((solved.counts["evaluations"], solved.loss))
@@ -128,9 +128,9 @@ def run_pilot(workspace: Workspace, limit: float, clock: Callable[[], float] = t
         curve=tuple(curve),
         # The cap on iterations ends slow tails only: what is then left is far below any level of the laws.
         converged=solved.stop_reason != "callback",
-        loss=here["loss"],
+        loss=training_loss(here),
         penalty=0.5 * config.l2 * float(solved.x.double().square().sum()),
-        held_out=None if held_out is None else held_out["loss"],
+        held_out=None if held_out is None else training_loss(held_out),
         overhead=max(0.0, seconds / max(solved.counts["evaluations"], 1) - call),
         epoch_equivalents=workspace.ledger.cost - before,
         seconds=clock() - began,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, setting
 from subsetopt.study.laws import Law, Range, shipped_laws
 from subsetopt.study.pilot import Pilot, measure_speeds, run_pilot
 from subsetopt.study.predictions import Prediction, Problem, middle_of, predict, recommend
@@ -44,7 +44,8 @@ def make_plan(
     measured = workspace.ledger.by_purpose()
     pilot = run_pilot(workspace, pilot_seconds, clock) if pilot_seconds > 0 else None
     wanted = _wanted(excess, target_loss, pilot, workspace)
-    problem = Problem(workspace.full_size, config.l2, wanted["excess"], speeds, pilot, shlex.join(flags))
+    least = workspace.dataset.n_outputs if workspace.dataset.task == "classification" else 1
+    problem = Problem(workspace.full_size, config.l2, wanted["excess"], speeds, pilot, shlex.join(flags), least)
     predictions = predict(problem, shipped_laws() if laws is None else laws)
     chosen = recommend(predictions, by)
     return {
@@ -80,16 +81,20 @@ def _wanted(
     p = None if pilot is None else pilot.effective_parameters
     if pilot is None or p is None or best is None:
         raise SettingError(
-            "target_loss", target_loss, "the pilot could not tell the full minimum's held-out loss", "use --excess"
+            "target_loss",
+            target_loss,
+            "the pilot could not tell the full minimum's held-out loss",
+            f"use {setting('excess')}",
         )
     # On fresh samples the full minimum's loss is as much above that on its own as theory says, p / N.
-    held_out = best - pilot.penalty + p / total
+    unit = workspace.loss_unit
+    held_out = unit * (best - pilot.penalty + p / total)
     if target_loss <= held_out:
         raise SettingError(
             "target_loss", target_loss, f"the full minimum's is predicted to be {held_out:.3g}",
-            "choose a higher one, another model, or another --l2",
+            f"choose a higher one, another model, or another {setting('l2')}",
         )  # fmt: skip
-    relative = (target_loss - held_out) / best
+    relative = (target_loss - held_out) / (unit * best)
     return {"excess": relative, "target_loss": target_loss, "full_minimum": best, "held_out_minimum": held_out}
 
 
@@ -109,7 +114,9 @@ def _why(chosen: Prediction, predictions: Sequence[Prediction], by: Literal["sec
 def _notes(problem: Problem, workspace: Workspace) -> list[str]:
     notes = ["rates of sgd and adam are taken as tuned; the search for them is not counted"]
     if problem.pilot is not None and not problem.pilot.converged:
-        notes.append("the pilot ran out of time: evaluations are those of the laws; allow more --pilot-seconds")
+        notes.append(
+            f"the pilot ran out of time: evaluations are those of the laws; allow more {setting('pilot_seconds')}"
+        )
     if workspace.dataset.task != "classification":
         notes.append("the laws were measured on classification")
     return notes
@@ -136,7 +143,7 @@ def _document(prediction: Prediction) -> Mapping[str, Any]:
 
 def _check(excess: float | None, target_loss: float | None, pilot_seconds: float) -> None:
     if excess is not None and target_loss is not None:
-        raise SettingError("target_loss", target_loss, "--excess is given, too", "give one of them")
+        raise SettingError("target_loss", target_loss, f"{setting('excess')} is given, too", "give one of them")
     if excess is not None and not 0 < excess < math.inf:
         raise SettingError("excess", excess, "must be above 0", "try 0.1, 10 % above the full minimum")
     if target_loss is not None and not 0 < target_loss < math.inf:

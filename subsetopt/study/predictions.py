@@ -23,31 +23,33 @@ SUBSET_LEVEL = 0.02
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to train: the law that prices it, and its flags of `subsetopt train`; {epochs} is what it may spend.
+    """A way to train: the law that prices it, its flags of `subsetopt train`, and those of `limits` that cap its cost.
 
     `stream_units` is the part of its epoch-equivalents that a stream of small subsets takes before the full batches.
+    Every limit gets the whole cost: one for the run, and one wherever a phase's own default would end it sooner.
     """
 
     name: str
     kind: Kind
     flags: str
+    limits: tuple[str, ...]
     stream_units: float = 0.0
 
 
+_HANDOFF, _BOTH = ("--handoff-epochs",), ("--handoff-epochs", "--max-epochs")
 STRATEGIES = (
-    Strategy("sgd", "mini-batch", "--solver none --handoff sgd --handoff-epochs {epochs}"),
-    Strategy("adam", "mini-batch", "--solver none --handoff adam --handoff-epochs {epochs}"),
-    Strategy("kfac-stream", "stream", "--solver kfac-stream --handoff none --max-epochs {epochs}"),
+    Strategy("sgd", "mini-batch", "--solver none --handoff sgd", _HANDOFF),
+    Strategy("adam", "mini-batch", "--solver none --handoff adam", _HANDOFF),
+    Strategy("kfac-stream", "stream", "--solver kfac-stream --handoff none", ("--solver-epochs",)),
     Strategy("kfac-stream+lbfgs", "full batch",
-             "--solver kfac-stream --solver-epochs 2 --handoff full --handoff-arg preconditioner=kfac "
-             "--handoff-epochs {epochs}", stream_units=2.0),
-    Strategy("grow", "full batch", "--grow 2 --start 0.01 --handoff none --max-epochs {epochs}"),
-    Strategy("lbfgs@0.1+full", "full batch",
-             "--subset-frac 0.1 --stop-at noise --handoff full --handoff-epochs {epochs}"),
-    Strategy("lbfgs", "full batch", "--solver none --handoff full --handoff-solver lbfgs --handoff-epochs {epochs}"),
-    Strategy("newton-cg", "full batch",
-             "--solver none --handoff full --handoff-solver newton-cg --handoff-epochs {epochs}"),
+             "--solver kfac-stream --solver-epochs 2 --handoff full --handoff-arg preconditioner=kfac", _BOTH,
+             stream_units=2.0),
+    Strategy("grow", "full batch", "--grow 2 --start 0.01 --handoff none", ("--max-epochs",)),
+    Strategy("lbfgs@0.1+full", "full batch", "--subset-frac 0.1 --stop-at noise --handoff full", _BOTH),
+    Strategy("lbfgs", "full batch", "--solver none --handoff full --handoff-solver lbfgs", _HANDOFF),
+    Strategy("newton-cg", "full batch", "--solver none --handoff full --handoff-solver newton-cg", _HANDOFF),
 )  # fmt: skip
+FIRST_STEP = 2.0  # epoch-equivalents that a solver takes at least on the full set: two evaluations
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Prediction:
 @dataclass(frozen=True)
 class Problem:
     """What predictions need to know: N training samples, the L2 strength, the wanted relative `excess`, speeds, pilot,
-    and the flags of `train` that name data and model.
+    the flags of `train` that name data and model, and the `least` samples of a subset.
     """
 
     samples: int
@@ -77,6 +79,7 @@ class Problem:
     speeds: Speeds
     pilot: Pilot | None
     flags: str
+    least: int = 1
 
 
 def predict(problem: Problem, laws: Sequence[Law]) -> list[Prediction]:
@@ -92,6 +95,9 @@ def predict(problem: Problem, laws: Sequence[Law]) -> list[Prediction]:
             if units is not None and used[0].unit == "share":
                 units = None if full is None else Range(units.low * full.low, units.high * full.high)
                 rests_on = (*rests_on, *basis)
+        if units is not None and strategy.stream_units:  # a share of little may be less than the stream itself takes
+            least = strategy.stream_units + FIRST_STEP
+            units = Range(max(units.low, least), max(units.high, least))
         calls = units
         if units is not None and strategy.kind != "full batch":
             calls = units.times(_calls_per_unit(strategy.name, laws) or problem.samples / BATCH)
@@ -134,10 +140,10 @@ def _subset_alone(problem: Problem, laws: Sequence[Law]) -> Prediction | None:
     best = None if problem.pilot is None else problem.pilot.full_minimum
     if p is None or best is None:
         return None
-    size = samples_for_excess(p, problem.excess * best, problem.samples)
+    size = min(max(samples_for_excess(p, problem.excess * best, problem.samples), problem.least), problem.samples)
     full, basis = lbfgs_units(problem, laws, SUBSET_LEVEL)
     units = None if full is None or size == problem.samples else full.times(size / problem.samples)
-    strategy = Strategy(f"lbfgs on {size}", "full batch", f"--subset-size {size} --handoff none")
+    strategy = Strategy(f"lbfgs on {size}", "full batch", f"--subset-size {size} --handoff none", ("--solver-epochs",))
     rests_on = (f"{p:.3g} effective parameters, by the pilot's held-out loss", *basis)
     return _priced(strategy, units, full, rests_on, problem)
 
@@ -146,9 +152,10 @@ def _priced(
     strategy: Strategy, units: Range | None, calls: Range | None, rests_on: tuple[str, ...], problem: Problem
 ) -> Prediction:
     """Add seconds: those of the model calls, and what a solver adds to each of its dependent calls."""
-    budget = "" if units is None else f"{math.ceil(10 * units.high) / 10:g}"
-    words = f"subsetopt train {problem.flags} {strategy.flags.format(epochs=budget)}"
-    prediction = Prediction(strategy.name, " ".join(words.split()), units, None, None, rests_on)
+    words = ["subsetopt train", problem.flags, strategy.flags]
+    if units is not None:
+        words += [f"{limit} {math.ceil(10 * units.high) / 10:g}" for limit in strategy.limits]
+    prediction = Prediction(strategy.name, " ".join(filter(None, words)), units, None, None, rests_on)
     if units is None or calls is None:
         return prediction
     speeds = problem.speeds

@@ -22,6 +22,7 @@ from subsetopt.training.config import RunConfig
 from subsetopt.training.preparation import prepare
 from subsetopt.training.workspace import Workspace
 
+MOST_MINIMA = 100_000
 Tell = Callable[[int, int, str], None]
 
 
@@ -40,6 +41,10 @@ class Plan:
                 raise SettingError("fractions", fraction, "does not lie in (0, 1]", "for example 0.05,0.1,0.2")
         if not self.fractions or self.repeats < 1 or not self.seeds:
             raise SettingError("repeats", self.repeats, "there is nothing to solve", "give at least one of each")
+        if (count := len(self.seeds) * (1 + len(self.fractions) * self.repeats)) > MOST_MINIMA:
+            raise SettingError(
+                "repeats", self.repeats, f"makes {count} minima to find, {MOST_MINIMA} are the most", "give fewer"
+            )
         if self.run.solver == "none":
             raise SettingError("solver", "none", "a subset minimum needs a solver", "for example lbfgs")
 

@@ -11,13 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from subsetopt.data import draw, require_all_classes
+from subsetopt.errors import RunDirectoryError
+from subsetopt.files import DIGEST
 from subsetopt.overdetermination import overdetermination_ratio
 from subsetopt.seeding import derive_seed
-from subsetopt.solvers import minimize
 from subsetopt.training.config import RunConfig
+from subsetopt.training.loss_scale import minimize_relative
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.workspace import Workspace
@@ -75,10 +78,8 @@ def draw_subset(workspace: Workspace, fraction: float, repeat: int) -> Tensor:
 def stored_or_found(run: RunConfig, root: Path, threads: int | None, task: Task) -> Minimum:
     """Return the minimum that `root` holds, or find and store it; runs in a worker."""
     directory, name = RunDirectory(root), _file_name(run, task)
-    if (root / name).is_file():
-        content = directory.read_json(name)
-        del content["version"]
-        return Minimum(**content)
+    if (stored := _stored(directory, name)) is not None:
+        return stored
     if threads is not None:
         torch.set_num_threads(threads)
     workspace = _workspace(run.model_copy(update={"seed": task.seed}).model_dump_json())
@@ -88,13 +89,27 @@ def stored_or_found(run: RunConfig, root: Path, threads: int | None, task: Task)
     return found
 
 
+def _stored(directory: RunDirectory, name: str) -> Minimum | None:
+    """Return the minimum that a file holds, None where there is none or it is damaged: it is then found anew."""
+    if not (directory.path / name).is_file():
+        return None
+    try:
+        content = {key: value for key, value in directory.read_json(name).items() if key not in ("version", DIGEST)}
+        return TypeAdapter(Minimum).validate_json(json.dumps(content), strict=True)
+    except (RunDirectoryError, ValidationError):
+        return None
+
+
 def set_aside(run: RunConfig, root: Path, tasks: Iterable[Task]) -> int:
     """Rename minima that another version of this package has found, so that they are found anew; return how many."""
     count = 0
     for path in (root / _file_name(run, task) for task in tasks):
         if not path.is_file():
             continue
-        other = RunDirectory(root).read_json(path.name).get("version", "unknown")
+        try:
+            other = str(RunDirectory(root).read_json(path.name, unchanged=False).get("version", "unknown"))
+        except RunDirectoryError:
+            continue  # damaged: found anew and written over
         if other != version("subsetopt"):
             path.replace(path.with_name(f"{path.stem}-{other}{path.suffix}"))
             count += 1
@@ -118,7 +133,7 @@ def _solve(workspace: Workspace, subset: Tensor | None, task: Task) -> Minimum:
     which = "full" if subset is None else "subset"
     own = workspace if subset is None else workspace.with_subset(subset)
     objective = own.objective(which)
-    solved = minimize(
+    solved = minimize_relative(
         objective,
         workspace.flat.initial(),
         config.solver,

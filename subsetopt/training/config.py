@@ -9,15 +9,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from subsetopt.errors import SettingError, SettingsConflictError, unknown_name
-from subsetopt.training.growth import Mode
+from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
+from subsetopt.training.growth import MOST_STAGES, Mode, stage_count
 from subsetopt.training.phase_config import (
     STREAMS,
     ChunkSize,
+    ImageSize,
     PhaseConfig,
     Schedule,
     Select,
@@ -27,14 +28,29 @@ from subsetopt.training.phase_config import (
 from subsetopt.training.planning import planned_phases
 
 
+def _none_or_int(value: Any) -> Any:
+    return None if value == "none" else value
+
+
 class RunConfig(Settings):
     """All settings of one training run."""
 
     dataset: str = Field("digits", description="data set; see `subsetopt list datasets`", examples=["mnist"])
     data_dir: Path | None = Field(None, description="where data sets lie [env: SUBSETOPT_DATA]", examples=["data"])
-    data_file: Path | None = Field(None, description="the file of --dataset npz", examples=["mine.npz"])
+    data_file: Path | None = Field(
+        None, description="the file of --dataset npz, or the folder of --dataset image-folder", examples=["mine.npz"]
+    )
+    task: Literal["classification", "regression"] | None = Field(
+        None, description="what targets mean [default: whole numbers and words are classes, floats quantities]"
+    )
+    image_size: ImageSize = Field(
+        None,
+        description="resize images to N x N or H x W pixels, stretched where their shape is another (bilinear)",
+        examples=[32],
+        json_schema_extra={"metavar": "N|H,W"},
+    )
     normalize: Literal["auto", "none", "standard"] = Field(
-        "auto", description="input standardisation; auto: built-in sets yes, npz no"
+        "auto", description="auto: standardise inputs and regression targets by the training split; none: as they are"
     )
     validation_fraction: float = Field(
         0.1, ge=0, lt=1, description="share of the training data held out", examples=[0.1]
@@ -67,9 +83,18 @@ class RunConfig(Settings):
     solver_epochs: float | None = Field(
         None, gt=0, description="cost of the solve in epoch-equivalents at most [default: kfac-stream 3]", examples=[3]
     )
-    l2: float = Field(1e-3, ge=0, description="L2 strength: the loss gains l2/2 ||w||^2", examples=[1e-3])
-    gtol: float = Field(1e-5, gt=0, description="minimum reached when max|g| <= gtol", examples=[1e-5])
-    max_iterations: int | None = Field(500, ge=1, description="solver iterations on the subset at most", examples=[500])
+    l2: float = Field(
+        1e-3,
+        ge=0,
+        description="L2 strength, in units of the loss, which gains l2/2 ||w||^2",
+        examples=[1e-3],
+    )
+    gtol: float = Field(
+        4e-6, gt=0, description="minimum reached when max|g| <= gtol x the loss's scale", examples=[1e-5]
+    )
+    max_iterations: Annotated[int | None, BeforeValidator(_none_or_int)] = Field(
+        500, ge=1, description="solver iterations on the subset at most", examples=[500]
+    )
     max_epochs: float | None = Field(
         None, gt=0, description="cost budget of the whole run in epoch-equivalents", examples=[20]
     )
@@ -177,21 +202,22 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.subset_frac is not None and self.subset_size is not None:
-            raise ValueError("give subset_frac or subset_size, not both")
+            raise ValueError(f"give {setting('subset_frac')} or {setting('subset_size')}, not both")
         stops = {"stop_at": self.stop_at, "handoff_stop_at": self.handoff_stop_at}
         held_out = [name for name, stop in stops.items() if stop == "validation"]
         if self.grow is not None and self.grow_stop == "validation":
             held_out.append("grow_stop")
         if held_out and self.validation_fraction == 0:
-            raise ValueError(f"{held_out[0]} = 'validation' needs held-out data; set validation_fraction above 0")
+            raise ValueError(f"{setting(held_out[0], 'validation')} needs held-out data; {_more_held_out()}")
         self._check_strategy()
         if self.track_validation is not None and self.validation_fraction == 0:
-            raise ValueError("track_validation needs held-out data; set validation_fraction above 0")
+            raise ValueError(f"{setting('track_validation')} needs held-out data; {_more_held_out()}")
         if self.solver == "none" and self.handoff == "none" and self.warmup == "none" and not self.phase:
             raise ValueError("solver, warmup and handoff are all 'none': nothing would be trained")
         if self.handoff == "none" and self.handoff_args:
             raise ValueError(
-                f"handoff_args = {self.handoff_args} has no use with handoff = 'none'; leave one of them out"
+                f"{setting('handoff_args', self.handoff_args)} has no use with {setting('handoff', 'none')}; "
+                "leave one of them out"
             )
         return self
 
@@ -199,22 +225,43 @@ class RunConfig(Settings):
         """Refuse what contradicts growing subsets, or several of them."""
         strategy = "grow" if self.grow is not None else "subsets" if self.subsets > 1 else None
         if strategy is not None and self.solver in ("none", *STREAMS):
-            raise ValueError(f"{strategy} needs a full-batch solver, for example lbfgs; solver is {self.solver!r}")
+            raise ValueError(
+                f"{setting(strategy)} needs a full-batch solver, such as {setting('solver', 'lbfgs')}, "
+                f"not {setting('solver', self.solver)}"
+            )
         if self.grow is not None and self.subsets > 1:
-            raise ValueError(f"grow = {self.grow:g} and subsets = {self.subsets} exclude each other; give one of them")
+            raise ValueError(
+                f"{setting('grow', self.grow)} and {setting('subsets', self.subsets)} exclude each other; "
+                "give one of them"
+            )
         if self.grow is not None and self.subset_size is not None:
-            raise ValueError("grow counts in shares of the data; give subset_frac instead of subset_size")
-        if self.grow is not None and self.start >= (end := self.subset_frac or 1.0):
-            raise ValueError(f"start = {self.start:g} leaves nothing to grow to; use less than subset_frac = {end:g}")
+            raise ValueError(
+                f"{setting('grow')} counts in shares of the data; "
+                f"give {setting('subset_frac')} instead of {setting('subset_size')}"
+            )
+        end = self.subset_frac or 1.0
+        if self.grow is not None and self.start >= end:
+            raise ValueError(
+                f"{setting('start', self.start)} leaves nothing to grow to; use less than {end:g}, the share at the end"
+            )
+        if self.grow is not None and (stages := stage_count(self.start, self.grow, end)) > MOST_STAGES:
+            least = float(f"{max(1.05, (end / self.start) ** (1 / 20)):.3g}")
+            raise ValueError(
+                f"{setting('grow', self.grow)} makes {stages:.3g} stages from {setting('start', self.start)}, over "
+                f"{MOST_STAGES}; use {setting('grow', least)} or more"
+            )
         if self.grow is not None and self.grow_stop == "cost" and self.grow_epochs is None:
-            raise ValueError("grow_stop = 'cost' needs grow_epochs, the cost of each stage, for example 0.5")
+            raise ValueError(
+                f"{setting('grow_stop', 'cost')} needs the cost of each stage, "
+                f"for example {setting('grow_epochs', 0.5)}"
+            )
         if self.subsets > 1 and self.subsets * (share := self.subset_share) > 1 + 1e-9:
             raise ValueError(
-                f"subsets = {self.subsets} disjoint subsets of {share:g} of the data each do not fit into it; "
-                f"use subset_frac = {1 / self.subsets:.3g} or less"
+                f"{setting('subsets', self.subsets)}: disjoint subsets of {share:g} of the data each do not fit; "
+                f"use {setting('subset_frac', float(f'{1 / self.subsets:.3g}'))} or less"
             )
         if self.subsets > 1 and self.subsets_select == "validation" and self.validation_fraction == 0:
-            raise ValueError("subsets_select = 'validation' needs held-out data; set validation_fraction above 0")
+            raise ValueError(f"{setting('subsets_select', 'validation')} needs held-out data; {_more_held_out()}")
 
     @property
     def subset_share(self) -> float:
@@ -228,6 +275,10 @@ class RunConfig(Settings):
         if self.phase:
             return self.phase
         return planned_phases(self)
+
+
+def _more_held_out() -> str:
+    return f"set {setting('validation_fraction')} above 0"
 
 
 def make_config(*layers: Mapping[str, Any]) -> RunConfig:

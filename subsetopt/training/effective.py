@@ -32,6 +32,7 @@ from subsetopt.objective.leave_one_out import leave_one_out_parameters
 from subsetopt.objective.sample_gradients import SampleGradients
 from subsetopt.objective.spectrum import TraceEstimate
 from subsetopt.training.finished_phase import FinishedPhase, open_phase
+from subsetopt.training.workspace import training_loss
 
 
 def effective_run(
@@ -226,6 +227,7 @@ def _observed(found: FinishedPhase, own: float) -> dict[str, Any]:
     whole = own if found.objective is full else float(full.value(found.w, "evaluation"))
     held_out = workspace.evaluate(found.w, "validation")
     here = workspace.evaluate(found.w, found.record["data"])
+    optimism = None if held_out is None or here is None else training_loss(held_out) - training_loss(here)
     later = [
         (float(full.value(w, "evaluation")), bool(record["converged"]))
         for record, w in zip(found.records, found.parameters, strict=True)
@@ -236,7 +238,7 @@ def _observed(found: FinishedPhase, own: float) -> dict[str, Any]:
     return {
         "loss_full": whole,
         "optimism": None if found.objective is full else whole - own,
-        "held_out_optimism": None if held_out is None or here is None else held_out["loss"] - here["loss"],
+        "held_out_optimism": optimism,
         "full_minimum": min(converged) if converged else None,
         "full_reached": reached,
         "excess": whole - min(converged) if converged else None,

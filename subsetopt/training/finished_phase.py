@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.data import Dataset
-from subsetopt.errors import RunDirectoryError, SettingError
+from subsetopt.errors import ModelError, RunDirectoryError, SettingError, setting
 from subsetopt.objective import Objective
+from subsetopt.training.identity import OtherRunError, check_identity, check_outputs
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import load_config
-from subsetopt.training.run_directory import RunDirectory
+from subsetopt.training.run_directory import CHECKPOINT, RunDirectory
 from subsetopt.training.trees import under
 from subsetopt.training.workspace import Workspace
 
@@ -90,6 +91,19 @@ def open_phase(
     return FinishedPhase(workspace, index, records, parameters, objective, stored.dtype)
 
 
+def _check(
+    directory: RunDirectory, workspace: Workspace, checkpoint: tuple[Mapping[str, Tensor], Mapping[str, Any]]
+) -> None:
+    """Raise `RunDirectoryError` where the checkpoint was not made with these settings, data and model."""
+    tensors, state = checkpoint
+    try:
+        check_identity(state, workspace, changed=("dtype", "max_epochs"))
+        workspace.flat.load_buffers(under("buffer/", tensors))
+        check_outputs(state, workspace, tensors["w"])
+    except (OtherRunError, ModelError, KeyError) as error:
+        raise RunDirectoryError(f"run = {str(directory.path)!r}: {CHECKPOINT} does not fit: {error}") from None
+
+
 def _load_phase(
     directory: RunDirectory, workspace: Workspace, on: str | None
 ) -> tuple[int, Sequence[Mapping[str, Any]], list[Tensor]]:
@@ -102,10 +116,11 @@ def _load_phase(
         )
     there = [index for index, record in enumerate(records) if on in (None, record["data"])]
     if not there:
-        raise SettingError("on", on, "no finished phase trained on it", f"use --on {records[-1]['data']}")
+        raise SettingError("on", on, "no finished phase trained on it", f"use {setting('on', records[-1]['data'])}")
     solves = [index for index in there if records[index]["role"] == "solve"]
     index = (solves or there)[-1]
     tensors, flat = checkpoint[0], workspace.flat
+    _check(directory, workspace, checkpoint)
     flat.load_buffers(under(f"done/{index}/buffer/", tensors))
     parameters = [flat.check(tensors[f"done/{i}/w"].to(flat.device, flat.dtype)) for i in range(len(records))]
     return index, records, parameters

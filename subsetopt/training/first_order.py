@@ -100,6 +100,11 @@ class FirstOrderPhase:
         sampler = "" if self.config.sampler == "full" else f" with {self.config.sampler}"
         return f"{self.config.method}{sampler} on {self.samples} samples"
 
+    @property
+    def least_cost(self) -> float:
+        """What the sampler looks at before its first batch, that batch, and the held-out check kept for the end."""
+        return self._mini_batch.first_step_cost + (0.0 if self._checks is None else self._checks.cost)
+
     @cached_property
     def _mini_batch(self) -> MiniBatch:
         config = self.config
@@ -141,7 +146,7 @@ class FirstOrderPhase:
                 while not losses or (ledger.cost < until and not (clock.limited and clock.seconds >= until_seconds)):
                     self._mini_batch_step(state, losses)
             except BudgetExhausted:
-                state.stopped = state.end
+                state.stopped = state.end if state.iterations else StopReason.BUDGET
         if losses:
             penalty = 0.0 if self._decoupled else 0.5 * self._weight_decay * state.w.detach().square().sum()
             (state.loss,) = host_read((torch.stack(losses).mean() + penalty).reshape(1))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, setting
 from subsetopt.objective import CrossEntropy, FlatModel, Loss, has_last_layer, make_loss
 from subsetopt.samplers import Sampler, default_settings, make_sampler
 from subsetopt.seeding import derive_seed
 from subsetopt.training.muon import Muon, check_muon
 from subsetopt.training.phase_config import PhaseConfig
+from subsetopt.training.setting_names import setting_name
 from subsetopt.training.workspace import Workspace
 
+# For losses of order 1, which cross-entropy and standardised targets have. A rate follows no scale of the loss, since
+# it is bounded by curvature, not by the loss: where one does harm, `assessment` says so and names a smaller one.
 DEFAULT_LR = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3, "muon": 1e-2}
 DECOUPLED = ("adamw", "muon")
 DECOUPLED_WEIGHT_DECAY = 0.01  # torch's own default for AdamW
@@ -49,7 +53,8 @@ def loss_of(config: PhaseConfig, workspace: Workspace) -> Loss:
     """Return the run's loss, smoothed where asked; raises `SettingError` where it cannot be."""
     smoothing = config.label_smoothing
     if smoothing and workspace.loss != "cross_entropy":
-        raise SettingError("label_smoothing", smoothing, "only cross-entropy has it", "use 0")
+        name = setting_name(workspace.config, config, "label_smoothing")
+        raise SettingError(name, smoothing, "only cross-entropy has it", "use 0")
     return CrossEntropy(smoothing) if smoothing else make_loss(workspace.loss)
 
 
@@ -71,30 +76,40 @@ def sampler_of(config: PhaseConfig, workspace: Workspace, samples: int, stream: 
     )
     if workspace.flat.batch_dependent and min(sampler.rows_per_proposal, sampler.epoch_rows) < 2:
         raise SettingError(
-            "batch_size", config.batch_size, "leaves one row per step, and BatchNorm needs two", "use a larger one"
+            setting_name(workspace.config, config, "batch_size"),
+            config.batch_size,
+            "leaves one row per step, and BatchNorm needs two",
+            "use a larger one",
         )
     return sampler
 
 
 def check_phase(config: PhaseConfig, workspace: Workspace, sampler: Sampler) -> None:
     """Raise `SettingError` for what would otherwise fail in the middle of the training."""
+    named = partial(setting_name, workspace.config, config)
     if config.method == "muon":
-        check_muon(workspace.flat)
+        check_muon(workspace.flat, named("method"))
     held_out = workspace.dataset.validation
     if held_out is None or len(held_out) == 0:
+        remedy = f"set {setting('validation_fraction')} above 0"
         if sampler.needs_validation_scan:
-            raise SettingError("sampler", sampler.name, "needs held-out data", "set validation_fraction above 0")
+            raise SettingError(named("sampler"), sampler.name, "needs held-out data", remedy)
         if config.stop_at == "validation":
-            raise SettingError("stop_at", "validation", "needs held-out data", "set validation_fraction above 0")
+            raise SettingError(named("stop_at"), "validation", "needs held-out data", remedy)
     if config.amp and workspace.config.dtype == "float64":
-        raise SettingError("amp", True, "float64 parameters are never autocast", "use --dtype float32")
+        raise SettingError(
+            named("amp"), True, "float64 parameters are never autocast", f"use {setting('dtype', 'float32')}"
+        )
     if (sampler.needs_scan or "features" in sampler.needs) and not has_last_layer(workspace.flat):
         raise SettingError(
-            "sampler", sampler.name, "needs a model that ends in a linear layer", "use another sampler or model"
+            named("sampler"), sampler.name, "needs a model that ends in a linear layer", "use another sampler or model"
         )
     if (sampler.needs_scan or "probabilities" in sampler.needs) and workspace.dataset.task != "classification":
         raise SettingError(
-            "sampler", sampler.name, "works on class probabilities", "use a classification data set or another sampler"
+            named("sampler"),
+            sampler.name,
+            "works on class probabilities",
+            "use a classification data set or another sampler",
         )
 
 
@@ -103,8 +118,9 @@ def check_affordable(config: PhaseConfig, workspace: Workspace, sampler: str, ro
     cost = workspace.ledger.price("gradient", rows)
     if config.epochs is not None and cost >= min(config.epochs, workspace.ledger.budget):
         raise SettingError(
-            "sampler",
+            setting_name(workspace.config, config, "sampler"),
             sampler,
             f"preparing it (hashing all inputs) costs {cost:.2g} epoch-equivalents of a model as small as this",
-            "allow more epochs, or give it cheaper settings, for example repetitions=8",
+            f"allow it more by {setting(setting_name(workspace.config, config, 'epochs'))}, or give it cheaper "
+            "settings, for example repetitions=8",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,14 +92,17 @@ class FreshSubsets:
         )
 
     def next_rows(self, place: Place, size: int) -> Tensor:
-        """Return the rows of the next subset; what would leave less than half a subset is taken whole."""
+        """Return the rows of the next subset: `size`, but the end of a pass is taken whole or in equal halves.
+
+        So that no subset has less than three quarters of `size` samples, or more than one and a half times as many.
+        """
         if place.position >= len(self):
             place.epoch, place.position = place.epoch + 1, 0
         if self._order is None or self._order[0] != place.epoch:
             generator = make_generator(self._workspace.config.seed, f"{self._stream}:order:{place.epoch}")
             self._order = place.epoch, moved(torch.randperm(len(self), generator=generator), self.inputs.device)
         left = len(self) - place.position
-        count = left if left < 1.5 * size else size
+        count = left if left < 1.5 * size else math.ceil(left / 2) if left < 2 * size else size
         return self._order[1][place.position : place.position + count]
 
     def measure(self, w: Tensor, place: Place, size: int, random: dict[str, Tensor]) -> Measured:

@@ -11,6 +11,7 @@ import math
 from typing import Any, Literal, NamedTuple
 
 Mode = Literal["nested", "disjoint"]
+MOST_STAGES = 100
 _ROUNDING = 1e-9
 
 
@@ -37,6 +38,12 @@ def growth_stages(start: float, factor: float, end: float, mode: Mode = "nested"
         stages.append(Stage(share, skip))
         share = float(f"{share * factor:.12g}")
     return (*stages, Stage(end))
+
+
+def stage_count(start: float, factor: float, end: float) -> float:
+    """Return how many stages `growth_stages` makes at most, without making them; infinite where they never end."""
+    step = math.log(factor)
+    return math.inf if step == 0 else math.log(end / start) / step + 1
 
 
 def growing_phases(

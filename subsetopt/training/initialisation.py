@@ -8,7 +8,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from subsetopt.errors import ModelError, SettingError
+from subsetopt.errors import ModelError, SettingError, setting
 from subsetopt.objective import FlatModel
 from subsetopt.training.run_directory import MODEL
 
@@ -24,7 +24,10 @@ def initialised_from(path: Path, flat: FlatModel) -> FlatModel:
     except ModelError as error:
         problem = str(error).removeprefix("state dict: ").rpartition(";")[0]
         raise SettingError(
-            "init_from", str(path), f"does not fit the model ({problem[:160]})", "use its --model and --model-arg"
+            "init_from",
+            str(path),
+            f"does not fit the model ({problem[:160]})",
+            f"use its {setting('model')} and {setting('model_args')}",
         ) from None
     return FlatModel(flat.module(w), dtype=flat.dtype, device=flat.device)
 

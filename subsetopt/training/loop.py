@@ -12,6 +12,7 @@ from torch import Tensor
 
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.identity import check_identity, check_outputs
 from subsetopt.training.phases import Phase
 from subsetopt.training.position import Position, Snapshot, pack, unpack
 from subsetopt.training.progress import Progress
@@ -37,6 +38,12 @@ class Loop:
     def start(self) -> Position:
         """Return the position before the first phase."""
         return Position(self._workspace.flat.initial())
+
+    def begin_again(self) -> Position:
+        """Return the position before the first phase of a run that was stopped before its first checkpoint."""
+        if self._directory is not None:
+            self._directory.cut_metrics(0, self._progress.warn)
+        return self.start()
 
     def run(self, position: Position) -> bool:
         """Go on from `position` to the end; returns False when interrupted, with everything saved."""
@@ -180,11 +187,20 @@ class Loop:
             self._directory.save_checkpoint(*packed)
         self._last_save = time.monotonic()
 
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Raise `OtherRunError` for the checkpoint of another run; warn where an earlier version left that unsaid."""
+        if not check_identity(state, self._workspace):
+            self._progress.warn("the checkpoint is of an earlier version: that settings and data fit is not checked")
+
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Position:
-        """Return the position that a checkpoint holds, and set ledger, buffers and metrics back to it."""
+        """Return the position that a checkpoint holds, and set ledger, buffers and metrics back to it.
+
+        Raises `OtherRunError` where the model computes something else than then, before anything is written.
+        """
         position = unpack(tensors, state, self._workspace, self._phases)
+        check_outputs(state, self._workspace, position.w)
         if self._directory is not None:
-            self._directory.truncate(METRICS, position.metrics_bytes)
+            position.metrics_bytes = self._directory.cut_metrics(position.metrics_bytes, self._progress.warn)
         return position
 
     def _log(self, text: str) -> None:

@@ -61,6 +61,21 @@ class MiniBatch:
         """What the sampler's look at the training inputs costs, in gradients of one sample."""
         return self._gradients(self._sampler.bind_flops(self._inputs[0].numel()))
 
+    @property
+    def first_step_cost(self) -> float:
+        """Epoch-equivalents before and in the first step, for a sampler that has drawn nothing yet.
+
+        Without a sampler's own arithmetic after a scan; of a batch of candidates one row is counted as trained on.
+        """
+        ledger, sampler = self._workspace.ledger, self._sampler
+        cost = ledger.price("gradient", self.bind_rows if sampler.needs_data else 0)
+        if sampler.scan_due:
+            held_out = self._workspace.dataset.validation if sampler.needs_validation_scan else None
+            cost += ledger.price("forward", len(self._targets) + (0 if held_out is None else len(held_out)))
+        rows, candidates = sampler.opening
+        looked = ledger.price("forward", rows) if candidates else 0.0
+        return cost + looked + ledger.price("gradient", 1 if candidates else rows)
+
     def bind(self) -> None:
         """Let the sampler look at the training inputs once, where it wants to; a restored sampler has done so."""
         if self._sampler.needs_data:

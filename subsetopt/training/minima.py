@@ -13,7 +13,7 @@ from torch import Tensor
 from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.objective.protocol import Purpose
 from subsetopt.training.phase_config import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.workspace import Workspace, training_loss
 
 
 @dataclass
@@ -35,8 +35,9 @@ def join_minima(
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the parameters to hand on, and the comparison for result.json.
 
-    `union` has the samples of all subsets as its own. Objectives have their L2 term, held-out losses have not. What
-    choosing the best needs to know is charged to selection, everything else to evaluation.
+    `union` has the samples of all subsets as its own. Objectives have their L2 term, held-out losses have not; both
+    are in the units of the training. What choosing the best needs to know is charged to selection, everything else to
+    evaluation.
     """
     criterion = selection_criterion(config, workspace)
     chosen_by = "objective_full" if criterion == "train" else "validation_loss"
@@ -73,4 +74,4 @@ def _losses(workspace: Workspace, union: Workspace, w: Tensor, needed: str | Non
     union.refresh_batch_norm(w, "subset")
     losses = {"objective_full": float(workspace.objective("full").value(w, purposes["train"]))}
     held_out = workspace.evaluate(w, "validation", purpose=purposes["validation"])
-    return losses if held_out is None else {**losses, "validation_loss": held_out["loss"]}
+    return losses if held_out is None else {**losses, "validation_loss": training_loss(held_out)}

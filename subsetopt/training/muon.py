@@ -21,14 +21,12 @@ from subsetopt.objective import FlatModel
 SCALING = "match_rms_adamw"
 
 
-def check_muon(flat: FlatModel) -> None:
-    """Raise `SettingError` where torch has no Muon, or the model no matrix for it."""
+def check_muon(flat: FlatModel, name: str = "method") -> None:
+    """Raise `SettingError` for the setting `name` where torch has no Muon, or the model no matrix for it."""
     if not hasattr(torch.optim, "Muon"):
-        raise SettingError(
-            "method", "muon", f"torch {torch.__version__} has no Muon", "install torch 2.9, or use adamw"
-        )
+        raise SettingError(name, "muon", f"torch {torch.__version__} has no Muon", "install torch 2.9, or use adamw")
     if not matrices(flat):
-        raise SettingError("method", "muon", "the model has no matrix before its last layer", "use adamw")
+        raise SettingError(name, "muon", "the model has no matrix before its last layer", "use adamw")
 
 
 def matrices(flat: FlatModel) -> list[int]:

@@ -11,10 +11,15 @@ import numpy as np
 import scipy
 import torch
 
+from subsetopt.data import Normalization
+from subsetopt.data.digest import dataset_digest, split_digests
+from subsetopt.errors import RunDirectoryError
+from subsetopt.training.affordable import stepless
+from subsetopt.training.assessment import assess
 from subsetopt.training.non_finite import non_finite_notes
 from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
-from subsetopt.training.run_directory import ENVIRONMENT, RunDirectory
+from subsetopt.training.run_directory import BEST, ENVIRONMENT, MODEL, RunDirectory
 from subsetopt.training.workspace import Workspace
 from subsetopt.version import own_version
 
@@ -25,7 +30,10 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
     solve = next((s for s in reversed(snapshots) if s.record["role"] == "solve"), None)
     handoff = next((s for s in reversed(snapshots) if s.record["role"] == "handoff"), None)
     config, dataset, ledger = workspace.config, workspace.dataset, workspace.ledger
-    normalization = dataset.normalization
+    metrics = _metrics(workspace, snapshots[-1], splits)
+    before = None if solve is None or handoff is None else _metrics(workspace, solve, splits)
+    assessment = assess(workspace, snapshots[-1], solve, metrics, before)
+    given = dataset if workspace.given is None else workspace.given
     return {
         "version": own_version(),
         "status": "done",
@@ -38,17 +46,22 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
             "train": len(dataset.train),
             "validation": len(dataset.validation) if dataset.validation else 0,
             "test": len(dataset.test) if dataset.test else 0,
+            "class_names": list(dataset.class_names),
+            "embedded": workspace.embedded,
+            "digest": dataset_digest(given),
+            "digests": split_digests(given),
         },
-        "normalization": None
-        if normalization is None
-        else {"mean": list(normalization.mean), "std": list(normalization.std)},
+        "normalization": _described(dataset.normalization),
+        "target_normalization": _described(dataset.target_normalization),
         "model": {"name": config.model, "args": config.model_args, "parameters": workspace.flat.size},
         "overdetermination": workspace.describe_overdetermination(),
         "phases": [snapshot.record for snapshot in snapshots],
         "solve": None if solve is None else {"solver": solve.record["method"], **solve.record},
         "handoff": None if handoff is None else handoff.record,
-        "metrics": _metrics(workspace, snapshots[-1], splits),
-        "metrics_before_handoff": None if solve is None or handoff is None else _metrics(workspace, solve, splits),
+        "metrics": metrics,
+        "metrics_before_handoff": before,
+        "assessment": assessment,
+        "models": {"last": MODEL, "best": None if assessment["better"] is None else BEST},
         "cost": {
             "epoch_equivalents": ledger.cost,
             "evaluation_epoch_equivalents": ledger.evaluation_cost,
@@ -56,8 +69,12 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
             "by_purpose": ledger.by_purpose(),
             "prices": ledger.prices,
         },
-        "warnings": workspace.warnings,
+        "warnings": [*assessment["alarms"], *workspace.warnings, *stepless(snapshot.record for snapshot in snapshots)],
     }
+
+
+def _described(normalization: Normalization | None) -> dict[str, list[float]] | None:
+    return None if normalization is None else {"mean": list(normalization.mean), "std": list(normalization.std)}
 
 
 def _metrics(workspace: Workspace, snapshot: Snapshot, splits: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -85,10 +102,25 @@ def environment(workspace: Workspace) -> dict[str, Any]:
     }
 
 
+def version_of(directory: RunDirectory) -> str:
+    """Return the version of this package that wrote a run, as far as it is known."""
+    try:
+        return str(directory.read_json(ENVIRONMENT, unchanged=False).get("subsetopt", "unknown"))
+    except RunDirectoryError:
+        return "unknown"
+
+
 def warn_of_other_environment(directory: RunDirectory, workspace: Workspace, progress: Progress) -> None:
-    """Resuming is bit-identical only under the same software, device and number of threads."""
-    before, now = directory.read_json(ENVIRONMENT), environment(workspace)
-    before = {"ranks": 1, **before}
+    """Resuming is bit-identical only under the same software, device and number of threads; where that is not known,
+    the present environment is recorded.
+    """
+    now = environment(workspace)
+    try:
+        before = {"ranks": 1, **directory.read_json(ENVIRONMENT, unchanged=False)}
+    except RunDirectoryError:
+        directory.write_json(ENVIRONMENT, now)
+        progress.warn(f"{ENVIRONMENT} is missing or damaged: rounding may differ from one long run")
+        return
     keys = ("subsetopt", "torch", "machine", "threads", "device", "device_name", "ranks")
     changed = [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
     if changed:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
@@ -14,6 +24,20 @@ STREAMS = {"kfac-stream": "a stream of fresh, growing subsets of the full set, o
 STREAM_EPOCHS = 3.0
 
 
+def _not_finite(table: Mapping[Any, Any]) -> Any:
+    """Return the first key under which a number is NaN or infinite, None where all are finite."""
+    return next((key for key, value in table.items() if not _all_finite(value, 8)), None)
+
+
+def _all_finite(value: Any, depth: int) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, (Mapping, list, tuple)):
+        items = value.values() if isinstance(value, Mapping) else value
+        return depth > 0 and all(_all_finite(item, depth - 1) for item in items)
+    return True
+
+
 def _auto_or_int(value: Any) -> Any:
     return None if value == "auto" else value
 
@@ -21,10 +45,44 @@ def _auto_or_int(value: Any) -> Any:
 ChunkSize = Annotated[Annotated[int, Field(ge=1)] | Literal["tune"] | None, BeforeValidator(_auto_or_int)]
 
 
+def _height_and_width(value: Any) -> Any:
+    """Take N for a square, (H, W), and `N`, `H,W` or `HxW` as the command line has them."""
+    if value is None:
+        return None
+    parts = value.lower().replace("x", ",").split(",") if isinstance(value, str) else value
+    parts = list(parts) if isinstance(parts, (list, tuple)) else [parts]
+    sides = [int(part) if isinstance(part, str) and part.strip().isdecimal() else part for part in parts]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides)
+    if not whole or len(sides) not in (1, 2):
+        raise ValueError("must be one or two whole numbers from 1 (height, width)")
+    return (sides[0], sides[-1])
+
+
+ImageSize = Annotated[tuple[int, int] | None, BeforeValidator(_height_and_width)]
+
+
 class Settings(BaseModel):
-    """Settings that refuse unknown names and numbers that are not finite."""
+    """Settings that refuse unknown names, numbers that are not finite, and switches for numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        """Refuse what pydantic does not look at: numbers in tables of a model's or a solver's settings."""
+        if isinstance(value, Mapping) and (key := _not_finite(value)) is not None:
+            raise ValueError(f"{key} = {value[key]} must hold finite numbers, and tables within tables at most 8 deep")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse True and False, also in a list, where pydantic would take them for 1 and 0."""
+        values = value if isinstance(value, list | tuple) else (value,)
+        switched = next((item for item in values if isinstance(item, bool)), None)
+        if switched is not None and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"{switched} is no value of this setting")
+        return value
 
 
 class PhaseConfig(Settings):
@@ -47,7 +105,7 @@ class PhaseConfig(Settings):
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the solver itself")
     stop_at: StopAt = Field("minimum", description="gradient test, sampling-noise test or held-out test")
     noise_theta: float = Field(0.1, gt=0, description="noise test: ||g||^2 <= theta tr(cov g_i)/K", examples=[0.1])
-    gtol: float = Field(1e-5, gt=0, description="converged when max|g| <= gtol", examples=[1e-5])
+    gtol: float = Field(4e-6, gt=0, description="converged when max|g| <= gtol x the loss's scale", examples=[1e-5])
     max_iterations: int | None = Field(None, ge=1, description="iterations at most", examples=[500])
     epochs: float | None = Field(None, gt=0, description="cost at most, in epoch-equivalents", examples=[10])
     seconds: float | None = Field(None, gt=0, description="wall-clock seconds at most", examples=[60])
@@ -83,5 +141,5 @@ class PhaseConfig(Settings):
         if self.first_order and self.subsets > 1:
             raise ValueError(f"a {self.method} phase minimises nothing whose minima could be joined; use a solver")
         if self.nesterov and self.method == "sgd" and self.momentum == 0:
-            raise ValueError("nesterov needs momentum above 0, for example 0.9")
+            raise ValueError("Nesterov momentum needs a momentum above 0, for example 0.9")
         return self

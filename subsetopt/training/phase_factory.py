@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from subsetopt.errors import unknown_name
 from subsetopt.samplers import SAMPLERS
+from subsetopt.training.affordable import check_budgets, within_budget
 from subsetopt.training.first_order import FirstOrderPhase
 from subsetopt.training.phase_config import FIRST_ORDER, PhaseConfig
 from subsetopt.training.phases import Phase
@@ -18,7 +19,10 @@ def build_phases(workspace: Workspace) -> list[Phase]:
     config, handoffs = workspace.config, ("none", "full", *FIRST_ORDER)
     if config.handoff not in handoffs and config.handoff not in SAMPLERS:
         raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
-    return [_build_phase(phase, workspace, index) for index, phase in enumerate(config.phases())]
+    with within_budget(workspace):
+        phases = [_build_phase(phase, workspace, index) for index, phase in enumerate(config.phases())]
+    check_budgets(workspace, phases)
+    return phases
 
 
 def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase:

@@ -32,6 +32,10 @@ class Phase(Protocol):
     def title(self) -> str:
         """A few words for a progress bar, e.g. `lbfgs on 6000 samples`."""
 
+    @property
+    def least_cost(self) -> float:
+        """Epoch-equivalents that the first step takes at least, with what comes before it and is kept for the end."""
+
     def start(self, w: Tensor) -> Any:
         """Return the initial state at parameters w."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from subsetopt.training.identity import identity
 from subsetopt.training.phases import Phase
 from subsetopt.training.trees import under
 from subsetopt.training.workspace import Workspace
@@ -63,6 +64,7 @@ def pack(position: Position, workspace: Workspace, phases: Sequence[Phase]) -> t
         "metrics_bytes": position.metrics_bytes,
         "looks": position.looks,
         "memory_limits": workspace.save_memory_limits(),
+        **(identity(workspace, position.w) if workspace.ranks.main else {}),
     }
 
 
@@ -81,8 +83,9 @@ def unpack(
         for index, record in enumerate(state["records"])
     ]
     workspace.flat.load_buffers(under("buffer/", tensors))
+    workspace.scale.recall(state["records"])
     position = Position(
-        tensors["w"].to(device),
+        workspace.flat.check(tensors["w"].to(device)),
         snapshots,
         seconds=state["seconds"],
         phase_start=(state["phase_start"][0], state["phase_start"][1]),

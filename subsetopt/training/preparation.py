@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.data import Dataset, Preprocess, draw, load_dataset, require_all_classes
+from subsetopt.data import Dataset, Preprocess, draw, load_dataset, require_all_classes, standardised_targets
 from subsetopt.distributed import Ranks
-from subsetopt.errors import SettingError
-from subsetopt.models import build_model, check_output_shape, refuse_reserved, takes_integers
+from subsetopt.errors import SettingError, setting
+from subsetopt.models import build_model, check_output_shape, initialise_lazy, refuse_reserved
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
+from subsetopt.training.affordable import within_budget
 from subsetopt.training.clock import Clock
 from subsetopt.training.config import RunConfig
 from subsetopt.training.initialisation import initialised_from
+from subsetopt.training.inputs import fitted_inputs
 from subsetopt.training.ledger import Ledger
+from subsetopt.training.run_data import standardised_as
+from subsetopt.training.scale_notes import scale_notes
 from subsetopt.training.workspace import Workspace, strata
 
 PRICE_SAMPLES, CHECKED_SAMPLES = 8, 16
@@ -27,8 +34,11 @@ def prepare(
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
     ranks: Ranks | None = None,
+    statistics: Mapping[str, Any] | None = None,
 ) -> Workspace:
     """Build the workspace of `config`; `model` and `dataset` replace the named ones, `ranks` share the work.
+
+    `statistics` is the result.json of a run whose standardisation holds, whatever the data are now.
 
     Raises a `UserError` in one line for anything that would make the run fail later.
     """
@@ -43,8 +53,12 @@ def prepare(
             validation_fraction=config.validation_fraction,
             seed=config.seed,
             normalize=config.normalize,
+            task=config.task,
+            image_size=config.image_size,
             ranks=ranks,
         )
+    elif config.task not in (None, dataset.task):
+        raise SettingError("task", config.task, f"the data set given is for {dataset.task}", "leave it out")
     loss = resolve_loss(config.loss, dataset)
     subset = _draw_subset(config, dataset)
     if model is None:
@@ -58,32 +72,32 @@ def prepare(
             dtype=dtype,
             **config.model_args,
         )
-    preprocess = _preprocess(model, dataset, dtype)
-    check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
+    initialise_lazy(model, dataset.in_shape)
     flat = FlatModel(model, dtype=dtype, device=device)
+    dataset, embedded = fitted_inputs(flat, dataset)
+    preprocess = Preprocess(dataset.normalization, dtype, embedded)
+    check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
+    if statistics is not None:
+        dataset = standardised_as(dataset, statistics)
+        preprocess = Preprocess(dataset.normalization, dtype, embedded)
+    given, dataset = dataset, standardised_targets(dataset)
+    origin = None if config.init_from is None else flat.initial()
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
     ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
     workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
-    workspace.ranks = ranks
+    workspace.ranks, workspace.given, workspace.origin = ranks, given, origin
+    workspace.embedded = embedded
+    workspace.warnings += [*dataset.notes, *scale_notes(given)]
     _check_ratio(workspace)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
-        size = tuned_chunk_size(flat, *workspace.subset_data, loss=loss, preprocess=preprocess, meter=ledger)
+        with within_budget(workspace):
+            size = tuned_chunk_size(flat, *workspace.subset_data, loss=loss, preprocess=preprocess, meter=ledger)
         # From here on all ranks are known to be well: rank 0's number is everybody's.
         size = ranks.together(lambda: ranks).broadcast(size)
         workspace.config = config.model_copy(update={"chunk_size": size})
     return workspace
-
-
-def _preprocess(model: nn.Module, dataset: Dataset, dtype: torch.dtype) -> Preprocess:
-    """Return what makes model inputs of stored rows: floats, but for integers that the model takes as such (tokens)."""
-    preprocess, inputs = Preprocess(dataset.normalization, dtype), dataset.train.inputs[:CHECKED_SAMPLES]
-    # Bytes are pixels, and what has been standardised is a quantity, wherever a model makes sense of both.
-    prefer = inputs.dtype not in (torch.uint8, torch.bool) and dataset.normalization is None
-    if takes_integers(model, inputs, preprocess(inputs), prefer):
-        return Preprocess(None, dtype, integers=True)
-    return preprocess
 
 
 def resolve_device(name: str, dtype: str) -> torch.device:
@@ -92,9 +106,13 @@ def resolve_device(name: str, dtype: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[name]:
-        raise SettingError("device", name, "this machine has none that torch can use", "use --device cpu")
+        raise SettingError(
+            "device", name, "this machine has none that torch can use", f"use {setting('device', 'cpu')}"
+        )
     if name == "mps" and dtype == "float64":
-        raise SettingError("device", name, "it has no float64", "use --dtype float32 or --device cpu")
+        raise SettingError(
+            "device", name, "it has no float64", f"use {setting('dtype', 'float32')}, or {setting('device', 'cpu')}"
+        )
     return torch.device(name)
 
 
@@ -103,7 +121,9 @@ def resolve_loss(name: str, dataset: Dataset) -> str:
     fitting = "cross_entropy" if dataset.task == "classification" else "mse"
     if name in ("auto", fitting):
         return fitting
-    raise SettingError("loss", name, f"{dataset.name} is a {dataset.task} data set", f"use --loss {fitting}")
+    other = "regression" if dataset.task == "classification" else "classification"
+    remedy = f"use {setting('loss', fitting)}, or {setting('task', other)} if that is what the targets mean"
+    raise SettingError("loss", name, f"{dataset.name} is a {dataset.task} data set", remedy)
 
 
 def resolve_model(name: str, dataset: Dataset) -> str:
@@ -144,7 +164,7 @@ def _check_ratio(workspace: Workspace) -> None:
             required,
             f"the subset has Q = K M / P = {subset.ratio:.3g} ({subset.samples} samples x {subset.outputs} outputs "
             f"/ {subset.parameters} parameters)",
-            "use a larger --subset-frac, --augment-copies or a smaller model",
+            f"use a larger {setting('subset_frac')}, {setting('augment_copies')} or a smaller model",
         )
     text = warning(subset, task=workspace.dataset.task)
     if text:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from subsetopt.training.phase_config import PhaseConfig
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Receives what happens in a run. All methods return quickly and must not raise."""
 

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
 from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
-from subsetopt.errors import RunDirectoryError
+from subsetopt.errors import ModelError, RunDirectoryError, UserError
+from subsetopt.files import MALFORMED, reason, sealed
+from subsetopt.training.affordable import check_trained, stepless
 from subsetopt.training.config import RunConfig, make_config, read_toml
+from subsetopt.training.identity import OtherRunError, check_identity, check_outputs, identity
 from subsetopt.training.loop import Loop
-from subsetopt.training.outcome import assemble_result, environment, warn_of_other_environment
+from subsetopt.training.outcome import assemble_result, environment, version_of, warn_of_other_environment
 from subsetopt.training.phase_factory import build_phases
 from subsetopt.training.phases import Phase
-from subsetopt.training.position import Position
+from subsetopt.training.position import Position, Snapshot
+from subsetopt.training.predictor import Predictor
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
-from subsetopt.training.run_directory import CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory, finite
+from subsetopt.training.run_data import changed_data
+from subsetopt.training.run_directory import (
+    BEST,
+    CHECKPOINT,
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    MODEL,
+    RESULT,
+    RunDirectory,
+    finite,
+)
 from subsetopt.training.workspace import Workspace
 from subsetopt.version import own_version
 
 SPLITS = ("subset", "train", "validation", "test")
+T = TypeVar("T")
 FOREIGN = "(given as an object)"
 
 
@@ -40,11 +57,20 @@ class Interrupted(Exception):  # noqa: N818 (an event, as in KeyboardInterrupt, 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: the content of result.json, where it lies, and the trained module (a new one, on the CPU)."""
+    """A finished run: the content of result.json, where it lies, and the trained model on raw inputs (a new module).
+
+    `best` has the parameters of the subset minimum where these did better on held-out data than the last ones.
+    """
 
     result: dict[str, Any]
     directory: Path | None
-    model: nn.Module
+    predictor: Predictor
+    best: Predictor | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network alone, on standardised inputs."""
+        return self.predictor.network
 
 
 @ordinary_torch()
@@ -131,12 +157,13 @@ def resume_run(
     written = directory if ranks.main else None
     loop = Loop(workspace, phases, written, progress)
     with _alone_in(written, ranks):
+        ranks.together(lambda: None if written is None else written.prepare_to_go_on())
         checkpoint = ranks.together(directory.load_checkpoint)
         _hint(ranks, directory)
-        warn_of_other_environment(directory, workspace, progress)
-        position = loop.start() if checkpoint is None else _restored(loop, checkpoint, directory)
-        if checkpoint is None and written is not None:
-            written.truncate(METRICS, 0)
+        if ranks.main:
+            warn_of_other_environment(directory, workspace, progress)
+        ranks.together(lambda: None if checkpoint is None else _fits(directory, CHECKPOINT, loop.check, checkpoint[1]))
+        position = loop.begin_again() if checkpoint is None else _restored(loop, checkpoint, directory)
         return _finish(loop, position, workspace, phases, written, progress, splits, figure)
 
 
@@ -156,14 +183,24 @@ def check_run(config: RunConfig) -> Workspace:
     return workspace
 
 
+def _fits(directory: RunDirectory, name: str, check: Callable[..., T], *arguments: Any) -> T:
+    """Return what `check` does; what it finds different is told of the file `name`."""
+    try:
+        return check(*arguments)
+    except (OtherRunError, ModelError) as error:
+        raise RunDirectoryError(f"run = {str(directory.path)!r}: {name} does not fit: {error}") from None
+
+
 def _restored(loop: Loop, checkpoint: tuple[dict[str, Tensor], dict[str, Any]], directory: RunDirectory) -> Position:
     try:
-        return loop.restore(*checkpoint)
-    except (KeyError, TypeError) as error:
-        written, own = directory.read_json(ENVIRONMENT).get("subsetopt"), own_version()
+        return _fits(directory, CHECKPOINT, loop.restore, *checkpoint)
+    except UserError:
+        raise
+    except MALFORMED as error:
+        written, own = version_of(directory), own_version()
         raise RunDirectoryError(
             f"run = {str(directory.path)!r}: its checkpoint (subsetopt {written}) does not fit this version {own} "
-            f"({type(error).__name__}: {error}); resume with the version that wrote it, or train anew"
+            f"({type(error).__name__}: {reason(error)}); resume with the version that wrote it, or train anew"
         ) from error
 
 
@@ -176,15 +213,38 @@ def evaluate_run(
     splits: Sequence[str] = ("train", "validation", "test"),
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
+    notes: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Return {split: {loss, accuracy | mse}} of a finished run's model, computed afresh."""
+    """Return {split: {loss, accuracy | mse, r2}} of a finished run's model, computed afresh.
+
+    Inputs and targets are standardised as the run did. Data that are not those of the run are told in `notes`.
+    """
     directory = RunDirectory.open(Path(path))
+    result = directory.read_json(RESULT)
     overrides = {"data_dir": data_dir, "device": device}
     config = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
     # The run's own model says all; where it once started may be gone.
-    workspace = prepare(config.model_copy(update={"init_from": None}), model, dataset)
-    w = workspace.flat.load_state_dict(directory.load_tensors(MODEL))
+    workspace = prepare(config.model_copy(update={"init_from": None}), model, dataset, statistics=result)
+    changed = changed_data(result, workspace.given, splits)
+    if notes is not None:
+        notes += changed
+    w = load_model(directory, workspace, other_data=bool(changed))
     return {name: metrics for name in splits if (metrics := workspace.evaluate(w, name)) is not None}
+
+
+def load_model(directory: RunDirectory, workspace: Workspace, other_data: bool = False) -> Tensor:
+    """Put the finished run's buffers into the workspace's model and return its parameters.
+
+    Raises `RunDirectoryError` where the file is damaged, or settings, model or (unless `other_data`) data are not those
+    of the run.
+    """
+    tensors, state = directory.load_tensors(MODEL)
+    if state is not None:
+        _fits(directory, MODEL, partial(check_identity, other_data=other_data), state, workspace)
+    w = _fits(directory, MODEL, workspace.flat.load_state_dict, tensors)
+    if state is not None and not other_data:
+        _fits(directory, MODEL, check_outputs, state, workspace, w)
+    return w
 
 
 def _finish(
@@ -201,17 +261,43 @@ def _finish(
         progress.warn(text)
     if not loop.run(position):
         raise Interrupted(directory.path if directory else None)
-    result = assemble_result(workspace, position, splits)
-    final = position.snapshots[-1]
-    workspace.flat.load_buffers(final.buffers)
+    records = [snapshot.record for snapshot in position.snapshots]
+    check_trained(workspace, records)
+    for text in stepless(records):
+        progress.warn(text)
+    result = sealed(finite(assemble_result(workspace, position, splits)))
+    for text in result["assessment"]["alarms"]:
+        progress.warn(text)
+    better = None
+    if result["models"]["best"] is not None:
+        solve = [snapshot for snapshot in position.snapshots if snapshot.record["role"] == "solve"][-1]
+        better = _kept(workspace, solve, result, directory, BEST)
+    last = _kept(workspace, position.snapshots[-1], result, directory, MODEL)
     if directory is not None:
-        directory.save_tensors(MODEL, workspace.flat.state_dict(final.w))
         if figure:
-            from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
-
-            loss_figure(directory.path, result)
+            _draw(directory, result, progress)
         directory.write_json(RESULT, result)
-    return RunResult(finite(result), directory.path if directory else None, workspace.flat.module(final.w))
+    return RunResult(result, directory.path if directory else None, last, better)
+
+
+def _draw(directory: RunDirectory, result: dict[str, Any], progress: Progress) -> None:
+    """Draw the figure; a run does not fail for want of one."""
+    from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
+
+    try:
+        loss_figure(directory.path, result)
+    except MALFORMED as error:
+        progress.warn(f"no figure ({reason(error)})")
+
+
+def _kept(
+    workspace: Workspace, snapshot: Snapshot, result: Mapping[str, Any], directory: RunDirectory | None, name: str
+) -> Predictor:
+    """Write the parameters of a finished phase, where there is a directory, and return their model."""
+    workspace.flat.load_buffers(snapshot.buffers)
+    if directory is not None:
+        directory.save_tensors(name, workspace.flat.state_dict(snapshot.w), identity(workspace, snapshot.w))
+    return Predictor.of_result(workspace.flat.module(snapshot.w), result).eval()
 
 
 def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) -> RunConfig:
@@ -226,6 +312,8 @@ def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) 
 
 def _stored(config: RunConfig) -> dict[str, Any]:
     content = config.model_dump(mode="json", exclude={"output"})
+    if config.max_iterations is None:
+        content["max_iterations"] = "none"  # TOML has no null, and without a line the default would hold
     if config.data_dir is not None:
         content["data_dir"] = str(config.data_dir.absolute())
     if config.data_file is not None:

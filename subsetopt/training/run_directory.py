@@ -9,23 +9,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import filelock
-import safetensors
-import safetensors.torch
 import tomli_w
 from torch import Tensor
 
-from subsetopt.errors import RunDirectoryError
-from subsetopt.files import replace_file
+from subsetopt.errors import RunDirectoryError, setting
+from subsetopt.files import check_writable, read_document, reason, remove_temporary, replace_file, sealed
+from subsetopt.report.metrics_file import is_record
+from subsetopt.training.saved_tensors import DamagedError, from_file, to_bytes
 
 CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
 MODEL, RESULT, ENVIRONMENT, LOG = "model.safetensors", "result.json", "environment.json", "log.txt"
+FIGURE = "loss.png"
+BEST = "model-best.safetensors"
 LOCK = ".lock"
+_WRITTEN = (METRICS, CHECKPOINT, STATE, MODEL, BEST, RESULT, LOG, ENVIRONMENT, FIGURE)
 
 
 class RunDirectory:
@@ -42,16 +45,18 @@ class RunDirectory:
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            problem = "exists already" if path.is_dir() else "is a file"
+            raise RunDirectoryError(f"output = {str(path)!r}: {_why_taken(path)}") from None
+        except (OSError, ValueError) as error:
             raise RunDirectoryError(
-                f"output = {str(path)!r}: {problem}; choose another --output, or `subsetopt resume {path}`"
-            ) from None
-        except OSError as error:
-            raise RunDirectoryError(
-                f"output = {str(path)!r}: cannot be created ({error.strerror}); choose another --output"
+                f"output = {str(path)!r}: cannot be created ({reason(error)}); choose another {setting('output')}"
             ) from None
         directory = cls(path)
-        directory.write_toml(CONFIG, config)
+        try:
+            directory.write_toml(CONFIG, config)
+        except RunDirectoryError:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # without its settings it is no run, and in the way of the next try
+            raise
         return directory
 
     @classmethod
@@ -67,9 +72,9 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """Open an existing run; raises `RunDirectoryError` when it is none."""
-        if not (path / CONFIG).is_file():
-            problem = f"has no {CONFIG}" if path.is_dir() else "is not a directory"
-            raise RunDirectoryError(f"run = {str(path)!r}: {problem}; give the --output directory of `subsetopt train`")
+        if not os.path.isfile(path / CONFIG):  # noqa: PTH113 (false, where Path.is_file raises on a NUL or a long name)
+            problem = f"has no {CONFIG}" if os.path.isdir(path) else "is not a directory"  # noqa: PTH112
+            raise RunDirectoryError(f"run = {str(path)!r}: {problem}; give the directory that a run was written to")
         return cls(path)
 
     @contextmanager
@@ -78,12 +83,13 @@ class RunDirectory:
 
         The lock ends with the process, however that ends. Where the file system has no locks, nothing is kept out.
         """
-        lock = filelock.FileLock(self.path / LOCK, blocking=False)
+        lock = filelock.FileLock(self.path / LOCK)
         try:
-            lock.acquire()
+            lock.acquire(blocking=False)
         except filelock.Timeout:
             raise RunDirectoryError(
-                f"output = {str(self.path)!r}: another process works there; wait for it, or choose another --output"
+                f"output = {str(self.path)!r}: another process works there; wait for it, "
+                f"or choose another {setting('output')}"
             ) from None
         except (NotImplementedError, OSError):
             yield
@@ -97,57 +103,54 @@ class RunDirectory:
         """Replace a file of the run, whole or not at all."""
         replace_file(self.path / name, data, f"make room, then `subsetopt resume {self.path}`")
 
-    def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file; non-finite numbers become null."""
-        self.write_bytes(name, (json.dumps(finite(content), indent=2) + "\n").encode())
+    def prepare_to_go_on(self) -> None:
+        """Raise `RunDirectoryError` for whatever could not be written later, and remove what a crash left half-written.
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run; raises `RunDirectoryError` when it is missing or corrupt."""
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"run = {str(self.path)!r}: {name} cannot be read ({error})") from None
+        Call it as `sole_user`.
+        """
+        check_writable(self.path, _WRITTEN)
+        remove_temporary(self.path)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file with its digest; non-finite numbers become null."""
+        self.write_bytes(name, (json.dumps(sealed(finite(content)), indent=2) + "\n").encode())
+
+    def read_json(self, name: str, remedy: str = "train anew", *, unchanged: bool = True) -> dict[str, Any]:
+        """Read a JSON object; raises `RunDirectoryError` when it is missing, corrupt or, with `unchanged`, edited."""
+        return read_document(self.path / name, f"run = {str(self.path)!r}", remedy, unchanged=unchanged)
 
     def write_toml(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a TOML file, leaving out settings that are None."""
         self.write_bytes(name, tomli_w.dumps(_without_none(content)).encode())
 
     def save_checkpoint(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write tensors and state as one atomic file, then the readable copy of the state."""
-        text = json.dumps(state)
-        owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        self.write_bytes(CHECKPOINT, safetensors.torch.save(owned, metadata={"state": text}))
-        self.write_bytes(STATE, (json.dumps(finite(state), indent=1) + "\n").encode())
+        """Write tensors and state as one atomic file with its digest, then the readable copy of the state."""
+        content, text = to_bytes(tensors, state)
+        self.write_bytes(CHECKPOINT, content)
+        self.write_bytes(STATE, (json.dumps(finite(json.loads(text)), indent=1) + "\n").encode())
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the last checkpoint, or None when the run was stopped before its first."""
-        path = self.path / CHECKPOINT
-        if not path.exists():
+        if not os.path.lexists(self.path / CHECKPOINT):
             return None
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                # A clone has torch's own alignment in memory; sums over it round as they did before it was saved.
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-                return tensors, json.loads(file.metadata()["state"])
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise RunDirectoryError(
-                f"run = {str(self.path)!r}: {CHECKPOINT} is corrupt ({error}); train anew"
-            ) from None
+        tensors, state = self._load(CHECKPOINT, f"restore it, or remove it to begin anew with {CONFIG}")
+        if state is None:
+            raise RunDirectoryError(f"run = {str(self.path)!r}: {CHECKPOINT} has no state; train anew")
+        return tensors, state
 
-    def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write named tensors (a model's state_dict) atomically."""
-        owned = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-        self.write_bytes(name, safetensors.torch.save(owned))
+    def save_tensors(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Write named tensors (a model's state_dict) atomically, with what ties them to their run."""
+        self.write_bytes(name, to_bytes(tensors, state)[0])
 
-    def load_tensors(self, name: str) -> dict[str, Tensor]:
-        """Read named tensors; raises `RunDirectoryError` when they are missing or corrupt."""
+    def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+        """Read named tensors and what was saved beside; raises `RunDirectoryError` when missing, corrupt or changed."""
+        return self._load(name, f"finish the run, or restore the file: `subsetopt resume {self.path}`")
+
+    def _load(self, name: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         try:
-            return safetensors.torch.load((self.path / name).read_bytes())
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
-            raise RunDirectoryError(
-                f"run = {str(self.path)!r}: {name} cannot be read ({error}); is the run finished? "
-                f"`subsetopt resume {self.path}`"
-            ) from None
+            return from_file(self.path / name)
+        except DamagedError as error:
+            raise RunDirectoryError(f"run = {str(self.path)!r}: {name} {error}; {remedy}") from None
 
     def append(self, name: str, line: str) -> int:
         """Append one line and return the file's length in bytes afterwards."""
@@ -156,14 +159,39 @@ class RunDirectory:
                 file.write(line + "\n")
                 return file.tell()
         except OSError as error:
-            raise RunDirectoryError(f"output = {str(self.path / name)!r}: cannot be written ({error.strerror}); "
-                                    f"make room, then `subsetopt resume {self.path}`") from None  # fmt: skip
+            raise RunDirectoryError(
+                f"output = {str(self.path / name)!r}: cannot be written ({reason(error)}); "
+                f"make room, then `subsetopt resume {self.path}`"
+            ) from None
 
-    def truncate(self, name: str, length: int) -> None:
-        """Cut a file back to `length` bytes, dropping lines written after the checkpoint."""
-        path = self.path / name
-        if path.exists():
-            os.truncate(path, min(length, path.stat().st_size))
+    def cut_metrics(self, length: int, warn: Callable[[str], None]) -> int:
+        """Drop the lines written after the checkpoint, beyond `length` bytes, and return the file's length.
+
+        Lines that are no longer what a run writes are dropped too, which is told to `warn`: they serve the curves
+        alone, and the run goes on without them.
+        """
+        path = self.path / METRICS
+        try:
+            content = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise RunDirectoryError(f"run = {str(self.path)!r}: {METRICS} cannot be read ({reason(error)})") from None
+        lines = content[:length].splitlines(keepends=True)
+        kept = b"".join(line for line in lines if line.endswith(b"\n") and is_record(line))
+        if len(kept) < length:
+            lost = f"{length - len(kept)} of {length} bytes of {METRICS} are missing or damaged"
+            warn(f"{lost}: the curves lack these iterations, the training does not")
+        if kept != content or not path.exists():
+            self.write_bytes(METRICS, kept)
+        return len(kept)
+
+
+def _why_taken(path: Path) -> str:
+    """Return why a new run cannot go to `path`, which exists, and what to do."""
+    if not path.is_dir():
+        return f"is a file; choose another {setting('output')}"
+    if (path / CONFIG).is_file():
+        return f"exists already; choose another {setting('output')}, or `subsetopt resume {path}`"
+    return f"exists already and holds no run; remove it, or choose another {setting('output')}"
 
 
 def finite(value: Any) -> Any:

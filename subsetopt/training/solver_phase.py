@@ -11,6 +11,7 @@ from torch import Tensor
 from subsetopt.errors import SettingError
 from subsetopt.solvers import SOLVERS, make_solver
 from subsetopt.solvers.protocol import Solver, State, StopReason
+from subsetopt.training.loss_scale import relative_to
 from subsetopt.training.phase_config import STREAMS, PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
@@ -36,6 +37,8 @@ class SolverPhase:
         _check_ranks(self._solver, workspace)
         self._objective = workspace.objective(config.data, track_noise=config.stop_at == "noise")
         self._test = self._make_test()
+        self._gtol: float | None = getattr(self._solver, "gtol", None)
+        self._scale: float | None = None
 
     @property
     def samples(self) -> int:
@@ -45,11 +48,19 @@ class SolverPhase:
     @property
     def title(self) -> str:
         """For the progress bar."""
-        return f"{self.config.method} on {self.samples} samples"
+        dataset = self._workspace.dataset
+        classes = f" of {dataset.n_outputs} classes" if dataset.task == "classification" else ""
+        return f"{self.config.method} on {self.samples} samples{classes}"
+
+    @property
+    def least_cost(self) -> float:
+        """The evaluation at the start, and one at the end of a first step."""
+        return self._workspace.ledger.price("gradient", 2 * self.samples)
 
     def start(self, w: Tensor) -> SolverState:
         """Evaluate at w; with `carry`, take over the curvature that the phase before has handed on."""
         state, carried = self._solver.init(self._objective, w), self._workspace.carried
+        self._measure_in(self._workspace.scale.at_start(self._workspace, self.config.data, w, state))
         if self.config.carry:
             state = carried.take(self.config.method, self._solver, self._objective, state)
         carried.clear()
@@ -83,8 +94,10 @@ class SolverPhase:
         return state.solver.w
 
     def details(self) -> dict[str, Any]:
-        """The solver's settings."""
-        return {"settings": self.config.settings}
+        """The solver's settings, and the gradient test that it made: max|g| <= gtol * loss_scale."""
+        known = self._gtol is not None and self._scale is not None
+        test = {"gtol": self._gtol, "loss_scale": self._scale}
+        return {"settings": self.config.settings, "gradient_test": test if known else None}
 
     def finish(self, state: SolverState) -> Outcome:
         """Return the iterate that the tests chose, or else the best one, with BatchNorm statistics to match."""
@@ -108,15 +121,23 @@ class SolverPhase:
         test_tensors, test_numbers = self._test.save()
         joined = {f"solver.{key}": value for key, value in tensors.items()}
         joined |= {f"test.{key}": value for key, value in test_tensors.items()}
-        return joined, {"solver": numbers, "test": test_numbers, "stopped": state.stopped}
+        scale = {"loss_scale": self._scale}
+        return joined, {"solver": numbers, "test": test_numbers, "stopped": state.stopped, **scale}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> SolverState:
         """Rebuild both without evaluating."""
         tensors = {name: tensor.to(self._workspace.device) for name, tensor in tensors.items()}
         self._test.restore(under("test.", tensors), numbers["test"])
+        self._measure_in(numbers["loss_scale"])
+        self._workspace.scale.value = numbers["loss_scale"]
         solver_state = self._solver.restore(self._objective, under("solver.", tensors), numbers["solver"])
         stopped = numbers["stopped"]
         return SolverState(solver_state, None if stopped is None else StopReason(stopped))
+
+    def _measure_in(self, scale: float) -> None:
+        """Make the gradient test in units of `scale`, whatever it was made in before."""
+        self._scale = scale
+        self._solver = relative_to(solver_of(self.config), scale)
 
     def _make_test(self) -> StopTest:
         if self.config.stop_at == "noise":
@@ -132,9 +153,7 @@ class SolverPhase:
 
     def _held_out_loss(self, w: Tensor) -> float:
         self._workspace.refresh_batch_norm(w, self.config.data)
-        metrics = self._workspace.evaluate(w, "validation", purpose="selection")
-        assert metrics is not None, "the configuration refuses stop_at = validation without held-out data"
-        return metrics["loss"]
+        return self._workspace.held_out_loss(w)
 
 
 def solver_of(config: PhaseConfig) -> Solver:

@@ -24,7 +24,8 @@ class StreamSettings:
 
     Subsets grow from `subset_min` to `subset_max` samples; of a small training set they are smaller, so that one pass
     over it has `pass_steps` of the largest. The step s is -rate * (1 - share) times the momentum of
-    (F + damping I)^-1 g, shortened where it would change the outputs by more than `trust`: s'Fs, corrected by what
+    (F + damping I)^-1 g, shortened where it would change the outputs by more than `trust` (of the targets' variance
+    for squared loss): s'Fs, corrected by what
     earlier steps have changed (see `output_change.py`). The damping is the one
     that leaves `directions` directions for each sample of the subset, sum_i (f_i / (f_i + damping))^2 over the
     eigenvalues of F: more could not be told from sampling noise. So it needs no scale, and falls as subsets grow.
@@ -65,7 +66,9 @@ def stream_settings(given: Mapping[str, Any], samples: int) -> StreamSettings:
     """Return checked settings for `samples` training samples; raises `SettingError`. Subsets never exceed these."""
     settings = StreamSettings(**check_settings(StreamSettings, given, "kfac-stream"))
     if settings.subset_max < settings.subset_min:
-        raise SettingError("subset_max", settings.subset_max, f"is below subset_min = {settings.subset_min}")
+        raise SettingError(
+            "subset_max", settings.subset_max, f"is below subset_min = {settings.subset_min}", "raise it"
+        )
     scale = min(1.0, samples / (settings.pass_steps * settings.subset_max))
     smallest, largest = (max(2, round(scale * size)) for size in (settings.subset_min, settings.subset_max))
     smallest = min(largest, max(smallest, SMALLEST))

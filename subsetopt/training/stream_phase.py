@@ -30,6 +30,7 @@ from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.phases import Outcome
 from subsetopt.training.random_streams import new_states
 from subsetopt.training.running_statistics import statistics_samples
+from subsetopt.training.setting_names import setting_name
 from subsetopt.training.spending import record_of, share_spent
 from subsetopt.training.stream import Guard, stream_settings
 from subsetopt.training.trees import join_tensors, split_tensors
@@ -86,9 +87,11 @@ class StreamPhase:
         self._stream = f"{index}:{config.role}"
         self._settings = stream_settings(config.settings, self.samples)
         if config.stop_at != "minimum":
-            raise SettingError("stop_at", config.stop_at, "kfac-stream ends with its cost alone", "use minimum")
+            name = setting_name(workspace.config, config, "stop_at")
+            raise SettingError(name, config.stop_at, "kfac-stream ends with its cost alone", "use minimum")
         if self.samples < 2:
-            raise SettingError("solver", config.method, "needs at least two samples", "use another solver")
+            name = setting_name(workspace.config, config, "method")
+            raise SettingError(name, config.method, "needs at least two samples", "use another solver")
         self._loss = make_loss(workspace.loss)
         self._kfac = Kfac(workspace.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
         self._subsets = FreshSubsets(workspace, config.data, self._stream, self._loss)
@@ -106,6 +109,11 @@ class StreamPhase:
     def title(self) -> str:
         """For the progress bar."""
         return f"{self.config.method} on {self.samples} samples"
+
+    @property
+    def least_cost(self) -> float:
+        """The gradient of the first subset; what its factors cost depends on the model and comes on top."""
+        return self._workspace.ledger.price("gradient", min(self._settings.size(0.0), self.samples))
 
     def start(self, w: Tensor) -> StreamState:
         """Take what the phase may spend, within the run's budget; nothing is evaluated yet."""
@@ -136,7 +144,7 @@ class StreamPhase:
                 self._estimate(state)
             self._advance(state)
         except BudgetExhausted:
-            state.stopped = state.end
+            state.stopped = state.end if state.iterations else StopReason.BUDGET
         return state
 
     def terminate(self, state: StreamState) -> StopReason | None:
@@ -226,7 +234,9 @@ class StreamPhase:
             return
         if state.iterations % GOOD_EVERY == 1:
             state.good, state.good_buffers = state.w.clone(), self._workspace.flat.buffers()
-        length = min(rate, math.sqrt(settings.trust / max(change.ratio * curvature, 1e-30)))
+        trust = settings.trust * self._workspace.spread
+        foreseen = change.ratio * curvature
+        length = min(rate, math.sqrt(trust / foreseen)) if foreseen > 0 else rate
         change.step = length**2 * curvature
         state.w.sub_(velocity, alpha=length)
         state.velocity = velocity

@@ -12,6 +12,7 @@ from subsetopt.distributed import Ranks
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.ledger import Ledger
+from subsetopt.training.loss_scale import LossScale
 from subsetopt.training.minima import SubsetMinimum
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.solver_phase import SolverPhase, SolverState
@@ -33,7 +34,9 @@ class SubsetSolve:
         single = config.model_copy(update=alone)
         self._ledger = Ledger(workspace.full_size, workspace.ledger.prices)
         self._entered = self._ledger.counts()
-        self.phase = SolverPhase(single, replace(workspace.with_subset(rows), ledger=self._ledger, ranks=Ranks()))
+        # A scale of its own, too: it must not depend on which subset this process has solved before.
+        own = replace(workspace.with_subset(rows), ledger=self._ledger, ranks=Ranks(), scale=LossScale())
+        self.phase = SolverPhase(single, own)
         self.state: SolverState | None = None
 
     def advance(self, start: Tensor, allowance: float) -> StopReason | None:

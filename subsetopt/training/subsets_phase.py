@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, setting
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.minima import SubsetMinimum, join_minima
@@ -51,7 +51,9 @@ class SubsetsPhase:
 
     def __init__(self, config: PhaseConfig, workspace: Workspace) -> None:
         if config.subsets_select == "validation" and not workspace.dataset.validation:
-            raise SettingError("subsets_select", "validation", "needs held-out data", "use subsets_select = train")
+            raise SettingError(
+                "subsets_select", "validation", "needs held-out data", f"use {setting('subsets_select', 'train')}"
+            )
         self.config = config
         self._workspace, self._ranks = workspace, workspace.ranks
         self._union = workspace.for_phase(config)
@@ -70,6 +72,11 @@ class SubsetsPhase:
     def title(self) -> str:
         """For the progress bar."""
         return f"{self.config.method} on {self.config.subsets} x {self.samples // self.config.subsets} samples"
+
+    @property
+    def least_cost(self) -> float:
+        """The evaluation at the start, and one at the end of a first step, of every solve."""
+        return self._workspace.ledger.price("gradient", 2 * self.samples)
 
     def start(self, w: Tensor) -> SubsetsState:
         """Begin the first solve of each rank."""

@@ -5,23 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import nn
 
-from subsetopt.data import Dataset
+from subsetopt.arguments import kind_of, refuse_given, require_module
+from subsetopt.data import Dataset, require_dataset
 from subsetopt.errors import SettingError
 from subsetopt.training.config import make_config
-from subsetopt.training.preparation import prepare
+from subsetopt.training.predictor import Predictor
 from subsetopt.training.progress import Progress
-from subsetopt.training.run import RunResult, resume_run, train
+from subsetopt.training.run import RunResult, load_config, resume_run, train
+from subsetopt.training.run_directory import RunDirectory
+
+_DATA = ("data_dir", "data_file", "validation_fraction", "normalize")  # how a data set is read by its name
 
 
 class SubsetTrainer:
     """Solves a subset to its minimum and hands over, for any `nn.Module` and any `Dataset`.
 
-    `model` is a module (never modified: the fitted copy is `trainer.model`) or a model name; `dataset` a `Dataset`
-    (see `dataset_from_arrays`) or a data set name. Settings are those of `subsetopt train` with underscores, e.g.
+    `model` is a module (never modified: the fitted copy is `trainer.model`) or a model name; `dataset` a data set name,
+    or a `Dataset`: `dataset_from_arrays` makes one of tensors or arrays, `as_dataset` of a pair (x, y), a
+    `TensorDataset` or a plain `DataLoader`. Settings are those of `subsetopt train` with underscores, e.g.
     `subset_frac=0.1, solver="newton-cg", handoff="adam"`. Without `output` nothing is written to disk.
-    Raises `UserError` (a `ValueError`) in one line for unusable settings.
+    Raises `UserError` (a `ValueError`) in one line for unusable settings, for those that would have no effect beside
+    an object, and for data or a model of another type.
     """
 
     def __init__(
@@ -32,14 +38,21 @@ class SubsetTrainer:
         progress: Progress | None = None,
         **settings: Any,
     ) -> None:
-        if not isinstance(model, (nn.Module, str)):
-            raise SettingError("model", model, "is neither a torch.nn.Module nor a name", "give one of these")
-        names = {"model": model} if isinstance(model, str) else {}
-        names |= {"dataset": dataset} if isinstance(dataset, str) else {}
+        names: dict[str, Any] = {}
+        if isinstance(model, str):
+            names["model"] = model
+        else:
+            require_module("model", model, " or a model's name")
+            refuse_given(settings, ("model_args",), "the model", "set it where the model is made")
+        if isinstance(dataset, str):
+            names["dataset"] = dataset
+        else:
+            require_dataset(dataset)
+            refuse_given(settings, _DATA, "the data set", "set it where the data set is made")
         self.config = make_config(settings, names)
-        self._model = model if isinstance(model, nn.Module) else None
-        self._dataset = dataset if isinstance(dataset, Dataset) else None
-        self._progress = progress
+        self._model = None if isinstance(model, str) else model
+        self._dataset = None if isinstance(dataset, str) else dataset
+        self._progress = _checked(progress)
         self._outcome: RunResult | None = None
 
     def fit(self) -> Self:
@@ -63,8 +76,14 @@ class SubsetTrainer:
         progress: Progress | None = None,
     ) -> Self:
         """Go on with an interrupted run; `model` and `dataset` again where they were objects."""
-        outcome = resume_run(directory, progress=progress, model=model, dataset=dataset)
-        trainer = cls(model or "auto", dataset or "digits", progress=progress)
+        if model is not None:
+            require_module("model", model)
+        if dataset is not None:
+            require_dataset(dataset)
+        outcome = resume_run(directory, progress=_checked(progress), model=model, dataset=dataset)
+        trainer = cls("auto" if model is None else model, "digits" if dataset is None else dataset, progress=progress)
+        # The run's own settings, not the defaults: whatever is asked of the trainer later is computed as the run was.
+        trainer.config = load_config(RunDirectory.open(Path(directory)), model, dataset)
         trainer._outcome = outcome
         return trainer
 
@@ -75,26 +94,46 @@ class SubsetTrainer:
 
     @property
     def model(self) -> nn.Module:
-        """The fitted module, in evaluation mode on the CPU."""
+        """The fitted network, in evaluation mode; it takes standardised inputs: for raw ones see `predictor`."""
         return self._fitted.model
+
+    @property
+    def predictor(self) -> Predictor:
+        """The fitted model as a module on raw inputs: logits, or regression targets in the units of the data."""
+        return self._fitted.predictor
+
+    @property
+    def best(self) -> Predictor:
+        """The same with the better parameters on held-out data, where the hand-off did harm; else `predictor`."""
+        return self._fitted.best or self._fitted.predictor
 
     @property
     def directory(self) -> Path | None:
         """The run directory, None when nothing was written."""
         return self._fitted.directory
 
-    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """Return {loss, accuracy | mse} of the fitted model on raw inputs (normalised as the training data were)."""
-        from subsetopt.objective import FlatModel, evaluate_split
+    def predict(self, inputs: Any) -> Any:
+        """Return class names (numbers where there are none) or regression targets for raw inputs; see `Predictor`."""
+        return self.predictor.predict(inputs)
 
-        workspace = prepare(self.config, self._model, self._dataset)
-        flat = FlatModel(self.model)
-        return evaluate_split(
-            flat, flat.initial(), inputs, targets, loss=workspace.loss, preprocess=workspace.preprocess
-        )
+    def predict_proba(self, inputs: Any) -> Any:
+        """Return class probabilities (n, M) for raw inputs."""
+        return self.predictor.predict_proba(inputs)
+
+    def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
+        """Return {loss, accuracy | mse, r2} of the fitted model on raw inputs and targets, in the units of the data."""
+        loss = "cross_entropy" if self.predictor.task == "classification" else "mse"
+        return self.predictor.evaluate(inputs, targets, loss)
 
     @property
     def _fitted(self) -> RunResult:
         if self._outcome is None:
             raise SettingError("trainer", "not fitted", "there is no result yet", "call fit() first")
         return self._outcome
+
+
+def _checked(progress: Progress | None) -> Progress | None:
+    """Return `progress`, which is looked at here, not first in the middle of a run."""
+    if progress is None or (isinstance(progress, Progress) and not isinstance(progress, type)):
+        return progress
+    raise SettingError("progress", progress, f"is {kind_of(progress)}", "give an object with the methods of Progress")

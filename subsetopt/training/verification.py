@@ -1,8 +1,8 @@
 """Is what a run found a minimum? Gradient, extreme eigenvalues with bounds, and effective dimension, at one point.
 
-Scaling the loss by a constant changes no verdict. The gradient is compared with the loss's own scale,
-S = max(|f(w0)|, |f(w)|, max|g(w0)|) at the model's initial parameters w0, and counts as zero when max|g| <= gtol S;
-for cross-entropy S is about ln(classes). Eigenvalues are compared with their bounds, which include the rounding errors.
+Scaling the loss by a constant changes no verdict. The gradient is compared with the loss's own scale S of
+`loss_scale.py`, that of the run's own gradient test, and counts as zero when max|g| <= gtol S; for cross-entropy S is
+about ln(classes). Eigenvalues are compared with their bounds, which include the rounding errors.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from subsetopt.objective.lanczos import FAILURE_PROBABILITY
 from subsetopt.objective.spectrum import Spectrum, find_spectrum
 from subsetopt.training.finished_phase import open_phase
 from subsetopt.training.ledger import Ledger
+from subsetopt.training.loss_scale import loss_scale
 from subsetopt.training.phase_config import PhaseConfig
 from subsetopt.training.workspace import Workspace
 
@@ -68,17 +69,21 @@ class Certificate:
         return self.gradient_l2 / lowest if lowest > 0 else None
 
 
-def certify(objective: SmoothObjective, w: Tensor, *, gtol: float = 1e-5, **settings: Any) -> Certificate:
+def certify(
+    objective: SmoothObjective, w: Tensor, *, gtol: float = 4e-6, scale: float | None = None, **settings: Any
+) -> Certificate:
     """Examine `objective` at `w` (P,), in their dtype: float64 tells eigenvalues from zero that float32 cannot.
 
-    `settings` are those of `find_spectrum`. Raises `SettingError`, and `FloatingPointError` where the loss has no
-    finite derivatives. Costs two gradients and the products.
+    `scale` is S, by default that of `loss_scale` at w0 = `objective.initial()`. `settings` are those of
+    `find_spectrum`. Raises `SettingError`, and `FloatingPointError` where the loss has no
+    finite derivatives. Costs one gradient, another for an S that is not given, and the products.
     """
     if not gtol > 0:
         raise SettingError("gtol", gtol, "must be above 0", "try 1e-5")
-    start, first = objective.value_and_gradient(objective.initial(), "evaluation")
     loss, gradient = objective.value_and_gradient(w, "evaluation")
-    scale = max(abs(float(start)), abs(float(loss)), float(first.abs().max()))
+    if scale is None:
+        start, first = objective.value_and_gradient(objective.initial(), "evaluation")
+        scale = loss_scale(float(start), float(first.abs().max()), float(loss))
     return Certificate(
         loss=float(loss),
         gradient_max=float(gradient.abs().max()),
@@ -115,13 +120,14 @@ def verify_run(
     began = time.perf_counter()
     found = open_phase(path, on=on, dtype=dtype, data_dir=data_dir, device=device, model=model, dataset=dataset)
     workspace, phase, objective, record, w = found.workspace, found.phase, found.objective, found.record, found.w
-    l2 = workspace.config.l2
+    l2, test = workspace.config.l2, record.get("gradient_test") or {"gtol": phase.gtol, "loss_scale": None}
     damping = l2 or None if damping is None else damping
     try:
         certificate = certify(
             objective,
             w,
-            gtol=phase.gtol if gtol is None else gtol,
+            gtol=test["gtol"] if gtol is None else gtol,
+            scale=test["loss_scale"],
             damping=damping,
             shift=l2,
             probes=probes,

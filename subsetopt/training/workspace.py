@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from subsetopt.data import Dataset, Preprocess, augmented_copies
+from subsetopt.data.digest import dataset_digest
+from subsetopt.data.normalization import measure
 from subsetopt.data.subset import disjoint, draw_slice
 from subsetopt.distributed import Ranks
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, setting
 from subsetopt.objective import (
     FlatModel,
     Objective,
@@ -31,12 +33,18 @@ from subsetopt.training.carry import CarriedCurvature
 from subsetopt.training.clock import Clock
 from subsetopt.training.config import RunConfig
 from subsetopt.training.ledger import Ledger
+from subsetopt.training.loss_scale import LossScale
 from subsetopt.training.phase_config import PhaseConfig
 
 
 @dataclass
 class Workspace:
-    """The objects of one run. `subset` holds row numbers into `dataset.train`; tensors live on `device`."""
+    """The objects of one run. `subset` holds row numbers into `dataset.train`; tensors live on `device`.
+
+    Regression targets of `dataset` are standardised, as they are trained; `given` has them as they came. `origin` are
+    the model's initial parameters where the run starts from others (`init_from`); `embedded` says that it takes its
+    integer inputs as tokens.
+    """
 
     config: RunConfig
     dataset: Dataset
@@ -51,6 +59,10 @@ class Workspace:
     ranks: Ranks = field(default_factory=Ranks)
     memory_limits: MemoryLimits = field(default_factory=MemoryLimits)
     carried: CarriedCurvature = field(default_factory=CarriedCurvature)
+    given: Dataset | None = None
+    origin: Tensor | None = None
+    embedded: bool = False
+    scale: LossScale = field(default_factory=LossScale)
     _objectives: dict[tuple[str, bool], Objective] = field(default_factory=dict)
 
     def with_subset(self, subset: Tensor) -> Workspace:
@@ -71,7 +83,7 @@ class Workspace:
             enough = math.ceil(1000 * least / self.full_size) / 1000
             raise SettingError(
                 "start", config.share, f"is {len(rows)} of {self.full_size} samples, {least} are the least that a "
-                "stage of growing subsets needs", f"use --start {enough:g} or more",
+                "stage of growing subsets needs", f"use {setting('start', float(f'{enough:g}'))} or more",
             )  # fmt: skip
         return self.with_subset(rows)
 
@@ -80,10 +92,29 @@ class Workspace:
         classes = strata(self.config, self.dataset)
         return disjoint(self.full_size, len(self.subset), count, self.config.seed, stratify=classes)
 
+    @cached_property
+    def data_digest(self) -> str:
+        """The digest by which a saved file knows its data again; read once, they may be large."""
+        return dataset_digest(self.dataset if self.given is None else self.given)
+
     @property
     def full_size(self) -> int:
         """N, the number of training samples."""
         return len(self.dataset.train)
+
+    @property
+    def loss_unit(self) -> float:
+        """How large a squared loss of 1 on standardised targets is in the units of the data; 1 for any other loss."""
+        by = self.dataset.target_normalization
+        return 1.0 if by is None else sum(std * std for std in by.std) / len(by.std)
+
+    @cached_property
+    def spread(self) -> float:
+        """The size of losses here: 1, but for squared loss on targets that are not standardised their mean variance."""
+        if self.loss != "mse" or self.dataset.target_normalization is not None:
+            return 1.0
+        std = measure(self.dataset.train.targets).std
+        return sum(part * part for part in std) / len(std)
 
     @cached_property
     def training_set(self) -> tuple[Tensor, Tensor]:
@@ -175,7 +206,10 @@ class Workspace:
         return part.inputs.to(where), part.targets.to(where)
 
     def evaluate(self, w: Tensor, name: str, purpose: Purpose = "evaluation") -> dict[str, float] | None:
-        """Return loss (without L2) and accuracy or mse of a split at w; None where the data set has no such split."""
+        """Return loss (without L2) and accuracy, or mse and r2, of a split at w; None where there is no such split.
+
+        All in the units of the data; `standardised_loss` beside them is in those of standardised targets.
+        """
         rows = None
         if self.ranks.size > 1 and name in ("subset", "train"):
             inputs, targets, rows = self.stored("subset" if name == "subset" else "full")
@@ -194,7 +228,14 @@ class Workspace:
             purpose=purpose,
             ranks=self.ranks,
             indices=rows,
+            target_std=None if (targets_by := self.dataset.target_normalization) is None else targets_by.std,
         )
+
+    def held_out_loss(self, w: Tensor, purpose: Purpose = "selection") -> float:
+        """Return the validation loss at w in the units of the training loss, in which every output column counts."""
+        metrics = self.evaluate(w, "validation", purpose)
+        assert metrics is not None, "the configuration refuses to choose by held-out data that are not there"
+        return training_loss(metrics)
 
     def refresh_batch_norm(self, w: Tensor, which: str, purpose: Purpose = "calibration") -> None:
         """Set BatchNorm's running statistics to those of the data trained on; nothing happens without BatchNorm."""
@@ -227,6 +268,11 @@ class Workspace:
             "augment_copies": self.config.augment_copies,
             "verdict": verdict(subset, full, task=self.dataset.task),
         }
+
+
+def training_loss(metrics: Mapping[str, float]) -> float:
+    """Return the loss among `Workspace.evaluate`'s figures in the units in which it is trained."""
+    return metrics.get("standardised_loss", metrics["loss"])
 
 
 def strata(config: RunConfig, dataset: Dataset) -> Tensor | None:

@@ -47,7 +47,7 @@ def test_without_a_terminal_a_line_every_ten_seconds(capsys: pytest.CaptureFixtu
     assert printed.out == ""
     assert len(lines) == 4, "title, two lines in 25 seconds, the end"
     assert lines[0] == "1/2 lbfgs on 129 samples ..."
-    assert lines[-1].endswith("minimum reached: max|g| fell below gtol")
+    assert lines[-1].endswith("minimum reached: max|g| fell below gtol x the loss's scale")
     assert "\r" not in printed.err
 
 
@@ -61,7 +61,7 @@ def test_on_a_terminal_a_bar_that_is_replaced_by_one_line(capsys: pytest.Capture
     bars.phase_ended("budget")
     printed = capsys.readouterr()
     assert "max|g| 1.0e-03" in printed.err and "Warning: Q is below 1\n" in printed.err
-    assert printed.err.endswith("- cost budget spent\n")
+    assert printed.err.endswith("- budget spent\n")
     assert printed.out == ""
 
 

@@ -19,14 +19,14 @@ def _npz(path: Path, **arrays: Any) -> Path:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--subset-frac", "0"], "subset_frac = '0'"),
-        (["--subset-frac", "1.5"], "subset_frac = '1.5'"),
-        (["--subset-frac", "abc"], "subset_frac = 'abc'"),
-        (["--subset-frac", "nan"], "subset_frac = 'nan'"),
+        (["--subset-frac", "0"], "--subset-frac 0: "),
+        (["--subset-frac", "1.5"], "--subset-frac 1.5: "),
+        (["--subset-frac", "abc"], "--subset-frac abc: "),
+        (["--subset-frac", "nan"], "--subset-frac nan: "),
         (["--subset-frac", "0.1", "--subset-size", "10"], "not both"),
-        (["--subset-size", "0"], "subset_size = '0'"),
+        (["--subset-size", "0"], "--subset-size 0: "),
         (["--subset-size", "5"], "class"),
-        (["--subset-size", "1000000"], "subset_size"),
+        (["--subset-size", "1000000"], "--subset-size 1000000: "),
         (["--dataset", "mnits"], "did you mean 'mnist'?"),
         (["--dataset", "mnist", "--data-dir", "empty"], "download"),
         (["--dataset", "npz"], "data_file"),
@@ -40,20 +40,20 @@ def _npz(path: Path, **arrays: Any) -> Path:
         (["--solver", "lbgfs"], "did you mean 'lbfgs'?"),
         (["--solver-arg", "no_such_setting=3"], "no_such_setting"),
         (["--handoff", "adamm"], "adam"),
-        (["--warmup", "adamm"], "warmup = 'adamm'"),
-        (["--stop-at", "never"], "stop_at = 'never'"),
+        (["--warmup", "adamm"], "--warmup adamm: "),
+        (["--stop-at", "never"], "--stop-at never: "),
         (["--stop-at", "validation", "--validation-fraction", "0"], "validation"),
-        (["--dtype", "float16"], "dtype = 'float16'"),
-        (["--device", "tpu"], "device = 'tpu'"),
-        (["--l2", "-1"], "l2 = '-1'"),
-        (["--l2", "inf"], "l2 = 'inf'"),
-        (["--gtol", "0"], "gtol = '0'"),
-        (["--max-iterations", "0"], "max_iterations = '0'"),
-        (["--max-epochs", "0"], "max_epochs = '0'"),
+        (["--dtype", "float16"], "--dtype float16: "),
+        (["--device", "tpu"], "--device tpu: "),
+        (["--l2", "-1"], "--l2 -1: "),
+        (["--l2", "inf"], "--l2 inf: "),
+        (["--gtol", "0"], "--gtol 0: "),
+        (["--max-iterations", "0"], "--max-iterations 0: "),
+        (["--max-epochs", "0"], "--max-epochs 0: "),
         (["--chunk-size", "none-at-all"], "chunk_size"),
-        (["--augment-copies", "-1"], "augment_copies = '-1'"),
-        (["--seed", "x"], "seed = 'x'"),
-        (["--loss", "mse"], "loss = 'mse'"),
+        (["--augment-copies", "-1"], "--augment-copies -1: "),
+        (["--seed", "x"], "--seed x: "),
+        (["--loss", "mse"], "--loss mse: "),
         (["--solver", "none", "--handoff", "none"], "nothing would be trained"),
         (["--config", "digit"], "did you mean 'digits'?"),
         (["--config", "missing.toml"], "no such file"),
@@ -86,10 +86,10 @@ def test_mistake_in_a_flag(cli: Any, flags: list[str], words: str) -> None:
         ({"x_train": _X}, "y_train"),
         ({"x_train": _X, "y_train": _Y[:-1]}, "39"),
         ({"x_train": np.where(_X == 0, np.nan, _X), "y_train": _Y}, "NaN"),
-        ({"x_train": _X, "y_train": _Y - 1}, "y_train"),
+        ({"x_train": _X, "y_train": 0 * _Y}, "y_train"),
         ({"x_train": _X.astype(object), "y_train": _Y}, "x_train"),
     ],
-    ids=["missing array", "other length", "NaN", "negative label", "objects"],
+    ids=["missing array", "other length", "NaN", "one class", "objects"],
 )
 def test_mistake_in_a_file_of_ones_own(cli: Any, arrays: dict[str, Any], words: str) -> None:
     _npz(Path("mine.npz"), **arrays)
@@ -120,7 +120,7 @@ def test_a_gpu_that_is_not_there(cli: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     outcome = cli("train", "--device", "cuda")
-    assert outcome.code == 2 and "device = 'cuda'" in outcome.line and "--device cpu" in outcome.line
+    assert outcome.code == 2 and "--device cuda: " in outcome.line and "--device cpu" in outcome.line
 
 
 @pytest.mark.parametrize("command", ["resume", "evaluate"])

@@ -8,10 +8,10 @@ import click
 import pytest
 from pydantic import Field
 from subsetopt_cli.commands.train import command as train
-from subsetopt_cli.options import FILE_ONLY, HEADINGS, flag_of, given_settings, key_values, setting_options
+from subsetopt_cli.options import FILE_ONLY, HEADINGS, given_settings, key_values, setting_options
 from subsetopt_cli.presets import overrides
 
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, flag_of
 from subsetopt.training.config import RunConfig, make_config
 
 FIELDS = [name for name in RunConfig.model_fields if name not in FILE_ONLY]

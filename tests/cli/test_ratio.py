@@ -88,8 +88,8 @@ def test_frozen_and_shared_parameters_of_a_users_model_on_a_users_file(
         (["--samples", "0", "--outputs", "1", "--parameters", "1"], "--samples"),
         (["--target", "0"], "--target"),
         (["--target", "nan"], "target"),
-        (["--subset-frac", "1.5"], "subset_frac"),
-        ([*BARE[1:], "--subset-size", "7000"], "subset_size = 7000"),
+        (["--subset-frac", "1.5"], "--subset-frac 1.5"),
+        ([*BARE[1:], "--subset-size", "7000"], "--subset-size 7000"),
         (["--dataset", "mnits"], "did you mean 'mnist'?"),
         (["--task", "ranking"], "--task"),
     ],
@@ -123,11 +123,11 @@ def test_the_effective_ratio_of_a_run(cli: Any, finished: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--excess", "0.1"], "excess = 0.1: needs --effective RUN"),
+        (["--excess", "0.1"], "--excess 0.1: needs --effective RUN"),
         (["--effective", "RUN", "--model", "mlp"], "leave out --model"),
         (["--effective", "RUN", "--target", "2"], "leave out --target"),
         (["--effective", "missing"], "missing"),
-        (["--effective", "RUN", "--excess", "-1"], "excess = -1.0"),
+        (["--effective", "RUN", "--excess", "-1"], "--excess -1.0"),
     ],
 )
 def test_mistakes_with_effective_are_one_line(cli: Any, finished: Path, flags: list[str], words: str) -> None:

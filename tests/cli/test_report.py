@@ -74,7 +74,7 @@ def test_mistakes_are_one_line(cli: Any, tmp_path: Path) -> None:
     assert "has no result.json; finish it with `subsetopt resume" in cli("report", tmp_path).line
     (tmp_path / "result.json").write_text("{}")
     (tmp_path / "metrics.jsonl").write_text("")
-    assert "lacks an entry (KeyError: 'overdetermination')" in cli("report", tmp_path).line
+    assert "result.json: seed: field required; finish it with" in cli("report", tmp_path).line
     (tmp_path / "study.toml").write_text("")
     outcome = cli("report", tmp_path)
     assert outcome.code == 2 and "has no summary.json; finish the study" in outcome.line

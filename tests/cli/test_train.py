@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 SMALL = ("--model-arg", "widths=8", "--max-iterations", "15", "--handoff-epochs", "6")
@@ -98,7 +99,7 @@ def test_what_a_users_factory_prints_does_not_spoil_the_json(
 def test_require_ratio_refuses_before_anything_is_written(cli: Any) -> None:
     outcome = cli("train", "--require-ratio", "1000", "--output", "g")
     assert outcome.code == 2
-    assert outcome.line.startswith("Error: require_ratio = 1000.0: ")
+    assert outcome.line.startswith("Error: --require-ratio 1000.0: ")
     assert not Path("g").exists()
 
 
@@ -141,7 +142,8 @@ def test_an_interrupted_run_says_how_to_resume_and_resumes_to_the_same_result(
 def test_evaluate_repeats_the_metrics_of_the_run(cli: Any, finished: Path) -> None:
     metrics = json.loads((finished / "result.json").read_text())["metrics"]
     document = cli("evaluate", finished, "--json").json
-    assert document == {"directory": str(finished), "metrics": {k: v for k, v in metrics.items() if k != "subset"}}
+    shown = {split: values for split, values in metrics.items() if split != "subset"}
+    assert document == {"directory": str(finished), "metrics": shown, "notes": []}
     table = cli("evaluate", finished, "--split", "test").out.splitlines()
     assert table[0].split() == ["data", "loss", "accuracy"]
     assert table[1].split() == [
@@ -156,3 +158,25 @@ def test_evaluate_repeats_the_metrics_of_the_run(cli: Any, finished: Path) -> No
 def test_preset_by_name(cli: Any, preset: str) -> None:
     document = cli("train", "--config", preset, "--max-iterations", "2", "--handoff", "none", "--json").json
     assert document["dataset"]["name"] == "digits"
+
+
+def test_the_classes_of_ones_own_file_and_the_task_are_the_users(cli: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3)).astype(np.float32)
+    labels = np.array(["cat", "dog"])[(x[:, 0] > 0).astype(int)]
+    np.savez("words.npz", x_train=x, y_train=labels)
+    own = ("train", "--dataset", "npz", "--data-file", "words.npz", "--max-iterations", "2", "--handoff", "none")
+    result = cli(*own, "--json").json
+    assert result["dataset"]["class_names"] == ["cat", "dog"] and result["overdetermination"]["outputs"] == 2
+    assert any("class labels cat, dog are numbered 0 to 1" in text for text in result["warnings"])
+    np.savez("words.npz", x_train=x, y_train=np.arange(200))
+    for command in ("train", "plan", "ratio", "compare"):
+        outcome = cli(command, *own[1:5])
+        assert outcome.code == 2 and "for quantities use --task regression" in outcome.line
+    assert cli(*own, "--task", "regression", "--json").json["dataset"]["task"] == "regression"
+    Path("own.toml").write_text('dataset = "npz"\ndata_file = "words.npz"\ntask = "regression"\nmax_iterations = 2')
+    assert cli("train", "--config", "own.toml", "--handoff", "none", "--json").json["dataset"]["n_outputs"] == 1
+    outcome = cli("train", "--dataset", "digits", "--image-size", "16")
+    assert outcome.code == 2 and "--image-size 16: has no use with the data set digits" in outcome.line.replace(
+        "(16, 16)", "16"
+    )

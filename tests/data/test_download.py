@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from subsetopt.data import PUBLISHED, PublishedFile, download, load_dataset
+from subsetopt.data import archive as archive_module
+from subsetopt.data.archive import extract
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -28,6 +32,8 @@ class Server:
     ranges: list[str | None] = field(default_factory=list)
     honour_range: bool = True
     cut_after: int | None = None  # close the connection after so many bytes of each reply
+    redirects: dict[str, str] = field(default_factory=dict)  # name to address
+    endless: bool = False  # send without end and without a length
 
     def source(self, name: str, content: bytes, folder: str = ".", members: tuple[str, ...] = ()) -> PublishedFile:
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
@@ -43,6 +49,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         def do_GET(self) -> None:
             asked = self.headers.get("Range")
             state.ranges.append(asked)
+            if self.path[1:] in state.redirects:
+                self.send_response(302)
+                self.send_header("Location", state.redirects[self.path[1:]])
+                self.end_headers()
+                return
+            if state.endless:
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    while True:
+                        self.wfile.write(CONTENT)
             content = state.files.get(self.path[1:])
             if content is None:
                 self.send_error(404)
@@ -151,7 +168,7 @@ def test_a_full_disk_or_a_file_in_the_way_is_one_line(server: Server, tmp_path: 
     assert "No space left on device" in message(download, "any", tmp_path, sources=[source], progress=full)
 
 
-def _tar(members: dict[str, bytes], link: tuple[str, str] | None = None) -> bytes:
+def _tar(members: dict[str, bytes], link: tuple[str, str] | None = None, kind: bytes = tarfile.SYMTYPE) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name, content in members.items():
@@ -160,9 +177,27 @@ def _tar(members: dict[str, bytes], link: tuple[str, str] | None = None) -> byte
             tar.addfile(info, io.BytesIO(content))
         if link:
             info = tarfile.TarInfo(link[0])
-            info.type, info.linkname = tarfile.SYMTYPE, link[1]
+            info.type, info.linkname = kind, link[1]
             tar.addfile(info)
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("target", ["file", "{url}file", "ftp://\x00", "http://[::1", "http://127.0.0.1:99999/x", "//"])
+def test_redirections_that_lead_nowhere_are_one_line(server: Server, tmp_path: Path, message, target: str) -> None:
+    server.redirects["file"] = target.format(url=server.url)
+    text = message(download, "any", tmp_path, sources=[server.source("file", CONTENT)])
+    assert text.startswith("file: download failed (") and _names(tmp_path) == []
+
+
+def test_an_endless_body_ends_at_the_size_of_the_file(server: Server, tmp_path: Path, message) -> None:
+    server.endless = True
+    source = replace(server.source("file", CONTENT), most_bytes=3 * len(CONTENT))
+    assert f"sends more than {3 * len(CONTENT)} bytes" in message(download, "any", tmp_path, sources=[source])
+    assert _names(tmp_path) == []
+    server.endless = False
+    source = replace(source, most_bytes=len(CONTENT) - 1)
+    assert "sends more than" in message(download, "any", tmp_path, sources=[source]) and _names(tmp_path) == []
+    assert len(download("any", tmp_path, sources=[replace(source, most_bytes=len(CONTENT))])) == 1
 
 
 def test_an_archive_is_unpacked_and_not_fetched_again(server: Server, tmp_path: Path) -> None:
@@ -177,7 +212,17 @@ def test_an_archive_is_unpacked_and_not_fetched_again(server: Server, tmp_path: 
 
 @pytest.mark.parametrize(
     "archive",
-    [_tar({"ok": b"1", "../escaped": b"x"}), _tar({}, ("link", "/etc/passwd")), _tar({}, ("link", "../../x"))],
+    [
+        _tar({"ok": b"1", "../escaped": b"x"}),
+        _tar({}, ("link", "/etc/passwd")),
+        _tar({}, ("link", "../../x")),
+        _tar({"ok": b"1", "/absolute": b"x"}),
+        _tar({"ok": b"1", "a\x1b[2J": b"x"}),
+        _tar({"ok": b"1", "x" * 3000: b"x"}),
+        _tar({"ok": b"1"}, ("device", ""), tarfile.CHRTYPE),
+        _tar({"ok": b"1"}, ("pipe", ""), tarfile.FIFOTYPE),
+        _tar({"ok": b"1"}, ("hard", "ok"), tarfile.LNKTYPE),
+    ],
     ids=lambda archive: f"{len(archive)} bytes",
 )
 def test_an_archive_that_leaves_its_folder_is_refused(server: Server, tmp_path: Path, message, archive: bytes) -> None:
@@ -200,9 +245,25 @@ def test_a_damaged_or_different_archive_is_one_line(server: Server, tmp_path: Pa
     assert "one" not in _names(tmp_path)
 
 
+def test_an_archive_that_does_not_fit_on_the_disk_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(_tar({"one": CONTENT}))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT) - 1))
+    with pytest.raises(OSError, match="are needed"):
+        extract(tmp_path / "a.tar.gz", tmp_path)
+    assert _names(tmp_path) == ["a.tar.gz"]
+
+
+def test_a_bomb_of_an_archive_is_refused(tmp_path: Path, message, monkeypatch) -> None:
+    monkeypatch.setattr(archive_module, "SUSPECT_BYTES", 2**16)
+    (tmp_path / "a.tar.gz").write_bytes(_tar({"one": bytes(2**22)}))
+    assert "more than 100 times as many" in message(extract, tmp_path / "a.tar.gz", tmp_path)
+    assert _names(tmp_path) == ["a.tar.gz"]
+
+
 def test_names_without_a_download_and_unknown_names_are_explained(tmp_path: Path, message) -> None:
     assert "digits: nothing to download" in message(download, "digits", tmp_path)
-    assert "--data-file" in message(download, "npz", tmp_path)
+    assert "data_file=" in message(download, "npz", tmp_path)
     assert "did you mean 'cifar10'" in message(download, "cifar-10", tmp_path)
 
 

@@ -42,8 +42,8 @@ def test_images_classes_and_rows_follow_the_sorted_names(folder: Path) -> None:
 
 def test_channels_rows_and_columns_are_not_mixed_up(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 7, 3), np.uint8)
-    for number in range(2):
-        _make(tmp_path, "train", "only", f"{number}.png", pixels)
+    for label in ("one", "two"):
+        _make(tmp_path, "train", label, "0.png", pixels)
     data = load_dataset("image-folder", data_file=tmp_path, validation_fraction=0)
     assert np.array_equal(data.train.inputs[0].numpy(), pixels.transpose(2, 0, 1)) and data.test is None
 
@@ -51,7 +51,7 @@ def test_channels_rows_and_columns_are_not_mixed_up(tmp_path: Path) -> None:
 def test_grey_images_have_one_channel_and_val_is_the_validation_split(tmp_path: Path) -> None:
     for split, n in (("train", 3), ("val", 2)):
         for number in range(n):
-            _make(tmp_path, split, "a", f"{number}.png", np.full((4, 4), 10 + number, np.uint8))
+            _make(tmp_path, split, "ab"[number % 2], f"{number}.png", np.full((4, 4), 10 + number, np.uint8))
     data = load_dataset("image-folder", data_dir=tmp_path, validation_fraction=0.5)
     assert data.in_shape == (1, 4, 4) and len(data.train) == 3
     assert data.validation is not None and data.validation.inputs[:, 0, 0, 0].tolist() == [10, 11]

@@ -46,7 +46,7 @@ def test_tasks_follow_the_targets_dtype_and_regression_targets_have_columns() ->
     assert dataset_from_arrays(X, RNG.normal(size=(60, 4))).n_outputs == 4
     assert dataset_from_arrays(X, Y, task="regression").train.targets.is_floating_point()
     assert dataset_from_arrays(X, Y.astype(float), task="classification").train.targets.dtype == torch.int64
-    assert dataset_from_arrays(X.tolist(), (Y * 5).tolist()).n_outputs == 11
+    assert dataset_from_arrays(X.tolist(), (Y * 5).tolist()).n_outputs == 3
     assert dataset_from_arrays(torch.from_numpy(X), torch.from_numpy(Y)).task == "classification"
 
 
@@ -71,9 +71,10 @@ def test_constant_features_become_zero_whatever_their_value() -> None:
     x = np.tile(RNG.uniform(-1, 1, 200) * 10.0 ** RNG.integers(-20, 20, 200), (57, 1))
     x[:, 0] = 0
     data = dataset_from_arrays(x, np.arange(57) % 3, normalize="standard", validation_fraction=0)
-    assert (x.std(0) > 0).any() and data.normalization is not None and set(data.normalization.std) == {1.0}
+    assert (x.std(0) > 0).any() and data.normalization is not None
+    np.testing.assert_allclose(data.normalization.std, np.where(x[0] == 0, 1.0, np.abs(x[0])), rtol=1e-14)
     seen = Preprocess(data.normalization, torch.float64)(data.train.inputs)
-    assert bool((seen.abs() <= 1e-12 * torch.from_numpy(np.abs(x))).all())
+    assert bool((seen.abs() <= 1e-12).all())
 
 
 def test_preprocess_without_statistics_only_casts_and_is_named_alike_everywhere() -> None:
@@ -106,15 +107,16 @@ def _with(array: np.ndarray, position: tuple[int, ...], value: float) -> np.ndar
         ((_with(X, (3, 0), -np.inf), Y), "x_train: 1 values are NaN or infinite, first -inf at [3, 0]"),
         ((X, _with(Y, (5,), np.inf)), "y_train: 1 values are NaN or infinite, first inf at [5]"),
         ((X, Y[:-1]), "x_train has 60 rows, y_train 59; each row needs one target"),
-        ((X, Y - 1), "y_train: 20 class labels are negative, first -1 at row 0; number the classes from 0"),
-        ((X, Y + 10**9), "number the classes from 0"),
         ((X, np.eye(3, dtype=int)[Y]), "y_train: has shape (60, 3), needs one class label per row"),
         ((X[:, 0], Y), "x_train: has shape (60,), needs (n, features)"),
         ((X[:0], Y[:0]), "x_train: has no rows"),
         ((X[:, :0], Y), "x_train: has shape (60, 0)"),
         ((X, Y, X[:0], Y[:0]), "x_test: has no rows"),
         ((X, Y, X[:, :4], Y), "x_test: rows have shape (4,), those of x_train (5,)"),
-        ((X, Y, X, Y + 1), "y_test: 20 labels out of range 0 to 2, first 3 at row 2"),
+        (
+            (X, Y, X, Y + 1),
+            "y_test: 20 labels are none of the 3 classes of the training data (0, 1, 2): 3, first at row 2; add",
+        ),
         ((X, X, X, X[:, :2]), "y_test: has 2 columns, y_train has 5"),
         ((X, Y, X), "y_test is missing beside x_test; give both"),
         ((X.astype(object), Y), "x_train: has dtype object, needs numbers"),
@@ -150,8 +152,8 @@ def test_an_unusable_validation_fraction_is_refused(message, fraction: object) -
 def test_unusable_settings_are_refused_before_any_file_is_read(message) -> None:
     assert "did you mean 'mnist'" in message(load_dataset, "mnits")
     assert "did you mean 'standard'" in message(load_dataset, "mnist", normalize="standart")
-    assert "validation_fraction = 0.9: would take all 1 training rows" in message(
-        dataset_from_arrays, X[:1], Y[:1], validation_fraction=0.9
+    assert "validation_fraction = 0.9: would take all 2 training rows" in message(
+        dataset_from_arrays, X[:2], Y[:2], validation_fraction=0.9
     )
     assert "task" in message(dataset_from_arrays, X, Y, task="ranking")
     assert "task = 'regression': digits is a classification data set" in message(
@@ -170,6 +172,11 @@ def test_every_real_dtype_and_memory_layout_is_read(dtype: str) -> None:
     for array in (x, x[::-1], frozen):
         data = dataset_from_arrays(array, np.arange(12) % 2, validation_fraction=0)
         assert np.array_equal(data.train.inputs.double().numpy(), array.astype(np.float64))
+
+
+def test_arrays_of_one_element_that_run_backwards_are_read() -> None:
+    data = dataset_from_arrays(X[:1], np.flip(np.array([0.5])), validation_fraction=0)
+    assert data.train.targets.tolist() == [[0.5]]
 
 
 def test_digits_have_one_test_split_for_every_seed_and_rows_of_scikit_learn() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_missing_files_are_named_with_the_remedy(mnist_dir: Path, tmp_path: Path
         (lambda raw: b"not gzip at all", "gzip"),
         (lambda raw: gzip.compress(raw)[:40] + b"\xff" * 20 + gzip.compress(raw)[60:], "gzip"),
         (lambda raw: gzip.compress(raw[:-1]), "399 bytes, its header says 400"),
-        (lambda raw: gzip.compress(raw + b"\0"), "401 bytes, its header says 400"),
+        (lambda raw: gzip.compress(raw + b"\0"), "more than the 400 bytes that its header says"),
         (lambda raw: gzip.compress(b"\0\0\x0d\x03" + raw[4:]), "begins with 00000d03"),
         (lambda raw: gzip.compress(raw[:9]), "idx file with 00000803"),
         (lambda raw: gzip.compress(raw[:4] + b"\xff" * 12), "header says"),
@@ -102,3 +103,16 @@ def test_real_mnist_has_the_published_counts_and_loads_quickly(real_data_dir: Pa
         content = gzip.decompress((real_data_dir / source.folder / source.name).read_bytes())
         assert hashlib.md5(content, usedforsecurity=False).hexdigest() == source.contents_md5
     assert seconds < 6  # about 1 s on an idle core
+
+
+def test_headers_are_read_before_anything_is_unpacked(mnist_dir: Path, message) -> None:
+    """A gzip file of 100 KB that unpacks to 100 MB, and says so or not."""
+    path = mnist_dir / "MNIST" / "raw" / TRAIN
+    zeros = bytes(100 * 2**20)
+    magic = b"\0\0\x08\x03"
+    for header in (magic + b"\xff" * 12, magic + bytes([0, 0, 0, 20, 0, 0, 0, 4, 0, 0, 0, 5]), zeros[:16]):
+        path.write_bytes(gzip.compress(header + zeros, 1))
+        tracemalloc.start()
+        assert "subsetopt download mnist" in message(load_dataset, "mnist", data_dir=mnist_dir)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+        tracemalloc.stop()

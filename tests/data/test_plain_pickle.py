@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from subsetopt.data import plain_pickle
 from subsetopt.data.plain_pickle import load_plain
 
 
@@ -93,3 +95,48 @@ def test_truncated_and_malformed_pickles_are_one_line(tmp_path: Path, message, c
     assert "batch: not a complete pickle" in message(load_plain, path)
     path.write_bytes(b"\x00\xff garbage" * 10)
     assert "batch: not a complete pickle" in message(load_plain, path)
+
+
+def _deep(opener: bytes, closer: bytes, depth: int) -> bytes:
+    return b"\x80\x02" + opener * depth + closer * depth
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02Nr\xff\xff\xff\x7f0N.",  # a memo index of 2^31: Python's unpickler takes 16 GB for it
+        b"\x80\x02Nr\xff\xff\xff\x04.",
+        b"\x80\x02}" + b")" + b"\x85" * 500_000 + b"Ns.",  # a key of 500 000 nested tuples: hashing it is a crash
+        b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
+        b"\x80\x02cnumpy\ndtype\n}U\x04nameU\x01xsb.",  # BUILD on a shared function
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n}U\x03foo}sb.",
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.",
+        b"\x80\x02]]cnumpy\ndtype\naa.",
+        b"\x80\x02]q\x00h\x00a" + b"h\x00\x85" * 10 + b".",
+        b"\x80\x02X\xff\xff\xff\xffabc.",
+        b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7fabc.",
+        b"\x80\x02\x8b\xff\xff\xff\x7fabc.",
+        b"(" * 10 + b".",
+        b"L" + b"9" * 100_000 + b"L\n.",
+    ],
+)
+def test_bombs_are_one_line_in_bounded_time_and_memory(tmp_path: Path, message, content: bytes) -> None:
+    (tmp_path / "batch").write_bytes(content)
+    tracemalloc.start()
+    text = message(load_plain, tmp_path / "batch")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "batch: " in text and peak < 64 * 2**20
+
+
+def test_states_change_nothing_that_is_shared(tmp_path: Path, message) -> None:
+    message(load_plain, tmp_path / "none")
+    before = dict(vars(plain_pickle._reconstruct)), dict(vars(plain_pickle._Dtype))
+    (tmp_path / "batch").write_bytes(b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n}U\x03fooU\x03barsb.")
+    assert "refused" in message(load_plain, tmp_path / "batch")
+    assert before == (dict(vars(plain_pickle._reconstruct)), dict(vars(plain_pickle._Dtype)))
+
+
+def test_nested_lists_are_read_and_freed(tmp_path: Path) -> None:
+    (tmp_path / "batch").write_bytes(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
+    assert isinstance(load_plain(tmp_path / "batch")[0][0], list)

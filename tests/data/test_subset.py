@@ -94,13 +94,13 @@ def test_disjoint_subsets_share_no_row_and_the_first_is_the_draw() -> None:
 @pytest.mark.parametrize("fraction", [0, 1.5, -0.1, "abc", float("nan"), float("inf"), True])
 def test_an_unusable_fraction_is_refused(message, fraction) -> None:
     text = message(draw, 100, fraction=fraction)
-    assert text.startswith(f"subset_frac = {fraction!r}") and "--subset-frac 0.1" in text
+    assert text.startswith(f"subset_frac = {fraction!r}") and "subset_frac=0.1" in text
 
 
 @pytest.mark.parametrize("size", [0, -1, 101, 2.5, "10", True])
 def test_an_unusable_size_is_refused(message, size) -> None:
     text = message(draw, 100, size=size)
-    assert text.startswith(f"subset_size = {size!r}") and "--subset-frac" in text
+    assert text.startswith(f"subset_size = {size!r}") and "subset_frac" in text
 
 
 def test_a_subset_smaller_than_the_classes_is_refused(message) -> None:
@@ -110,7 +110,7 @@ def test_a_subset_smaller_than_the_classes_is_refused(message) -> None:
         message(draw, 100, fraction=0.09, stratify=labels),
         message(require_all_classes, labels[:9], 10),
     ):
-        assert "subset_size = 9" in text and "number of classes, 10" in text and "--subset-frac" in text
+        assert "subset_size = 9" in text and "number of classes, 10" in text and "subset_frac" in text
     require_all_classes(labels[:10], 10)
     assert missing_classes(labels[:8], 10) == [8, 9]
 
@@ -119,7 +119,7 @@ def test_other_mistakes_name_the_setting(message) -> None:
     assert "subset_size" in message(draw, 100)
     assert "subset_size" in message(draw, 100, fraction=0.1, size=10)
     assert "stratify" in message(draw, 100, size=20, stratify=np.zeros(99, int))
-    assert "--subset-size 33" in message(disjoint, 100, 40, 3)
+    assert "subset_size=33" in message(disjoint, 100, 40, 3)
     with pytest.raises(SettingError):
         draw(0, size=1)
 

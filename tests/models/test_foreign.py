@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from subsetopt.errors import ModelError, SettingError
-from subsetopt.models import build_model, check_output_shape, parse_model_args, takes_integers
+from subsetopt.models import build_model, check_output_shape, parse_model_args
 
 SOURCE = """
     import torch
@@ -155,22 +155,6 @@ def test_a_width_of_its_own_is_named_as_what_to_set():
 
 def test_lazy_layers_behind_an_embedding_get_their_shapes():
     assert build("my_zoo:Tokens").head.weight.shape == (2, 24)
-
-
-@pytest.mark.parametrize(
-    ("model", "inputs", "prefer", "expected"),
-    [
-        (nn.Sequential(nn.Embedding(9, 4), nn.Flatten()), torch.ones(4, 6, dtype=torch.int16), True, True),
-        (nn.Sequential(nn.Embedding(9, 4), nn.Flatten()), torch.ones(4, 6, dtype=torch.uint8), False, True),
-        (nn.Linear(6, 2), torch.ones(4, 6, dtype=torch.int64), True, False),
-        (nn.Flatten(), torch.ones(4, 6, dtype=torch.int64), True, True),
-        (nn.Flatten(), torch.ones(4, 6, dtype=torch.uint8), False, False),
-        (nn.Sequential(nn.Embedding(9, 4)), torch.full((4, 6), 50), True, True),
-        (nn.Linear(6, 2), torch.ones(4, 6), True, False),
-    ],
-)
-def test_integers_stay_integers_for_models_that_want_them(model, inputs, prefer, expected):
-    assert takes_integers(model, inputs, inputs.float(), prefer) is expected
 
 
 def test_classes_and_class_methods_work_and_lazy_layers_get_their_shapes():

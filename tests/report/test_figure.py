@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ def test_curves_are_the_recorded_losses_against_the_recorded_cost(run_directory:
     assert path.read_bytes().startswith(b"\x89PNG")
     lines = {line.get_label(): line for line in axes[0].get_lines() if not str(line.get_label()).startswith("_")}
     assert list(lines) == [
-        "warm-up: adam, loss on the subset",
-        "subset solve: lbfgs, loss on the subset",
-        "hand-off: lbfgs, loss on the full training set",
+        "warm-up: adam, mean over the latest mini-batches of the subset, with L2",
+        "subset solve: lbfgs, loss on the subset, with L2",
+        "hand-off: lbfgs, loss on the full training set, with L2",
     ]
     warmup, _, handoff = lines.values()
     assert len(warmup.get_xdata()) == 19, "the record without a loss is left out"
@@ -82,3 +83,37 @@ def test_a_failed_write_leaves_neither_half_a_figure_nor_a_temporary_file(
     with pytest.raises(RunDirectoryError, match="No space left"):
         loss_figure(run_directory)
     assert sorted(path.name for path in run_directory.iterdir()) == ["metrics.jsonl", "result.json"]
+
+
+@pytest.mark.parametrize(
+    ("role", "method", "data", "words"),
+    [
+        (
+            "handoff",
+            "sgd",
+            "full",
+            ": sgd, mean over the latest mini-batches of the full training set, with L2",
+        ),
+        ("handoff", "muon", "full", "mean over the latest mini-batches of the full training set, without weight decay"),
+        ("solve", "kfac-stream", "full", "solve: kfac-stream, loss on each fresh subset before its step, with L2"),
+        ("grow", "lbfgs", "subset", "growing stage: lbfgs, loss on the subset of the stage, with L2"),
+        ("solve", "lbfgs", "full", "solve: lbfgs, loss on the full training set, with L2"),
+    ],
+)
+def test_the_legend_says_what_the_loss_is(
+    role: str, method: str, data: str, words: str, run_directory: Path, axes: list[Axes]
+) -> None:
+    """Before: each of them was "loss on the full training set", whatever had been recorded."""
+    line = {"phase": 0, "role": role, "method": method, "data": data, "loss": 0.5, "epoch_equivalents": 1.0}
+    (run_directory / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (run_directory / "result.json").unlink()
+    loss_figure(run_directory)
+    assert axes[0].get_legend().get_texts()[0].get_text().endswith(words)
+
+
+def test_disjoint_subsets_are_recorded_one_after_the_other(
+    result: dict[str, Any], run_directory: Path, axes: list[Axes]
+) -> None:
+    result["phases"][1]["subsets"] = {"then": "average"}
+    loss_figure(run_directory, result)
+    assert "loss on one of the subsets after the other" in axes[0].get_legend().get_texts()[1].get_text()

@@ -22,7 +22,7 @@ def test_ratio_is_told_with_its_formula_and_the_numbers_of_the_result(result: di
 def test_every_phase_says_why_it_stopped_and_unfinished_ones_what_to_do(result: dict[str, Any]) -> None:
     text = summary(result, None)
     assert "2. subset solve: lbfgs on the subset (129 samples) - minimum reached" in text
-    assert "3. hand-off: lbfgs on the full training set (1294 samples) - cost budget spent" in text
+    assert "3. hand-off: lbfgs on the full training set (1294 samples) - budget spent" in text
     assert "--handoff-epochs" in text and "1 min 15 s" in text
 
 
@@ -63,3 +63,15 @@ def test_table_aligns_text_left_and_numbers_right() -> None:
         "a         10",
         "long one   5",
     ]
+
+
+def test_a_mean_over_mini_batches_is_called_that(result: dict[str, Any]) -> None:
+    """Before: "objective 0.25" of a warm-up whose objective nobody had evaluated, in "iterations"."""
+    text = " ".join(summary(result, None).split())
+    assert "120 steps, mean loss of the last mini-batches 0.25" in text and "120 iterations, objective 0.25" in text
+
+
+def test_a_solve_on_all_data_is_no_subset_solve(result: dict[str, Any]) -> None:
+    result["solve"]["data"] = result["phases"][1]["data"] = "full"
+    text = summary(result, None)
+    assert "subset solve" not in text and "after the solve and after the hand-off" in text

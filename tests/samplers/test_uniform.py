@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from subsetopt.samplers import make_sampler
+from subsetopt.samplers import SAMPLERS, default_settings, make_sampler
 
 
 def epoch_of(sampler):
@@ -45,3 +45,43 @@ def test_random_minibatch_keeps_its_share_of_every_batch(fraction, rows):
 def test_a_share_is_rounded_down_but_not_by_rounding_errors(fraction, rows):
     """0.29 * 100 is 28.999999999999996 in floating point."""
     assert len(epoch_of(make_sampler("rs2", 100, 7, fraction=fraction))) == rows
+
+
+NAMES = [entry.name for entry in SAMPLERS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 129, 200])
+@pytest.mark.parametrize("fraction", [None, 0.02, 0.52])
+def test_the_batches_of_a_pass_differ_by_one_row_at_most(name, n, fraction):
+    """129 rows in batches of 64 are 43, 43, 43, not 64, 64, 1: a step on one row is as long as one on 64.
+
+    Reference: as many steps as ceil(rows / batch), as before, and sizes of floor or ceil of rows / steps.
+    """
+    if fraction is not None and "fraction" not in default_settings(name):
+        pytest.skip("has no fraction")
+    settings = {} if fraction is None else {"fraction": fraction}
+    settings |= {"codes": "features", "query_every": 2} if name == "nw-sketch" else {}
+    sampler = make_sampler(name, n, 64, **settings)
+    opening = sampler.opening
+    steps = sampler.steps_per_epoch
+    assert steps == -(-sampler.epoch_rows // sampler.rows_per_proposal)
+    for epoch in range(2):
+        sizes = [len(sampler.propose().indices) for _ in range(steps)]
+        assert opening == (sizes[0], sampler.selection_due) or epoch
+        assert sum(sizes) == sampler.epoch_rows and max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= sampler.rows_per_proposal and sampler.epoch == epoch
+
+
+def test_accepted_stale_rows_and_selected_rows_make_even_batches_too():
+    """The queue of selective backprop hands out whole batches; what stale losses accept is shared evenly."""
+    sampler = make_sampler("selective-backprop", 129, 64, stale_epochs=2, beta=0.0, p_min=1.0)
+    sizes = []
+    for _ in range(9):
+        batch = sampler.propose()
+        if sampler.selection_due:
+            batch = sampler.select(batch, torch.rand(len(batch.indices)))
+        if batch is not None:
+            sampler.observe(batch.indices, torch.rand(len(batch.indices)))
+            sizes.append(len(batch.indices))
+    assert sizes == [43, 43, 43, 64, 64, 43, 43, 43]

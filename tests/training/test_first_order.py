@@ -95,10 +95,10 @@ def test_the_budget_of_the_run_ends_a_phase_that_wanted_more(begin):
 
 
 def test_the_rate_ends_with_the_budget(begin):
-    """A linear schedule at the last of s steps has all but the last step's cost behind it."""
+    """A linear schedule at the last of s steps has all but the last step's cost behind it; steps have 15 or 14 rows."""
     running = begin(handoff_schedule="linear", handoff_lr=1.0)
     running.finish()
-    assert running.state.optimizer.param_groups[0]["lr"] == pytest.approx(2 / 162 / 3), "2 rows are the last batch"
+    assert running.state.optimizer.param_groups[0]["lr"] == pytest.approx(14 / 162 / 3), "14 rows are the last"
 
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_other_batches(begin):

@@ -64,7 +64,7 @@ def noisy_classes(n: int = 400) -> Any:
     generator = make_generator(1, "noisy classes")
     x = torch.randn(n, 6, generator=generator)
     y = (x[:, :3] + 1.5 * torch.randn(n, 3, generator=generator)).argmax(1)
-    return dataset_from_arrays(x, y, x[:50], y[:50])
+    return dataset_from_arrays(x, y, x[:50], y[:50], normalize="none")
 
 
 def softmax_regression() -> torch.nn.Module:
@@ -152,7 +152,7 @@ def test_carried_curvature_saves_evaluations() -> None:
     generator = make_generator(3, "least squares")
     x = torch.randn(600, 11, generator=generator, dtype=torch.float64) * torch.logspace(-1, 0.5, 11)
     y = x.sum(1, keepdim=True) + torch.randn(600, 1, generator=generator, dtype=torch.float64)
-    data = dataset_from_arrays(x, y, x[:50], y[:50])
+    data = dataset_from_arrays(x, y, x[:50], y[:50], normalize="none")
 
     def evaluations(carry: bool) -> list[int]:
         settings = {"grow": 2, "start": 0.25, "handoff": "none", "dtype": "float64", "l2": 0, "carry": carry}

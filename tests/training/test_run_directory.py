@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from subsetopt.errors import RunDirectoryError
-from subsetopt.training.run_directory import CHECKPOINT, METRICS, RunDirectory
+from subsetopt.training.run_directory import CHECKPOINT, RunDirectory
 
 
 @pytest.fixture
@@ -91,10 +91,3 @@ def test_opening_what_is_no_run_names_the_path(tmp_path):
         RunDirectory.open(tmp_path / "nowhere")
     with pytest.raises(RunDirectoryError, match="has no config"):
         RunDirectory.open(tmp_path)
-
-
-def test_metrics_are_cut_back_to_the_checkpoint(directory):
-    length = directory.append(METRICS, '{"iteration": 0}')
-    directory.append(METRICS, '{"iteration": 1}')
-    directory.truncate(METRICS, length)
-    assert (directory.path / METRICS).read_text() == '{"iteration": 0}\n'

@@ -90,7 +90,13 @@ def test_every_sample_is_seen_once_per_pass():
         state.place.position += len(seen[-1])
     first = torch.cat(seen[:-1])
     assert sorted(first.tolist()) == list(range(phase.samples))
-    assert min(len(rows) for rows in seen) >= 30
+    assert min(len(rows) for rows in seen) >= 45
+    state.place = Place(position=phase.samples - 100)
+    halves = []
+    while state.place.position < phase.samples:
+        halves.append(len(phase._subsets.next_rows(state.place, 60)))
+        state.place.position += halves[-1]
+    assert halves == [50, 50], "not 60 and 40"
     state.place = Place(position=phase.samples - 80)
     assert len(phase._subsets.next_rows(state.place, 60)) == 80, "twenty would be left"
 
@@ -101,7 +107,9 @@ def test_the_budget_is_obeyed_to_the_unit(epochs):
     while running.phase.terminate(running.state) is None:
         running.phase.step(running.state)
     ledger = running.workspace.ledger
-    assert running.phase.terminate(running.state) is StopReason.SCHEDULE_END
+    assert running.phase.terminate(running.state) is (
+        StopReason.SCHEDULE_END if running.state.iterations else StopReason.BUDGET
+    )
     ledger.limit = math.inf  # as the loop does before it finishes a phase
     running.phase.finish(running.state)
     assert ledger.cost <= epochs * (1 + 1e-9)

@@ -28,7 +28,7 @@ def regression_data(n: int = 300) -> Dataset:
     generator = make_generator(2, "regression")
     x = torch.randn(n, 4, generator=generator, dtype=torch.float64)
     y = x[:, :1] - 0.5 * x[:, 1:2] + torch.randn(n, 1, generator=generator, dtype=torch.float64)
-    return dataset_from_arrays(x, y, x[:40], y[:40])
+    return dataset_from_arrays(x, y, x[:40], y[:40], normalize="none")
 
 
 def linear() -> torch.nn.Module:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from subsetopt import SubsetTrainer
-from subsetopt.data import Dataset, dataset_from_arrays
+from subsetopt import SubsetTrainer, UserError
+from subsetopt.data import Dataset, as_dataset, dataset_from_arrays
 
 
 @pytest.fixture
@@ -24,3 +27,58 @@ def test_a_module_in_single_precision_is_trained_in_double_precision(data: Datas
     assert trainer.result["solve"]["stop_reason"] == "gradient"  # 1e-9 is beyond single precision
     assert all(value.dtype == torch.float64 for value in trainer.model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["TensorDataset", "DataLoader", "pair", "array", "None", "number", "class"])
+def test_data_of_another_type_are_refused_never_replaced(kind: str, data: Dataset) -> None:
+    """Before: the digits were trained on, without a word."""
+    x, y = data.train.inputs, data.train.targets
+    rows = TensorDataset(x, y)
+    things = {"TensorDataset": rows, "DataLoader": DataLoader(rows, 32), "pair": (x, y), "array": x.numpy(),
+              "None": None, "number": 42, "class": TensorDataset}  # fmt: skip
+    with pytest.raises(UserError, match="not a data set's name or a subsetopt Dataset; make") as caught:
+        SubsetTrainer("linear", things[kind])  # type: ignore[arg-type]  # the mistake
+    assert "\n" not in str(caught.value) and ("as_dataset" in str(caught.value)) == (kind in list(things)[:3])
+    if things[kind] is not None:
+        with pytest.raises(UserError, match="not a data set's name"):
+            SubsetTrainer.resume("no run", dataset=things[kind])  # type: ignore[arg-type]  # the mistake
+
+
+def test_the_remedy_for_a_loader_trains_on_its_rows(data: Dataset) -> None:
+    loader = DataLoader(TensorDataset(data.train.inputs, data.train.targets), 32, shuffle=True)
+    result = SubsetTrainer("linear", as_dataset(loader), max_iterations=2, handoff="none").fit().result
+    assert result["dataset"]["in_shape"] == [6] and result["dataset"]["train"] == 162
+
+
+@pytest.mark.parametrize("model", [nn.Linear, None, 3, dict, nn.functional.relu, [nn.Linear(6, 3)]])
+def test_a_model_of_another_type_is_refused(model: Any, data: Dataset) -> None:
+    with pytest.raises(UserError, match=r"^model = .*; give a"):
+        SubsetTrainer(model, data)
+    if model is not None:
+        with pytest.raises(UserError, match=r"^model = .*; give a"):
+            SubsetTrainer.resume("no run", model=model)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"validation_fraction": 0.3}, {"normalize": "standard"}, {"data_dir": "x"}, {"data_file": "x.npz"},
+     {"model_args": {"width": 3}}],
+)  # fmt: skip
+def test_a_setting_that_an_object_makes_ineffective_is_refused(settings: dict[str, Any], data: Dataset) -> None:
+    """Before: taken and dropped."""
+    with pytest.raises(UserError, match=r"has no effect: the (model|data set) is given as an object"):
+        SubsetTrainer(nn.Linear(6, 3), data, **settings)
+
+
+@pytest.mark.parametrize("name", ["l2", "seed", "max_iterations", "subset_frac", "chunk_size", "handoff", "output"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_switch_is_no_number_and_no_name(name: str, value: bool) -> None:
+    """Before: True was 1, so that l2=True trained with a strength of one."""
+    with pytest.raises(UserError, match=f"^{name} = {value}: "):
+        SubsetTrainer("linear", "digits", **{name: value})
+
+
+@pytest.mark.parametrize("progress", [3, True, "bar", type("Bar", (), {})])
+def test_progress_of_another_kind_is_refused_before_the_run(progress: Any) -> None:
+    with pytest.raises(UserError, match=r"^progress = "):
+        SubsetTrainer("linear", "digits", progress=progress)

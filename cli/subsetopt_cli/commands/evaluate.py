@@ -25,14 +25,18 @@ _SPLITS = ("subset", "train", "validation", "test")
 def command(run: Path, splits: tuple[str, ...], data_dir: Path | None, device: str | None, as_json: bool) -> None:
     """Evaluate the trained model of a run.
 
-    RUN is the directory that `subsetopt train` wrote.
+    RUN is the directory that `subsetopt train` wrote. Figures are in the units of the data. Where the data are not
+    those of the run any more, a warning says so.
     """
     from subsetopt.training.run import evaluate_run
 
+    notes: list[str] = []
     with standard_output_reserved():
-        metrics = evaluate_run(run, data_dir=data_dir, device=device, splits=splits)
+        metrics = evaluate_run(run, data_dir=data_dir, device=device, splits=splits, notes=notes)
+    for note in notes:
+        click.echo(f"warning: {note}", err=True)
     if as_json:
-        print_json({"directory": str(run), "metrics": metrics})
+        print_json({"directory": str(run), "metrics": metrics, "notes": notes})
         return
     measures = list(dict.fromkeys(name for values in metrics.values() for name in values))
     rows = [[split, *[_shown(name, values.get(name)) for name in measures]] for split, values in metrics.items()]

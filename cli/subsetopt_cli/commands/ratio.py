@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import click
 
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, flag_of
 from subsetopt.overdetermination import (
     count_parameters,
     fraction_table,
@@ -22,11 +22,11 @@ from subsetopt.overdetermination import (
 from subsetopt.report.table import text_table
 from subsetopt.training.config import RunConfig, make_config
 from subsetopt_cli.effective import show_effective
-from subsetopt_cli.options import HeadedCommand, HeadedOption, flag_of, given_settings, setting_options
+from subsetopt_cli.options import HeadedCommand, HeadedOption, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
 _SETTINGS = (
-    "dataset", "data_dir", "data_file", "validation_fraction", "model", "model_args",
+    "dataset", "data_dir", "data_file", "task", "image_size", "validation_fraction", "model", "model_args",
     "subset_frac", "subset_size", "augment_copies",
 )  # fmt: skip
 _WITH_EFFECTIVE = frozenset({"data_dir", "subset_frac", "subset_size"})
@@ -60,10 +60,6 @@ class _Sizes:
     "subsetopt ratio --samples 60000 --outputs 10 --parameters 11274 --subset-frac 0.1",
 )
 @click.option(
-    "--task", type=click.Choice(["classification", "regression"]),
-    help="What the verdict is for  [default: the data set's; classification for bare numbers]",
-)  # fmt: skip
-@click.option(
     "--target",
     type=click.FloatRange(min=0, min_open=True),
     metavar="Q",
@@ -89,7 +85,6 @@ def command(
     samples: int | None,
     outputs: int | None,
     parameters: int | None,
-    task: str | None,
     target: float | None,
     effective: Path | None,
     excess: float | None,
@@ -106,14 +101,14 @@ def command(
     given = given_settings(RunConfig, flags)
     config = make_config(given)
     if effective is not None:
-        bare = {"samples": samples, "outputs": outputs, "parameters": parameters, "task": task, "target": target}
+        bare = {"samples": samples, "outputs": outputs, "parameters": parameters, "target": target}
         _refuse({*given, *(name for name, value in bare.items() if value is not None)} - _WITH_EFFECTIVE)
         show_effective(effective, config, on=on, excess=excess, rows=rows, as_json=as_json)
         return
     if excess is not None or on is not None:
         raise SettingError("excess" if on is None else "on", excess or on, "needs --effective RUN", "name a run")
     with standard_output_reserved():
-        sizes = _sizes(config, given, samples, outputs, parameters, task)
+        sizes = _sizes(config, given, samples, outputs, parameters)
     document = _document(config, sizes, target)
     if as_json:
         print_json(document)
@@ -132,13 +127,12 @@ def _sizes(
     samples: int | None,
     outputs: int | None,
     parameters: int | None,
-    task: str | None,
 ) -> _Sizes:
     """Take what was given as numbers, and the rest from the data set and the model."""
     bare = {"samples": samples, "outputs": outputs, "parameters": parameters}
     missing = [name for name, value in bare.items() if value is None]
     if samples is not None and outputs is not None and parameters is not None:
-        return _Sizes(parameters, samples, outputs, task or "classification")
+        return _Sizes(parameters, samples, outputs, config.task or "classification")
     if len(missing) < len(bare) and not {"dataset", "data_file", "model"} & set(given):
         flags = " and ".join(f"--{name}" for name in missing)
         raise SettingError(missing[0], None, "not given", f"add {flags}, or name a --dataset and --model instead")
@@ -153,7 +147,11 @@ def _sizes(
         data_file=config.data_file,
         validation_fraction=config.validation_fraction,
         seed=config.seed,
+        task=config.task,
+        image_size=config.image_size,
     )
+    for note in data.notes:
+        click.echo(f"Warning: {note}", err=True)
     if parameters is None:
         name = resolve_model(config.model, data)
         model = build_model(name, in_shape=data.in_shape, n_outputs=data.n_outputs, **config.model_args)
@@ -162,7 +160,7 @@ def _sizes(
         parameters,
         len(data.train) if samples is None else samples,
         data.n_outputs if outputs is None else outputs,
-        task or data.task,
+        config.task or data.task,
     )
 
 

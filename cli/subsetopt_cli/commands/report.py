@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +62,19 @@ def _study(directory: Path) -> tuple[dict[str, Any], str]:
 
 
 def _run(directory: Path) -> tuple[dict[str, Any], str]:
-    from subsetopt.errors import RunDirectoryError
+    from subsetopt.errors import RunDirectoryError, UserError
+    from subsetopt.files import MALFORMED
     from subsetopt.report import loss_figure, summary
+    from subsetopt.report.result_file import read_result_file
 
-    path = directory / "result.json"
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunDirectoryError(
-            f"run = {str(directory)!r}: has no result.json; finish it with `subsetopt resume {directory}`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"run = {str(directory)!r}: result.json cannot be read ({error}); train anew") from None
+    result = read_result_file(directory, f"finish it with `subsetopt resume {directory}`")
     try:
         figure = loss_figure(directory, result)
         return {"kind": "run", "files": [str(figure)], "result": result}, summary(result, directory)
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except MALFORMED as error:
         raise RunDirectoryError(
-            f"run = {str(directory)!r}: result.json or metrics.jsonl lacks an entry "
+            f"run = {str(directory)!r}: result.json or metrics.jsonl holds what cannot be shown "
             f"({type(error).__name__}: {error}); train anew"
         ) from None

@@ -11,7 +11,7 @@ import click
 
 from subsetopt.errors import SettingError
 from subsetopt.report.table import text_table
-from subsetopt.study.config import SHARED
+from subsetopt.study.config import MOST_SEEDS, SHARED
 from subsetopt.training.config import RunConfig, make_config
 from subsetopt_cli.failures import INTERRUPTED
 from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
@@ -32,8 +32,22 @@ _SETTINGS = tuple(name for name in _RUN if not name.startswith("handoff"))
 @click.argument("kind", type=click.Choice(["representativeness"]))
 @click.option("--fractions", default="0.02,0.05,0.1,0.2,0.5", show_default=True, metavar="X,X,...",
               help="Shares of the training data in the subsets.")  # fmt: skip
-@click.option("--repeats", type=int, default=3, show_default=True, metavar="N", help="Subsets per fraction and seed.")
-@click.option("--seeds", type=int, default=1, show_default=True, metavar="N", help="Data splits and initial weights.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 10_000),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Subsets per fraction and seed.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, MOST_SEEDS),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Data splits and initial weights.",
+)
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR",
               help="Study directory  [default: runs/representativeness-DATASET]")  # fmt: skip
 @click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Minima to find at a time.")

@@ -1,0 +1,216 @@
+"""A closure over all batches of a loader: one loss and one gradient, whatever the batch size and number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DistributedSampler, RandomSampler
+from tqdm import tqdm
+
+from subsetopt.distributed import Ranks, initialised
+from subsetopt.errors import SettingError, UserError
+from subsetopt.objective.arithmetic import accumulation_dtype
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def full_batch_closure(
+    model: nn.Module,
+    loss: LossFunction,
+    loader: Iterable[Any],
+    device: torch.device | str | None = None,
+    max_samples: int | None = None,
+    *,
+    process_group: Any = "default",
+) -> Callable[[], Tensor]:
+    """Return `closure()` for `optimizer.step`: clears gradients, goes through `loader`, returns the mean loss.
+
+    A batch is (inputs, targets), for `loss(model(inputs), targets)`; any other batch goes to `loss(model, batch)`.
+    `loss` is the mean over the samples of a batch, or a module with `reduction="sum"` or `"none"`; each batch counts
+    by its number of samples, so that the result does not depend on the batch size. Batches are moved to `device`
+    (default: that of the model). `max_samples` takes the first so many samples of each rank. Gradients are
+    accumulated batch by batch; the loss, a 0-d tensor, in float64.
+
+    Where torch.distributed is initialised, every rank goes through its own part of the data, whatever its size, and
+    sums are taken over `process_group` once per call (None: this process alone); a DistributedDataParallel wrapper is
+    not used. The first call checks the loss: raises `UserError` for a `loss` that is no mean over samples (class
+    weights, `ignore_index`), a model whose outputs are random, and a loader that gives other samples in each call.
+    """
+    _check_loader(loader, max_samples)
+    inner = cast(nn.Module, model.module) if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    if not any(p.requires_grad for p in inner.parameters()):
+        raise UserError("model: none of its parameters requires a gradient; unfreeze some")
+    return _FullBatch(inner, loss, loader, device, max_samples, process_group)
+
+
+class _FullBatch:
+    """The closure; `_checked` turns True after the first batch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossFunction,
+        loader: Iterable[Any],
+        device: torch.device | str | None,
+        max_samples: int | None,
+        process_group: Any,
+    ) -> None:
+        self._model, self._loss, self._loader, self._max_samples = model, loss, loader, max_samples
+        self._device = torch.device(device) if device is not None else next(model.parameters()).device
+        self._process_group, self._checked = process_group, False
+        self._reduction = getattr(loss, "reduction", "mean")
+        if self._reduction not in _REDUCTIONS:
+            raise SettingError("loss", self._reduction, "unknown reduction", f"use one of {', '.join(_REDUCTIONS)}")
+
+    def __call__(self) -> Tensor:
+        """Return the mean loss over all samples of all ranks; gradients are in the parameters."""
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
+        for p in parameters:
+            p.grad = None
+        totals = torch.zeros(2, dtype=accumulation_dtype(self._device), device=self._device)  # of losses, of samples
+        ranks = self._ranks()
+        with torch.enable_grad():
+            for batch, count in self._batches(ranks):
+                if not self._checked:
+                    self._check(batch, count)
+                total = self._sum(batch, count)
+                total.backward()
+                totals += torch.stack([total.detach().to(totals), totals.new_tensor(count)])
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        ranks.sum_(totals, *gradients)
+        loss, samples = totals.unbind()
+        if not samples:
+            raise UserError(
+                "loader: it gives no samples; a generator can be used once only, give a DataLoader or a list"
+            )
+        for p, gradient in zip(parameters, gradients, strict=True):
+            p.grad = gradient.div_(samples.to(gradient.real.dtype))
+        return loss / samples
+
+    def _ranks(self) -> Ranks:
+        if self._process_group is None:
+            return Ranks()
+        return initialised(None if self._process_group == "default" else self._process_group)
+
+    def _batches(self, ranks: Ranks) -> Iterator[tuple[Any, int]]:
+        """Yield (batch on the device, its samples); a bar appears where it takes more than a second."""
+        left = self._max_samples
+        quiet = None if ranks.main else True  # None: silent unless on a terminal
+        for batch in tqdm(self._loader, desc="full batch", leave=False, delay=1.0, disable=quiet):
+            count = _count(batch)
+            if left is not None:
+                if left <= 0:
+                    return
+                batch, count = _head(batch, left, count), min(left, count)
+                left -= count
+            yield _moved(batch, self._device), count
+
+    def _sum(self, batch: Any, count: int) -> Tensor:
+        """Return the sum of the losses of the samples in `batch`."""
+        if _is_pair(batch):
+            inputs, targets = batch
+            return self._total(self._loss(self._model(inputs), targets), count)
+        return self._total(self._loss(self._model, batch), count)
+
+    def _total(self, value: Tensor, count: int) -> Tensor:
+        if not isinstance(value, Tensor):
+            raise UserError(f"loss: it returns {type(value).__name__}; return a tensor")
+        if self._reduction == "none" and value.dim() and len(value) == count:
+            return value.reshape(count, -1).mean(1).sum()
+        if value.numel() != 1:
+            raise UserError(f"loss: it returns shape {tuple(value.shape)}; return the mean over the samples")
+        return value.reshape(()) * (count if self._reduction == "mean" else 1)
+
+    def _check(self, batch: Any, count: int) -> None:
+        """Refuse what is no fixed function, or no mean over samples: two unequal parts must make up the whole."""
+        whole, again = self._sum(batch, count).detach(), self._sum(batch, count).detach()
+        close = torch.finfo(whole.dtype).eps ** 0.5
+        if not torch.allclose(whole, again, rtol=close, atol=0, equal_nan=True):
+            raise UserError("model: two evaluations of one batch differ; call model.eval() to turn dropout off")
+        self._checked = True
+        if count < 3 or not _is_pair(batch) or self._reduction == "none":
+            return
+        outputs, targets = self._model(batch[0]), batch[1]
+        if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and len(outputs) == len(targets) == count):
+            return
+        split = [count // 3, count - count // 3]
+        parts = zip(outputs.split(split), targets.split(split), split, strict=True)
+        total = torch.stack([self._total(self._loss(out, y), n).detach() for out, y, n in parts]).sum()
+        if not torch.allclose(whole, total, rtol=10 * close, atol=0, equal_nan=True):
+            raise UserError(
+                "loss: it is no mean over samples (class weights? ignore_index?), so that it depends on the batches; "
+                'give a module with reduction="sum" or "none"'
+            )
+
+
+def _check_loader(loader: Any, max_samples: int | None) -> None:
+    if not isinstance(loader, Iterable):
+        raise SettingError(
+            "loader", type(loader).__name__, "it gives no batches", "give a DataLoader or a list of them"
+        )
+    if max_samples is not None and (
+        isinstance(max_samples, bool) or int(max_samples) != max_samples or max_samples < 1
+    ):
+        raise SettingError("max_samples", max_samples, "must be a whole number of at least 1")
+    sampler, size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
+    if isinstance(sampler, RandomSampler):
+        rows = len(sampler)
+        some = max_samples is not None and max_samples < rows
+        if some or sampler.replacement or (getattr(loader, "drop_last", False) and size and rows % size):
+            raise SettingError("loader", "shuffle=True", "every call would see other samples", "use shuffle=False")
+    if isinstance(sampler, DistributedSampler) and not sampler.drop_last:
+        rows = len(cast(Any, sampler.dataset))
+        if rows % sampler.num_replicas:
+            raise SettingError(
+                "loader", "DistributedSampler", "it repeats rows to make ranks equal",
+                "give each rank torch.utils.data.Subset(data, range(rank, len(data), ranks))",
+            )  # fmt: skip
+
+
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, list | tuple) and len(batch) == 2 and not hasattr(batch, "_fields")
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from _tensors(value)
+
+
+def _count(batch: Any) -> int:
+    """Return the samples of a batch: the length of its tensors, which must agree."""
+    lengths = {len(tensor) for tensor in _tensors(batch) if tensor.dim()}
+    if len(lengths) != 1:
+        raise UserError(
+            f"loader: tensors of a batch have lengths {sorted(lengths)}; the first axis must be the samples"
+        )
+    return lengths.pop()
+
+
+def _head(batch: Any, limit: int, count: int) -> Any:
+    return batch if limit >= count else _mapped(batch, lambda tensor: tensor[:limit] if tensor.dim() else tensor)
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    return _mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def _mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        return {key: _mapped(value, change) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        parts = [_mapped(value, change) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch

@@ -1,0 +1,48 @@
+"""What result.json says of a run's data: how they were standardised, and whether those at hand are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from subsetopt.data import Dataset, Normalization
+from subsetopt.data.digest import split_digests
+from subsetopt.errors import RunDirectoryError
+
+
+def read_normalization(saved: Mapping[str, Any] | None) -> Normalization | None:
+    """Return the statistics that result.json holds as {mean, std}."""
+    return None if saved is None else Normalization(tuple(saved["mean"]), tuple(saved["std"]))
+
+
+def standardised_as(dataset: Dataset, result: Mapping[str, Any]) -> Dataset:
+    """Return `dataset` standardised as the run of `result` did; raises `RunDirectoryError` where that does not fit."""
+    try:
+        inputs, targets = read_normalization(result["normalization"]), result.get("target_normalization")
+        targets = read_normalization(targets)
+    except (KeyError, TypeError) as error:
+        raise RunDirectoryError(f"result.json lacks an entry ({type(error).__name__}: {error}); train anew") from None
+    for statistics, size, what in ((inputs, dataset.in_shape[0], "inputs"), (targets, dataset.n_outputs, "targets")):
+        if statistics is not None and len(statistics.mean) != size:
+            raise RunDirectoryError(
+                f"{dataset.name}: {what} have {size} columns, those of the run had {len(statistics.mean)}; "
+                "restore the data, or train anew"
+            )
+    return replace(dataset, normalization=inputs, target_normalization=targets)
+
+
+def changed_data(result: Mapping[str, Any], dataset: Dataset | None, splits: Sequence[str]) -> list[str]:
+    """Return a sentence on the splits asked for that are not those of the run, by their digests in result.json."""
+    recorded = (result.get("dataset") or {}).get("digests")
+    if dataset is None or not recorded:
+        return []
+    now = split_digests(dataset)
+    needed = dict.fromkeys("train" if name == "subset" else name for name in splits)
+    changed = [name for name in needed if recorded.get(name) != now.get(name)]
+    if not changed:
+        return []
+    note = f"the {' and '.join(changed)} data are not those of the run: these figures are of other data than its own"
+    if "validation" in changed and recorded.get("train") != now.get("train"):
+        note += "; the model may have been trained on some of these validation rows"
+    return [note]

@@ -1,0 +1,72 @@
+"""`subsetopt predict` on new data, mistakes in one line, and the README's ways to use a saved model elsewhere."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from subsetopt.models import build_model
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+RNG = np.random.default_rng(0)
+X = 1e4 * (RNG.normal(size=(200, 3)) + 2)
+Y = 1e5 * np.tanh(X[:, 0] / 1e4 - 2) + 5e5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from subsetopt import SubsetTrainer
+
+    folder = tmp_path_factory.mktemp("predict")
+    np.savez(folder / "data.npz", x_train=X, y_train=Y)
+    np.savez(folder / "new.npz", x=X[:20])
+    quick = {"subset_frac": 0.5, "max_iterations": 30, "handoff": "none"}
+    SubsetTrainer("mlp", "npz", data_file=folder / "data.npz", output=folder / "runs" / "first", **quick).fit()
+    return folder
+
+
+def test_predictions_in_the_units_of_the_data(cli: Any, folder: Path, tmp_path: Path) -> None:
+    run, new, out = folder / "runs" / "first", folder / "new.npz", tmp_path / "out.csv"
+    document = cli("predict", run, "--data-file", new, "--json").json
+    assert document["rows"] == 20 and document["probabilities"] is None
+    assert 1 - np.square(document["predictions"] - Y[:20]).mean() / Y[:20].var() > 0.9
+    written = cli("predict", run, "--data-file", new, "--output", out)
+    assert written.code == 0 and str(out) in written.out and len(out.read_text().splitlines()) == 21
+    assert "20 in all" in cli("predict", run, "--data-file", new).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data-file", "missing.npz"], ["missing.npz", "no such file", "--data-file"]),
+        (["--data-file", "narrow.npy"], ["narrow.npy", "(2,)", "(3,)"]),
+        (["--data-file", "data.npz"], ["data.npz", "x_train", "name the inputs x"]),
+        (["--data-file", "new.npz", "--output", "new.npz"], ["--output new.npz", "exists already"]),
+        (["--data-file", "new.npz", "--output", "out.txt"], ["--output out.txt", ".csv"]),
+    ],
+)
+def test_mistakes_are_one_line(
+    cli: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    np.save("narrow.npy", X[:, :2])
+    outcome = cli("predict", "runs/first", *arguments)
+    assert outcome.code == 2 and all(word in outcome.line for word in words), outcome.line
+    assert "no" in cli("predict", "runs/none", "--data-file", "new.npz").line
+
+
+@pytest.mark.parametrize("name", ["predictor", "elsewhere"])
+def test_the_readme_says_how_to_use_a_saved_model(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (code,) = re.findall(rf"<!-- test: {name} -->\n```python\n(.*?)```", README, flags=re.DOTALL)
+    monkeypatch.chdir(folder)
+    Path("snippet.py").write_text(code)
+    given = {"inputs": torch.from_numpy(X).float(), "network": build_model("mlp", in_shape=(3,), n_outputs=1)}
+    found = runpy.run_path("snippet.py", init_globals=given)
+    predicted = found["labels" if name == "predictor" else "targets"].detach().numpy().reshape(-1)
+    assert 1 - np.square(predicted - Y).mean() / Y.var() > 0.9

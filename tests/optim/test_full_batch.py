@@ -1,0 +1,166 @@
+"""`full_batch_closure` against the loss and gradient of all rows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from subsetopt.errors import UserError
+from subsetopt.optim import LBFGS, full_batch_closure
+from subsetopt.seeding import make_generator, seeded_globals
+
+ROWS = 23
+
+
+def net(*extra: nn.Module, outputs: int = 3) -> nn.Module:
+    with seeded_globals(0, "init"):
+        return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), *extra, nn.Linear(6, outputs)).double()
+
+
+def rows() -> tuple[Tensor, Tensor]:
+    draw = make_generator(0, "data")
+    return torch.randn(ROWS, 4, generator=draw, dtype=torch.float64), torch.randint(3, (ROWS,), generator=draw)
+
+
+def loader(batch: int, **settings: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*rows()), batch_size=batch, **settings)
+
+
+def gradient(model: nn.Module) -> Tensor:
+    return torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
+
+
+def dense(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], count: int = ROWS) -> tuple[Tensor, Tensor]:
+    x, y = rows()
+    value = loss(model(x[:count]), y[:count])
+    grads = torch.autograd.grad(value, list(model.parameters()))
+    return value.detach(), torch.cat([g.reshape(-1) for g in grads])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 23, 50])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_loss_and_gradient_are_those_of_all_rows_whatever_the_batch_size(batch: int, reduction: str) -> None:
+    model = net()
+    value, grads = dense(model, nn.functional.cross_entropy)
+    closure = full_batch_closure(model, nn.CrossEntropyLoss(reduction=reduction), loader(batch))
+    for _ in range(2):  # the second call clears what the first has left
+        torch.testing.assert_close(closure(), value, rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradient(model), grads, rtol=1e-10, atol=1e-14)
+
+
+def test_shuffled_batches_give_the_same_numbers() -> None:
+    model = net()
+    value, grads = dense(model, nn.functional.cross_entropy)
+    closure = full_batch_closure(model, nn.functional.cross_entropy, loader(5, shuffle=True))
+    for _ in range(3):
+        torch.testing.assert_close(closure(), value, rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradient(model), grads, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("count", [1, 7, 10, 23, 99])
+def test_max_samples_takes_the_first_rows(count: int) -> None:
+    model = net()
+    value, grads = dense(model, nn.functional.cross_entropy, count)
+    closure = full_batch_closure(model, nn.functional.cross_entropy, loader(7), max_samples=count)
+    torch.testing.assert_close(closure(), value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient(model), grads, rtol=1e-10, atol=1e-14)
+
+
+class Molecules(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+@pytest.mark.parametrize("form", [dict, Molecules])
+def test_batches_of_any_form_go_to_the_loss_with_the_model(form: Any) -> None:
+    model = net()
+    value, grads = dense(model, nn.functional.cross_entropy)
+    x, y = rows()
+    batches = [form(x=a, y=b) for a, b in zip(x.split(6), y.split(6), strict=True)]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        parts = batch if isinstance(batch, dict) else batch._asdict()
+        return nn.functional.cross_entropy(model(parts["x"]), parts["y"])
+
+    closure = full_batch_closure(model, loss, batches)
+    torch.testing.assert_close(closure(), value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient(model), grads, rtol=1e-10, atol=1e-14)
+
+
+def test_it_drives_lbfgs_to_the_minimum_of_all_rows() -> None:
+    model = net()
+    x, y = rows()
+
+    def ridge(model: nn.Module, batch: Any) -> Tensor:
+        penalty = torch.stack([(p * p).sum() for p in model.parameters()]).sum()
+        return nn.functional.cross_entropy(model(batch["x"]), batch["y"]) + 0.1 * penalty
+
+    batches = [{"x": a, "y": b} for a, b in zip(x.split(5), y.split(5), strict=True)]
+    optimizer = LBFGS(model.parameters(), max_iter=500, tolerance_grad=1e-8)
+    optimizer.step(full_batch_closure(model, ridge, batches))
+    whole = ridge(model, {"x": x, "y": y})
+    grads = torch.autograd.grad(whole, list(model.parameters()))
+    assert max(float(g.abs().max()) for g in grads) < 1e-7
+
+
+def test_unused_and_frozen_parameters_are_left_alone() -> None:
+    model = net()
+    model.register_parameter("unused", nn.Parameter(torch.ones(2, dtype=torch.float64)))
+    first = next(next(model.children()).parameters())
+    first.requires_grad_(False)
+    full_batch_closure(model, nn.functional.cross_entropy, loader(5))()
+    assert first.grad is None and isinstance(model.unused, nn.Parameter)
+    assert model.unused.grad is not None and not model.unused.grad.any()
+
+
+def _weighted(outputs: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, y, torch.tensor([1.0, 5.0, 20.0], dtype=torch.float64))
+
+
+def _ignoring(outputs: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, y, ignore_index=1)
+
+
+def _root(outputs: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.mse_loss(outputs[:, 0], y.double()).sqrt()
+
+
+REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: full_batch_closure(net(), _weighted, loader(23))(), "no mean over samples"),
+    (lambda: full_batch_closure(net(), _ignoring, loader(10))(), "no mean over samples"),
+    (lambda: full_batch_closure(net(), _root, loader(10))(), "no mean over samples"),
+    (lambda: full_batch_closure(net(nn.Dropout()), nn.functional.cross_entropy, loader(9))(), "model.eval"),
+    (lambda: full_batch_closure(net(), lambda out, y: out, loader(9))(), "loss: it returns shape"),
+    (lambda: full_batch_closure(net(), lambda out, y: 1.0, loader(9))(), "loss: it returns float"),
+    (lambda: full_batch_closure(net(), nn.functional.cross_entropy, [])(), "no samples"),
+    (lambda: full_batch_closure(net(), nn.functional.cross_entropy, [(rows()[0], rows()[1][:2])])(), "lengths [2, 23]"),
+    (lambda: full_batch_closure(net(), nn.functional.cross_entropy, 42), "loader = 'int'"),
+    (lambda: full_batch_closure(net(), nn.functional.cross_entropy, loader(5), max_samples=0), "max_samples = 0"),
+    (lambda: full_batch_closure(net(), nn.functional.cross_entropy, loader(5, shuffle=True), max_samples=9), "shuffle"),
+    (
+        lambda: full_batch_closure(net(), nn.functional.cross_entropy, loader(5, shuffle=True, drop_last=True)),
+        "shuffle",
+    ),
+    (lambda: full_batch_closure(net().requires_grad_(False), nn.functional.cross_entropy, loader(5)), "unfreeze"),
+    (
+        lambda: full_batch_closure(
+            net(),
+            nn.functional.cross_entropy,
+            loader(5, sampler=DistributedSampler(range(ROWS), num_replicas=2, rank=0)),
+        ),
+        "repeats rows",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED)))
+def test_mistakes_are_one_line(case: int) -> None:
+    make, said = REFUSED[case]
+    with pytest.raises(UserError) as caught:
+        make()
+    assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,52 @@
+"""Messages name a setting as the reader types it: keyword in Python, flag on the command line, key of a TOML file."""
+
+from __future__ import annotations
+
+import pytest
+
+from subsetopt.errors import SettingError, command_line, setting
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "keyword", "flag"),
+    [
+        ("image_size", 32, "image_size=32", "--image-size 32"),
+        ("image_size", (24, 32), "image_size=(24, 32)", "--image-size 24,32"),
+        ("task", "regression", "task='regression'", "--task regression"),
+        ("stratify", False, "stratify=False", "--no-stratify"),
+        ("stratify", True, "stratify=True", "--stratify"),
+        ("max_iterations", None, "max_iterations=None", "--max-iterations none"),
+        (
+            "model_args",
+            {"width": 64, "depth": 2},
+            "model_args={'width': 64, 'depth': 2}",
+            "--model-arg width=64 --model-arg depth=2",
+        ),
+    ],
+)
+def test_a_setting_is_spelled_for_its_reader(name: str, value: object, keyword: str, flag: str) -> None:
+    assert setting(name, value) == keyword
+    with command_line(["train"]):
+        assert setting(name, value) == flag
+    assert setting(name, value) == keyword
+
+
+def test_a_name_alone() -> None:
+    assert setting("data_file") == "data_file"
+    with command_line([]):
+        assert setting("data_file") == "--data-file" and setting("solver_args") == "--solver-arg"
+
+
+@pytest.mark.parametrize("typed", [["train", "--subset-frac", "1.5"], ["train", "--subset-frac=1.5"]])
+def test_the_wrong_setting_is_named_by_its_flag_where_that_was_typed(typed: list[str]) -> None:
+    with command_line(typed):
+        assert str(SettingError("subset_frac", "1.5", "too large")) == "--subset-frac 1.5: too large"
+        assert str(SettingError("l2", -1.0, "too small")) == "l2 = -1.0: too small", "it stands in a TOML file"
+        assert str(SettingError("subset_frac", "", "empty")) == "--subset-frac '': empty"
+    assert str(SettingError("subset_frac", "1.5", "too large")) == "subset_frac = '1.5': too large"
+
+
+def test_the_command_line_ends_with_its_errors() -> None:
+    with pytest.raises(SettingError), command_line(["--l2", "x"]):
+        raise SettingError("l2", "x", "no number")
+    assert setting("l2", 1.0) == "l2=1.0"
