@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from subsetopt.errors import RunDirectoryError, SettingError, setting
-from subsetopt.files import check_writable, remove_temporary
+from subsetopt.files import check_writable, remove_temporary, sealed
 from subsetopt.study.cells import Cell, CellMaker, Outcome
 from subsetopt.study.config import Study
 from subsetopt.study.curves import Point, point_row
@@ -19,7 +19,7 @@ from subsetopt.study.execution import SilentStudy, StudyProgress, Workers, run_c
 from subsetopt.study.summary import RESULT_COLUMNS, collect, summarise
 from subsetopt.study.tuning import RunCells, tune
 from subsetopt.training.run import check_run
-from subsetopt.training.run_directory import LOCK, RunDirectory
+from subsetopt.training.run_directory import LOCK, RunDirectory, finite
 
 STUDY, RESULTS, CURVES, SUMMARY = "study.toml", "results.csv", "curves.csv", "summary.json"
 
@@ -65,7 +65,7 @@ def _compare(
     outcomes = run("comparison", cells)
     order = sorted(cells, key=lambda cell: (config.budget.index(cell.budget), list(maker.methods).index(cell.method)))
     findings = collect(order, outcomes, searches, output)
-    summary = summarise(maker, searches, findings, command)
+    summary = sealed(finite(summarise(maker, searches, findings, command)))
     write_csv(directory, RESULTS, RESULT_COLUMNS, findings.rows)
     write_csv(directory, CURVES, [field.name for field in fields(Point)], map(point_row, findings.points))
     directory.write_json(SUMMARY, summary)

@@ -85,7 +85,7 @@ class StudyConfig(Settings):
             return value
         text = str(value)
         if not (text.isascii() and text.isdigit()) or not 1 <= (count := int(text[:20])) <= MOST_SEEDS:
-            raise ValueError(f"must be a number of seeds, 1 to {MOST_SEEDS}, or their list")
+            raise ValueError(f"must be a number of seeds, at least 1 and at most {MOST_SEEDS}, or their list")
         first = 0 if info.field_name == "seeds" else 1_000_000
         return tuple(range(first, first + count))
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from subsetopt.errors import SettingError
+from subsetopt.files import sealed
 from subsetopt.study.compare import RESULTS, STUDY, SUMMARY, open_study, write_csv
 from subsetopt.study.execution import StudyInterrupted, Workers, each
 from subsetopt.study.representativeness_summary import summarise
 from subsetopt.study.subset_minima import Minimum, Task, draw_subset, set_aside, stored_or_found
 from subsetopt.training.config import RunConfig
 from subsetopt.training.preparation import prepare
+from subsetopt.training.run_directory import finite
 from subsetopt.training.workspace import Workspace
 
 MOST_MINIMA = 100_000
@@ -92,7 +94,7 @@ def run_representativeness(
             for task in tasks
         ]
         write_csv(directory, RESULTS, [field.name for field in fields(Minimum)], map(asdict, rows))
-        summary = summarise(workspace, rows, plan.repeats, command)
+        summary = sealed(finite(summarise(workspace, rows, plan.repeats, command)))
         directory.write_json(SUMMARY, summary)
     return summary
 

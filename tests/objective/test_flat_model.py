@@ -119,7 +119,7 @@ def test_forward_is_differentiable_in_w_as_in_the_module() -> None:
 
 def test_a_failing_forward_leaves_the_model_as_it_was() -> None:
     flat = FlatModel(resnet())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ModelError, match="expected input"):
         flat.forward(flat.initial() + 1, torch.zeros(2, 5, 8, 8), "deterministic")
     assert flat.buffers().keys() == dict(resnet().named_buffers()).keys()
     assert torch.equal(torch.cat([p.detach().reshape(-1) for p in flat._module.parameters()]), flat.initial())
