@@ -16,18 +16,17 @@ from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
 from subsetopt.errors import ModelError, RunDirectoryError, UserError
 from subsetopt.files import MALFORMED, reason, sealed
-from subsetopt.training.affordable import check_trained, stepless
-from subsetopt.training.config import RunConfig, make_config, read_toml
-from subsetopt.training.identity import OtherRunError, check_identity, check_outputs, identity
+from subsetopt.training.checks.affordable import check_trained, stepless
+from subsetopt.training.checks.identity import OtherRunError, check_identity, check_outputs, identity
+from subsetopt.training.checks.run_data import changed_data
 from subsetopt.training.loop import Loop
-from subsetopt.training.outcome import assemble_result, environment, version_of, warn_of_other_environment
-from subsetopt.training.phase_factory import build_phases
-from subsetopt.training.phases import Phase
+from subsetopt.training.phases.factory import build_phases
+from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.position import Position, Snapshot
-from subsetopt.training.predictor import Predictor
+from subsetopt.training.prediction.predictor import Predictor
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
-from subsetopt.training.run_data import changed_data
+from subsetopt.training.result import assemble_result, environment, version_of, warn_of_other_environment
 from subsetopt.training.run_directory import (
     BEST,
     CHECKPOINT,
@@ -39,6 +38,7 @@ from subsetopt.training.run_directory import (
     RunDirectory,
     finite,
 )
+from subsetopt.training.settings.run import RunConfig, make_config, read_toml
 from subsetopt.training.workspace import Workspace
 from subsetopt.version import own_version
 
