@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from subsetopt.errors import unknown_name
+from subsetopt.errors import SettingError, unknown_name
+from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.samplers import SAMPLERS
 from subsetopt.training.first_order import FirstOrderPhase
 from subsetopt.training.phase_config import FIRST_ORDER, PhaseConfig
@@ -18,7 +19,13 @@ def build_phases(workspace: Workspace) -> list[Phase]:
     config, handoffs = workspace.config, ("none", "full", *FIRST_ORDER)
     if config.handoff not in handoffs and config.handoff not in SAMPLERS:
         raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
-    return [_build_phase(phase, workspace, index) for index, phase in enumerate(config.phases())]
+    try:
+        return [_build_phase(phase, workspace, index) for index, phase in enumerate(config.phases())]
+    except BudgetExhausted:
+        problem = (
+            f"does not cover the checks before the first step, {workspace.ledger.cost:.3g} epoch-equivalents so far"
+        )
+        raise SettingError("max_epochs", config.max_epochs, problem, "use more, for example 1") from None
 
 
 def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase:

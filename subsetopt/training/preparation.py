@@ -10,6 +10,7 @@ from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
 from subsetopt.models import build_model, check_output_shape, refuse_reserved
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
+from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.overdetermination import warning
 from subsetopt.training.clock import Clock
 from subsetopt.training.config import RunConfig
@@ -67,7 +68,15 @@ def prepare(
     _check_ratio(workspace)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
-        size = tuned_chunk_size(flat, *workspace.subset_data, loss=loss, preprocess=preprocess, meter=ledger)
+        try:
+            size = tuned_chunk_size(flat, *workspace.subset_data, loss=loss, preprocess=preprocess, meter=ledger)
+        except BudgetExhausted:
+            raise SettingError(
+                "max_epochs",
+                config.max_epochs,
+                "does not cover tuning the chunk size",
+                "use more, or --chunk-size auto",
+            ) from None
         # From here on all ranks are known to be well: rank 0's number is everybody's.
         size = ranks.together(lambda: ranks).broadcast(size)
         workspace.config = config.model_copy(update={"chunk_size": size})
