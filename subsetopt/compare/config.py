@@ -102,6 +102,8 @@ class StudyConfig(Settings):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} has a value twice")
+        if not self.seeds or (self.tune and not self.tuning_seeds):
+            raise ValueError("seeds or tuning_seeds is empty; for example 5")
         if any(seed < 0 for seed in (*self.seeds, *self.tuning_seeds)):
             raise ValueError("seeds must not be negative")
         if self.tune and set(self.seeds) & set(self.tuning_seeds):

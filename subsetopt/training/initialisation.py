@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
+import torch
 from torch import Tensor
 
 from subsetopt.errors import ModelError, SettingError, setting
 from subsetopt.objective import FlatModel
 from subsetopt.training.run_directory import MODEL
+from subsetopt.training.saved_tensors import DamagedError, from_file
 
 
 def initialised_from(path: Path, flat: FlatModel) -> FlatModel:
@@ -38,7 +38,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         problem = f"has no {MODEL}; is the run finished?" if path.is_dir() else "no such run or file"
         raise SettingError("init_from", str(path), problem, "give a finished run's directory or a .safetensors file")
     try:
-        return safetensors.torch.load(file.read_bytes())
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        problem = f"is no safetensors file ({error})".replace("\n", " ")
-        raise SettingError("init_from", str(path), problem, "give a finished run's directory") from None
+        tensors, _ = from_file(file, own=False)
+    except DamagedError as error:
+        raise SettingError(
+            "init_from",
+            str(path),
+            f"is no safetensors file to start from: it {error}",
+            "give a finished run's directory",
+        ) from None
+    broken = next((name for name, value in tensors.items() if not bool(torch.isfinite(value).all())), None)
+    if broken is not None:
+        raise SettingError("init_from", str(path), f"{broken} is not finite everywhere", "give a run that converged")
+    return tensors

@@ -91,6 +91,19 @@ def test_tensors_that_were_changed_are_refused(run: Path, name: str) -> None:
         use(run, model=net(), dataset=data())
 
 
+def test_a_start_from_damaged_parameters_is_refused(run: Path) -> None:
+    tensors = safetensors.torch.load_file(run / MODEL)
+    next(iter(tensors.values())).view(-1)[0] = torch.nan
+    safetensors.torch.save_file(tensors, run / MODEL)
+    with pytest.raises(SettingError, match=r"init_from.*is not finite everywhere"):
+        train(make_config(SETTINGS, {"init_from": run}), model=net(), dataset=data(), keep=False)
+
+
+def test_a_budget_below_the_first_checks_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"max_epochs = 0\.01: does not cover the checks before the first step"):
+        train(make_config(SETTINGS, {"max_epochs": 0.01}), model=net(), dataset=data(), keep=False)
+
+
 def test_an_unlimited_number_of_iterations_stays_so(tmp_path: Path) -> None:
     """TOML has no null: without a line of its own the default of 500 would hold in a resumed run."""
     path = tmp_path / "run"
