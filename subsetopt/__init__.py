@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from subsetopt.solvers import SolveResult as SolveResult
     from subsetopt.solvers import StopReason as StopReason
     from subsetopt.solvers import minimize as minimize
-    from subsetopt.training.predictor import Predictor as Predictor
-    from subsetopt.training.predictor import load_predictor as load_predictor
+    from subsetopt.training.prediction.predictor import Predictor as Predictor
+    from subsetopt.training.prediction.predictor import load_predictor as load_predictor
     from subsetopt.training.trainer import SubsetTrainer as SubsetTrainer
 
     __version__: str

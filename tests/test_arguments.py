@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt import Objective, UserError, load_dataset, minimize, overdetermination_ratio
+from subsetopt.compare.config import make_study
+from subsetopt.compare.run import run_comparison
 from subsetopt.samplers import make_sampler
-from subsetopt.study.compare import run_comparison
-from subsetopt.study.config import make_study
 
 X, Y = torch.zeros(20, 4), torch.arange(20) % 2
 MODEL = nn.Linear(4, 2)

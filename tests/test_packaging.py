@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_wheel_holds_both_packages_the_presets_and_the_licence(wheel: set[str]) -> None:
-    assert {"subsetopt/py.typed", "subsetopt/training/config.py", "subsetopt_cli/commands/train.py"} <= wheel
+    assert {"subsetopt/py.typed", "subsetopt/training/settings/run.py", "subsetopt_cli/commands/train.py"} <= wheel
     assert {f"subsetopt/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")} <= wheel
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
 

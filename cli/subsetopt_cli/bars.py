@@ -12,7 +12,7 @@ import click
 from tqdm import tqdm
 
 from subsetopt.report.words import stop_phrase
-from subsetopt.training.phase_config import PhaseConfig
+from subsetopt.training.settings.phase import PhaseConfig
 
 _REDRAW_SECONDS = 0.1
 _LINE_SECONDS = 10.0

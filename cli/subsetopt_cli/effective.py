@@ -12,7 +12,7 @@ from typing import Any, Literal
 import click
 
 from subsetopt.report.table import text_table
-from subsetopt.training.config import RunConfig
+from subsetopt.training.settings.run import RunConfig
 from subsetopt_cli.output import print_json, standard_output_reserved
 
 _WIDTH = 96
@@ -28,7 +28,7 @@ def show_effective(
     as_json: bool,
 ) -> None:
     """Measure the effective ratio of a run and print it; data folder and subset size are those of `config`."""
-    from subsetopt.training.effective import effective_run
+    from subsetopt.analysis.effective_ratio import effective_run
 
     with standard_output_reserved(), _products_shown() as tell:
         document = effective_run(

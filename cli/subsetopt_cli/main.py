@@ -26,6 +26,7 @@ _COMMANDS = {
     "report": "Render the report of a study or a run again.",
     "bench": "Measure our solvers against torch and scipy on this machine.",
     "coverage": "Tell how much of the data redrawn samplers see, and how often.",
+    "guide": "Print the manual, page by page.",
     "list": "List data sets, models, solvers, samplers, augmentations or presets.",
     "download": "Fetch a data set from its publisher.",
     "completion": "Print the completion script of a shell.",

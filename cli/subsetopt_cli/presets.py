@@ -26,7 +26,7 @@ def preset_summary(path: Path) -> str:
 
 def read_config(text: str) -> dict[str, Any]:
     """Read a TOML file, or the preset of that name; raises `SettingError` when there is neither."""
-    from subsetopt.training.config import read_toml
+    from subsetopt.training.settings.run import read_toml
 
     path = Path(text)
     presets = {**preset_files(), **preset_files("study")}
@@ -42,7 +42,7 @@ def overrides(base: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, An
 
     Settings of the file's model and solver stay with these: flags add to them, another model or solver starts afresh.
     """
-    from subsetopt.training.config import RunConfig
+    from subsetopt.training.settings.run import RunConfig
 
     layer = dict(flags)
     for name, arguments in (("model", "model_args"), ("solver", "solver_args")):

@@ -11,7 +11,7 @@ import click
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from subsetopt.study.cells import Cell, Outcome
+    from subsetopt.compare.cells import Cell, Outcome
 
 _LINE_SECONDS = 10.0
 

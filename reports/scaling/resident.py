@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from subsetopt.distributed import join
-from subsetopt.training.config import make_config
 from subsetopt.training.preparation import prepare
+from subsetopt.training.settings.run import make_config
 
 SAMPLES, FEATURES, CLASSES = 200_000, 512, 4
 

@@ -11,9 +11,9 @@ import math
 import sys
 from itertools import chain, zip_longest
 
-from subsetopt.training.config import make_config
+from subsetopt.training.phases.subsets.solve import SubsetSolve
 from subsetopt.training.preparation import prepare
-from subsetopt.training.subset_solve import SubsetSolve
+from subsetopt.training.settings.run import make_config
 
 
 def iteration_costs(solver: str, subsets: int) -> list[list[float]]:

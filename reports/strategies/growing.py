@@ -11,10 +11,10 @@ import sys
 from typing import Any
 
 from subsetopt.objective.protocol import BudgetExhausted
-from subsetopt.training.config import make_config
-from subsetopt.training.phase_config import PhaseConfig
+from subsetopt.training.phases.solver import SolverPhase
 from subsetopt.training.preparation import prepare
-from subsetopt.training.solver_phase import SolverPhase
+from subsetopt.training.settings.phase import PhaseConfig
+from subsetopt.training.settings.run import make_config
 from subsetopt.training.workspace import Workspace
 
 LEVELS = (1.1, 1.05, 1.02)

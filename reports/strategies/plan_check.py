@@ -14,7 +14,7 @@ from typing import Any
 
 from growing import reached, trace
 
-from subsetopt.study.plan import make_plan
+from subsetopt.plan.plan import make_plan
 from subsetopt.training import make_config, train
 from subsetopt.training.preparation import prepare
 

@@ -15,9 +15,9 @@ from typing import Any
 from growing import reached
 
 from subsetopt.objective.protocol import BudgetExhausted
-from subsetopt.training.config import make_config
-from subsetopt.training.phase_factory import build_phases
+from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.preparation import prepare
+from subsetopt.training.settings.run import make_config
 
 LEVELS = (2.0, 1.5, 1.2, 1.1, 1.05, 1.02)
 KFAC = {"solver_args": {"preconditioner": "kfac"}}

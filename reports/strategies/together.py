@@ -9,9 +9,9 @@ import json
 import sys
 
 from subsetopt.solvers import minimize
-from subsetopt.training.config import make_config
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import train
+from subsetopt.training.settings.run import make_config
 
 
 def main(dataset: str, model: str, held_out: str, l2s: str, seeds: str, cases: str) -> None:

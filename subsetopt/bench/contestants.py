@@ -16,7 +16,7 @@ from torch import Tensor
 
 from subsetopt.bench.recorder import Recorder
 from subsetopt.objective import FunctionObjective
-from subsetopt.objective.autograd_function import applied
+from subsetopt.objective.lean.applied import applied
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers import make_solver
 from subsetopt.solvers.minimize import run

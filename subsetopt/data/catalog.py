@@ -59,7 +59,7 @@ class RawData:
 
 Reader = Callable[[Query], RawData]
 
-DATASETS: Registry[Reader] = Registry("dataset", "subsetopt.data")
+DATASETS: Registry[Reader] = Registry("dataset", "subsetopt.data.readers")
 
 
 def default_data_dir() -> Path:

@@ -10,9 +10,9 @@ from torch import Tensor
 from subsetopt.errors import unknown_name
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
-from subsetopt.objective.kfac import Kfac
-from subsetopt.objective.kfac_layers import output_noise
+from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.objective.losses import Loss
+from subsetopt.objective.output_noise import output_noise
 from subsetopt.objective.protocol import Meter, Preconditioner
 from subsetopt.objective.sharding import SampleShare
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from subsetopt.objective.arithmetic import accumulation_dtype
-from subsetopt.objective.curvature_ops import lean_second_derivatives, right_second_derivatives
 from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.lean.mode import lean_second_derivatives, right_second_derivatives
 from subsetopt.objective.losses import Loss
 
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]

@@ -12,7 +12,7 @@ from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.draws import draw_permutation
 from subsetopt.samplers.last_layer import in_index_order
 from subsetopt.samplers.protocol import Batch, Scan
-from subsetopt.samplers.settings import rows_of
+from subsetopt.settings import rows_of
 
 
 def class_quotas(targets: Tensor, k: int) -> Iterator[tuple[Tensor, int]]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from subsetopt.samplers.credit import add_at
 from subsetopt.samplers.factory import make_sampler
-from subsetopt.samplers.settings import check_choice, check_count, check_fraction, rows_of
 from subsetopt.seeding import derive_seed
+from subsetopt.settings import check_choice, check_count, check_fraction, rows_of
 
 NAMES = ("full", "fixed-subset", "rs2", "srs")
 _TAIL = 1e-12

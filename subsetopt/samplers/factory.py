@@ -14,10 +14,10 @@ from subsetopt.arguments import plain, require_device, whole_number
 from subsetopt.errors import SettingError, unknown_name
 from subsetopt.registry import Registry
 from subsetopt.samplers.base import QueueSampler
-from subsetopt.samplers.settings import check_flag
+from subsetopt.settings import check_flag
 
 S = TypeVar("S", bound=type[QueueSampler])
-SAMPLERS: Registry[type[QueueSampler]] = Registry("sampler", "subsetopt.samplers")
+SAMPLERS: Registry[type[QueueSampler]] = Registry("sampler", "subsetopt.samplers.methods")
 
 CARD_SECTIONS = ("What it does", "Formula", "Settings", "True cost", "Source", "Deviations from the official code")
 

@@ -12,7 +12,7 @@ from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.credit import add_at, credit, true_class_probability
 from subsetopt.samplers.draws import draw_with_replacement, draw_without_replacement, importance_weights, wide_dtype
 from subsetopt.samplers.protocol import Batch
-from subsetopt.samplers.settings import CORRECTIONS, check_choice, check_flag, check_fraction, rows_of
+from subsetopt.settings import CORRECTIONS, check_choice, check_flag, check_fraction, rows_of
 
 
 def smoothed_probabilities(scores: Tensor, seen: Tensor) -> Tensor:

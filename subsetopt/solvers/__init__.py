@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from subsetopt.registry import Registry
+from subsetopt.settings import check_settings
 from subsetopt.solvers.protocol import Solver, SolveResult, State, StopReason
-from subsetopt.solvers.settings import check_settings
 
 SOLVERS: Registry[Callable[..., Solver]] = Registry("solver", __name__)
 

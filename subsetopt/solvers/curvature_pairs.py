@@ -19,7 +19,7 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
-from subsetopt.solvers.host import ring_products
+from subsetopt.solvers.inner_products import ring_products
 
 GAMMA_PAIRS = 5  # newest pairs among which H0 is chosen
 

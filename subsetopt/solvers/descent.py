@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import Tensor
 
 from subsetopt.objective.protocol import Purpose, SmoothObjective
+from subsetopt.saving import join, split
+from subsetopt.settings import setting
 from subsetopt.solvers.iterate import (
     CONTRADICTION,
     Iterate,
@@ -22,8 +24,6 @@ from subsetopt.solvers.iterate import (
 )
 from subsetopt.solvers.line_search import LineSearch, Trial, WolfeConditions
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.solvers.settings import setting
-from subsetopt.solvers.state import join, split
 
 M = TypeVar("M")
 

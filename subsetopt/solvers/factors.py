@@ -14,7 +14,7 @@ from subsetopt.devices import moved
 from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import Part, Preconditioner, SampledObjective, SmoothObjective
 from subsetopt.seeding import make_generator
-from subsetopt.solvers.settings import setting
+from subsetopt.settings import setting
 
 Operator = Callable[[Tensor], Tensor]
 

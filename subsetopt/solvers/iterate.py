@@ -13,11 +13,11 @@ from torch import Tensor
 
 from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import Purpose, SmoothObjective
-from subsetopt.solvers.host import dot
+from subsetopt.saving import UNSAVED
+from subsetopt.settings import setting
+from subsetopt.solvers.inner_products import dot
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.solvers.settings import setting
-from subsetopt.solvers.state import UNSAVED
 
 LOSS_ULPS, PARAMETER_ULPS = 4.0, 1.0  # assumed relative errors of f and of each w_i, in units of eps
 CONTRADICTION = 1e3  # multiples of the noise: a promised decrease that rounding cannot have hidden

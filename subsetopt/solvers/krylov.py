@@ -21,7 +21,7 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
-from subsetopt.solvers.host import dot, products
+from subsetopt.solvers.inner_products import dot, products
 
 Vector = NDArray[np.float64]
 Operator = Callable[[Tensor], Tensor]

@@ -13,15 +13,15 @@ from torch import Tensor
 from subsetopt.distributed import current
 from subsetopt.errors import SettingsConflictError
 from subsetopt.objective.protocol import SampledObjective, SmoothObjective
+from subsetopt.saving import UNSAVED, join
+from subsetopt.settings import setting
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.curvature_pairs import CurvaturePairs, curvature_correction
 from subsetopt.solvers.descent import FIRST_DECREASE, DescentSolver, DescentState, Line
 from subsetopt.solvers.factors import Factors, PreconditionerSettings
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.preconditioned_pairs import PreconditionedPairs
-from subsetopt.solvers.settings import setting
 from subsetopt.solvers.sharded_pairs import ShardedPairs
-from subsetopt.solvers.state import UNSAVED, join
 
 RING_BYTES = 1 << 28  # 256 MiB: what up to 100 pairs may take
 SMALL_RING_BYTES = 1 << 24  # 16 MiB: what up to 200 pairs may take

@@ -12,8 +12,8 @@ from typing import Literal, cast
 from torch import Tensor
 
 from subsetopt.objective.protocol import Linearisation, SampledObjective, SmoothObjective
+from subsetopt.settings import setting
 from subsetopt.solvers.factors import Factors, Operator, PreconditionerSettings
-from subsetopt.solvers.settings import setting
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.host import host_read
+from subsetopt.settings import setting
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.descent import DescentSolver, DescentState, Line
-from subsetopt.solvers.host import dot
+from subsetopt.solvers.inner_products import dot
 from subsetopt.solvers.line_search import Trial
-from subsetopt.solvers.settings import setting
 
 BetaRule = Literal["hager-zhang", "pr+", "hs", "dy", "fr"]
 

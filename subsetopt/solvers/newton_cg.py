@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from subsetopt.objective.protocol import SmoothObjective
+from subsetopt.saving import UNSAVED, join, split
+from subsetopt.settings import setting
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.factors import Factors
 from subsetopt.solvers.iterate import (
@@ -33,8 +35,6 @@ from subsetopt.solvers.krylov import KrylovSpace, TridiagonalStep
 from subsetopt.solvers.line_search import Trial, cubic_minimiser
 from subsetopt.solvers.local_model import CurvatureSettings, LocalModel
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.solvers.settings import setting
-from subsetopt.solvers.state import UNSAVED, join, split
 
 BASIS_BYTES = 1 << 29  # 512 MiB
 DAMPING_RANGE = 1e4  # how far the damping may go from where it began

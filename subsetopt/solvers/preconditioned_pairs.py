@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.host import host_read
+from subsetopt.saving import UNSAVED
 from subsetopt.solvers.curvature_pairs import CurvaturePairs
-from subsetopt.solvers.host import dot
-from subsetopt.solvers.state import UNSAVED
+from subsetopt.solvers.inner_products import dot
 
 
 @dataclass

@@ -19,11 +19,11 @@ from scipy import optimize
 from torch import Tensor
 
 from subsetopt.objective.protocol import BudgetExhausted, Linearisation, Purpose, SmoothObjective
+from subsetopt.saving import join, split
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.iterate import Iterate, StopSettings, advance, evaluate, restart_fields, start_fields
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.solvers.state import join, split
 
 Vector = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
+from subsetopt.saving import UNSAVED
 from subsetopt.solvers.curvature_pairs import CurvaturePairs
-from subsetopt.solvers.state import UNSAVED
 
 
 @dataclass

@@ -6,15 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from subsetopt.training.config import RunConfig, make_config
-    from subsetopt.training.phase_config import PhaseConfig
     from subsetopt.training.run import evaluate_run, resume_run, train
+    from subsetopt.training.settings.phase import PhaseConfig
+    from subsetopt.training.settings.run import RunConfig, make_config
     from subsetopt.training.trainer import SubsetTrainer
 
 _HOMES = {
-    "PhaseConfig": "config",
-    "RunConfig": "config",
-    "make_config": "config",
+    "PhaseConfig": "settings.phase",
+    "RunConfig": "settings.run",
+    "make_config": "settings.run",
     "SubsetTrainer": "trainer",
     "evaluate_run": "run",
     "resume_run": "run",

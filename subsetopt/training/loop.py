@@ -12,8 +12,8 @@ from torch import Tensor
 
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.identity import check_identity, check_outputs
-from subsetopt.training.phases import Phase
+from subsetopt.training.checks.identity import check_identity, check_outputs
+from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.position import Position, Snapshot, pack, unpack
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import LOG, METRICS, RunDirectory, finite

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from subsetopt.training.identity import identity
-from subsetopt.training.phases import Phase
-from subsetopt.training.trees import under
+from subsetopt.saving import under
+from subsetopt.training.checks.identity import identity
+from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.workspace import Workspace
 
 FORMAT = 3

@@ -15,14 +15,14 @@ from subsetopt.errors import SettingError, setting
 from subsetopt.models import build_model, check_output_shape, initialise_lazy, refuse_reserved
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
-from subsetopt.training.affordable import within_budget
-from subsetopt.training.clock import Clock
-from subsetopt.training.config import RunConfig
+from subsetopt.training.budget import Clock
+from subsetopt.training.checks.affordable import within_budget
+from subsetopt.training.checks.inputs import fitted_inputs
+from subsetopt.training.checks.run_data import standardised_as
+from subsetopt.training.checks.scale_notes import scale_notes
 from subsetopt.training.initialisation import initialised_from
-from subsetopt.training.inputs import fitted_inputs
 from subsetopt.training.ledger import Ledger
-from subsetopt.training.run_data import standardised_as
-from subsetopt.training.scale_notes import scale_notes
+from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.workspace import Workspace, strata
 
 PRICE_SAMPLES, CHECKED_SAMPLES = 8, 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from subsetopt.training.phase_config import PhaseConfig
+from subsetopt.training.settings.phase import PhaseConfig
 
 
 @runtime_checkable

@@ -16,18 +16,17 @@ from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
 from subsetopt.errors import ModelError, RunDirectoryError, UserError
 from subsetopt.files import MALFORMED, reason, sealed
-from subsetopt.training.affordable import check_trained, stepless
-from subsetopt.training.config import RunConfig, make_config, read_toml
-from subsetopt.training.identity import OtherRunError, check_identity, check_outputs, identity
+from subsetopt.training.checks.affordable import check_trained, stepless
+from subsetopt.training.checks.identity import OtherRunError, check_identity, check_outputs, identity
+from subsetopt.training.checks.run_data import changed_data
 from subsetopt.training.loop import Loop
-from subsetopt.training.outcome import assemble_result, environment, version_of, warn_of_other_environment
-from subsetopt.training.phase_factory import build_phases
-from subsetopt.training.phases import Phase
+from subsetopt.training.phases.factory import build_phases
+from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.position import Position, Snapshot
-from subsetopt.training.predictor import Predictor
+from subsetopt.training.prediction.predictor import Predictor
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
-from subsetopt.training.run_data import changed_data
+from subsetopt.training.result import assemble_result, environment, version_of, warn_of_other_environment
 from subsetopt.training.run_directory import (
     BEST,
     CHECKPOINT,
@@ -39,6 +38,7 @@ from subsetopt.training.run_directory import (
     RunDirectory,
     finite,
 )
+from subsetopt.training.settings.run import RunConfig, make_config, read_toml
 from subsetopt.training.workspace import Workspace
 from subsetopt.version import own_version
 
@@ -83,6 +83,7 @@ def train(
     keep: bool = True,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
+    may_idle: bool = False,
 ) -> RunResult:
     """Run all phases of `config` and return the result; `keep=False` writes nothing to disk.
 
@@ -90,27 +91,29 @@ def train(
     the time of drawing. Every check is made before the run directory is created. Raises `UserError` for the user's
     mistakes and `Interrupted` after Ctrl-C, with everything saved.
 
+    With `may_idle` a run whose budget admits no step is a finding, not a mistake.
+
     Started by torchrun, the processes share the work; rank 0 alone writes and shows progress, and every rank returns
     the result.
     """
     ranks = join(config.rank_timeout, config.device)
     progress = (progress if ranks.main else None) or Silent()
-    workspace, phases = _prepared(_named(config, model, dataset), model, dataset, ranks)
+    workspace, phases = _prepared(_named(config, model, dataset), model, dataset, ranks, may_idle)
     directory = ranks.together(lambda: _new_directory(workspace) if keep and ranks.main else None)
     _hint(ranks, directory)
     loop = Loop(workspace, phases, directory, progress)
     with _alone_in(directory, ranks):
-        return _finish(loop, loop.start(), workspace, phases, directory, progress, splits, figure)
+        return _finish(loop, loop.start(), workspace, phases, directory, progress, splits, figure, may_idle)
 
 
 def _prepared(
-    config: RunConfig, model: nn.Module | None, dataset: Dataset | None, ranks: Ranks
+    config: RunConfig, model: nn.Module | None, dataset: Dataset | None, ranks: Ranks, may_idle: bool
 ) -> tuple[Workspace, list[Phase]]:
     """Build and check everything on every rank; a mistake that one of them finds ends all."""
 
     def work() -> tuple[Workspace, list[Phase]]:
         workspace = prepare(config, model, dataset, ranks)
-        return workspace, build_phases(workspace)
+        return workspace, build_phases(workspace, may_idle=may_idle)
 
     workspace, phases = ranks.together(work)
     if ranks.size > 1 and (config.max_seconds or any(phase.config.seconds for phase in phases)):
@@ -143,6 +146,7 @@ def resume_run(
     dataset: Dataset | None = None,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
+    may_idle: bool = False,
 ) -> RunResult:
     """Go on with an interrupted or killed run; a finished one returns its result at once.
 
@@ -153,7 +157,7 @@ def resume_run(
     config = load_config(directory, model, dataset)
     ranks = join(config.rank_timeout, config.device)
     progress = (progress if ranks.main else None) or Silent()
-    workspace, phases = _prepared(config, model, dataset, ranks)
+    workspace, phases = _prepared(config, model, dataset, ranks, may_idle)
     written = directory if ranks.main else None
     loop = Loop(workspace, phases, written, progress)
     with _alone_in(written, ranks):
@@ -164,7 +168,7 @@ def resume_run(
             warn_of_other_environment(directory, workspace, progress)
         ranks.together(lambda: None if checkpoint is None else _fits(directory, CHECKPOINT, loop.check, checkpoint[1]))
         position = loop.begin_again() if checkpoint is None else _restored(loop, checkpoint, directory)
-        return _finish(loop, position, workspace, phases, written, progress, splits, figure)
+        return _finish(loop, position, workspace, phases, written, progress, splits, figure, may_idle)
 
 
 @contextmanager
@@ -176,10 +180,10 @@ def _alone_in(directory: RunDirectory | None, ranks: Ranks) -> Iterator[None]:
 
 
 @ordinary_torch()
-def check_run(config: RunConfig) -> Workspace:
+def check_run(config: RunConfig, *, may_idle: bool = False) -> Workspace:
     """Raise what `train` would raise before its first step and return the workspace; nothing is written or trained."""
     workspace = prepare(config)
-    build_phases(workspace)
+    build_phases(workspace, may_idle=may_idle)
     return workspace
 
 
@@ -256,13 +260,15 @@ def _finish(
     progress: Progress,
     splits: Sequence[str],
     figure: bool,
+    may_idle: bool,
 ) -> RunResult:
     for text in workspace.warnings:
         progress.warn(text)
     if not loop.run(position):
         raise Interrupted(directory.path if directory else None)
     records = [snapshot.record for snapshot in position.snapshots]
-    check_trained(workspace, records)
+    if not may_idle:
+        check_trained(workspace, records)
     for text in stepless(records):
         progress.warn(text)
     result = sealed(finite(assemble_result(workspace, position, splits)))

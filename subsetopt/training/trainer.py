@@ -10,11 +10,11 @@ from torch import nn
 from subsetopt.arguments import kind_of, refuse_given, require_module
 from subsetopt.data import Dataset, require_dataset
 from subsetopt.errors import SettingError
-from subsetopt.training.config import make_config
-from subsetopt.training.predictor import Predictor
+from subsetopt.training.prediction.predictor import Predictor
 from subsetopt.training.progress import Progress
 from subsetopt.training.run import RunResult, load_config, resume_run, train
 from subsetopt.training.run_directory import RunDirectory
+from subsetopt.training.settings.run import make_config
 
 _DATA = ("data_dir", "data_file", "validation_fraction", "normalize")  # how a data set is read by its name
 

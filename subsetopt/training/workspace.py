@@ -29,12 +29,12 @@ from subsetopt.objective.noise import MINIMUM_CHUNKS
 from subsetopt.objective.protocol import Purpose
 from subsetopt.overdetermination import Overdetermination, overdetermination_ratio, verdict
 from subsetopt.seeding import derive_seed
+from subsetopt.training.budget import Clock
 from subsetopt.training.carry import CarriedCurvature
-from subsetopt.training.clock import Clock
-from subsetopt.training.config import RunConfig
 from subsetopt.training.ledger import Ledger
 from subsetopt.training.loss_scale import LossScale
-from subsetopt.training.phase_config import PhaseConfig
+from subsetopt.training.settings.phase import PhaseConfig
+from subsetopt.training.settings.run import RunConfig
 
 
 @dataclass

@@ -22,7 +22,7 @@ def test_compare_says_its_verdict_and_where_the_files_are(cli: Any) -> None:
 
 
 def test_an_interrupted_study_says_how_to_go_on(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from subsetopt.study import execution
+    from subsetopt.compare import execution
 
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt

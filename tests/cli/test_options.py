@@ -12,7 +12,7 @@ from subsetopt_cli.options import FILE_ONLY, HEADINGS, given_settings, key_value
 from subsetopt_cli.presets import overrides
 
 from subsetopt.errors import SettingError, flag_of
-from subsetopt.training.config import RunConfig, make_config
+from subsetopt.training.settings.run import RunConfig, make_config
 
 FIELDS = [name for name in RunConfig.model_fields if name not in FILE_ONLY]
 

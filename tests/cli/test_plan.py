@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from subsetopt.study.laws import Law, shipped_laws
-from subsetopt.study.pilot import Pilot, Speeds
-from subsetopt.study.predictions import STRATEGIES, Problem, Strategy, predict
+from subsetopt.plan.laws import Law, shipped_laws
+from subsetopt.plan.pilot import Pilot, Speeds
+from subsetopt.plan.predictions import STRATEGIES, Problem, Strategy, predict
 
 SMALL = ("plan", "--dataset", "digits", "--model", "linear", "--l2", "0.1")
 

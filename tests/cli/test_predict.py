@@ -1,19 +1,13 @@
-"""`subsetopt predict` on new data, mistakes in one line, and the README's ways to use a saved model elsewhere."""
+"""`subsetopt predict` on new data, mistakes in one line."""
 
 from __future__ import annotations
 
-import re
-import runpy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from subsetopt.models import build_model
-
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 RNG = np.random.default_rng(0)
 X = 1e4 * (RNG.normal(size=(200, 3)) + 2)
 Y = 1e5 * np.tanh(X[:, 0] / 1e4 - 2) + 5e5
@@ -59,14 +53,3 @@ def test_mistakes_are_one_line(
     outcome = cli("predict", "runs/first", *arguments)
     assert outcome.code == 2 and all(word in outcome.line for word in words), outcome.line
     assert "no" in cli("predict", "runs/none", "--data-file", "new.npz").line
-
-
-@pytest.mark.parametrize("name", ["predictor", "elsewhere"])
-def test_the_readme_says_how_to_use_a_saved_model(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    (code,) = re.findall(rf"<!-- test: {name} -->\n```python\n(.*?)```", README, flags=re.DOTALL)
-    monkeypatch.chdir(folder)
-    Path("snippet.py").write_text(code)
-    given = {"inputs": torch.from_numpy(X).float(), "network": build_model("mlp", in_shape=(3,), n_outputs=1)}
-    found = runpy.run_path("snippet.py", init_globals=given)
-    predicted = found["labels" if name == "predictor" else "targets"].detach().numpy().reshape(-1)
-    assert 1 - np.square(predicted - Y).mean() / Y.var() > 0.9

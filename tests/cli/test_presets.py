@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from subsetopt_cli.presets import preset_files, preset_summary, read_config
 
-from subsetopt.training.config import make_config
+from subsetopt.training.settings.run import make_config
 
 
 def test_there_is_one_preset_for_each_of_the_three_data_sets() -> None:

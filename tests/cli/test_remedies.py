@@ -19,14 +19,14 @@ from subsetopt_cli.main import cli as root
 
 import subsetopt
 from subsetopt import SubsetTrainer, load_dataset
+from subsetopt.analysis.effective_ratio import effective_run
+from subsetopt.analysis.verification import verify_run
+from subsetopt.compare.config import StudyConfig
 from subsetopt.errors import flag_of
-from subsetopt.study.config import StudyConfig
-from subsetopt.study.execution import Workers
-from subsetopt.study.plan import make_plan
-from subsetopt.training.config import RunConfig
-from subsetopt.training.effective import effective_run
-from subsetopt.training.setting_names import setting_name
-from subsetopt.training.verification import verify_run
+from subsetopt.plan.plan import make_plan
+from subsetopt.study.workers import Workers
+from subsetopt.training.settings.names import setting_name
+from subsetopt.training.settings.run import RunConfig
 
 ROOTS = [Path(package.__path__[0]) for package in (subsetopt, subsetopt_cli)]
 SOURCES = [path for folder in ROOTS for path in sorted(folder.rglob("*.py"))]

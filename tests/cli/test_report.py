@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.report.study_fixture import summary, write_study
+from tests.report.study.study_fixture import summary, write_study
 
 
 def test_a_study_gets_both_reports_and_its_verdict_on_the_terminal(cli: Any, tmp_path: Path) -> None:

@@ -22,19 +22,19 @@ from subsetopt.data.checks import checked_inputs
 from subsetopt.distributed import ProcessRanks, RankFailedError, RankLostError, Ranks
 from subsetopt.errors import DataError, SettingError
 from subsetopt.objective import Objective, evaluate_split
-from subsetopt.objective.kfac import Kfac
+from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver, minimize
-from subsetopt.training.batch_sharing import REPLICATED
-from subsetopt.training.config import make_config
-from subsetopt.training.first_order import FirstOrderPhase
-from subsetopt.training.minima import SubsetMinimum
-from subsetopt.training.phases import Outcome
+from subsetopt.training.phases.batch_sharing import REPLICATED
+from subsetopt.training.phases.first_order.phase import FirstOrderPhase
+from subsetopt.training.phases.kfac_stream.phase import StreamPhase
+from subsetopt.training.phases.protocol import Outcome
+from subsetopt.training.phases.solver import SolverPhase
+from subsetopt.training.phases.subsets.minima import SubsetMinimum
+from subsetopt.training.phases.subsets.phase import SubsetsPhase, SubsetsState
 from subsetopt.training.preparation import prepare
-from subsetopt.training.solver_phase import SolverPhase
-from subsetopt.training.stream_phase import StreamPhase
-from subsetopt.training.subsets_phase import SubsetsPhase, SubsetsState
+from subsetopt.training.settings.run import make_config
 from subsetopt.training.workspace import Workspace
 
 K, D, M = 100, 6, 3  # 100 is no multiple of 3

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subsetopt.data.idx import read_idx
+from subsetopt.data.readers.idx import read_idx
 
 from .damage import EXAMPLES, MANY, damaged, examples, read_or_refuse
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subsetopt.data.cifar import _pickled
-from subsetopt.data.plain_pickle import load_plain
+from subsetopt.data.readers.cifar import _pickled
+from subsetopt.data.readers.plain_pickle import load_plain
 
 from .damage import EXAMPLES, MANY, damaged, examples, read_or_refuse
 

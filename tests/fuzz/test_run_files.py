@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from subsetopt_cli.main import run
 
 from tests.fuzz.bounded import command
-from tests.report.study_fixture import summary, write_study
+from tests.report.study.study_fixture import summary, write_study
 
 SETTINGS = ["--model", "linear", "--subset-size", "40", "--max-iterations", "1", "--handoff", "none"]
 COMMANDS = (["resume"], ["evaluate"], ["report"])

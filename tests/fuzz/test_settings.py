@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from subsetopt_cli.options import FILE_ONLY, flag_of
 
-from subsetopt.study.config import StudyConfig
-from subsetopt.training.config import RunConfig
+from subsetopt.compare.config import StudyConfig
 from subsetopt.training.loop import Loop
+from subsetopt.training.settings.run import RunConfig
 from tests.fuzz.bounded import command
 
 FIXED = {"dataset", "data_dir", "data_file", "output", "device", "compile", "cuda_graphs", "init_from", "rank_timeout"}
@@ -137,12 +137,12 @@ def test_studies(data: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str,
 
 
 def studies(data: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any]) -> None:
-    from subsetopt.study.execution import StudyInterrupted
+    from subsetopt.study.workers import StudyInterrupted
 
     def interrupted(*arguments: Any, **others: Any) -> None:
         raise StudyInterrupted
 
-    monkeypatch.setattr("subsetopt.study.compare.tune", interrupted)
+    monkeypatch.setattr("subsetopt.compare.run.tune", interrupted)
     with tempfile.TemporaryDirectory() as folder:
         text = toml({"methods": ["lbfgs@0.5", "adam"], "budget": [1.0], "model": "linear", **content})
         config, output = Path(folder) / "study.toml", Path(folder) / "study"

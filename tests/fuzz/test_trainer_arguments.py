@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from subsetopt import Objective, SubsetTrainer, UserError, minimize, overdetermination_ratio
+from subsetopt.compare.config import StudyConfig, make_study
 from subsetopt.data import Dataset, as_dataset, dataset_from_arrays
-from subsetopt.study.config import StudyConfig, make_study
-from subsetopt.training.config import RunConfig
+from subsetopt.training.settings.run import RunConfig
 
 X, Y = torch.zeros(20, 4), torch.arange(20) % 2
 DATA = dataset_from_arrays(X, Y)

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.objective.host import observe_reads
 from subsetopt.seeding import make_generator, seeded_globals
-from subsetopt.training.config import make_config
-from subsetopt.training.phase_factory import build_phases
+from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.preparation import prepare
+from subsetopt.training.settings.run import make_config
 from subsetopt.training.workspace import Workspace
 
 TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-11}, torch.float32: {"rtol": 2e-4, "atol": 2e-5}}

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from gpu_cases import close
-from objective_nets import problem
 
 from subsetopt.objective import Objective, chunks
 from subsetopt.objective.acceleration import ChunkGraphs
 from subsetopt.solvers import minimize
+from tests.objective.objective_nets import problem
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "pooled", "resnet", "tied"])

@@ -8,9 +8,9 @@ from gpu_cases import close
 from torch import nn
 
 from subsetopt.objective import FlatModel, make_loss
-from subsetopt.objective.kfac import Kfac
-from subsetopt.objective.kfac_factor import RANK, WIDE
-from subsetopt.objective.kfac_spectrum import KfacSpectrum
+from subsetopt.objective.kfac.damping import KfacSpectrum
+from subsetopt.objective.kfac.estimate import Kfac
+from subsetopt.objective.kfac.factor import RANK, WIDE
 from subsetopt.seeding import make_generator, seeded_globals
 
 MODELS = {

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from gpu_cases import close
-from objective_nets import NETS, problem, vector_like
 from torch import Tensor, nn
 
 from subsetopt.objective import Objective, chunks
 from subsetopt.seeding import make_generator, seeded_globals
+from tests.objective.objective_nets import NETS, problem, vector_like
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])

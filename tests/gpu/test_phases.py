@@ -13,13 +13,13 @@ import torch
 from gpu_cases import begin, close, convnet, dense, images, resumed, vectors, waiting_is_an_error
 from torch import nn
 
+from subsetopt.analysis.verification import verify_run
 from subsetopt.data.batch_augmentation import AUGMENTATIONS, make_augmentation
 from subsetopt.samplers import SAMPLERS
 from subsetopt.seeding import make_generator
-from subsetopt.training.config import make_config
-from subsetopt.training.first_order import _on_host
+from subsetopt.training.phases.first_order.phase import _on_host
 from subsetopt.training.run import resume_run, train
-from subsetopt.training.verification import verify_run
+from subsetopt.training.settings.run import make_config
 
 CHEAP = {"nw-sketch": {"handoff_args": {"repetitions": 4}}}
 FIRST = {"solver": "none", "handoff_epochs": 3, "handoff_batch_size": 16}

@@ -9,9 +9,9 @@ import torch
 from gpu_cases import close, dense, vectors, waiting_is_an_error
 from torch import Tensor, nn
 
+from subsetopt.analysis.verification import certify
 from subsetopt.objective import Objective
 from subsetopt.solvers import make_solver, minimize
-from subsetopt.training.verification import certify
 
 SOLVERS: dict[str, dict[str, Any]] = {
     "lbfgs": {"method": "lbfgs"},

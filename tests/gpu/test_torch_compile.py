@@ -7,9 +7,9 @@ import warnings
 import pytest
 import torch
 from gpu_cases import close
-from objective_nets import problem
 
 from subsetopt.objective import Objective
+from tests.objective.objective_nets import problem
 
 
 def test_a_compiled_loss_and_its_gradient_equal_plain_ones_to_rounding(cuda: torch.device) -> None:

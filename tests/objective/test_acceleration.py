@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from objective_nets import problem
 
 from subsetopt.objective import CountingMeter, FlatModel, Objective, tuned_chunk_size
 from subsetopt.objective.acceleration import ChunkGraphs
 from subsetopt.objective.guard import PROBE_SAMPLES
 from subsetopt.objective.tuning import REPEATS
+from tests.objective.objective_nets import problem
 
 
 @pytest.mark.slow

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from objective_nets import problem
 from torch import nn
 
 from subsetopt.errors import DataError
 from subsetopt.objective import FALLBACK_PRICES, CountingMeter, FlatModel, Objective, calibrate_prices, evaluate_split
 from subsetopt.objective.memory import SavedBytes, automatic_chunk_size
+from tests.objective.objective_nets import problem
 
 
 @pytest.mark.parametrize("chunk_size", [None, 5])

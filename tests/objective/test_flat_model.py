@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from objective_nets import Tied, problem, resnet
 from torch import nn
 
 from subsetopt.errors import ModelError
 from subsetopt.objective import FlatModel, Objective, update_batch_norm
+from tests.objective.objective_nets import Tied, problem, resnet
 
 
 def bits(module: nn.Module) -> list[torch.Tensor]:

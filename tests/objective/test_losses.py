@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from objective_nets import problem, vector_like
 from torch import Tensor
 
 from subsetopt.errors import SettingError, UserError
 from subsetopt.objective import CrossEntropy, MeanSquaredError, Objective, make_loss
 from subsetopt.seeding import make_generator
+from tests.objective.objective_nets import problem, vector_like
 
 GENERATOR = make_generator(0, "losses")
 Z = torch.randn(5, 4, generator=GENERATOR, dtype=torch.float64) * 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from objective_nets import problem
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
@@ -13,6 +12,7 @@ from subsetopt.errors import SettingError
 from subsetopt.objective import Objective
 from subsetopt.objective.noise import NoiseAccumulator
 from subsetopt.seeding import make_generator
+from tests.objective.objective_nets import problem
 
 
 def per_sample_gradients() -> Tensor:

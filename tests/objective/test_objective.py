@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from objective_nets import problem, vector_like
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from subsetopt.errors import DataError, ModelError, SettingError, UserError
 from subsetopt.objective import BudgetExhausted, CountingMeter, FlatModel, Objective
 from subsetopt.objective.chunks import bounds
+from tests.objective.objective_nets import problem, vector_like
 
 
 class CountSynchronisations(TorchDispatchMode):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from objective_nets import NETS, dense_loss, dense_outputs, problem, vector_like
 from torch import Tensor
 
 from subsetopt.objective import Objective
+from tests.objective.objective_nets import NETS, dense_loss, dense_outputs, problem, vector_like
 
 L2 = 0.03
 CASES = [(name, loss) for name in NETS for loss in ("cross_entropy", "mse")]

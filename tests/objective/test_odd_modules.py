@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from subsetopt.errors import ModelError
 from subsetopt.objective import FlatModel, Objective, calibrate_prices, evaluate_split, make_loss
 from subsetopt.objective.flops import count_flops
-from subsetopt.objective.kfac import Kfac
+from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.seeding import make_generator, seeded_globals
 
 SAMPLES = 23

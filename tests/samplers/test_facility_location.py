@@ -6,8 +6,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from subsetopt.samplers.craig import gradient_similarity
 from subsetopt.samplers.facility_location import facility_location_greedy
+from subsetopt.samplers.methods.craig import gradient_similarity
 
 
 def similarity_of(n, seed, dimension=3):

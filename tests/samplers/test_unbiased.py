@@ -5,7 +5,7 @@ import torch
 
 from subsetopt.samplers import SAMPLERS, make_sampler
 from subsetopt.samplers.draws import draw_with_replacement
-from subsetopt.samplers.selective_backprop import acceptance_probability, mean_acceptance
+from subsetopt.samplers.methods.selective_backprop import acceptance_probability, mean_acceptance
 from subsetopt.seeding import make_generator
 
 N, B = 60, 6

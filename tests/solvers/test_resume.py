@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.protocol import BudgetExhausted, Purpose
+from subsetopt.saving import join, split
 from subsetopt.solvers import make_solver
-from subsetopt.solvers.state import join, split
 from tests.solvers.problems import PROBLEMS, TorchObjective
 
 SOLVERS = ["lbfgs", "ncg", "newton-cg"]

@@ -11,9 +11,9 @@ from torch import nn
 
 from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.seeding import make_generator
-from subsetopt.training.config import make_config
-from subsetopt.training.first_order import FirstOrderPhase, FirstOrderState
+from subsetopt.training.phases.first_order.phase import FirstOrderPhase, FirstOrderState
 from subsetopt.training.preparation import prepare
+from subsetopt.training.settings.run import make_config
 from subsetopt.training.workspace import Workspace
 
 SIDE = 12

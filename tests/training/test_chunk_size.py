@@ -12,10 +12,10 @@ import torch
 
 from subsetopt.objective import CrossEntropy
 from subsetopt.training import preparation
-from subsetopt.training.config import make_config, read_toml
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Silent
 from subsetopt.training.run import resume_run, train
+from subsetopt.training.settings.run import make_config, read_toml
 
 SETTINGS = {"dataset": "digits", "max_iterations": 3, "handoff": "none", "subset_frac": 0.2}
 

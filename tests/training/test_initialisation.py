@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from subsetopt.errors import SettingError
-from subsetopt.training.config import make_config
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import evaluate_run, resume_run, train
+from subsetopt.training.settings.run import make_config
 
 SHORT = {"solver": "none", "handoff": "sgd", "handoff_epochs": 1}
 

@@ -6,10 +6,10 @@ import pytest
 
 from subsetopt.data.batch_augmentation import AUGMENTATIONS
 from subsetopt.samplers import SAMPLERS
-from subsetopt.training import first_order
-from subsetopt.training.config import make_config
+from subsetopt.training.phases.first_order import phase as first_order
 from subsetopt.training.progress import Silent
 from subsetopt.training.run import resume_run, train
+from subsetopt.training.settings.run import make_config
 
 CHEAP = {"repetitions": 4}
 RUNS = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from subsetopt import Objective, SubsetTrainer, build_model, minimize
 from subsetopt.data import dataset_from_arrays
-from subsetopt.objective.kfac import Kfac
+from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.seeding import borrowed_generators, make_generator, seeded_globals
 
 X = torch.randn(160, 8, generator=make_generator(0, "threads"))

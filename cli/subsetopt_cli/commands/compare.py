@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from subsetopt.compare.config import SHARED, Study, StudyConfig, make_study
 from subsetopt.report.table import text_table
-from subsetopt.study.config import SHARED, Study, StudyConfig, make_study
-from subsetopt.training.config import RunConfig
+from subsetopt.training.settings.run import RunConfig
 from subsetopt_cli.failures import INTERRUPTED
 from subsetopt_cli.options import STUDY_HEADING, HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
@@ -20,7 +20,8 @@ from subsetopt_cli.presets import overrides, read_config
 from subsetopt_cli.running import quiet_option
 
 if TYPE_CHECKING:
-    from subsetopt.study.execution import StudyProgress, Workers
+    from subsetopt.compare.execution import StudyProgress
+    from subsetopt.study.workers import Workers
 
 _OWN = tuple(name for name in StudyConfig.model_fields if name != "method")
 
@@ -69,7 +70,7 @@ def command(
     study = make_study(base, {**layer, **own})
     directory = output or Path("runs") / f"compare-{study.shared['dataset']}"
 
-    from subsetopt.study.execution import Workers
+    from subsetopt.study.workers import Workers
 
     summary = _run(study, directory, Workers(jobs, backend, scheduler), quiet)
     if as_json:
@@ -81,9 +82,10 @@ def command(
 
 
 def _run(study: Study, directory: Path, workers: Workers, quiet: bool) -> dict[str, Any]:
-    from subsetopt.report.study_report import render_study
-    from subsetopt.study.compare import run_comparison
-    from subsetopt.study.execution import SilentStudy, StudyInterrupted
+    from subsetopt.compare.execution import SilentStudy
+    from subsetopt.compare.run import run_comparison
+    from subsetopt.report.study.report import render_study
+    from subsetopt.study.workers import StudyInterrupted
     from subsetopt_cli.study_bars import StudyBars
 
     bars = StudyBars()

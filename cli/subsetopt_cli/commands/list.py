@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import click
 
 from subsetopt.report.table import text_table
-from subsetopt.training.phase_config import STREAMS
+from subsetopt.training.settings.phase import STREAMS
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 from subsetopt_cli.presets import preset_files, preset_summary
 

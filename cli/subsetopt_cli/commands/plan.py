@@ -10,7 +10,7 @@ import click
 
 from subsetopt.errors import flag_of
 from subsetopt.report.table import text_table
-from subsetopt.training.config import RunConfig, make_config
+from subsetopt.training.settings.run import RunConfig, make_config
 from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
@@ -56,7 +56,7 @@ def command(
     Times each kind of model call, solves a small subset, and multiplies by what the strategies needed in this
     project's own measurements. The ranges are those of the measurements; other data may lie outside.
     """
-    from subsetopt.study.plan import make_plan
+    from subsetopt.plan.plan import make_plan
 
     given = given_settings(RunConfig, flags)
     with standard_output_reserved():

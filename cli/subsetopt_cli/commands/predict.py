@@ -34,7 +34,7 @@ def command(run: Path, data_file: Path, output: Path | None, which: Literal["las
     RUN is the directory that `subsetopt train` wrote. Inputs are standardised as in the run; predictions are class
     names, or regression targets in the units of the training data. The run's data set is not read.
     """
-    from subsetopt.training.predictions import check_output, predict_file, write_predictions
+    from subsetopt.training.prediction.predictions import check_output, predict_file, write_predictions
 
     with standard_output_reserved():
         check_output(output)

@@ -20,7 +20,7 @@ from subsetopt.overdetermination import (
     verdict,
 )
 from subsetopt.report.table import text_table
-from subsetopt.training.config import RunConfig, make_config
+from subsetopt.training.settings.run import RunConfig, make_config
 from subsetopt_cli.effective import show_effective
 from subsetopt_cli.options import HeadedCommand, HeadedOption, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved

@@ -21,7 +21,7 @@ def command(directory: Path, as_json: bool) -> None:
     representativeness study its figure, a run loss.png; verdict or summary are printed. Nothing is trained again.
     """
     from subsetopt.errors import RunDirectoryError
-    from subsetopt.report.study_files import is_study
+    from subsetopt.report.study.files import is_study
 
     if is_study(directory):
         document, text = _study(directory)
@@ -40,7 +40,7 @@ def command(directory: Path, as_json: bool) -> None:
 
 
 def _study(directory: Path) -> tuple[dict[str, Any], str]:
-    from subsetopt.report.study_files import read_study, study_kind
+    from subsetopt.report.study.files import read_study, study_kind
 
     if study_kind(directory) == "representativeness":
         from subsetopt.report.representativeness import representativeness_figure
@@ -48,8 +48,8 @@ def _study(directory: Path) -> tuple[dict[str, Any], str]:
         figure = str(representativeness_figure(directory))
         return {"kind": "representativeness", "files": [figure]}, f"Written: {figure}"
 
-    from subsetopt.report.study_report import render_study
-    from subsetopt.report.study_terminal import study_text
+    from subsetopt.report.study.report import render_study
+    from subsetopt.report.study.terminal import study_text
 
     report, study = render_study(directory), read_study(directory)
     document = {

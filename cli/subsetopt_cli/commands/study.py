@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from subsetopt.compare.config import MOST_SEEDS, SHARED
 from subsetopt.errors import SettingError
 from subsetopt.report.table import text_table
-from subsetopt.study.config import MOST_SEEDS, SHARED
-from subsetopt.training.config import RunConfig, make_config
+from subsetopt.training.settings.run import RunConfig, make_config
 from subsetopt_cli.failures import INTERRUPTED
 from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
@@ -76,8 +76,8 @@ def command(
     shares = _numbers(fractions)
 
     from subsetopt.report.representativeness import representativeness_figure
-    from subsetopt.study.execution import StudyInterrupted, Workers
-    from subsetopt.study.representativeness import Plan, run_representativeness
+    from subsetopt.representativeness.run import Plan, run_representativeness
+    from subsetopt.study.workers import StudyInterrupted, Workers
 
     def tell(done: int, total: int, what: str) -> None:
         if not quiet:

@@ -70,7 +70,7 @@ def command(
     is part of the Hessian. The effective dimension tr(H (H + lambda)^-1), H without the L2 term, counts the
     parameters that the data determine.
     """
-    from subsetopt.training.verification import verify_run
+    from subsetopt.analysis.verification import verify_run
 
     with standard_output_reserved(), _products_shown() as tell:
         document = verify_run(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from subsetopt.bench.gpu.clocks import timed
 from subsetopt.bench.gpu.part import Part, Row
-from subsetopt.objective.kfac_factor import RANK, WIDE, Factor
+from subsetopt.objective.kfac.factor import RANK, WIDE, Factor
 from subsetopt.seeding import make_generator
 
 BATCH = 4

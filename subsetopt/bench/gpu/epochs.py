@@ -18,8 +18,8 @@ from subsetopt.bench.gpu.part import Part, Row
 from subsetopt.bench.timing import synchronise
 from subsetopt.data import Dataset, Preprocess
 from subsetopt.data.dataset import Split
-from subsetopt.training.config import make_config
 from subsetopt.training.run import train
+from subsetopt.training.settings.run import make_config
 
 ROWS, BATCH, REPEATS = 10_000, 128, 3
 LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-4

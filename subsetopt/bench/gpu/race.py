@@ -17,9 +17,9 @@ from subsetopt.bench.gpu.data import images
 from subsetopt.bench.gpu.part import Part, Row
 from subsetopt.bench.gpu.soap import run_soap
 from subsetopt.data import Dataset
-from subsetopt.training.config import make_config
 from subsetopt.training.progress import Silent
 from subsetopt.training.run import train
+from subsetopt.training.settings.run import make_config
 
 LOOK = 0.1  # epochs between looks at the test split
 WARM_UP = 0.02  # epochs of an untimed run, in which kernels are loaded and chosen

@@ -16,7 +16,7 @@ from subsetopt.bench.timing import synchronise
 from subsetopt.data import Dataset, Preprocess
 from subsetopt.models import build_model
 from subsetopt.seeding import make_generator
-from subsetopt.training.schedules import rate_factor
+from subsetopt.training.phases.first_order.schedules import rate_factor
 
 BATCH, L2, LOOKS = 64, 1e-3, 0.1
 CHUNK = 5000

@@ -1,0 +1,267 @@
+"""How well a finished subset minimum stands for the full set: effective parameters, predicted and observed excess.
+
+Two effective numbers of parameters are estimated at the run's solution: tr(H^-1 C), the classical one, and the number
+that leave-one-out losses tell. Predictions use the latter where it could be had: the trace vanishes with the subset's
+own gradients when a subset is nearly interpolated. Measured in reports/strategies/effective-ratio.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from subsetopt.analysis.dense_gauss_newton import affordable, factorised, trace_by_factor
+from subsetopt.analysis.effective_trace import NotPositiveDefinite, effective_trace
+from subsetopt.analysis.excess import estimated_minimum, predicted_excess, predicted_optimism, samples_for_excess
+from subsetopt.analysis.finished_phase import FinishedPhase, open_phase
+from subsetopt.analysis.leave_one_out import leave_one_out_parameters
+from subsetopt.analysis.sample_gradients import SampleGradients
+from subsetopt.analysis.spectrum import TraceEstimate
+from subsetopt.data import Dataset
+from subsetopt.errors import SettingError
+from subsetopt.training.workspace import training_loss
+
+
+def effective_run(
+    path: str | Path,
+    *,
+    on: Literal["subset", "full"] | None = None,
+    subset_size: int | None = None,
+    subset_frac: float | None = None,
+    excess: float | None = None,
+    probes: int = 8,
+    rows: int = 32,
+    max_products: int = 300,
+    data_dir: Path | None = None,
+    device: str | None = None,
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+    tell: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Return the document of `ratio --effective RUN --json`: a phase's effective ratio and what follows from it.
+
+    The phase is that which `verify_run` examines. `subset_size` or `subset_frac`: predict the excess for a subset of
+    that size, too; `excess`: the smallest subset whose excess is at most that share of the full minimum's loss. `rows`
+    samples serve leave-one-out, 0 leaves it out. In float64, with a fresh ledger. Raises `UserError` in one line.
+    """
+    began = time.perf_counter()
+    _check(subset_size, subset_frac, excess, rows)
+    found = open_phase(path, on=on, dtype="float64", data_dir=data_dir, device=device, model=model, dataset=dataset)
+    K, N = found.objective.n_samples, found.workspace.full_size
+    if subset_frac is not None:
+        subset_size = max(1, round(subset_frac * N))
+    if subset_size is not None and subset_size > N:
+        raise SettingError("subset_size", subset_size, f"there are {N} training samples", "ask for fewer")
+    notes: list[str] = []
+    factor = _factor(found)
+    plain, trace, matrix = _traces(found, factor, probes, max_products, tell, notes)
+    left_out = _leave_one_out(found, factor, rows, max_products, tell, notes)
+    chosen = trace if left_out is None else _scaled(left_out, trace.value / plain.value if plain.value else 1.0)
+    own = float(found.objective.value(found.w, "evaluation"))
+    observed = _observed(found, own)
+    best = observed["full_minimum"] or estimated_minimum(own, observed["loss_full"])
+    p, dimension = chosen.value, found.objective.size
+    return {
+        "phase": found.described,
+        "samples": K,
+        "samples_full": N,
+        "outputs": found.workspace.dataset.n_outputs,
+        "parameters": dimension,
+        "ratio": K * found.workspace.dataset.n_outputs / dimension,
+        "l2": found.workspace.config.l2,
+        "loss": own,
+        "hessian": matrix,
+        "trace": asdict(plain),
+        "trace_within_classes": asdict(trace) if _stratified(found) else None,
+        "leave_one_out": None
+        if left_out is None
+        else {"value": left_out.value, "error": left_out.error, "rows": left_out.probes},
+        "effective_parameters": {
+            "value": p,
+            "error": chosen.error,
+            "by": "trace" if left_out is None else "leave-one-out",
+        },
+        "effective_ratio": K / p if p > 0 else None,
+        "full_minimum": {"value": best, "observed": observed["full_minimum"] is not None},
+        "predicted": _prediction(chosen, trace, K, N, best),
+        "asked": None if subset_size is None else _prediction(chosen, trace, subset_size, N, best),
+        "target": None if excess is None else _target(p, excess, best, N),
+        "observed": observed,
+        "notes": [*notes, *_notes(found, plain, left_out)],
+        "cost": {
+            "epoch_equivalents": found.workspace.ledger.cost + found.workspace.ledger.evaluation_cost,
+            "by_purpose": found.workspace.ledger.by_purpose(),
+            "seconds": time.perf_counter() - began,
+        },
+    }
+
+
+def _factor(found: FinishedPhase) -> Tensor | None:
+    """Return the Cholesky factor of the Gauss-Newton matrix where it is to be had at a bearable price."""
+    if not affordable(found.objective):
+        return None
+    try:
+        return factorised(found.objective, found.w)
+    except (RuntimeError, FloatingPointError):  # no per-sample Jacobians, or flat directions: iterations then tell
+        return None
+
+
+def _traces(
+    found: FinishedPhase,
+    factor: Tensor | None,
+    probes: int,
+    max_products: int,
+    tell: Callable[[], None],
+    notes: list[str],
+) -> tuple[TraceEstimate, TraceEstimate, str]:
+    """Return tr(H^-1 C), the same with the covariance of the run's way of drawing, and which matrix stood for H.
+
+    A stratified draw has the class shares of the full set, so that only the spread within classes moves its minimum.
+    """
+    gradients = SampleGradients(found.objective, found.w)
+    products = found.objective.linearise(found.w)
+    one = torch.zeros(found.objective.n_samples, dtype=torch.int64, device="cpu")
+    strata = [one, gradients.targets] if _stratified(found) else [one]
+    controls = [
+        None if factor is None else trace_by_factor(found.objective, found.w, factor, groups) for groups in strata
+    ]
+    estimate = partial(
+        effective_trace,
+        gradients=gradients,
+        factor=factor,
+        probes=probes,
+        max_products=max_products,
+        seed=found.workspace.config.seed,
+        tell=tell,
+    )
+    for name, product in (("hessian", products.hvp), ("gauss-newton", products.ggnvp)):
+        try:
+            traces = [
+                estimate(product, groups=groups, control=control)
+                for groups, control in zip(strata, controls, strict=True)
+            ]
+        except NotPositiveDefinite:
+            notes.append(f"the {name} matrix is not positive definite here")
+        else:
+            return traces[0], traces[-1], name
+    raise SettingError("l2", found.objective.l2, "nothing holds the flat directions", "train with L2, for example 1e-3")
+
+
+def _scaled(estimate: TraceEstimate, factor: float) -> TraceEstimate:
+    """Leaving out single samples knows of no strata: scale by what they take off the trace."""
+    return TraceEstimate(estimate.value * factor, estimate.error * factor, estimate.probes)
+
+
+def _leave_one_out(
+    found: FinishedPhase,
+    factor: Tensor | None,
+    rows: int,
+    max_products: int,
+    tell: Callable[[], None],
+    notes: list[str],
+) -> TraceEstimate | None:
+    if rows == 0:
+        return None
+    if found.workspace.flat.batch_dependent:
+        notes.append("no leave-one-out: with BatchNorm the loss of a sample depends on the others")
+        return None
+    product = found.objective.linearise(found.w).ggnvp
+    settings = {"rows": rows, "max_products": max_products, "seed": found.workspace.config.seed}
+    try:
+        return leave_one_out_parameters(found.objective, found.w, product, factor=factor, tell=tell, **settings)
+    except (RuntimeError, FloatingPointError) as error:
+        notes.append(f"no leave-one-out: {str(error).splitlines()[0][:160]}")
+        return None
+
+
+def _stratified(found: FinishedPhase) -> bool:
+    workspace = found.workspace
+    return workspace.config.stratify and workspace.dataset.task == "classification"
+
+
+def _prediction(chosen: TraceEstimate, trace: TraceEstimate, samples: int, total: int, best: float) -> dict[str, Any]:
+    excess = predicted_excess(chosen.value, samples, total)
+    return {
+        "samples": samples,
+        "fraction": samples / total,
+        "effective_ratio": samples / chosen.value if chosen.value > 0 else None,
+        "excess": excess,
+        "excess_error": predicted_excess(chosen.error, samples, total),
+        "relative_excess": excess / best,
+        "optimism": predicted_optimism(chosen.value, samples, total),
+        "excess_by_trace": predicted_excess(trace.value, samples, total),
+    }
+
+
+def _target(p: float, excess: float, best: float, total: int) -> dict[str, Any]:
+    samples = samples_for_excess(p, excess * best, total)
+    return {
+        "relative_excess": excess,
+        "excess": excess * best,
+        "samples": samples,
+        "fraction": samples / total,
+    }
+
+
+def _observed(found: FinishedPhase, own: float) -> dict[str, Any]:
+    """Measure what can be seen of the predictions: losses of w on other data, and a full solve after the subset's.
+
+    `full_minimum` is there where a later phase on the full set passed its gradient test; `full_reached` is the lowest
+    objective of the run's phases there, to which `excess_at_least` refers.
+    """
+    workspace = found.workspace
+    full = workspace.objective("full")
+    whole = own if found.objective is full else float(full.value(found.w, "evaluation"))
+    held_out = workspace.evaluate(found.w, "validation")
+    here = workspace.evaluate(found.w, found.record["data"])
+    optimism = None if held_out is None or here is None else training_loss(held_out) - training_loss(here)
+    later = [
+        (float(full.value(w, "evaluation")), bool(record["converged"]))
+        for record, w in zip(found.records, found.parameters, strict=True)
+        if record["data"] == "full"
+    ]
+    reached = min((value for value, _ in later), default=None)
+    converged = [value for value, done in later if done]
+    return {
+        "loss_full": whole,
+        "optimism": None if found.objective is full else whole - own,
+        "held_out_optimism": optimism,
+        "full_minimum": min(converged) if converged else None,
+        "full_reached": reached,
+        "excess": whole - min(converged) if converged else None,
+        "excess_at_least": None if reached is None else whole - reached,
+    }
+
+
+def _notes(found: FinishedPhase, trace: TraceEstimate, left_out: TraceEstimate | None) -> list[str]:
+    notes = []
+    if not found.record["converged"]:
+        notes.append(f"the phase ended by {found.record['stop_reason']}, not by its gradient test; taken as a minimum")
+    if left_out is not None and left_out.value - left_out.error > 2 * (trace.value + trace.error):
+        notes.append(
+            "the trace is far below what leaving samples out tells, because the samples are fitted so well that their "
+            "own gradients no longer show the noise; trust leave-one-out"
+        )
+    if found.workspace.config.augment_copies and found.record["data"] == "subset":
+        notes.append("augmented copies count as samples here, though they are not independent")
+    return notes
+
+
+def _check(subset_size: int | None, subset_frac: float | None, excess: float | None, rows: int) -> None:
+    if subset_size is not None and subset_frac is not None:
+        raise SettingError("subset_frac", subset_frac, "subset_size is given, too", "give one of them")
+    if subset_size is not None and subset_size < 1:
+        raise SettingError("subset_size", subset_size, "must be at least 1", "try 1000")
+    if subset_frac is not None and not 0 < subset_frac <= 1:
+        raise SettingError("subset_frac", subset_frac, "must lie in (0, 1]", "try 0.1")
+    if excess is not None and not 0 < excess < float("inf"):
+        raise SettingError("excess", excess, "must be above 0", "try 0.05, 5 % of the full minimum's loss")
+    if rows < 0 or rows == 1:
+        raise SettingError("rows", rows, "must be 0 or at least 2", "try 32")

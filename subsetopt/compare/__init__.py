@@ -1,0 +1,1 @@
+"""Comparison of methods at equal cost: cells, tuning, curves, verdicts."""

@@ -1,0 +1,221 @@
+"""One cell of a study: a method at a budget with a seed, as the settings of a run and its directory.
+
+The name of a cell's directory holds a hash of its settings: equal settings are never run twice by one version of this
+package, whatever has been added to the study since, and a cell whose settings changed is another cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from subsetopt.compare.config import Study, table_settings
+from subsetopt.compare.knobs import Knob, knob_of
+from subsetopt.compare.methods import Method, parse_method
+from subsetopt.errors import RunDirectoryError, UserError
+from subsetopt.report.metrics_file import read_metrics
+from subsetopt.report.result_file import read_result_file
+from subsetopt.training.result import version_of
+from subsetopt.training.run import SPLITS, Interrupted, resume_run, train
+from subsetopt.training.run_directory import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, RunDirectory
+from subsetopt.training.settings.run import RunConfig, make_config
+
+WARMUP_SHARE = 0.1  # of the budget, for a method with a first-order start
+LOOKS = 40  # at held-out data, per run
+LOOK_EPOCHS = 0.5  # between looks under a budget in seconds
+Status = Literal["done", "failed", "interrupted"]
+# Where data and results lie, how often a run is saved: none of it changes a result.
+_NO_MATTER = {"output", "data_dir", "data_file", "checkpoint_seconds", "track_validation"}
+_ONE_RUN = threading.Lock()  # runs share torch's global state, so the threads of one worker take turns
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What to run: `purpose` is "tuning" or "cells", the folder of its directory; `config` has no output."""
+
+    method: str
+    budget: float
+    seed: int
+    purpose: Literal["tuning", "cells"]
+    config: RunConfig
+
+    @cached_property
+    def id(self) -> str:
+        """A readable name that is unique to the settings, e.g. `adam-b3-s0-1f0c9a2e`."""
+        settings = self.config.model_dump(mode="json", exclude=_NO_MATTER)
+        settings["data"] = None if self.config.data_file is None else _digest(self.config.data_file)
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        stem = re.sub(r"[^A-Za-z0-9.]+", "-", self.method).strip("-")[:40]
+        return f"{stem}-b{self.budget:g}-s{self.seed}-{digest}"
+
+    def directory(self, root: Path) -> Path:
+        """Return where the run lies."""
+        return root / self.purpose / self.id
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended; `reused` when it had been finished before."""
+
+    status: Status
+    error: str = ""
+    reused: bool = False
+
+
+class CellMaker:
+    """Makes the cells of a study: `methods` in order, each with its knob."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.methods = _methods(study)
+        self.knobs: dict[str, Knob | None] = {}
+        for method in self.methods.values():
+            phases = self._base(method, 0).phases()
+            self.knobs[method.name] = knob_of(phases, method.solve_share or study.config.solve_share)
+
+    def cell(
+        self, method: str, budget: float, seed: int, value: float | None, purpose: Literal["tuning", "cells"] = "cells"
+    ) -> Cell:
+        """Return the cell of `method` with its knob at `value` (None: the default); raises `SettingError`."""
+        chosen, study = self.methods[method], self.study.config
+        base = self._base(chosen, seed)
+        knob = self.knobs[method]
+        share = chosen.solve_share or study.solve_share
+        if knob is not None and knob.name == "solve_share" and value is not None:
+            share = value
+        phases = self._budgeted(base, budget, share, "stop_at" in chosen.settings)
+        if knob is not None and knob.name == "noise_theta" and value is not None:
+            phases = [{**phase, "noise_theta": value} if phase["role"] == "grow" else phase for phase in phases]
+        elif knob is not None and knob.name != "solve_share" and value is not None:
+            phases[-1] = _with_knob(phases[-1], knob, value)
+        limit = {"max_epochs": budget} if study.budget_unit == "epochs" else {"max_seconds": budget}
+        track = budget / LOOKS if study.budget_unit == "epochs" else LOOK_EPOCHS
+        if base.validation_fraction > 0 and purpose == "cells":  # a search reads the end of its runs alone
+            limit["track_validation"] = track
+        settings = {**base.model_dump(), "phase": phases, **limit}
+        return Cell(method, budget, seed, purpose, make_config(settings))
+
+    def description(self, method: str) -> RunConfig:
+        """Return the settings that a method means before a budget is laid on it."""
+        return self._base(self.methods[method], 0)
+
+    def _base(self, method: Method, seed: int) -> RunConfig:
+        return make_config(self.study.shared, {"max_iterations": None}, method.settings, {"seed": seed})
+
+    def _budgeted(self, base: RunConfig, budget: float, share: float, own_stop: bool) -> list[dict[str, Any]]:
+        """Lay the budget on the phases: the last may spend what the earlier ones left.
+
+        A warm-up takes `WARMUP_SHARE`, the subset solves at most `share` between them; these stop by `solve_stop_at`
+        where the method does not say otherwise. Growing stages have their part together: each leaves what it does not
+        need to the next.
+        """
+        study, phases = self.study.config, base.phases()
+        limit, other = ("epochs", "seconds") if study.budget_unit == "epochs" else ("seconds", "epochs")
+        growing = any(phase.role == "grow" for phase in phases)
+        solves = 1 if growing else sum(phase.role == "solve" for phase in phases[:-1])
+        budgeted = []
+        for phase in phases[:-1]:
+            part = WARMUP_SHARE if phase.role == "warmup" else share / max(solves, 1)
+            settings = {**phase.model_dump(), limit: part * budget, other: None, "cumulative": growing}
+            if phase.role == "solve" and not own_stop and not phase.streaming:
+                settings["stop_at"] = study.solve_stop_at
+            budgeted.append(settings)
+        return [*budgeted, {**phases[-1].model_dump(), limit: budget, other: None}]
+
+
+def set_aside(cell: Cell, root: Path) -> str | None:
+    """Rename what another version of this package has run of the cell; return that version, None where there is none.
+
+    Results of two versions are no fair comparison. Nothing is lost: the version is added to the directory's name.
+    """
+    directory = RunDirectory(cell.directory(root))
+    if not (directory.path / ENVIRONMENT).is_file():
+        return None
+    other = version_of(directory)
+    if other == version("subsetopt"):
+        return None
+    kept = directory.path.with_name(f"{directory.path.name}-{re.sub(r'[^A-Za-z0-9.+]+', '-', other)[:40]}")
+    shutil.rmtree(kept, ignore_errors=True)  # the same cell of the same version, from before another change
+    directory.path.rename(kept)
+    return other
+
+
+def run_cell(cell: Cell, root: Path, threads: int | None = None) -> Outcome:
+    """Run a cell, go on with one that was interrupted, or take one that is finished; never raises for its failure.
+
+    `threads` limits torch's threads, for workers that share a machine.
+    """
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    directory = cell.directory(root)
+    if read_result(cell, root) is not None:
+        return Outcome("done", reused=True)
+    splits = [name for name in SPLITS if name == "validation"] if cell.purpose == "tuning" else SPLITS
+    try:
+        with _ONE_RUN:
+            if _begun(directory):
+                resume_run(directory, splits=splits, figure=False, may_idle=True)
+            else:
+                shutil.rmtree(directory, ignore_errors=True)  # killed before it had begun
+                train(cell.config.model_copy(update={"output": directory}), splits=splits, figure=False, may_idle=True)
+    except Interrupted:
+        return Outcome("interrupted")
+    except UserError as error:
+        return Outcome("failed", " ".join(str(error).split()))
+    except Exception as error:
+        return Outcome("failed", " ".join(f"{type(error).__name__}: {error}".split()))
+    return Outcome("done")
+
+
+def _begun(directory: Path) -> bool:
+    """Tell whether a cell's run has anything to go on from; its settings, and with them its name, are known here."""
+    return (directory / CONFIG).is_file() and (
+        (directory / ENVIRONMENT).is_file() or (directory / CHECKPOINT).is_file()
+    )
+
+
+def read_result(cell: Cell, root: Path) -> dict[str, Any] | None:
+    """Return the result.json of a finished cell, None where there is none or it is damaged: the cell then ends anew."""
+    directory = cell.directory(root)
+    try:
+        result = read_result_file(directory, "")
+        read_metrics(directory / METRICS)
+    except RunDirectoryError:
+        return None
+    return result
+
+
+def _methods(study: Study) -> dict[str, Method]:
+    methods = [parse_method(name) for name in study.config.methods]
+    for table in study.config.method:
+        name, share, settings = table_settings(table)
+        methods.append(Method(name, settings, share))
+    named = {method.name: method for method in methods}
+    if len(named) < len(methods):
+        twice = next(method.name for method in methods if sum(other.name == method.name for other in methods) > 1)
+        raise UserError(f"methods = {twice!r}: is listed twice; keep one of them")
+    return named
+
+
+def _with_knob(phase: Mapping[str, Any], knob: Knob, value: float) -> dict[str, Any]:
+    if knob.name == "lr":
+        return {**phase, "lr": value}
+    return {**phase, "settings": {**phase["settings"], knob.name: int(value) if knob.whole else value}}
+
+
+def _digest(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

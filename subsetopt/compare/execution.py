@@ -1,0 +1,72 @@
+"""Runs the parts of a study, one after another in this process or on joblib's workers, here or on a cluster.
+
+Workers on other machines need the study's directory, the data and this package under the same paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+from subsetopt.compare.cells import Cell, Outcome, run_cell, set_aside
+from subsetopt.study.workers import StudyInterrupted, Workers, each
+
+
+class StudyProgress(Protocol):
+    """Receives what happens in a study. All methods return quickly and must not raise."""
+
+    def planned(self, title: str, cells: Sequence[Cell]) -> None:
+        """These cells are next."""
+
+    def finished(self, cell: Cell, outcome: Outcome) -> None:
+        """One of them has ended."""
+
+    def message(self, text: str) -> None:
+        """Tell something worth reading."""
+
+
+class SilentStudy:
+    """Progress that shows nothing."""
+
+    def planned(self, title: str, cells: Sequence[Cell]) -> None:
+        """Show nothing."""
+
+    def finished(self, cell: Cell, outcome: Outcome) -> None:
+        """Show nothing."""
+
+    def message(self, text: str) -> None:
+        """Show nothing."""
+
+
+def run_cells(
+    title: str, cells: Sequence[Cell], root: Path, workers: Workers, progress: StudyProgress
+) -> dict[str, Outcome]:
+    """Run `cells` and return their outcomes by id; raises `StudyInterrupted` when asked to stop."""
+    cells = list({cell.id: cell for cell in cells}.values())
+    progress.planned(title, cells)
+    if others := [other for cell in cells if (other := set_aside(cell, root)) is not None]:
+        progress.message(
+            f"{len(others)} cells of subsetopt {', '.join(sorted(set(others)))} are not reused by "
+            f"{version('subsetopt')} but run again; the old ones are kept, with their version in their names"
+        )
+    outcomes: dict[str, Outcome] = {}
+    try:
+        for cell, outcome in _outcomes(cells, root, workers):
+            if outcome.status == "interrupted":
+                raise StudyInterrupted
+            outcomes[cell.id] = outcome
+            progress.finished(cell, outcome)
+    except KeyboardInterrupt:
+        raise StudyInterrupted from None
+    return outcomes
+
+
+def _outcomes(cells: Sequence[Cell], root: Path, workers: Workers) -> Iterable[tuple[Cell, Outcome]]:
+    return each(partial(_run_cell, root if workers.here else root.absolute(), workers.threads), cells, workers)
+
+
+def _run_cell(root: Path, threads: int | None, cell: Cell) -> Outcome:
+    return run_cell(cell, root, threads)

@@ -1,0 +1,90 @@
+"""The one setting of each method that a study tunes, and the search for its value.
+
+Every method gets the same search: three values, then one more at a time beyond the best one, until the best lies inside
+or the limit is reached. First-order training tunes its learning rate. A method without one tunes what matters most to
+it: the share of the budget for its subset solve, the noise at which subsets grow, L-BFGS's memory, the tightness of
+CG's line search or of Newton-CG's inner solves, the rate of kfac-stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from subsetopt.training.phases.first_order.setup import learning_rate
+from subsetopt.training.phases.kfac_stream.settings import StreamSettings
+from subsetopt.training.settings.phase import PhaseConfig
+
+START = (-1, 0, 1)
+RATE_FACTOR = math.sqrt(10.0)
+_SOLVER_KNOBS: dict[str, tuple[str, float, Literal["log", "logit"]]] = {
+    "lbfgs": ("memory", 32.0, "log"),
+    "ncg": ("curvature", 0.25, "logit"),
+    "newton-cg": ("forcing", 0.5, "logit"),
+    "kfac-stream": ("rate", StreamSettings.rate, "log"),
+}
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A setting and its grid: `centre * sqrt(10)**i` (log), or odds of `centre / (1 - centre) * 3**i` (logit).
+
+    `name` is `lr`, `solve_share`, `noise_theta` (of all growing stages), or the name of a solver's setting.
+    """
+
+    name: str
+    centre: float
+    scale: Literal["log", "logit"] = "log"
+    whole: bool = False
+
+    def value(self, index: int) -> float:
+        """Return the value at grid index `index`; 0 is the default."""
+        if self.scale == "logit":
+            odds = self.centre / (1 - self.centre) * 3.0**index
+            return float(f"{odds / (1 + odds):.4g}")
+        value = self.centre * RATE_FACTOR**index
+        return max(1, round(value)) if self.whole else float(f"{value:.4g}")
+
+
+def knob_of(phases: tuple[PhaseConfig, ...], solve_share: float) -> Knob | None:
+    """Return what a method tunes, None where there is nothing to tune (scipy's reference solvers)."""
+    last = phases[-1]
+    if last.first_order:
+        return Knob("lr", learning_rate(last))
+    grown = [phase for phase in phases if phase.role == "grow"]
+    if grown and grown[0].stop_at == "noise":
+        return Knob("noise_theta", grown[0].noise_theta)
+    if any(phase.role == "solve" for phase in phases[:-1]):
+        return Knob("solve_share", solve_share, "logit")
+    if last.method not in _SOLVER_KNOBS:
+        return None
+    name, centre, scale = _SOLVER_KNOBS[last.method]
+    given = last.settings.get(name)
+    return Knob(name, float(centre if given is None else given), scale, whole=name == "memory")
+
+
+def best_index(scores: Mapping[int, float]) -> int:
+    """Return the grid index with the lowest score.
+
+    Of equal scores the one nearest the default wins, so that a setting without effect ends the search; where all
+    diverged, the lowest, so that the search goes downwards.
+    """
+
+    def order(index: int) -> tuple[float, int, int]:
+        score = scores[index]
+        return (score, abs(index), index) if math.isfinite(score) else (math.inf, index, 0)
+
+    return min(scores, key=order)
+
+
+def next_index(scores: Mapping[int, float], knob: Knob, limit: int) -> int | None:
+    """Return the index to try beyond the best one; None when that lies inside, or `limit` extensions are made."""
+    if len(scores) >= len(START) + limit:
+        return None
+    best = best_index(scores)
+    beyond = {min(scores): min(scores) - 1, max(scores): max(scores) + 1}.get(best)
+    if beyond is None or knob.value(beyond) in {knob.value(index) for index in scores}:
+        return None
+    return beyond

@@ -1,0 +1,154 @@
+"""The names of methods in a study, e.g. `lbfgs@0.1+srs`, and the settings of a run that each one means.
+
+    SOLVER                       the solver on the full training set
+    SOLVER@SHARE                 its minimum on a random subset, and nothing after it
+    kfac-stream[+HANDOFF]        a stream of fresh subsets, one K-FAC step on each; `+full` is L-BFGS on the full set
+    SOLVER@STARTxFACTOR          the solver on subsets growing from START by FACTOR to the full set, e.g. lbfgs@0.01x2
+    SOLVER@...+HANDOFF           either of these, then full (the same solver), another solver, or first-order training
+    sgd | adam | adamw | muon    first-order training on all samples
+    SAMPLER[@FRACTION][/OPTIMIZER]   first-order training on what a sampler proposes; the optimizer is sgd by default
+
+A hand-off is one of `full`, SOLVER, kfac-stream, sgd | adam | adamw | muon, and SAMPLER[@FRACTION][/OPTIMIZER].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from subsetopt.errors import SettingError, unknown_name
+from subsetopt.samplers import SAMPLERS
+from subsetopt.samplers.factory import default_settings
+from subsetopt.solvers import SOLVERS
+from subsetopt.training.settings.phase import FIRST_ORDER, STREAMS, PhaseConfig
+from subsetopt.training.settings.run import RunConfig
+
+EXAMPLES = "for example lbfgs@0.1+srs, lbfgs, adam or srs@0.1"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One contender: its name, the settings of a run that it means, and its share of the budget for subset solves.
+
+    `solve_share` None takes the study's own.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    solve_share: float | None = None
+
+
+def parse_method(text: str) -> Method:
+    """Return the method that `text` names; raises `SettingError` in one line where it names none."""
+    text = text.strip()
+    head, plus, handoff = text.partition("+")
+    name = head.partition("/")[0].partition("@")[0]
+    if head in STREAMS:
+        return Method(text, {"solver": head, **({"handoff": "none"} if not plus else _handoff_settings(text, handoff))})
+    if name in STREAMS:
+        raise SettingError("method", text, f"{name} takes fresh subsets of all samples, no share", f"use {name}")
+    if name in SOLVERS:
+        return Method(text, _solver_settings(text, head, handoff if plus else None))
+    if plus and (name in FIRST_ORDER or name in SAMPLERS):
+        raise SettingError("method", text, f"{name} is no solver and hands nothing over", EXAMPLES)
+    if name not in FIRST_ORDER and name not in SAMPLERS:
+        raise unknown_name("method", name, _known())
+    return Method(text, {"solver": "none", **_first_order_settings(text, head)})
+
+
+def describe(config: RunConfig) -> str:
+    """Return in words what a run does, phase by phase."""
+    phases = config.phases()
+    text = ", then ".join(_phase_words(phase, config) for phase in phases if phase.role != "grow")
+    return text[0].upper() + text[1:]
+
+
+def _solver_settings(text: str, head: str, handoff: str | None) -> dict[str, Any]:
+    if "/" in head:
+        raise SettingError("method", text, "an optimizer after / belongs to a sampler", EXAMPLES)
+    solver, at, share = head.partition("@")
+    if not at:
+        if handoff is not None:
+            raise SettingError("method", text, "the solver's share of the data is missing", f"{solver}@0.1+{handoff}")
+        return {"solver": "none", "handoff": "full", "handoff_solver": solver}
+    share, grows, factor = share.partition("x")
+    settings: dict[str, Any] = {"solver": solver}
+    if grows:
+        settings |= {"start": _share(text, share), "grow": _number(text, factor, "x")}
+    else:
+        settings["subset_frac"] = _share(text, share)
+    return {**settings, **({"handoff": "none"} if handoff is None else _handoff_settings(text, handoff))}
+
+
+def _handoff_settings(text: str, handoff: str) -> dict[str, Any]:
+    if handoff == "full":
+        return {"handoff": "full"}
+    if handoff in SOLVERS or handoff in STREAMS:
+        return {"handoff": "full", "handoff_solver": handoff}
+    name = handoff.partition("/")[0].partition("@")[0]
+    if name not in FIRST_ORDER and name not in SAMPLERS:
+        raise unknown_name("hand-off", name, ["full", *_known()])
+    return _first_order_settings(text, handoff)
+
+
+def _first_order_settings(text: str, part: str) -> dict[str, Any]:
+    """Read OPTIMIZER or SAMPLER[@FRACTION][/OPTIMIZER]."""
+    left, slash, optimizer = part.partition("/")
+    name, at, fraction = left.partition("@")
+    if name in FIRST_ORDER:
+        if at or slash:
+            raise SettingError("method", text, f"{name} takes all samples", f"for a share of them rs2@0.1/{name}")
+        return {"handoff": name}
+    if name == "full":
+        raise SettingError("method", text, "all samples need no sampler", f"use {optimizer or 'sgd'}")
+    if slash and optimizer not in FIRST_ORDER:
+        raise unknown_name("optimizer", optimizer, FIRST_ORDER)
+    settings: dict[str, Any] = {"handoff": name, "handoff_optimizer": optimizer or "sgd"}
+    if at:
+        if "fraction" not in default_settings(name):
+            raise SettingError("method", text, f"sampler {name} has no fraction", f"use {name}")
+        settings["handoff_args"] = {"fraction": _share(text, fraction)}
+    return settings
+
+
+def _share(text: str, value: str) -> float:
+    share = _number(text, value, "@")
+    if not 0 < share <= 1:
+        raise SettingError("method", text, f"the share {value} does not lie in (0, 1]", EXAMPLES)
+    return share
+
+
+def _number(text: str, value: str, after: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise SettingError("method", text, f"{value!r} after {after} is not a number", EXAMPLES) from None
+
+
+def _known() -> list[str]:
+    return [*FIRST_ORDER, *STREAMS, *(entry.name for entry in SOLVERS), *(entry.name for entry in SAMPLERS)]
+
+
+def _phase_words(phase: PhaseConfig, config: RunConfig) -> str:
+    data = "the full training set" if phase.data == "full" else _subset_words(config)
+    if phase.streaming:
+        return f"{phase.method} on fresh subsets of {data}"
+    if phase.role == "solve" and config.grow is not None:
+        data = f"subsets growing from {100 * config.start:g} % by a factor of {config.grow:g} to {data}"
+    if phase.subsets > 1:
+        how = {"average": "each solved, their average", "best": "each solved, the best", "together": "solved as one"}
+        data = f"{phase.subsets} disjoint subsets like {data} ({how[phase.subsets_then]})"
+    if not phase.first_order:
+        return f"{phase.method} on {data}"
+    if phase.sampler == "full":
+        return f"{phase.method} on {data}"
+    fraction = {**default_settings(phase.sampler), **phase.sampler_settings}.get("fraction")
+    detail = "" if fraction is None else f" (fraction {fraction:g})"
+    return f"{phase.method} on batches that {phase.sampler} draws from {data}{detail}"
+
+
+def _subset_words(config: RunConfig) -> str:
+    if config.subset_size is not None:
+        return f"a random subset of {config.subset_size} samples"
+    return f"a random subset of {100 * (config.subset_frac or 0.1):g} %"

@@ -1,0 +1,81 @@
+"""A comparison from its settings to its files: check, tune, run every cell, test, write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from subsetopt.compare.cells import Cell, CellMaker, Outcome
+from subsetopt.compare.config import Study
+from subsetopt.compare.curves import Point, point_row
+from subsetopt.compare.execution import SilentStudy, StudyProgress, run_cells
+from subsetopt.compare.summary import RESULT_COLUMNS, collect, summarise
+from subsetopt.compare.tuning import RunCells, tune
+from subsetopt.errors import SettingError
+from subsetopt.files import sealed
+from subsetopt.report.study.files import CURVES, STUDY, SUMMARY
+from subsetopt.study.directory import RESULTS, open_study, write_csv
+from subsetopt.study.workers import Workers
+from subsetopt.training.run import check_run
+from subsetopt.training.run_directory import RunDirectory, finite
+
+
+def run_comparison(
+    study: Study,
+    output: Path | str,
+    *,
+    workers: Workers | None = None,
+    progress: StudyProgress | None = None,
+    command: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run what is missing of `study` in `output`, write its files and return the content of summary.json.
+
+    Cells that are finished there are taken as they are, those begun are gone on with; a cell that fails is recorded
+    and does not stop the others. Raises `UserError` before any work for settings that cannot be run, and
+    `StudyInterrupted` when asked to stop.
+    """
+    workers, progress, output = workers or Workers(), progress or SilentStudy(), Path(output)
+    maker = CellMaker(study)
+    check_study(maker)
+
+    def run(title: str, cells: Sequence[Cell]) -> dict[str, Outcome]:
+        return run_cells(title, cells, output, workers, progress)
+
+    with open_study(output) as directory:
+        directory.write_toml(STUDY, study.to_toml())
+        return _compare(maker, output, directory, run, command)
+
+
+def _compare(
+    maker: CellMaker, output: Path, directory: RunDirectory, run: RunCells, command: Sequence[str]
+) -> dict[str, Any]:
+    """Tune, run, test and write; see `run_comparison`."""
+    searches = tune(maker, output, run)
+    config = maker.study.config
+    cells = [
+        maker.cell(name, budget, seed, searches[name, budget].value)
+        for seed in config.seeds  # seed by seed, so that an interrupted study has something of every method
+        for budget in config.budget
+        for name in maker.methods
+    ]
+    outcomes = run("comparison", cells)
+    order = sorted(cells, key=lambda cell: (config.budget.index(cell.budget), list(maker.methods).index(cell.method)))
+    findings = collect(order, outcomes, searches, output)
+    summary = sealed(finite(summarise(maker, searches, findings, command)))
+    write_csv(directory, RESULTS, RESULT_COLUMNS, findings.rows)
+    write_csv(directory, CURVES, [field.name for field in fields(Point)], map(point_row, findings.points))
+    directory.write_json(SUMMARY, summary)
+    return summary
+
+
+def check_study(maker: CellMaker) -> None:
+    """Raise `UserError` for settings that no run could start with, before anything is written or trained."""
+    config = maker.study.config
+    for name in maker.methods:
+        workspace = check_run(maker.cell(name, min(config.budget), config.seeds[0], None).config, may_idle=True)
+        if workspace.split("test") is None:
+            raise SettingError("dataset", workspace.dataset.name, "has no test data to compare on", "add a test split")
+        for budget in config.budget:
+            maker.cell(name, budget, config.seeds[0], None)

@@ -1,0 +1,206 @@
+"""From finished cells to the files of a study: results.csv, curves.csv and summary.json."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from subsetopt.compare.cells import Cell, CellMaker, Outcome
+from subsetopt.compare.curves import Point, automatic_targets, finished, points_of, time_to_targets
+from subsetopt.compare.methods import describe
+from subsetopt.compare.tuning import Search
+from subsetopt.compare.verdicts import sentences
+from subsetopt.study.statistics import compare_all, mean_interval, rank_all
+from subsetopt.training.settings.run import RunConfig
+
+RESULT_COLUMNS = (
+    "method", "budget", "seed", "lr", "status", "error", "test_loss", "test_accuracy", "test_mse", "train_loss",
+    "validation_loss", "epoch_equivalents", "seconds", "tuning_epoch_equivalents", "setting", "value", "cell",
+)  # fmt: skip
+Searches = Mapping[tuple[str, float], Search]
+Row = dict[str, Any]
+
+
+@dataclass
+class Findings:
+    """All that a study has found: the rows of results.csv, the points of curves.csv, and one finished result."""
+
+    rows: list[Row]
+    points: list[Point]
+    example: dict[str, Any] | None
+
+
+def collect(cells: Iterable[Cell], outcomes: Mapping[str, Outcome], searches: Searches, root: Path) -> Findings:
+    """Read the finished cells; a cell whose final test loss is not finite counts as failed."""
+    cells = list(cells)
+    results = {cell.id: result for cell, result in finished(cells, root)}
+    rows = [_row(cell, results.get(cell.id), outcomes[cell.id], searches[cell.method, cell.budget]) for cell in cells]
+    points = [point for cell in cells if cell.id in results for point in points_of(cell, results[cell.id], root)]
+    return Findings(rows, points, next(iter(results.values()), None))
+
+
+def summarise(maker: CellMaker, searches: Searches, findings: Findings, command: Sequence[str]) -> dict[str, Any]:
+    """Return the content of summary.json."""
+    study = maker.study.config
+    task = findings.example["dataset"]["task"] if findings.example else "classification"
+    metric = "accuracy" if task == "classification" else "mse"
+    done = [row for row in findings.rows if row["status"] == "done"]
+    names = list(maker.methods)
+    final = {
+        (name, budget): _values(done, name, budget, "validation_loss") for name in names for budget in study.budget
+    }
+    targets = list(study.target) or automatic_targets(
+        {key: list(found.values()) for key, found in final.items()}, study.budget
+    )
+    comparisons, ranks, friedman = _tests(done, names, study.budget, metric)
+    summary: dict[str, Any] = {
+        "kind": "compare",
+        "title": study.title or f"{_dataset_name(maker)}: {len(names)} methods at equal cost",
+        **_subject(maker, findings.example),
+        "metric": metric,
+        "higher_is_better": metric == "accuracy",
+        "budgets": list(study.budget),
+        "budget_unit": "seconds" if study.budget_unit == "seconds" else "epoch-equivalents",
+        "seeds": list(study.seeds),
+        "tuning_seeds": list(study.tuning_seeds) if study.tune else [],
+        "methods": [_method(maker, name, searches) for name in names],
+        "results": [_result(done, searches[name, b], name, b, metric) for b in study.budget for name in names],
+        "time_to_target": time_to_targets(findings.points, names, study.seeds, targets),
+        "ranks": ranks,
+        "friedman": friedman,
+        "comparisons": comparisons,
+        "failures": [{"cell": r["cell"], "error": r["error"]} for r in findings.rows if r["status"] != "done"],
+        "command": list(command),
+        "versions": {name: version(name) for name in ("subsetopt", "torch", "numpy", "scipy")}
+        | {"python": platform.python_version()},
+        "machine": {"platform": platform.platform(), "processors": os.cpu_count(), "byte_order": sys.byteorder},
+    }
+    families = {name: _family(maker.description(name)) for name in names}
+    return {**summary, "verdict": sentences(summary, families)}
+
+
+def _row(cell: Cell, result: dict[str, Any] | None, outcome: Outcome, search: Search) -> Row:
+    row: Row = dict.fromkeys(RESULT_COLUMNS)
+    knob = search.knob.name if search.knob is not None else None
+    last = cell.config.phase[-1]
+    row |= {
+        "method": cell.method, "budget": cell.budget, "seed": cell.seed, "cell": cell.id, "status": outcome.status,
+        "error": outcome.error, "tuning_epoch_equivalents": search.epoch_equivalents, "setting": knob,
+        "value": search.value, "lr": last.lr if last.first_order else None,
+    }  # fmt: skip
+    if result is None:
+        return row
+    metrics, cost = result["metrics"], result["cost"]
+    quality = metrics.get("test", {})
+    row |= {
+        "test_loss": quality.get("loss"), "test_accuracy": quality.get("accuracy"), "test_mse": quality.get("mse"),
+        "train_loss": metrics["train"]["loss"], "validation_loss": metrics.get("validation", {}).get("loss"),
+        "epoch_equivalents": cost["epoch_equivalents"], "seconds": cost["seconds"],
+    }  # fmt: skip
+    if row["test_loss"] is None:
+        row |= {"status": "failed", "error": "the test loss is not finite: the training diverged"}
+    return row
+
+
+def _values(rows: Iterable[Row], method: str, budget: float, column: str) -> dict[int, float]:
+    return {
+        row["seed"]: row[column]
+        for row in rows
+        if row["method"] == method and row["budget"] == budget and row[column] is not None
+    }
+
+
+def _result(done: Sequence[Row], search: Search, method: str, budget: float, metric: str) -> dict[str, Any]:
+    found = {
+        column: list(_values(done, method, budget, column).values())
+        for column in (f"test_{metric}", "test_loss", "seconds", "epoch_equivalents")
+    }
+    values, losses = found[f"test_{metric}"], found["test_loss"]
+    interval = mean_interval(values)
+    if interval is not None and metric == "accuracy":
+        interval = max(interval[0], 0.0), min(interval[1], 1.0)  # Student's knows no bounds
+    cost = _mean(found["epoch_equivalents"])
+    return {
+        "method": method, "budget": budget, "metric": metric, "mean": _mean(values), "interval": interval,
+        "n": len(values), "values": values, "loss_mean": _mean(losses), "loss_interval": mean_interval(losses),
+        "seconds_mean": _mean(found["seconds"]), "cost_mean": cost,
+        "cost_including_tuning": None if cost is None else cost + search.epoch_equivalents,
+        "seconds_of_tuning": search.seconds,
+    }  # fmt: skip
+
+
+def _tests(
+    done: Sequence[Row], names: Sequence[str], budgets: Sequence[float], metric: str
+) -> tuple[list[Row], list[Row], list[Row]]:
+    """Return comparisons, mean ranks and Friedman's tests; at each budget the pairs on one metric are a family."""
+    comparisons: list[Row] = []
+    ranks: list[Row] = []
+    friedman: list[Row] = []
+    for budget in budgets:
+        for kind in dict.fromkeys((metric, "loss")):
+            better_high = kind == "accuracy"
+            values = {name: _values(done, name, budget, f"test_{kind}") for name in names}
+            for pair in compare_all(values, better_high):
+                comparisons.append({**vars(pair), "budget": budget, "metric": kind})
+            if kind == metric and (ranked := rank_all(values, better_high)) is not None:
+                at = {"budget": budget, "metric": kind, "n": ranked.n}
+                ranks += [{"method": name, "rank": rank, **at} for name, rank in ranked.ranks.items()]
+                friedman.append({**at, "statistic": ranked.statistic, "p": ranked.p})
+    return comparisons, ranks, friedman
+
+
+def _method(maker: CellMaker, name: str, searches: Searches) -> dict[str, Any]:
+    mine = [search for (method, _), search in searches.items() if method == name]
+    base = maker.description(name)
+    cells = {budget: maker.cell(name, budget, 0, searches[name, budget].value) for budget in maker.study.config.budget}
+    rates = {f"{b:g}": cell.config.phase[-1].lr for b, cell in cells.items() if cell.config.phase[-1].first_order}
+    knob = maker.knobs[name]
+    tuned = "nothing to tune" if knob is None else "learning rate" if knob.name == "lr" else knob.name
+    return {
+        "name": name,
+        "description": describe(base),
+        "family": _family(base),
+        "tuned": tuned if maker.study.config.tune else "not tuned",
+        "lr": rates or None,
+        "tuning": [search.to_json() for search in mine],
+    }
+
+
+def _family(base: RunConfig) -> str:
+    phases = base.phases()
+    if any(phase.streaming for phase in phases):
+        return "stream"
+    if any(phase.data == "subset" and not phase.first_order for phase in phases):
+        return "subset"
+    return "first-order" if phases[-1].first_order else "solver"
+
+
+def _subject(maker: CellMaker, example: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return data set and model as a line each, and in numbers."""
+    shared = maker.study.shared
+    if example is None:
+        return {"dataset": shared["dataset"], "model": shared.get("model", "auto"), "data": {}, "architecture": {}}
+    data, model = example["dataset"], example["model"]
+    return {
+        "dataset": f"{data['name']} ({data['train']} train, {data['validation']} validation, {data['test']} test)",
+        "model": f"{model['name']} with {model['parameters']} parameters",
+        "data": data,
+        "architecture": {**model, "l2": shared.get("l2", RunConfig.model_fields["l2"].default)},
+    }
+
+
+def _dataset_name(maker: CellMaker) -> str:
+    return str(maker.study.shared["dataset"])
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    finite = [value for value in values if math.isfinite(value)]
+    return mean(finite) if finite else None

@@ -1,0 +1,1 @@
+"""Kronecker-factored curvature (K-FAC, EKFAC): factors, eigenvalues, damping."""

@@ -1,0 +1,118 @@
+"""The eigenvalues of a layer's Fisher block in the eigenbasis of its Kronecker factors, as samples have them.
+
+With U and V the eigenvectors of G and A, the matrix nearest to the block that is diagonal in U (x) V has the mean
+squares of U' G_i V on its diagonal, G_i (o, d) being the gradient of sample i in the layer's weights (EKFAC: George,
+Laurent, Bouthillier, Ballas and Vincent 2018, eq. 5). K-FAC's own products of eigenvalues take inputs, output gradients
+and the positions of a convolution for independent: in the first layer of a small CNN their sum was 20 times too small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subsetopt.objective.kfac.factor import Factor
+
+TENSORS = ("both", "left", "right", "rest")
+
+Rows = tuple[Tensor, Tensor]
+"""Inputs (n, t, d) and output gradients (n, t, o) of a layer at the t positions of n samples: G_i = g_i' a_i."""
+
+
+@dataclass
+class Eigenvalues:
+    """Those of pairs of kept vectors, `both` (r_g, r_a), and common ones of what wide factors leave out.
+
+    `left` (r_g,) belongs to a kept vector of G with each direction that A leaves out, `right` (r_a,) to a kept vector
+    of A with each one that G leaves out, `rest` (a 0-d tensor) to pairs of directions that are left out in both; zero
+    where there are none.
+    """
+
+    both: Tensor
+    left: Tensor
+    right: Tensor
+    rest: Tensor
+
+    @classmethod
+    def none(cls, a: Factor, g: Factor) -> Eigenvalues:
+        """Return zeros."""
+        zeros, kept, rank = g.basis.new_zeros, g.basis.shape[1], a.basis.shape[1]
+        return cls(zeros(kept, rank), zeros(kept), zeros(rank), zeros(()))
+
+    @classmethod
+    def of(cls, rows: Iterator[Rows], a: Factor, g: Factor, total: int) -> Eigenvalues:
+        """Return the share of these samples in the mean squares over `total` samples."""
+        sums = cls.none(a, g)
+        for inputs, gradients in rows:
+            if inputs.shape[1] == 1:
+                sums.add(_rank_one(inputs[:, 0], gradients[:, 0], a, g))
+            else:
+                sums.add(_any_rank(gradients.mT @ inputs, a, g))
+        out_a, out_g = (max(1, len(factor.moment) - factor.basis.shape[1]) for factor in (a, g))
+        scales = (1.0, 1.0 / out_a, 1.0 / out_g, 1.0 / (out_a * out_g))
+        return cls(*(value.clamp_min(0.0) * (scale / total) for value, scale in zip(sums.tensors, scales, strict=True)))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All four."""
+        return [self.both, self.left, self.right, self.rest]
+
+    def add(self, sums: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        """Add to each in place."""
+        for mine, other in zip(self.tensors, sums, strict=True):
+            mine += other
+
+    def lerp(self, other: Eigenvalues, weight: float) -> Eigenvalues:
+        """Return the mean in which `other` has that weight."""
+        pairs = zip(self.tensors, other.tensors, strict=True)
+        return Eigenvalues(*(torch.lerp(mine, new, weight) for mine, new in pairs))
+
+    def all(self, o: int, d: int) -> Tensor:
+        """Return the o d eigenvalues."""
+        out_g, out_a = o - len(self.left), d - len(self.right)
+        repeated = (self.left.repeat(out_a), self.right.repeat(out_g), self.rest.expand(out_g * out_a))
+        return torch.cat([self.both.flatten(), *repeated])
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """Return its tensors under names that begin with `prefix`."""
+        return {prefix + name: getattr(self, name) for name in TENSORS}
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, Tensor], prefix: str) -> Eigenvalues:
+        """Take back what `state` returned."""
+        return cls(*(tensors[prefix + name] for name in TENSORS))
+
+
+def spectral_product(
+    a: Factor, g: Factor, values: Eigenvalues, matrix: Tensor, function: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return the product of `function` of a layer's block with a `matrix` (o, d), the widths of g and a."""
+    left, right = g.basis, a.basis
+    both = function(values.both)
+    rotated = left.T @ matrix @ right
+    if not (a.is_wide or g.is_wide):
+        return left @ (both * rotated) @ right.T
+    ga, ag, rest = function(values.left), function(values.right), function(values.rest)
+    inner = (both - ga[:, None] - ag + rest) * rotated
+    inner = left @ (inner @ right.T + (ga - rest)[:, None] * (left.T @ matrix))
+    return inner + ((ag - rest) * (matrix @ right)) @ right.T + rest * matrix
+
+
+def _rank_one(x: Tensor, y: Tensor, a: Factor, g: Factor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the sums over samples of (U'G_i V)^2 and of what bases leave out, G_i = y_i x_i', (n, o) and (n, d)."""
+    kept_x, kept_y = (x @ a.basis).square(), (y @ g.basis).square()
+    out_x, out_y = x.square().sum(1) - kept_x.sum(1), y.square().sum(1) - kept_y.sum(1)
+    return kept_y.T @ kept_x, kept_y.T @ out_x, kept_x.T @ out_y, out_y @ out_x
+
+
+def _any_rank(gradients: Tensor, a: Factor, g: Factor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the same for any G_i, (n, o, d)."""
+    half, zero = g.basis.T @ gradients, gradients.new_zeros(())
+    both = (half @ a.basis).square().sum(0)
+    left = half.square().sum((0, 2)) - both.sum(1) if a.is_wide else zero
+    right = (gradients @ a.basis).square().sum((0, 1)) - both.sum(0) if g.is_wide else zero
+    rest = gradients.square().sum() - both.sum() - left.sum() - right.sum() if a.is_wide and g.is_wide else zero
+    return both, left, right, rest

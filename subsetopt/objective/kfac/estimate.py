@@ -1,0 +1,195 @@
+"""K-FAC with corrected eigenvalues: the Fisher (Gauss-Newton) matrix by layers, with exact damped inverses.
+
+A block of F is near A (x) G, A the second moment of a layer's inputs and G that of the gradients in its outputs
+(Martens and Grosse 2015; Grosse and Martens 2016 for convolutions). Their eigenvectors V and U are kept; the
+eigenvalues S are those of the samples in that basis (EKFAC: George et al. 2018; see `kfac_eigenvalues.py`). The damped
+inverse is exact: (F + damping I)^-1 = (V (x) U) diag(1 / (S + damping)) (V (x) U)'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.flops import count_flops
+from subsetopt.objective.host import host_read
+from subsetopt.objective.kfac.eigenvalues import Eigenvalues, spectral_product
+from subsetopt.objective.kfac.factor import Factor
+from subsetopt.objective.kfac.moments import Draw, MomentEstimator
+from subsetopt.objective.losses import Loss
+from subsetopt.objective.protocol import Meter
+from subsetopt.objective.sharding import SampleShare
+
+COUNTED_SAMPLES = 8
+
+
+class Kfac:
+    """Running estimate of F at changing w, without L2; zero until `update` has taken one in.
+
+    Linear and Conv2d layers have a Kronecker eigenbasis; norm layers and embeddings a diagonal of squared per-sample
+    gradients; every other parameter tensor a multiple of the identity, the mean of its squared random gradient, and is
+    named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a warm-up in which
+    all estimates count the same. A factor is decomposed anew when its moment has changed by more than `drift` of its
+    Frobenius norm since the last time: the inputs of the first layer, for one, never change much. Eigenvalues are
+    averaged in their order, whether the basis has turned or not.
+    """
+
+    def __init__(
+        self, flat: FlatModel, loss: Loss, *, draw: Draw = "curvature", memory: float = 0.95, drift: float = 0.1
+    ) -> None:
+        self.flat, self.loss, self.memory, self.drift = flat, loss, memory, drift
+        self._moments = MomentEstimator(flat, loss, draw)
+        self._kronecker = self._moments.kronecker
+        self.updates = 0
+        self._counted: tuple[float, float] | None = None
+        self._factors: list[tuple[Factor, Factor]] = []
+        self._values: list[Eigenvalues] = []
+        self._diagonal = torch.zeros(flat.size, dtype=flat.dtype, device=flat.device)
+
+    @property
+    def note(self) -> str:
+        """Which parameters have no curvature but a common scale, in one line; empty where there are none."""
+        names = ", ".join(self.flat.names[place] for place in self._moments.others)
+        return f"K-FAC: no factors for {names}; each has one common scale instead" if names else ""
+
+    def update(
+        self,
+        w: Tensor,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator,
+        meter: Meter | None = None,
+        share: SampleShare | None = None,
+    ) -> None:
+        """Take one estimate into the running mean and decompose the factors; charged to `meter` before it is made.
+
+        With `share` it is one of the samples of several ranks, each of which decomposes all of the same factors.
+        The charge is arithmetic in gradients of one sample, as ("gradient", "product"): that of the estimate before it
+        is made, that of the decompositions when it is known which are due. One host synchronisation. `BudgetExhausted`
+        may be raised, and then nothing has changed; nor has it when the samples give an estimate that is not finite.
+        """
+        share = share or SampleShare.whole(len(x))
+        if meter is not None:
+            meter.charge("gradient", self.price(w, x, y, share), "product")
+        new = self._moments.estimate(w, x, y, generator, share)
+        weight = max(1.0 / (self.updates + 1), 1.0 - self.memory)
+        pairs = self._factors or [(Factor.of(a), Factor.of(g)) for a, g in new.factors]
+        factors = [factor for pair in pairs for factor in pair]
+        drawn = [moment for pair in new.factors for moment in pair]
+        moments = [torch.lerp(factor.moment, moment, weight) for factor, moment in zip(factors, drawn, strict=True)]
+        due = self._due(factors, moments, new.diagonal)
+        if due is None:
+            return
+        if meter is not None and (extra := self._decomposition_price([factors[index] for index in due])):
+            meter.charge("gradient", extra, "product")
+        self.updates, self._factors = self.updates + 1, pairs
+        self._diagonal = torch.lerp(self._diagonal, new.diagonal, weight)
+        for factor, moment in zip(factors, moments, strict=True):
+            factor.moment = moment
+        for index in due:
+            factors[index].refresh(generator)
+        found = self._moments.eigenvalues(new, pairs, share)
+        known = self._values or found
+        self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
+
+    def _due(self, factors: Sequence[Factor], moments: Sequence[Tensor], diagonal: Tensor) -> list[int] | None:
+        """Return the places of the factors that have no basis, or whose moments have drifted too far since they got it.
+
+        None if an estimate is not finite.
+        """
+        pairs = list(zip(factors, moments, strict=True))
+        norm = torch.linalg.matrix_norm
+        changes = [norm(moment - factor.decomposed) - self.drift * norm(factor.decomposed) for factor, moment in pairs]
+        *read, total = host_read(torch.stack([*changes, diagonal.sum()]))
+        if not all(map(math.isfinite, [*read, total])):
+            return None
+        known = [factor.basis.shape[1] > 0 for factor in factors]
+        return [index for index, change in enumerate(read) if change > 0 or not known[index]]
+
+    def apply(self, v: Tensor, damping: float | Tensor) -> Tensor:
+        """Return (F + damping I)^-1 v for v of shape (P,) and damping > 0."""
+        return self._spectral(v, lambda spectrum: 1.0 / (spectrum + damping))
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return F v, shape (P,)."""
+        return self._spectral(v, lambda spectrum: spectrum)
+
+    def eigenvalues(self) -> Tensor:
+        """Return the eigenvalues of F, shape (P,), in no particular order."""
+        pairs = zip(self._factors, self._values, strict=True)
+        blocks = [values.all(len(g.moment), len(a.moment)) for (a, g), values in pairs]
+        diagonal = torch.ones_like(self._diagonal)
+        for layer in self._kronecker:
+            for place in (layer.weight, layer.bias):
+                if place is not None:
+                    self.flat.views(diagonal)[place].zero_()
+        return torch.cat([*blocks, self._diagonal[diagonal > 0]])
+
+    def price(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare | None = None) -> int:
+        """Return what an estimate, on all ranks, costs without decompositions, in gradients of one sample."""
+        share = share or SampleShare.whole(len(x))
+        if self._counted is None:
+            self._counted = self._flops(w, x, y, share)
+        return math.ceil(self._counted[0] * share.total)
+
+    def _decomposition_price(self, factors: Sequence[Factor]) -> int:
+        assert self._counted is not None, "the estimate was priced first"
+        gradient = self._counted[1]
+        return math.ceil(sum(factor.price for factor in factors) / gradient) if gradient else 0
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that `load_state` needs to go on bit for bit."""
+        tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates, device="cpu")}
+        for index, ((a, g), values) in enumerate(zip(self._factors, self._values, strict=True)):
+            tensors |= a.state(f"{index}.a.") | g.state(f"{index}.g.") | values.state(f"{index}.eigenvalues.")
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
+        count = len(self._kronecker) if self.updates else 0
+        self._factors = [
+            (Factor.from_state(tensors, f"{index}.a."), Factor.from_state(tensors, f"{index}.g."))
+            for index in range(count)
+        ]
+        self._values = [Eigenvalues.from_state(tensors, f"{index}.eigenvalues.") for index in range(count)]
+
+    def _spectral(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the product of v with a function of F, given by its action on the eigenvalues."""
+        result = function(self._diagonal) * v
+        source, into = self.flat.views(v), self.flat.views(result)
+        blocks = zip(self._kronecker, self._factors, self._values, strict=bool(self.updates))
+        for layer, (a, g), values in blocks:
+            assert layer.weight is not None, "a Kronecker layer has a trainable weight"
+            matrix = source[layer.weight].flatten(1)
+            if layer.bias is not None:
+                matrix = torch.cat([matrix, source[layer.bias][:, None]], 1)
+            solved = spectral_product(a, g, values, matrix, function)
+            columns = into[layer.weight][0].numel()
+            into[layer.weight].copy_(solved[:, :columns].view_as(into[layer.weight]))
+            if layer.bias is not None:
+                into[layer.bias].copy_(solved[:, columns])
+        return result
+
+    def _flops(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare) -> tuple[float, float]:
+        """Return the flops of an estimate over those of a gradient, per sample, and those of the gradient of one."""
+        few = min(COUNTED_SAMPLES, len(x))
+        estimate = count_flops(lambda: self._estimate_own(w, x, y, share))
+        gradient = count_flops(lambda: self._gradient(w, x[:few], y[:few])) / few if few else 0.0
+        told = share.ranks.gather((estimate, gradient))
+        gradient = max(each for _, each in told)
+        return (sum(all_ for all_, _ in told) / share.total / gradient, gradient) if gradient else (1.0, 0.0)
+
+    def _estimate_own(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare) -> None:
+        own = self._moments.own(w, x, y, torch.Generator(), share)
+        for layer, calls, (a, g) in zip(self._kronecker, own.calls, own.factors, strict=True):
+            self._moments.own_eigenvalues(layer, calls, (Factor.shaped(a), Factor.shaped(g)), share.total)
+
+    def _gradient(self, w: Tensor, x: Tensor, y: Tensor) -> None:
+        leaves = self.flat.leaves(w)
+        outputs = self.flat.call(leaves, x, "deterministic")
+        torch.autograd.grad(self.loss.total(outputs, y, w.dtype), leaves, allow_unused=True)

@@ -1,0 +1,130 @@
+"""One K-FAC estimate: the second moments of all layers, from a forward and a backward pass over a few samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from subsetopt.distributed import Ranks
+from subsetopt.objective.arithmetic import exact_arithmetic
+from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.kfac.eigenvalues import Eigenvalues
+from subsetopt.objective.kfac.factor import Factor
+from subsetopt.objective.kfac.second_moments import diagonal_moments, kronecker_moments
+from subsetopt.objective.layers import Layer, find_layers, recording, sample_rows
+from subsetopt.objective.losses import Loss
+from subsetopt.objective.output_noise import output_noise
+from subsetopt.objective.sharding import SampleShare
+
+Draw = Literal["curvature", "labels", "empirical"]
+
+
+@dataclass
+class Moments:
+    """One estimate: (A, G) per Kronecker layer, and a diagonal over all P parameters, zero where there are factors.
+
+    `calls` has, for each Kronecker layer, the inputs and output gradients of its calls on this rank's samples.
+    """
+
+    factors: list[tuple[Tensor, Tensor]]
+    diagonal: Tensor
+    calls: list[list[tuple[Tensor, Tensor]]]
+
+
+class MomentEstimator:
+    """Estimates the moments of `flat` at any w; `kronecker` are the layers with factors, `others` the tensors without.
+
+    A model's samples may be spread over ranks: what each has is added up in one collective, and what is random is the
+    same for a sample wherever it is. With BatchNorm samples are not independent, and parts give another result.
+    """
+
+    def __init__(self, flat: FlatModel, loss: Loss, draw: Draw) -> None:
+        self._flat, self._loss, self._draw = flat, loss, draw
+        self._layers, self.others = find_layers(flat)
+        self.kronecker = [layer for layer in self._layers if layer.kronecker]
+
+    def estimate(
+        self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, share: SampleShare | None = None
+    ) -> Moments:
+        """Return the moments at w on model inputs x `(n, ...)` and prepared targets y; `generator` lives on the CPU."""
+        share = share or SampleShare.whole(len(x))
+        moments = self.own(w, x, y, generator, share)
+        _keep_in_step(generator, share.ranks, drawn=len(x) > 0)
+        share.ranks.sum_(*(moment for pair in moments.factors for moment in pair), moments.diagonal)
+        for view in (self._flat.views(moments.diagonal)[place] for place in self.others):
+            # (sum_i J_i'u_i)^2 has the mean sum_i diag(J_i'H_i J_i), as the u_i are independent with mean zero.
+            view.fill_(view.square().mean() / share.total)
+        return moments
+
+    def own(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, share: SampleShare) -> Moments:
+        """Return what these samples contribute; in place of the scale of `others`, their sum_i J_i'u_i."""
+        if not len(x):
+            nothing = [self._zeros(layer) for layer in self.kronecker]
+            return Moments(nothing, w.detach().new_zeros(len(w)), [[] for _ in self.kronecker])
+        with self._flat.exclusive, exact_arithmetic(self._flat.device), recording(self._layers):
+            leaves = self._flat.leaves(w)
+            with self._flat.at(leaves, "deterministic") as evaluate:
+                outputs = evaluate(x)
+                u = output_noise(self._loss, outputs, y, self._draw, generator, share)
+                return self._read(leaves, outputs, u, generator, share)
+
+    def _read(
+        self, leaves: list[Tensor], outputs: Tensor, u: Tensor, generator: torch.Generator, share: SampleShare
+    ) -> Moments:
+        n, weight = len(outputs), len(outputs) / share.total
+        called = [output for layer in self._layers for _, output in layer.calls]
+        others = [leaves[place] for place in self.others]
+        gradients = iter(torch.autograd.grad(outputs, [*called, *others], u, materialize_grads=True))
+        diagonal = torch.zeros(self._flat.size, dtype=self._flat.dtype, device=self._flat.device)
+        into = self._flat.views(diagonal)
+        factors, calls = [], []
+        for layer in self._layers:
+            own = [next(gradients) for _ in layer.calls]
+            if layer.kronecker:
+                pair = kronecker_moments(layer, own, n, generator, share) if own else self._zeros(layer)
+                factors.append((pair[0] * weight, pair[1] * weight))
+                calls.append([(x, g) for (x, _), g in zip(layer.calls, own, strict=True)])
+            elif own:
+                for place, values in zip((layer.weight, layer.bias), diagonal_moments(layer, own, n), strict=True):
+                    if place is not None and values is not None:
+                        into[place].copy_(values * weight)
+        for place in self.others:
+            into[place].copy_(next(gradients))
+        return Moments(factors, diagonal, calls)
+
+    def eigenvalues(
+        self, moments: Moments, factors: Sequence[tuple[Factor, Factor]], share: SampleShare
+    ) -> list[Eigenvalues]:
+        """Return those of each Kronecker layer in the basis of its factors (A, G), on the samples of `moments`."""
+        found = [
+            self.own_eigenvalues(*each, share.total)
+            for each in zip(self.kronecker, moments.calls, factors, strict=True)
+        ]
+        share.ranks.sum_(*(tensor for values in found for tensor in values.tensors))
+        return found
+
+    def own_eigenvalues(
+        self, layer: Layer, calls: list[tuple[Tensor, Tensor]], pair: tuple[Factor, Factor], total: int
+    ) -> Eigenvalues:
+        """Return what these samples contribute."""
+        return Eigenvalues.of(
+            sample_rows(layer.module, layer.bias is not None, calls) if calls else iter(()), *pair, total
+        )
+
+    def _zeros(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        assert layer.weight is not None, "a Kronecker layer has a trainable weight"
+        shape, zeros = self._flat.shapes[layer.weight], self._flat.initial().new_zeros
+        rows, columns = shape[0], shape[1:].numel() + (layer.bias is not None)
+        return zeros(columns, columns), zeros(rows, rows)
+
+
+def _keep_in_step(generator: torch.Generator, ranks: Ranks, drawn: bool) -> None:
+    """Bring the generator of ranks that had no samples, and drew nothing, to where it is on the others."""
+    drew = ranks.gather(drawn)
+    if not all(drew):
+        told = ranks.broadcast_tensors({"state": generator.get_state()}, drew.index(True))
+        generator.set_state(told["state"])

@@ -1,0 +1,109 @@
+"""What K-FAC reads off each layer in one forward and one backward pass: inputs, output gradients, second moments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from subsetopt.devices import moved
+from subsetopt.objective.layers import PATCH_BYTES, Layer, patches
+from subsetopt.objective.sharding import SampleShare
+
+ROWS_PER_SIDE = 16  # rows for each column of A at most: of more positions a random part is taken
+
+
+def kronecker_moments(
+    layer: Layer, gradients: Sequence[Tensor], n: int, generator: torch.Generator, share: SampleShare
+) -> tuple[Tensor, Tensor]:
+    """Return A (d, d) and G (o, o) with F ~ A (x) G for the layer's weight (o, d), the bias as last column.
+
+    Each position of a convolution, and each token, is a row: A = (1/n) sum a a' over all rows, G = the mean of g g'
+    over all rows, with g the derivative of one sample's loss (Grosse and Martens 2016, eq. 24: positions independent).
+    Where a convolution has many more rows than A has columns, A is estimated from random positions, the same ones in
+    all samples of all ranks: most of the arithmetic of an estimate would be there.
+    """
+    second_a = second_g = None
+    rows = 0
+    for (x, _), g in zip(layer.calls, gradients, strict=True):
+        a_part = _input_moment(layer, x, len(x) * share.total // n, generator)
+        g_rows = g.movedim(1, -1).flatten(0, -2) if isinstance(layer.module, nn.Conv2d) else g.flatten(0, -2)
+        rows += len(g_rows)
+        g_part = g_rows.T @ g_rows
+        second_a = a_part if second_a is None else second_a + a_part
+        second_g = g_part if second_g is None else second_g + g_part
+    assert second_a is not None and second_g is not None, "a layer that was not called has no moments"
+    return second_a / n, second_g / rows
+
+
+def _input_moment(layer: Layer, x: Tensor, everywhere: int, generator: torch.Generator) -> Tensor:
+    """Return the sum of a a' over the rows of x, as many positions being taken as `everywhere` inputs need."""
+    if not isinstance(layer.module, nn.Conv2d):
+        return _outer(x.flatten(0, -2), layer.bias is not None)
+    numel = x[0].numel() * layer.module.weight[0, 0].numel() * x.element_size()
+    chosen: Tensor | None = None
+    total, scale = None, 1.0
+    for piece in torch.split(x, max(1, PATCH_BYTES // max(numel, 1))):
+        columns = patches(layer.module, piece)
+        positions = columns.shape[1]
+        wanted = math.ceil(ROWS_PER_SIDE * columns.shape[2] / everywhere)
+        if wanted < positions:
+            if chosen is None:
+                chosen = moved(torch.randperm(positions, generator=generator)[:wanted], x.device)
+            columns, scale = columns[:, chosen], positions / wanted
+        part = _outer(columns.flatten(0, 1), layer.bias is not None)
+        total = part if total is None else total + part
+    assert total is not None, "torch.split gives at least one piece"
+    return total * scale
+
+
+def _outer(rows: Tensor, ones: bool) -> Tensor:
+    """Return the sum of a a' over rows, with a one appended to every a where there is a bias."""
+    square = rows.T @ rows
+    if not ones:
+        return square
+    total = rows.sum(0)[:, None]
+    corner = total.new_full((1, 1), float(len(rows)))
+    return torch.cat([torch.cat([square, total], 1), torch.cat([total.T, corner], 1)])
+
+
+def diagonal_moments(layer: Layer, gradients: Sequence[Tensor], n: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return the mean over samples of squared per-sample gradients of weight and bias (None where there is none).
+
+    Norm layers: exact, but that BatchNorm's samples act on each other only through g. Embeddings: tokens independent.
+    """
+    module = layer.module
+    if isinstance(module, nn.Embedding):
+        squares = torch.zeros_like(module.weight)
+        for (tokens, _), g in zip(layer.calls, gradients, strict=True):
+            squares.index_add_(0, tokens.flatten(), g.flatten(0, -2).square())
+        return squares / n, None
+    weight = bias = None
+    for (x, _), g in zip(layer.calls, gradients, strict=True):
+        of_weight, of_bias = _norm_sums(module, g * _normalised(module, x)), _norm_sums(module, g)
+        weight = of_weight if weight is None else weight + of_weight
+        bias = of_bias if bias is None else bias + of_bias
+    assert weight is not None and bias is not None, "a layer that was not called has no moments"
+    return weight.square().sum(0) / n, bias.square().sum(0) / n
+
+
+def _normalised(module: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(module, _BatchNorm):
+        return F.batch_norm(x, None, None, training=True, eps=module.eps)
+    if isinstance(module, nn.LayerNorm):
+        return F.layer_norm(x, module.normalized_shape, eps=module.eps)
+    assert isinstance(module, nn.GroupNorm), "the only other norm layer that find_layers knows"
+    return F.group_norm(x, module.num_groups, eps=module.eps)
+
+
+def _norm_sums(module: nn.Module, product: Tensor) -> Tensor:
+    """Return the sums over the positions of each sample, shape (n, *parameter shape)."""
+    if isinstance(module, nn.LayerNorm):
+        axes = range(1, product.ndim - len(module.normalized_shape))
+    else:
+        axes = range(2, product.ndim)
+    return product.sum([*axes]) if len(axes) else product

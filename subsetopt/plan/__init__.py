@@ -1,0 +1,1 @@
+"""Which strategy to run: measured laws, a pilot on this machine, predictions."""

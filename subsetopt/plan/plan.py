@@ -1,0 +1,152 @@
+"""Which strategy to run: the cost of each to a wanted quality, from measured laws, this machine's speed and a pilot.
+
+Quality is the relative excess of the full-set objective over the full minimum.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from subsetopt.errors import SettingError, setting
+from subsetopt.plan.laws import Law, Range, shipped_laws
+from subsetopt.plan.pilot import Pilot, measure_speeds, run_pilot
+from subsetopt.plan.predictions import Prediction, Problem, middle_of, predict, recommend
+from subsetopt.training.preparation import prepare
+from subsetopt.training.settings.run import RunConfig
+from subsetopt.training.workspace import Workspace
+
+
+def make_plan(
+    config: RunConfig,
+    *,
+    flags: Sequence[str] = (),
+    excess: float | None = None,
+    target_loss: float | None = None,
+    pilot_seconds: float = 5.0,
+    by: Literal["seconds", "units"] = "seconds",
+    laws: Sequence[Law] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
+    """Return the document of `subsetopt plan --json`: speeds, pilot, predictions and the recommendation.
+
+    `excess` (0.1 by default) or `target_loss`, a held-out loss without L2, is the wanted quality; `flags` are repeated
+    in the printed commands; no pilot is run for `pilot_seconds` 0. Raises `UserError` in one line.
+    """
+    began = clock()
+    _check(excess, target_loss, pilot_seconds)
+    workspace = prepare(config)
+    speeds = measure_speeds(workspace, clock)
+    measured = workspace.ledger.by_purpose()
+    pilot = run_pilot(workspace, pilot_seconds, clock) if pilot_seconds > 0 else None
+    wanted = _wanted(excess, target_loss, pilot, workspace)
+    least = workspace.dataset.n_outputs if workspace.dataset.task == "classification" else 1
+    problem = Problem(workspace.full_size, config.l2, wanted["excess"], speeds, pilot, shlex.join(flags), least)
+    predictions = predict(problem, shipped_laws() if laws is None else laws)
+    chosen = recommend(predictions, by)
+    return {
+        "dataset": workspace.dataset.name,
+        "model": workspace.config.model,
+        "samples": workspace.full_size,
+        "parameters": workspace.flat.size,
+        "l2": config.l2,
+        "wanted": wanted,
+        "speeds": asdict(speeds),
+        "pilot": None if pilot is None else _pilot_document(pilot),
+        "strategies": [_document(prediction) for prediction in predictions],
+        "recommendation": None
+        if chosen is None
+        else {"strategy": chosen.strategy, "command": chosen.command, "by": by, "why": _why(chosen, predictions, by)},
+        "notes": _notes(problem, workspace),
+        "cost": {
+            "epoch_equivalents": workspace.ledger.cost,
+            "timing": measured,
+            "seconds": clock() - began,
+        },
+    }
+
+
+def _wanted(
+    excess: float | None, target_loss: float | None, pilot: Pilot | None, workspace: Workspace
+) -> dict[str, Any]:
+    """Return the wanted relative excess; a held-out loss is compared with that predicted at the full minimum."""
+    total = workspace.full_size
+    best = None if pilot is None else pilot.full_minimum
+    if target_loss is None:
+        return {"excess": 0.1 if excess is None else excess, "target_loss": None, "full_minimum": best}
+    p = None if pilot is None else pilot.effective_parameters
+    if pilot is None or p is None or best is None:
+        raise SettingError(
+            "target_loss",
+            target_loss,
+            "the pilot could not tell the full minimum's held-out loss",
+            f"use {setting('excess')}",
+        )
+    # On fresh samples the full minimum's loss is as much above that on its own as theory says, p / N.
+    unit = workspace.loss_unit
+    held_out = unit * (best - pilot.penalty + p / total)
+    if target_loss <= held_out:
+        raise SettingError(
+            "target_loss", target_loss, f"the full minimum's is predicted to be {held_out:.3g}",
+            f"choose a higher one, another model, or another {setting('l2')}",
+        )  # fmt: skip
+    relative = (target_loss - held_out) / (unit * best)
+    return {"excess": relative, "target_loss": target_loss, "full_minimum": best, "held_out_minimum": held_out}
+
+
+def _why(chosen: Prediction, predictions: Sequence[Prediction], by: Literal["seconds", "units"]) -> str:
+    others = [p for p in predictions if p.units is not None and p is not chosen]
+    if not others:
+        return "the only strategy that was seen to reach this quality"
+    second = min(others, key=lambda prediction: middle_of(prediction, by))
+    ratio = middle_of(second, by) / middle_of(chosen, by)
+    cost, other = (chosen.seconds, second.seconds) if by == "seconds" else (chosen.units, second.units)
+    assert cost is not None and other is not None, "both reach the quality"
+    what = "seconds" if by == "seconds" else "epoch-equivalents"
+    sure = "" if cost.high < other.low else "; their ranges overlap, so measure both where it matters"
+    return f"fewest {what}: {second.strategy} is predicted to take {ratio:.2g} times as many{sure}"
+
+
+def _notes(problem: Problem, workspace: Workspace) -> list[str]:
+    notes = ["rates of sgd and adam are taken as tuned; the search for them is not counted"]
+    if problem.pilot is not None and not problem.pilot.converged:
+        notes.append(
+            f"the pilot ran out of time: evaluations are those of the laws; allow more {setting('pilot_seconds')}"
+        )
+    if workspace.dataset.task != "classification":
+        notes.append("the laws were measured on classification")
+    return notes
+
+
+def _pilot_document(pilot: Pilot) -> dict[str, Any]:
+    kept: dict[str, Any] = {key: value for key, value in asdict(pilot).items() if key != "curve"}
+    return {**kept, "evaluations": pilot.curve[-1][0], "effective_parameters": pilot.effective_parameters}
+
+
+def _document(prediction: Prediction) -> Mapping[str, Any]:
+    def shown(cost: Range | None) -> dict[str, float] | None:
+        return None if cost is None else {"low": cost.low, "high": cost.high}
+
+    return {
+        "strategy": prediction.strategy,
+        "command": prediction.command,
+        "epoch_equivalents": shown(prediction.units),
+        "seconds": shown(prediction.seconds),
+        "calls": shown(prediction.calls),
+        "rests_on": list(prediction.rests_on),
+    }
+
+
+def _check(excess: float | None, target_loss: float | None, pilot_seconds: float) -> None:
+    if excess is not None and target_loss is not None:
+        raise SettingError("target_loss", target_loss, f"{setting('excess')} is given, too", "give one of them")
+    if excess is not None and not 0 < excess < math.inf:
+        raise SettingError("excess", excess, "must be above 0", "try 0.1, 10 % above the full minimum")
+    if target_loss is not None and not 0 < target_loss < math.inf:
+        raise SettingError("target_loss", target_loss, "must be above 0", "try 0.2")
+    if not 0 <= pilot_seconds < math.inf:
+        raise SettingError("pilot_seconds", pilot_seconds, "must not be negative", "try 5, or 0 for no pilot")

@@ -1,0 +1,80 @@
+"""A study as Markdown: the same sentences and tables as the page, without its pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from subsetopt.report.study.details import (
+    command_line,
+    environment_table,
+    failures_table,
+    methods_table,
+    study_facts,
+    tuning_cost_table,
+    tuning_table,
+)
+from subsetopt.report.study.figures import pareto_picture, shown_methods
+from subsetopt.report.study.files import Study
+from subsetopt.report.study.tables import (
+    Table,
+    comparison_groups,
+    comparison_matrix,
+    comparisons_table,
+    results_table,
+    target_tables,
+)
+
+# Characters that begin HTML, emphasis, links or code in Markdown; names of methods hold none but may be anything.
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&])")
+
+
+def study_markdown(study: Study) -> str:
+    """Return the report; equal input gives equal text."""
+    return "\n\n".join(_blocks(study)) + "\n"
+
+
+def _blocks(study: Study) -> Iterator[str]:
+    yield f"# {_text(study.title)}"
+    if study.verdict:
+        yield "\n".join(f"- {_text(sentence)}" for sentence in study.verdict)
+    yield "\n".join(f"- {name}: {_text(text)}" for name, text in study_facts(study))
+    if command_line(study):
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command_line(study))), default=0))
+        yield f"{fence}sh\n{command_line(study)}\n{fence}"
+    front = pareto_picture(study, shown_methods(study))
+    for title, tables in _sections(study):
+        present = [table for table in tables if table is not None]
+        if present:
+            yield f"## {title}"
+            yield from (block for table in present for block in _table(table))
+        if title == "Results at equal budget" and front is not None:
+            yield _text(front.caption) + "."
+
+
+def _sections(study: Study) -> Iterator[tuple[str, list[Table | None]]]:
+    yield "Results at equal budget", [results_table(study, budget) for budget in study.budgets]
+    matrices: list[Table | None] = [comparison_matrix(study, *group) for group in comparison_groups(study)]
+    yield "Which differences are noise", [*matrices, comparisons_table(study)] if matrices else []
+    yield "Cost to reach a target", [*target_tables(study)]
+    yield "Methods", [methods_table(study)]
+    yield "Tuning", [tuning_cost_table(study), tuning_table(study)]
+    yield "Failures", [failures_table(study)]
+    yield "How it was made", [environment_table(study)]
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield f"### {_text(table.caption)}"
+    rule = "|".join("---:" if index in table.numeric else "---" for index in range(len(table.columns)))
+    lines = [_row(table.columns), f"|{rule}|", *(_row(cell.text for cell in row) for row in table.rows)]
+    yield "\n".join(lines)
+    if table.note:
+        yield _text(table.note)
+
+
+def _row(cells: Iterator[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(map(_text, cells))} |"
+
+
+def _text(value: str) -> str:
+    return _SPECIAL.sub(r"\\\1", " ".join(value.split()))

@@ -1,0 +1,263 @@
+"""The tables of a study, made once and written twice: as HTML and as Markdown.
+
+A cell carries the text that people read and, where columns sort, the exact number behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from subsetopt.report.study.files import Comparison, Interval, Result, Study, TimeToTarget
+from subsetopt.report.study.parts import rank_of
+from subsetopt.report.study.svg import number
+
+MISSING = "–"
+_MARKS = {"better": "▲", "worse": "▼", "no difference": "="}
+_OPPOSITE = {"better": "worse", "worse": "better", "no difference": "no difference"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table: text, the number it sorts by, a style, and a bar as shares of the cell's width."""
+
+    text: str
+    sort: float | None = None
+    style: str = ""
+    bar: float | None = None
+    strip: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings; the first column names the row, `numeric` tells which columns hold numbers."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    numeric: frozenset[int] = frozenset()
+    sortable: bool = True
+    note: str = ""
+
+
+def metric_text(value: float | None, metric: str) -> str:
+    """Format a metric: accuracy in per cent, anything else with four significant digits."""
+    if value is None:
+        return MISSING
+    return f"{100 * value:.2f} %" if metric == "accuracy" else number(value, 4)
+
+
+def metric_title(metric: str) -> str:
+    """Return the metric's name as a heading."""
+    return {"accuracy": "Test accuracy", "mse": "Test MSE", "loss": "Test loss", "test_loss": "Test loss"}.get(
+        metric, metric
+    )
+
+
+def cost_text(value: float | None) -> str:
+    """Format epoch-equivalents or seconds with three significant digits."""
+    return MISSING if value is None else number(value, 3)
+
+
+def loss_text(value: float | None) -> str:
+    """Format a loss with four decimals, a small or large one with four significant digits."""
+    if value is None:
+        return MISSING
+    return f"{value:.4f}" if 0.01 <= abs(value) < 100 else number(value, 4)
+
+
+def p_text(value: float | None) -> str:
+    """Format a p value with two significant digits, below 0.001 as a bound."""
+    if value is None:
+        return MISSING
+    return "< 0.001" if value < 0.001 else number(value, 2)
+
+
+def budget_text(study: Study, budget: float) -> str:
+    """Return a budget with its unit."""
+    unit = unit_title(study)
+    return f"{number(budget)} {unit.removesuffix('s') if budget == 1 else unit}"
+
+
+def unit_title(study: Study) -> str:
+    """Return the unit of the budgets in the plural."""
+    unit = study.budget_unit.replace("_", "-")
+    return "epoch-equivalents" if unit == "epochs" else unit
+
+
+def results_at(study: Study, budget: float) -> list[Result]:
+    """Return the results of the study's metric at a budget, best first; those without a value come last."""
+    sign = -1.0 if study.higher_is_better else 1.0
+    rows = [row for row in study.results if row.budget == budget and row.metric == study.metric]
+    return sorted(rows, key=lambda row: (row.mean is None, sign * (row.mean or 0.0)))
+
+
+def results_table(study: Study, budget: float) -> Table:
+    """Return quality and cost of every method at one budget, best first."""
+    rows = results_at(study, budget)
+    columns = (
+        "Method", metric_title(study.metric), "95 % interval", "Test loss", "Cost", "Cost with tuning", "Seconds",
+        "Rank", "Seeds",
+    )  # fmt: skip
+    limits = _limits(rows)
+    return Table(
+        f"After {budget_text(study, budget)}",
+        columns,
+        tuple(_result_row(study, row, limits) for row in rows),
+        numeric=frozenset(range(1, len(columns))),
+        note="Means over seeds. Cost in epoch-equivalents: forward and backward passes over the training set."
+        + _friedman_note(study, budget),
+    )
+
+
+def _friedman_note(study: Study, budget: float) -> str:
+    p = next((row.p for row in study.friedman if row.budget == budget and row.p is not None), None)
+    return "" if p is None else f" Rank is the mean over seeds; Friedman's test that all rank alike: p = {p_text(p)}."
+
+
+def _result_row(study: Study, row: Result, limits: tuple[float, float] | None) -> tuple[Cell, ...]:
+    rank = rank_of(study.ranks, row.method, row.budget)
+    width = None if row.interval is None or None in row.interval else (row.interval[1] or 0) - (row.interval[0] or 0)
+    seeds = f"{row.n}" if row.n >= study.seed_count else f"{row.n} of {study.seed_count}"
+    return (
+        Cell(row.method),
+        Cell(metric_text(row.mean, row.metric), row.mean),
+        Cell(interval_text(row.interval, row.metric), width, strip=_strip(row, limits)),
+        Cell(loss_text(row.loss_mean), row.loss_mean),
+        Cell(cost_text(row.cost_mean), row.cost_mean),
+        Cell(cost_text(row.cost_including_tuning), row.cost_including_tuning),
+        Cell(cost_text(row.seconds_mean), row.seconds_mean),
+        Cell(MISSING if rank is None else number(rank), rank),
+        Cell(seeds, row.n, style="" if row.n >= study.seed_count else "worse"),
+    )
+
+
+def interval_text(interval: Interval, metric: str) -> str:
+    """Format an interval of a metric's values."""
+    if interval is None or interval[0] is None or interval[1] is None:
+        return MISSING
+    if metric == "accuracy":
+        return f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f}".replace("-", "−")
+    return f"{number(interval[0], 4)} to {number(interval[1], 4)}"
+
+
+def _limits(rows: Sequence[Result]) -> tuple[float, float] | None:
+    values = [v for row in rows for v in (row.mean, *(row.interval or ())) if v is not None]
+    if rows and rows[0].metric == "accuracy":
+        values = [min(max(value, 0.0), 1.0) for value in values]
+    return (min(values), max(values)) if values and max(values) > min(values) else None
+
+
+def _strip(row: Result, limits: tuple[float, float] | None) -> tuple[float, float, float] | None:
+    if limits is None or row.mean is None or row.interval is None:
+        return None
+    low, high = row.interval
+    if low is None or high is None:
+        return None
+    span = limits[1] - limits[0]
+    shares = [min(max((value - limits[0]) / span, 0.0), 1.0) for value in (low, row.mean, high)]
+    return shares[0], shares[1], shares[2]
+
+
+def comparison_groups(study: Study) -> list[tuple[float, str]]:
+    """Return the (budget, metric) pairs that were compared, in the order of the study."""
+    return list(dict.fromkeys((row.budget, row.metric) for row in study.comparisons))
+
+
+def comparison_matrix(study: Study, budget: float, metric: str) -> Table:
+    """Return a square table: is the method of the row better or worse than that of the column?"""
+    verdicts: dict[tuple[str, str], Cell] = {}
+    for row in study.comparisons:
+        if (row.budget, row.metric) == (budget, metric):
+            verdicts[row.a, row.b] = _verdict_cell(row, row.verdict)
+            verdicts.setdefault((row.b, row.a), _verdict_cell(row, _OPPOSITE[row.verdict]))
+    names = [name for name in study.names if any(name in pair for pair in verdicts)]
+    rows = tuple(
+        (Cell(a), *(Cell("", style="self") if a == b else verdicts.get((a, b), Cell(MISSING)) for b in names))
+        for a in names
+    )
+    return Table(
+        f"{metric_title(metric)} after {budget_text(study, budget)}: row against column",
+        ("Row against column", *names),
+        rows,
+        sortable=False,
+        note="▲ better, ▼ worse, = no difference; below each mark p, adjusted (Holm) for the number of pairs.",
+    )
+
+
+def _verdict_cell(row: Comparison, verdict: str) -> Cell:
+    p = row.p if row.p_adjusted is None else row.p_adjusted
+    return Cell(f"{_MARKS[verdict]} {p_text(p)}", style=verdict.replace("no difference", "same"))
+
+
+def comparisons_table(study: Study) -> Table:
+    """Return every paired comparison with its difference, interval and p values."""
+    rows = []
+    for row in study.comparisons:
+        accuracy = row.metric == "accuracy"
+        difference = MISSING if row.difference is None else _signed(row.difference, accuracy)
+        rows.append(
+            (
+                Cell(row.a), Cell(row.b), Cell(number(row.budget), row.budget), Cell(metric_title(row.metric)),
+                Cell(difference, row.difference), Cell(interval_text(row.interval, row.metric)),
+                Cell(p_text(row.p), row.p), Cell(p_text(row.p_adjusted), row.p_adjusted),
+                Cell(row.verdict, style=row.verdict.replace("no difference", "same")),
+            )
+        )  # fmt: skip
+    return Table(
+        "Every paired comparison",
+        ("A", "B", "Budget", "Metric", "A minus B", "95 % interval", "p", "p adjusted", "A is"),
+        tuple(rows),
+        numeric=frozenset((2, 4, 6, 7)),
+        note="Accuracies differ in percentage points.",
+    )
+
+
+def _signed(value: float, accuracy: bool) -> str:
+    text = f"{100 * value:+.2f}" if accuracy else ("+" if value > 0 else "") + number(value)
+    return text.replace("-", "−")
+
+
+def target_tables(study: Study) -> list[Table]:
+    """Return one table per target loss: what every method paid to reach it, with bars; quickest first."""
+    targets = list(dict.fromkeys(row.target for row in study.time_to_target))
+    return [
+        _target_table([row for row in study.time_to_target if row.target == target], target, study.seed_count)
+        for target in targets
+    ]
+
+
+def _target_table(rows: Sequence[TimeToTarget], target: float, seeds: int) -> Table:
+    cost_limit = max((row.cost_mean for row in rows if row.cost_mean is not None), default=0.0)
+    seconds_limit = max((row.seconds_mean for row in rows if row.seconds_mean is not None), default=0.0)
+    ordered = sorted(rows, key=lambda row: (row.cost_mean is None, row.cost_mean or 0.0))
+    return Table(
+        f"Until the held-out loss first reaches {number(target, 4)}",
+        ("Method", "Cost", "Seconds", "Reached"),
+        tuple(
+            (
+                Cell(row.method),
+                _bar_cell(row.cost_mean, cost_limit),
+                _bar_cell(row.seconds_mean, seconds_limit),
+                Cell(_reached(row, seeds), style="worse" if row.cost_mean is None else ""),
+            )
+            for row in ordered
+        ),
+        numeric=frozenset((1, 2)),
+        note="Cost in epoch-equivalents without tuning, the least over budgets; mean over the seeds that reached it.",
+    )
+
+
+def _bar_cell(value: float | None, limit: float) -> Cell:
+    if value is None:
+        return Cell("never", None, style="worse")
+    return Cell(cost_text(value), value, bar=value / limit if limit > 0 else 0.0)
+
+
+def _reached(row: TimeToTarget, seeds: int) -> str:
+    return MISSING if row.reached is None else f"{row.reached} of {seeds if row.of is None else row.of}"
+
+
+def plain_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Return a table of texts that does not sort."""
+    return Table(caption, tuple(columns), tuple(tuple(map(Cell, row)) for row in rows), sortable=False)

@@ -1,0 +1,1 @@
+"""How far subset minima stand for the full set."""

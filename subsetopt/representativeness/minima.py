@@ -1,0 +1,156 @@
+"""One minimum of a study of representativeness: on the full set or a subset of it, found once and stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from subsetopt.data import draw, require_all_classes
+from subsetopt.errors import RunDirectoryError
+from subsetopt.files import DIGEST
+from subsetopt.overdetermination import overdetermination_ratio
+from subsetopt.seeding import derive_seed
+from subsetopt.training.loss_scale import minimize_relative
+from subsetopt.training.preparation import prepare
+from subsetopt.training.run_directory import RunDirectory
+from subsetopt.training.settings.run import RunConfig
+from subsetopt.training.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """One solved subset; `fraction` 1 with `repeat` 0 is the full set. Objectives have their L2 term, losses have not.
+
+    `excess` is F/F*; `ratio` is Q = K M / P; `test_metric` accuracy or mse.
+    """
+
+    seed: int
+    fraction: float
+    repeat: int
+    samples: int
+    ratio: float
+    subset_objective: float
+    full_objective: float
+    excess: float | None
+    train_loss: float
+    test_loss: float | None
+    test_metric: float | None
+    gradient_norm: float
+    converged: bool
+    stop_reason: str
+    iterations: int
+    epoch_equivalents: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """One minimum to find; `fraction` 1 with `repeat` 0 is the full set."""
+
+    seed: int
+    fraction: float
+    repeat: int
+
+
+def draw_subset(workspace: Workspace, fraction: float, repeat: int) -> Tensor:
+    """Return the rows of a subset, stratified where the run is; raises `UserError` where a class would be missing."""
+    dataset = workspace.dataset
+    classes = dataset.task == "classification"
+    rows = draw(
+        len(dataset.train),
+        fraction=fraction,
+        seed=derive_seed(workspace.config.seed, f"repeat:{repeat}"),
+        stratify=dataset.train.targets if classes and workspace.config.stratify else None,
+    )
+    if classes:
+        require_all_classes(dataset.train.targets[rows], dataset.n_outputs)
+    return rows
+
+
+def stored_or_found(run: RunConfig, root: Path, threads: int | None, task: Task) -> Minimum:
+    """Return the minimum that `root` holds, or find and store it; runs in a worker."""
+    directory, name = RunDirectory(root), _file_name(run, task)
+    if (stored := _stored(directory, name)) is not None:
+        return stored
+    if threads is not None:
+        torch.set_num_threads(threads)
+    workspace = _workspace(run.model_copy(update={"seed": task.seed}).model_dump_json())
+    subset = None if task.fraction == 1 else draw_subset(workspace, task.fraction, task.repeat)
+    found = _solve(workspace, subset, task)
+    directory.write_json(name, {**asdict(found), "version": version("subsetopt")})
+    return found
+
+
+def _stored(directory: RunDirectory, name: str) -> Minimum | None:
+    """Return the minimum that a file holds, None where there is none or it is damaged: it is then found anew."""
+    if not (directory.path / name).is_file():
+        return None
+    try:
+        content = {key: value for key, value in directory.read_json(name).items() if key not in ("version", DIGEST)}
+        return TypeAdapter(Minimum).validate_json(json.dumps(content), strict=True)
+    except (RunDirectoryError, ValidationError):
+        return None
+
+
+def set_aside(run: RunConfig, root: Path, tasks: Iterable[Task]) -> int:
+    """Rename minima that another version of this package has found, so that they are found anew; return how many."""
+    count = 0
+    for path in (root / _file_name(run, task) for task in tasks):
+        if not path.is_file():
+            continue
+        try:
+            other = str(RunDirectory(root).read_json(path.name, unchanged=False).get("version", "unknown"))
+        except RunDirectoryError:
+            continue  # damaged: found anew and written over
+        if other != version("subsetopt"):
+            path.replace(path.with_name(f"{path.stem}-{other}{path.suffix}"))
+            count += 1
+    return count
+
+
+def _file_name(run: RunConfig, task: Task) -> str:
+    settings = run.model_dump(mode="json", exclude={"output", "data_dir", "data_file", "checkpoint_seconds", "seed"})
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return f"f{task.fraction:g}-r{task.repeat}-s{task.seed}-{digest}.json"
+
+
+@lru_cache(maxsize=1)
+def _workspace(settings: str) -> Workspace:
+    """Return the workspace of these settings (JSON); a worker that goes on with the same seed reads the data once."""
+    return prepare(RunConfig.model_validate_json(settings))
+
+
+def _solve(workspace: Workspace, subset: Tensor | None, task: Task) -> Minimum:
+    config, before = workspace.config, workspace.ledger.cost
+    which = "full" if subset is None else "subset"
+    own = workspace if subset is None else workspace.with_subset(subset)
+    objective = own.objective(which)
+    solved = minimize_relative(
+        objective,
+        workspace.flat.initial(),
+        config.solver,
+        gtol=config.gtol,
+        max_iterations=config.max_iterations,
+        **config.solver_args,
+    )
+    cost = workspace.ledger.cost - before
+    whole = solved.loss if which == "full" else float(workspace.objective("full").value(solved.x, "evaluation"))
+    own.refresh_batch_norm(solved.x, which)
+    train, test = workspace.evaluate(solved.x, "train"), workspace.evaluate(solved.x, "test")
+    assert train is not None, "every data set has training data"
+    samples = len(own.data(which)[1])
+    return Minimum(
+        task.seed, task.fraction, task.repeat, samples,
+        overdetermination_ratio(workspace.flat.size, samples, workspace.dataset.n_outputs).ratio,
+        solved.loss, whole, None, train["loss"], None if test is None else test["loss"],
+        None if test is None else test.get("accuracy", test.get("mse")), solved.gradient_norm, solved.converged,
+        str(solved.stop_reason), solved.iterations, cost,
+    )  # fmt: skip

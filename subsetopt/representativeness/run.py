@@ -1,0 +1,118 @@
+"""How far the minimum on a subset stands for the full set: several subset minima per fraction, against Q and K.
+
+For each seed (data split and initial weights) the full objective is minimised once, F*, and each subset from the same
+initial weights. F/F* is the full objective, with its L2 term, at the subset minimum over the full minimum. Subsets of
+growing size with one repeat number are nested. The central figure of Sporer et al. (2024), arXiv 2410.16523.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from subsetopt.errors import SettingError
+from subsetopt.files import sealed
+from subsetopt.report.study.files import STUDY, SUMMARY
+from subsetopt.representativeness.minima import Minimum, Task, draw_subset, set_aside, stored_or_found
+from subsetopt.representativeness.summary import summarise
+from subsetopt.study.directory import RESULTS, open_study, write_csv
+from subsetopt.study.workers import StudyInterrupted, Workers, each
+from subsetopt.training.preparation import prepare
+from subsetopt.training.run_directory import finite
+from subsetopt.training.settings.run import RunConfig
+from subsetopt.training.workspace import Workspace
+
+MOST_MINIMA = 100_000
+Tell = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to solve: `run` holds data, model, solver and L2; every fraction gets `repeats` subsets per seed."""
+
+    run: RunConfig
+    fractions: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    repeats: int = 3
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise SettingError("fractions", fraction, "does not lie in (0, 1]", "for example 0.05,0.1,0.2")
+        if not self.fractions or self.repeats < 1 or not self.seeds:
+            raise SettingError("repeats", self.repeats, "there is nothing to solve", "give at least one of each")
+        if (count := len(self.seeds) * (1 + len(self.fractions) * self.repeats)) > MOST_MINIMA:
+            raise SettingError(
+                "repeats", self.repeats, f"makes {count} minima to find, {MOST_MINIMA} are the most", "give fewer"
+            )
+        if self.run.solver == "none":
+            raise SettingError("solver", "none", "a subset minimum needs a solver", "for example lbfgs")
+
+
+def run_representativeness(
+    plan: Plan,
+    output: Path,
+    *,
+    workers: Workers | None = None,
+    tell: Tell | None = None,
+    command: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Solve what is missing in `output`, write results.csv and summary.json, and return the latter's content.
+
+    `tell(done, total, what)` hears of every minimum. Raises `UserError` before any work for unusable settings and
+    `StudyInterrupted` on Ctrl-C; the same call goes on.
+    """
+    workers = workers or Workers()
+    workspace = _check(plan)
+    # The full minima come first: they take longest, and everything is measured against them.
+    tasks = [Task(seed, 1.0, 0) for seed in plan.seeds] + [
+        Task(seed, fraction, repeat)
+        for seed in plan.seeds
+        for fraction in plan.fractions
+        if fraction < 1
+        for repeat in range(plan.repeats)
+    ]
+    with open_study(output) as directory:
+        cells = output.absolute() / "cells"
+        cells.mkdir(exist_ok=True)
+        directory.write_toml(STUDY, _stored_plan(plan))
+        if (others := set_aside(plan.run, cells, tasks)) and tell is not None:
+            tell(0, len(tasks), f"{others} of another version of subsetopt are not reused, but kept beside")
+        found: dict[Task, Minimum] = {}
+        work = partial(stored_or_found, plan.run, cells, workers.threads)
+        try:
+            for task, minimum in each(work, tasks, workers):
+                found[task] = minimum
+                if tell is not None:
+                    tell(len(found), len(tasks), f"{100 * task.fraction:g} %: F = {minimum.full_objective:.4g}")
+        except KeyboardInterrupt:
+            raise StudyInterrupted from None
+        rows = [
+            replace(found[task], excess=found[task].full_objective / found[Task(task.seed, 1.0, 0)].full_objective)
+            for task in tasks
+        ]
+        write_csv(directory, RESULTS, [field.name for field in fields(Minimum)], map(asdict, rows))
+        summary = sealed(finite(summarise(workspace, rows, plan.repeats, command)))
+        directory.write_json(SUMMARY, summary)
+    return summary
+
+
+def _check(plan: Plan) -> Workspace:
+    """Raise `UserError` for what could not be solved; return the workspace of the first seed."""
+    workspaces = [prepare(plan.run.model_copy(update={"seed": seed})) for seed in plan.seeds]
+    for workspace in workspaces:
+        draw_subset(workspace, min(plan.fractions), 0)
+    return workspaces[0]
+
+
+def _stored_plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "kind": "representativeness",
+        "fractions": list(plan.fractions),
+        "repeats": plan.repeats,
+        "seeds": list(plan.seeds),
+        **plan.run.model_dump(mode="json", exclude={"output", "phase", "seed"}),
+    }

@@ -1,0 +1,1 @@
+"""Sampling methods, one per file with its card."""

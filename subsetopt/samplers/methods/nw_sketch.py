@@ -1,0 +1,245 @@
+"""Nadaraya-Watson sketch sampling: importance estimated from similar samples, at no model call per draw.
+
+## What it does
+Keeps a hash sketch of the losses seen. A draw asks the sketch for the smoothed loss of *every* sample through stored
+hash codes, and samples in proportion to it, mixed with a uniform share. Reconstruction.
+
+## Formula
+s_hat(x) = sum_i k(x, x_i) s_i / sum_i k(x, x_i), estimated by sum_r A_r[h_r(x)] / sum_r C_r[h_r(x)]; the mean score
+where the count is zero. P_i = (1 - eps) s_hat_i / sum s_hat + eps / N, drawn with replacement; weights 1 / (N P_i).
+A and C decay by gamma every epoch, because losses drift.
+
+## Settings
+- `fraction` (0.3): draws per epoch as a share of N.
+- `codes` ("inputs"): hash the training inputs once (`bind`); "features": hash penultimate features, refreshed
+  whenever a sample is visited.
+- `hash` ("srp"): "srp" (signed random projections, angular kernel) or "p-stable" (L2 kernel).
+- `repetitions` (16): R, tables; the estimate's error falls like 1 / sqrt(R).
+- `hashes` (6): hash functions concatenated per table; more make the kernel narrower.
+- `width` (1.0): cell width of "p-stable", in units of the root mean square distance from the mean input.
+- `decay` (0.9): gamma, per epoch.
+- `mixing` (0.1): eps, the uniform share.
+- `score` ("loss"): "loss", or "gradient" for |p - y|, the size of the gradient at the outputs.
+- `query_every` (50): steps between two questions to the sketch; P is fixed in between.
+- `correction` ("importance"): "importance", "none" or "self-normalised".
+
+## True cost
+`fraction` epoch-equivalents per epoch. Scores come from the training forward; a draw costs N R table reads every
+`query_every` steps, hashing the inputs once costs 2 N D R `hashes` flops. N R codes of four bytes are stored.
+
+## Source
+Daghaghi et al. 2023, arXiv 2311.13583; sketches: Coleman and Shrivastava 2020, arXiv 1912.02283.
+
+## Deviations from the official code
+Reconstruction: their code was not at hand. Hashing fresh last-layer features would cost a forward, after which the
+exact loss is free; so codes are stored, and the default hashes raw inputs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from subsetopt.errors import DataError, SettingError
+from subsetopt.samplers.base import QueueSampler
+from subsetopt.samplers.credit import credit
+from subsetopt.samplers.draws import draw_with_replacement, importance_weights, wide_dtype
+from subsetopt.samplers.factory import register
+from subsetopt.samplers.last_layer import residuals
+from subsetopt.samplers.protocol import Batch, Quantity
+from subsetopt.samplers.sketch import (
+    Hash,
+    draw_hash,
+    hash_rows,
+    new_table,
+    row_statistics,
+    sketch_query,
+    sketch_update,
+)
+from subsetopt.seeding import make_generator
+from subsetopt.settings import CORRECTIONS, check_choice, check_count, check_fraction, check_number, rows_of
+
+_PSTABLE_BUCKETS = 4096
+_MEAN_RATE = 0.05  # of the running mean feature; angles are taken around it
+
+
+@dataclass(frozen=True)
+class NWSketchSettings:
+    """See the method card."""
+
+    fraction: float = 0.3
+    codes: str = "inputs"
+    hash: Literal["srp", "p-stable"] = "srp"
+    repetitions: int = 16
+    hashes: int = 6
+    width: float = 1.0
+    decay: float = 0.9
+    mixing: float = 0.1
+    score: Literal["loss", "gradient"] = "loss"
+    query_every: int = 50
+    correction: str = "importance"
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fraction)
+        check_choice("codes", self.codes, ("inputs", "features"))
+        check_choice("hash", self.hash, ("srp", "p-stable"))
+        check_count("repetitions", self.repetitions)
+        check_count("hashes", self.hashes)
+        if self.hashes > 16:
+            raise SettingError("hashes", self.hashes, "makes 2^hashes buckets per table", "give at most 16")
+        check_number("width", self.width, 0, open_low=True)
+        check_number("decay", self.decay, 0, 1, open_low=True)
+        check_number("mixing", self.mixing, 0, 1)
+        check_choice("score", self.score, ("loss", "gradient"))
+        check_count("query_every", self.query_every)
+        check_choice("correction", self.correction, CORRECTIONS)
+        if self.mixing == 0 and self.correction != "none":
+            raise SettingError("mixing", self.mixing, "lets weights 1/(N P) grow without bound", "give e.g. 0.1")
+
+
+@register("nw-sketch", "importance from a hash sketch of losses (Nadaraya-Watson), no model call per draw")
+class NWSketch(QueueSampler):
+    """Stored codes, one table of score sums and counts, and draws in blocks of `query_every` steps."""
+
+    Settings = NWSketchSettings
+    settings: NWSketchSettings
+    granularity = "batch"
+    persistent = ("table", "codes", "coded", "dimension", "feature_mean", "_decayed")
+
+    def __init__(self, n_samples: int, batch_size: int, seed: int, device: torch.device, *rest: Any) -> None:
+        super().__init__(n_samples, batch_size, seed, device, *rest)
+        s = self.settings
+        self.epoch_rows = rows_of(s.fraction, n_samples)
+        if self.drop_last and self.epoch_rows > batch_size:  # else every short last block would be a batch of its own
+            self.epoch_rows -= self.epoch_rows % batch_size
+        self.blocks_per_epoch = max(1, math.ceil(self.steps_per_epoch / s.query_every))
+        self.unbiased = s.correction == "importance"
+        self.normalise_batches = s.correction == "self-normalised"
+        self.needs_data = s.codes == "inputs"
+        scored: Quantity = "losses" if s.score == "loss" else "probabilities"
+        self.needs = frozenset((scored, "features") if s.codes == "features" else (scored,))
+        self.table = new_table(s.repetitions, 2**s.hashes if s.hash == "srp" else _PSTABLE_BUCKETS, device)
+        self.codes = torch.zeros(n_samples, s.repetitions, dtype=torch.int32, device=device)
+        self.coded = torch.zeros(n_samples, dtype=torch.bool, device=device)
+        self.dimension: int | None = None
+        self.feature_mean = torch.zeros(0, device=device)
+        self._decayed = 0
+        self._hash: Hash | None = None
+
+    @property
+    def probabilities(self) -> Tensor:
+        """P_i `(N,)` from the sketch as it is now."""
+        sums, counts = sketch_query(self.table, self.codes)
+        total, count = self.table.to(wide_dtype(self.device)).sum(0)
+        mean = torch.where(count > 0, total / count, 1.0)
+        estimate = torch.where(self.coded & (counts > 0), sums.to(mean) / counts.to(mean), mean).clamp_min(0)
+        share = estimate / estimate.sum()
+        share = torch.where(share.isfinite(), share, 1 / self.n_samples)
+        mixing = self.settings.mixing
+        return share.mul(1 - mixing).add(mixing / self.n_samples)
+
+    def bind(self, inputs: Tensor) -> None:
+        """Hash the training inputs `(N, ...)` where `codes` is "inputs"; raises `DataError` for another N."""
+        if not self.needs_data:
+            return
+        if len(inputs) != self.n_samples:
+            raise DataError(f"inputs have {len(inputs)} rows: the sampler was made for {self.n_samples}")
+        rows = inputs.detach().to(self.device)
+        self.dimension = rows[0].numel()
+        self.codes = hash_rows(self._hashing(), rows, *row_statistics(rows))
+        self.coded.fill_(True)
+
+    def bind_flops(self, dimension: int) -> int:
+        """Return the operations of the projections, 2 N D R hashes."""
+        s = self.settings
+        return 2 * self.n_samples * dimension * s.repetitions * s.hashes if self.needs_data else 0
+
+    def draw_block(self) -> Batch:
+        """Return the rows of the next `query_every` steps, fewer at the end of an epoch."""
+        epoch, block = divmod(self._blocks, self.blocks_per_epoch)
+        if self._blocks == 0 and self.needs_data and self.dimension is None:
+            warnings.warn("nw-sketch draws uniformly until bind(inputs) gives it hash codes", stacklevel=3)
+        if block == 0 and epoch > self._decayed:
+            self.table *= self.settings.decay
+            self._decayed = epoch
+        first = block * self.settings.query_every
+        last = min(first + self.settings.query_every, self.steps_per_epoch)
+        p = self.probabilities
+        indices = draw_with_replacement(p, self._rows_before(last) - self._rows_before(first), self.generator)
+        corrected = self.settings.correction != "none"
+        return Batch(indices, importance_weights(p[indices], self.n_samples) if corrected else None)
+
+    def observe(
+        self,
+        indices: Tensor,
+        losses: Tensor,
+        probabilities: Tensor | None = None,
+        features: Tensor | None = None,
+        targets: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        """Add the scores of a batch to the sketch, and hash its features anew if `codes` is "features"."""
+        seen = credit(indices, self._scores(losses, probabilities, targets, weights), weights)
+        if self.settings.codes == "features":
+            if features is None:
+                raise SettingError("codes", "features", "observe got no features", "pass them, or use codes = 'inputs'")
+            self._recode(indices, features.detach().float().flatten(1))
+        # A row without a code has no bucket to go to.
+        shares = seen.shares * self.coded[seen.indices]
+        sketch_update(self.table, self.codes[seen.indices], seen.values, shares)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the common statistics and the number of samples that have hash codes."""
+        return super().statistics() | {"coded_samples": int(self.coded.sum())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore; the hash functions are drawn again from the seed when they are next needed."""
+        super().load_state_dict(state)
+        self._hash = None
+
+    def _rows_before(self, step: int) -> int:
+        """Return how many rows of an epoch come before its `step`, where all steps share them evenly."""
+        each, longer = divmod(self.epoch_rows, self.steps_per_epoch)
+        return step * each + min(step, longer)
+
+    def _hashing(self) -> Hash:
+        """Return the hash functions, the same for a seed and a dimension, so that they need not be saved."""
+        if self._hash is None:
+            s, generator = self.settings, make_generator(self.seed, "sketch")
+            self._hash = draw_hash(
+                s.hash, self.dimension or 1, s.repetitions, s.hashes, generator, self.device, s.width, _PSTABLE_BUCKETS
+            )
+        return self._hash
+
+    def _recode(self, indices: Tensor, features: Tensor) -> None:
+        if indices.ndim == 2:  # the features of a mixture belong to none of its donors
+            return
+        if self.dimension is None:
+            self.dimension = features.shape[1]
+            self.feature_mean = features.mean(0)
+        self.feature_mean = torch.lerp(self.feature_mean, features.mean(0), _MEAN_RATE)
+        centred = features - self.feature_mean
+        scale = centred.square().sum(1).mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+        self.codes[indices] = self._hashing().codes(centred / scale)
+        self.coded[indices] = True
+
+    def _scores(
+        self, losses: Tensor, probabilities: Tensor | None, targets: Tensor | None, weights: Tensor | None
+    ) -> Tensor:
+        if self.settings.score == "loss":
+            return losses
+        if probabilities is None or targets is None:
+            raise SettingError("score", "gradient", "observe got no probabilities and targets", "use score = 'loss'")
+        if targets.ndim == 2 and weights is not None:
+            return torch.stack([_output_gradient(probabilities, donor) for donor in targets.T], dim=1)
+        return _output_gradient(probabilities, targets)
+
+
+def _output_gradient(probabilities: Tensor, targets: Tensor) -> Tensor:
+    return residuals(probabilities, targets).square().sum(1).sqrt()

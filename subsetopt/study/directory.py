@@ -1,0 +1,49 @@
+"""A study's directory: opened once, continued later."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from subsetopt.errors import RunDirectoryError, setting
+from subsetopt.files import check_writable, remove_temporary
+from subsetopt.report.study.files import CURVES, STUDY, SUMMARY
+from subsetopt.training.run_directory import LOCK, RunDirectory
+
+RESULTS = "results.csv"
+
+
+@contextmanager
+def open_study(output: Path) -> Iterator[RunDirectory]:
+    """Open the directory of a new study or of one to go on with, for this process alone; or `RunDirectoryError`."""
+    foreign = output.exists() and (not output.is_dir() or any(path.name != LOCK for path in output.iterdir()))
+    if foreign and not (output / STUDY).is_file():
+        raise RunDirectoryError(
+            f"output = {str(output)!r}: exists and holds no study; choose another {setting('output')}"
+        )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"output = {str(output)!r}: cannot be created ({error.strerror}); choose another {setting('output')}"
+        ) from None
+    directory = RunDirectory(output)
+    with directory.sole_user():
+        check_writable(output, (STUDY, RESULTS, CURVES, SUMMARY))
+        remove_temporary(output)
+        yield directory
+
+
+def write_csv(
+    directory: RunDirectory, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:  # fmt: skip
+    """Write a table whole or not at all; None is an empty field."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    directory.write_bytes(name, text.getvalue().encode())

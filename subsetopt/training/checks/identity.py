@@ -1,0 +1,129 @@
+"""What ties a saved file to its run: the settings, the data and the model that it was made with.
+
+The settings are saved as they are, not as a digest, so that the one that differs can be named and a later version may
+add some. A model is known by its parameters' names and shapes and by its outputs on a few training samples, which also
+tell that the code of a factory has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subsetopt.errors import UserError
+from subsetopt.files import MALFORMED
+from subsetopt.training.settings.run import RunConfig
+from subsetopt.training.workspace import Workspace
+
+FREE = frozenset({
+    "output", "data_dir", "data_file", "init_from", "device", "checkpoint_seconds", "rank_timeout", "track_validation",
+})  # fmt: skip
+"""Settings that may change between two parts of a run: where things lie, where it computes, how often it records."""
+
+_ROWS, _OUTPUTS = 8, 16
+_MODEL_REMEDY = "give the model that the run was started with, or train anew"
+_TOLERANCE = 0.02
+"""Outputs of the same model agree this well, relatively to the largest, on other devices and in other precision."""
+
+
+class OtherRunError(UserError):
+    """Something is not what it was when the file was saved; `str(error)` says what, and the remedy."""
+
+
+def identity(workspace: Workspace, w: Tensor) -> dict[str, Any]:
+    """Return the entries by which `check_identity` knows settings, data and model, whose parameters are w (P,)."""
+    return {
+        "settings": _settings(workspace.config),
+        "data": workspace.data_digest,
+        "model": {"parameters": _architecture(workspace), "outputs": _outputs(workspace, w)},
+    }
+
+
+def check_identity(
+    saved: Mapping[str, Any], workspace: Workspace, changed: Sequence[str] = (), other_data: bool = False
+) -> bool:
+    """Raise `OtherRunError` where settings, data or parameters are not those of `saved`; False where it names none.
+
+    The settings in `changed` were set by the caller; with `other_data` the data may differ.
+    """
+    if not {"settings", "data", "model"} <= saved.keys():
+        return False
+    try:
+        _check_settings(saved["settings"], workspace.config, FREE | set(changed))
+        if not other_data and saved["data"] != workspace.data_digest:
+            raise OtherRunError("the data are not those of the run; restore the data, or train anew")
+        if saved["model"]["parameters"] != _architecture(workspace):
+            raise OtherRunError(f"the model has other parameters than that of the run; {_MODEL_REMEDY}")
+    except OtherRunError:
+        raise
+    except MALFORMED as error:
+        raise OtherRunError(
+            f"what says which run it is of cannot be read ({type(error).__name__}); train anew"
+        ) from None
+    return True
+
+
+def check_outputs(saved: Mapping[str, Any], workspace: Workspace, w: Tensor) -> None:
+    """Raise `OtherRunError` where the model, with its buffers set, computes at w what it did not when `saved` was."""
+    if "model" not in saved:
+        return
+    try:
+        then = saved["model"]["outputs"]
+        now = _outputs(workspace, w)
+        if then is None or now is None:
+            return
+        before, after = torch.tensor(then, dtype=torch.float64), torch.tensor(now, dtype=torch.float64)
+        same = not bool(before.isfinite().all()) or bool(
+            (after - before).abs().max() <= _TOLERANCE * before.abs().max()
+        )
+    except (*MALFORMED, RuntimeError):
+        same = False
+    if not same:
+        raise OtherRunError(
+            f"the model computes other outputs than that of the run (has its code changed?); {_MODEL_REMEDY}"
+        )
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=set(FREE))
+
+
+def _check_settings(saved: Mapping[str, Any], config: RunConfig, free: frozenset[str]) -> None:
+    now, fields = _settings(config), RunConfig.model_fields
+    for name in [name for name in fields if name not in free]:
+        # A setting that the version that saved did not have was as its default is now.
+        before = saved.get(name, fields[name].get_default(call_default_factory=True, validated_data={}))
+        if before != now[name]:
+            raise OtherRunError(
+                f"it was made with {name} = {_brief(before)}, config.toml has {_brief(now[name])}; "
+                "restore config.toml, or start a new run with other settings (`subsetopt train --init-from RUN`)"
+            )
+
+
+def _architecture(workspace: Workspace) -> str:
+    flat = workspace.flat
+    buffers = [(name, tuple(value.shape)) for name, value in flat.buffers().items()]
+    text = repr([*zip(flat.names, map(tuple, flat.shapes), strict=True), *buffers])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _outputs(workspace: Workspace, w: Tensor) -> list[list[float]] | None:
+    """Return the model's outputs at w on the first training samples; None where it has none on so few."""
+    flat = workspace.flat
+    try:
+        with torch.no_grad():
+            inputs = workspace.preprocess(workspace.dataset.train.inputs[:_ROWS].to(workspace.device))
+            outputs = flat.forward(w.to(flat.device, flat.dtype), inputs, "deterministic")
+        found: list[list[float]] = outputs.reshape(len(outputs), -1)[:, :_OUTPUTS].double().cpu().tolist()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return found
+
+
+def _brief(value: object) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

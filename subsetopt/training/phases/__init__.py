@@ -1,0 +1,1 @@
+"""Phases: a method on some data until a stop."""

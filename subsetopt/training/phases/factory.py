@@ -1,0 +1,38 @@
+"""From the phases that a configuration lists to the objects that run them."""
+
+from __future__ import annotations
+
+from subsetopt.errors import unknown_name
+from subsetopt.samplers import SAMPLERS
+from subsetopt.training.checks.affordable import check_budgets, within_budget
+from subsetopt.training.phases.first_order.phase import FirstOrderPhase
+from subsetopt.training.phases.kfac_stream.phase import StreamPhase
+from subsetopt.training.phases.protocol import Phase
+from subsetopt.training.phases.solver import SolverPhase
+from subsetopt.training.phases.subsets.phase import SubsetsPhase
+from subsetopt.training.settings.phase import FIRST_ORDER, PhaseConfig
+from subsetopt.training.workspace import Workspace
+
+
+def build_phases(workspace: Workspace, *, may_idle: bool = False) -> list[Phase]:
+    """Build and check every phase before the first one starts; raises `UserError` for what would fail later.
+
+    With `may_idle` a phase may be too dear for its budget: that is a finding where methods are compared at equal cost.
+    """
+    config, handoffs = workspace.config, ("none", "full", *FIRST_ORDER)
+    if config.handoff not in handoffs and config.handoff not in SAMPLERS:
+        raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
+    with within_budget(workspace):
+        phases = [_build_phase(phase, workspace, index) for index, phase in enumerate(config.phases())]
+    if not may_idle:
+        check_budgets(workspace, phases)
+    return phases
+
+
+def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase:
+    if config.streaming:
+        return StreamPhase(config, workspace, index)
+    if config.subsets > 1 and config.subsets_then != "together":
+        return SubsetsPhase(config, workspace)
+    workspace = workspace.for_phase(config)
+    return FirstOrderPhase(config, workspace, index) if config.first_order else SolverPhase(config, workspace)

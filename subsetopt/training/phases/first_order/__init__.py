@@ -1,0 +1,1 @@
+"""Mini-batch training with first-order optimizers and samplers."""

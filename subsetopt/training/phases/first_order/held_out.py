@@ -1,0 +1,74 @@
+"""Early stopping of a first-order phase: the held-out loss, looked at now and then, and the best parameters kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from subsetopt.objective.protocol import BudgetExhausted
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.phases.stopping import HeldOutTest, Iterate
+from subsetopt.training.workspace import Workspace
+
+CHECKS, CHECK_SHARE = 20, 0.05  # 20 checks per phase, fewer where they would take over 5 % of its cost
+
+
+class HeldOutChecks:
+    """A `HeldOutTest` that is due by cost, charged to "selection", and keeps BatchNorm's statistics with the best w."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self.test = HeldOutTest(self._loss, every=1)
+        self._interval = self._due = math.inf
+        self._best_buffers: dict[str, Tensor] = {}
+
+    @property
+    def cost(self) -> float:
+        """Epoch-equivalents of one check."""
+        held_out = self._workspace.dataset.validation
+        assert held_out is not None, "checked before step 0"
+        return self._workspace.ledger.price("forward", len(held_out))
+
+    def begin(self, affordable: float) -> None:
+        """Plan the checks of a phase that may spend `affordable` epoch-equivalents."""
+        self._interval = max(affordable / CHECKS, self.cost / CHECK_SHARE)
+        self._due = self._workspace.ledger.cost + self._interval
+
+    def look(self, iterate: Iterate, end: StopReason) -> StopReason | None:
+        """Check where it is due, and return why to stop: `end` where the check cannot be paid. One synchronisation."""
+        ledger, before = self._workspace.ledger, self.test.best_loss
+        if ledger.cost < self._due:
+            return None
+        try:
+            reason = self.test.look(iterate)
+        except BudgetExhausted:
+            return end
+        if self.test.best_loss < before:
+            self._best_buffers = self._workspace.flat.buffers()
+        self._due = ledger.cost + self._interval
+        return reason
+
+    def choose(self, w: Tensor) -> Tensor:
+        """Return `w` itself, or the best parameters checked, with the model's buffers set to match."""
+        chosen = self.test.choose(w)
+        if chosen is not w:
+            self._workspace.flat.load_buffers(self._best_buffers)
+        return chosen
+
+    def save(self) -> dict[str, Any]:
+        """Return a nested dict of tensors and numbers."""
+        tensors, counters = self.test.save()
+        plan = {"interval": self._interval, "due": self._due}
+        return {"best": tensors, "buffers": self._best_buffers, "counters": counters, **plan}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take back what `save` returned."""
+        self.test.restore(saved["best"], saved["counters"])
+        self._best_buffers = dict(saved["buffers"])
+        self._interval, self._due = saved["interval"], saved["due"]
+
+    def _loss(self, w: Tensor) -> float:
+        return self._workspace.held_out_loss(w.detach())

@@ -1,0 +1,212 @@
+"""One mini-batch: the sampler proposes, selection looks where it must, the kept rows are trained on and credited.
+
+Every model call is charged before it is made: looks and scans to "selection", the training pass to "train". Looks and
+scans see the stored rows, never augmented ones, without graph and in evaluation mode, so that BatchNorm statistics and
+dropout see only what is trained on. A sampler's own arithmetic over whole splits (hashing, matching) is counted and
+charged like the gradients that it could have paid for. Several ranks draw the same batch and compute a part of it each;
+what the sampler observes is the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from subsetopt.data.batch_augmentation import Augmentation, Augmented
+from subsetopt.devices import moved
+from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
+from subsetopt.objective.flat_model import Mode
+from subsetopt.objective.flops import count_flops
+from subsetopt.samplers import Batch, Sampler, Scan
+from subsetopt.training.phases.batch_sharing import shared_batches
+from subsetopt.training.workspace import Workspace
+
+SCAN_CHUNK = 512
+COUNTED_ROWS = 8
+
+
+class Look(NamedTuple):
+    """Outputs `(b, M)` of a forward pass, and what the sampler wants of it; `features` feed the last linear layer."""
+
+    outputs: Tensor
+    probabilities: Tensor | None
+    features: Tensor | None
+
+
+class MiniBatch:
+    """Computes loss and gradient of the batches that `sampler` chooses from the rows of `data` (subset or full)."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        data: str,
+        sampler: Sampler,
+        loss: Loss,
+        augmentation: Augmentation | None = None,
+        amp: bool = False,
+    ) -> None:
+        self._workspace, self._sampler, self._loss = workspace, sampler, loss
+        self._augmentation, self._amp = augmentation, amp
+        self._inputs, targets = workspace.data(data)
+        self._targets = loss.prepare(targets, workspace.flat.dtype)
+        self._sharing = shared_batches(workspace, self._inputs)
+
+    @property
+    def bind_rows(self) -> int:
+        """What the sampler's look at the training inputs costs, in gradients of one sample."""
+        return self._gradients(self._sampler.bind_flops(self._inputs[0].numel()))
+
+    @property
+    def first_step_cost(self) -> float:
+        """Epoch-equivalents before and in the first step, for a sampler that has drawn nothing yet.
+
+        Without a sampler's own arithmetic after a scan; of a batch of candidates one row is counted as trained on.
+        """
+        ledger, sampler = self._workspace.ledger, self._sampler
+        cost = ledger.price("gradient", self.bind_rows if sampler.needs_data else 0)
+        if sampler.scan_due:
+            held_out = self._workspace.dataset.validation if sampler.needs_validation_scan else None
+            cost += ledger.price("forward", len(self._targets) + (0 if held_out is None else len(held_out)))
+        rows, candidates = sampler.opening
+        looked = ledger.price("forward", rows) if candidates else 0.0
+        return cost + looked + ledger.price("gradient", 1 if candidates else rows)
+
+    def bind(self) -> None:
+        """Let the sampler look at the training inputs once, where it wants to; a restored sampler has done so."""
+        if self._sampler.needs_data:
+            self._workspace.ledger.charge("gradient", self.bind_rows, "selection")
+            self._sampler.bind(self._inputs)
+
+    def gradient(self, w: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Return (loss, gradient) at w of the next batch, None when selection kept too little for a step yet.
+
+        The loss is the mean of weight times loss over the batch. Nothing is read to the host but what the sampler
+        reads. A single row is no batch for a model with BatchNorm, and is passed over.
+        """
+        batch = self._chosen(w)
+        if batch is None or (self._workspace.flat.batch_dependent and len(batch.indices) == 1):
+            return None
+        indices = moved(batch.indices, self._targets.device)
+        self._workspace.ledger.charge("gradient", len(indices), "train")
+        inputs, donors, shares = self._augmented(self._stored(indices), generator)
+        rows = indices if donors is None else indices[donors]
+        targets = self._targets[rows]
+        own = self._sharing.rows(len(indices))
+        look = self._forward(w, inputs[own], "train")
+        losses = donor_losses(
+            self._loss.per_sample, look.outputs, targets[own], None if shares is None else shares[own]
+        )
+        weighted = losses
+        if batch.weights is not None:
+            weights = moved(batch.weights, losses.device, losses.dtype)
+            weighted = losses * (weights if donors is None else weights[donors])[own]
+        loss = weighted.sum() / len(indices)
+        (gradient,) = torch.autograd.grad(loss, w)
+        loss = loss.detach()
+        columns = [losses.detach() if donors is None else losses.detach().sum(1), look.probabilities, look.features]
+        seen, probabilities, features = self._sharing.sum_(len(indices), [gradient, loss], columns)
+        self._sampler.observe(rows, _there(seen), probabilities, features, targets, weights=shares)
+        return loss, gradient
+
+    def _chosen(self, w: Tensor) -> Batch | None:
+        if self._sampler.scan_due:
+            held_out = self._workspace.split("validation") if self._sampler.needs_validation_scan else None
+            validation = None if held_out is None else self._scan(w, *held_out)
+            scan = self._scan(w, self._inputs, self._targets)
+            self._counted(lambda: self._sampler.refresh(scan, validation))
+        batch = self._sampler.propose()
+        if not self._sampler.selection_due:
+            return batch
+        indices = moved(batch.indices, self._targets.device)
+        self._workspace.ledger.charge("forward", len(indices), "selection")
+        targets = self._targets[indices]
+        own = self._sharing.rows(len(indices))
+        with torch.no_grad():
+            look = self._forward(w, self._workspace.preprocess(self._stored(indices[own])), "eval")
+            losses = self._loss.per_sample(look.outputs, targets[own])
+        columns = [losses, look.probabilities, look.features]
+        seen, probabilities, features = self._sharing.sum_(len(indices), [], columns)
+        return self._sampler.select(batch, _there(seen), probabilities, features, targets)
+
+    def _scan(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Scan:
+        """Return last-layer gradients e = dl/dz (n, M) and features h (n, D) of all rows."""
+        targets = self._loss.prepare(targets, self._workspace.flat.dtype)
+        self._workspace.ledger.charge("forward", len(targets), "selection")
+        residuals: list[Tensor] = []
+        features: list[Tensor] = []
+        own = self._sharing.rows(len(targets))
+        for start in range(own.start, own.stop, SCAN_CHUNK):
+            piece = slice(start, min(start + SCAN_CHUNK, own.stop))
+            with torch.no_grad():
+                look = self._forward(w, self._workspace.preprocess(moved(inputs[piece], w.device)), "eval")
+            assert look.features is not None, "every sampler that scans is given features"
+            outputs = look.outputs.requires_grad_()
+            loss = self._loss.per_sample(outputs, moved(targets[piece], w.device)).sum()
+            residuals += torch.autograd.grad(loss, outputs)
+            features.append(look.features)
+        e, h = (self._sharing.gather(len(targets), torch.cat(parts)) for parts in (residuals, features))
+        return Scan(e, h, targets.to(w.device))
+
+    def _stored(self, indices: Tensor) -> Tensor:
+        """Return rows of the inputs on the device, from wherever they are."""
+        return moved(self._inputs[indices.to(self._inputs.device)], self._targets.device)
+
+    def _augmented(self, images: Tensor, generator: torch.Generator) -> Augmented:
+        if self._augmentation is None:
+            return Augmented(self._workspace.preprocess(images))
+        return self._augmentation(images, self._workspace.preprocess, generator)
+
+    def _forward(self, w: Tensor, x: Tensor, mode: Mode) -> Look:
+        flat, needs, features = self._workspace.flat, self._sampler.needs, None
+        with torch.autocast(self._workspace.device.type, torch.bfloat16, enabled=self._amp):
+            if "features" in needs or self._sampler.needs_scan:
+                outputs, features = evaluate_last_layer(flat, w, x, mode)
+            else:
+                outputs = flat.forward(w, x, mode)
+        outputs = outputs.to(w.dtype)
+        wanted = "probabilities" in needs and isinstance(self._loss, CrossEntropy)
+        return Look(outputs, outputs.detach().softmax(1) if wanted else None, features)
+
+    def _counted(self, work: Callable[[], None]) -> None:
+        """Do a sampler's own arithmetic and charge it, afterwards: how much it is depends on the data."""
+        rows = self._gradients(count_flops(work))
+        if rows:
+            self._workspace.ledger.charge("gradient", rows, "selection")
+
+    def _gradients(self, flops: int) -> int:
+        """Return `flops` in gradients of one sample; 0 for a model in which torch counts none: seconds show it."""
+        return math.ceil(flops / self._gradient_flops) if flops and self._gradient_flops else 0
+
+    @cached_property
+    def _gradient_flops(self) -> float:
+        """Flops of the forward and backward pass of one sample, the unit of the ledger's prices."""
+        flat, rows = self._workspace.flat, slice(COUNTED_ROWS)
+        w = flat.initial().requires_grad_()
+
+        def gradient() -> None:
+            outputs = flat.forward(w, self._workspace.preprocess(self._inputs[rows].to(w.device)), "deterministic")
+            torch.autograd.grad(self._loss.per_sample(outputs, self._targets[rows]).sum(), w)
+
+        return count_flops(gradient) / len(self._inputs[rows])
+
+
+def _there(column: Tensor | None) -> Tensor:
+    assert column is not None, "what went in comes back"
+    return column
+
+
+def donor_losses(
+    per_sample: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor, shares: Tensor | None
+) -> Tensor:
+    """Return the losses `(b,)`; for mixed inputs with targets `(b, d, ...)` each donor's, times its share, `(b, d)`.
+
+    So an importance weight goes with the sample that it belongs to, not with the row into which it was mixed.
+    """
+    if shares is None:
+        return per_sample(outputs, targets)
+    return shares * torch.stack([per_sample(outputs, targets[:, donor]) for donor in range(shares.shape[1])], dim=1)

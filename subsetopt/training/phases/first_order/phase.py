@@ -1,0 +1,247 @@
+"""A first-order phase: SGD, Adam, AdamW or Muon on mini-batches that a sampler proposes.
+
+The parameters are one flat vector, so the optimizer of torch works on a single tensor; weights, optimizer state,
+sampler state and random states together are the phase's state and are saved exactly. The learning-rate schedule
+follows the cost spent, so that it ends with the budget whatever a sampler's selection costs; under a limit in seconds
+it follows cost or seconds, whichever is further on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subsetopt.data.batch_augmentation import make_augmentation
+from subsetopt.objective.host import host_read
+from subsetopt.objective.protocol import BudgetExhausted
+from subsetopt.samplers import Sampler
+from subsetopt.saving import join_tensors, split_tensors
+from subsetopt.seeding import make_generator
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.budget import record_of, share_spent
+from subsetopt.training.phases.first_order.held_out import HeldOutChecks
+from subsetopt.training.phases.first_order.mini_batch import MiniBatch
+from subsetopt.training.phases.first_order.schedules import rate_factor
+from subsetopt.training.phases.first_order.setup import (
+    DECOUPLED,
+    check_affordable,
+    check_phase,
+    learning_rate,
+    loss_of,
+    optimizer_of,
+    sampler_of,
+    weight_decay_of,
+)
+from subsetopt.training.phases.protocol import Outcome
+from subsetopt.training.phases.random_streams import installed, new_states
+from subsetopt.training.settings.phase import PhaseConfig
+from subsetopt.training.workspace import Workspace
+
+RECORDS = 200  # per phase; what lies between two records is one "step" of the phase
+
+
+@dataclass
+class FirstOrderState:
+    """Where a first-order phase is. `w` is updated in place; `loss` is the mean over the last record's mini-batches.
+
+    `random` has the states of torch's generators as the model's dropout sees them, `augmentation` is the augmentation's
+    own generator. `began` and `affordable` are the cost at the start and what training may spend, in epoch-equivalents;
+    `end` says why the phase stops when that is spent. `began_seconds` and `affordable_seconds` are the time at its
+    start and what may be spent of it.
+    """
+
+    w: Tensor
+    optimizer: torch.optim.Optimizer
+    random: dict[str, Tensor]
+    augmentation: torch.Generator
+    began: float
+    affordable: float
+    end: StopReason
+    iterations: int = 0
+    loss: float = math.nan
+    began_seconds: float = 0.0
+    affordable_seconds: float = math.inf
+    stopped: StopReason | None = None
+
+
+class FirstOrderPhase:
+    """Runs SGD, Adam, AdamW or Muon on subset or full set until its cost is spent, or the held-out test ends it.
+
+    `index` is the phase's place in the run: two phases that are otherwise alike draw different batches.
+    """
+
+    def __init__(self, config: PhaseConfig, workspace: Workspace, index: int = 0) -> None:
+        self.config = config
+        self._workspace = workspace
+        self._stream = f"{index}:{config.role}"
+        self._lr = learning_rate(config)
+        self._weight_decay = weight_decay_of(config, workspace)
+        self._loss = loss_of(config, workspace)
+        self._sampler: Sampler = sampler_of(config, workspace, self.samples, self._stream)
+        self._augmentation = make_augmentation(config.augmentation, workspace.dataset.in_shape)
+        self._checks = HeldOutChecks(workspace) if config.stop_at == "validation" else None
+        check_phase(config, workspace, self._sampler)
+        check_affordable(config, workspace, self._sampler.name, self._mini_batch.bind_rows)
+
+    @property
+    def samples(self) -> int:
+        """K for the subset, N for the full set."""
+        return self._workspace.samples(self.config.data)
+
+    @property
+    def title(self) -> str:
+        """For the progress bar."""
+        sampler = "" if self.config.sampler == "full" else f" with {self.config.sampler}"
+        return f"{self.config.method}{sampler} on {self.samples} samples"
+
+    @property
+    def least_cost(self) -> float:
+        """What the sampler looks at before its first batch, that batch, and the held-out check kept for the end."""
+        return self._mini_batch.first_step_cost + (0.0 if self._checks is None else self._checks.cost)
+
+    @cached_property
+    def _mini_batch(self) -> MiniBatch:
+        config = self.config
+        return MiniBatch(self._workspace, config.data, self._sampler, self._loss, self._augmentation, config.amp)
+
+    def start(self, w: Tensor) -> FirstOrderState:
+        """Take what the phase may spend, within the run's budget, and let the sampler look at the data."""
+        ledger, seed = self._workspace.ledger, self._workspace.config.seed
+        end = StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END
+        if self._checks is not None:
+            ledger.limit -= self._checks.cost  # kept for the check of the last parameters
+            self._checks.begin(ledger.limit - ledger.cost)
+        began = ledger.cost
+        clock = self._workspace.clock
+        began_seconds = clock.seconds
+        w = w.detach().clone()
+        state = FirstOrderState(
+            w,
+            optimizer_of(self.config, self._workspace.flat, w, self._lr, self._weight_decay),
+            new_states(seed, f"{self._stream}:dropout", self._workspace.device),
+            make_generator(seed, f"{self._stream}:augmentation"),
+            began,
+            ledger.limit - began,
+            end,
+            began_seconds=began_seconds,
+            affordable_seconds=clock.limit - began_seconds,
+        )
+        self._mini_batch.bind()
+        return state
+
+    def step(self, state: FirstOrderState) -> FirstOrderState:
+        """Take the mini-batch steps between two records, with one host synchronisation at their end."""
+        ledger, clock = self._workspace.ledger, self._workspace.clock
+        until = ledger.cost + state.affordable / RECORDS
+        until_seconds = clock.seconds + state.affordable_seconds / RECORDS if clock.limited else math.inf
+        losses: list[Tensor] = []
+        with installed(state.random, self._workspace.device):
+            try:
+                while not losses or (ledger.cost < until and not (clock.limited and clock.seconds >= until_seconds)):
+                    self._mini_batch_step(state, losses)
+            except BudgetExhausted:
+                state.stopped = state.end if state.iterations else StopReason.BUDGET
+        if losses:
+            penalty = 0.0 if self._decoupled else 0.5 * self._weight_decay * state.w.detach().square().sum()
+            (state.loss,) = host_read((torch.stack(losses).mean() + penalty).reshape(1))
+            if not math.isfinite(state.loss):
+                state.stopped = StopReason.NON_FINITE
+        if state.stopped is None and self._checks is not None:
+            state.stopped = self._checks.look(state, state.end)
+        return state
+
+    def terminate(self, state: FirstOrderState) -> StopReason | None:
+        """Stop when the cost is spent, the held-out loss has stopped improving, or the loss is no longer finite."""
+        return state.stopped
+
+    def record(self, state: FirstOrderState) -> dict[str, Any]:
+        """Progress in optimizer steps; the loss is the mean over mini-batches, plus l2/2 ||w||^2 unless decoupled."""
+        return record_of(self._workspace, state)
+
+    def iterate(self, state: FirstOrderState) -> Tensor:
+        """Return the current parameters."""
+        return state.w.detach()
+
+    def details(self) -> dict[str, Any]:
+        """What the report says beside the common record."""
+        return {"sampler": self.config.sampler, "learning_rate": self._lr, "sampling": self._sampler.statistics()}
+
+    def finish(self, state: FirstOrderState) -> Outcome:
+        """Return the last parameters, or the best checked on held-out data; BatchNorm's statistics go with them."""
+        last = state.w.detach()
+        chosen = last if self._checks is None else self._checks.choose(last)
+        return Outcome(chosen, state.loss if chosen is last else None, None)
+
+    def save(self, state: FirstOrderState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Parameters, optimizer, sampler, held-out test and random states."""
+        tensors, parts = split_tensors(
+            {
+                "w": state.w.detach(),
+                "random": state.random,
+                "augmentation": state.augmentation.get_state(),
+                "optimizer": state.optimizer.state_dict()["state"].get(0, {}),
+                "sampler": self._sampler.state_dict(),
+                "checks": {} if self._checks is None else self._checks.save(),
+            }
+        )
+        names = ("began", "affordable", "end", "iterations", "loss", "began_seconds", "affordable_seconds", "stopped")
+        return tensors, {"parts": parts, **{name: getattr(state, name) for name in names}}
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> FirstOrderState:
+        """Rebuild optimizer, sampler and held-out test as they were."""
+        device = self._workspace.device
+        on_device = {name: t if _on_host(name) else t.to(device) for name, t in tensors.items()}
+        parts = join_tensors(on_device, numbers["parts"])
+        optimizer = optimizer_of(self.config, self._workspace.flat, parts["w"], self._lr, self._weight_decay)
+        if parts["optimizer"]:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: parts["optimizer"]}})
+        augmentation = torch.Generator()
+        augmentation.set_state(parts["augmentation"])
+        self._sampler.load_state_dict(parts["sampler"])
+        if self._checks is not None:
+            self._checks.restore(parts["checks"])
+        return FirstOrderState(
+            parts["w"],
+            optimizer,
+            parts["random"],
+            augmentation,
+            numbers["began"],
+            numbers["affordable"],
+            StopReason(numbers["end"]),
+            numbers["iterations"],
+            numbers["loss"],
+            numbers["began_seconds"],
+            numbers["affordable_seconds"],
+            None if numbers["stopped"] is None else StopReason(numbers["stopped"]),
+        )
+
+    @property
+    def _decoupled(self) -> bool:
+        return self.config.method in DECOUPLED
+
+    def _mini_batch_step(self, state: FirstOrderState, losses: list[Tensor]) -> None:
+        rate = self._lr * rate_factor(self.config.schedule, share_spent(self._workspace, state))
+        computed = self._mini_batch.gradient(state.w, state.augmentation)
+        if computed is None:
+            return
+        loss, state.w.grad = computed
+        if self.config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(state.w, self.config.clip_norm)
+        state.optimizer.param_groups[0]["lr"] = rate
+        state.optimizer.step()
+        state.iterations += 1
+        losses.append(loss)
+
+
+def _on_host(name: str) -> bool:
+    """Whether a tensor of a checkpoint belongs on the host: states of generators, and the optimizer's count of steps.
+
+    Adam reads its count with every step, and that would wait for a GPU.
+    """
+    return name.startswith(("random/", "augmentation")) or (name.startswith("optimizer/") and name.endswith("/step"))

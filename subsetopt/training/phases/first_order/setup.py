@@ -1,0 +1,126 @@
+"""What a first-order phase is made of, from its settings; everything that cannot work is refused before step 0."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from subsetopt.errors import SettingError, setting
+from subsetopt.objective import CrossEntropy, FlatModel, Loss, has_last_layer, make_loss
+from subsetopt.samplers import Sampler, default_settings, make_sampler
+from subsetopt.seeding import derive_seed
+from subsetopt.training.phases.first_order.muon import Muon, check_muon
+from subsetopt.training.settings.names import setting_name
+from subsetopt.training.settings.phase import PhaseConfig
+from subsetopt.training.workspace import Workspace
+
+# For losses of order 1, which cross-entropy and standardised targets have. A rate follows no scale of the loss, since
+# it is bounded by curvature, not by the loss: where one does harm, `assessment` says so and names a smaller one.
+DEFAULT_LR = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3, "muon": 1e-2}
+DECOUPLED = ("adamw", "muon")
+DECOUPLED_WEIGHT_DECAY = 0.01  # torch's own default for AdamW
+
+
+def learning_rate(config: PhaseConfig) -> float:
+    """Return the peak learning rate."""
+    return DEFAULT_LR[config.method] if config.lr is None else config.lr
+
+
+def weight_decay_of(config: PhaseConfig, workspace: Workspace) -> float:
+    """Return the setting, else the run's L2 strength where it means the same; decoupled decay has a default."""
+    if config.weight_decay is not None:
+        return config.weight_decay
+    return DECOUPLED_WEIGHT_DECAY if config.method in DECOUPLED else workspace.config.l2
+
+
+def optimizer_of(
+    config: PhaseConfig, flat: FlatModel, w: Tensor, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return the optimizer of the one flat parameter `w` (P,), which is made to require its gradient."""
+    w.requires_grad_(True)
+    if config.method == "sgd":
+        return torch.optim.SGD([w], lr, config.momentum, weight_decay=weight_decay, nesterov=config.nesterov)
+    if config.method == "muon":
+        return Muon(flat, w, lr, weight_decay)
+    kind = torch.optim.Adam if config.method == "adam" else torch.optim.AdamW
+    return kind([w], lr, weight_decay=weight_decay)
+
+
+def loss_of(config: PhaseConfig, workspace: Workspace) -> Loss:
+    """Return the run's loss, smoothed where asked; raises `SettingError` where it cannot be."""
+    smoothing = config.label_smoothing
+    if smoothing and workspace.loss != "cross_entropy":
+        name = setting_name(workspace.config, config, "label_smoothing")
+        raise SettingError(name, smoothing, "only cross-entropy has it", "use 0")
+    return CrossEntropy(smoothing) if smoothing else make_loss(workspace.loss)
+
+
+def sampler_of(config: PhaseConfig, workspace: Workspace, samples: int, stream: str) -> Sampler:
+    """Return the sampler over `samples` rows; a sampler that has a window in time is told how long the training is."""
+    settings = dict(config.sampler_settings)
+    batch_size = min(config.batch_size, samples)
+    if "total_steps" in default_settings(config.sampler) and config.epochs is not None:
+        # As if every batch were trained whole. Selection saves cost, so a few more steps may follow; not fewer.
+        rows = min(config.epochs, workspace.ledger.budget) * workspace.full_size
+        settings.setdefault("total_steps", max(1, math.floor(rows / batch_size)))
+    sampler = make_sampler(
+        config.sampler,
+        samples,
+        batch_size,
+        derive_seed(workspace.config.seed, f"{stream}:{config.sampler}"),
+        device=workspace.device,
+        **settings,
+    )
+    if workspace.flat.batch_dependent and min(sampler.rows_per_proposal, sampler.epoch_rows) < 2:
+        raise SettingError(
+            setting_name(workspace.config, config, "batch_size"),
+            config.batch_size,
+            "leaves one row per step, and BatchNorm needs two",
+            "use a larger one",
+        )
+    return sampler
+
+
+def check_phase(config: PhaseConfig, workspace: Workspace, sampler: Sampler) -> None:
+    """Raise `SettingError` for what would otherwise fail in the middle of the training."""
+    named = partial(setting_name, workspace.config, config)
+    if config.method == "muon":
+        check_muon(workspace.flat, named("method"))
+    held_out = workspace.dataset.validation
+    if held_out is None or len(held_out) == 0:
+        remedy = f"set {setting('validation_fraction')} above 0"
+        if sampler.needs_validation_scan:
+            raise SettingError(named("sampler"), sampler.name, "needs held-out data", remedy)
+        if config.stop_at == "validation":
+            raise SettingError(named("stop_at"), "validation", "needs held-out data", remedy)
+    if config.amp and workspace.config.dtype == "float64":
+        raise SettingError(
+            named("amp"), True, "float64 parameters are never autocast", f"use {setting('dtype', 'float32')}"
+        )
+    if (sampler.needs_scan or "features" in sampler.needs) and not has_last_layer(workspace.flat):
+        raise SettingError(
+            named("sampler"), sampler.name, "needs a model that ends in a linear layer", "use another sampler or model"
+        )
+    if (sampler.needs_scan or "probabilities" in sampler.needs) and workspace.dataset.task != "classification":
+        raise SettingError(
+            named("sampler"),
+            sampler.name,
+            "works on class probabilities",
+            "use a classification data set or another sampler",
+        )
+
+
+def check_affordable(config: PhaseConfig, workspace: Workspace, sampler: str, rows: int) -> None:
+    """Raise `SettingError` where preparing the sampler, for the price of `rows` gradients, leaves nothing to train."""
+    cost = workspace.ledger.price("gradient", rows)
+    if config.epochs is not None and cost >= min(config.epochs, workspace.ledger.budget):
+        raise SettingError(
+            setting_name(workspace.config, config, "sampler"),
+            sampler,
+            f"preparing it (hashing all inputs) costs {cost:.2g} epoch-equivalents of a model as small as this",
+            f"allow it more by {setting(setting_name(workspace.config, config, 'epochs'))}, or give it cheaper "
+            "settings, for example repetitions=8",
+        )

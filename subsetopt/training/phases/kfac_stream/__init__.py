@@ -1,0 +1,1 @@
+"""kfac-stream: EKFAC steps on fresh mini-batches."""

@@ -1,0 +1,161 @@
+"""Fresh subsets of a data set, one after the other: which rows they have, and the loss and its gradient on them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from subsetopt.devices import moved
+from subsetopt.objective.chunks import bounds
+from subsetopt.objective.evaluation import update_batch_norm
+from subsetopt.objective.guard import PROBE_SAMPLES
+from subsetopt.objective.losses import Loss
+from subsetopt.objective.memory import SavedBytes, automatic_chunk_size
+from subsetopt.objective.protocol import Purpose
+from subsetopt.objective.sharding import SampleShare
+from subsetopt.seeding import make_generator
+from subsetopt.solvers.inner_products import dot
+from subsetopt.training.phases.batch_sharing import shared_batches
+from subsetopt.training.phases.random_streams import installed
+from subsetopt.training.workspace import Workspace
+
+
+@dataclass
+class Place:
+    """How far passes over the samples have come: the pass, and the samples of it that have been handed out.
+
+    `chunk` is how many samples of a subset are computed at once, 0 until that is known.
+    """
+
+    epoch: int = 0
+    position: int = 0
+    chunk: int = 0
+
+
+class Measured(NamedTuple):
+    """Loss and gradient at w on a subset, L2 included, and the standard error of the loss as a mean over samples."""
+
+    loss: Tensor
+    error: Tensor
+    gradient: Tensor
+
+
+class FreshSubsets:
+    """Consecutive slices of a random order, so that every sample is seen once per pass; `stream` names the order."""
+
+    def __init__(self, workspace: Workspace, data: str, stream: str, loss: Loss) -> None:
+        self._workspace, self._stream, self._loss = workspace, stream, loss
+        self.inputs, targets = workspace.data(data)
+        self.targets = loss.prepare(targets, workspace.flat.dtype)
+        self._sharing = shared_batches(workspace, self.inputs)
+        self._order: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def random_rows(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return the rows of random samples, at most `count`, whatever the passes have come to."""
+        return moved(torch.randperm(len(self), generator=generator)[:count], self.inputs.device)
+
+    def share(self, count: int) -> SampleShare:
+        """Return which of `count` samples this rank computes."""
+        return self._sharing.share(count)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return model inputs and targets of these rows, from wherever they are."""
+        rows = rows.to(self.inputs.device)  # a checkpoint gives rows back on the device
+        return self._workspace.preprocess(moved(self.inputs[rows], self._workspace.device)), self.targets[rows]
+
+    def outputs(self, w: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return model outputs, without randomness, and targets of these rows; charged as a forward pass."""
+        self._workspace.ledger.charge("forward", len(rows), "calibration")
+        x, y = self.batch(rows)
+        with torch.no_grad():
+            return self._workspace.flat.forward(w, x, "deterministic"), y
+
+    def refresh_batch_norm(self, w: Tensor, count: int, purpose: Purpose) -> None:
+        """Set BatchNorm's running statistics to those at w of `count` random samples, the same every time.
+
+        For a count of 0 they stay averages over the last subsets.
+        """
+        if count == 0:
+            return
+        workspace = self._workspace
+        rows = self.random_rows(count, make_generator(workspace.config.seed, f"{self._stream}:statistics"))
+        inputs = self.inputs[rows]
+        update_batch_norm(
+            workspace.flat, w, inputs, preprocess=workspace.preprocess, meter=workspace.ledger, purpose=purpose
+        )
+
+    def next_rows(self, place: Place, size: int) -> Tensor:
+        """Return the rows of the next subset: `size`, but the end of a pass is taken whole or in equal halves.
+
+        So that no subset has less than three quarters of `size` samples, or more than one and a half times as many.
+        """
+        if place.position >= len(self):
+            place.epoch, place.position = place.epoch + 1, 0
+        if self._order is None or self._order[0] != place.epoch:
+            generator = make_generator(self._workspace.config.seed, f"{self._stream}:order:{place.epoch}")
+            self._order = place.epoch, moved(torch.randperm(len(self), generator=generator), self.inputs.device)
+        left = len(self) - place.position
+        count = left if left < 1.5 * size else math.ceil(left / 2) if left < 2 * size else size
+        return self._order[1][place.position : place.position + count]
+
+    def measure(self, w: Tensor, place: Place, size: int, random: dict[str, Tensor]) -> Measured:
+        """Evaluate at w on the next subset, charged as one gradient; moves `place` and the `random` states.
+
+        Ranks compute a part each, and add up in one collective.
+        """
+        place.chunk = place.chunk or self.chunk()
+        rows = self.next_rows(place, size)
+        self._workspace.ledger.charge("gradient", len(rows), "train")
+        place.position += len(rows)
+        count, own = len(rows), rows[self._sharing.rows(len(rows))]
+        w, l2 = w.detach().requires_grad_(), self._workspace.config.l2
+        losses, gradient = [], torch.zeros_like(w)
+        with installed(random, self._workspace.device):
+            for start, stop in bounds(len(own), place.chunk):
+                x, y = self.batch(own[start:stop])
+                each = self._loss.per_sample(self._workspace.flat.forward(w, x, "train"), y)
+                gradient += torch.autograd.grad(each.sum() / count, w)[0]
+                losses.append(each.detach())
+        (all_losses,), w = self._sharing.sum_(count, [gradient], [torch.cat(losses)]), w.detach()
+        assert all_losses is not None, "the column that was given"
+        error = all_losses.std(correction=0) / count**0.5
+        return Measured(all_losses.mean() + 0.5 * l2 * dot(w, w), error, gradient.add_(w, alpha=l2))
+
+    def chunk(self) -> int:
+        """Return how many samples of a subset are computed at once: memory is bounded by it, the function is the same.
+
+        With BatchNorm, which takes its statistics over the whole subset, all of them.
+        """
+        workspace, chosen = self._workspace, self._workspace.config.chunk_size
+        if workspace.flat.batch_dependent:
+            return len(self)
+        if isinstance(chosen, int):
+            return chosen
+        few = self.inputs[:PROBE_SAMPLES].to(workspace.device)
+        workspace.ledger.charge("forward", len(few), "calibration")
+        w = workspace.flat.initial().requires_grad_()
+        with SavedBytes(exclude=w) as saved:
+            workspace.flat.forward(w, workspace.preprocess(few), "deterministic")
+        return automatic_chunk_size(saved.total / len(few), workspace.device, False)
+
+
+MOST, FEWEST = 1000, 16  # samples; below the fewest the averages stay
+
+
+COST_SHARE = 0.03  # of what the stream may spend
+
+
+def statistics_samples(workspace: Workspace, samples: int, affordable: float) -> int:
+    """Return how many of `samples` to take for `COST_SHARE` of the `affordable` cost; 0 for none."""
+    if not workspace.flat.has_running_statistics:
+        return 0
+    bought = MOST if math.isinf(affordable) else int(COST_SHARE * affordable / workspace.ledger.price("forward", 1))
+    count = min(MOST, samples, bought)
+    return count if count >= FEWEST else 0

@@ -1,0 +1,259 @@
+"""`kfac-stream`: a stream of fresh subsets, one K-FAC step on each.
+
+Every sample is seen once per pass over the data, in consecutive slices of a random order. Subsets grow, damping and
+rate fall with the share of the cost (or seconds) spent, so that the method ends with its budget. A guard goes back to
+the last good point when the loss of a new subset jumps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subsetopt.errors import SettingError
+from subsetopt.objective import make_loss
+from subsetopt.objective.host import host_read
+from subsetopt.objective.kfac.damping import KfacSpectrum
+from subsetopt.objective.kfac.estimate import Kfac
+from subsetopt.objective.protocol import BudgetExhausted
+from subsetopt.saving import join_tensors, split_tensors
+from subsetopt.seeding import make_generator
+from subsetopt.solvers.inner_products import dot
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.budget import record_of, share_spent
+from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, Place, statistics_samples
+from subsetopt.training.phases.kfac_stream.output_change import OutputChange
+from subsetopt.training.phases.kfac_stream.settings import Guard, stream_settings
+from subsetopt.training.phases.protocol import Outcome
+from subsetopt.training.phases.random_streams import new_states
+from subsetopt.training.settings.names import setting_name
+from subsetopt.training.settings.phase import PhaseConfig
+from subsetopt.training.workspace import Workspace
+
+GOOD_EVERY = 10  # steps between two good points
+CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
+LOST = 12  # jumps in a row that end the phase
+NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "estimate_cost", "returns",
+           "loss", "caution", "stale", "began_seconds", "affordable_seconds", "stopped", "statistics")  # fmt: skip
+
+
+@dataclass
+class StreamState:
+    """Where a stream is: parameters, momentum and the last good parameters (P,), and the place in the samples.
+
+    `began` and `affordable` are the cost at its start and what it may spend, in epoch-equivalents; `end` says why it
+    stops when that is spent. `caution` multiplies the rate, and its square divides the damping; `returns` counts the
+    returns to a good point. BatchNorm's statistics are taken over `statistics` samples at the end, whose cost is kept
+    back from the start; 0 leaves them averages.
+    """
+
+    w: Tensor
+    velocity: Tensor
+    good: Tensor
+    good_buffers: dict[str, Tensor]
+    random: dict[str, Tensor]
+    generator: torch.Generator
+    began: float
+    affordable: float
+    end: StopReason
+    began_seconds: float = 0.0
+    affordable_seconds: float = math.inf
+    guard: Guard = field(default_factory=Guard)
+    place: Place = field(default_factory=Place)
+    change: OutputChange = field(default_factory=OutputChange)
+    iterations: int = 0
+    estimates: int = 0
+    estimate_cost: float = 0.0
+    returns: int = 0
+    loss: float = math.nan
+    caution: float = 1.0
+    stale: bool = True
+    stopped: StopReason | None = None
+    statistics: int = 0
+
+
+class StreamPhase:
+    """Runs `kfac-stream` on the subset or the full set until its cost is spent; `index` is its place in the run."""
+
+    def __init__(self, config: PhaseConfig, workspace: Workspace, index: int = 0) -> None:
+        self.config = config
+        self._workspace = workspace
+        self._stream = f"{index}:{config.role}"
+        self._settings = stream_settings(config.settings, self.samples)
+        if config.stop_at != "minimum":
+            name = setting_name(workspace.config, config, "stop_at")
+            raise SettingError(name, config.stop_at, "kfac-stream ends with its cost alone", "use minimum")
+        if self.samples < 2:
+            name = setting_name(workspace.config, config, "method")
+            raise SettingError(name, config.method, "needs at least two samples", "use another solver")
+        self._loss = make_loss(workspace.loss)
+        self._kfac = Kfac(workspace.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
+        self._subsets = FreshSubsets(workspace, config.data, self._stream, self._loss)
+        self._known: tuple[int, KfacSpectrum] | None = None
+        self._told: dict[str, int] = {}
+        if self._kfac.note:
+            workspace.warnings.append(self._kfac.note)
+
+    @property
+    def samples(self) -> int:
+        """K for the subset, N for the full set."""
+        return self._workspace.samples(self.config.data)
+
+    @property
+    def title(self) -> str:
+        """For the progress bar."""
+        return f"{self.config.method} on {self.samples} samples"
+
+    @property
+    def least_cost(self) -> float:
+        """The gradient of the first subset; what its factors cost depends on the model and comes on top."""
+        return self._workspace.ledger.price("gradient", min(self._settings.size(0.0), self.samples))
+
+    def start(self, w: Tensor) -> StreamState:
+        """Take what the phase may spend, within the run's budget; nothing is evaluated yet."""
+        ledger, clock, seed = self._workspace.ledger, self._workspace.clock, self._workspace.config.seed
+        w = w.detach().clone()
+        end = StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END
+        statistics = statistics_samples(self._workspace, self.samples, ledger.limit - ledger.cost)
+        ledger.reserve(ledger.price("forward", statistics))
+        return StreamState(
+            w,
+            torch.zeros_like(w),
+            w.clone(),
+            self._workspace.flat.buffers(),
+            new_states(seed, f"{self._stream}:dropout", self._workspace.device),
+            make_generator(seed, f"{self._stream}:factors"),
+            ledger.cost,
+            ledger.limit - ledger.cost,
+            end,
+            clock.seconds,
+            clock.limit - clock.seconds,
+            statistics=statistics,
+        )
+
+    def step(self, state: StreamState) -> StreamState:
+        """Take one step on one fresh subset; one host synchronisation, and two more where factors are estimated."""
+        try:
+            if self._estimate_due(state):
+                self._estimate(state)
+            self._advance(state)
+        except BudgetExhausted:
+            state.stopped = state.end if state.iterations else StopReason.BUDGET
+        return state
+
+    def terminate(self, state: StreamState) -> StopReason | None:
+        """Stop when the cost is spent, or when one jump follows the other."""
+        return state.stopped
+
+    def record(self, state: StreamState) -> dict[str, Any]:
+        """Progress in steps; the loss is that of the last subset before its step, with l2/2 ||w||^2."""
+        return record_of(self._workspace, state)
+
+    def iterate(self, state: StreamState) -> Tensor:
+        """Return the current parameters; a look at them costs nothing."""
+        self._subsets.refresh_batch_norm(state.w, state.statistics, "evaluation")
+        return state.w
+
+    def details(self) -> dict[str, Any]:
+        """What the report says beside the common record."""
+        return {"rate": self._settings.rate, **self._told}
+
+    def finish(self, state: StreamState) -> Outcome:
+        """Return the last parameters, with BatchNorm's statistics to match. Their loss on all samples is not known."""
+        self._subsets.refresh_batch_norm(state.w, state.statistics, "calibration")
+        calls = state.iterations + state.estimates
+        self._told = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
+        return Outcome(state.w, None, None)
+
+    def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Parameters, momentum, factors, guard and random states."""
+        tensors, parts = split_tensors({
+            "w": state.w, "velocity": state.velocity, "good": state.good, "good_buffers": state.good_buffers,
+            "random": state.random, "generator": state.generator.get_state(), "kfac": self._kfac.state(),
+            "guard": vars(state.guard), "place": vars(state.place),
+            "change": vars(state.change),
+        })  # fmt: skip
+        return tensors, {"parts": parts, **{name: getattr(state, name) for name in NUMBERS}}
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> StreamState:
+        """Rebuild everything as it was."""
+        device, on_host = self._workspace.device, ("random/", "generator", "kfac/updates")
+        moved = {name: t if name.startswith(on_host) else t.to(device) for name, t in tensors.items()}
+        parts = join_tensors(moved, numbers["parts"])
+        self._kfac.load_state(parts["kfac"])
+        generator = torch.Generator()
+        generator.set_state(parts["generator"])
+        plain = {name: numbers[name] for name in NUMBERS if name not in ("end", "stopped")}
+        stopped = numbers["stopped"]
+        return StreamState(
+            parts["w"], parts["velocity"], parts["good"], parts["good_buffers"], parts["random"], generator,
+            guard=Guard(**parts["guard"]), place=Place(**parts["place"]),
+            change=OutputChange(**parts["change"]), end=StopReason(numbers["end"]),
+            stopped=None if stopped is None else StopReason(stopped), **plain,
+        )  # fmt: skip
+
+    def _estimate_due(self, state: StreamState) -> bool:
+        """Whether a jump has shown the factors to be stale, or the cost that they may take in all allows new ones."""
+        ledger, share = self._workspace.ledger, share_spent(self._workspace, state)
+        total = state.affordable if math.isfinite(state.affordable) else (ledger.cost - state.began) / max(share, 1e-9)
+        return state.stale or state.estimate_cost < self._settings.factor_cost(share, total)
+
+    def _estimate(self, state: StreamState) -> None:
+        """Estimate factors on samples of their own, so that they are independent of the gradient."""
+        rows = self._subsets.random_rows(self._settings.factor_samples, state.generator)
+        share = self._subsets.share(len(rows))
+        before = self._workspace.ledger.cost
+        x, y = self._subsets.batch(rows[share.places.to(rows.device)])
+        self._kfac.update(state.w, x, y, state.generator, self._workspace.ledger, share)
+        size = self._settings.size(share_spent(self._workspace, state))
+        state.change.watch(rows, size, self._workspace.flat.batch_dependent)
+        state.estimate_cost += self._workspace.ledger.cost - before
+        state.estimates += 1
+        state.stale = False
+
+    def _advance(self, state: StreamState) -> None:
+        settings, share, change = self._settings, share_spent(self._workspace, state), state.change
+        changed = change.measure(*self._subsets.outputs(state.w, change.rows), self._loss)
+        measured = self._subsets.measure(state.w, state.place, settings.size(share), state.random)
+        damping = settings.step_damping(self._spectrum(), share) / state.caution**2
+        velocity = self._kfac.apply(measured.gradient, damping).add_(state.velocity, alpha=settings.momentum)
+        rate = settings.step_rate(share) * state.caution
+        model = dot(velocity, self._kfac.product(velocity))
+        figures = [figure.double() for figure in (measured.loss, measured.error, model, changed)]
+        state.loss, error, curvature, last_change = host_read(torch.stack(figures))
+        state.iterations += 1
+        change.learn(last_change)
+        if not (state.guard.admits(state.loss, error) and math.isfinite(curvature)):
+            self._return(state)
+            return
+        if state.iterations % GOOD_EVERY == 1:
+            state.good, state.good_buffers = state.w.clone(), self._workspace.flat.buffers()
+        trust = settings.trust * self._workspace.spread
+        foreseen = change.ratio * curvature
+        length = min(rate, math.sqrt(trust / foreseen)) if foreseen > 0 else rate
+        change.step = length**2 * curvature
+        state.w.sub_(velocity, alpha=length)
+        state.velocity = velocity
+        state.caution = min(1.0, state.caution * RECOVERY)
+
+    def _spectrum(self) -> KfacSpectrum:
+        """Return the eigenvalues of the factors as they are."""
+        if self._known is None or self._known[0] != self._kfac.updates:
+            self._known = self._kfac.updates, KfacSpectrum.of(self._kfac.eigenvalues())
+        return self._known[1]
+
+    def _return(self, state: StreamState) -> None:
+        """Go back to the last good point, at rest, to take smaller and more damped steps."""
+        state.w, state.velocity = state.good.clone(), torch.zeros_like(state.good)
+        self._workspace.flat.load_buffers(state.good_buffers)
+        state.change.forget()
+        state.caution *= CAUTION
+        state.returns += 1
+        state.stale = True
+        if state.guard.jumps >= LOST:
+            state.stopped = StopReason.NON_FINITE

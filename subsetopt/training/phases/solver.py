@@ -1,0 +1,183 @@
+"""A full-batch solver on the subset or on the full set, as a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from subsetopt.errors import SettingError
+from subsetopt.saving import under
+from subsetopt.solvers import SOLVERS, make_solver
+from subsetopt.solvers.protocol import Solver, State, StopReason
+from subsetopt.training.loss_scale import relative_to
+from subsetopt.training.phases.protocol import Outcome
+from subsetopt.training.phases.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
+from subsetopt.training.settings.phase import STREAMS, PhaseConfig
+from subsetopt.training.workspace import Workspace
+
+
+@dataclass
+class SolverState:
+    """The solver's own state, and what the stop test said of it."""
+
+    solver: State
+    stopped: StopReason | None = None
+
+
+class SolverPhase:
+    """Runs one solver on one full-batch objective."""
+
+    def __init__(self, config: PhaseConfig, workspace: Workspace) -> None:
+        self.config = config
+        self._workspace = workspace
+        self._solver: Solver = solver_of(config)
+        _check_ranks(self._solver, workspace)
+        self._objective = workspace.objective(config.data, track_noise=config.stop_at == "noise")
+        self._test = self._make_test()
+        self._gtol: float | None = getattr(self._solver, "gtol", None)
+        self._scale: float | None = None
+
+    @property
+    def samples(self) -> int:
+        """K for the subset, N for the full set."""
+        return self._workspace.samples(self.config.data)
+
+    @property
+    def title(self) -> str:
+        """For the progress bar."""
+        dataset = self._workspace.dataset
+        classes = f" of {dataset.n_outputs} classes" if dataset.task == "classification" else ""
+        return f"{self.config.method} on {self.samples} samples{classes}"
+
+    @property
+    def least_cost(self) -> float:
+        """The evaluation at the start, and one at the end of a first step."""
+        return self._workspace.ledger.price("gradient", 2 * self.samples)
+
+    def start(self, w: Tensor) -> SolverState:
+        """Evaluate at w; with `carry`, take over the curvature that the phase before has handed on."""
+        state, carried = self._solver.init(self._objective, w), self._workspace.carried
+        self._measure_in(self._workspace.scale.at_start(self._workspace, self.config.data, w, state))
+        if self.config.carry:
+            state = carried.take(self.config.method, self._solver, self._objective, state)
+        carried.clear()
+        return SolverState(state)
+
+    def step(self, state: SolverState) -> SolverState:
+        """Take one iteration of the solver and apply the stop test."""
+        solver_state = self._solver.step(self._objective, state.solver)
+        return SolverState(solver_state, self._test.look(solver_state))
+
+    def terminate(self, state: SolverState) -> StopReason | None:
+        """The solver's own reason first, then the stop test's."""
+        return self._solver.terminate(state.solver) or state.stopped
+
+    def record(self, state: SolverState) -> dict[str, Any]:
+        """Progress of the solver."""
+        limit = self.config.max_iterations
+        solver = state.solver
+        return {
+            "iteration": solver.iterations,
+            "loss": solver.loss,
+            "gradient_norm": solver.gradient_norm,
+            "evaluations": solver.evaluations,
+            "products": solver.products,
+            "fraction": solver.iterations / limit if limit else None,
+        }
+
+    def iterate(self, state: SolverState) -> Tensor:
+        """Return the current iterate; a look at it costs nothing."""
+        self._workspace.refresh_batch_norm(state.solver.w, self.config.data, "evaluation")
+        return state.solver.w
+
+    def details(self) -> dict[str, Any]:
+        """The solver's settings, and the gradient test that it made: max|g| <= gtol * loss_scale."""
+        known = self._gtol is not None and self._scale is not None
+        test = {"gtol": self._gtol, "loss_scale": self._scale}
+        return {"settings": self.config.settings, "gradient_test": test if known else None}
+
+    def finish(self, state: SolverState) -> Outcome:
+        """Return the iterate that the tests chose, or else the best one, with BatchNorm statistics to match."""
+        solver, reason = state.solver, self.terminate(state)
+        if reason is not None and reason.converged:
+            outcome = Outcome(solver.w, solver.loss, solver.gradient_norm)
+        else:
+            outcome = Outcome(solver.best_w, solver.best_loss, solver.best_gradient_norm)
+        chosen = self._test.choose(outcome.w)
+        if chosen is not outcome.w:
+            loss, gradient = self._objective.value_and_gradient(chosen, "evaluation")
+            outcome = Outcome(chosen, float(loss), float(gradient.abs().max()))
+        self._workspace.refresh_batch_norm(outcome.w, self.config.data)
+        if self.config.role == "grow" and self._workspace.config.carry:
+            self._workspace.carried.put(self.config.method, self._solver, solver)
+        return outcome
+
+    def save(self, state: SolverState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Solver state and stop test side by side."""
+        tensors, numbers = self._solver.save(state.solver)
+        test_tensors, test_numbers = self._test.save()
+        joined = {f"solver.{key}": value for key, value in tensors.items()}
+        joined |= {f"test.{key}": value for key, value in test_tensors.items()}
+        scale = {"loss_scale": self._scale}
+        return joined, {"solver": numbers, "test": test_numbers, "stopped": state.stopped, **scale}
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> SolverState:
+        """Rebuild both without evaluating."""
+        tensors = {name: tensor.to(self._workspace.device) for name, tensor in tensors.items()}
+        self._test.restore(under("test.", tensors), numbers["test"])
+        self._measure_in(numbers["loss_scale"])
+        self._workspace.scale.value = numbers["loss_scale"]
+        solver_state = self._solver.restore(self._objective, under("solver.", tensors), numbers["solver"])
+        stopped = numbers["stopped"]
+        return SolverState(solver_state, None if stopped is None else StopReason(stopped))
+
+    def _measure_in(self, scale: float) -> None:
+        """Make the gradient test in units of `scale`, whatever it was made in before."""
+        self._scale = scale
+        self._solver = relative_to(solver_of(self.config), scale)
+
+    def _make_test(self) -> StopTest:
+        if self.config.stop_at == "noise":
+            return NoiseTest(lambda state: state.gradient, self._gradient_noise, self.config.noise_theta)
+        if self.config.stop_at == "validation":
+            return HeldOutTest(self._held_out_loss)
+        return MinimumTest()
+
+    def _gradient_noise(self) -> Tensor:
+        noise = self._objective.gradient_noise
+        assert noise is not None, "the objective was built with track_noise and has been evaluated"
+        return noise
+
+    def _held_out_loss(self, w: Tensor) -> float:
+        self._workspace.refresh_batch_norm(w, self.config.data)
+        return self._workspace.held_out_loss(w)
+
+
+def solver_of(config: PhaseConfig) -> Solver:
+    """Return the solver of a phase; raises `SettingError` for unknown names and settings."""
+    if config.method not in SOLVERS:
+        raise SOLVERS.unknown(config.method, STREAMS)
+    settings: dict[str, Any] = {"gtol": config.gtol, **config.settings}
+    if config.max_iterations is not None:
+        settings["max_iterations"] = config.max_iterations
+    return make_solver(config.method, **settings)
+
+
+def _check_ranks(solver: Solver, workspace: Workspace) -> None:
+    """Raise `SettingError` for curvature that one process alone can have."""
+    if workspace.ranks.size == 1:
+        return
+    share, kind = getattr(solver, "sample_share", 1.0), getattr(solver, "preconditioner", "none")
+    if kind == "diagonal":
+        raise SettingError(
+            "preconditioner", kind, f"is for one process, and there are {workspace.ranks.size}", "use kfac or none"
+        )
+    if workspace.flat.batch_dependent and (share != 1.0 or kind != "none"):
+        name, given, plain = ("sample_share", share, 1) if share != 1.0 else ("preconditioner", kind, "none")
+        raise SettingError(
+            name, given, "parts of the samples change what BatchNorm does, and there are several ranks",
+            f"use {plain}, or one process",
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Several disjoint subsets solved together."""

@@ -1,0 +1,1 @@
+"""Trained models on raw inputs, and predictions for files."""

@@ -1,0 +1,166 @@
+"""A trained network on raw inputs: standardises them, and gives predictions in the units of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from subsetopt.ambient import ordinary_torch
+from subsetopt.data import Normalization, Preprocess, Restore
+from subsetopt.data.checks import checked_inputs
+from subsetopt.errors import DataError, RunDirectoryError, SettingError
+from subsetopt.models import build_model, initialise_lazy
+from subsetopt.objective import FlatModel, evaluate_split
+from subsetopt.training.checks.run_data import read_normalization
+from subsetopt.training.run_directory import BEST, CONFIG, MODEL, RESULT, RunDirectory
+from subsetopt.training.settings.run import make_config, read_toml
+
+CHUNK = 512
+Which = Literal["last", "best"]
+
+
+class Predictor(nn.Module):
+    """Maps raw inputs (n, ...), as the data set had them, to outputs (n, M).
+
+    For classification these are the network's logits, for regression the targets in the units of the data, float64.
+    `network` alone takes standardised inputs. `class_names` name the outputs, where the data set has names.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        task: str,
+        in_shape: tuple[int, ...],
+        normalization: Normalization | None = None,
+        target_normalization: Normalization | None = None,
+        embedded: bool = False,
+        class_names: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.task, self.in_shape, self.class_names = task, tuple(in_shape), tuple(class_names)
+        dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+        self._preprocess = Preprocess(normalization, dtype, embedded)
+        self._restore = Restore(target_normalization)
+
+    @classmethod
+    def of_result(cls, network: nn.Module, result: Mapping[str, Any]) -> Predictor:
+        """Return the predictor of a run with this result.json; raises `RunDirectoryError` where that lacks entries."""
+        try:
+            data = result["dataset"]
+            return cls(
+                network,
+                task=data["task"],
+                in_shape=tuple(data["in_shape"]),
+                normalization=read_normalization(result["normalization"]),
+                target_normalization=read_normalization(result.get("target_normalization")),
+                embedded=bool(data.get("embedded")),
+                class_names=tuple(data.get("class_names") or ()),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunDirectoryError(
+                f"result.json lacks an entry ({type(error).__name__}: {error}); train anew"
+            ) from None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return outputs (n, M) for raw inputs (n, ...)."""
+        device = next((p.device for p in self.network.parameters()), inputs.device)
+        outputs: Tensor = self._restore(self.network(self._preprocess(inputs.to(device))))
+        return outputs
+
+    @ordinary_torch()
+    def predict(self, inputs: Any) -> Any:
+        """Return predictions for raw inputs (n, ...): a tensor for a tensor, a numpy array for anything else.
+
+        Classification gives class names, as whole numbers where all of them are, (n,), or class numbers where there
+        are no names; regression targets (n,), or (n, M) for several columns. Raises `DataError`.
+        """
+        outputs = self._outputs(inputs)
+        if self.task != "classification":
+            return _like(inputs, outputs[:, 0] if outputs.shape[1] == 1 else outputs)
+        numbers = outputs.argmax(1)
+        if not self.class_names:
+            return _like(inputs, numbers)
+        if all(_is_number(name) for name in self.class_names):
+            return _like(inputs, torch.tensor([int(name) for name in self.class_names])[numbers])
+        return np.array(self.class_names)[numbers.numpy()]
+
+    @ordinary_torch()
+    def predict_proba(self, inputs: Any) -> Any:
+        """Return class probabilities (n, M) for raw inputs, as `predict` does; raises `SettingError` for regression."""
+        if self.task != "classification":
+            raise SettingError("task", self.task, "it has no class probabilities", "call predict")
+        return _like(inputs, self._outputs(inputs).double().softmax(1))
+
+    @ordinary_torch()
+    def evaluate(self, inputs: Any, targets: Any, loss: str) -> dict[str, float]:
+        """Return {loss, accuracy | mse, r2} on raw inputs and targets, in the units of the data."""
+        flat, by = FlatModel(self.network), self._restore.normalization
+        y = torch.as_tensor(targets)
+        if by is not None:
+            columns = y.double().reshape(len(y), -1)
+            y = Preprocess(by, torch.float64)(columns)
+        x, std = self._checked(inputs), None if by is None else by.std
+        return evaluate_split(flat, flat.initial(), x, y, loss=loss, preprocess=self._preprocess, target_std=std)
+
+    def _checked(self, inputs: Any) -> Tensor:
+        tensor = checked_inputs(inputs, "inputs")
+        if tuple(tensor.shape[1:]) != self.in_shape:
+            raise DataError(
+                f"inputs: rows have shape {tuple(tensor.shape[1:])}, the model was trained on {self.in_shape}; "
+                "give it the same columns"
+            )
+        if self._preprocess.embedded and tensor.is_floating_point():
+            raise DataError(f"inputs: {tensor.dtype}, the model was trained on integers; convert them to int64")
+        return tensor
+
+    def _outputs(self, inputs: Any) -> Tensor:
+        tensor, was_training = self._checked(inputs), self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                return torch.cat([self(part).cpu() for part in tensor.split(CHUNK)])
+        finally:
+            self.train(was_training)
+
+
+def load_predictor(path: str | Path, *, model: nn.Module | None = None, which: Which = "last") -> Predictor:
+    """Return the trained model of a finished run for raw inputs, in eval mode on the CPU; reads no data set.
+
+    `model` is an untrained module of the same architecture where the run was given one as an object. `which` "best"
+    takes the parameters that were better on held-out data, where the run kept others than the last. Raises
+    `RunDirectoryError` in one line for an unfinished run.
+    """
+    directory = RunDirectory.open(Path(path))
+    result, config = directory.read_json(RESULT), make_config(read_toml(directory.path / CONFIG))
+    if which not in ("last", "best"):
+        raise SettingError("which", which, "unknown choice", "use last or best")
+    file = BEST if which == "best" and (result.get("models") or {}).get("best") else MODEL
+    dtype = getattr(torch, config.dtype)
+    if model is None:
+        if config.model.startswith("("):
+            raise RunDirectoryError(
+                f"run = {str(directory.path)!r}: its model was a Python object; use load_predictor(path, model=...)"
+            )
+        shape, outputs = tuple(result["dataset"]["in_shape"]), result["dataset"]["n_outputs"]
+        model = build_model(
+            config.model, in_shape=shape, n_outputs=outputs, seed=config.seed, dtype=dtype, **config.model_args
+        )
+    initialise_lazy(model, tuple(result["dataset"]["in_shape"]))
+    flat = FlatModel(model, dtype=dtype, device="cpu")
+    w = flat.load_state_dict(directory.load_tensors(file)[0])
+    return Predictor.of_result(flat.module(w), result).eval()
+
+
+def _is_number(name: str) -> bool:
+    return name.removeprefix("-").isdecimal() and str(int(name)) == name
+
+
+def _like(inputs: Any, outputs: Tensor) -> Any:
+    return outputs if isinstance(inputs, Tensor) else outputs.numpy()

@@ -1,0 +1,37 @@
+"""What the user called a setting of a phase: the flag's name where flags made the phase, else its key in [[phase]]."""
+
+from __future__ import annotations
+
+from subsetopt.training.settings.phase import PhaseConfig
+from subsetopt.training.settings.run import RunConfig
+
+_EPOCHS = {"warmup": "warmup_epochs", "grow": "grow_epochs", "solve": "solver_epochs", "handoff": "handoff_epochs"}
+
+
+def setting_name(run: RunConfig, phase: PhaseConfig, name: str) -> str:
+    """Return the name in `RunConfig` of the setting `name` of `phase`, or `phase.2.name` for an explicit list.
+
+    Phases are found by what they say, so that of two that are alike the first is named.
+    """
+    if run.phase:
+        return f"phase.{run.phase.index(phase)}.{name}" if phase in run.phase else f"phase.{name}"
+    if name == "epochs":
+        return _EPOCHS[phase.role]
+    if name == "method":
+        return _method(phase)
+    if name == "sampler":
+        return "handoff"
+    if name in ("settings", "sampler_settings"):
+        return "handoff_args" if phase.role == "handoff" else "solver_args"
+    own = f"{phase.role}_{name}"
+    return own if own in RunConfig.model_fields else name
+
+
+def _method(phase: PhaseConfig) -> str:
+    if phase.role == "warmup":
+        return "warmup"
+    if phase.role != "handoff":
+        return "solver"
+    if not phase.first_order:
+        return "handoff_solver"
+    return "handoff" if phase.sampler == "full" else "handoff_optimizer"

@@ -1,0 +1,237 @@
+"""Whole studies: their files, fairness, reuse after an interruption, and a cell that fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from subsetopt.compare import cells as cells_module
+from subsetopt.compare import execution
+from subsetopt.compare.cells import Cell, CellMaker, Outcome
+from subsetopt.compare.config import Study, make_study
+from subsetopt.compare.run import run_comparison
+from subsetopt.compare.summary import RESULT_COLUMNS
+from subsetopt.errors import UserError
+from subsetopt.report.study.files import read_curves, read_study
+from subsetopt.study.workers import StudyInterrupted, Workers
+from subsetopt.training.preparation import prepare
+from subsetopt.training.run_directory import ENVIRONMENT, METRICS, RESULT
+from tests.compare.conftest import SMALL
+
+
+def _times(root: Path, name: str = RESULT) -> dict[str, int]:
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in sorted(root.glob(f"*/*/{name}"))}
+
+
+def _looks(cells: Path) -> list[int]:
+    lines = [path.read_text().splitlines() for path in sorted(cells.glob(f"*/{METRICS}"))]
+    return [sum("validation" in json.loads(line) for line in of_a_run) for of_a_run in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Return a finished small study and its summary; tests must not change it."""
+    root = tmp_path_factory.mktemp("study") / "a"
+    return root, run_comparison(make_study(SMALL), root, command=["subsetopt", "compare"])
+
+
+def test_the_files_are_complete_and_the_renderer_reads_them(finished: tuple[Path, dict[str, Any]]) -> None:
+    root, summary = finished
+    assert json.loads((root / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    study, points = read_study(root), read_curves(root)
+    assert study.names == ["lbfgs@0.2+full", "adam"] and study.seed_count == 2
+    assert {point.kind for point in points} >= {"subset", "train", "validation"}
+    with (root / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == RESULT_COLUMNS and len(rows) == 4
+    assert all(row["status"] == "done" and float(row["epoch_equivalents"]) <= 2.0 + 1e-9 for row in rows)
+    assert all((root / "cells" / row["cell"] / RESULT).is_file() for row in rows)
+    assert {pair["verdict"] for pair in summary["comparisons"]} <= {"better", "worse", "no difference"}
+    assert summary["verdict"] and not summary["failures"]
+
+
+def test_the_summary_agrees_with_the_cells(finished: tuple[Path, dict[str, Any]]) -> None:
+    root, summary = finished
+    row = next(row for row in summary["results"] if row["method"] == "adam")
+    runs = [json.loads(path.read_text()) for path in sorted(root.glob("cells/adam-*/result.json"))]
+    assert sorted(row["values"]) == sorted(run["metrics"]["test"]["accuracy"] for run in runs)
+    trials = [json.loads(path.read_text()) for path in root.glob("tuning/adam-*/result.json")]
+    tuning = sum(run["cost"]["epoch_equivalents"] for run in trials)
+    assert row["cost_including_tuning"] == pytest.approx(row["cost_mean"] + tuning)
+
+
+def test_tuning_leaves_the_test_data_unread_and_uses_other_seeds(finished: tuple[Path, dict[str, Any]]) -> None:
+    trials = [json.loads(path.read_text()) for path in finished[0].glob("tuning/*/result.json")]
+    assert trials and all(set(trial["metrics"]) == {"validation"} for trial in trials)
+    assert {trial["seed"] for trial in trials} == {1_000_000}
+
+
+def test_only_the_runs_that_are_compared_look_at_held_out_data_on_the_way(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    looks = {purpose: _looks(finished[0] / purpose) for purpose in ("tuning", "cells")}
+    assert looks["tuning"] and not any(looks["tuning"])
+    assert looks["cells"] and all(number > 5 for number in looks["cells"])
+
+
+def test_the_same_command_again_computes_nothing(finished: tuple[Path, dict[str, Any]]) -> None:
+    root, summary = finished
+    before = _times(root)
+    again = run_comparison(make_study(SMALL), root, command=["subsetopt", "compare"])
+    assert _times(root) == before and again == summary
+
+
+def test_adding_methods_and_seeds_keeps_what_is_there(tmp_path: Path, small: Study) -> None:
+    run_comparison(make_study({**SMALL, "methods": "adam", "seeds": 1}), tmp_path / "a")
+    before = _times(tmp_path / "a")
+    run_comparison(small, tmp_path / "a")
+    after = _times(tmp_path / "a")
+    assert before.items() <= after.items()
+    assert sum(name.startswith("cells/") for name in after) == 4
+
+
+def test_cells_of_another_version_are_run_again_and_kept(tmp_path: Path) -> None:
+    class Listener(execution.SilentStudy):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    study = make_study({**SMALL, "methods": "adam", "tune": False})
+    before = run_comparison(study, tmp_path / "a")
+    old, kept = sorted((tmp_path / "a" / "cells").iterdir())
+    untouched = _times(kept.parent.parent)[f"cells/{kept.name}/{RESULT}"]
+    environment = json.loads((old / ENVIRONMENT).read_text())
+    (old / ENVIRONMENT).write_text(json.dumps({**environment, "subsetopt": "0.0.9"}))
+    (old / RESULT).write_text("{}")
+    again = run_comparison(study, tmp_path / "a", progress=Listener())
+    assert again["results"][0]["values"] == before["results"][0]["values"]
+    assert (old.with_name(f"{old.name}-0.0.9") / RESULT).read_text() == "{}"
+    assert _times(tmp_path / "a")[f"cells/{kept.name}/{RESULT}"] == untouched
+    assert len(said) == 1 and said[0].startswith("1 cells of subsetopt 0.0.9 are not reused by ")
+
+
+def test_initial_weights_and_splits_depend_on_the_seed_alone(small: Study) -> None:
+    maker = CellMaker(make_study({**SMALL, "methods": "lbfgs@0.2+full,adam,srs@0.1,newton-cg"}))
+    spaces = {
+        (name, seed): prepare(maker.cell(name, 2.0, seed, None).config) for name in maker.methods for seed in (0, 1)
+    }
+    first = spaces["adam", 0]
+    for (_, seed), space in spaces.items():
+        same = torch.equal(space.flat.initial(), first.flat.initial())
+        assert same == (seed == 0)
+        assert torch.equal(space.dataset.train.inputs, first.dataset.train.inputs) == (seed == 0)
+
+
+def test_a_failing_cell_is_recorded_and_tried_again(
+    tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(config: Any, **options: Any) -> Any:
+        if config.seed == 1 and config.phase[-1].method == "adam":
+            raise RuntimeError("the disk\nis on fire")
+        return real(config, **options)
+
+    real = cells_module.train
+    monkeypatch.setattr(cells_module, "train", train)
+    summary = run_comparison(small, tmp_path / "a")
+    (failure,) = summary["failures"]
+    assert failure["cell"].startswith("adam-b2-s1-") and failure["error"] == "RuntimeError: the disk is on fire"
+    assert [row["n"] for row in summary["results"]] == [2, 1]
+    assert any("1 cells failed" in sentence for sentence in summary["verdict"])
+    monkeypatch.undo()
+    assert not run_comparison(small, tmp_path / "a")["failures"]
+
+
+def test_a_setting_that_cannot_run_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="smaller than the number of classes"):
+        run_comparison(make_study({**SMALL, "methods": "adam,lbfgs@0.001+full"}), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="holds no study"):
+        run_comparison(make_study(SMALL), tmp_path / "b")
+
+
+def test_an_interrupted_study_goes_on(tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_cell(cell: Cell, *others: Any) -> Outcome:
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+        seen.append(cell.id)
+        return real(cell, *others)
+
+    seen: list[str] = []
+    real = execution.run_cell
+    monkeypatch.setattr(execution, "run_cell", run_cell)
+    with pytest.raises(StudyInterrupted):
+        run_comparison(small, tmp_path / "a")
+    before = _times(tmp_path / "a")
+    assert len(before) == 7
+    monkeypatch.undo()
+    run_comparison(small, tmp_path / "a")
+    assert before.items() <= _times(tmp_path / "a").items()
+
+
+def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path) -> None:
+    root = tmp_path / "a"
+    settings = {**SMALL, "methods": "adam", "budget": "150", "tune": False, "checkpoint_seconds": 0.0}
+    flags = ["--methods", "adam", "--budget", "150", "--no-tune", "--model", "linear", "--seeds", "2",
+             "--checkpoint-seconds", "0", "--output", str(root)]  # fmt: skip
+    child = subprocess.Popen([sys.executable, "-m", "subsetopt", "compare", *flags], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(root.glob("cells/*/state.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    (begun,) = root.glob("cells/*")
+    assert not (begun / RESULT).exists(), "killed in the middle of its first cell"
+    steps = json.loads((begun / "state.json").read_text())["phase_state"]["iterations"]
+    created = _times(root, ENVIRONMENT)
+    cell = CellMaker(make_study(settings)).cell("adam", 150.0, 0, None)
+    assert cell.id == begun.name and steps > 0
+    assert execution.run_cell(cell, root) == Outcome("done")
+    assert _times(root, ENVIRONMENT) == created, "resumed, not begun anew"
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_results(
+    tmp_path: Path, small: Study, finished: tuple[Path, dict[str, Any]]
+) -> None:
+    summary = run_comparison(small, tmp_path / "a", workers=Workers(2))
+    expected = [row["values"] for row in finished[1]["results"]]
+    assert [row["values"] for row in summary["results"]] == expected
+
+
+def test_a_dask_cluster_of_two_processes_gives_the_same_results(
+    tmp_path: Path, small: Study, finished: tuple[Path, dict[str, Any]]
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        workers = Workers(2, "dask", cluster.scheduler_address)
+        summary = run_comparison(small, tmp_path / "a", workers=workers)
+    assert [row["values"] for row in summary["results"]] == [row["values"] for row in finished[1]["results"]]
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_line() -> None:
+    with pytest.raises(UserError, match="needs its scheduler's address"):
+        Workers(2, "dask")
+    with pytest.raises(UserError, match="backend='dask'"):
+        Workers(2, "loky", "tcp://host:1")
+
+
+def test_a_budget_in_seconds_ends_the_runs_in_time(tmp_path: Path) -> None:
+    settings = {**SMALL, "budget": "0.6", "budget_unit": "seconds", "tune": False, "seeds": 1}
+    summary = run_comparison(make_study(settings), tmp_path / "a")
+    assert summary["budget_unit"] == "seconds"
+    for row in summary["results"]:
+        assert row["seconds_mean"] < 2.0, row  # a step begun in time may end late on a busy machine
+    assert summary["results"][1]["seconds_mean"] > 0.5, "adam uses all of it; lbfgs may reach its minimum before"

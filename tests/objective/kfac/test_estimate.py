@@ -1,0 +1,290 @@
+"""K-FAC against Fisher blocks that are summed sample by sample from Jacobians, and against dense solves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from subsetopt.objective import BudgetExhausted, FlatModel, make_loss
+from subsetopt.objective.kfac.estimate import Kfac
+from subsetopt.objective.output_noise import output_noise
+from subsetopt.seeding import make_generator, seeded_globals
+from tests.objective.objective_nets import Tied
+
+
+def built(*layers: nn.Module) -> FlatModel:
+    return FlatModel(nn.Sequential(*layers).double())
+
+
+def fitted(flat: FlatModel, x: Tensor, y: Tensor, loss: str = "cross_entropy", **settings: object) -> Kfac:
+    kfac = Kfac(flat, make_loss(loss), **settings)  # type: ignore[arg-type]
+    kfac.update(flat.initial(), x, y, make_generator(0, "kfac"))
+    return kfac
+
+
+def dense(kfac: Kfac) -> Tensor:
+    return torch.stack([kfac.product(row) for row in torch.eye(kfac.flat.size, dtype=torch.float64)])
+
+
+def sample_gradients(flat: FlatModel, x: Tensor, y: Tensor) -> Tensor:
+    """The gradient of each sample's own loss, shape (n, P)."""
+    loss, rows = make_loss("cross_entropy"), []
+    for index in range(len(x)):
+        w = flat.initial().requires_grad_()
+        one = slice(index, index + 1)
+        value = loss.total(flat.forward(w, x[one], "deterministic"), y[one], torch.float64)
+        rows += torch.autograd.grad(value, w)
+    return torch.stack(rows)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    with seeded_globals(0, "kfac tests"):
+        yield
+
+
+def test_linear_blocks_of_one_sample_are_the_empirical_fisher():
+    flat = built(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    x, y = torch.randn(1, 3, dtype=torch.float64), torch.tensor([1])
+    gradient = sample_gradients(flat, x, y)[0]
+    found = dense(fitted(flat, x, y, draw="empirical"))
+    first = slice(0, 16)
+    torch.testing.assert_close(found[first, first], torch.outer(gradient[first], gradient[first]))
+    torch.testing.assert_close(found[16:, 16:], torch.outer(gradient[16:], gradient[16:]))
+    assert found[:16, 16:].abs().max() == 0
+
+
+def corrected(A: Tensor, G: Tensor, gradients: Tensor, matrix: Tensor) -> Tensor:
+    """The Fisher block of `gradients` (n, o, d), diagonal in the eigenbasis of A and G, times a matrix (o, d)."""
+    u, v = torch.linalg.eigh(G).eigenvectors, torch.linalg.eigh(A).eigenvectors
+    return u @ ((u.T @ gradients @ v).square().mean(0) * (u.T @ matrix @ v)) @ v.T
+
+
+def test_a_linear_block_has_the_eigenvectors_of_second_moments_and_the_eigenvalues_of_its_samples():
+    flat = built(nn.Linear(3, 2))
+    x, y = torch.randn(7, 3, dtype=torch.float64), torch.arange(7) % 2
+    gradients = sample_gradients(flat, x, y)
+    a = torch.cat([x, torch.ones(7, 1, dtype=torch.float64)], 1)
+    g = gradients[:, 6:]  # the gradient in the bias is that in the outputs
+    found = fitted(flat, x, y, draw="empirical")
+    v = torch.randn(8, dtype=torch.float64)
+    matrix = torch.cat([v[:6].view(2, 3), v[6:, None]], 1)
+    expected = corrected(a.T @ a / 7, g.T @ g / 7, torch.einsum("no,nd->nod", g, a), matrix)
+    torch.testing.assert_close(found.product(v), torch.cat([expected[:, :3].reshape(-1), expected[:, 3]]))
+    fisher = gradients.T @ gradients / 7
+    assert float(dense(found).trace()) == pytest.approx(float(fisher.trace()))
+
+
+def test_a_convolution_over_one_position_is_a_linear_layer():
+    flat = built(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Tanh(), nn.Linear(3, 2))
+    x, y = torch.randn(1, 2, 2, 2, dtype=torch.float64), torch.tensor([0])
+    gradient = sample_gradients(flat, x, y)[0]
+    found = dense(fitted(flat, x, y, draw="empirical"))
+    torch.testing.assert_close(found[:27, :27], torch.outer(gradient[:27], gradient[:27]))
+
+
+@pytest.mark.parametrize("padding", [{"padding": 1, "stride": 2}, {"padding": "same", "padding_mode": "circular"}])
+def test_convolution_factors_sum_over_positions(padding):
+    """Eigenvectors of the factors of Grosse and Martens (2016), eq. 24, position by position; samples' eigenvalues."""
+    conv = nn.Conv2d(2, 3, 3, **padding)
+    flat = built(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    x, y = torch.randn(4, 2, 5, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    kfac = fitted(flat, x, y, draw="empirical")
+    w = flat.initial()
+    kernel = w[: 3 * 18].view(3, 18)
+    # A patch is what multiplies each weight: the outputs of one-hot kernels.
+    probe = nn.Conv2d(2, 18, 3, **padding, bias=False).double()
+    with torch.no_grad():
+        probe.weight.copy_(torch.eye(18, dtype=torch.float64).view(18, 2, 3, 3))
+        patch = probe(x).flatten(2)  # (4, 18, T)
+    positions = patch.shape[2]
+    a = torch.cat([patch, torch.ones(4, 1, positions, dtype=torch.float64)], 1)
+    outputs = (torch.einsum("od,ndt->not", kernel, patch) + w[54:, None]).requires_grad_()
+    loss = make_loss("cross_entropy").total(outputs.mean(2), y, torch.float64)
+    (g,) = torch.autograd.grad(loss, outputs)
+    A = torch.einsum("nat,nbt->ab", a, a) / 4
+    G = torch.einsum("not,npt->op", g, g) / (4 * positions)
+    v = torch.randn(57, dtype=torch.float64)
+    matrix = torch.cat([v[:54].view(3, 18), v[54:, None]], 1)
+    expected = corrected(A, G, torch.einsum("not,ndt->nod", g, a), matrix)
+    torch.testing.assert_close(kfac.product(v), torch.cat([expected[:, :18].reshape(-1), expected[:, 18]]))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.LayerNorm([4, 3])])
+def test_norm_layers_have_the_diagonal_of_squared_sample_gradients(norm):
+    flat = built(norm, nn.Flatten(), nn.Linear(12, 2))
+    shape = (5, 3, 4) if getattr(norm, "normalized_shape", None) == (4,) else (5, 4, 3)
+    x, y = torch.randn(shape, dtype=torch.float64), torch.arange(5) % 2
+    own = 2 * norm.weight.numel()
+    expected = sample_gradients(flat, x, y).square().mean(0)[:own]
+    found = fitted(flat, x, y, draw="empirical").product(torch.ones(flat.size, dtype=torch.float64))
+    torch.testing.assert_close(found[:own], expected)
+
+
+@pytest.mark.parametrize(("loss", "draw"), [("cross_entropy", "curvature"), ("cross_entropy", "labels"),
+                                            ("mse", "curvature"), ("mse", "labels")])  # fmt: skip
+def test_drawn_output_gradients_have_the_hessian_as_their_second_moment(loss, draw):
+    outputs = torch.randn(1, 3, dtype=torch.float64)
+    targets = torch.zeros(1, 3) if loss == "mse" else torch.tensor([0])
+    many = output_noise(make_loss(loss), outputs.expand(40000, 3), targets, draw, make_generator(0, "u"))
+    hessian = make_loss(loss).output_hessian(outputs, targets)
+    expected = torch.cat([hessian(row[None]) for row in torch.eye(3, dtype=torch.float64)])
+    torch.testing.assert_close(many.T @ many / 40000, expected, rtol=0.05, atol=0.01)
+    torch.testing.assert_close(many.mean(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=0.02)
+
+
+def test_the_damped_inverse_is_the_dense_solve():
+    layers = [nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 3)]
+    flat = built(*layers)
+    kfac = fitted(flat, torch.randn(6, 1, 3, 3, dtype=torch.float64), torch.arange(6) % 3)
+    v, matrix = torch.randn(flat.size, dtype=torch.float64), dense(kfac)
+    identity = torch.eye(flat.size, dtype=torch.float64)
+    torch.testing.assert_close(matrix, matrix.T)
+    for damping in (1e-3, 0.1):
+        torch.testing.assert_close(kfac.apply(v, damping), torch.linalg.solve(matrix + damping * identity, v))
+    torch.testing.assert_close(kfac.product(v) @ v, v @ matrix @ v)
+    assert kfac.note == ""
+
+
+def test_shared_weights_have_one_scale_and_are_named():
+    flat = FlatModel(Tied().double())
+    x, y = torch.randn(5, 6, dtype=torch.float64), torch.arange(5) % 3
+    kfac = fitted(flat, x, y)
+    assert kfac.note == "K-FAC: no factors for inner.weight, inner.bias, again.bias; each has one common scale instead"
+    product = kfac.product(torch.ones(flat.size, dtype=torch.float64))
+    assert float(product[0]) > 0
+    assert torch.equal(product[:36], product[:1].expand(36))
+
+
+def test_embeddings_and_layers_called_twice():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.inner, self.head = nn.Embedding(5, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.inner(torch.tanh(self.inner(self.tokens(x)))).mean(1))
+
+    flat = FlatModel(Twice().double())
+    x, y = torch.tensor([[0], [1], [1], [4]]), torch.tensor([0, 1, 1, 0])
+    kfac = fitted(flat, x, y, draw="empirical")
+    expected = sample_gradients(flat, x, y).square().mean(0)[:15]
+    ones = torch.ones(flat.size, dtype=torch.float64)
+    torch.testing.assert_close(kfac.product(ones)[:15], expected)
+    assert torch.isfinite(kfac.apply(ones, 0.1)).all()
+
+
+def test_running_mean_warms_up_and_state_goes_on_bit_for_bit():
+    flat = built(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    draws = [(torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2) for _ in range(3)]
+    w, generator = flat.initial(), make_generator(0, "g")
+    kfac = Kfac(flat, make_loss("cross_entropy"), draw="empirical", memory=0.9)
+    for x, y in draws[:2]:
+        kfac.update(w, x, y, generator)
+    single = [fitted(flat, x, y, draw="empirical").state()["0.g.moment"] for x, y in draws[:2]]
+    torch.testing.assert_close(kfac.state()["0.g.moment"], (single[0] + single[1]) / 2)
+    again = Kfac(flat, make_loss("cross_entropy"), draw="empirical", memory=0.9)
+    again.load_state({name: value.clone() for name, value in kfac.state().items()})
+    v = torch.randn(flat.size, dtype=torch.float64)
+    for each in (kfac, again):
+        each.update(w, *draws[2], generator)
+    assert torch.equal(kfac.apply(v, 0.01), again.apply(v, 0.01))
+
+
+def test_eigenvalues_in_a_basis_that_stays_are_averaged():
+    flat = built(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    draws = [(torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2) for _ in range(2)]
+    kfac = Kfac(flat, make_loss("cross_entropy"), draw="empirical", memory=0.0, drift=1e9)
+    alone = []
+    for x, y in draws:
+        kfac.update(flat.initial(), x, y, make_generator(0, "g"))
+        alone.append(dense(kfac))
+    kfac = Kfac(flat, make_loss("cross_entropy"), draw="empirical", memory=0.9, drift=1e9)
+    for x, y in draws:
+        kfac.update(flat.initial(), x, y, make_generator(0, "g"))
+    torch.testing.assert_close(dense(kfac), (alone[0] + alone[1]) / 2)
+    assert not torch.allclose(alone[0], alone[1])
+
+
+class Recorder:
+    """A meter that keeps what it was charged, and refuses above its limit."""
+
+    def __init__(self, limit: int = 10**9) -> None:
+        self.limit, self.entries = limit, []  # type: ignore[var-annotated]
+
+    def charge(self, kind, samples, purpose):
+        if samples > self.limit:
+            raise BudgetExhausted
+        self.entries.append((kind, samples, purpose))
+
+
+def test_an_update_is_charged_with_its_arithmetic_before_it_is_made():
+    flat = built(nn.Linear(30, 20), nn.Tanh(), nn.Linear(20, 10))
+    x, y = torch.randn(64, 30, dtype=torch.float64), torch.arange(64) % 10
+    kfac, meter = Kfac(flat, make_loss("cross_entropy")), Recorder(limit=10)
+    with pytest.raises(BudgetExhausted):
+        kfac.update(flat.initial(), x, y, make_generator(0, "g"), meter)
+    assert kfac.updates == 0
+    meter.limit = 10**9
+    kfac.update(flat.initial(), x, y, make_generator(0, "g"), meter)
+    # Per sample, in products of the two layers' sizes: forward, gradients in outputs, A and G, their rotations and the
+    # products of their squares, against a gradient's.
+    forward = 30 * 20 + 20 * 10
+    estimate = forward + 20 * 10 + (30**2 + 20**2) + (20**2 + 10**2)
+    estimate += (31**2 + 20**2 + 31 * 20) + (21**2 + 10**2 + 21 * 10)
+    gradient = 2 * forward + 20 * 10
+    cubes = 31**3 + 20**3 + 21**3 + 10**3
+    assert [(kind, purpose) for kind, _, purpose in meter.entries] == [("gradient", "product")] * 2
+    assert meter.entries[0][1] == pytest.approx(64 * estimate / gradient, abs=1)
+    assert meter.entries[1][1] == pytest.approx(9 * cubes / (2 * gradient), abs=1)
+
+
+def test_a_factor_is_decomposed_again_only_when_its_moment_has_drifted():
+    flat = built(nn.Linear(30, 5), nn.Tanh(), nn.Linear(5, 3))
+    x, y = torch.randn(200, 30, dtype=torch.float64), torch.arange(200) % 3
+    kfac, meter, generator = Kfac(flat, make_loss("cross_entropy"), memory=0.0), Recorder(), make_generator(0, "g")
+    w = flat.initial()
+    kfac.update(w, x, y, generator)
+    before = kfac.state()
+    w[:150] *= 4.0  # other activations, the same inputs
+    kfac.update(w, x, y, generator, meter)
+    after = kfac.state()
+    assert torch.equal(before["0.a.basis"], after["0.a.basis"])
+    assert not torch.equal(before["1.a.basis"], after["1.a.basis"])
+    rotated = after["1.a.basis"].T @ after["1.a.moment"] @ after["1.a.basis"]
+    torch.testing.assert_close(rotated, rotated.diagonal().diag(), rtol=0.0, atol=1e-9)
+
+
+def test_small_drifts_add_up_to_a_new_decomposition():
+    flat = built(nn.Linear(4, 2))
+    x, y = torch.randn(50, 4, dtype=torch.float64), torch.arange(50) % 2
+    kfac, generator = Kfac(flat, make_loss("cross_entropy"), memory=0.0, drift=0.1), make_generator(0, "g")
+    bases = []
+    for step in range(4):  # the second moment grows by 4 % each time: by 8 % after two, by 12 % after three
+        kfac.update(flat.initial(), x * 1.04 ** (step / 2), y, generator)
+        bases.append(kfac.state()["0.a.decomposed"])
+    assert [torch.equal(basis, bases[0]) for basis in bases] == [True, True, True, False]
+
+
+def test_layers_without_curvature_are_damped_alone():
+    """A saturated softmax has the Hessian zero, so that (F + damping I)^-1 v = v / damping."""
+    flat = built(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    with torch.no_grad():
+        w = flat.initial()
+        w[-2] = 1e6  # the first class's bias
+    kfac = Kfac(flat, make_loss("cross_entropy"))
+    kfac.update(w, torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2, make_generator(0, "g"))
+    v = torch.randn(flat.size, dtype=torch.float64)
+    torch.testing.assert_close(kfac.apply(v, 0.5), v / 0.5)
+    assert not kfac.product(v).any()
+
+
+def test_an_estimate_that_is_not_finite_changes_nothing():
+    flat = built(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    x, y, generator = torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2, make_generator(0, "g")
+    kfac = Kfac(flat, make_loss("cross_entropy"))
+    kfac.update(flat.initial(), x, y, generator)
+    before = kfac.state()
+    kfac.update(flat.initial(), x * float("nan"), y, generator)
+    assert all(torch.equal(value, before[name]) for name, value in kfac.state().items())

@@ -1,0 +1,70 @@
+"""Factors that are taken apart in part, against dense decompositions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from subsetopt.objective.kfac.factor import EIGH_FLOPS, RANK, WIDE, Factor
+from subsetopt.seeding import make_generator
+
+WIDTH = WIDE * RANK + 8
+
+
+def moment(d: int, decay: float = 0.9) -> Tensor:
+    basis = torch.linalg.qr(torch.randn(d, d, generator=make_generator(d, "basis"), dtype=torch.float64)).Q
+    return basis @ (decay ** torch.arange(d, dtype=torch.float64)).diag() @ basis.T
+
+
+def refreshed(d: int, times: int = 1) -> Factor:
+    factor = Factor.of(moment(d))
+    factor.moment = moment(d)
+    for _ in range(times):
+        factor.refresh(make_generator(0, "sketch"))
+    return factor
+
+
+def captured(factor: Factor) -> Tensor:
+    """What the basis diagonalises of the moment, in ascending order."""
+    rotated = factor.basis.T @ factor.moment @ factor.basis
+    torch.testing.assert_close(rotated, rotated.diagonal().diag(), rtol=0.0, atol=1e-9)
+    return rotated.diagonal()
+
+
+def test_a_narrow_factor_is_decomposed_whole():
+    factor = refreshed(20)
+    torch.testing.assert_close(captured(factor), torch.linalg.eigvalsh(moment(20)))
+    assert factor.price == EIGH_FLOPS * 20**3
+    assert not factor.is_wide
+
+
+def test_a_wide_factor_has_the_leading_eigenvectors_for_a_fraction_of_the_price():
+    factor = refreshed(WIDTH, times=2)
+    exact = torch.linalg.eigvalsh(moment(WIDTH)).flip(0)
+    assert factor.is_wide
+    torch.testing.assert_close(captured(factor).flip(0)[:40], exact[:40], rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(factor.basis.T @ factor.basis, torch.eye(RANK, dtype=torch.float64))
+    assert factor.price < 0.3 * EIGH_FLOPS * WIDTH**3
+
+
+def test_what_is_left_out_of_a_wide_factor_is_small_beside_the_best_of_its_rank():
+    factor = refreshed(WIDTH)
+    exact = torch.linalg.eigvalsh(moment(WIDTH)).flip(0)
+    known = factor.basis @ factor.basis.T @ moment(WIDTH)
+    assert torch.linalg.matrix_norm(moment(WIDTH) - known) < 1.5 * exact[RANK:].norm()
+
+
+@pytest.mark.parametrize("d", [20, WIDTH])
+def test_a_shaped_factor_has_the_shapes_of_a_refreshed_one(d):
+    shaped, factor = Factor.shaped(moment(d)), refreshed(d)
+    assert {name: value.shape for name, value in shaped.state("").items()} == {
+        name: value.shape for name, value in factor.state("").items()
+    }
+
+
+def test_a_factor_survives_being_saved():
+    factor = refreshed(WIDTH)
+    back = Factor.from_state(factor.state("x."), "x.")
+    assert all(torch.equal(value, factor.state("x.")[name]) for name, value in back.state("x.").items())
+    assert back.price < refreshed(WIDTH, 0).price  # a factor that has a basis starts from it

@@ -1,0 +1,100 @@
+"""Subset minima against the closed form of ridge regression, and the study's files, reuse and figure."""
+
+from __future__ import annotations
+
+import csv
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from subsetopt.errors import UserError
+from subsetopt.report.representativeness import FILE, representativeness_figure
+from subsetopt.representativeness.run import Plan, run_representativeness
+from subsetopt.study.directory import open_study
+from subsetopt.study.workers import Workers
+from subsetopt.training.settings.run import RunConfig, make_config
+
+L2 = 0.05
+
+
+@pytest.fixture
+def regression(tmp_path: Path) -> RunConfig:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 5))
+    y = x @ rng.normal(size=5) + 0.3 * rng.normal(size=400)
+    np.savez(tmp_path / "r.npz", x_train=x[:300], y_train=y[:300], x_test=x[300:], y_test=y[300:])
+    return make_config({"dataset": "npz", "data_file": tmp_path / "r.npz", "model": "linear", "l2": L2,
+                        "dtype": "float64", "gtol": 1e-9, "validation_fraction": 0.0, "normalize": "none"})  # fmt: skip
+
+
+def test_the_full_minimum_is_that_of_ridge_regression(regression: RunConfig, tmp_path: Path) -> None:
+    run_representativeness(Plan(regression, (0.5,), 1), tmp_path / "a")
+    data = np.load(tmp_path / "r.npz")
+    a = np.column_stack([data["x_train"], np.ones(300)])
+    # f(w) = mean (aw - y)^2 + l2/2 |w|^2; the model's bias is penalised like every parameter
+    w = np.linalg.solve(2 * a.T @ a / 300 + L2 * np.eye(6), 2 * a.T @ data["y_train"] / 300)
+    expected = np.mean((a @ w - data["y_train"]) ** 2) + 0.5 * L2 * w @ w
+    with (tmp_path / "a" / "results.csv").open() as file:
+        full = next(csv.DictReader(file))
+    assert float(full["full_objective"]) == pytest.approx(expected, rel=1e-6)
+    assert float(full["excess"]) == 1.0 and full["converged"] == "True"
+
+
+def test_larger_subsets_stand_better_for_the_full_set(regression: RunConfig, tmp_path: Path) -> None:
+    summary = run_representativeness(Plan(regression, (0.05, 0.2, 0.8), 4, (0, 1)), tmp_path / "a")
+    excesses = [row["excess"]["mean"] for row in summary["results"]]
+    assert all(a > b >= 1.0 for a, b in pairwise(excesses))
+    assert [row["samples"] for row in summary["results"]] == [15, 60, 240, 300]
+    assert [row["n"] for row in summary["results"]] == [8, 8, 8, 2] and summary["interval_over"] == "seeds"
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["kind"] == "representativeness"
+
+
+def test_finished_minima_are_used_again_and_the_figure_is_drawn(regression: RunConfig, tmp_path: Path) -> None:
+    run_representativeness(Plan(regression, (0.2,), 2), tmp_path / "a")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "a" / "cells").iterdir()}
+    run_representativeness(Plan(regression, (0.2, 0.5), 2), tmp_path / "a")
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "a" / "cells").iterdir()}
+    assert before.items() <= after.items() and len(after) == 5
+    assert representativeness_figure(tmp_path / "a") == tmp_path / "a" / FILE
+    assert (tmp_path / "a" / FILE).read_bytes().startswith(b"\x89PNG")
+
+
+def test_minima_of_another_version_are_found_anew_and_kept(regression: RunConfig, tmp_path: Path) -> None:
+    plan, told = Plan(regression, (0.2,), 1), []
+    before = run_representativeness(plan, tmp_path / "a")
+    old, _ = sorted((tmp_path / "a" / "cells").iterdir())
+    old.write_text(json.dumps({**json.loads(old.read_text()), "version": "0.0.9", "full_objective": 7.0}))
+    again = run_representativeness(plan, tmp_path / "a", tell=lambda *what: told.append(what))
+    for row, first in zip(again["results"], before["results"], strict=True):
+        assert row["full_objective"]["mean"] == pytest.approx(first["full_objective"]["mean"], rel=1e-9)
+    assert json.loads(old.with_name(f"{old.stem}-0.0.9.json").read_text())["full_objective"] == 7.0
+    assert told[0] == (0, 2, "1 of another version of subsetopt are not reused, but kept beside") and len(told) == 3
+
+
+@pytest.mark.parametrize("plan", [{"fractions": (1.5,)}, {"repeats": 0}, {"seeds": ()}])
+def test_an_empty_or_impossible_plan_is_refused(plan: dict[str, object]) -> None:
+    with pytest.raises(UserError):
+        Plan(RunConfig(), **plan)  # type: ignore[arg-type]  # wrong values on purpose
+
+
+def test_minima_found_by_two_processes_are_the_same(regression: RunConfig, tmp_path: Path) -> None:
+    plan = Plan(regression, (0.1, 0.5), 2, (0, 1))
+    run_representativeness(plan, tmp_path / "one")
+    run_representativeness(plan, tmp_path / "two", workers=Workers(2))
+    rows = [list(csv.DictReader((tmp_path / name / "results.csv").open())) for name in ("one", "two")]
+    assert [(row["seed"], row["fraction"], row["repeat"]) for row in rows[0]] == [
+        (row["seed"], row["fraction"], row["repeat"]) for row in rows[1]
+    ]
+    # Where data lie in memory decides how sums are rounded.
+    assert [float(row["full_objective"]) for row in rows[0]] == pytest.approx(
+        [float(row["full_objective"]) for row in rows[1]], rel=1e-9
+    )
+
+
+def test_a_second_process_in_the_same_directory_is_refused(regression: RunConfig, tmp_path: Path) -> None:
+    with open_study(tmp_path / "a"), pytest.raises(UserError, match="another process works there"):
+        run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
+    run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")

@@ -1,0 +1,284 @@
+"""The stream against formulas, against itself in two pieces, and against first-order training at equal cost."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from subsetopt.data import Dataset, dataset_from_arrays, load_dataset
+from subsetopt.errors import SettingError
+from subsetopt.objective.kfac.damping import KfacSpectrum
+from subsetopt.seeding import make_generator
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.budget import share_spent
+from subsetopt.training.phases.kfac_stream.fresh_subsets import Place
+from subsetopt.training.phases.kfac_stream.output_change import UNMEASURED
+from subsetopt.training.phases.kfac_stream.phase import StreamPhase, StreamState
+from subsetopt.training.phases.kfac_stream.settings import Guard, stream_settings
+from subsetopt.training.preparation import prepare
+from subsetopt.training.run import train
+from subsetopt.training.settings.run import make_config
+from subsetopt.training.workspace import Workspace
+
+
+class Running(NamedTuple):
+    phase: StreamPhase
+    workspace: Workspace
+    state: StreamState
+
+    def steps(self, number: int) -> None:
+        for _ in range(number):
+            if self.phase.terminate(self.state) is None:
+                self.phase.step(self.state)
+
+
+def made(n: int = 700) -> Dataset:
+    generator = make_generator(0, "rows")
+    x = torch.randn(n, 6, generator=generator)
+    y = (x[:, :3] + 0.3 * torch.randn(n, 3, generator=generator)).argmax(1)
+    return dataset_from_arrays(x, y)
+
+
+def net() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
+
+
+def begin(module: nn.Module | None = None, dataset: Dataset | None = None, **settings: Any) -> Running:
+    epochs = settings.pop("epochs", 3.0)
+    given = {"solver": "kfac-stream", "handoff": "none", "solver_epochs": epochs, "solver_args": settings}
+    workspace = prepare(make_config(given), module or net(), dataset or made())
+    phase = StreamPhase(workspace.config.phases()[0], workspace)
+    workspace.ledger.open_phase(phase.config.epochs)
+    return Running(phase, workspace, phase.start(workspace.flat.initial()))
+
+
+@pytest.mark.parametrize("caution", [1.0, 0.25])
+def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound(caution):
+    running = begin(nn.Sequential(nn.Linear(6, 3)), momentum=0.0, trust=1e-3, draw="empirical")
+    phase, state = running.phase, running.state
+    state.caution = caution
+    before = state.w.clone()
+    running.steps(1)
+    rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:order:0"))[: state.place.position]
+    inputs, targets = running.workspace.training_set
+    w = before.clone().requires_grad_()
+    outputs = running.workspace.flat.forward(w, running.workspace.preprocess(inputs[rows]), "eval")
+    l2 = running.workspace.config.l2
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(outputs, targets[rows]) + l2 / 2 * (w @ w), w)
+    # The share spent before the step is that of the factors; the size of the subset, and damping with it, follow it.
+    damping = phase._settings.step_damping(phase._spectrum(), state.estimate_cost / 3.0) / caution**2
+    direction = phase._kfac.apply(gradient, damping)
+    step = state.w - before
+    torch.testing.assert_close(torch.nn.functional.normalize(-step, dim=0), nn.functional.normalize(direction, dim=0))
+    foreseen = float(phase._kfac.product(step) @ step)
+    assert foreseen * UNMEASURED == pytest.approx(phase._settings.trust, rel=1e-3)
+    assert state.change.step == pytest.approx(foreseen, rel=1e-4)
+
+
+def test_every_sample_is_seen_once_per_pass():
+    running = begin()
+    phase, state, seen = running.phase, running.state, []
+    while state.place.epoch == 0:
+        seen.append(phase._subsets.next_rows(state.place, 60))
+        state.place.position += len(seen[-1])
+    first = torch.cat(seen[:-1])
+    assert sorted(first.tolist()) == list(range(phase.samples))
+    assert min(len(rows) for rows in seen) >= 45
+    state.place = Place(position=phase.samples - 100)
+    halves = []
+    while state.place.position < phase.samples:
+        halves.append(len(phase._subsets.next_rows(state.place, 60)))
+        state.place.position += halves[-1]
+    assert halves == [50, 50], "not 60 and 40"
+    state.place = Place(position=phase.samples - 80)
+    assert len(phase._subsets.next_rows(state.place, 60)) == 80, "twenty would be left"
+
+
+@pytest.mark.parametrize("epochs", [0.05, 0.7, 2.0])
+def test_the_budget_is_obeyed_to_the_unit(epochs):
+    running = begin(epochs=epochs)
+    while running.phase.terminate(running.state) is None:
+        running.phase.step(running.state)
+    ledger = running.workspace.ledger
+    assert running.phase.terminate(running.state) is (
+        StopReason.SCHEDULE_END if running.state.iterations else StopReason.BUDGET
+    )
+    ledger.limit = math.inf  # as the loop does before it finishes a phase
+    running.phase.finish(running.state)
+    assert ledger.cost <= epochs * (1 + 1e-9)
+    table = ledger.by_purpose()
+    assert table.get("train", {"calls": 0})["calls"] == running.state.iterations
+    if epochs == 2.0:
+        assert ledger.cost > 0.9 * epochs
+        assert table["product"]["epoch_equivalents"] < 0.3 * epochs
+
+
+def test_a_stream_resumes_in_the_middle_bit_for_bit():
+    share = {"factor_share": 0.5}
+    whole, cut = begin(**share), begin(**share)
+    whole.steps(30)
+    cut.steps(11)
+    tensors, numbers = copy.deepcopy(cut.phase.save(cut.state))
+    buffers, ledger = cut.workspace.flat.buffers(), cut.workspace.ledger.save()
+    again = begin(**share)
+    again.workspace.flat.load_buffers(buffers)
+    state = again.phase.restore(tensors, numbers)
+    again.workspace.ledger.restore(ledger)
+    again._replace(state=state).steps(19)
+    assert state.iterations == whole.state.iterations == 30
+    assert state.estimates == whole.state.estimates > 2
+    assert torch.equal(state.w, whole.state.w)
+    assert all(torch.equal(a, b) for a, b in zip(again.workspace.flat.buffers().values(),
+                                                 whole.workspace.flat.buffers().values(), strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize(("poison", "norm"), [(1e4, False), (math.nan, True)])
+def test_a_poisoned_subset_sends_the_stream_back_to_its_last_good_point(poison, norm):
+    running = begin(None if norm else nn.Sequential(nn.Linear(6, 3)))
+    running.steps(15)
+    state, good = running.state, running.state.good.clone()
+    size = running.phase._settings.size(share_spent(running.workspace, state))
+    subsets = running.phase._subsets
+    rows = subsets.next_rows(state.place, size)
+    subsets.inputs[rows] = poison * subsets.inputs[rows]
+    buffers = {name: value.clone() for name, value in state.good_buffers.items()}
+    running.steps(1)
+    assert state.returns == 1
+    assert torch.equal(state.w, good)
+    found = running.workspace.flat.buffers()
+    assert all(torch.equal(found[name], value) for name, value in buffers.items())
+    assert float(state.velocity.abs().max()) == 0.0
+    assert state.caution == 0.5
+    assert len(state.change.outputs) == 0 and state.change.step == 0.0
+    running.steps(3)
+    assert math.isfinite(state.loss)
+    assert state.returns == 1
+
+
+def test_the_guard_takes_a_lasting_rise_for_the_new_level_but_never_nan():
+    guard = Guard()
+    assert all(guard.admits(1.0 + 0.1 * (-1) ** i, 0.0) for i in range(20))
+    assert [guard.admits(9.0, 0.0) for _ in range(5)] == [False, False, False, True, True]
+    assert not any(guard.admits(math.nan, 0.0) for _ in range(20))
+
+
+def test_jumps_with_good_subsets_between_them_are_no_lasting_rise():
+    guard = Guard()
+    assert [guard.admits(loss, 0.0) for loss in [1.0] + 5 * [9.0, 1.0]] == [True] + 5 * [False, True]
+
+
+def test_a_stream_that_never_sees_a_finite_loss_ends_in_words():
+    running = begin(nn.Sequential(nn.Linear(6, 3)))
+    running.phase._subsets.inputs.fill_(math.nan)
+    running.steps(100)
+    assert running.phase.terminate(running.state) is StopReason.NON_FINITE
+    assert torch.isfinite(running.state.w).all()
+
+
+def test_the_guard_lets_sampling_noise_pass():
+    guard = Guard()
+    assert guard.admits(1.0, 0.0)
+    assert not guard.admits(2.0, 0.3)
+    assert guard.admits(2.0, 0.5)
+    assert not guard.admits(40.0, 30.0)
+
+
+def test_a_measured_subset_has_the_standard_error_of_its_mean_loss():
+    running = begin(nn.Sequential(nn.Linear(6, 3)))
+    phase, state = running.phase, running.state
+    measured = phase._subsets.measure(state.w, state.place, 60, state.random)
+    assert not state.w.requires_grad
+    rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:order:0"))[: state.place.position]
+    x, y = phase._subsets.batch(rows)
+    each = nn.functional.cross_entropy(running.workspace.flat.forward(state.w, x, "eval"), y, reduction="none")
+    l2 = running.workspace.config.l2 / 2 * float(state.w @ state.w)
+    assert float(measured.loss) == pytest.approx(float(each.mean()) + l2, rel=1e-5)
+    assert float(measured.error) == pytest.approx(float(each.std(correction=0)) / len(rows) ** 0.5, rel=1e-5)
+
+
+def test_settings_move_as_documented():
+    settings = stream_settings({}, 10**6)
+    assert (settings.size(0.0), settings.size(1.0)) == (128, 1000)
+    assert settings.size(0.5) == round(math.sqrt(128 * 1000))
+    assert settings.step_rate(0.25) == pytest.approx(0.75 * settings.rate)
+    spectrum = KfacSpectrum.of(torch.logspace(-4, 1, 50_000, dtype=torch.float64))
+    for share in (0.0, 1.0):
+        damping = settings.step_damping(spectrum, share)
+        assert spectrum.directions(damping) == pytest.approx(settings.directions * settings.size(share), rel=1e-6)
+    assert stream_settings({}, 3200).size(1.0) == 100
+    small = stream_settings({}, 64)
+    assert small.size(0.0) >= 2
+    assert small.factor_samples == 16 < stream_settings({"factor_samples": 50}, 64).factor_samples == 50
+
+
+@pytest.mark.parametrize(("name", "value"), [("rate", -1), ("subset_max", 64), ("rtae", 1), ("draw", "none")])
+def test_bad_settings_are_refused_before_any_work(name, value):
+    with pytest.raises(SettingError, match=name):
+        begin(**{name: value})
+
+
+def test_a_subset_in_chunks_gives_the_gradient_of_the_whole():
+    running = begin(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
+    subsets, state = running.phase._subsets, running.state
+    whole = subsets.measure(state.w, Place(chunk=running.phase.samples), 60, state.random)
+    in_chunks = subsets.measure(state.w, Place(chunk=17), 60, state.random)
+    torch.testing.assert_close(in_chunks, whole, rtol=1e-5, atol=1e-6)  # float32; chunks add up in another order
+
+
+def test_batch_normalisation_sees_whole_subsets_whatever_the_chunk_size():
+    running = begin()
+    assert running.phase._subsets.chunk() == running.phase.samples
+
+
+def test_running_statistics_at_the_end_are_those_of_samples_at_the_last_parameters():
+    """Mean and unbiased variance by hand, of the inputs to the norm layer; averages over subsets are not these."""
+    running = begin(epochs=1.0)
+    running.steps(1000)
+    phase, workspace, state = running.phase, running.workspace, running.state
+    averages = workspace.flat.buffers()
+    workspace.ledger.limit = math.inf
+    phase.finish(state)
+    rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:statistics"))[: state.statistics]
+    assert len(rows) == int(0.03 / workspace.ledger.price("forward", 1))
+    x, _ = phase._subsets.batch(rows)
+    weight, bias = workspace.flat.views(state.w)[:2]
+    inner = x @ weight.T + bias
+    buffers = workspace.flat.buffers()
+    torch.testing.assert_close(buffers["1.running_mean"], inner.mean(0))
+    torch.testing.assert_close(buffers["1.running_var"], inner.var(0))
+    assert not torch.allclose(averages["1.running_var"], inner.var(0), rtol=0.05)
+
+
+def test_too_few_samples_for_statistics_leave_the_averages():
+    running = begin(epochs=0.3)
+    running.steps(1000)
+    averages = running.workspace.flat.buffers()
+    running.phase.finish(running.state)
+    assert running.state.statistics == 0 and running.state.iterations > 0
+    assert all(torch.equal(value, averages[name]) for name, value in running.workspace.flat.buffers().items())
+
+
+def test_a_misspelt_name_suggests_the_stream():
+    with pytest.raises(SettingError, match="did you mean 'kfac-stream'"):
+        train(make_config({"solver": "kfac-steam"}), keep=False)
+
+
+def test_defaults_beat_untuned_first_order_training_on_digits_with_fewer_calls():
+    data = load_dataset("digits", data_dir=None, data_file=None, validation_fraction=0.1, seed=0, normalize="auto")
+
+    def trained(**settings: Any) -> dict[str, Any]:
+        config = make_config({"max_epochs": 3, **settings})
+        return train(config, dataset=data, keep=False, splits=("test",)).result
+
+    stream = trained(solver="kfac-stream", handoff="none")
+    for optimizer, rate in (("sgd", 0.05), ("adam", 1e-3)):
+        other = trained(solver="none", handoff=optimizer, handoff_lr=rate, handoff_epochs=3)
+        assert stream["metrics"]["test"]["loss"] < 0.7 * other["metrics"]["test"]["loss"]
+    assert stream["solve"]["sequential_calls"] == stream["solve"]["iterations"] + stream["solve"]["estimates"]
