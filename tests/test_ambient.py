@@ -44,7 +44,7 @@ MODES: dict[str, AbstractContextManager[None]] = {
 def fitted(solver: str) -> Tensor:
     length = {"solver_epochs": 2} if solver == "kfac-stream" else {"max_iterations": 3}
     trainer = SubsetTrainer(NET, DATA, subset_frac=0.5, solver=solver, handoff="sgd", handoff_epochs=1, **length).fit()
-    assert trainer.evaluate(X, Y)["loss"] > 0
+    assert trainer.evaluate(X, Y)["loss"] > 0 and len(trainer.predictor.predict(X)) == len(X)
     return torch.cat([parameter.detach().reshape(-1) for parameter in trainer.model.parameters()])
 
 

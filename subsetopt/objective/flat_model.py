@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _unflatten_dense_tensors
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from subsetopt.errors import ModelError
 from subsetopt.objective.arithmetic import plain
@@ -54,7 +54,8 @@ class FlatModel:
         self.size = sum(self._numels)
         self._slots = [_slots_of(self._module, parameter) for parameter in trainable.values()]
         self._norms = [m for m in self._module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
-        self.batch_dependent = any(isinstance(m, _NormBase) for m in self._module.modules())
+        # InstanceNorm, the other kind of _NormBase, treats every sample by itself.
+        self.batch_dependent = any(isinstance(m, _BatchNorm) for m in self._module.modules())
         self._initial = torch.cat([plain(p).reshape(-1) for p in trainable.values()])
         self._templates = tuple(torch.empty(shape, device="meta") for shape in self.shapes)
         # The module's own parameters become views of the starting point, so that it is stored once.

@@ -159,6 +159,24 @@ def test_two_dtypes_become_that_of_the_first_parameter() -> None:
     assert objective.dtype == torch.float32 and bool(torch.isfinite(objective.value(objective.initial())))
 
 
+class CentredInstances(Centred):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm1d(1, track_running_stats=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.norm(x.unsqueeze(1)).squeeze(1))
+
+
+def test_instance_norm_is_no_excuse_for_a_model_that_depends_on_the_batch() -> None:
+    with pytest.raises(ModelError, match="depend on the others beside it"):
+        Objective(CentredInstances(), X, Y)
+    alone = nn.Sequential(nn.Unflatten(1, (1, 5)), nn.InstanceNorm1d(1, track_running_stats=True), nn.Flatten())
+    model = nn.Sequential(alone, nn.Linear(5, 2))
+    one, other = (Objective(model, X, Y, chunk_size=size) for size in (N, 7))
+    torch.testing.assert_close(one.value(one.initial()), other.value(one.initial()), rtol=1e-6, atol=0)
+
+
 def test_unequal_parts_leave_batch_norm_and_its_chunks_alone() -> None:
     Objective(nn.Sequential(nn.Linear(5, 2), nn.BatchNorm1d(2)), X, Y)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from subsetopt.ambient import ordinary_torch
 from subsetopt.data import Normalization, Preprocess, Restore
 from subsetopt.data.checks import checked_inputs
 from subsetopt.errors import DataError, RunDirectoryError, SettingError
@@ -73,6 +74,7 @@ class Predictor(nn.Module):
         outputs: Tensor = self._restore(self.network(self._preprocess(inputs.to(device))))
         return outputs
 
+    @ordinary_torch()
     def predict(self, inputs: Any) -> Any:
         """Return predictions for raw inputs (n, ...): a tensor for a tensor, a numpy array for anything else.
 
@@ -89,12 +91,14 @@ class Predictor(nn.Module):
             return _like(inputs, torch.tensor([int(name) for name in self.class_names])[numbers])
         return np.array(self.class_names)[numbers.numpy()]
 
+    @ordinary_torch()
     def predict_proba(self, inputs: Any) -> Any:
         """Return class probabilities (n, M) for raw inputs, as `predict` does; raises `SettingError` for regression."""
         if self.task != "classification":
             raise SettingError("task", self.task, "it has no class probabilities", "call predict")
         return _like(inputs, self._outputs(inputs).double().softmax(1))
 
+    @ordinary_torch()
     def evaluate(self, inputs: Any, targets: Any, loss: str) -> dict[str, float]:
         """Return {loss, accuracy | mse, r2} on raw inputs and targets, in the units of the data."""
         flat, by = FlatModel(self.network), self._restore.normalization

@@ -24,7 +24,7 @@ class Logarithm(nn.Module):
 
 
 def warnings_of(x: Tensor, **settings: object) -> list[str]:
-    dataset = dataset_from_arrays(x, Y, validation_fraction=0.0)
+    dataset = dataset_from_arrays(x, Y, validation_fraction=0.0, normalize="none")
     trainer = SubsetTrainer(Logarithm(), dataset, subset_frac=0.5, max_iterations=3, **settings)
     return [text for text in trainer.fit().result["warnings"] if "NaN" in text]
 
