@@ -20,6 +20,10 @@ _arguments: Sequence[str] | None = None  # what was typed on the command line, N
 class UserError(ValueError):
     """A mistake in what the user gave us; `str(error)` is one line that names the remedy."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross the border of a process with the text as it is: a study's workers raise here what they found there."""
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
 
 class SettingError(UserError):
     """A setting with an unusable value, e.g. `subset_frac = 1.5: must lie in (0, 1]; try 0.1`."""
@@ -104,3 +108,10 @@ def _as_given(name: str, value: object) -> str:
 def _short(value: object) -> str:
     text = repr(str(value) if isinstance(value, PurePath) else value).replace("\n", " ")
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _restored(kind: type[UserError], args: tuple[Any, ...], facts: dict[str, Any]) -> UserError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from subsetopt.errors import SettingError, command_line, setting
+from subsetopt.errors import (
+    DataError,
+    SettingError,
+    SettingsConflictError,
+    UserError,
+    command_line,
+    setting,
+    unknown_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +60,17 @@ def test_the_command_line_ends_with_its_errors() -> None:
     with pytest.raises(SettingError), command_line(["--l2", "x"]):
         raise SettingError("l2", "x", "no number")
     assert setting("l2", 1.0) == "l2=1.0"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SettingError("subset_frac", 1.5, "must lie in (0, 1]", "try 0.1"),
+        SettingsConflictError("grow and subsets exclude each other", "give one of them"),
+        DataError("mine.npz: no such file"),
+        unknown_name("solver", "lbgs", ["lbfgs", "ncg"]),
+    ],
+)
+def test_errors_cross_process_borders_with_their_text(error: UserError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and str(again) == str(error) and vars(again) == vars(error)
