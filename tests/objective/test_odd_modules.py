@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from odd_modules import IN, ODD, OUT, Forces, InPlace
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
@@ -19,6 +18,7 @@ from subsetopt.objective import FlatModel, Objective, calibrate_prices, evaluate
 from subsetopt.objective.flops import count_flops
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.seeding import make_generator, seeded_globals
+from tests.objective.odd_modules import IN, ODD, OUT, Forces, InPlace
 
 SAMPLES = 23
 
