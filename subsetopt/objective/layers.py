@@ -69,8 +69,8 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if torch._C._are_functorch_transforms_active():
                 raise ModelError(
-                    "model: it calls its layers inside torch.func (grad, vmap), where K-FAC cannot see what goes in and "
-                    "out of them; use a solver without K-FAC, such as lbfgs"
+                    "model: it calls its layers inside torch.func (grad, vmap), where K-FAC cannot see what goes in "
+                    "and out of them; use a solver without K-FAC, such as lbfgs"
                 )
             layer.calls.append((inputs[0].detach(), output))
             return output.clone()
