@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
+from subsetopt.errors import ModelError
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.layers import Layer, find_layers, patches, recording
 
@@ -114,7 +115,7 @@ def _right(flat: FlatModel, layers: Sequence[Layer], w: Tensor, x: Tensor) -> bo
         told = LayerJacobians(flat, layers, w, x)
         u = torch.linspace(-1, 2, told.outputs.numel(), dtype=w.dtype, device=w.device).view_as(told.outputs)
         gradients = told.pull_back(u)
-    except (RuntimeError, IndexError):  # rows that cannot be dealt out to the samples
+    except (RuntimeError, IndexError, ModelError):  # rows that cannot be dealt out to the samples, or seen
         return False
     leaves = flat.leaves(w)
     for row, cotangent, gradient in zip(torch.split(x, 1), torch.split(u, 1), gradients, strict=True):

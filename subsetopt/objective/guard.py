@@ -13,7 +13,7 @@ from torch import Tensor
 from subsetopt.errors import ModelError
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss
-from subsetopt.objective.memory import SavedBytes
+from subsetopt.objective.memory import UNMEASURED, with_saved_bytes
 from subsetopt.objective.module_call import outputs_of
 from subsetopt.seeding import borrowed_generators
 
@@ -38,11 +38,10 @@ def probe(flat: FlatModel, loss: Loss, x: Tensor, y: Tensor, all_targets: Tensor
     """
     w, buffers = flat.initial(), flat.buffers()
     with _left_as_it_was(flat):
-        with SavedBytes(exclude=w) as saved:
-            outputs = _outputs(flat, flat.leaves(w), x)
+        outputs, saved = with_saved_bytes(lambda: _outputs(flat, flat.leaves(w), x), w, UNMEASURED * x.nbytes)
         _require_finite(outputs)
         loss.check(outputs, y, all_targets)
-        # Without the hooks of `SavedBytes`, which hide that a saved tensor has been overwritten.
+        # Without the hooks on saved tensors, which hide that a saved tensor has been overwritten.
         leaves = flat.leaves(w)
         second = _outputs(flat, leaves, x)
         _require_gradient(flat, leaves, x, loss.total(second, y, second.dtype))
@@ -50,7 +49,7 @@ def probe(flat: FlatModel, loss: Loss, x: Tensor, y: Tensor, all_targets: Tensor
             _require_repeatable(flat, w, x, (outputs, second), buffers)
             if not flat.batch_dependent:
                 _require_independent_samples(flat, w, x, outputs)
-    return Probe(outputs[0].numel(), saved.total / len(x))
+    return Probe(outputs[0].numel(), saved / len(x))
 
 
 def _outputs(flat: FlatModel, parameters: list[Tensor], x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from subsetopt.errors import ModelError
 from subsetopt.objective.flat_model import FlatModel
 
 
@@ -60,11 +61,17 @@ def _is_known(module: nn.Module) -> bool:
 def recording(layers: Sequence[Layer]) -> Iterator[None]:
     """Let `layers` keep input and output of every call made inside; the calls are forgotten at the end.
 
-    What follows a layer gets a copy of its output, so that an activation in place does not change what is kept.
+    What follows a layer gets a copy of its output, so that an activation in place does not change what is kept. Raises
+    `ModelError` for a model that calls them inside torch.func.
     """
 
     def keep(layer: Layer) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if torch._C._are_functorch_transforms_active():
+                raise ModelError(
+                    "model: it calls its layers inside torch.func (grad, vmap), where K-FAC cannot see what goes in "
+                    "and out of them; use a solver without K-FAC, such as lbfgs"
+                )
             layer.calls.append((inputs[0].detach(), output))
             return output.clone()
 

@@ -24,7 +24,7 @@ from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.guard import PROBE_SAMPLES
 from subsetopt.objective.host import host_read
 from subsetopt.objective.losses import Loss
-from subsetopt.objective.memory import SavedBytes
+from subsetopt.objective.memory import UNMEASURED, with_saved_bytes
 from subsetopt.objective.protocol import CallKind
 from subsetopt.objective.recorders import (
     Product,
@@ -193,8 +193,8 @@ class ModelLinearisation:
         start, stop = self._source.edges[0]
         few = min(stop - start, PROBE_SAMPLES)
         try:
-            with SavedBytes(exclude=self._w) as saved:
-                product = self._at(_EXACT[kind], 0, few)
+            guess = 3 * UNMEASURED * self._source.piece(start, start + few)[0].nbytes
+            product, saved = with_saved_bytes(lambda: self._at(_EXACT[kind], 0, few), self._w, guess)
             symmetric = self._is_symmetric(product)
         except torch.OutOfMemoryError:
             raise
@@ -202,7 +202,7 @@ class ModelLinearisation:
             return 0.0, f"{error}".splitlines()[0][:160]
         if not symmetric:
             return 0.0, "an operator's second derivative is wrong: the matrix is not symmetric"
-        return max(saved.total, 1) / few, ""
+        return max(saved, 1) / few, ""
 
     def _is_symmetric(self, product: Product) -> bool:
         """Compare u'Av with v'Au for random u and v: an operator's wrong double backward shows, a right one rounds."""

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
+
+from subsetopt.errors import ModelError
+
+T = TypeVar("T")
+
+UNMEASURED = 64.0
+"""Activations of a sample, in sizes of its inputs, where they cannot be measured."""
 
 CPU_CHUNK_BYTES = 10 * 2**20
 """Activations per chunk on a CPU. Gradients are within some 10 % of their best from 6 to 16 MiB. Smaller chunks pay for
@@ -67,6 +75,20 @@ class SavedBytes:
             # A slice of the data set counts for itself, an expanded tensor for what is behind it.
             self.total += min(storage.nbytes(), tensor.nbytes)
         return tensor
+
+
+def with_saved_bytes(work: Callable[[], T], exclude: Tensor, guess: float) -> tuple[T, float]:
+    """Return what `work` returns, and the bytes autograd saves in it; `guess` for a model that admits no hooks.
+
+    Such are models that call `torch.func.grad` and the like, which refuse to run under hooks on saved tensors.
+    """
+    try:
+        with SavedBytes(exclude) as saved:
+            return work(), saved.total
+    except (RuntimeError, ModelError) as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+    return work(), guess
 
 
 @cache

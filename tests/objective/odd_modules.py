@@ -49,6 +49,13 @@ class Forces(nn.Module):
         return -gradient[:, :OUT]
 
 
+class FunctionalForces(Forces):
+    """The same by torch.func, which admits no hooks on saved tensors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.func.vmap(torch.func.grad(lambda row: self.energy(row).sum()))(x)[:, :OUT]
+
+
 class QuietForces(Forces):
     """The same, but that it switches gradients on itself."""
 
@@ -109,6 +116,7 @@ ODD: dict[str, Callable[[], nn.Module]] = {
     "attention": Attention,
     "forces": Forces,
     "quiet forces": QuietForces,
+    "functional forces": FunctionalForces,
     "in place": InPlace,
     "complex buffer": Rotation,
     "gru": Recurrent,

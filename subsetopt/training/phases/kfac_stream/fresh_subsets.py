@@ -14,7 +14,7 @@ from subsetopt.objective.chunks import bounds
 from subsetopt.objective.evaluation import update_batch_norm
 from subsetopt.objective.guard import PROBE_SAMPLES
 from subsetopt.objective.losses import Loss
-from subsetopt.objective.memory import SavedBytes, automatic_chunk_size
+from subsetopt.objective.memory import UNMEASURED, automatic_chunk_size, with_saved_bytes
 from subsetopt.objective.protocol import Purpose
 from subsetopt.objective.sharding import SampleShare
 from subsetopt.seeding import make_generator
@@ -141,9 +141,9 @@ class FreshSubsets:
         few = self.inputs[:PROBE_SAMPLES].to(workspace.device)
         workspace.ledger.charge("forward", len(few), "calibration")
         w = workspace.flat.initial().requires_grad_()
-        with SavedBytes(exclude=w) as saved:
-            workspace.flat.forward(w, workspace.preprocess(few), "deterministic")
-        return automatic_chunk_size(saved.total / len(few), workspace.device, False)
+        x = workspace.preprocess(few)
+        _, saved = with_saved_bytes(lambda: workspace.flat.forward(w, x, "deterministic"), w, UNMEASURED * x.nbytes)
+        return automatic_chunk_size(saved / len(few), workspace.device, False)
 
 
 MOST, FEWEST = 1000, 16  # samples; below the fewest the averages stay
