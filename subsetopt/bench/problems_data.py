@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -42,7 +43,8 @@ def data_problem(name: str) -> Problem:
         table, _, l2 = rest.partition("-")
         inputs, labels = table_of(table, standardise=l2 != "raw")
         model: nn.Module = nn.Linear(inputs.shape[1], int(labels.max()) + 1)
-        return _problem(name, model, inputs, labels.long(), nn.functional.cross_entropy, 1e-4 if l2 == "raw" else float(l2))
+        decay = 1e-4 if l2 == "raw" else float(l2)
+        return _problem(name, model, inputs, labels.long(), nn.functional.cross_entropy, decay)
     if kind in ("huber", "poisson"):
         inputs, targets = table_of(rest)
         loss: Head = _pseudo_huber if kind == "huber" else _poisson
@@ -97,7 +99,7 @@ class _Rows(nn.Module):
 
 def _dense(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Module:
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+    for n_in, n_out in itertools.pairwise(widths):
         layers += [nn.Linear(n_in, n_out), activation()]
     return nn.Sequential(*layers[:-1])
 

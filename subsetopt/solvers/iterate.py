@@ -22,6 +22,7 @@ from subsetopt.solvers.state import UNSAVED
 LOSS_ULPS, PARAMETER_ULPS = 4.0, 1.0  # assumed relative errors of f and of each w_i, in units of eps
 CONTRADICTION = 1e3  # multiples of the noise: a promised decrease that rounding cannot have hidden
 PATIENCE = 20  # iterations without a representable gain before the precision floor is declared
+LONG_PATIENCE = 0.25  # as a share of the iterations so far, where the gradient is not yet at its own rounding level
 
 
 @dataclass(kw_only=True)
@@ -149,7 +150,7 @@ def advance(state: S, trial: Trial, evaluations: int, **changes: Any) -> S:
     failure = state.failure
     if trial.loss < -state.scale / torch.finfo(torch.float64).eps:
         failure = StopReason.UNBOUNDED.value
-    elif not gained and state.stalled + 1 >= PATIENCE:
+    elif not gained and state.stalled + 1 >= _patience(state, l2):
         failure = StopReason.PRECISION_FLOOR.value
     return dataclasses.replace(
         state,
@@ -163,6 +164,17 @@ def advance(state: S, trial: Trial, evaluations: int, **changes: Any) -> S:
         failure=failure,
         **changes,
     )
+
+
+def _patience(state: Iterate, gradient_l2: float) -> float:
+    """Return after how many iterations without a gain the precision floor is reached.
+
+    Where the loss no longer shows a decrease the gradient still does, and on an ill-conditioned problem its norm falls
+    by fits and starts. It is rounding from about eps ||g0|| down.
+    """
+    if gradient_l2 <= torch.finfo(state.w.dtype).eps * state.initial_l2:
+        return PATIENCE
+    return max(PATIENCE, LONG_PATIENCE * state.iterations)
 
 
 def promised_decrease(start: Trial, trial: Trial) -> float:
