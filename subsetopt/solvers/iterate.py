@@ -13,7 +13,7 @@ from torch import Tensor
 
 from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import Purpose, SmoothObjective
-from subsetopt.solvers.host import dot
+from subsetopt.solvers.host import dot, gradient_products
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.solvers.settings import setting
@@ -104,10 +104,9 @@ def evaluate(
     `along` is the direction of the slope; without it the slope is 0.
     """
     loss, gradient = objective.value_and_gradient(w, purpose)
-    products = gradient * w
-    pairs = [(gradient, gradient), (products, products)] + ([] if along is None else [(gradient, along)])
-    dots = [dot(a, b) for a, b in pairs]
-    scalars = [loss.detach(), gradient.abs().amax(), *dots]
+    dots = gradient_products(gradient, w, along)
+    lowest, highest = torch.aminmax(gradient)
+    scalars = [loss.detach(), torch.maximum(-lowest, highest), *dots]
     numbers = host_read(torch.stack([scalar.to(dots[0].dtype) for scalar in scalars]))
     value, largest, square, sensitivity = numbers[:4]
     noise = rounding_noise(objective.dtype, value, sensitivity)
