@@ -65,7 +65,7 @@ def _solve_all(problem: Problem, repeats: int, clock: Clock) -> list[dict[str, A
             rows[name] = {"problem": problem.name, "solver": name, **row}
     for name, row in rows.items():
         row["product_price"] = price
-        row["gradient_equivalents"] = row["evaluations"] + price * row["products"]
+        row["gradient_equivalents"] = row["evaluations"] + row["linearisations"] + price * row["products"]
         row["seconds"] = statistics.median(times[name])
         row["timed"] = len(times[name])
     return [rows[name] for name in table]
@@ -81,6 +81,7 @@ def _solve(problem: Problem, contestant: Contestant) -> dict[str, Any]:
         "reason": solved.reason,
         "evaluations": recorder.evaluations,
         "products": recorder.products,
+        "linearisations": recorder.linearisations,  # each records the graph of loss and gradient anew
         "iterations": solved.iterations,
         "loss": float(loss),
         "gradient_norm": largest,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtrs
 from torch import Tensor
 
 from subsetopt.devices import moved
@@ -131,11 +131,11 @@ class CurvaturePairs:
         YY = self.gram[np.ix_(y, y)]
         D = np.diag(R)
         gamma = float((D / np.diag(YY))[-GAMMA_PAIRS:].max())
-        p = solve_triangular(R, self.with_gradient[s], check_finite=False)
+        p, _ = dtrtrs(R, self.with_gradient[s])
         inner = D * p + gamma * (YY @ p - self.with_gradient[y])
         c = np.zeros(len(self.gram))
         c[y] = -gamma * p
-        c[s] = solve_triangular(R, inner, trans="T", check_finite=False)
+        c[s], _ = dtrtrs(R, inner, trans=1)
         return c, gamma
 
     def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:

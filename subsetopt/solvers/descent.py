@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
@@ -23,6 +23,7 @@ from subsetopt.solvers.iterate import (
     start_fields,
 )
 from subsetopt.solvers.line_search import LineSearch, Trial, WolfeConditions
+from subsetopt.solvers.noise import measured_noise, secant_step, trapezium_error
 from subsetopt.solvers.protocol import StopReason
 
 M = TypeVar("M")
@@ -42,10 +43,14 @@ class Line:
 
 @dataclass(kw_only=True)
 class DescentState(Iterate, Generic[M]):
-    """Iterate, the memory that the direction is made of, and the length of the last step (0 before the first)."""
+    """Iterate, the memory that the direction is made of, and the length of the last step (0 before the first).
+
+    `measured_noise` is the rounding error of the loss that a search has met (0 while none was misled).
+    """
 
     memory: M
     step_length: float = 0.0
+    measured_noise: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +118,8 @@ class DescentSolver(StopSettings, Generic[M]):
         if trial is None or line is None:
             return dataclasses.replace(state, memory=memory, evaluations=search.evaluations, failure=search.failure)
         memory, length = self.learn(memory, state, line, trial)
-        return advance(state, trial, search.evaluations, memory=memory, step_length=length)
+        changes = {"step_length": length, "measured_noise": search.measured_noise}
+        return advance(state, trial, search.evaluations, memory=memory, **changes)
 
     def steepest(self, state: DescentState[M]) -> Line:
         """Return the line along -g; its first step is as long as the last accepted one.
@@ -133,6 +139,7 @@ class DescentSolver(StopSettings, Generic[M]):
         self, objective: SmoothObjective, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
     ) -> DescentState[M]:
         """Rebuild the state for the objective that it was saved with."""
+        numbers = {"measured_noise": 0.0, **numbers}  # what former versions saved has none
         state: DescentState[M] = join(self.state_type, tensors, numbers, identity=objective.identity)
         return state
 
@@ -144,6 +151,7 @@ class _Search:
         self._solver, self._objective, self._state = solver, objective, state
         self._start = state.evaluations
         self.evaluations = state.evaluations
+        self.measured_noise = state.measured_noise
         self.failure: str | None = None
 
     @property
@@ -156,26 +164,63 @@ class _Search:
         return self._solver.evaluations_left(self._state) - (self.evaluations - self._start)
 
     def along(self, line: Line) -> Trial | None:
-        """Return the accepted trial, or None with the reason in `failure`."""
+        """Return the accepted trial, or None with the reason in `failure`.
+
+        A search that the rounding error of the loss has misled tells how large it is: then the trial with the smallest
+        slope may serve, or another search does, and from then on slopes decide below that error.
+        """
         solver, state = self._solver, self._state
-        noise, self.failure = state.noise, None
-        budget = self._left
+        self.failure = None
         start = state.point(line.slope)
-        promised = 0.0  # what the slopes say of the decrease at the longest step where they still point downhill
+        trials = _Trials(start)
+        step = line.first_step
+        for _ in range(2):
+            noise = max(state.noise, self.measured_noise)
+            conditions = WolfeConditions(solver.decrease, solver.curvature, noise, solver.strong_wolfe)
 
-        def trial_at(step: float) -> Trial:
-            nonlocal promised
-            purpose: Purpose = "train" if self.evaluations == self._start else "line_search"
-            self.evaluations += 1
-            w = state.w.add(line.direction, alpha=step)
-            trial = evaluate(self._objective, w, purpose, step, line.direction)
-            promised = max(promised, promised_decrease(start, trial))
-            return trial
+            def trial_at(step: float) -> Trial:
+                return trials.note(self._evaluate(line, step))
 
-        conditions = WolfeConditions(solver.decrease, solver.curvature, noise, solver.strong_wolfe)
-        trial, _ = LineSearch(solver.max_trials)(trial_at, start, line.first_step, conditions, budget)
-        if trial is None and not self.exhausted:
-            self.failure = (
-                StopReason.LINE_SEARCH if promised > CONTRADICTION * noise else StopReason.PRECISION_FLOOR
-            ).value
+            trial, _ = LineSearch(solver.max_trials)(trial_at, start, step, conditions, self._left)
+            if trial is not None or self.exhausted:
+                return trial
+            measured = measured_noise(trials.errors, state.w, state.scale)
+            if trials.flattest is None or measured <= noise:
+                break
+            self.measured_noise = measured
+            flattest = dataclasses.replace(trials.flattest, noise=max(trials.flattest.noise, measured))
+            if dataclasses.replace(conditions, noise=measured).hold(start, flattest):
+                return flattest
+            step = secant_step(start, flattest)
+        floor = trials.promised <= CONTRADICTION * state.noise
+        self.failure = (StopReason.PRECISION_FLOOR if floor else StopReason.LINE_SEARCH).value
+        return None
+
+    def _evaluate(self, line: Line, step: float) -> Trial:
+        purpose: Purpose = "train" if self.evaluations == self._start else "line_search"
+        self.evaluations += 1
+        w = self._state.w.add(line.direction, alpha=step)
+        trial = evaluate(self._objective, w, purpose, step, line.direction)
+        return dataclasses.replace(trial, noise=max(trial.noise, self.measured_noise))
+
+
+@dataclass
+class _Trials:
+    """What the trials along one line say together.
+
+    `promised` is the decrease that slopes promise at the longest step where they still point downhill; `errors` are
+    pairs of a step and its `trapezium_error`.
+    """
+
+    start: Trial
+    promised: float = 0.0
+    flattest: Trial | None = None
+    errors: list[tuple[float, float]] = field(default_factory=list)
+
+    def note(self, trial: Trial) -> Trial:
+        """Take `trial` into account and return it."""
+        self.promised = max(self.promised, promised_decrease(self.start, trial))
+        if trial.finite and (self.flattest is None or abs(trial.slope) < abs(self.flattest.slope)):
+            self.flattest = trial
+        self.errors.append((trial.step, trapezium_error(self.start, trial)))
         return trial

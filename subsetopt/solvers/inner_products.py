@@ -9,6 +9,7 @@ from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 
 BLOCK = 1 << 22  # entries converted to float64 at a time: bounds the extra memory of a float32 product
 CUDA_BLOCK = 1 << 26  # there each block costs launches, not memory: at P = 1e7 small ones took twice as long as torch
+CACHED = 1 << 15  # entries of a pair of vectors that a CPU converts while they are in its cache
 RUN = 8192  # entries of two float32 vectors whose product is summed in float32 where many vectors are multiplied
 
 
@@ -16,7 +17,25 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return a·b, accumulated in float64 whatever the dtype; a 0-d tensor on the device."""
     if a.dtype == torch.float64:
         return torch.dot(a, b)
+    if a.device.type == "cpu":
+        parts = zip(torch.split(a, CACHED), torch.split(b, CACHED), strict=True)
+        return torch.stack([torch.dot(x.double(), y.double()) for x, y in parts]).sum()
     return products(a.unsqueeze(0), b.unsqueeze(1)).reshape(())
+
+
+def gradient_products(gradient: Tensor, w: Tensor, along: Tensor | None) -> list[Tensor]:
+    """Return g·g, ||g∘w||² and, where there is a direction, g·d, as `dot` does; a CPU converts each vector once."""
+    if gradient.device.type != "cpu" or gradient.dtype == torch.float64:
+        scaled = gradient * w
+        return [dot(gradient, gradient), dot(scaled, scaled), *([] if along is None else [dot(gradient, along)])]
+    vectors = [gradient, w] if along is None else [gradient, w, along]
+    sums = []
+    for g, part, *direction in zip(*(torch.split(vector, CACHED) for vector in vectors), strict=True):
+        wide = g.double()
+        scaled = wide * part
+        pairs = [(wide, wide), (scaled, scaled), *((wide, d.double()) for d in direction)]
+        sums += [torch.dot(a, b) for a, b in pairs]
+    return list(torch.stack(sums).view(-1, len(vectors)).sum(0))
 
 
 def products(rows: Tensor, columns: Tensor) -> Tensor:

@@ -15,13 +15,14 @@ from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import Purpose, SmoothObjective
 from subsetopt.saving import UNSAVED
 from subsetopt.settings import setting
-from subsetopt.solvers.inner_products import dot
+from subsetopt.solvers.inner_products import dot, gradient_products
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.protocol import StopReason
 
 LOSS_ULPS, PARAMETER_ULPS = 4.0, 1.0  # assumed relative errors of f and of each w_i, in units of eps
 CONTRADICTION = 1e3  # multiples of the noise: a promised decrease that rounding cannot have hidden
 PATIENCE = 20  # iterations without a representable gain before the precision floor is declared
+LONG_PATIENCE = 0.25  # as a share of the iterations so far, where the gradient is not yet at its own rounding level
 
 
 @dataclass(kw_only=True)
@@ -103,10 +104,9 @@ def evaluate(
     `along` is the direction of the slope; without it the slope is 0.
     """
     loss, gradient = objective.value_and_gradient(w, purpose)
-    products = gradient * w
-    pairs = [(gradient, gradient), (products, products)] + ([] if along is None else [(gradient, along)])
-    dots = [dot(a, b) for a, b in pairs]
-    scalars = [loss.detach(), gradient.abs().amax(), *dots]
+    dots = gradient_products(gradient, w, along)
+    lowest, highest = torch.aminmax(gradient)
+    scalars = [loss.detach(), torch.maximum(-lowest, highest), *dots]
     numbers = host_read(torch.stack([scalar.to(dots[0].dtype) for scalar in scalars]))
     value, largest, square, sensitivity = numbers[:4]
     noise = rounding_noise(objective.dtype, value, sensitivity)
@@ -149,7 +149,7 @@ def advance(state: S, trial: Trial, evaluations: int, **changes: Any) -> S:
     failure = state.failure
     if trial.loss < -state.scale / torch.finfo(torch.float64).eps:
         failure = StopReason.UNBOUNDED.value
-    elif not gained and state.stalled + 1 >= PATIENCE:
+    elif not gained and state.stalled + 1 >= _patience(state, l2):
         failure = StopReason.PRECISION_FLOOR.value
     return dataclasses.replace(
         state,
@@ -163,6 +163,17 @@ def advance(state: S, trial: Trial, evaluations: int, **changes: Any) -> S:
         failure=failure,
         **changes,
     )
+
+
+def _patience(state: Iterate, gradient_l2: float) -> float:
+    """Return after how many iterations without a gain the precision floor is reached.
+
+    Where the loss no longer shows a decrease the gradient still does, and on an ill-conditioned problem its norm falls
+    by fits and starts. It is rounding from about eps ||g0|| down.
+    """
+    if gradient_l2 <= torch.finfo(state.w.dtype).eps * state.initial_l2:
+        return PATIENCE
+    return max(PATIENCE, LONG_PATIENCE * state.iterations)
 
 
 def promised_decrease(start: Trial, trial: Trial) -> float:

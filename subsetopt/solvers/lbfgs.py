@@ -108,6 +108,7 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
     ) -> DescentState[CurvaturePairs]:
         """Rebuild the state; each rank takes its part of spread pairs."""
         factors = self.restored(objective, tensors, numbers)
+        numbers = {"measured_noise": 0.0, **numbers}  # what former versions saved has none
         state = join(LBFGSState, tensors, numbers, identity=objective.identity, factors=factors)
         if self.shard_memory:
             state.memory = ShardedPairs.spread(state.memory, state.w, current())

@@ -10,9 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-
-UNDETECTABLE = 1e-3  # share of the rounding noise below which a predicted decrease is not worth a trial
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class LineSearch:
         best: Trial | None = None
         step = first_step
         for _ in range(min(self.max_trials, budget)):
-            if -step * start.slope < UNDETECTABLE * conditions.noise:
+            if -step * start.slope < torch.finfo(start.w.dtype).eps * conditions.noise:
                 break
             trial = evaluate(step)
             if conditions.hold(start, trial):

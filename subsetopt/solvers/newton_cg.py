@@ -37,6 +37,7 @@ from subsetopt.solvers.local_model import CurvatureSettings, LocalModel
 from subsetopt.solvers.protocol import StopReason
 
 BASIS_BYTES = 1 << 29  # 512 MiB
+DROWNED = 10.0  # multiples of the noise below which a decrease in loss is not compared with what the model predicts
 DAMPING_RANGE = 1e4  # how far the damping may go from where it began
 
 
@@ -151,11 +152,14 @@ class NewtonCG(CurvatureSettings, StopSettings):
         """Compare actual and predicted decrease; where both drown in rounding, the gradient must shrink."""
         if not trial.finite:
             return False
-        if step.decrease <= 10 * noise:
+        if step.decrease <= DROWNED * noise:
             return trial.loss <= state.loss + noise and trial.square_norm < state.gradient_l2**2
         return state.loss - trial.loss >= self.acceptance * step.decrease
 
     def _next_radius(self, start: Trial, trial: Trial, step: TridiagonalStep, radius: float) -> float:
+        """Return the radius after an accepted step; a decrease that drowns in rounding says nothing of the model."""
+        if step.decrease <= DROWNED * start.noise:
+            return radius
         ratio = (start.loss - trial.loss) / step.decrease
         if ratio < 0.25:
             return step.length * _shrink(start, trial)

@@ -100,3 +100,16 @@ def test_products_per_iteration_are_bounded() -> None:
     solver = make_solver("newton-cg", max_products=3, max_iterations=5)
     state, _ = run(solver, objective, solver.init(objective, objective.initial()))
     assert objective.products == state.products <= 15
+
+
+@pytest.mark.parametrize("problem", ["logistic-50", "mlp-121"])
+def test_at_the_floor_of_float32_the_trust_radius_stays_and_few_iterations_follow(problem: str) -> None:
+    """A decrease that drowns in rounding is no evidence against the model: the radius fell to 1e-9 on it."""
+    objective = PROBLEMS[problem].objective(torch.float32)
+    solver = make_solver("newton-cg", gtol=1e-12, max_iterations=300)
+    state = solver.init(objective, objective.initial())
+    while solver.terminate(state) is None:
+        state = solver.step(objective, state)
+    assert solver.terminate(state) == "precision_floor"
+    assert state.trust_radius > 1e-4
+    assert state.stalled <= 3

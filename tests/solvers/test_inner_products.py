@@ -1,0 +1,30 @@
+"""Inner products of float32 vectors, against exact sums of float64 products."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from subsetopt.seeding import make_generator
+from subsetopt.solvers.inner_products import CACHED, dot, gradient_products
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 1000, CACHED, 2 * CACHED + 3])
+def test_products_of_a_gradient_are_those_of_exact_arithmetic(size: int, dtype: torch.dtype) -> None:
+    draw = make_generator(1, "products")
+    g, w, d = (1e-22 * torch.randn(size, generator=draw).to(dtype) for _ in range(3))  # squares leave float32's range
+    expected = [math.fsum(a * b for a, b in zip(*pair, strict=True)) for pair in _pairs(g, w, d)]
+    assert [float(x) for x in gradient_products(g, w, d)] == pytest.approx(
+        expected, rel=1e-3 if dtype.itemsize == 2 else 1e-6, abs=0
+    )
+    assert float(dot(g, d)) == pytest.approx(expected[2], rel=1e-9, abs=0)
+    assert len(gradient_products(g, w, None)) == 2
+
+
+def _pairs(g: torch.Tensor, w: torch.Tensor, d: torch.Tensor) -> list[tuple[list[float], list[float]]]:
+    a, b, c = (vector.double().tolist() for vector in (g, w, d))
+    scaled = [x * y for x, y in zip(a, b, strict=True)]
+    return [(a, a), (scaled, scaled), (a, c)]
