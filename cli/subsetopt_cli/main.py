@@ -27,7 +27,7 @@ _COMMANDS = {
     "bench": "Measure our solvers against torch and scipy on this machine.",
     "coverage": "Tell how much of the data redrawn samplers see, and how often.",
     "guide": "Print the manual, page by page.",
-    "list": "List data sets, models, solvers, samplers, augmentations or presets.",
+    "list": "List data sets, models, solvers, samplers, augmentations, presets or examples.",
     "download": "Fetch a data set from its publisher.",
     "completion": "Print the completion script of a shell.",
 }
