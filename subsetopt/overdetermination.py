@@ -151,7 +151,7 @@ def fraction_table(
 
 
 def verdict(over: Overdetermination, over_full: Overdetermination | None = None, task: str = "classification") -> str:
-    """Return in words what Q tells about the subset minimum: the law for regression, measurements for classification.
+    """Return what Q says about the subset minimum, in words: the law for regression, measurements for classification.
 
     `over_full` is the overdetermination of the full training set. Raises `SettingError` for an unknown task.
     """
@@ -245,7 +245,7 @@ def _exact_ratio(value: object, setting: str = "target") -> Fraction:
 
 def _determined(ratio: float) -> float:
     if not math.isfinite(ratio) or ratio <= 1:
-        raise SettingError("ratio", ratio, "the least-squares law holds above 1 only", "use more samples")
+        raise SettingError("ratio", ratio, "the least-squares law holds only above 1", "use more samples")
     return ratio
 
 

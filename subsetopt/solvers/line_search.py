@@ -19,7 +19,7 @@ UNDETECTABLE = 1e-3  # share of the rounding noise below which a predicted decre
 class Trial:
     """One point on the line, evaluated once. `slope` is g·d; `gradient_norm` is max|g|; `square_norm` is g·g.
 
-    `noise` is the size of a change in loss that cannot be told from rounding.
+    `noise` is the size of a change in loss that rounding may explain.
     """
 
     step: float

@@ -1,4 +1,4 @@
-"""`subsetopt list`: what there is to choose from."""
+"""`subsetopt list`: print the names and summaries of all entries of one kind."""
 
 from __future__ import annotations
 
