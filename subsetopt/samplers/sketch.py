@@ -110,12 +110,6 @@ def sketch_query(table: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     return sums[:, 0], sums[:, 1]
 
 
-def srp_collision(x: Tensor, y: Tensor, hashes: int) -> Tensor:
-    """Return the exact kernel (1 - theta / pi)^hashes `(n, m)` between rows of `x` and `y`."""
-    cosine = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
-    return (1 - cosine.clamp(-1, 1).arccos() / math.pi) ** hashes
-
-
 def pstable_collision(distance: Tensor, width: float, hashes: int) -> Tensor:
     """Return the exact kernel of Gaussian p-stable hashing at L2 `distance` (Datar et al. 2004), to the power `hashes`.
 
