@@ -5,6 +5,8 @@ sensitive hash. Each of R repetitions keeps A_r[h_r(x_i)] += s_i and C_r[h_r(x_i
 s_hat = sum_r A_r[h_r(x)] / sum_r C_r[h_r(x)] converges to the exact estimator like 1 / sqrt(R) (Coleman and
 Shrivastava 2020, RACE sketches). Codes are stored flat, repetition r in [r B, (r + 1) B), so that one `embedding_bag`
 reads both sums of a row without an intermediate array.
+
+Libraries of locality sensitive hashing (faiss, datasketch) find neighbours; none keeps sums of scores in its buckets.
 """
 
 from __future__ import annotations
