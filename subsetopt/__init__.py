@@ -33,7 +33,7 @@ _HOMES = {
     "ModelError": "errors",
     "Objective": "objective",
     "Overdetermination": "overdetermination",
-    "Predictor": "training.predictor",
+    "Predictor": "training.prediction.predictor",
     "RunDirectoryError": "errors",
     "SettingError": "errors",
     "SolveResult": "solvers",
@@ -42,7 +42,7 @@ _HOMES = {
     "UserError": "errors",
     "build_model": "models",
     "load_dataset": "data",
-    "load_predictor": "training.predictor",
+    "load_predictor": "training.prediction.predictor",
     "minimize": "solvers",
     "overdetermination_ratio": "overdetermination",
 }

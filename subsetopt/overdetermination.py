@@ -107,33 +107,6 @@ def relative_excess(ratio: float) -> float:
     return 1 / (_determined(ratio) - 1)
 
 
-def expected_train_mse(sigma2: float, ratio: float) -> float:
-    """Return σ²(1 - 1/Q), the expected training MSE of linear least squares with noise variance `sigma2`.
-
-    Raises `SettingError` for Q <= 1, where every training set is interpolated.
-    """
-    return _variance(sigma2) * (1 - 1 / _determined(ratio))
-
-
-def expected_test_mse(sigma2: float, parameters: int, samples: int) -> float:
-    """Return σ²(1 + P/(K - P - 1)), exact for linear least squares on Gaussian inputs, per output.
-
-    `parameters` are those of one output. Raises `SettingError` for K <= P + 1, where the expectation is not finite.
-    """
-    parameters, samples = _count("parameters", parameters), _count("samples", samples)
-    if samples <= parameters + 1:
-        raise SettingError(
-            "samples", samples, f"the expected test MSE is infinite with {parameters} parameters",
-            f"use at least {parameters + 2} samples",
-        )  # fmt: skip
-    return _variance(sigma2) * (1 + parameters / (samples - parameters - 1))
-
-
-def expected_test_mse_first_order(sigma2: float, ratio: float) -> float:
-    """Return σ²(1 + 1/Q), the expected test MSE to first order in 1/Q; raises `SettingError` for Q <= 1."""
-    return _variance(sigma2) * (1 + 1 / _determined(ratio))
-
-
 def fraction_table(
     parameters: int, outputs: int, samples_full: int, fractions: Iterable[float] = FRACTIONS
 ) -> tuple[FractionRow, ...]:
@@ -151,7 +124,7 @@ def fraction_table(
 
 
 def verdict(over: Overdetermination, over_full: Overdetermination | None = None, task: str = "classification") -> str:
-    """Return in words what Q tells about the subset minimum: the law for regression, measurements for classification.
+    """Return what Q says about the subset minimum, in words: the law for regression, measurements for classification.
 
     `over_full` is the overdetermination of the full training set. Raises `SettingError` for an unknown task.
     """
@@ -245,11 +218,5 @@ def _exact_ratio(value: object, setting: str = "target") -> Fraction:
 
 def _determined(ratio: float) -> float:
     if not math.isfinite(ratio) or ratio <= 1:
-        raise SettingError("ratio", ratio, "the least-squares law holds above 1 only", "use more samples")
+        raise SettingError("ratio", ratio, "the least-squares law holds only above 1", "use more samples")
     return ratio
-
-
-def _variance(sigma2: float) -> float:
-    if not math.isfinite(sigma2) or sigma2 < 0:
-        raise SettingError("sigma2", sigma2, "is not a variance", "give a finite number of at least 0")
-    return sigma2

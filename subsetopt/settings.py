@@ -151,20 +151,6 @@ RESERVED = ("name", *SUPPLIED, "seed", "dtype")
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def parse_model_args(pairs: Sequence[str]) -> dict[str, str]:
-    """Split `key=value` arguments; raises `SettingError` for a missing key or "=", a key given twice or reserved."""
-    arguments: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals or not key:
-            raise SettingError("model_arg", pair, "is not key=value", "write for example --model-arg widths=64,32")
-        if key in arguments:
-            raise SettingError("model_arg", pair, f"{key} is given twice", "keep one of them")
-        arguments[key] = value
-    refuse_reserved(arguments)
-    return arguments
-
-
 def refuse_reserved(settings: Mapping[str, Any]) -> None:
     """Raise `SettingError` for a setting that `build_model` itself has: the run and its data set decide that one."""
     for name in RESERVED:

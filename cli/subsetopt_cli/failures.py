@@ -17,8 +17,8 @@ USER_MISTAKE, INTERRUPTED, DEFECT = 2, 130, 1
 _REMEDIES = {
     getattr(errno, name): remedy
     for names, remedy in (
-        ("ENOSPC EDQUOT EFBIG", "make room or choose another place"),
-        ("EACCES EPERM EROFS", "make it accessible or choose another place"),
+        ("ENOSPC EDQUOT EFBIG", "free disk space or choose another directory"),
+        ("EACCES EPERM EROFS", "change its permissions or choose another directory"),
         ("EISDIR ENOTDIR EEXIST ENAMETOOLONG", "choose another path"),
     )
     for name in names.split()
@@ -27,7 +27,7 @@ _REMEDIES = {
 
 
 def exit_code_of(error: BaseException, *, debug: bool) -> int:
-    """Tell `error` to the user in one line (with `debug` after its traceback) and return the exit code."""
+    """Print `error` in one line (with `debug` after its traceback) and return the exit code."""
     if not speaks() and _told_elsewhere(error):
         return _describe(error)[1]
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
@@ -57,7 +57,7 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
 
 def _told_elsewhere(error: BaseException) -> bool:
-    """True for what rank 0 tells, too: every mistake reaches all ranks, but rank 0 may be the one that is lost."""
+    """Return whether rank 0 reports it: every mistake reaches all ranks, but the lost rank may be rank 0 itself."""
     mistake = isinstance(error, (UserError, click.ClickException))
     return mistake and not isinstance(error, RankLostError)
 

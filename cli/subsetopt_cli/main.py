@@ -1,4 +1,4 @@
-"""Entry point: the group that imports a command only when it is called, and the one place where errors end."""
+"""Entry point: the group that imports a command only when it is called, and the exit code of every error."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from subsetopt_cli.output import plain_output
 
 _COMMANDS = {
     "train": "Train on a random subset to its minimum, then hand over to the full set.",
-    "ratio": "Tell how far a subset overdetermines a model: Q = K·M/P.",
-    "plan": "Predict what each strategy would cost here, and say which to run.",
+    "ratio": "Compute the overdetermination ratio of a subset: Q = K·M/P.",
+    "plan": "Predict the cost of each strategy on this problem and machine, and recommend one.",
     "compare": "Compare methods at equal cost, with tuning, seeds and tests.",
     "study": "Study how far subset minima stand for the full set.",
     "evaluate": "Evaluate the trained model of a run.",
     "predict": "Predict new data with the trained model of a run.",
-    "verify": "Tell whether a run found a minimum, by the Hessian's eigenvalues.",
-    "resume": "Go on with an interrupted run.",
+    "verify": "Check whether a run found a minimum, by the Hessian's eigenvalues.",
+    "resume": "Continue an interrupted run.",
     "report": "Render the report of a study or a run again.",
     "bench": "Measure our solvers against torch and scipy on this machine.",
-    "coverage": "Tell how much of the data redrawn samplers see, and how often.",
-    "guide": "Print the manual, page by page.",
-    "list": "List data sets, models, solvers, samplers, augmentations or presets.",
+    "coverage": "Compute how much of the data redrawn samplers see, and how often.",
+    "guide": "Print a page of the manual, or the list of its topics.",
+    "list": "List data sets, models, solvers, samplers, augmentations, presets or examples.",
     "download": "Fetch a data set from its publisher.",
     "completion": "Print the completion script of a shell.",
 }

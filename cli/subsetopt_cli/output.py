@@ -58,7 +58,7 @@ class PlainStream:
 
 @contextlib.contextmanager
 def plain_output() -> Iterator[None]:
-    """Let only printable text through to standard output and standard error: the one place where all text passes."""
+    """Let only printable text through to standard output and standard error: the one filter that all text passes."""
     out, err = (stream and PlainStream(stream) for stream in (sys.stdout, sys.stderr))
     with contextlib.redirect_stdout(cast(TextIO, out)), contextlib.redirect_stderr(cast(TextIO, err)):
         yield

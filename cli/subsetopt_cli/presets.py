@@ -13,7 +13,7 @@ from subsetopt.errors import unknown_name
 def preset_files(kind: Literal["run", "study"] = "run") -> dict[str, Path]:
     """Return the shipped presets by name: those of `train`, or those of `compare`, which are named compare-*."""
     package = Path(subsetopt.__file__).parent
-    folder = next((place for place in (package / "configs", package.parent / "configs") if place.is_dir()), package)
+    folder = next((path for path in (package / "configs", package.parent / "configs") if path.is_dir()), package)
     paths = sorted(folder.glob("*.toml"))
     return {path.stem: path for path in paths if path.stem.startswith("compare-") == (kind == "study")}
 

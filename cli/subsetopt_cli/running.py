@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from subsetopt.training.progress import Progress
     from subsetopt.training.run import RunResult
 
-quiet_option = click.option("--quiet", is_flag=True, help="No progress and no summary; print only where the files are.")
+quiet_option = click.option(
+    "--quiet", is_flag=True, help="Show no progress and no summary; print only the run directory."
+)
 
 
 @contextlib.contextmanager
@@ -40,7 +42,7 @@ def progress_shown(quiet: bool) -> Iterator[Progress]:
 
 
 def show_outcome(outcome: RunResult, *, as_json: bool, quiet: bool) -> None:
-    """Print the result of a run as JSON, as the place of its files, or as a summary."""
+    """Print the result of a run as JSON, as the path of its files, or as a summary."""
     if not speaks():
         return
     directory = outcome.directory

@@ -43,7 +43,7 @@ class StudyBars:
             self.message(f"{title}: {len(cells)} cells")
 
     def finished(self, cell: Cell, outcome: Outcome) -> None:
-        """Count the cell, and tell at once when it failed."""
+        """Count the cell, and report at once when it failed."""
         self._counts = (self._counts[0] + 1, self._counts[1])
         self._todo -= cell.budget
         self._done += 0.0 if outcome.reused else cell.budget

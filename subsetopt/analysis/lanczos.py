@@ -10,6 +10,8 @@ was missed.
 
 What symmetry makes zero, the components of H v_k along v_1 ... v_{k-2}, is measured on the way and tells the rounding
 error of the products; the bounds include it. All is covariant: products of c H give c times the results.
+
+scipy's `eigsh` and curvlinops return eigenvalues without these bounds, `eigsh` with vectors on the host.
 """
 
 from __future__ import annotations

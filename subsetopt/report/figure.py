@@ -9,17 +9,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from subsetopt.errors import RunDirectoryError
+from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.files import replace_file
 from subsetopt.report.metrics_file import read_metrics
 from subsetopt.report.result_file import read_result_file
 from subsetopt.report.words import loss_words, role_words
 
 FILE = "loss.png"
+_FORMATS = (".png", ".svg")
 # Okabe and Ito's palette: distinguishable with any kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES = {"subset": (0, (4, 1.5)), "full": "solid"}
@@ -36,23 +38,32 @@ class _Curve:
     loss: list[float] = field(default_factory=list)
 
 
-def loss_figure(directory: Path, result: Mapping[str, Any] | None = None) -> Path:
-    """Draw `loss.png` in a run directory and return its path.
+def loss_figure(directory: Path, result: Mapping[str, Any] | None = None, *, name: str = FILE) -> Path:
+    """Draw the figure of a run in its directory, as the file `name`, and return its path.
 
-    `result` is the content of `result.json`, for the title, where that file is not written yet. Raises
-    `RunDirectoryError` when the metrics cannot be read or the figure cannot be written.
+    The suffix of `name` sets the format: `.png`, or `.svg`, of which equal runs give equal bytes. `result` is the
+    content of `result.json`, for the title, where that file is not written yet. Raises `SettingError` on another
+    suffix, `RunDirectoryError` when the metrics cannot be read or the figure cannot be written.
     """
+    target = directory / name
+    if target.suffix not in _FORMATS:
+        raise SettingError("name", name, "the suffix must be .png or .svg", "try 'loss.svg'")
     result = result or _stored_result(directory)
     curves = _read_curves(directory / "metrics.jsonl", result)
     figure = Figure(figsize=(7.2, 4.3), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _draw_curves(axes, curves)
     _dress(axes, curves, _title(directory, result))
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    target = directory / FILE
-    replace_file(target, buffer.getvalue())
+    replace_file(target, _rendered(figure, target.suffix[1:]))
     return target
+
+
+def _rendered(figure: Figure, form: str) -> bytes:
+    buffer = BytesIO()
+    # Random identifiers and the date would differ between equal figures; text as text takes a third of its outlines.
+    with rc_context({"svg.hashsalt": "subsetopt", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format=form, metadata={"Date": None} if form == "svg" else None)
+    return buffer.getvalue()
 
 
 def _stored_result(directory: Path) -> Mapping[str, Any] | None:
@@ -93,15 +104,27 @@ def _title(directory: Path, result: Mapping[str, Any] | None) -> str:
 def _draw_curves(axes: Axes, curves: Iterable[_Curve]) -> None:
     for index, curve in enumerate(curves):
         colour = _COLOURS[index % len(_COLOURS)]
+        style = _STYLES.get(curve.data, "solid")
         axes.plot(
-            curve.cost, curve.loss, color=colour, linestyle=_STYLES.get(curve.data, "solid"), linewidth=1.8,
-            label=curve.label, solid_capstyle="round",
-        )  # fmt: skip
+            curve.cost,
+            curve.loss,
+            color=colour,
+            linestyle=style,
+            linewidth=1.8,
+            label=curve.label,
+            solid_capstyle="round",
+        )
         axes.plot(curve.cost[-1], curve.loss[-1], marker="o", markersize=5, color=colour)
         axes.annotate(
-            f"{curve.loss[-1]:.3g}", (curve.cost[-1], curve.loss[-1]), xytext=(0, -12), textcoords="offset points",
-            ha="center", fontsize=8, color=colour,
-        )  # fmt: skip
+            f"{curve.loss[-1]:.3g}",
+            (curve.cost[-1], curve.loss[-1]),
+            xytext=(0, -12),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=colour,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},  # readable on a noisy line
+        )
 
 
 def _dress(axes: Axes, curves: list[_Curve], title: str) -> None:

@@ -15,7 +15,7 @@ _TEXTS = ("role", "method", "data")
 
 
 def is_record(line: bytes | str) -> bool:
-    """Tell whether a line is what a run writes of an iteration."""
+    """Return whether a line is what a run writes of an iteration."""
     return _problem(line) is None
 
 

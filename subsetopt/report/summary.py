@@ -121,7 +121,7 @@ def _quality(result: Mapping[str, Any]) -> list[str]:
         if split in after:
             rows.append([split, *[cell for _, metrics in stages for cell in _cells((metrics or {}).get(split))]])
     title = {"accuracy": "Loss and accuracy", "R²": "Loss and R²"}.get(measure, "Loss and mean squared error")
-    when = " after the subset solve and after the hand-off" if before else ""
+    when = f" after the {solve} and after the hand-off" if before else ""
     units = ""
     if result.get("target_normalization"):
         units = ", in the units of the data; objectives above are those of standardised targets"

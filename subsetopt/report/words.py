@@ -41,7 +41,7 @@ def loss_words(method: str, data: str, role: str = "", several: bool = False) ->
 
 _STOP = {
     "gradient": StopWords("minimum reached: max|g| fell below gtol x the loss's scale"),
-    "noise": StopWords("sampling noise reached: going on would only fit this one subset"),
+    "noise": StopWords("sampling noise reached: further steps would only fit this one subset"),
     "validation": StopWords("held-out loss stopped improving; the best point was kept"),
     "precision_floor": StopWords(
         "no further decrease can be represented in this precision",
@@ -69,11 +69,11 @@ _STOP = {
     "unbounded": StopWords("the loss falls without limit", "Give --l2 a value above 0, so that a minimum exists."),
     "joined": StopWords(
         "every subset reached its minimum; these were averaged",
-        "An average is no minimum itself: --subsets-then resolve goes on from it, on all the subsets together.",
+        "An average is no minimum itself: --subsets-then resolve continues from it on all the subsets together.",
     ),
     "schedule_end": StopWords("planned steps done"),
     "callback": StopWords("stopped by the callback"),
-    "interrupted": StopWords("interrupted", "`subsetopt resume` goes on from here."),
+    "interrupted": StopWords("interrupted", "`subsetopt resume` continues from this checkpoint."),
 }
 
 

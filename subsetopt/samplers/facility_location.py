@@ -3,6 +3,8 @@
 F(S) = sum_i max_{j in S} s_ij with s >= 0 is monotone and submodular, so greedy picks reach at least 1 - 1/e of the
 optimum (Nemhauser, Wolsey and Fisher 1978), and stale gains bound the true ones from above (Minoux 1978): only the
 few candidates with the largest bounds are evaluated for each pick.
+
+apricot and submodlib work on numpy arrays on the host; here similarities stay on the device, computed row by row.
 """
 
 from __future__ import annotations

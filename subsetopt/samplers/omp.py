@@ -3,6 +3,8 @@
 min over w >= 0 with at most k entries of ||b - A w||^2 + ridge ||w||^2, given only G = A^T A and c = A^T b. Picking the
 column with the largest correlation and refitting under w >= 0 is Lawson and Hanson's active-set method (1974) stopped
 at k passive columns, so the weights are the exact non-negative fit on the columns selected.
+
+scikit-learn's `orthogonal_mp_gram` has no weights >= 0 and no ridge, and scipy's `nnls` no limit on entries.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ sensitive hash. Each of R repetitions keeps A_r[h_r(x_i)] += s_i and C_r[h_r(x_i
 s_hat = sum_r A_r[h_r(x)] / sum_r C_r[h_r(x)] converges to the exact estimator like 1 / sqrt(R) (Coleman and
 Shrivastava 2020, RACE sketches). Codes are stored flat, repetition r in [r B, (r + 1) B), so that one `embedding_bag`
 reads both sums of a row without an intermediate array.
+
+Libraries of locality sensitive hashing (faiss, datasketch) find neighbours; none keeps sums of scores in its buckets.
 """
 
 from __future__ import annotations
@@ -108,12 +110,6 @@ def sketch_query(table: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Return (sum_r A_r, sum_r C_r), each `(n,)`, for rows with `codes` `(n, R)`; their quotient is the estimate."""
     sums = torch.nn.functional.embedding_bag(codes, table, mode="sum")
     return sums[:, 0], sums[:, 1]
-
-
-def srp_collision(x: Tensor, y: Tensor, hashes: int) -> Tensor:
-    """Return the exact kernel (1 - theta / pi)^hashes `(n, m)` between rows of `x` and `y`."""
-    cosine = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
-    return (1 - cosine.clamp(-1, 1).arccos() / math.pi) ** hashes
 
 
 def pstable_collision(distance: Tensor, width: float, hashes: int) -> Tensor:

@@ -98,13 +98,13 @@ class DescentSolver(StopSettings, Generic[M]):
         return restarted
 
     def forget(self, state: DescentState[M]) -> M:
-        """Return a memory without curvature, to go on from `state` with."""
+        """Return a memory without curvature, to continue from `state` with."""
         return self.new_memory(state.w)
 
     def step(self, objective: SmoothObjective, state: DescentState[M]) -> DescentState[M]:
         """Search along the direction and, where that fails, once along the one that a fresh memory proposes.
 
-        A search that the limit on evaluations cut short leaves memory alone: the solve goes on where more is allowed.
+        A search that the limit on evaluations cut short leaves memory alone: the solve continues where more is allowed.
         """
         state = self.ready(objective, state)
         memory = state.memory

@@ -30,7 +30,7 @@ class Iterate:
     """The part of a solver's state that the loop around it sees (see `protocol.State`).
 
     `gradient`, `gradient_l2` (its Euclidean norm), `loss`, `gradient_norm` (max|g|) and `noise` (the size of a change
-    in loss that cannot be told from rounding) belong to `w`. `start_length` is ||w|| at the start (1 where that is 0),
+    in loss that rounding may explain) belong to `w`. `start_length` is ||w|| at the start (1 where that is 0),
     `scale` a size of the loss there; `failure` is the reason why no further step is possible.
     """
 

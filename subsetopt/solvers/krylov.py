@@ -3,8 +3,10 @@
 min g·p + p·H p / 2 over ||p||_M <= Delta, with ||p||_M² = p·M p and p in the space spanned by M⁻¹g, M⁻¹H M⁻¹g, ...
 (GLTR: Gould, Lucidi, Roma & Toint 1999); M is the preconditioner, the identity if there is none. In a Lanczos basis Q
 with Q'M Q = I it reads min ||g||_M⁻¹ h_1 + h·T h / 2 over ||h|| <= Delta with T = Q'H Q tridiagonal, p = Q h. Until the
-boundary is met h is the preconditioned conjugate-gradient iterate of Steihaug and Toint; afterwards it goes on
+boundary is met h is the preconditioned conjugate-gradient iterate of Steihaug and Toint; afterwards it continues
 improving along the boundary. Another radius needs another h only, and no product.
+
+scipy's `trust-krylov` moves every vector to the host, has no preconditioner and no limit on products.
 """
 
 from __future__ import annotations

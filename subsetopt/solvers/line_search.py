@@ -18,7 +18,7 @@ from torch import Tensor
 class Trial:
     """One point on the line, evaluated once. `slope` is g·d; `gradient_norm` is max|g|; `square_norm` is g·g.
 
-    `noise` is the size of a change in loss that cannot be told from rounding.
+    `noise` is the size of a change in loss that rounding may explain.
     """
 
     step: float

@@ -1,8 +1,9 @@
-"""L-BFGS whose first matrix is gamma times the inverse of a preconditioner M, instead of gamma times the identity.
+"""L-BFGS whose initial inverse Hessian is gamma times the inverse of a preconditioner M, not gamma times the identity.
 
-M⁻¹ y_i takes the place of y_i in the ring. Its products with the s_i and y_i are then what the formulas of
+The ring holds M⁻¹ y_i instead of y_i. Its products with the s_i and y_i are then what the formulas of
 `CurvaturePairs` need, of which none but the sum at the end meets a long vector: no root of M, and one product with M⁻¹
-for each iteration (Nocedal & Wright 2006, section 7.2, for any first matrix; Morales & Nocedal 2000 for its use).
+for each iteration (Nocedal & Wright 2006, section 7.2, for any initial inverse Hessian; Morales & Nocedal 2000 for
+its use).
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Solver(Protocol):
         """Take one iteration and return the new state; the old one is not to be used afterwards."""
 
     def terminate(self, state: Any) -> StopReason | None:
-        """Return why to stop, or None to go on."""
+        """Return why to stop, or None to continue."""
 
     def save(self, state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Split the state into named tensors and JSON-able numbers, exactly."""

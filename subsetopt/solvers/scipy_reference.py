@@ -110,7 +110,7 @@ class _Bridge:
         self.latest_x = self._to_host(state.w).tobytes()
 
     def run(self) -> StopReason | None:
-        """Return why scipy ended where our own tests would go on, None otherwise."""
+        """Return why scipy ended where our own stopping tests would continue, None otherwise."""
         limit = self.solver.max_iterations
         left = MAX_ITERATIONS if limit is None else limit - self.state.iterations
         options: Any = {**METHODS[self.solver.method], "maxiter": left}

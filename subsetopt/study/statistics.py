@@ -1,6 +1,7 @@
 """Intervals, paired tests and ranks over seeds, from scipy.stats; nothing here knows about training.
 
 Methods share seeds, and with them the data split and the initial weights, so differences are taken seed by seed.
+Holm's correction and the ranks are a few lines here: statsmodels and scikit-posthocs are a large dependency for them.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def test_an_interrupted_study_says_how_to_go_on(cli: Any, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(execution, "run_cell", interrupted)
     outcome = cli("compare", *SMALL, "--quiet")
-    assert outcome.code == 130 and "go on with the same command" in outcome.err and outcome.out == ""
+    assert outcome.code == 130 and "continue with the same command" in outcome.err and outcome.out == ""
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def test_json_has_speeds_pilot_strategies_and_a_command_that_parses(cli: Any) ->
 def test_text_ends_in_a_recommendation(cli: Any) -> None:
     outcome = cli(*SMALL, "--by", "units")
     text = " ".join(outcome.out.split())
-    for words in ("one epoch-equivalent takes", "Pilot: 129 samples", "dependent calls", "subsetopt train --dataset",
-                  "Run ", "It rests on:", "This plan cost"):  # fmt: skip
+    for words in ("one epoch-equivalent takes", "Pilot: 129 samples", "sequential model calls",
+                  "subsetopt train --dataset", "Run ", "It rests on:", "This plan cost"):  # fmt: skip
         assert words in text, words
     assert all(len(line) <= 110 for line in outcome.out.splitlines() if "subsetopt train" not in line)
 

@@ -39,7 +39,7 @@ def test_augmented_copies_raise_k_and_lower_the_target(cli: Any) -> None:
 
 def test_a_target_beyond_the_training_set_is_said_so(cli: Any) -> None:
     assert cli(*BARE, "--target", "1000", "--json").json["target"]["fraction"] > 1
-    assert "more than there are" in cli(*BARE, "--target", "1000").out
+    assert "more than the training set has" in cli(*BARE, "--target", "1000").out
 
 
 def test_the_task_decides_which_law_the_verdict_tells(cli: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from subsetopt.errors import ModelError, SettingError
-from subsetopt.models import build_model, check_output_shape, parse_model_args
+from subsetopt.models import build_model, check_output_shape
 
 SOURCE = """
     import torch
@@ -249,14 +249,3 @@ def test_the_check_leaves_modes_buffers_and_generators_alone():
     assert model.training and not model.norm.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_model_arguments_are_split_at_the_first_equals_sign():
-    assert parse_model_args(["widths=64,32", "note = a=b", "empty="]) == {"widths": "64,32", "note": "a=b", "empty": ""}
-    assert parse_model_args([]) == {}
-
-
-@pytest.mark.parametrize("pairs", [["widths"], ["=3"], [""], ["a=1", "a=2"], ["seed=1"], ["in_shape=8"]])
-def test_bad_model_arguments_are_one_line(pairs):
-    with pytest.raises(SettingError, match=r"^model_arg"):
-        parse_model_args(pairs)

@@ -6,11 +6,12 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from matplotlib.axes import Axes
 
-from subsetopt.errors import RunDirectoryError
+from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.report import figure, loss_figure
 
 
@@ -117,3 +118,27 @@ def test_disjoint_subsets_are_recorded_one_after_the_other(
     result["phases"][1]["subsets"] = {"then": "average"}
     loss_figure(run_directory, result)
     assert "loss on one of the subsets after the other" in axes[0].get_legend().get_texts()[1].get_text()
+
+
+def test_an_svg_is_equal_for_equal_runs_and_holds_its_words_as_text(run_directory: Path) -> None:
+    """Reference: an XML parser; the words are those of the PNG."""
+    first = loss_figure(run_directory, name="loss.svg").read_bytes()
+    words = {node.text for node in ElementTree.fromstring(first).iter("{http://www.w3.org/2000/svg}text")}
+    assert "training loss, as the legend says" in words
+    assert any(text and "subset solve: lbfgs" in text for text in words)
+    assert loss_figure(run_directory, name="loss.svg").read_bytes() == first
+    assert not (run_directory / figure.FILE).exists()
+
+
+@pytest.mark.parametrize("name", ["loss.pdf", "loss", ".svg", "loss.svg.txt"])
+def test_another_format_is_refused_before_anything_is_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match=r"suffix must be \.png or \.svg"):
+        loss_figure(tmp_path, name=name)
+
+
+def test_the_picture_of_the_readme_is_small_and_loads_nothing() -> None:
+    picture = Path(__file__).parents[2] / "reports" / "first-run.svg"
+    assert picture.stat().st_size < 60_000
+    root = ElementTree.fromstring(picture.read_bytes())
+    assert not [node for node in root.iter() if node.tag.endswith(("image", "script"))]
+    assert "digits" in "".join(root.itertext())

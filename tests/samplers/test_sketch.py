@@ -11,7 +11,6 @@ from subsetopt.samplers.sketch import (
     row_statistics,
     sketch_query,
     sketch_update,
-    srp_collision,
 )
 from subsetopt.seeding import make_generator
 
@@ -24,7 +23,9 @@ SCORES = 1 + X[:, 0].abs() + torch.rand(60, generator=GENERATOR)
 
 def exact_kernel(kind, hashes):
     if kind == "srp":
-        return srp_collision(Q, X, hashes)
+        normalised = torch.nn.functional.normalize
+        angle = (normalised(Q, dim=1) @ normalised(X, dim=1).T).clamp(-1, 1).arccos()
+        return (1 - angle / torch.pi) ** hashes
     return pstable_collision(torch.cdist(Q, X), 3.0, hashes)
 
 

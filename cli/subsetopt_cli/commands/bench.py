@@ -20,27 +20,31 @@ _PARTS = ("solvers", "products", "overhead", "time")
 )
 @click.option(
     "--only", "parts", type=click.Choice(_PARTS), multiple=True, default=_PARTS,
-    help="What to measure; may be given several times.  [default: all]",
+    help="Measure only this part; may be given several times.  [default: all]",
 )  # fmt: skip
-@click.option("--scaling", is_flag=True, help="Measure evaluations shared by several processes, which it starts.")
+@click.option("--scaling", is_flag=True, help="Start several processes and measure evaluations shared by them.")
 @click.option(
-    "--processes", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="Those of --scaling."
+    "--processes", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="Processes of --scaling."
 )
 @click.option("--problem", "problems", multiple=True, metavar="NAME", help="Problem of the set (default: all of them).")
-@click.option("--quick", is_flag=True, help="Few and small problems, for a look.")
+@click.option("--quick", is_flag=True, help="Measure few and small problems only, for a first check.")
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
-    help="Times are medians of so many.",
+    help="Repetitions; times are their medians.",
 )  # fmt: skip
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where MNIST lies; without it, images are made up.")
-@click.option("--device", metavar="[auto|cpu|cuda|mps]", default="auto", show_default=True, help="Where to compute.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Folder of MNIST; without it, synthetic images are used."
+)
+@click.option(
+    "--device", metavar="[auto|cpu|cuda|mps]", default="auto", show_default=True, help="Device to compute on."
+)
 @click.option(
     "--clock", type=click.Choice(("wall", "cpu")), default="wall", show_default=True,
-    help="What times are: elapsed, or of the processor (for a machine that others use, too).",
+    help="Measure elapsed time, or processor time (for a machine with other load).",
 )  # fmt: skip
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="Write bench.json, table.md and bench.png there.",
+    help="Write bench.json, table.md and bench.png to this folder.",
 )  # fmt: skip
 @json_option
 @debug_option
@@ -61,7 +65,7 @@ def command(
 
     Four parts: `solvers` (calls to a small gradient on the problem set), `products` (the price of curvature products),
     `overhead` (of a solver beyond its evaluations) and `time` (to a loss on a subset). Counts are deterministic; times
-    are medians, with the contestants by turns.
+    are medians, measured in turn.
     """
     from subsetopt.bench import BenchSettings, run_bench
     from subsetopt.bench.output import write_bench

@@ -37,13 +37,13 @@ _OWN = tuple(name for name in StudyConfig.model_fields if name != "method")
 )
 @click.option("--config", metavar="FILE", help="TOML study or preset (compare-digits, ...); flags override it.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR",
-              help="Study directory; what is there is used again  [default: runs/compare-DATASET]")  # fmt: skip
+              help="Study directory; finished cells in it are reused  [default: runs/compare-DATASET]")  # fmt: skip
 @click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Cells to run at a time.")
 @click.option(
     "--backend", type=click.Choice(["loky", "dask", "ray"]), default="loky", show_default=True,
-    help="Who runs the cells: processes here, or a cluster.",
+    help="Run the cells in processes of this machine, or on a cluster.",
 )  # fmt: skip
-@click.option("--scheduler", metavar="ADDRESS", help="Where the cluster listens, e.g. tcp://host:8786.")
+@click.option("--scheduler", metavar="ADDRESS", help="Address of the cluster, e.g. tcp://host:8786.")
 @json_option
 @quiet_option
 @debug_option
@@ -59,9 +59,9 @@ def command(
 ) -> None:
     """Compare methods at equal cost, with tuning, seeds and tests.
 
-    Tunes every method by the same small search on validation data, runs all of them with every seed at every budget,
-    tests which differences are more than chance, and writes a report. The same command goes on where it was
-    interrupted; more methods, budgets or seeds use what is there.
+    Tune every method by the same small search on validation data, run all of them with every seed at every budget,
+    test which differences are more than chance, and write a report. The same command continues an interrupted study;
+    more methods, budgets or seeds reuse the cells that are finished.
     """
     base = read_config(config) if config is not None else {}
     own = given_settings(StudyConfig, {name: flags[name] for name in _OWN})
@@ -97,7 +97,7 @@ def _run(study: Study, directory: Path, workers: Workers, quiet: bool) -> dict[s
             render_study(directory)
     except StudyInterrupted:
         bars.close()
-        click.echo(f"Interrupted; go on with the same command: {shlex.join(arguments)}", err=True)
+        click.echo(f"Interrupted; continue with the same command: {shlex.join(arguments)}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
         bars.close()

@@ -17,7 +17,7 @@ _COUNT = click.IntRange(min=1)
 
 @click.command(
     "coverage",
-    short_help="Tell how much of the data redrawn samplers see, and how often.",
+    short_help="Compute how much of the data redrawn samplers see, and how often.",
     epilog="Example: subsetopt coverage --samples 50000 --fraction 0.2 --epochs 20 --output coverage.png",
 )
 @click.option("--samples", type=_COUNT, default=10_000, show_default=True, metavar="N", help="N, training samples.")
@@ -27,9 +27,16 @@ _COUNT = click.IntRange(min=1)
     "--sampler", "names", default="srs,rs2", show_default=True, metavar="NAMES",
     help="Any of srs, rs2, fixed-subset and full, with commas between them.",
 )  # fmt: skip
-@click.option("--repeats", type=_COUNT, default=10, show_default=True, metavar="N", help="Simulations.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the first.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw a figure, too.")
+@click.option("--repeats", type=_COUNT, default=10, show_default=True, metavar="N", help="Number of simulations.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of the first simulation.",
+)
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw a figure to this file.")
 @json_option
 @debug_option
 def command(
@@ -42,10 +49,10 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Tell how much of the data redrawn samplers see, and how often.
+    """Compute how much of the data redrawn samplers see, and how often.
 
-    Puts the closed forms of coverage (the share of samples seen at least once) and of occupancy (the visits of one
-    sample) beside counts of what the samplers themselves propose.
+    Print the closed forms of coverage (the share of samples seen at least once) and of occupancy (the visits of one
+    sample) beside simulated counts of what the samplers themselves propose.
     """
     from subsetopt.samplers.coverage import compare_coverage
 

@@ -18,7 +18,7 @@ from subsetopt_cli.output import debug_option
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="Where to put it  [env: SUBSETOPT_DATA; default: ~/.cache/subsetopt]",
+    help="Folder to save it in  [env: SUBSETOPT_DATA; default: ~/.cache/subsetopt]",
 )
 @click.option("--quiet", is_flag=True, help="No progress; print only the files.")
 @debug_option
@@ -26,7 +26,7 @@ def command(name: str, data_dir: Path | None, quiet: bool) -> None:
     """Fetch a data set from its publisher.
 
     NAME is a published set, e.g. mnist. Files are checked by checksum, complete ones are left alone, and an interrupted
-    download goes on where it stopped. Prints the paths of the files.
+    download continues where it stopped. Print the paths of the files.
     """
     from subsetopt.data import download
     from subsetopt.data.catalog import default_data_dir
@@ -51,7 +51,7 @@ class _FileBar:
         self._close()
 
     def update(self, done: int, total: int | None) -> None:
-        """Take note that `done` of `total` bytes of the current file are there."""
+        """Record that `done` of `total` bytes of the current file have arrived."""
         if self._bar is None or done < self._bar.n or total != self._bar.total:
             self._close()
             self._bar = self._open(done, total)

@@ -18,8 +18,8 @@ _SPLITS = ("subset", "train", "validation", "test")
     "--split", "splits", type=click.Choice(_SPLITS), multiple=True, default=_SPLITS[1:], show_default=True,
     help="Data to evaluate on; may be given several times.",
 )  # fmt: skip
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where data sets lie now, if not where they were.")
-@click.option("--device", metavar="[auto|cpu|cuda|mps]", help="Where to compute, if not where the run did.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data sets, if not that of the run.")
+@click.option("--device", metavar="[auto|cpu|cuda|mps]", help="Device to compute on, if not the run's.")
 @json_option
 @debug_option
 def command(run: Path, splits: tuple[str, ...], data_dir: Path | None, device: str | None, as_json: bool) -> None:

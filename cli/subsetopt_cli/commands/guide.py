@@ -9,7 +9,11 @@ from subsetopt.report.table import text_table
 from subsetopt_cli.output import debug_option, json_option, print_json
 
 
-@click.command(short_help="Print the manual.", epilog="Example: subsetopt guide strategies")
+@click.command(
+    "guide",
+    short_help="Print a page of the manual, or the list of its topics.",
+    epilog="Example: subsetopt guide strategies",
+)
 @click.argument("topic", required=False)
 @json_option
 @debug_option

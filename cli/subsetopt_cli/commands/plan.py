@@ -1,4 +1,4 @@
-"""`subsetopt plan`: predict what each strategy would cost here, and say which to run."""
+"""`subsetopt plan`: predict the cost of each strategy on this problem and machine, and recommend one."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _WIDTH = 96
     "plan",
     cls=HeadedCommand,
     params=setting_options(RunConfig, _SETTINGS),
-    short_help="Predict what each strategy would cost here, and say which to run.",
+    short_help="Predict the cost of each strategy on this problem and machine, and recommend one.",
     epilog="Example: subsetopt plan --dataset mnist --model cnn --excess 0.05",
 )
 @click.option(
     "--excess", type=float, metavar="X",
-    help="Wanted: the full-set objective at most X times the full minimum above it.  [default: 0.1]",
+    help="Target: a full-set objective at most X times the full minimum above it.  [default: 0.1]",
 )  # fmt: skip
-@click.option("--target-loss", type=float, metavar="X", help="Wanted: this held-out loss, instead of --excess.")
+@click.option("--target-loss", type=float, metavar="X", help="Target: this held-out loss, instead of --excess.")
 @click.option(
     "--pilot-seconds", type=float, metavar="X", default=5.0, show_default=True,
-    help="Solve a small subset for so long at most, to learn about this problem; 0 for none.",
+    help="Seconds at most for a pilot solve on a small subset of this problem; 0 for none.",
 )  # fmt: skip
 @click.option(
     "--by", type=click.Choice(["seconds", "units"]), default="seconds", show_default=True,
-    help="What is to be least: seconds here, or epoch-equivalents.",
+    help="Recommend by seconds on this machine, or by epoch-equivalents (units).",
 )  # fmt: skip
 @json_option
 @debug_option
@@ -51,7 +51,7 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Predict what each strategy would cost here, and say which to run.
+    """Predict the cost of each strategy on this problem and machine, and recommend one.
 
     Times each kind of model call, solves a small subset, and multiplies by what the strategies needed in this
     project's own measurements. The ranges are those of the measurements; other data may lie outside.
@@ -101,10 +101,10 @@ def _text(document: Mapping[str, Any]) -> str:
             f"Pilot: {pilot['samples']} samples, {pilot['evaluations']} evaluations {end}, "
             f"{pilot['epoch_equivalents']:.3g} epoch-equivalents, {_seconds(pilot['seconds'])}."
         )
-    table = [["strategy", "epoch-equivalents", "seconds", "dependent calls"]]
+    table = [["strategy", "epoch-equivalents", "seconds", "sequential model calls"]]
     for row in sorted(document["strategies"], key=_order):
         if row["epoch_equivalents"] is None:
-            table.append([row["strategy"], "not seen to reach it", "", ""])
+            table.append([row["strategy"], "not measured to reach it", "", ""])
         else:
             table.append([row["strategy"], *(_span(row[key]) for key in ("epoch_equivalents", "seconds", "calls"))])
     return "\n".join([*_wrapped(lines), "", *text_table(table), "", *_advice(document)])

@@ -55,7 +55,7 @@ class _Sizes:
         *setting_options(RunConfig, _SETTINGS),
         *[HeadedOption([f"--{name}"], type=_COUNT, metavar="N", help=text, heading="Model") for name, text in _BARE],
     ],
-    short_help="Tell how far a subset overdetermines a model: Q = K·M/P.",
+    short_help="Compute the overdetermination ratio of a subset: Q = K·M/P.",
     epilog="Examples: subsetopt ratio --dataset mnist --model cnn --target 2; "
     "subsetopt ratio --samples 60000 --outputs 10 --parameters 11274 --subset-frac 0.1",
 )
@@ -74,7 +74,9 @@ class _Sizes:
     "--excess", type=float, metavar="X",
     help="With --effective: the subset whose loss on the full set is at most X times the full minimum's above it.",
 )  # fmt: skip
-@click.option("--on", type=click.Choice(["subset", "full"]), help="With --effective: the last solve there.")
+@click.option(
+    "--on", type=click.Choice(["subset", "full"]), help="With --effective: measure at the last solve on these data."
+)
 @click.option(
     "--rows", type=int, metavar="N", default=32, show_default=True,
     help="With --effective: samples left out in turn; 0 for none.",
@@ -93,10 +95,11 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Tell how far a subset overdetermines a model: Q = K·M/P.
+    """Compute the overdetermination ratio of a subset: Q = K·M/P.
 
     K samples with M outputs each set K·M equations for P trainable parameters. Without --subset-frac or --subset-size,
-    K is the whole training set. With --effective RUN, what a run found tells how many parameters its data determine.
+    K is the whole training set. With --effective RUN, compute the effective ratio K/p at the minimum that a run found:
+    p is the number of parameters that its data determine.
     """
     given = given_settings(RunConfig, flags)
     config = make_config(given)
@@ -206,7 +209,7 @@ def _text(config: RunConfig, sizes: _Sizes, document: Mapping[str, Any]) -> str:
             f"{100 * target['fraction']:.3g} % of the training samples"
         )
         if target["fraction"] > 1:
-            reach = f"Q = {target['ratio']:g} needs {target['samples']} samples, more than there are"
+            reach = f"Q = {target['ratio']:g} needs {target['samples']} samples, more than the training set has"
         lines += ["", reach]
     copies = config.augment_copies + 1
     rows = [["subset", "samples", "K", "Q"]]

@@ -1,4 +1,4 @@
-"""`subsetopt resume`: go on where an interrupted run was saved."""
+"""`subsetopt resume`: continue an interrupted run from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from subsetopt_cli.output import debug_option, json_option
 from subsetopt_cli.running import progress_shown, quiet_option, show_outcome
 
 
-@click.command("resume", short_help="Go on with an interrupted run.")
+@click.command("resume", short_help="Continue an interrupted run.")
 @click.argument("run", type=click.Path(path_type=Path))
 @json_option
 @quiet_option
 @debug_option
 def command(run: Path, as_json: bool, quiet: bool) -> None:
-    """Go on with an interrupted run.
+    """Continue an interrupted run.
 
     RUN is the directory that `subsetopt train` wrote. The final parameters are those of a run that was never stopped.
     """

@@ -67,9 +67,9 @@ def command(
 ) -> None:
     """Study how far subset minima stand for the full set.
 
-    `representativeness` solves several subsets per fraction to their minimum and measures the loss there on the subset,
-    the full training set and test data, against the overdetermination ratio Q. The same command goes on where it was
-    interrupted.
+    `representativeness` solves several subsets per fraction to their minimum and measures its loss on the subset, the
+    full training set and test data, against the overdetermination ratio Q. The same command continues an interrupted
+    study.
     """
     config = make_config(given_settings(RunConfig, flags))
     directory = output or Path("runs") / f"{kind}-{config.dataset}"
@@ -90,7 +90,7 @@ def command(
             summary = run_representativeness(plan, directory, workers=Workers(jobs), tell=tell, command=arguments)
             representativeness_figure(directory)
     except StudyInterrupted:
-        click.echo(f"Interrupted; go on with the same command: {shlex.join(arguments)}", err=True)
+        click.echo(f"Interrupted; continue with the same command: {shlex.join(arguments)}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     if as_json:
         print_json({**summary, "directory": str(directory)})

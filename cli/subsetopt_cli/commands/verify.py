@@ -1,4 +1,4 @@
-"""`subsetopt verify`: tell a minimum from a saddle by the eigenvalues of the Hessian."""
+"""`subsetopt verify`: check whether a run found a minimum or a saddle, by the Hessian's eigenvalues."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _VERDICTS = {
     "minimum": "a minimum: the gradient vanishes and the smallest eigenvalue of the Hessian is positive.",
     "saddle": "a saddle: the gradient vanishes, but the Hessian has a negative eigenvalue.",
     "not stationary": "not stationary: the gradient has not vanished, so this is no minimum yet.",
-    "undecided": "undecided: the gradient vanishes, but the smallest eigenvalue cannot be told from zero.",
+    "undecided": "undecided: the gradient vanishes, but the bounds on the smallest eigenvalue enclose zero.",
 }
 
 
-@click.command("verify", short_help="Tell whether a run found a minimum, by the Hessian's eigenvalues.")
+@click.command("verify", short_help="Check whether a run found a minimum, by the Hessian's eigenvalues.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--on", type=click.Choice(["subset", "full"]),
@@ -32,7 +32,7 @@ _VERDICTS = {
 )  # fmt: skip
 @click.option(
     "--gtol", type=float, metavar="X",
-    help="Stationary when max|g| is at most X times the loss's own scale.  [default: the run's]",
+    help="Gradient test: stationary when max|g| is at most X times the loss's own scale.  [default: the run's]",
 )  # fmt: skip
 @click.option(
     "--damping", type=float, metavar="X", help="Lambda of the effective dimension.  [default: the run's L2 strength]"
@@ -45,10 +45,10 @@ _VERDICTS = {
 )
 @click.option(
     "--dtype", type=click.Choice(["float32", "float64"]), default="float64", show_default=True,
-    help="Precision, whatever the run's was.",
+    help="Precision of the check, independent of the run's.",
 )  # fmt: skip
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where data sets lie now, if not where they were.")
-@click.option("--device", metavar="[auto|cpu|cuda|mps]", help="Where to compute, if not where the run did.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data sets, if not that of the run.")
+@click.option("--device", metavar="[auto|cpu|cuda|mps]", help="Device to compute on, if not the run's.")
 @json_option
 @debug_option
 def command(
@@ -63,7 +63,7 @@ def command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Tell whether a run found a minimum, by the Hessian's eigenvalues.
+    """Check whether a run found a minimum, by the Hessian's eigenvalues.
 
     RUN is the directory that `subsetopt train` wrote. The smallest and largest eigenvalue are found by Lanczos, with
     bounds, from Hessian products on the data of the phase; the L2 term, which adds its strength to every eigenvalue,

@@ -3,6 +3,7 @@
 Python's own unpickler is not used: it allocates a memo as large as an index says, hashes tuples as deep as they are
 nested, and writes the state that a pickle brings into any object that it names. The few opcodes of published files
 (`pickletools` documents them) are carried out here instead, on values of our own.
+No library does: `picklescan` and `fickling` judge a pickle and leave reading it to Python's unpickler.
 """
 
 from __future__ import annotations

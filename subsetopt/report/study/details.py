@@ -40,7 +40,7 @@ def tuning_table(study: Study) -> Table | None:
         ("Method", "Budget", "Setting", "Value", "Validation loss", "Taken"),
         rows,
         numeric=frozenset((1, 3, 4)),
-        note="Chosen by validation loss, on seeds of their own; the search goes on beyond its best value until that "
+        note="Chosen by validation loss, on seeds of their own; the search continues beyond its best value until that "
         "lies inside the grid, or its limit is reached.",
     )
 

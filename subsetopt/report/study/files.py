@@ -164,7 +164,7 @@ class CurvePoint:
 
 
 def is_study(directory: Path) -> bool:
-    """Tell whether `directory` holds a study, finished or not."""
+    """Return whether `directory` holds a study, finished or not."""
     return (directory / SUMMARY).is_file() or (directory / STUDY).is_file()
 
 

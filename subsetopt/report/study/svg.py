@@ -31,7 +31,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def labels(ticks: Sequence[float]) -> list[str]:
-    """Format the ticks of an axis with as many digits as tell them apart, three at least."""
+    """Format the ticks of an axis with as many digits as distinguish them, three at least."""
     for digits in range(3, 8):
         texts = [number(tick, digits) for tick in ticks]
         if len(set(texts)) == len(texts):

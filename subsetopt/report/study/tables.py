@@ -19,7 +19,7 @@ _OPPOSITE = {"better": "worse", "worse": "better", "no difference": "no differen
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table: text, the number it sorts by, a style, and a bar as shares of the cell's width."""
+    """One cell of a table: text, the number it sorts by, a style, and a bar as shares of the cell's width."""
 
     text: str
     sort: float | None = None
@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; the first column names the row, `numeric` tells which columns hold numbers."""
+    """Rows under headings; the first column names the row, `numeric` has the columns that hold numbers."""
 
     caption: str
     columns: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""CRAIG: medoids of the gradients, each weighted by the number of samples it stands for.
+"""CRAIG: medoids of the gradients, each weighted by the number of samples in its cluster.
 
 ## What it does
 Every `scan_period` epochs, picks per class the rows whose last-layer gradients are closest to all others (facility

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +184,50 @@ def test_a_study_with_only_what_it_must_have_renders(tmp_path: Path) -> None:
     page = Page(render_study(tmp_path).html.read_text(encoding="utf-8"))
     assert page.count("h1") == 1
     assert "Which differences are noise" not in page.text and "Failures" not in page.text
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '" onload="alert(1)',
+    "' x='1",
+    "{{ 7 * 7 }}",
+    "{% raw %}",
+    "a&amp;b",
+    "5 % of <i>",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_whatever_a_study_names_is_shown_as_it_was_written(tmp_path: Path, name: str) -> None:
+    """In a heading, an attribute, a table and the key; reference: an HTML parser gives the text back."""
+    text = json.dumps(summary()).replace(json.dumps("sgd"), json.dumps(name))
+    content = {**json.loads(text), "verdict": [name], "failures": [{"cell": name, "error": name}]}
+    page = Page(render_study(write_study(tmp_path, content)).html.read_text(encoding="utf-8"))
+    shown = page.text.replace("\xa0", " ")
+    assert shown.count(name) >= 5 and page.count("script") == 1
+    assert [text.replace("\xa0", " ") for text, _ in page.tables["Cells that failed"][1]] == [name, name]
+    assert name in [attributes.get("title") for tag, attributes in page.tags if tag == "button"]
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    assert not any("x" in attributes for tag, attributes in page.tags if tag == "button")
+
+
+def test_a_study_of_four_methods_stays_under_300_kilobytes(tmp_path: Path) -> None:
+    for file in ("summary.json", "curves.csv"):
+        shutil.copy(Path(__file__).parents[3] / "reports" / "compare-mnist-relu" / file, tmp_path)
+    assert render_study(tmp_path).html.stat().st_size <= 300_000
+
+
+def test_every_template_is_compiled_with_escaping() -> None:
+    """Only rendered sections, drawn pictures and our own style and script are taken as they are."""
+    folder = files("subsetopt.report") / "templates"
+    safe = {
+        entry.name: re.findall(r"([\w.()\"<>]+) \| safe", entry.read_text(encoding="utf-8"))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".html")
+    }
+    assert safe == {
+        "study.html": ["style", "section.content", "script"],
+        "summary.html": [],
+        "tables.html": ['"<wbr>"'],
+        "pictures.html": ["key_sample(index)", "picture.svg"],
+    }

@@ -1,0 +1,79 @@
+"""Every example runs as `python -m subsetopt.examples.NAME` does, and prints what its docstring promises."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from subsetopt_cli.main import run
+
+import subsetopt.examples
+from subsetopt.examples import examples
+
+FOLDER = Path(subsetopt.examples.__file__).parent
+
+
+def output(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    runpy.run_module(f"subsetopt.examples.{name}", run_name="__main__")
+    return capsys.readouterr().out
+
+
+def number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    assert found, text
+    return float(found[1])
+
+
+def test_own_arrays_predicts_new_rows_far_better_than_their_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    """Reference: the noise of the prices has standard deviation 1, their mean misses by about 26."""
+    text = output("own_arrays", capsys)
+    assert "stop reason of the subset solve: gradient" in text
+    assert 0.8 < number(r"error on new rows: ([\d.]+)", text) < 3
+    assert number(r"deviation of their prices: ([\d.]+)", text) > 20
+
+
+def test_own_loop_sees_half_of_the_samples_per_epoch_and_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output("own_loop", capsys)
+    assert text.count(": 647 of 1294 samples") == 8
+    assert number(r"test accuracy: ([\d.]+)", text) > 0.9
+
+
+def test_lbfgs_reaches_the_minimum_that_adam_left_far_away(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output("finish_adam_with_lbfgs", capsys)
+    assert number(r"after L-BFGS: ([\d.e+-]+)", text) < 1e-3 * number(r"after Adam: +([\d.e+-]+)", text)
+    assert number(r"max\|g\| ([\d.e+-]+)", text) <= 1e-5 and "stop reason: gradient" in text
+
+
+def test_newton_cg_ends_at_a_certified_minimum(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output("newton_cg_certified_minimum", capsys)
+    assert number(r"max\|g\| ([\d.e+-]+)", text) <= 1e-9
+    assert number(r"between ([\d.e+-]+)", text) > 0 and ": minimum" in text
+
+
+def test_two_methods_are_compared_with_a_test_of_the_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output("compare_two_methods", capsys)
+    assert text.count("test accuracy") == 2 and "page: report.html" in text
+    assert 0 <= number(r"adam, accuracy: [\w ]+, p = ([\d.e-]+)", text) <= 1
+
+
+def test_every_example_is_tested_here_short_and_summarised_in_one_line() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    for name, summary in examples().items():
+        assert f'output("{name}", capsys)' in source
+        assert summary.endswith(".") and len(summary) < 118
+        assert len((FOLDER / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 60
+    assert set(examples()) == {path.stem for path in FOLDER.glob("[a-z]*.py")}
+
+
+def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list", "examples", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {entry["name"]: entry["summary"] for entry in listed} == examples()
+
+
+def test_the_guide_names_every_example() -> None:
+    page = (FOLDER.parent / "guide" / "python.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"subsetopt\.examples\.(\w+)", page)) == set(examples())
