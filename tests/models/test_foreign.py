@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from subsetopt.errors import ModelError, SettingError
-from subsetopt.models import build_model, check_output_shape, parse_model_args
+from subsetopt.models import build_model, check_output_shape, refuse_reserved
 
 SOURCE = """
     import torch
@@ -251,12 +251,7 @@ def test_the_check_leaves_modes_buffers_and_generators_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_model_arguments_are_split_at_the_first_equals_sign():
-    assert parse_model_args(["widths=64,32", "note = a=b", "empty="]) == {"widths": "64,32", "note": "a=b", "empty": ""}
-    assert parse_model_args([]) == {}
-
-
-@pytest.mark.parametrize("pairs", [["widths"], ["=3"], [""], ["a=1", "a=2"], ["seed=1"], ["in_shape=8"]])
-def test_bad_model_arguments_are_one_line(pairs):
-    with pytest.raises(SettingError, match=r"^model_arg"):
-        parse_model_args(pairs)
+@pytest.mark.parametrize("name", ["name", "in_shape", "n_outputs", "seed", "dtype"])
+def test_settings_that_the_run_decides_are_refused(name):
+    with pytest.raises(SettingError, match=rf"^model_arg {name} = 1: is set by the run and its data set; leave it out"):
+        refuse_reserved({"width": 3, name: 1})
