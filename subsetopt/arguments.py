@@ -72,12 +72,15 @@ def require_device(setting: str, value: object) -> None:
 
 def whole_number(setting: str, value: object, least: int = 0) -> int:
     """Return `value`, Python's or numpy's, as an int; raises `SettingError` unless it is whole and at least `least`."""
+    remedy = f"give a whole number of at least {least}"
     try:
         number = operator.index(cast(SupportsIndex, value))
     except (TypeError, RuntimeError):
-        number = least - 1
-    if isinstance(value, bool) or bool(getattr(value, "ndim", False)) or number < least:
-        raise SettingError(setting, value, "is out of range", f"give a whole number of at least {least}")
+        raise SettingError(setting, value, "is not a whole number", remedy) from None
+    if isinstance(value, bool) or bool(getattr(value, "ndim", False)):
+        raise SettingError(setting, value, "is not a whole number", remedy)
+    if number < least:
+        raise SettingError(setting, value, "is out of range", remedy)
     return number
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 _UNSET: Any = object()
 _arguments: Sequence[str] | None = None  # what was typed on the command line, None in Python
+FORMER_NAMES: dict[str, str] = {}
+"""Settings whose names of former versions are still taken, as {present: former}; entered where they are declared."""
 
 
 class UserError(ValueError):
@@ -98,10 +100,11 @@ def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError
 
 def _as_given(name: str, value: object) -> str:
     """Return a setting with its value: by its flag where that was typed, else as Python and TOML files write it."""
-    flag = name if name.startswith("-") else flag_of(name)
-    if any(argument == flag or argument.startswith(f"{flag}=") for argument in _arguments or ()):
-        plain = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
-        return f"{flag} {value if plain else _short(value)}"
+    for spelling in (name, *(former for present, former in FORMER_NAMES.items() if present == name)):
+        flag = spelling if spelling.startswith("-") else flag_of(spelling)
+        if any(argument == flag or argument.startswith(f"{flag}=") for argument in _arguments or ()):
+            plain = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
+            return f"{flag} {value if plain else _short(value)}"
     return f"{name} = {_short(value)}"
 
 

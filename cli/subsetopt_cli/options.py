@@ -6,6 +6,7 @@ The texts a user types go to pydantic as they are: a bad flag and a bad line in 
 from __future__ import annotations
 
 import ast
+import copy
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -18,47 +19,27 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from subsetopt.errors import SettingError, flag_of
+from subsetopt.training.settings.declaration import HEADINGS, declaration
 
-HEADINGS = ("Data", "Model", "Subset", "Solve", "Strategy", "Warm-up", "Hand-off", "Run")
 STUDY_HEADING = "Study"  # first where a command has it
-_SECTIONS = {
-    "Data": ("dataset", "data_dir", "data_file", "task", "image_size", "normalize", "validation_fraction"),
-    "Model": ("model", "model_args", "init_from", "loss"),
-    "Subset": ("subset_frac", "subset_size", "stratify", "augment_copies", "require_ratio"),
-    "Solve": (
-        "solver",
-        "solver_args",
-        "solver_epochs",
-        "l2",
-        "gtol",
-        "max_iterations",
-        "max_epochs",
-        "stop_at",
-        "noise_theta",
-    ),
-    "Strategy": (
-        "grow",
-        "start",
-        "grow_mode",
-        "grow_stop",
-        "grow_epochs",
-        "carry",
-        "subsets",
-        "subsets_then",
-        "subsets_select",
-    ),
-}
-_HEADING = {name: heading for heading, names in _SECTIONS.items() for name in names}
 # Lists of tables cannot be written as flags; they belong in a TOML file.
 FILE_ONLY = frozenset({"phase"})
 
 
 class HeadedOption(click.Option):
-    """An option that knows under which heading of the help it stands."""
+    """An option that knows under which heading of the help it stands; `former` are old flags, not shown there."""
 
-    def __init__(self, *args: Any, heading: str = "Run", **attributes: Any) -> None:
+    def __init__(self, *args: Any, heading: str = "Run", former: tuple[str, ...] = (), **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.heading = heading
+        self.former = former
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Leave the old flags out of the help."""
+        shown = copy.copy(self)
+        shown.opts = [flag for flag in self.opts if flag not in self.former]
+        shown.secondary_opts = [flag for flag in self.secondary_opts if flag not in self.former]
+        return super(HeadedOption, shown).get_help_record(ctx)
 
 
 class HeadedCommand(click.Command):
@@ -94,7 +75,7 @@ class _Verbatim(click.types.StringParamType):
 def setting_options(
     model: type[BaseModel], only: Iterable[str] | None = None, heading: str | None = None
 ) -> list[click.Parameter]:
-    """Return one option per field of `model` (or per name in `only`), under `heading` or that of `_SECTIONS`."""
+    """Return one option per field of `model` (or per name in `only`), under `heading` or the one that it declares."""
     names = model.model_fields if only is None else only
     options = [_option(name, model.model_fields[name]) for name in names if name not in FILE_ONLY]
     if heading is not None:
@@ -149,30 +130,24 @@ def _literal(text: str) -> Any:
 
 
 def _option(name: str, field: FieldInfo) -> HeadedOption:
-    heading = _heading(name)
+    own = declaration(field)
     text = str(field.description)
     help_text = f"{text[0].upper()}{text[1:]}{_shown_default(field)}"
-    flag = flag_of(name)
+    flags = [flag_of(spelling) for spelling in (name, own.old) if spelling is not None]
+    attributes: dict[str, Any] = {"default": None, "help": help_text, "heading": own.heading}
     if field.annotation is bool:
-        return HeadedOption(
-            [f"{flag}/--no-{flag[2:]}", name], default=None, is_flag=True, help=help_text, heading=heading
-        )
+        former = tuple(flag for old in flags[1:] for flag in (old, f"--no-{old[2:]}"))
+        switches = [f"{flag}/--no-{flag[2:]}" for flag in flags]
+        return HeadedOption([*switches, name], is_flag=True, former=former, **attributes)
     repeatable = name.endswith("_args")
     return HeadedOption(
-        [flag, name],
+        [*flags, name],
         type=_Verbatim(field),
         multiple=repeatable,
-        default=None,
-        metavar="KEY=VALUE" if repeatable else _metavar(field),
-        help=help_text,
-        heading=heading,
+        metavar="KEY=VALUE" if repeatable else own.metavar or _metavar(field),
+        former=tuple(flags[1:]),
+        **attributes,
     )
-
-
-def _heading(name: str) -> str:
-    if name in _HEADING:
-        return _HEADING[name]
-    return {"warmup": "Warm-up", "handoff": "Hand-off"}.get(name.split("_")[0], "Run")
 
 
 def _shown_default(field: FieldInfo) -> str:
@@ -191,8 +166,6 @@ def _shown_default(field: FieldInfo) -> str:
 
 
 def _metavar(field: FieldInfo) -> str:
-    if isinstance(field.json_schema_extra, dict) and "metavar" in field.json_schema_extra:
-        return str(field.json_schema_extra["metavar"])
     choices = _choices(field.annotation)
     if choices:
         return "[" + "|".join(choices) + "]"

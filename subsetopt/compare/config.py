@@ -12,23 +12,15 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
-from subsetopt.training.settings.phase import Settings
+from subsetopt.training.settings.declaration import declaration, names_of
+from subsetopt.training.settings.phase import Settings, present_names
 from subsetopt.training.settings.run import RunConfig, make_config
 
 BudgetUnit = Literal["epochs", "seconds"]
 MOST_SEEDS = 1000
 DEFAULT_METHODS = ("lbfgs@0.1+full", "lbfgs@0.1+srs", "lbfgs", "adam", "sgd", "srs@0.1")
 
-# What makes a method itself, and what the study sets in every run.
-_METHOD_OWN = frozenset({
-    "subset_frac", "subset_size", "augment_copies", "require_ratio", "solver", "solver_args", "solver_epochs",
-    "max_iterations", "stop_at", "noise_theta", "grow", "start", "grow_mode", "grow_stop", "grow_epochs", "carry",
-    "subsets", "subsets_then", "subsets_select", "warmup", "warmup_epochs", "warmup_lr", "handoff", "handoff_epochs",
-    "handoff_solver", "handoff_optimizer", "handoff_args", "handoff_lr",
-})  # fmt: skip
-_STUDY_OWN = frozenset({"seed", "output", "phase", "max_epochs", "max_seconds", "track_validation"})
-_DATA = frozenset({"dataset", "data_dir", "data_file", "task", "image_size", "normalize", "validation_fraction"})
-SHARED = tuple(name for name in RunConfig.model_fields if name not in _METHOD_OWN | _STUDY_OWN)
+SHARED = names_of(RunConfig, owner="shared")
 
 
 class StudyConfig(Settings):
@@ -127,7 +119,8 @@ class Study(BaseModel):
 def make_study(*layers: Mapping[str, Any]) -> Study:
     """Validate the settings of a study, later layers overriding earlier ones; raises `SettingError` in one line."""
     merged: dict[str, Any] = {}
-    for layer in layers:
+    for given_layer in layers:
+        layer, _ = present_names(RunConfig, given_layer)
         for key in layer:
             if key not in StudyConfig.model_fields and key not in SHARED:
                 raise _misplaced(key, layer[key])
@@ -148,26 +141,31 @@ def make_study(*layers: Mapping[str, Any]) -> Study:
 
 def table_settings(table: Mapping[str, Any]) -> tuple[str, float | None, dict[str, Any]]:
     """Split a `[[method]]` table into (name, solve_share, settings of a run); raises `SettingError`."""
-    settings = dict(table)
+    settings, _ = present_names(RunConfig, table)
     name, share = settings.pop("name", None), settings.pop("solve_share", None)
     if not isinstance(name, str) or not name.strip():
         raise SettingError("method", dict(table), "has no name", 'give it one: name = "mine"')
     if share is not None and not (isinstance(share, (int, float)) and 0 < share < 1):
         raise SettingError("solve_share", share, f"of method {name!r} does not lie in (0, 1)", "for example 0.5")
     for key in settings:
-        if key in _DATA or (key in _STUDY_OWN and key != "phase"):
+        if key in _of_study():
             raise SettingError(key, settings[key], f"method {name!r} cannot set it", "it is the study's")
     return name, share, settings
 
 
+def _of_study() -> set[str]:
+    """Return the settings that no method can have its own way."""
+    return {*names_of(RunConfig, heading="Data"), *names_of(RunConfig, owner="study")} - {"phase"}
+
+
 def _misplaced(key: str, value: Any) -> SettingError:
-    if key in _METHOD_OWN:
+    if key not in RunConfig.model_fields:
+        return unknown_name("setting", key, [*StudyConfig.model_fields, *SHARED])
+    if declaration(RunConfig.model_fields[key]).owner == "method":
         return SettingError(key, value, "belongs to one method", f'write [[method]] with name = "mine", {key} = ...')
-    if key in _STUDY_OWN:
-        return SettingError(
-            key, value, "is set by the study itself", f"leave it out; see {setting('budget')} and {setting('seeds')}"
-        )
-    return unknown_name("setting", key, [*StudyConfig.model_fields, *SHARED])
+    return SettingError(
+        key, value, "is set by the study itself", f"leave it out; see {setting('budget')} and {setting('seeds')}"
+    )
 
 
 def _one_line(error: ValueError, given: Mapping[str, Any]) -> SettingError:

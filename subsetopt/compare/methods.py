@@ -75,7 +75,7 @@ def _solver_settings(text: str, head: str, handoff: str | None) -> dict[str, Any
     share, grows, factor = share.partition("x")
     settings: dict[str, Any] = {"solver": solver}
     if grows:
-        settings |= {"start": _share(text, share), "grow": _number(text, factor, "x")}
+        settings |= {"grow_start": _share(text, share), "grow": _number(text, factor, "x")}
     else:
         settings["subset_frac"] = _share(text, share)
     return {**settings, **({"handoff": "none"} if handoff is None else _handoff_settings(text, handoff))}
@@ -135,7 +135,7 @@ def _phase_words(phase: PhaseConfig, config: RunConfig) -> str:
     if phase.streaming:
         return f"{phase.method} on fresh subsets of {data}"
     if phase.role == "solve" and config.grow is not None:
-        data = f"subsets growing from {100 * config.start:g} % by a factor of {config.grow:g} to {data}"
+        data = f"subsets growing from {100 * config.grow_start:g} % by a factor of {config.grow:g} to {data}"
     if phase.subsets > 1:
         how = {"average": "each solved, their average", "best": "each solved, the best", "together": "solved as one"}
         data = f"{phase.subsets} disjoint subsets like {data} ({how[phase.subsets_then]})"

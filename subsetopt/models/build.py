@@ -11,10 +11,10 @@ from torch.nn.parameter import is_lazy
 
 from subsetopt.ambient import ordinary_torch
 from subsetopt.errors import ModelError, UserError
+from subsetopt.models.arguments import convert_settings, open_ended, supplied_arguments
 from subsetopt.models.foreign import current_directory_importable, load_factory, one_line
 from subsetopt.registry import Registry
 from subsetopt.seeding import derive_seed, seeded_globals
-from subsetopt.settings import convert_settings, open_ended, supplied_arguments
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model", "subsetopt.models")
 

@@ -44,7 +44,7 @@ STRATEGIES = (
     Strategy("kfac-stream+lbfgs", "full batch",
              "--solver kfac-stream --solver-epochs 2 --handoff full --handoff-arg preconditioner=kfac", _BOTH,
              stream_units=2.0),
-    Strategy("grow", "full batch", "--grow 2 --start 0.01 --handoff none", ("--max-epochs",)),
+    Strategy("grow", "full batch", "--grow 2 --grow-start 0.01 --handoff none", ("--max-epochs",)),
     Strategy("lbfgs@0.1+full", "full batch", "--subset-frac 0.1 --stop-at noise --handoff full", _BOTH),
     Strategy("lbfgs", "full batch", "--solver none --handoff full --handoff-solver lbfgs", _HANDOFF),
     Strategy("newton-cg", "full batch", "--solver none --handoff full --handoff-solver newton-cg", _HANDOFF),

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import torch
 
 from subsetopt.arguments import plain, require_device, whole_number
-from subsetopt.errors import SettingError, unknown_name
+from subsetopt.errors import SettingError
 from subsetopt.registry import Registry
 from subsetopt.samplers.base import QueueSampler
-from subsetopt.settings import check_flag
+from subsetopt.settings import check_flag, check_settings
 
 S = TypeVar("S", bound=type[QueueSampler])
 SAMPLERS: Registry[type[QueueSampler]] = Registry("sampler", "subsetopt.samplers.methods")
@@ -55,13 +55,9 @@ def make_sampler(
     seed = whole_number("seed", seed)
     require_device("device", device)
     check_flag("drop_last", drop_last)
-    known = [field.name for field in dataclasses.fields(target.Settings)]
-    for setting in settings:
-        if setting not in known:
-            if not known:
-                raise SettingError(setting, settings[setting], "unknown setting", f"{name!r} has no settings")
-            raise unknown_name(f"setting of sampler {name!r}", setting, known)
-    checked = target.Settings(**{key: plain(value) for key, value in settings.items()})
+    given = {key: plain(value) for key, value in settings.items()}
+    check_settings(target.Settings, given, name, what="sampler")
+    checked = target.Settings(**given)  # as they were given: the ranges that it checks are named with these values
     sampler = target(n_samples, batch_size, seed, torch.device(device), checked, drop_last)
     if drop_last and sampler.epoch_rows < sampler.rows_per_proposal:
         problem = f"exceeds the {sampler.epoch_rows} rows of an epoch, so drop_last leaves no batch"

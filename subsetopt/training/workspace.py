@@ -82,8 +82,8 @@ class Workspace:
         if len(rows) < least:
             enough = math.ceil(1000 * least / self.full_size) / 1000
             raise SettingError(
-                "start", config.share, f"is {len(rows)} of {self.full_size} samples, {least} are the least that a "
-                "stage of growing subsets needs", f"use {setting('start', float(f'{enough:g}'))} or more",
+                "grow_start", config.share, f"is {len(rows)} of {self.full_size} samples, {least} are the least that a "
+                "stage of growing subsets needs", f"use {setting('grow_start', float(f'{enough:g}'))} or more",
             )  # fmt: skip
         return self.with_subset(rows)
 

@@ -8,10 +8,11 @@ import click
 import pytest
 from pydantic import Field
 from subsetopt_cli.commands.train import command as train
-from subsetopt_cli.options import FILE_ONLY, HEADINGS, given_settings, key_values, setting_options
+from subsetopt_cli.options import FILE_ONLY, given_settings, key_values, setting_options
 from subsetopt_cli.presets import overrides
 
 from subsetopt.errors import SettingError, flag_of
+from subsetopt.training.settings.declaration import HEADINGS, declared
 from subsetopt.training.settings.run import RunConfig, make_config
 
 FIELDS = [name for name in RunConfig.model_fields if name not in FILE_ONLY]
@@ -26,7 +27,7 @@ def _option(name: str) -> click.Option:
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_has_a_flag_with_its_description(name: str) -> None:
     option = _option(name)
-    assert option.opts == [flag_of(name)]
+    assert option.opts[0] == flag_of(name)
     assert str(RunConfig.model_fields[name].description)[1:] in str(option.help)
     assert option.heading in HEADINGS  # type: ignore[attr-defined]  # HeadedOption
 
@@ -53,7 +54,9 @@ def test_headings_follow_the_way_of_the_data(cli: Any) -> None:
 
 def test_a_field_added_to_the_configuration_becomes_a_flag() -> None:
     class Longer(RunConfig):
-        warmup_batch_size: int = Field(64, description="batch size of the warm-up")
+        warmup_batch_size: int = Field(
+            64, description="batch size of the warm-up", json_schema_extra=declared("Warm-up", "method", "warmup")
+        )
 
     option = setting_options(Longer)[-1]
     assert option.opts == ["--warmup-batch-size"]

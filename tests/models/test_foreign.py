@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from subsetopt.errors import ModelError, SettingError
-from subsetopt.models import build_model, check_output_shape
+from subsetopt.models import build_model, check_output_shape, refuse_reserved
 
 SOURCE = """
     import torch
@@ -249,3 +249,9 @@ def test_the_check_leaves_modes_buffers_and_generators_alone():
     assert model.training and not model.norm.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["name", "in_shape", "n_outputs", "seed", "dtype"])
+def test_settings_that_the_run_decides_are_refused(name):
+    with pytest.raises(SettingError, match=rf"^model_arg {name} = 1: is set by the run and its data set; leave it out"):
+        refuse_reserved({"width": 3, name: 1})

@@ -18,9 +18,9 @@ from subsetopt.training.settings.run import make_config
 
 COMMON: dict[str, Any] = {"subset_frac": 0.5, "max_iterations": 5, "checkpoint_seconds": 0, "handoff": "none"}
 STRATEGIES: dict[str, dict[str, Any]] = {
-    "grow": {"grow": 2, "start": 0.1, "noise_theta": 1.0},
-    "grow-disjoint-validation": {"grow": 3, "start": 0.1, "grow_mode": "disjoint", "grow_stop": "validation"},
-    "grow-newton": {"grow": 3, "start": 0.1, "solver": "newton-cg", "max_iterations": 3},
+    "grow": {"grow": 2, "grow_start": 0.1, "noise_theta": 1.0},
+    "grow-disjoint-validation": {"grow": 3, "grow_start": 0.1, "grow_mode": "disjoint", "grow_stop": "validation"},
+    "grow-newton": {"grow": 3, "grow_start": 0.1, "solver": "newton-cg", "max_iterations": 3},
     "subsets": {"subsets": 2, "subsets_then": "resolve", "max_epochs": 5.0},
 }
 

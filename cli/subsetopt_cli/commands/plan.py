@@ -10,12 +10,13 @@ import click
 
 from subsetopt.errors import flag_of
 from subsetopt.report.table import text_table
+from subsetopt.training.settings.declaration import names_of
 from subsetopt.training.settings.run import RunConfig, make_config
 from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
 _SETTINGS = (
-    "dataset", "data_dir", "data_file", "task", "image_size", "normalize", "validation_fraction",
+    *names_of(RunConfig, heading="Data"),
     "model", "model_args", "loss", "l2", "stratify", "gtol", "max_iterations", "seed", "dtype", "device",
 )  # fmt: skip
 _WIDTH = 96

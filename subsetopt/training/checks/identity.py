@@ -16,12 +16,12 @@ from torch import Tensor
 
 from subsetopt.errors import UserError
 from subsetopt.files import MALFORMED
+from subsetopt.training.settings.declaration import declaration
+from subsetopt.training.settings.phase import present_names
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.workspace import Workspace
 
-FREE = frozenset({
-    "output", "data_dir", "data_file", "init_from", "device", "checkpoint_seconds", "rank_timeout", "track_validation",
-})  # fmt: skip
+FREE = frozenset(name for name, field in RunConfig.model_fields.items() if declaration(field).free)
 """Settings that may change between two parts of a run: where things lie, where it computes, how often it records."""
 
 _ROWS, _OUTPUTS = 8, 16
@@ -93,6 +93,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _check_settings(saved: Mapping[str, Any], config: RunConfig, free: frozenset[str]) -> None:
+    saved, _ = present_names(RunConfig, saved)
     now, fields = _settings(config), RunConfig.model_fields
     for name in [name for name in fields if name not in free]:
         # A setting that the version that saved did not have was as its default is now.

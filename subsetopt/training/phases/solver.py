@@ -111,7 +111,7 @@ class SolverPhase:
             loss, gradient = self._objective.value_and_gradient(chosen, "evaluation")
             outcome = Outcome(chosen, float(loss), float(gradient.abs().max()))
         self._workspace.refresh_batch_norm(outcome.w, self.config.data)
-        if self.config.role == "grow" and self._workspace.config.carry:
+        if self.config.role == "grow" and self._workspace.config.grow_carry:
             self._workspace.carried.put(self.config.method, self._solver, solver)
         return outcome
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from subsetopt.training.settings.declaration import Role, names_in_phase
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.settings.run import RunConfig
-
-_EPOCHS = {"warmup": "warmup_epochs", "grow": "grow_epochs", "solve": "solver_epochs", "handoff": "handoff_epochs"}
 
 
 def setting_name(run: RunConfig, phase: PhaseConfig, name: str) -> str:
@@ -15,16 +14,20 @@ def setting_name(run: RunConfig, phase: PhaseConfig, name: str) -> str:
     """
     if run.phase:
         return f"phase.{run.phase.index(phase)}.{name}" if phase in run.phase else f"phase.{name}"
-    if name == "epochs":
-        return _EPOCHS[phase.role]
     if name == "method":
         return _method(phase)
     if name == "sampler":
         return "handoff"
     if name in ("settings", "sampler_settings"):
         return "handoff_args" if phase.role == "handoff" else "solver_args"
-    own = f"{phase.role}_{name}"
-    return own if own in RunConfig.model_fields else name
+    solving: Role = "solve" if phase.role == "grow" else _role(phase)
+    return (names_in_phase(RunConfig, solving) | names_in_phase(RunConfig, _role(phase))).get(name, name)
+
+
+def _role(phase: PhaseConfig) -> Role:
+    if phase.role == "handoff":
+        return "handoff" if phase.first_order else "full"
+    return "stream" if phase.streaming else phase.role
 
 
 def _method(phase: PhaseConfig) -> str:

@@ -16,12 +16,16 @@ from pydantic import (
     model_validator,
 )
 
+from subsetopt.errors import FORMER_NAMES, SettingsConflictError, setting
+from subsetopt.training.settings.declaration import declared, old_names
+
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
 Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
 FIRST_ORDER = ("sgd", "adam", "adamw", "muon")
 STREAMS = {"kfac-stream": "a stream of fresh, growing subsets of the full set, one K-FAC step on each"}
 STREAM_EPOCHS = 3.0
+_HANDOFF = declared("Hand-off", "shared", "handoff")
 
 
 def _not_finite(table: Mapping[Any, Any]) -> Any:
@@ -66,6 +70,17 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Enter former names, by which messages call a setting that was typed so."""
+        FORMER_NAMES.update({present: former for former, present in old_names(cls).items()})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present_names(cls, given: Any) -> Any:
+        """Take settings by the names that they had in former versions."""
+        return present_names(cls, given)[0] if isinstance(given, Mapping) else given
+
     @field_validator("*", mode="after")
     @classmethod
     def _finite(cls, value: Any) -> Any:
@@ -85,7 +100,45 @@ class Settings(BaseModel):
         return value
 
 
-class PhaseConfig(Settings):
+def present_names(model: type[BaseModel], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return `given` with former names of settings replaced, and {present: former} for those that it had.
+
+    Raises `SettingsConflictError` where a setting is given by both names.
+    """
+    former = {old: new for old, new in old_names(model).items() if old in given}
+    for old, new in former.items():
+        if new in given:
+            raise SettingsConflictError(
+                f"{setting(new, given[new])} and {setting(old, given[old])} are the same setting", f"leave {old} out"
+            )
+    return {former.get(name, name): value for name, value in given.items()}, {new: old for old, new in former.items()}
+
+
+class StoppingSettings(Settings):
+    """What ends a solve: settings that a run and its phases have by the same names."""
+
+    gtol: float = Field(
+        4e-6,
+        gt=0,
+        description="minimum reached when max|g| <= gtol x the loss's scale",
+        examples=[1e-5],
+        json_schema_extra=declared("Solve", "shared", "solve", "full"),
+    )
+    stop_at: StopAt = Field(
+        "minimum",
+        description="end of the subset solve: gradient test, sampling noise, or held-out loss",
+        json_schema_extra=declared("Solve", "method", "solve", "stream"),
+    )
+    noise_theta: float = Field(
+        0.1,
+        gt=0,
+        description="sampling noise is reached when ||g||^2 <= theta tr(cov g_i)/K",
+        examples=[0.1],
+        json_schema_extra=declared("Solve", "method", "solve"),
+    )
+
+
+class PhaseConfig(StoppingSettings):
     """One phase: a method on some data until a stop. `subsetopt train` makes the list from its flags."""
 
     method: str = Field(description="solver name, kfac-stream, or sgd | adam | adamw | muon", examples=["lbfgs"])
@@ -103,24 +156,46 @@ class PhaseConfig(Settings):
     carry: bool = Field(False, description="start with the curvature that the phase before has learnt")
     cumulative: bool = Field(False, description="epochs and seconds count from the start of the run")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the solver itself")
-    stop_at: StopAt = Field("minimum", description="gradient test, sampling-noise test or held-out test")
-    noise_theta: float = Field(0.1, gt=0, description="noise test: ||g||^2 <= theta tr(cov g_i)/K", examples=[0.1])
-    gtol: float = Field(4e-6, gt=0, description="converged when max|g| <= gtol x the loss's scale", examples=[1e-5])
     max_iterations: int | None = Field(None, ge=1, description="iterations at most", examples=[500])
     epochs: float | None = Field(None, gt=0, description="cost at most, in epoch-equivalents", examples=[10])
     seconds: float | None = Field(None, gt=0, description="wall-clock seconds at most", examples=[60])
     sampler: str = Field("full", description="how a first-order phase draws its batches", examples=["srs"])
     sampler_settings: dict[str, Any] = Field(default_factory=dict, description="settings of the sampler")
-    lr: float | None = Field(None, gt=0, description="learning rate", examples=[0.01])
-    batch_size: int = Field(64, ge=1, description="samples per step", examples=[64])
-    schedule: Schedule = Field("cosine", description="learning-rate schedule over the planned steps")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
-    nesterov: bool = Field(False, description="Nesterov momentum for sgd")
-    weight_decay: float | None = Field(None, ge=0, description="[default: l2; adamw, muon: 0.01]", examples=[1e-4])
-    clip_norm: float | None = Field(None, gt=0, description="gradients are clipped to this norm", examples=[1.0])
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of first-order phases", examples=[0.1])
-    augmentation: str = Field("none", description="see `subsetopt list augmentations`", examples=["standard"])
-    amp: bool = Field(False, description="bfloat16 autocast in first-order phases")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="learning rate of the first-order optimizer",
+        examples=[0.01],
+        json_schema_extra=declared("Hand-off", "method", "warmup", "handoff"),
+    )
+    batch_size: int = Field(
+        64, ge=1, description="samples per first-order step", examples=[64], json_schema_extra=_HANDOFF
+    )
+    schedule: Schedule = Field(
+        "cosine", description="learning-rate schedule over the planned first-order steps", json_schema_extra=_HANDOFF
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9], json_schema_extra=_HANDOFF)
+    nesterov: bool = Field(False, description="Nesterov momentum for sgd", json_schema_extra=_HANDOFF)
+    weight_decay: float | None = Field(
+        None,
+        ge=0,
+        description="weight decay [default: the L2 strength; adamw, muon: 0.01]",
+        examples=[1e-4],
+        json_schema_extra=_HANDOFF,
+    )
+    clip_norm: float | None = Field(
+        None, gt=0, description="clip first-order gradients to this norm", examples=[1.0], json_schema_extra=_HANDOFF
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="label smoothing of first-order steps", examples=[0.1], json_schema_extra=_HANDOFF
+    )
+    augmentation: str = Field(
+        "none",
+        description="batch augmentation (`subsetopt list augmentations`)",
+        examples=["standard"],
+        json_schema_extra=_HANDOFF,
+    )
+    amp: bool = Field(False, description="bfloat16 autocast in first-order steps", json_schema_extra=_HANDOFF)
 
     @property
     def first_order(self) -> bool:

@@ -2,55 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from subsetopt.training.settings.declaration import Role, names_in_phase
+from subsetopt.training.settings.fields import RunFields
 from subsetopt.training.settings.growth import growing_phases, growth_stages
 from subsetopt.training.settings.phase import FIRST_ORDER, STREAM_EPOCHS, STREAMS, PhaseConfig
 
-if TYPE_CHECKING:
-    from subsetopt.training.settings.run import RunConfig
 
-
-def planned_phases(config: RunConfig) -> tuple[PhaseConfig, ...]:
+def planned_phases(config: RunFields) -> tuple[PhaseConfig, ...]:
     """Return warm-up, solve and hand-off as phases; raises pydantic's `ValidationError` for what a phase refuses."""
     planned: list[dict[str, Any]] = []
     if config.warmup != "none":
-        planned.append(
-            {"method": config.warmup, "role": "warmup", "epochs": config.warmup_epochs, "lr": config.warmup_lr}
-        )
+        planned.append({"method": config.warmup, "role": "warmup", **_declared(config, "warmup")})
     if config.solver in STREAMS:
-        planned.append({"method": config.solver, "settings": config.solver_args, "data": "full",
-                        "epochs": config.solver_epochs or STREAM_EPOCHS, "stop_at": config.stop_at})  # fmt: skip
+        stream = {"method": config.solver, "data": "full", **_declared(config, "stream")}
+        planned.append({**stream, "epochs": config.solver_epochs or STREAM_EPOCHS})
     elif config.solver != "none":
         planned += _solves(config)
-    if config.handoff == "full":
-        solver = config.handoff_solver or ("lbfgs" if config.solver in ("none", *STREAMS) else config.solver)
-        settings = (config.solver_args if solver == config.solver else {}) | config.handoff_args
-        planned.append({"method": solver, "settings": settings, "gtol": config.gtol, "data": "full",
-                        "role": "handoff", "epochs": config.handoff_epochs,
-                        "stop_at": config.handoff_stop_at})  # fmt: skip
-    elif config.handoff != "none":
-        named = config.handoff in FIRST_ORDER
-        shared = ("lr", "batch_size", "schedule", "momentum", "nesterov", "weight_decay", "clip_norm",
-                  "label_smoothing", "augmentation", "amp", "epochs", "stop_at")  # fmt: skip
-        planned.append({"method": config.handoff if named else config.handoff_optimizer, "data": "full",
-                        "role": "handoff", "sampler": "full" if named else config.handoff,
-                        "sampler_settings": config.handoff_args,
-                        **{name: getattr(config, f"handoff_{name}") for name in shared}})  # fmt: skip
+    if config.handoff != "none":
+        planned.append(_handoff(config))
     return tuple(PhaseConfig(**phase) for phase in planned)
 
 
-def _solves(config: RunConfig) -> list[dict[str, Any]]:
+def _declared(config: RunFields, role: Role) -> dict[str, Any]:
+    """Return the settings of a phase of this role, by their names in `PhaseConfig`."""
+    return {key: getattr(config, name) for key, name in names_in_phase(type(config), role).items()}
+
+
+def _handoff(config: RunFields) -> dict[str, Any]:
+    if config.handoff == "full":
+        solver = config.handoff_solver or ("lbfgs" if config.solver in ("none", *STREAMS) else config.solver)
+        settings = (config.solver_args if solver == config.solver else {}) | config.handoff_args
+        shared = {"method": solver, "settings": settings, **_declared(config, "full")}
+    else:
+        named = config.handoff in FIRST_ORDER
+        shared = {
+            "method": config.handoff if named else config.handoff_optimizer,
+            "sampler": "full" if named else config.handoff,
+            "sampler_settings": config.handoff_args,
+            **_declared(config, "handoff"),
+        }
+    return {"data": "full", "role": "handoff", **shared}
+
+
+def _solves(config: RunFields) -> list[dict[str, Any]]:
     """Return the solve on the subset, or those on growing or on several subsets."""
-    solve = {"method": config.solver, "settings": config.solver_args, "gtol": config.gtol, "stop_at": config.stop_at,
-             "noise_theta": config.noise_theta, "max_iterations": config.max_iterations,
-             "epochs": config.solver_epochs}  # fmt: skip
+    solve = {"method": config.solver, **_declared(config, "solve")}
     if config.grow is not None:
-        stages = growth_stages(config.start, config.grow, config.subset_share, config.grow_mode)
-        stop = "minimum" if config.grow_stop == "cost" else config.grow_stop
+        stages = growth_stages(config.grow_start, config.grow, config.subset_share, config.grow_mode)
         # All the data without augmented copies are what a phase on "full" works on.
         whole = {"data": "full"} if config.subset_frac is None and not config.augment_copies else {}
-        return growing_phases({**solve, **whole}, stages, {"stop_at": stop, "epochs": config.grow_epochs}, config.carry)
+        stage = _declared(config, "grow")
+        if config.grow_stop == "cost":
+            stage["stop_at"] = "minimum"
+        return growing_phases({**solve, **whole}, stages, stage, config.grow_carry)
     if config.subsets == 1:
         return [solve]
     then = "average" if config.subsets_then == "resolve" else config.subsets_then

@@ -38,7 +38,10 @@ PLANS: dict[str, tuple[str, dict[str, Any]]] = {
     "newton-cg": ("solver_epochs", {"solver": "newton-cg", "solver_epochs": 0.15, "handoff": "none"}),
     "hand-off to a solver": ("handoff_epochs", {"handoff": "full", "handoff_epochs": 1.5}),
     "several subsets": ("solver_epochs", {"subsets": 3, "solver_epochs": 0.5, "handoff": "none"}),
-    "growing": ("grow_epochs", {"grow": 2.0, "start": 0.1, "grow_stop": "cost", "grow_epochs": 0.1, "handoff": "none"}),
+    "growing": (
+        "grow_epochs",
+        {"grow": 2.0, "grow_start": 0.1, "grow_stop": "cost", "grow_epochs": 0.1, "handoff": "none"},
+    ),
     "stream": (
         "solver_epochs",
         {"solver": "kfac-stream", "solver_epochs": 1e-3, "solver_args": {"factor_samples": 2}, "handoff": "none"},

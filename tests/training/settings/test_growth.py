@@ -38,7 +38,7 @@ def test_disjoint_stages_follow_each_other_in_the_draw_and_the_last_holds_them()
 
 @pytest.mark.parametrize("mode", ["nested", "disjoint"])
 def test_the_rows_of_the_stages(mode: str) -> None:
-    settings = {"grow": 2, "start": 0.05, "subset_frac": 0.8, "grow_mode": mode, "handoff": "none", "seed": 3}
+    settings = {"grow": 2, "grow_start": 0.05, "subset_frac": 0.8, "grow_mode": mode, "handoff": "none", "seed": 3}
     workspace = prepare(make_config(settings))
     n, phases = workspace.full_size, workspace.config.phases()
     rows = [set(workspace.for_phase(phase).subset.tolist()) for phase in phases]
@@ -76,7 +76,7 @@ def softmax_regression() -> torch.nn.Module:
 
 
 def grown(**settings: Any) -> dict[str, Any]:
-    given = {"grow": 2, "start": 0.1, "handoff": "none", "dtype": "float64", "l2": 1e-2, **settings}
+    given = {"grow": 2, "grow_start": 0.1, "handoff": "none", "dtype": "float64", "l2": 1e-2, **settings}
     return train(make_config(given), model=softmax_regression(), dataset=noisy_classes(), keep=False).result
 
 
@@ -155,7 +155,7 @@ def test_carried_curvature_saves_evaluations() -> None:
     data = dataset_from_arrays(x, y, x[:50], y[:50], normalize="none")
 
     def evaluations(carry: bool) -> list[int]:
-        settings = {"grow": 2, "start": 0.25, "handoff": "none", "dtype": "float64", "l2": 0, "carry": carry}
+        settings = {"grow": 2, "grow_start": 0.25, "handoff": "none", "dtype": "float64", "l2": 0, "grow_carry": carry}
         model = torch.nn.Linear(11, 1).double()
         torch.nn.init.zeros_(model.weight)
         torch.nn.init.zeros_(model.bias)
@@ -177,8 +177,8 @@ def test_every_solver_grows_to_the_minimum(solver: str) -> None:
     ("settings", "said"),
     [
         ({"grow": 1}, "greater than 1"),
-        ({"grow": 2, "start": 0.2, "subset_frac": 0.1}, "start=0.2 leaves nothing to grow to"),
-        ({"grow": 2, "start": 0}, "greater than 0"),
+        ({"grow": 2, "grow_start": 0.2, "subset_frac": 0.1}, "grow_start=0.2 leaves nothing to grow to"),
+        ({"grow": 2, "grow_start": 0}, "greater than 0"),
         ({"grow": 2, "solver": "none"}, "needs a full-batch solver"),
         ({"grow": 2, "subsets": 2}, "exclude each other"),
         ({"grow": 2, "subset_size": 100}, "subset_frac instead of subset_size"),
@@ -194,10 +194,10 @@ def test_contradictions_are_refused_in_one_line(settings: dict[str, Any], said: 
 
 
 def test_a_first_stage_too_small_names_a_start_that_is_not() -> None:
-    workspace = prepare(make_config({"grow": 2, "start": 0.005}))
-    with pytest.raises(SettingError, match=r"start = 0\.005: is 6 of 1294 samples.*start=0\.008"):
+    workspace = prepare(make_config({"grow": 2, "grow_start": 0.005}))
+    with pytest.raises(SettingError, match=r"grow_start = 0\.005: is 6 of 1294 samples.*grow_start=0\.008"):
         workspace.for_phase(workspace.config.phases()[0])
-    enough = prepare(make_config({"grow": 2, "start": 0.008}))
+    enough = prepare(make_config({"grow": 2, "grow_start": 0.008}))
     assert len(enough.for_phase(enough.config.phases()[0]).subset) == 10
 
 

@@ -1,0 +1,324 @@
+"""Every setting of a run: type, default, range, help text, and where it belongs.
+
+The descriptions are the help texts of `subsetopt train`; the examples are the remedies in error messages. Settings of
+first-order phases, such as `handoff_lr`, come from `PhaseConfig`. This file imports neither torch nor any solver, so
+that `subsetopt train --help` stays instant.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from subsetopt.training.settings.declaration import declared
+from subsetopt.training.settings.growth import Mode
+from subsetopt.training.settings.phase import ChunkSize, ImageSize, PhaseConfig, Select, Settings, StoppingSettings
+
+
+def _none_or_int(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+class ProblemSettings(Settings):
+    """What is solved and by what: data, model, subset, solver."""
+
+    dataset: str = Field(
+        "digits",
+        description="data set; see `subsetopt list datasets`",
+        examples=["mnist"],
+        json_schema_extra=declared("Data"),
+    )
+    data_dir: Path | None = Field(
+        None,
+        description="where data sets lie [env: SUBSETOPT_DATA]",
+        examples=["data"],
+        json_schema_extra=declared("Data", free=True),
+    )
+    data_file: Path | None = Field(
+        None,
+        description="the file of --dataset npz, or the folder of --dataset image-folder",
+        examples=["mine.npz"],
+        json_schema_extra=declared("Data", free=True),
+    )
+    task: Literal["classification", "regression"] | None = Field(
+        None,
+        description="what targets mean [default: whole numbers and words are classes, floats quantities]",
+        json_schema_extra=declared("Data"),
+    )
+    image_size: ImageSize = Field(
+        None,
+        description="resize images to N x N or H x W pixels, stretched where their shape is another (bilinear)",
+        examples=[32],
+        json_schema_extra=declared("Data", metavar="N|H,W"),
+    )
+    normalize: Literal["auto", "none", "standard"] = Field(
+        "auto",
+        description="auto: standardise inputs and regression targets by the training split; none: as they are",
+        json_schema_extra=declared("Data"),
+    )
+    validation_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the training data held out",
+        examples=[0.1],
+        json_schema_extra=declared("Data"),
+    )
+    model: str = Field(
+        "auto",
+        description="model name (`subsetopt list models`) or package.module:factory",
+        examples=["cnn"],
+        json_schema_extra=declared("Model"),
+    )
+    model_args: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the model, key=value", json_schema_extra=declared("Model")
+    )
+    init_from: Path | None = Field(
+        None,
+        description="start from the model of this finished run, or from a .safetensors file",
+        examples=["runs/a"],
+        json_schema_extra=declared("Model", free=True),
+    )
+    loss: Literal["auto", "cross_entropy", "mse"] = Field(
+        "auto", description="loss function; auto: by the task of the data set", json_schema_extra=declared("Model")
+    )
+    subset_frac: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the training data in the subset [default: 0.1]",
+        examples=[0.1],
+        json_schema_extra=declared("Subset", "method"),
+    )
+    subset_size: int | None = Field(
+        None,
+        ge=1,
+        description="number of samples in the subset",
+        examples=[1000],
+        json_schema_extra=declared("Subset", "method"),
+    )
+    stratify: bool = Field(
+        True,
+        description="draw the subset with the class shares of the training data",
+        json_schema_extra=declared("Subset"),
+    )
+    augment_copies: int = Field(
+        0,
+        ge=0,
+        description="fixed augmented copies beside each subset sample: K grows, and Q with it",
+        examples=[1],
+        json_schema_extra=declared("Subset", "method"),
+    )
+    require_ratio: float | None = Field(
+        None,
+        gt=0,
+        description="refuse to train when Q of the subset is below this",
+        examples=[1.0],
+        json_schema_extra=declared("Subset", "method"),
+    )
+    solver: str = Field(
+        "lbfgs",
+        description="solver (`subsetopt list solvers`), or none",
+        examples=["lbfgs"],
+        json_schema_extra=declared("Solve", "method"),
+    )
+    solver_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of the solver, key=value",
+        json_schema_extra=declared("Solve", "method", "solve", "stream", key="settings"),
+    )
+    solver_epochs: float | None = Field(
+        None,
+        gt=0,
+        description="cost of the solve in epoch-equivalents at most [default: kfac-stream 3]",
+        examples=[3],
+        json_schema_extra=declared("Solve", "method", "solve", "stream", key="epochs"),
+    )
+    l2: float = Field(
+        1e-3,
+        ge=0,
+        description="L2 strength, in units of the loss, which gains l2/2 ||w||^2",
+        examples=[1e-3],
+        json_schema_extra=declared("Solve"),
+    )
+
+
+class RunFields(StoppingSettings, ProblemSettings):
+    """The settings of a run but those that its phases declare."""
+
+    max_iterations: Annotated[int | None, BeforeValidator(_none_or_int)] = Field(
+        500,
+        ge=1,
+        description="solver iterations on the subset at most",
+        examples=[500],
+        json_schema_extra=declared("Solve", "method", "solve"),
+    )
+    max_epochs: float | None = Field(
+        None,
+        gt=0,
+        description="cost budget of the whole run in epoch-equivalents",
+        examples=[20],
+        json_schema_extra=declared("Solve", "study"),
+    )
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="wall-clock budget of the whole run in seconds; not reproducible",
+        examples=[60],
+        json_schema_extra=declared("Run", "study"),
+    )
+    track_validation: float | None = Field(
+        None,
+        gt=0,
+        description="record the held-out loss every so many epoch-equivalents; not counted in cost or seconds",
+        examples=[0.1],
+        json_schema_extra=declared("Run", "study", free=True),
+    )
+    grow: float | None = Field(
+        None,
+        gt=1,
+        description="solve on subsets growing by this factor, each from the last one's end",
+        examples=[2],
+        json_schema_extra=declared("Strategy", "method"),
+    )
+    grow_start: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="share of the training data in the first growing subset",
+        examples=[0.01],
+        json_schema_extra=declared("Strategy", "method", "grow", key="share", old="start"),
+    )
+    grow_mode: Mode = Field(
+        "nested",
+        description="each contains the last, or holds other samples",
+        json_schema_extra=declared("Strategy", "method"),
+    )
+    grow_stop: Literal["noise", "validation", "cost"] = Field(
+        "noise",
+        description="stopping test of all stages but the last: sampling noise, held-out loss, or --grow-epochs alone",
+        json_schema_extra=declared("Strategy", "method", "grow", key="stop_at"),
+    )
+    grow_epochs: float | None = Field(
+        None,
+        gt=0,
+        description="cost of each stage but the last in epoch-equivalents at most",
+        examples=[0.5],
+        json_schema_extra=declared("Strategy", "method", "grow", key="epochs"),
+    )
+    grow_carry: bool = Field(
+        True,
+        description="growing subsets keep the solver's curvature from one to the next",
+        json_schema_extra=declared("Strategy", "method", "grow", key="carry", old="carry"),
+    )
+    subsets: int = Field(
+        1,
+        ge=1,
+        description="solve this many disjoint subsets from a common start and join their minima",
+        examples=[4],
+        json_schema_extra=declared("Strategy", "method"),
+    )
+    subsets_then: Literal["average", "best", "resolve"] = Field(
+        "average",
+        description="go on from their average, from the best, or solve all together from the average",
+        json_schema_extra=declared("Strategy", "method"),
+    )
+    subsets_select: Select = Field(
+        "auto",
+        description="loss by which the best is chosen; auto: held-out if there is any, else all training data",
+        json_schema_extra=declared("Strategy", "method"),
+    )
+    warmup: Literal["none", "sgd", "adam", "adamw", "muon"] = Field(
+        "none", description="first-order start on the subset", json_schema_extra=declared("Warm-up", "method")
+    )
+    warmup_epochs: float = Field(
+        0.5,
+        gt=0,
+        description="cost of the warm-up in epoch-equivalents",
+        examples=[0.5],
+        json_schema_extra=declared("Warm-up", "method", "warmup", key="epochs"),
+    )
+    handoff: str = Field(
+        "sgd",
+        description="what follows: none | full | sgd | adam | adamw | muon | a sampler's name",
+        examples=["full"],
+        json_schema_extra=declared("Hand-off", "method"),
+    )
+    handoff_epochs: float = Field(
+        5.0,
+        gt=0,
+        description="cost of the hand-off in epoch-equivalents at most",
+        examples=[5],
+        json_schema_extra=declared("Hand-off", "method", "handoff", "full", key="epochs"),
+    )
+    handoff_solver: str | None = Field(
+        None,
+        description="solver of --handoff full [default: --solver]",
+        json_schema_extra=declared("Hand-off", "method"),
+    )
+    handoff_optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(
+        "sgd", description="optimizer when a sampler is named", json_schema_extra=declared("Hand-off", "method")
+    )
+    handoff_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of the sampler, or of the solver of --handoff full, key=value",
+        json_schema_extra=declared("Hand-off", "method"),
+    )
+    handoff_stop_at: Literal["minimum", "validation"] = Field(
+        "minimum",
+        description="end of the hand-off before its cost is spent: gradient test (solvers), or held-out loss",
+        json_schema_extra=declared("Hand-off", "shared", "handoff", "full", key="stop_at"),
+    )
+    seed: int = Field(
+        0, ge=0, description="seed of every random stream", examples=[0], json_schema_extra=declared("Run", "study")
+    )
+    dtype: Literal["float32", "float64"] = Field(
+        "float32", description="precision of parameters and gradients", json_schema_extra=declared("Run")
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="where to compute", json_schema_extra=declared("Run", free=True)
+    )
+    chunk_size: ChunkSize = Field(
+        None,
+        description="samples per forward pass, auto, or tune: the fastest found by timing",
+        examples=["auto"],
+        json_schema_extra=declared("Run"),
+    )
+    compile: bool = Field(
+        False, description="full-batch losses and gradients through torch.compile", json_schema_extra=declared("Run")
+    )
+    cuda_graphs: bool = Field(
+        False, description="CUDA graphs for full-batch gradients of small models", json_schema_extra=declared("Run")
+    )
+    rank_timeout: float = Field(
+        300.0,
+        gt=0,
+        description="several processes: seconds after which one that does not answer ends the run",
+        examples=[300],
+        json_schema_extra=declared("Run", free=True),
+    )
+    checkpoint_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="seconds between checkpoints",
+        examples=[10],
+        json_schema_extra=declared("Run", free=True),
+    )
+    output: Path | None = Field(
+        None,
+        description="run directory, must not exist [default: runs/DATASET-MODEL-SOLVER-N]",
+        examples=["runs/a"],
+        json_schema_extra=declared("Run", "study", free=True),
+    )
+    phase: tuple[PhaseConfig, ...] = Field(
+        (), description="explicit list of phases instead of the flags above", json_schema_extra=declared("Run", "study")
+    )
+
+    @property
+    def subset_share(self) -> float:
+        """Return the share of the training data in the run's subset, 0 where `subset_size` says how many samples."""
+        if self.subset_size is not None:
+            return 0.0
+        return self.subset_frac or (0.1 if self.grow is None else 1.0)
