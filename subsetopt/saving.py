@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import typing
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, TypeVar
 
 import numpy as np
@@ -82,6 +83,8 @@ def _number(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[value["same_as"]]
     if _is_array(hint):
         return np.array(value, dtype=np.float64)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
     return copy.copy(value)
 
 
