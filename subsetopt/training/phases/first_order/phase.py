@@ -21,7 +21,7 @@ from subsetopt.data.batch_augmentation import make_augmentation
 from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.samplers import Sampler
-from subsetopt.saving import join, join_tensors, split, split_tensors
+from subsetopt.saving import join, split
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import Budget, record_of
@@ -38,6 +38,7 @@ from subsetopt.training.phases.first_order.setup import (
     sampler_of,
     weight_decay_of,
 )
+from subsetopt.training.phases.first_order.vector_optimizer import VectorOptimizer
 from subsetopt.training.phases.protocol import Outcome
 from subsetopt.training.phases.random_streams import installed, new_states
 from subsetopt.training.settings.phase import PhaseConfig
@@ -55,10 +56,12 @@ class FirstOrderState:
     """
 
     w: Tensor
-    optimizer: torch.optim.Optimizer
+    optimizer: VectorOptimizer
     random: dict[str, Tensor]
     augmentation: torch.Generator
     budget: Budget
+    sampler: Sampler
+    checks: HeldOutChecks | None
     iterations: int = 0
     loss: float = math.nan
     stopped: StopReason | None = None
@@ -114,10 +117,12 @@ class FirstOrderPhase:
         w = w.detach().clone()
         state = FirstOrderState(
             w,
-            optimizer_of(self.config, workspace.flat, w, self._lr, self._weight_decay),
+            self._optimizer(w),
             new_states(seed, f"{self._stream}:dropout", workspace.device),
             make_generator(seed, f"{self._stream}:augmentation"),
             budget,
+            self._sampler,
+            self._checks,
         )
         self._mini_batch.bind()
         return state
@@ -165,42 +170,27 @@ class FirstOrderPhase:
 
     def save(self, state: FirstOrderState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Parameters, optimizer, sampler, held-out test and random states."""
-        tensors, parts = split_tensors(
-            {
-                "w": state.w.detach(),
-                "random": state.random,
-                "augmentation": state.augmentation.get_state(),
-                "optimizer": state.optimizer.state_dict()["state"].get(0, {}),
-                "sampler": self._sampler.state_dict(),
-                "checks": {} if self._checks is None else self._checks.save(),
-            }
-        )
-        own = {name: getattr(state, name) for name in ("iterations", "loss", "stopped")}
-        return tensors, {"parts": parts, **split(state.budget)[1], **own}
+        return split(state)
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> FirstOrderState:
         """Rebuild optimizer, sampler and held-out test as they were."""
-        device = self._workspace.device
-        on_device = {name: t if _on_host(name) else t.to(device) for name, t in tensors.items()}
-        parts = join_tensors(on_device, numbers["parts"])
-        optimizer = optimizer_of(self.config, self._workspace.flat, parts["w"], self._lr, self._weight_decay)
-        if parts["optimizer"]:
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: parts["optimizer"]}})
-        augmentation = torch.Generator()
-        augmentation.set_state(parts["augmentation"])
-        self._sampler.load_state_dict(parts["sampler"])
-        if self._checks is not None:
-            self._checks.restore(parts["checks"])
-        return FirstOrderState(
-            parts["w"],
-            optimizer,
-            parts["random"],
-            augmentation,
-            join(Budget, {}, numbers, ledger=self._workspace.ledger, clock=self._workspace.clock),
-            numbers["iterations"],
-            numbers["loss"],
-            None if numbers["stopped"] is None else StopReason(numbers["stopped"]),
+        workspace = self._workspace
+        on_device = {name: t if _on_host(name) else t.to(workspace.device) for name, t in tensors.items()}
+        w = on_device["w"].clone()
+        return join(
+            FirstOrderState,
+            on_device,
+            numbers,
+            w=w,
+            optimizer=self._optimizer(w),
+            sampler=self._sampler,
+            checks=self._checks,
+            ledger=workspace.ledger,
+            clock=workspace.clock,
         )
+
+    def _optimizer(self, w: Tensor) -> VectorOptimizer:
+        return VectorOptimizer(optimizer_of(self.config, self._workspace.flat, w, self._lr, self._weight_decay))
 
     @property
     def _decoupled(self) -> bool:
@@ -214,8 +204,7 @@ class FirstOrderPhase:
         loss, state.w.grad = computed
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(state.w, self.config.clip_norm)
-        state.optimizer.param_groups[0]["lr"] = rate
-        state.optimizer.step()
+        state.optimizer.step(rate)
         state.iterations += 1
         losses.append(loss)
 

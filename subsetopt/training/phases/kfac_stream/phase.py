@@ -21,7 +21,7 @@ from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.objective.protocol import BudgetExhausted
-from subsetopt.saving import join, join_tensors, split, split_tensors
+from subsetopt.saving import join, split
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.inner_products import dot
 from subsetopt.solvers.protocol import StopReason
@@ -38,7 +38,6 @@ from subsetopt.training.workspace import Workspace
 GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
 LOST = 12  # jumps in a row that end the phase
-NUMBERS = ("iterations", "estimates", "estimate_cost", "returns", "loss", "caution", "stale", "stopped", "statistics")
 
 
 @dataclass
@@ -57,6 +56,7 @@ class StreamState:
     random: dict[str, Tensor]
     generator: torch.Generator
     budget: Budget
+    kfac: Kfac
     guard: Guard = field(default_factory=Guard)
     place: Place = field(default_factory=Place)
     change: OutputChange = field(default_factory=OutputChange)
@@ -121,6 +121,7 @@ class StreamPhase:
             new_states(seed, f"{self._stream}:dropout", self._workspace.device),
             make_generator(seed, f"{self._stream}:factors"),
             Budget.open(ledger, clock, ledger.price("forward", statistics)),
+            self._kfac,
             statistics=statistics,
         )
 
@@ -160,32 +161,14 @@ class StreamPhase:
 
     def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Parameters, momentum, factors, guard and random states."""
-        tensors, parts = split_tensors({
-            "w": state.w, "velocity": state.velocity, "good": state.good, "good_buffers": state.good_buffers,
-            "random": state.random, "generator": state.generator.get_state(), "kfac": self._kfac.state(),
-            "guard": vars(state.guard), "place": vars(state.place),
-            "change": vars(state.change),
-        })  # fmt: skip
-        own = {name: getattr(state, name) for name in NUMBERS}
-        return tensors, {"parts": parts, **split(state.budget)[1], **own}
+        return split(state)
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> StreamState:
         """Rebuild everything as it was."""
         device, on_host = self._workspace.device, ("random/", "generator", "kfac/updates")
         moved = {name: t if name.startswith(on_host) else t.to(device) for name, t in tensors.items()}
-        parts = join_tensors(moved, numbers["parts"])
-        self._kfac.load_state(parts["kfac"])
-        generator = torch.Generator()
-        generator.set_state(parts["generator"])
-        plain = {name: numbers[name] for name in NUMBERS if name != "stopped"}
-        budget = join(Budget, {}, numbers, ledger=self._workspace.ledger, clock=self._workspace.clock)
-        stopped = numbers["stopped"]
-        return StreamState(
-            parts["w"], parts["velocity"], parts["good"], parts["good_buffers"], parts["random"], generator, budget,
-            guard=Guard(**parts["guard"]), place=Place(**parts["place"]),
-            change=OutputChange(**parts["change"]),
-            stopped=None if stopped is None else StopReason(stopped), **plain,
-        )  # fmt: skip
+        ledger, clock = self._workspace.ledger, self._workspace.clock
+        return join(StreamState, moved, numbers, kfac=self._kfac, ledger=ledger, clock=clock)
 
     def _estimate_due(self, state: StreamState) -> bool:
         """Whether a jump has shown the factors to be stale, or the cost that they may take in all allows new ones."""
