@@ -6,15 +6,18 @@ Reference: the dataclass that was split.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from typing_extensions import TypeAliasType
 
-from subsetopt.saving import join, split
+from subsetopt.saving import UNSAVED, join, split
+from subsetopt.solvers.protocol import StopReason
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 # What NumPy 2.5 makes of NDArray; older ones have a plain generic alias.
@@ -45,3 +48,90 @@ def test_an_array_comes_back_as_an_array(kind: type[Plain]) -> None:
     assert isinstance(again.gram, np.ndarray)
     np.testing.assert_array_equal(again.gram, state.gram)
     assert again.pairs == 2
+
+
+@dataclass
+class Inner:
+    """A part with a tensor and a number of its own, and something that belongs to the process."""
+
+    w: Tensor
+    clock: object = field(metadata=UNSAVED)
+    steps: int = 0
+
+
+class Counter:
+    """Saves itself, as torch's objects do."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.seen
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seen = state_dict
+
+
+@dataclass
+class Outer:
+    """Everything that states of phases are made of."""
+
+    w: Tensor
+    best: Tensor
+    inner: Inner
+    generator: torch.Generator
+    buffers: dict[str, Tensor]
+    table: dict[str, Any]
+    counter: Counter
+    missing: Counter | None = None
+    stopped: StopReason | None = None
+    limit: float = float("inf")
+
+
+def outer() -> Outer:
+    w, counter = torch.arange(3.0), Counter()
+    counter.seen = {"step": torch.tensor(4.0), "moments": {"0": {"m": torch.ones(2)}}, "rate": 0.1}
+    inner, generator = Inner(torch.zeros(2), object(), 7), torch.Generator().manual_seed(5)
+    table = {"a": [1, 2], "none": None, "same": w, "empty": {}}
+    return Outer(w, w, inner, generator, {"bn.mean": torch.ones(1)}, table, counter, None, StopReason.NOISE)
+
+
+def test_a_state_of_everything_comes_back_through_json_and_shares_what_was_shared() -> None:
+    state, clock, counter = outer(), object(), Counter()
+    tensors, numbers = split(state)
+    assert set(tensors) == {
+        "w", "inner.w", "generator", "buffers/bn.mean", "counter/step", "counter/moments/0/m",
+    }  # fmt: skip
+    again = join(Outer, tensors, json.loads(json.dumps(numbers)), counter=counter, missing=None, clock=clock)
+    assert torch.equal(again.w, state.w) and again.best is again.w and again.table["same"] is again.w
+    assert again.inner.clock is clock and again.inner.steps == 7 and torch.equal(again.inner.w, state.inner.w)
+    assert torch.equal(again.generator.get_state(), state.generator.get_state())
+    assert again.counter is counter and counter.seen["rate"] == 0.1
+    assert torch.equal(counter.seen["moments"]["0"]["m"], torch.ones(2))
+    assert again.stopped is StopReason.NOISE and again.limit == float("inf") and again.missing is None
+    assert again.table == {"a": [1, 2], "none": None, "same": again.w, "empty": {}}
+
+
+def test_what_is_saved_is_a_copy_and_so_is_what_comes_back() -> None:
+    state = outer()
+    tensors, numbers = split(state)
+    state.w.add_(1.0)
+    state.table["a"].append(3)
+    again = join(Outer, tensors, numbers, counter=Counter(), clock=None)
+    again.w.mul_(0.0)
+    assert tensors["w"].tolist() == [0.0, 1.0, 2.0] and numbers["table"]["a"] == [1, 2]
+
+
+def test_tensors_that_only_look_alike_in_memory_are_not_taken_for_one() -> None:
+    square = torch.arange(4.0).view(2, 2)
+    again = join(dict, *split({"a": square, "b": square.T, "c": square.view(torch.int32), "d": square}))
+    assert torch.equal(again["b"], square.T) and again["c"].dtype is torch.int32 and again["d"] is again["a"]
+
+
+def test_a_dataclass_in_a_mapping_is_refused_and_what_is_missing_named() -> None:
+    with pytest.raises(TypeError, match="inner: a dataclass in a mapping"):
+        split({"inner": Inner(torch.zeros(1), None)})
+    tensors, numbers = split(outer())
+    del numbers["inner.steps"]
+    with pytest.raises(KeyError, match=r"inner\.steps"):
+        join(Outer, tensors, numbers, counter=Counter(), clock=None)

@@ -78,12 +78,12 @@ class Diagonal:
         """Return the diagonal times v."""
         return self._diagonal * v
 
-    def state(self) -> dict[str, Tensor]:
-        """Return everything that `load_state` needs to go on bit for bit."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that `load_state_dict` needs to go on bit for bit."""
         return {"diagonal": self._diagonal, "updates": torch.tensor(self._updates, device="cpu")}
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `state` returned."""
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` returned."""
         self._diagonal, self._updates = tensors["diagonal"], int(tensors["updates"])
 
     def _estimate(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:

@@ -98,11 +98,11 @@ class Preconditioner(Protocol):
     def product(self, v: Tensor) -> Tensor:
         """Return F v, shape (P,)."""
 
-    def state(self) -> dict[str, Tensor]:
-        """Return tensors from which `load_state` goes on bit for bit; updates do not write into them."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return tensors from which `load_state_dict` goes on bit for bit; updates do not write into them."""
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `state` returned."""
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` returned."""
 
 
 class Part(Protocol):

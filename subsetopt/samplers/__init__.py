@@ -1,7 +1,7 @@
 """Samplers: which rows the next step of a first-order optimiser sees, and with which weights."""
 
 from subsetopt.samplers.factory import SAMPLERS, card, default_settings, make_sampler
-from subsetopt.samplers.protocol import Batch, Sampler, Scan
+from subsetopt.samplers.protocol import Batch, Sampler, Scan, Seen
 from subsetopt.samplers.torch_sampler import TorchBatchSampler, as_torch_sampler
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Batch",
     "Sampler",
     "Scan",
+    "Seen",
     "TorchBatchSampler",
     "as_torch_sampler",
     "card",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from subsetopt.errors import SettingError
 from subsetopt.samplers.draws import self_normalised
-from subsetopt.samplers.protocol import Batch, Granularity, Quantity, Scan, StateDict
+from subsetopt.samplers.protocol import Batch, Granularity, Quantity, Scan, Seen, StateDict
 from subsetopt.samplers.visits import Visits
 from subsetopt.seeding import make_generator
 
@@ -23,7 +23,7 @@ class QueueSampler:
     for whole batches instead.
 
     A concrete sampler says how a block is drawn (`draw_block`), names in `persistent` the attributes that are its
-    memory, and overrides `select`, `observe`, `bind` or `refresh` where it learns. Settings are a frozen dataclass
+    memory, and overrides `keep`, `learn`, `bind` or `refresh` where it learns. Settings are a frozen dataclass
     `Settings` whose construction validates them.
     """
 
@@ -111,7 +111,7 @@ class QueueSampler:
         if not self.selection_due:
             return batch
         self.selection_due = False
-        selected = self._choose(batch, losses.detach(), probabilities, features, targets)
+        selected = self.keep(batch, Seen(batch.indices, losses.detach(), probabilities, features, targets))
         if selected is not None:
             self._visits.record(selected)
         return selected
@@ -125,7 +125,15 @@ class QueueSampler:
         targets: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> None:
-        """Credit what a training forward showed; a sampler without memory ignores it."""
+        """Credit what a training forward showed; see `Seen` for shapes, and `learn` for what a sampler does with it."""
+        self.learn(Seen(indices, losses, probabilities, features, targets, weights))
+
+    def learn(self, seen: Seen) -> None:
+        """Take in what a training forward showed; a sampler without memory ignores it."""
+
+    def keep(self, batch: Batch, seen: Seen) -> Batch | None:
+        """Return which rows of the candidates `batch` to train on, None while they do not fill a batch."""
+        raise NotImplementedError
 
     def bind(self, inputs: Tensor) -> None:
         """Look once at the training inputs; a sampler that needs none ignores them."""
@@ -200,13 +208,3 @@ class QueueSampler:
 
     def _wants_selection(self) -> bool:
         return self.needs_selection_forward
-
-    def _choose(
-        self,
-        batch: Batch,
-        losses: Tensor,
-        probabilities: Tensor | None,
-        features: Tensor | None,
-        targets: Tensor | None,
-    ) -> Batch | None:
-        raise NotImplementedError

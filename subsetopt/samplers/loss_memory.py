@@ -11,7 +11,7 @@ from torch import Tensor
 from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.credit import add_at, credit, true_class_probability
 from subsetopt.samplers.draws import draw_with_replacement, draw_without_replacement, importance_weights, wide_dtype
-from subsetopt.samplers.protocol import Batch
+from subsetopt.samplers.protocol import Batch, Seen
 from subsetopt.settings import CORRECTIONS, check_choice, check_flag, check_fraction, rows_of
 
 
@@ -41,26 +41,18 @@ class BudgetedImportanceSettings:
         check_choice("correction", self.correction, CORRECTIONS)
 
 
-def credit_errors(
-    total: Tensor,
-    visits: Tensor,
-    indices: Tensor,
-    losses: Tensor,
-    probabilities: Tensor | None,
-    targets: Tensor | None,
-    weights: Tensor | None,
-) -> None:
+def credit_errors(total: Tensor, visits: Tensor, seen: Seen) -> None:
     """Add 1 - p[y] to `total` `(N,)` and the visit to `visits` `(N,)`, in place, for every donor by its share.
 
     Without probabilities p[y] = exp(-loss), which holds for cross-entropy without label smoothing.
     """
-    if probabilities is None or targets is None:
-        p = (-losses.detach().float()).exp()
+    if seen.probabilities is None or seen.targets is None:
+        p = (-seen.losses.detach().float()).exp()
     else:
-        p = true_class_probability(probabilities, targets)
-    seen = credit(indices, 1 - p, weights)
-    add_at(total, seen.indices, seen.values * seen.shares)
-    add_at(visits, seen.indices, seen.shares)
+        p = true_class_probability(seen.probabilities, seen.targets)
+    errors = credit(seen.indices, 1 - p, seen.weights)
+    add_at(total, errors.indices, errors.values * errors.shares)
+    add_at(visits, errors.indices, errors.shares)
 
 
 def mean_over_visits(total: Tensor, visits: Tensor) -> Tensor:
@@ -112,14 +104,6 @@ class BudgetedImportance(QueueSampler):
         """Return a budgeted epoch."""
         return draw_budgeted_epoch(self.probabilities, self.settings, self.generator)
 
-    def observe(
-        self,
-        indices: Tensor,
-        losses: Tensor,
-        probabilities: Tensor | None = None,
-        features: Tensor | None = None,
-        targets: Tensor | None = None,
-        weights: Tensor | None = None,
-    ) -> None:
+    def learn(self, seen: Seen) -> None:
         """Credit 1 - p[y] to every donor; without probabilities p[y] = exp(-loss)."""
-        credit_errors(self.total, self.visits, indices, losses, probabilities, targets, weights)
+        credit_errors(self.total, self.visits, seen)

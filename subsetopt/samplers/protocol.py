@@ -31,6 +31,21 @@ class Batch(NamedTuple):
     weights: Tensor | None = None
 
 
+class Seen(NamedTuple):
+    """What a forward pass showed of a batch, row by row; None for what the loop did not compute.
+
+    `indices` `(b,)`, `losses` `(b,)`, `probabilities` `(b, M)`, `features` `(b, D)`, `targets` `(b,)`. Of mixed inputs
+    `indices`, `weights` (the shares of the mixture) and `targets` have shape `(b, donors)`.
+    """
+
+    indices: Tensor
+    losses: Tensor
+    probabilities: Tensor | None = None
+    features: Tensor | None = None
+    targets: Tensor | None = None
+    weights: Tensor | None = None
+
+
 class Scan(NamedTuple):
     """Last-layer gradients of a whole split in factored form: sample i has the gradient e_i [h_i, 1]^T.
 

@@ -64,7 +64,7 @@ class PreconditionerSettings:
         if self.preconditioner == "none":
             return None
         estimate = cast(SampledObjective, objective).preconditioner(self.preconditioner)
-        return Factors(estimate, estimate.state())
+        return Factors(estimate, estimate.state_dict())
 
     def updated(self, objective: SmoothObjective, w: Tensor, iteration: int, factors: Factors) -> Factors:
         """Return factors that know w too, beside the scale of the very first ones: their mean eigenvalue."""
@@ -72,7 +72,7 @@ class PreconditionerSettings:
         if scale is None and estimate.note:
             warnings.warn(estimate.note, stacklevel=2)
         # The state counts, not what the object went through in a step that the budget cut off.
-        estimate.load_state(factors.tensors)
+        estimate.load_state_dict(factors.tensors)
         part = self.part(objective, self.factor_share, "factors", iteration)
         part.update(estimate, w, make_generator(self.seed, f"factor draws {iteration}"))
         if scale is None:
@@ -81,7 +81,7 @@ class PreconditionerSettings:
             scale = torch.dot(signs, estimate.product(signs)) / len(w)
             # Saturated outputs have no curvature: M is a multiple of the identity then, and not zero.
             scale = torch.where(scale > 0, scale, 1.0)
-        return Factors(estimate, {**estimate.state(), "scale": scale}, iteration)
+        return Factors(estimate, {**estimate.state_dict(), "scale": scale}, iteration)
 
     def restored(
         self, objective: SmoothObjective, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
@@ -92,7 +92,7 @@ class PreconditionerSettings:
             return None
         known = {name.removeprefix(FACTOR): value for name, value in tensors.items() if name.startswith(FACTOR)}
         known = {name: value.clone() for name, value in known.items()}
-        factors.estimate.load_state(known)
+        factors.estimate.load_state_dict(known)
         return Factors(factors.estimate, known, numbers["factors_updated"])
 
     def part(self, objective: SmoothObjective, share: float, name: str, iteration: int) -> Part:

@@ -54,7 +54,7 @@ class CurvatureSettings(PreconditionerSettings):
         if factors.updated < 0 or iteration >= factors.updated + self.factor_interval:
             factors = self.updated(objective, w, iteration, factors)
         else:
-            factors.estimate.load_state(factors.tensors)
+            factors.estimate.load_state_dict(factors.tensors)
         return LocalModel(product, factors.inverse(cast(SampledObjective, objective).l2, damping), factors)
 
     def _linearise(self, objective: SmoothObjective, w: Tensor, iteration: int) -> Linearisation:

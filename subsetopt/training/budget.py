@@ -1,4 +1,4 @@
-"""The seconds a run has worked, and their limits: what the ledger is for epoch-equivalents.
+"""What a run and its phases may spend: seconds on a clock, as epoch-equivalents in the ledger, and both in a budget.
 
 Several ranks read one clock, that of rank 0, wherever a limit in seconds makes it decide anything.
 
@@ -12,10 +12,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from subsetopt.training.workspace import Workspace
+from subsetopt.saving import UNSAVED
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.ledger import Ledger
 
 
 class Clock:
@@ -64,23 +66,62 @@ class Clock:
             self._zero += self._now() - begin
 
 
-class Spending(Protocol):
-    """The part of a phase's state that says what it may spend, in epoch-equivalents and seconds, and since when."""
+@dataclass
+class Budget:
+    """What a phase may spend and since when; schedules, records and stops ask it. Part of the phase's state.
 
+    `began` and `affordable` are the cost at its start and what it may spend, in epoch-equivalents; `began_seconds` and
+    `affordable_seconds` the same in seconds; `end` says why the phase stops when they are spent. `ledger` and `clock`
+    are the run's.
+    """
+
+    ledger: Ledger = field(metadata=UNSAVED, repr=False)
+    clock: Clock = field(metadata=UNSAVED, repr=False)
     began: float
     affordable: float
-    began_seconds: float
-    affordable_seconds: float
+    end: StopReason
+    began_seconds: float = 0.0
+    affordable_seconds: float = math.inf
+
+    @classmethod
+    def open(cls, ledger: Ledger, clock: Clock, reserve: float = 0.0) -> Budget:
+        """Return what a phase that starts now may spend; `reserve` epoch-equivalents are kept for what finishes it."""
+        end = StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END
+        ledger.reserve(reserve)
+        began, seconds = ledger.cost, clock.seconds
+        return cls(ledger, clock, began, ledger.limit - began, end, seconds, clock.limit - seconds)
+
+    @property
+    def share_spent(self) -> float:
+        """The share spent, 0 to 1: of the cost, or of the seconds where these are limited and further on."""
+        of_cost = (self.ledger.cost - self.began) / self.affordable if self.affordable > 0 else 1.0
+        if math.isinf(self.affordable_seconds):
+            return min(of_cost, 1.0)
+        of_time = (self.clock.seconds - self.began_seconds) / max(self.affordable_seconds, 1e-9)
+        return min(max(of_cost, of_time), 1.0)
+
+    def total(self, share: float) -> float:
+        """Return what the phase may spend in epoch-equivalents; where only seconds end it, foreseen from `share`."""
+        if math.isfinite(self.affordable):
+            return self.affordable
+        return (self.ledger.cost - self.began) / max(share, 1e-9)
+
+    def part(self, parts: int) -> Callable[[], bool]:
+        """Return a test that is true as soon as one of `parts` equal parts of cost or seconds is spent from now on."""
+        until = self.ledger.cost + self.affordable / parts
+        until_seconds = self.clock.seconds + self.affordable_seconds / parts if self.clock.limited else math.inf
+        return lambda: self.ledger.cost >= until or (self.clock.limited and self.clock.seconds >= until_seconds)
 
 
-class Steps(Spending, Protocol):
+class Steps(Protocol):
     """The part of a state that says how far a phase has come whose every step evaluates one gradient."""
 
+    budget: Budget
     iterations: int
     loss: float
 
 
-def record_of(workspace: Workspace, state: Steps) -> dict[str, Any]:
+def record_of(state: Steps) -> dict[str, Any]:
     """Return the record of such a phase; it knows no gradient norm."""
     return {
         "iteration": state.iterations,
@@ -88,14 +129,5 @@ def record_of(workspace: Workspace, state: Steps) -> dict[str, Any]:
         "gradient_norm": None,
         "evaluations": state.iterations,
         "products": 0,
-        "fraction": share_spent(workspace, state),
+        "fraction": state.budget.share_spent,
     }
-
-
-def share_spent(workspace: Workspace, state: Spending) -> float:
-    """Return the share spent, 0 to 1: of the cost, or of the seconds where these are limited and further on."""
-    of_cost = (workspace.ledger.cost - state.began) / state.affordable if state.affordable > 0 else 1.0
-    if math.isinf(state.affordable_seconds):
-        return min(of_cost, 1.0)
-    of_time = (workspace.clock.seconds - state.began_seconds) / max(state.affordable_seconds, 1e-9)
-    return min(max(of_cost, of_time), 1.0)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from subsetopt.saving import under
 from subsetopt.training.checks.identity import identity
+from subsetopt.training.earlier_checkpoints import EARLIER, upgraded
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.workspace import Workspace
 
-FORMAT = 3
+FORMAT = 4
 """Of checkpoints; another number says that what a phase saves has another meaning, though it may look the same."""
 
 
@@ -75,7 +76,7 @@ def unpack(
 
     Raises `TypeError` or `KeyError`, before anything is set, for what another version has packed otherwise.
     """
-    if state["phase_state"] is not None and state["format"] != FORMAT:
+    if state["phase_state"] is not None and state["format"] not in (FORMAT, EARLIER):
         raise TypeError(f"format {state['format']}, not {FORMAT}")
     device = workspace.device
     snapshots = [
@@ -97,7 +98,8 @@ def unpack(
     begin = 0.0 if phase and phase.config.cumulative else position.phase_start[1]
     workspace.clock.open_phase(begin, phase.config.seconds if phase else None)
     if phase is not None and state["phase_state"] is not None:
-        position.state = phase.restore(under("phase/", tensors), state["phase_state"])
+        saved = under("phase/", tensors), state["phase_state"]
+        position.state = phase.restore(*(upgraded(*saved) if state["format"] == EARLIER else saved))
     on_device = {name: tensor.to(device) for name, tensor in under("carried/", tensors).items()}
     workspace.carried.restore(on_device, state.get("carried"))
     workspace.restore_memory_limits(state.get("memory_limits", []))

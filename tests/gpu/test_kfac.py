@@ -54,7 +54,7 @@ def test_factors_and_damped_inverses_are_those_of_the_cpu(
         v = torch.linspace(-1, 1, flat.size, dtype=torch.float64).to(place, kind)
         spectrum = KfacSpectrum.of(kfac.eigenvalues())
         assert kfac.product(v).device.type == place.type
-        results.append((kfac.product(v), kfac.apply(v, 0.1), spectrum.mean, generator.get_state(), kfac.state()))
+        results.append((kfac.product(v), kfac.apply(v, 0.1), spectrum.mean, generator.get_state(), kfac.state_dict()))
     (product, solved, mean, state, _), (there_product, there_solved, there_mean, there_state, saved) = results
     # Eigenvectors of close eigenvalues turn freely, and with them what is diagonal in them; a random part of a float32
     # uniform draw decides labels.
@@ -80,7 +80,7 @@ def test_factors_go_on_bit_for_bit_from_what_was_saved(name: str, device: torch.
     kfac, again = (Kfac(flat, make_loss("cross_entropy")) for _ in range(2))
     generator = make_generator(0, "draws")
     kfac.update(flat.initial(), x, y, generator)
-    again.load_state({name: tensor.clone() for name, tensor in kfac.state().items()})
+    again.load_state_dict({name: tensor.clone() for name, tensor in kfac.state_dict().items()})
     other = torch.Generator()
     other.set_state(generator.get_state())
     kfac.update(0.5 * flat.initial(), x, y, generator)

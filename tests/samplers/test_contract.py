@@ -1,5 +1,6 @@
 """What every registered sampler promises, whatever its method."""
 
+import inspect
 import json
 import random
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from subsetopt.errors import SettingError
-from subsetopt.samplers import SAMPLERS, Sampler, card, default_settings, make_sampler
+from subsetopt.samplers import SAMPLERS, Batch, Sampler, Seen, card, default_settings, make_sampler
+from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.factory import CARD_SECTIONS
 
 NAMES = [entry.name for entry in SAMPLERS]
@@ -210,3 +212,41 @@ def test_the_state_of_another_sampler_is_refused():
         make_sampler("rs2", 50, 8).load_state_dict(state)
     with pytest.raises(SettingError, match="n_samples"):
         make_sampler("srs", 51, 8).load_state_dict(state)
+
+
+class Recorder(QueueSampler):
+    """Keeps what it was shown."""
+
+    name = "recorder"
+    needs_selection_forward = True
+
+    def draw_block(self):
+        return Batch(torch.arange(self.n_samples))
+
+    def learn(self, seen):
+        self.learnt = seen
+
+    def keep(self, batch, seen):
+        self.offered = seen
+        return batch
+
+
+def test_observe_and_select_as_users_call_them_reach_the_sampler_as_one_record():
+    sampler = Recorder(4, 2, 0, torch.device("cpu"), None)
+    losses, p, h, y, shares = torch.ones(2), torch.full((2, 3), 1 / 3), torch.zeros(2, 5), torch.tensor([0, 2]), None
+    batch = sampler.propose()
+    assert sampler.select(batch, losses.requires_grad_(), p, targets=y) is batch
+    offered = sampler.offered
+    assert offered.indices is batch.indices and not offered.losses.requires_grad
+    assert offered.probabilities is p and offered.features is None and offered.targets is y
+    sampler.observe(batch.indices, losses, p, h)
+    assert sampler.learnt == Seen(batch.indices, losses, p, h)
+    sampler.observe(batch.indices, losses, targets=y, weights=shares)
+    assert sampler.learnt == Seen(batch.indices, losses, None, None, y, shares)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sampler_takes_what_a_user_s_loop_gives(name):
+    observe = inspect.signature(make_sampler(name, 20, 5, 0).observe)
+    assert list(observe.parameters) == ["indices", "losses", "probabilities", "features", "targets", "weights"]
+    observe.bind(torch.arange(5), torch.ones(5))

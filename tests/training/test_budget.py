@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from subsetopt.training.budget import Clock
+from subsetopt.objective.protocol import BudgetExhausted
+from subsetopt.saving import join, split
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.budget import Budget, Clock
+from subsetopt.training.ledger import Ledger
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 
@@ -27,6 +32,45 @@ def test_a_clock_leaves_out_what_is_stopped_and_goes_on_after_an_interruption() 
     assert clock.over
     clock.open_phase(6.0, None)
     assert not clock.over and clock.limit == 10.0
+
+
+def test_a_phase_has_spent_the_larger_share_of_cost_and_seconds() -> None:
+    time = [0.0]
+    ledger, clock = Ledger(10, {"gradient": 1.0}, budget=5.0), Clock(now=lambda: time[0])
+    ledger.open_phase(4.0)
+    clock.open_phase(0.0, 20.0)
+    budget = Budget.open(ledger, clock, reserve=1.0)
+    assert (budget.affordable, budget.affordable_seconds, budget.end) == (3.0, 20.0, StopReason.SCHEDULE_END)
+    enough = budget.part(2)
+    ledger.charge("gradient", 10, "train")
+    assert budget.share_spent == pytest.approx(1 / 3) and not enough()
+    time[0] += 10.0
+    assert budget.share_spent == 0.5 and enough()
+    ledger.charge("gradient", 20, "train")
+    assert budget.share_spent == 1.0
+    with pytest.raises(BudgetExhausted):
+        ledger.charge("gradient", 1, "train")
+
+
+def test_a_budget_comes_back_from_json_and_asks_the_ledger_and_clock_of_the_resumed_run() -> None:
+    ledger, clock = Ledger(10, {"gradient": 1.0}, budget=3.0), Clock()
+    budget = Budget.open(ledger, clock)
+    ledger.charge("gradient", 10, "train")
+    tensors, numbers = split(budget)
+    again = Ledger(10, {"gradient": 1.0}, budget=3.0)
+    again.restore(ledger.save())
+    back = join(Budget, tensors, json.loads(json.dumps(numbers)), ledger=again, clock=clock)
+    assert back.end is StopReason.BUDGET and math.isinf(back.affordable_seconds) and back.ledger is again
+    assert back.share_spent == budget.share_spent == pytest.approx(1 / 3)
+
+
+def test_a_phase_that_seconds_alone_end_foresees_its_cost() -> None:
+    time = [0.0]
+    ledger, clock = Ledger(10, {"gradient": 1.0}), Clock(8.0, now=lambda: time[0])
+    budget = Budget.open(ledger, clock)
+    ledger.charge("gradient", 10, "train")
+    time[0] = 2.0
+    assert budget.share_spent == 0.25 and budget.total(budget.share_spent) == 4.0
 
 
 def test_a_clock_without_a_budget_is_never_over() -> None:

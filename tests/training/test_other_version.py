@@ -9,6 +9,7 @@ import pytest
 
 from subsetopt.errors import RunDirectoryError
 from subsetopt.training import make_config, train
+from subsetopt.training.earlier_checkpoints import EARLIER
 from subsetopt.training.position import FORMAT
 from subsetopt.training.run import Interrupted, resume_run
 from subsetopt.training.run_directory import METRICS, RunDirectory
@@ -39,9 +40,9 @@ def test_a_phase_of_another_format_is_refused_and_nothing_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = interrupted(tmp_path / "a", monkeypatch)
-    rewritten(directory, format=FORMAT - 1)
+    rewritten(directory, format=EARLIER - 1)
     before = (directory.path / METRICS).read_bytes()
-    with pytest.raises(RunDirectoryError, match=rf"not fit this version .*format {FORMAT - 1}, not {FORMAT}.*anew"):
+    with pytest.raises(RunDirectoryError, match=rf"not fit this version .*format {EARLIER - 1}, not {FORMAT}.*anew"):
         resume_run(directory.path, figure=False)
     assert (directory.path / METRICS).read_bytes() == before
     rewritten(directory, format=FORMAT)
@@ -58,5 +59,5 @@ def test_a_phase_that_lacks_something_is_refused(tmp_path: Path, monkeypatch: py
 
 def test_a_finished_run_of_another_format_still_gives_its_result(tmp_path: Path) -> None:
     found = train(make_config(SETTINGS, {"output": tmp_path / "a"}), figure=False).result
-    rewritten(RunDirectory.open(tmp_path / "a"), format=FORMAT - 1)
+    rewritten(RunDirectory.open(tmp_path / "a"), format=EARLIER - 1)
     assert resume_run(tmp_path / "a", figure=False).result["metrics"] == found["metrics"]

@@ -141,15 +141,15 @@ class Kfac:
         gradient = self._counted[1]
         return math.ceil(sum(factor.price for factor in factors) / gradient) if gradient else 0
 
-    def state(self) -> dict[str, Tensor]:
-        """Return everything that `load_state` needs to go on bit for bit."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that `load_state_dict` needs to go on bit for bit."""
         tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates, device="cpu")}
         for index, ((a, g), values) in enumerate(zip(self._factors, self._values, strict=True)):
             tensors |= a.state(f"{index}.a.") | g.state(f"{index}.g.") | values.state(f"{index}.eigenvalues.")
         return tensors
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `state` returned."""
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` returned."""
         self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
         count = len(self._kronecker) if self.updates else 0
         self._factors = [

@@ -43,7 +43,7 @@ from subsetopt.samplers.draws import draw_permutation
 from subsetopt.samplers.factory import register
 from subsetopt.samplers.last_layer import gram, residuals
 from subsetopt.samplers.omp import Matching, omp_nonnegative
-from subsetopt.samplers.protocol import Batch
+from subsetopt.samplers.protocol import Batch, Seen
 from subsetopt.settings import check_flag, check_fraction, check_number, rows_of
 
 
@@ -84,14 +84,9 @@ class GradientMatching(QueueSampler):
         """Return all samples in a new order as candidates."""
         return Batch(draw_permutation(self.n_samples, self.n_samples, self.generator, self.device))
 
-    def _choose(
-        self,
-        batch: Batch,
-        losses: Tensor,
-        probabilities: Tensor | None,
-        features: Tensor | None,
-        targets: Tensor | None,
-    ) -> Batch | None:
+    def keep(self, batch: Batch, seen: Seen) -> Batch | None:
+        """Match the mean last-layer gradient of the candidates; None where it is zero."""
+        probabilities, features, targets = seen.probabilities, seen.features, seen.targets
         if probabilities is None or features is None or targets is None:
             raise SettingError("sampler", self.name, "select got no probabilities, features or targets", "pass them")
         k = rows_of(self.settings.fraction, len(batch.indices))

@@ -52,7 +52,7 @@ from subsetopt.samplers.credit import credit
 from subsetopt.samplers.draws import draw_with_replacement, importance_weights, wide_dtype
 from subsetopt.samplers.factory import register
 from subsetopt.samplers.last_layer import residuals
-from subsetopt.samplers.protocol import Batch, Quantity
+from subsetopt.samplers.protocol import Batch, Quantity, Seen
 from subsetopt.samplers.sketch import (
     Hash,
     draw_hash,
@@ -175,24 +175,16 @@ class NWSketch(QueueSampler):
         corrected = self.settings.correction != "none"
         return Batch(indices, importance_weights(p[indices], self.n_samples) if corrected else None)
 
-    def observe(
-        self,
-        indices: Tensor,
-        losses: Tensor,
-        probabilities: Tensor | None = None,
-        features: Tensor | None = None,
-        targets: Tensor | None = None,
-        weights: Tensor | None = None,
-    ) -> None:
+    def learn(self, seen: Seen) -> None:
         """Add the scores of a batch to the sketch, and hash its features anew if `codes` is "features"."""
-        seen = credit(indices, self._scores(losses, probabilities, targets, weights), weights)
+        credited = credit(seen.indices, self._scores(seen), seen.weights)
         if self.settings.codes == "features":
-            if features is None:
+            if seen.features is None:
                 raise SettingError("codes", "features", "observe got no features", "pass them, or use codes = 'inputs'")
-            self._recode(indices, features.detach().float().flatten(1))
+            self._recode(seen.indices, seen.features.detach().float().flatten(1))
         # A row without a code has no bucket to go to.
-        shares = seen.shares * self.coded[seen.indices]
-        sketch_update(self.table, self.codes[seen.indices], seen.values, shares)
+        shares = credited.shares * self.coded[credited.indices]
+        sketch_update(self.table, self.codes[credited.indices], credited.values, shares)
 
     def statistics(self) -> dict[str, Any]:
         """Return the common statistics and the number of samples that have hash codes."""
@@ -229,14 +221,13 @@ class NWSketch(QueueSampler):
         self.codes[indices] = self._hashing().codes(centred / scale)
         self.coded[indices] = True
 
-    def _scores(
-        self, losses: Tensor, probabilities: Tensor | None, targets: Tensor | None, weights: Tensor | None
-    ) -> Tensor:
+    def _scores(self, seen: Seen) -> Tensor:
         if self.settings.score == "loss":
-            return losses
+            return seen.losses
+        probabilities, targets = seen.probabilities, seen.targets
         if probabilities is None or targets is None:
             raise SettingError("score", "gradient", "observe got no probabilities and targets", "use score = 'loss'")
-        if targets.ndim == 2 and weights is not None:
+        if targets.ndim == 2 and seen.weights is not None:
             return torch.stack([_output_gradient(probabilities, donor) for donor in targets.T], dim=1)
         return _output_gradient(probabilities, targets)
 

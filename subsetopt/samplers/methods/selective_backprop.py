@@ -56,7 +56,7 @@ from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.credit import Credit, credit, latest
 from subsetopt.samplers.draws import draw_permutation, draw_without_replacement, self_normalised
 from subsetopt.samplers.factory import register
-from subsetopt.samplers.protocol import Batch
+from subsetopt.samplers.protocol import Batch, Seen
 from subsetopt.settings import CORRECTIONS, check_choice, check_count, check_fraction, check_number, rows_of
 
 
@@ -167,19 +167,25 @@ class SelectiveBackprop(QueueSampler):
         self._feeds_history = not self.selection_due and not self._stale(self.epoch)
         return batch
 
-    def observe(
-        self,
-        indices: Tensor,
-        losses: Tensor,
-        probabilities: Tensor | None = None,
-        features: Tensor | None = None,
-        targets: Tensor | None = None,
-        weights: Tensor | None = None,
-    ) -> None:
+    def learn(self, seen: Seen) -> None:
         """Store the losses by sample if stale ones will be used; in the first epoch they also make the history."""
-        self._store(credit(indices, losses, weights))
+        self._store(credit(seen.indices, seen.losses, seen.weights))
         if self._feeds_history:
-            self._push(losses.detach().float())
+            self._push(seen.losses.detach().float())
+
+    def keep(self, batch: Batch, seen: Seen) -> Batch | None:
+        """Accept candidates by the percentile of their loss, and hand out full batches; Composer keeps a share."""
+        losses = seen.losses.float()
+        self._store(credit(batch.indices, losses))
+        if self.settings.variant == "composer":
+            keep = 0.5 if self.settings.fraction is None else self.settings.fraction
+            return Batch(batch.indices[keep_by_rank(losses, keep, self.generator)])
+        self._push(losses)
+        accepted, weights = self._accept(batch.indices, losses)
+        self.queue = torch.cat((self.queue, accepted))
+        if weights is not None:
+            self.queue_weights = torch.cat((self.queue_weights, weights))
+        return self._pop()
 
     def _store(self, observed: Credit) -> None:
         if self.settings.stale_epochs > 1:
@@ -194,19 +200,6 @@ class SelectiveBackprop(QueueSampler):
             return self.epoch > 0 and not self._stale(self.epoch)
         inside = s.total_steps is None or s.start <= self.proposals / s.total_steps < s.end
         return inside and (s.interrupt == 0 or (self.proposals + 1) % s.interrupt != 0)
-
-    def _choose(self, batch: Batch, losses: Tensor, *_: Tensor | None) -> Batch | None:
-        losses = losses.float()
-        self._store(credit(batch.indices, losses))
-        if self.settings.variant == "composer":
-            keep = 0.5 if self.settings.fraction is None else self.settings.fraction
-            return Batch(batch.indices[keep_by_rank(losses, keep, self.generator)])
-        self._push(losses)
-        accepted, weights = self._accept(batch.indices, losses)
-        self.queue = torch.cat((self.queue, accepted))
-        if weights is not None:
-            self.queue_weights = torch.cat((self.queue_weights, weights))
-        return self._pop()
 
     def _accept(self, indices: Tensor, losses: Tensor) -> tuple[Tensor, Tensor | None]:
         s = self.settings

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from subsetopt.errors import SettingError
-from subsetopt.saving import under
+from subsetopt.saving import join, split, under
 from subsetopt.solvers import SOLVERS, make_solver
 from subsetopt.solvers.protocol import Solver, State, StopReason
 from subsetopt.training.loss_scale import relative_to
@@ -116,18 +116,16 @@ class SolverPhase:
         return outcome
 
     def save(self, state: SolverState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Solver state and stop test side by side."""
-        tensors, numbers = self._solver.save(state.solver)
-        test_tensors, test_numbers = self._test.save()
-        joined = {f"solver.{key}": value for key, value in tensors.items()}
-        joined |= {f"test.{key}": value for key, value in test_tensors.items()}
-        scale = {"loss_scale": self._scale}
-        return joined, {"solver": numbers, "test": test_numbers, "stopped": state.stopped, **scale}
+        """What the solver saves of its state, named `solver.`, and the stop test."""
+        solver_tensors, solver_numbers = self._solver.save(state.solver)
+        tensors, numbers = split({"test": self._test, "stopped": state.stopped, "loss_scale": self._scale})
+        tensors |= {f"solver.{name}": tensor for name, tensor in solver_tensors.items()}
+        return tensors, {"solver": solver_numbers, **numbers}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> SolverState:
         """Rebuild both without evaluating."""
         tensors = {name: tensor.to(self._workspace.device) for name, tensor in tensors.items()}
-        self._test.restore(under("test.", tensors), numbers["test"])
+        self._test.load_state_dict(join(dict, under("test/", tensors), numbers["test"]))
         self._measure_in(numbers["loss_scale"])
         self._workspace.scale.value = numbers["loss_scale"]
         solver_state = self._solver.restore(self._objective, under("solver.", tensors), numbers["solver"])

@@ -29,11 +29,11 @@ class StopTest(Protocol):
     def choose(self, w: Tensor) -> Tensor:
         """Return the parameters to keep when the phase ends at `w`."""
 
-    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state_dict(self) -> dict[str, Any]:
         """Return tensors and JSON-able numbers."""
 
-    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Take back what `save` returned."""
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
 
 
 class MinimumTest:
@@ -47,11 +47,11 @@ class MinimumTest:
         """Keep the last iterate."""
         return w
 
-    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state_dict(self) -> dict[str, Any]:
         """Nothing to save."""
-        return {}, {}
+        return {}
 
-    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Nothing to restore."""
 
 
@@ -103,12 +103,11 @@ class HeldOutTest:
             return w
         return self.best_w
 
-    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the best parameters and the counters."""
-        tensors = {} if self.best_w is None else {"best_w": self.best_w}
-        return tensors, {"best_loss": self.best_loss, "checks_without_gain": self.checks_without_gain}
+        return {name: getattr(self, name) for name in ("best_w", "best_loss", "checks_without_gain")}
 
-    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Take back what `save` returned."""
-        self.best_w = tensors.get("best_w")
-        self.best_loss, self.checks_without_gain = numbers["best_loss"], numbers["checks_without_gain"]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.best_w = state_dict.get("best_w")
+        self.best_loss, self.checks_without_gain = state_dict["best_loss"], state_dict["checks_without_gain"]

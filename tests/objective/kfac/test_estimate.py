@@ -182,10 +182,10 @@ def test_running_mean_warms_up_and_state_goes_on_bit_for_bit():
     kfac = Kfac(flat, make_loss("cross_entropy"), draw="empirical", memory=0.9)
     for x, y in draws[:2]:
         kfac.update(w, x, y, generator)
-    single = [fitted(flat, x, y, draw="empirical").state()["0.g.moment"] for x, y in draws[:2]]
-    torch.testing.assert_close(kfac.state()["0.g.moment"], (single[0] + single[1]) / 2)
+    single = [fitted(flat, x, y, draw="empirical").state_dict()["0.g.moment"] for x, y in draws[:2]]
+    torch.testing.assert_close(kfac.state_dict()["0.g.moment"], (single[0] + single[1]) / 2)
     again = Kfac(flat, make_loss("cross_entropy"), draw="empirical", memory=0.9)
-    again.load_state({name: value.clone() for name, value in kfac.state().items()})
+    again.load_state_dict({name: value.clone() for name, value in kfac.state_dict().items()})
     v = torch.randn(flat.size, dtype=torch.float64)
     for each in (kfac, again):
         each.update(w, *draws[2], generator)
@@ -246,10 +246,10 @@ def test_a_factor_is_decomposed_again_only_when_its_moment_has_drifted():
     kfac, meter, generator = Kfac(flat, make_loss("cross_entropy"), memory=0.0), Recorder(), make_generator(0, "g")
     w = flat.initial()
     kfac.update(w, x, y, generator)
-    before = kfac.state()
+    before = kfac.state_dict()
     w[:150] *= 4.0  # other activations, the same inputs
     kfac.update(w, x, y, generator, meter)
-    after = kfac.state()
+    after = kfac.state_dict()
     assert torch.equal(before["0.a.basis"], after["0.a.basis"])
     assert not torch.equal(before["1.a.basis"], after["1.a.basis"])
     rotated = after["1.a.basis"].T @ after["1.a.moment"] @ after["1.a.basis"]
@@ -263,7 +263,7 @@ def test_small_drifts_add_up_to_a_new_decomposition():
     bases = []
     for step in range(4):  # the second moment grows by 4 % each time: by 8 % after two, by 12 % after three
         kfac.update(flat.initial(), x * 1.04 ** (step / 2), y, generator)
-        bases.append(kfac.state()["0.a.decomposed"])
+        bases.append(kfac.state_dict()["0.a.decomposed"])
     assert [torch.equal(basis, bases[0]) for basis in bases] == [True, True, True, False]
 
 
@@ -285,6 +285,6 @@ def test_an_estimate_that_is_not_finite_changes_nothing():
     x, y, generator = torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2, make_generator(0, "g")
     kfac = Kfac(flat, make_loss("cross_entropy"))
     kfac.update(flat.initial(), x, y, generator)
-    before = kfac.state()
+    before = kfac.state_dict()
     kfac.update(flat.initial(), x * float("nan"), y, generator)
-    assert all(torch.equal(value, before[name]) for name, value in kfac.state().items())
+    assert all(torch.equal(value, before[name]) for name, value in kfac.state_dict().items())

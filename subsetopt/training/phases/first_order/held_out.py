@@ -58,17 +58,16 @@ class HeldOutChecks:
             self._workspace.flat.load_buffers(self._best_buffers)
         return chosen
 
-    def save(self) -> dict[str, Any]:
-        """Return a nested dict of tensors and numbers."""
-        tensors, counters = self.test.save()
+    def state_dict(self) -> dict[str, Any]:
+        """Return the test's state, the buffers that belong to its best parameters, and when it is due."""
         plan = {"interval": self._interval, "due": self._due}
-        return {"best": tensors, "buffers": self._best_buffers, "counters": counters, **plan}
+        return {"test": self.test.state_dict(), "buffers": self._best_buffers, **plan}
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Take back what `save` returned."""
-        self.test.restore(saved["best"], saved["counters"])
-        self._best_buffers = dict(saved["buffers"])
-        self._interval, self._due = saved["interval"], saved["due"]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.test.load_state_dict(state_dict["test"])
+        self._best_buffers = dict(state_dict["buffers"])
+        self._interval, self._due = state_dict["interval"], state_dict["due"]
 
     def _loss(self, w: Tensor) -> float:
         return self._workspace.held_out_loss(w.detach())

@@ -10,7 +10,7 @@ what the sampler observes is the whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from subsetopt.devices import moved
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
 from subsetopt.objective.flops import count_flops
-from subsetopt.samplers import Batch, Sampler, Scan
+from subsetopt.samplers import Batch, Sampler, Scan, Seen
 from subsetopt.training.phases.batch_sharing import shared_batches
 from subsetopt.training.workspace import Workspace
 
@@ -108,9 +108,8 @@ class MiniBatch:
         loss = weighted.sum() / len(indices)
         (gradient,) = torch.autograd.grad(loss, w)
         loss = loss.detach()
-        columns = [losses.detach() if donors is None else losses.detach().sum(1), look.probabilities, look.features]
-        seen, probabilities, features = self._sharing.sum_(len(indices), [gradient, loss], columns)
-        self._sampler.observe(rows, _there(seen), probabilities, features, targets, weights=shares)
+        each = losses.detach() if donors is None else losses.detach().sum(1)
+        self._sampler.observe(*self._seen(rows, each, look, targets, shares, sums=(gradient, loss)))
         return loss, gradient
 
     def _chosen(self, w: Tensor) -> Batch | None:
@@ -129,9 +128,23 @@ class MiniBatch:
         with torch.no_grad():
             look = self._forward(w, self._workspace.preprocess(self._stored(indices[own])), "eval")
             losses = self._loss.per_sample(look.outputs, targets[own])
-        columns = [losses, look.probabilities, look.features]
-        seen, probabilities, features = self._sharing.sum_(len(indices), [], columns)
-        return self._sampler.select(batch, _there(seen), probabilities, features, targets)
+        seen = self._seen(indices, losses, look, targets)
+        return self._sampler.select(batch, seen.losses, seen.probabilities, seen.features, seen.targets)
+
+    def _seen(
+        self,
+        rows: Tensor,
+        losses: Tensor,
+        look: Look,
+        targets: Tensor,
+        shares: Tensor | None = None,
+        sums: Sequence[Tensor] = (),
+    ) -> Seen:
+        """Gather what the ranks saw of their rows, and add up `sums` over ranks in the same collective."""
+        columns = self._sharing.sum_(len(rows), sums, [losses, look.probabilities, look.features])
+        gathered, probabilities, features = columns
+        assert gathered is not None, "a column that was given is gathered"
+        return Seen(rows, gathered, probabilities, features, targets, shares)
 
     def _scan(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Scan:
         """Return last-layer gradients e = dl/dz (n, M) and features h (n, D) of all rows."""
@@ -193,11 +206,6 @@ class MiniBatch:
             torch.autograd.grad(self._loss.per_sample(outputs, self._targets[rows]).sum(), w)
 
         return count_flops(gradient) / len(self._inputs[rows])
-
-
-def _there(column: Tensor | None) -> Tensor:
-    assert column is not None, "what went in comes back"
-    return column
 
 
 def donor_losses(

@@ -21,10 +21,10 @@ from subsetopt.data.batch_augmentation import make_augmentation
 from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.samplers import Sampler
-from subsetopt.saving import join_tensors, split_tensors
+from subsetopt.saving import join, split
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.budget import record_of, share_spent
+from subsetopt.training.budget import Budget, record_of
 from subsetopt.training.phases.first_order.held_out import HeldOutChecks
 from subsetopt.training.phases.first_order.mini_batch import MiniBatch
 from subsetopt.training.phases.first_order.schedules import rate_factor
@@ -38,6 +38,7 @@ from subsetopt.training.phases.first_order.setup import (
     sampler_of,
     weight_decay_of,
 )
+from subsetopt.training.phases.first_order.vector_optimizer import VectorOptimizer
 from subsetopt.training.phases.protocol import Outcome
 from subsetopt.training.phases.random_streams import installed, new_states
 from subsetopt.training.settings.phase import PhaseConfig
@@ -51,22 +52,18 @@ class FirstOrderState:
     """Where a first-order phase is. `w` is updated in place; `loss` is the mean over the last record's mini-batches.
 
     `random` has the states of torch's generators as the model's dropout sees them, `augmentation` is the augmentation's
-    own generator. `began` and `affordable` are the cost at the start and what training may spend, in epoch-equivalents;
-    `end` says why the phase stops when that is spent. `began_seconds` and `affordable_seconds` are the time at its
-    start and what may be spent of it.
+    own generator.
     """
 
     w: Tensor
-    optimizer: torch.optim.Optimizer
+    optimizer: VectorOptimizer
     random: dict[str, Tensor]
     augmentation: torch.Generator
-    began: float
-    affordable: float
-    end: StopReason
+    budget: Budget
+    sampler: Sampler
+    checks: HeldOutChecks | None
     iterations: int = 0
     loss: float = math.nan
-    began_seconds: float = 0.0
-    affordable_seconds: float = math.inf
     stopped: StopReason | None = None
 
 
@@ -112,48 +109,41 @@ class FirstOrderPhase:
 
     def start(self, w: Tensor) -> FirstOrderState:
         """Take what the phase may spend, within the run's budget, and let the sampler look at the data."""
-        ledger, seed = self._workspace.ledger, self._workspace.config.seed
-        end = StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END
+        workspace, seed = self._workspace, self._workspace.config.seed
+        # What is reserved is kept for the check of the last parameters.
+        budget = Budget.open(workspace.ledger, workspace.clock, 0.0 if self._checks is None else self._checks.cost)
         if self._checks is not None:
-            ledger.limit -= self._checks.cost  # kept for the check of the last parameters
-            self._checks.begin(ledger.limit - ledger.cost)
-        began = ledger.cost
-        clock = self._workspace.clock
-        began_seconds = clock.seconds
+            self._checks.begin(budget.affordable)
         w = w.detach().clone()
         state = FirstOrderState(
             w,
-            optimizer_of(self.config, self._workspace.flat, w, self._lr, self._weight_decay),
-            new_states(seed, f"{self._stream}:dropout", self._workspace.device),
+            self._optimizer(w),
+            new_states(seed, f"{self._stream}:dropout", workspace.device),
             make_generator(seed, f"{self._stream}:augmentation"),
-            began,
-            ledger.limit - began,
-            end,
-            began_seconds=began_seconds,
-            affordable_seconds=clock.limit - began_seconds,
+            budget,
+            self._sampler,
+            self._checks,
         )
         self._mini_batch.bind()
         return state
 
     def step(self, state: FirstOrderState) -> FirstOrderState:
         """Take the mini-batch steps between two records, with one host synchronisation at their end."""
-        ledger, clock = self._workspace.ledger, self._workspace.clock
-        until = ledger.cost + state.affordable / RECORDS
-        until_seconds = clock.seconds + state.affordable_seconds / RECORDS if clock.limited else math.inf
+        enough = state.budget.part(RECORDS)
         losses: list[Tensor] = []
         with installed(state.random, self._workspace.device):
             try:
-                while not losses or (ledger.cost < until and not (clock.limited and clock.seconds >= until_seconds)):
+                while not losses or not enough():
                     self._mini_batch_step(state, losses)
             except BudgetExhausted:
-                state.stopped = state.end if state.iterations else StopReason.BUDGET
+                state.stopped = state.budget.end if state.iterations else StopReason.BUDGET
         if losses:
             penalty = 0.0 if self._decoupled else 0.5 * self._weight_decay * state.w.detach().square().sum()
             (state.loss,) = host_read((torch.stack(losses).mean() + penalty).reshape(1))
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
         if state.stopped is None and self._checks is not None:
-            state.stopped = self._checks.look(state, state.end)
+            state.stopped = self._checks.look(state, state.budget.end)
         return state
 
     def terminate(self, state: FirstOrderState) -> StopReason | None:
@@ -162,7 +152,7 @@ class FirstOrderPhase:
 
     def record(self, state: FirstOrderState) -> dict[str, Any]:
         """Progress in optimizer steps; the loss is the mean over mini-batches, plus l2/2 ||w||^2 unless decoupled."""
-        return record_of(self._workspace, state)
+        return record_of(state)
 
     def iterate(self, state: FirstOrderState) -> Tensor:
         """Return the current parameters."""
@@ -180,61 +170,41 @@ class FirstOrderPhase:
 
     def save(self, state: FirstOrderState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Parameters, optimizer, sampler, held-out test and random states."""
-        tensors, parts = split_tensors(
-            {
-                "w": state.w.detach(),
-                "random": state.random,
-                "augmentation": state.augmentation.get_state(),
-                "optimizer": state.optimizer.state_dict()["state"].get(0, {}),
-                "sampler": self._sampler.state_dict(),
-                "checks": {} if self._checks is None else self._checks.save(),
-            }
-        )
-        names = ("began", "affordable", "end", "iterations", "loss", "began_seconds", "affordable_seconds", "stopped")
-        return tensors, {"parts": parts, **{name: getattr(state, name) for name in names}}
+        return split(state)
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> FirstOrderState:
         """Rebuild optimizer, sampler and held-out test as they were."""
-        device = self._workspace.device
-        on_device = {name: t if _on_host(name) else t.to(device) for name, t in tensors.items()}
-        parts = join_tensors(on_device, numbers["parts"])
-        optimizer = optimizer_of(self.config, self._workspace.flat, parts["w"], self._lr, self._weight_decay)
-        if parts["optimizer"]:
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: parts["optimizer"]}})
-        augmentation = torch.Generator()
-        augmentation.set_state(parts["augmentation"])
-        self._sampler.load_state_dict(parts["sampler"])
-        if self._checks is not None:
-            self._checks.restore(parts["checks"])
-        return FirstOrderState(
-            parts["w"],
-            optimizer,
-            parts["random"],
-            augmentation,
-            numbers["began"],
-            numbers["affordable"],
-            StopReason(numbers["end"]),
-            numbers["iterations"],
-            numbers["loss"],
-            numbers["began_seconds"],
-            numbers["affordable_seconds"],
-            None if numbers["stopped"] is None else StopReason(numbers["stopped"]),
+        workspace = self._workspace
+        on_device = {name: t if _on_host(name) else t.to(workspace.device) for name, t in tensors.items()}
+        w = on_device["w"].clone()
+        return join(
+            FirstOrderState,
+            on_device,
+            numbers,
+            w=w,
+            optimizer=self._optimizer(w),
+            sampler=self._sampler,
+            checks=self._checks,
+            ledger=workspace.ledger,
+            clock=workspace.clock,
         )
+
+    def _optimizer(self, w: Tensor) -> VectorOptimizer:
+        return VectorOptimizer(optimizer_of(self.config, self._workspace.flat, w, self._lr, self._weight_decay))
 
     @property
     def _decoupled(self) -> bool:
         return self.config.method in DECOUPLED
 
     def _mini_batch_step(self, state: FirstOrderState, losses: list[Tensor]) -> None:
-        rate = self._lr * rate_factor(self.config.schedule, share_spent(self._workspace, state))
+        rate = self._lr * rate_factor(self.config.schedule, state.budget.share_spent)
         computed = self._mini_batch.gradient(state.w, state.augmentation)
         if computed is None:
             return
         loss, state.w.grad = computed
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(state.w, self.config.clip_norm)
-        state.optimizer.param_groups[0]["lr"] = rate
-        state.optimizer.step()
+        state.optimizer.step(rate)
         state.iterations += 1
         losses.append(loss)
 

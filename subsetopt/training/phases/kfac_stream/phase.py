@@ -21,11 +21,11 @@ from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.objective.protocol import BudgetExhausted
-from subsetopt.saving import join_tensors, split_tensors
+from subsetopt.saving import join, split
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.inner_products import dot
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.budget import record_of, share_spent
+from subsetopt.training.budget import Budget, record_of
 from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, Place, statistics_samples
 from subsetopt.training.phases.kfac_stream.output_change import OutputChange
 from subsetopt.training.phases.kfac_stream.settings import Guard, stream_settings
@@ -38,16 +38,13 @@ from subsetopt.training.workspace import Workspace
 GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
 LOST = 12  # jumps in a row that end the phase
-NUMBERS = ("began", "affordable", "end", "iterations", "estimates", "estimate_cost", "returns",
-           "loss", "caution", "stale", "began_seconds", "affordable_seconds", "stopped", "statistics")  # fmt: skip
 
 
 @dataclass
 class StreamState:
     """Where a stream is: parameters, momentum and the last good parameters (P,), and the place in the samples.
 
-    `began` and `affordable` are the cost at its start and what it may spend, in epoch-equivalents; `end` says why it
-    stops when that is spent. `caution` multiplies the rate, and its square divides the damping; `returns` counts the
+    `caution` multiplies the rate, and its square divides the damping; `returns` counts the
     returns to a good point. BatchNorm's statistics are taken over `statistics` samples at the end, whose cost is kept
     back from the start; 0 leaves them averages.
     """
@@ -58,11 +55,8 @@ class StreamState:
     good_buffers: dict[str, Tensor]
     random: dict[str, Tensor]
     generator: torch.Generator
-    began: float
-    affordable: float
-    end: StopReason
-    began_seconds: float = 0.0
-    affordable_seconds: float = math.inf
+    budget: Budget
+    kfac: Kfac
     guard: Guard = field(default_factory=Guard)
     place: Place = field(default_factory=Place)
     change: OutputChange = field(default_factory=OutputChange)
@@ -118,9 +112,7 @@ class StreamPhase:
         """Take what the phase may spend, within the run's budget; nothing is evaluated yet."""
         ledger, clock, seed = self._workspace.ledger, self._workspace.clock, self._workspace.config.seed
         w = w.detach().clone()
-        end = StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END
         statistics = statistics_samples(self._workspace, self.samples, ledger.limit - ledger.cost)
-        ledger.reserve(ledger.price("forward", statistics))
         return StreamState(
             w,
             torch.zeros_like(w),
@@ -128,11 +120,8 @@ class StreamPhase:
             self._workspace.flat.buffers(),
             new_states(seed, f"{self._stream}:dropout", self._workspace.device),
             make_generator(seed, f"{self._stream}:factors"),
-            ledger.cost,
-            ledger.limit - ledger.cost,
-            end,
-            clock.seconds,
-            clock.limit - clock.seconds,
+            Budget.open(ledger, clock, ledger.price("forward", statistics)),
+            self._kfac,
             statistics=statistics,
         )
 
@@ -143,7 +132,7 @@ class StreamPhase:
                 self._estimate(state)
             self._advance(state)
         except BudgetExhausted:
-            state.stopped = state.end if state.iterations else StopReason.BUDGET
+            state.stopped = state.budget.end if state.iterations else StopReason.BUDGET
         return state
 
     def terminate(self, state: StreamState) -> StopReason | None:
@@ -152,7 +141,7 @@ class StreamPhase:
 
     def record(self, state: StreamState) -> dict[str, Any]:
         """Progress in steps; the loss is that of the last subset before its step, with l2/2 ||w||^2."""
-        return record_of(self._workspace, state)
+        return record_of(state)
 
     def iterate(self, state: StreamState) -> Tensor:
         """Return the current parameters; a look at them costs nothing."""
@@ -172,36 +161,19 @@ class StreamPhase:
 
     def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Parameters, momentum, factors, guard and random states."""
-        tensors, parts = split_tensors({
-            "w": state.w, "velocity": state.velocity, "good": state.good, "good_buffers": state.good_buffers,
-            "random": state.random, "generator": state.generator.get_state(), "kfac": self._kfac.state(),
-            "guard": vars(state.guard), "place": vars(state.place),
-            "change": vars(state.change),
-        })  # fmt: skip
-        return tensors, {"parts": parts, **{name: getattr(state, name) for name in NUMBERS}}
+        return split(state)
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> StreamState:
         """Rebuild everything as it was."""
         device, on_host = self._workspace.device, ("random/", "generator", "kfac/updates")
         moved = {name: t if name.startswith(on_host) else t.to(device) for name, t in tensors.items()}
-        parts = join_tensors(moved, numbers["parts"])
-        self._kfac.load_state(parts["kfac"])
-        generator = torch.Generator()
-        generator.set_state(parts["generator"])
-        plain = {name: numbers[name] for name in NUMBERS if name not in ("end", "stopped")}
-        stopped = numbers["stopped"]
-        return StreamState(
-            parts["w"], parts["velocity"], parts["good"], parts["good_buffers"], parts["random"], generator,
-            guard=Guard(**parts["guard"]), place=Place(**parts["place"]),
-            change=OutputChange(**parts["change"]), end=StopReason(numbers["end"]),
-            stopped=None if stopped is None else StopReason(stopped), **plain,
-        )  # fmt: skip
+        ledger, clock = self._workspace.ledger, self._workspace.clock
+        return join(StreamState, moved, numbers, kfac=self._kfac, ledger=ledger, clock=clock)
 
     def _estimate_due(self, state: StreamState) -> bool:
         """Whether a jump has shown the factors to be stale, or the cost that they may take in all allows new ones."""
-        ledger, share = self._workspace.ledger, share_spent(self._workspace, state)
-        total = state.affordable if math.isfinite(state.affordable) else (ledger.cost - state.began) / max(share, 1e-9)
-        return state.stale or state.estimate_cost < self._settings.factor_cost(share, total)
+        share = state.budget.share_spent
+        return state.stale or state.estimate_cost < self._settings.factor_cost(share, state.budget.total(share))
 
     def _estimate(self, state: StreamState) -> None:
         """Estimate factors on samples of their own, so that they are independent of the gradient."""
@@ -210,14 +182,14 @@ class StreamPhase:
         before = self._workspace.ledger.cost
         x, y = self._subsets.batch(rows[share.places.to(rows.device)])
         self._kfac.update(state.w, x, y, state.generator, self._workspace.ledger, share)
-        size = self._settings.size(share_spent(self._workspace, state))
+        size = self._settings.size(state.budget.share_spent)
         state.change.watch(rows, size, self._workspace.flat.batch_dependent)
         state.estimate_cost += self._workspace.ledger.cost - before
         state.estimates += 1
         state.stale = False
 
     def _advance(self, state: StreamState) -> None:
-        settings, share, change = self._settings, share_spent(self._workspace, state), state.change
+        settings, share, change = self._settings, state.budget.share_spent, state.change
         changed = change.measure(*self._subsets.outputs(state.w, change.rows), self._loss)
         measured = self._subsets.measure(state.w, state.place, settings.size(share), state.random)
         damping = settings.step_damping(self._spectrum(), share) / state.caution**2

@@ -98,7 +98,7 @@ def test_the_rate_ends_with_the_budget(begin):
     """A linear schedule at the last of s steps has all but the last step's cost behind it; steps have 15 or 14 rows."""
     running = begin(handoff_schedule="linear", handoff_lr=1.0)
     running.finish()
-    assert running.state.optimizer.param_groups[0]["lr"] == pytest.approx(14 / 162 / 3), "14 rows are the last"
+    assert running.state.optimizer.rate == pytest.approx(14 / 162 / 3), "14 rows are the last"
 
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_other_batches(begin):

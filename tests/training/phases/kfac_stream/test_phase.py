@@ -15,7 +15,6 @@ from subsetopt.errors import SettingError
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.budget import share_spent
 from subsetopt.training.phases.kfac_stream.fresh_subsets import Place
 from subsetopt.training.phases.kfac_stream.output_change import UNMEASURED
 from subsetopt.training.phases.kfac_stream.phase import StreamPhase, StreamState
@@ -144,7 +143,7 @@ def test_a_poisoned_subset_sends_the_stream_back_to_its_last_good_point(poison, 
     running = begin(None if norm else nn.Sequential(nn.Linear(6, 3)))
     running.steps(15)
     state, good = running.state, running.state.good.clone()
-    size = running.phase._settings.size(share_spent(running.workspace, state))
+    size = running.phase._settings.size(state.budget.share_spent)
     subsets = running.phase._subsets
     rows = subsets.next_rows(state.place, size)
     subsets.inputs[rows] = poison * subsets.inputs[rows]

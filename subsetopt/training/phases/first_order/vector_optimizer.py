@@ -1,0 +1,35 @@
+"""A torch optimizer of the one flat parameter, as a first-order phase steps and saves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+class VectorOptimizer:
+    """Steps `optimizer` at a given rate; saved without its settings, which the run's configuration has."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def step(self, rate: float) -> None:
+        """Take one step along the parameter's gradient."""
+        self._optimizer.param_groups[0]["lr"] = rate
+        self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the entries of the one parameter, empty before the first step."""
+        entries: dict[str, Any] = self._optimizer.state_dict()["state"].get(0, {})
+        return entries
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        if state_dict:
+            self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": {0: dict(state_dict)}})

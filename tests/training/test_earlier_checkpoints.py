@@ -1,0 +1,71 @@
+"""What format 3 has saved, written out by hand, reads as what is saved now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from subsetopt.saving import join
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.budget import Budget, Clock
+from subsetopt.training.earlier_checkpoints import upgraded
+from subsetopt.training.ledger import Ledger
+from subsetopt.training.phases.kfac_stream.fresh_subsets import Place
+from subsetopt.training.phases.kfac_stream.output_change import OutputChange
+from subsetopt.training.phases.stopping import HeldOutTest
+
+BUDGET = {"began": 1.5, "affordable": 4.0, "end": "budget", "began_seconds": 2.0, "affordable_seconds": float("inf")}
+
+
+@dataclass
+class Streaming:
+    """The fields of a streaming state that format 3 kept elsewhere."""
+
+    w: torch.Tensor
+    random: dict[str, torch.Tensor]
+    budget: Budget
+    place: Place
+    change: OutputChange
+    checks: dict[str, Any]
+    iterations: int
+    stopped: StopReason | None
+
+
+def test_the_parts_of_a_streaming_phase_are_found() -> None:
+    best, rows = torch.tensor([3.0]), torch.tensor([1, 2])
+    tensors = {
+        "w": torch.tensor([1.0]), "random/cpu": torch.tensor([7]), "change/rows": rows,
+        "change/outputs": torch.ones(2, 1), "checks/best/best_w": best, "checks/buffers/bn.mean": torch.ones(1),
+    }  # fmt: skip
+    counters = {"best_loss": 0.25, "checks_without_gain": 2}
+    numbers: dict[str, Any] = {
+        "parts": {
+            "random": {},
+            "place": {"epoch": 1, "position": 2, "chunk": 3},
+            "change": {"seen": 0.5, "foreseen": 0.25, "step": 0.0},
+            "checks": {"best": {}, "buffers": {}, "counters": counters, "interval": 1.0, "due": 9.0},
+        },
+        **BUDGET,
+        "iterations": 12,
+        "stopped": None,
+    }
+    ledger, clock = Ledger(1, {}), Clock()
+    state = join(Streaming, *upgraded(tensors, numbers), ledger=ledger, clock=clock)
+    assert state.budget == Budget(ledger, clock, 1.5, 4.0, StopReason.BUDGET, 2.0)
+    assert state.place == Place(1, 2, 3) and torch.equal(state.change.rows, rows) and state.change.ratio == 2.0
+    assert state.random["cpu"].tolist() == [7] and state.iterations == 12 and state.stopped is None
+    test = HeldOutTest(lambda w: 0.0)
+    test.load_state_dict(state.checks["test"])
+    assert test.best_w is not None and torch.equal(test.best_w, best)
+    assert (test.best_loss, test.checks_without_gain, state.checks["due"]) == (0.25, 2, 9.0)
+    assert state.checks["buffers"]["bn.mean"].tolist() == [1.0]
+
+
+def test_the_stopping_test_of_a_solver_is_found_alone_and_among_several_subsets() -> None:
+    one, numbers = torch.ones(1), {"solver": {"iterations": 3}, "test": {}}
+    names = ["solver.w", "test.best_w", "underway/1/test.best_w", "underway/1/solver.memory.steps"]
+    tensors, same = upgraded(dict.fromkeys(names, one), numbers)
+    assert list(tensors) == ["solver.w", "test/best_w", "underway/1/test/best_w", "underway/1/solver.memory.steps"]
+    assert same == numbers
