@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from subsetopt.documents.run import RunDocument
 from subsetopt.errors import RunDirectoryError
 from subsetopt.files import replace_file
 from subsetopt.report.metrics_file import read_metrics
@@ -36,18 +37,18 @@ class _Curve:
     loss: list[float] = field(default_factory=list)
 
 
-def loss_figure(directory: Path, result: Mapping[str, Any] | None = None) -> Path:
+def loss_figure(directory: Path, result: Mapping[str, Any] | RunDocument | None = None) -> Path:
     """Draw `loss.png` in a run directory and return its path.
 
     `result` is the content of `result.json`, for the title, where that file is not written yet. Raises
     `RunDirectoryError` when the metrics cannot be read or the figure cannot be written.
     """
-    result = result or _stored_result(directory)
-    curves = _read_curves(directory / "metrics.jsonl", result)
+    document = _stored_result(directory) if result is None else RunDocument.of(result)
+    curves = _read_curves(directory / "metrics.jsonl", document)
     figure = Figure(figsize=(7.2, 4.3), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _draw_curves(axes, curves)
-    _dress(axes, curves, _title(directory, result))
+    _dress(axes, curves, _title(directory, document))
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     target = directory / FILE
@@ -55,14 +56,14 @@ def loss_figure(directory: Path, result: Mapping[str, Any] | None = None) -> Pat
     return target
 
 
-def _stored_result(directory: Path) -> Mapping[str, Any] | None:
+def _stored_result(directory: Path) -> RunDocument | None:
     try:
         return read_result_file(directory, "")
     except RunDirectoryError:
         return None  # an interrupted run has no result yet
 
 
-def _read_curves(path: Path, result: Mapping[str, Any] | None) -> list[_Curve]:
+def _read_curves(path: Path, result: RunDocument | None) -> list[_Curve]:
     records = read_metrics(path)
     curves: dict[int, _Curve] = {}
     for record in records:
@@ -73,20 +74,20 @@ def _read_curves(path: Path, result: Mapping[str, Any] | None) -> list[_Curve]:
     return [curve for curve in curves.values() if curve.loss]
 
 
-def _label(record: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
-    phases = [] if result is None else result["phases"]
-    several = record["phase"] < len(phases) and "subsets" in phases[record["phase"]]
+def _label(record: Mapping[str, Any], result: RunDocument | None) -> str:
+    phases = [] if result is None else result.phases
+    several = record["phase"] < len(phases) and phases[record["phase"]].subsets is not None
     what = loss_words(record["method"], record["data"], record["role"], several)
     return f"{role_words(record['role'], record['data'])}: {record['method']}, {what}"
 
 
-def _title(directory: Path, result: Mapping[str, Any] | None) -> str:
+def _title(directory: Path, result: RunDocument | None) -> str:
     if result is None:
         return directory.name
-    facts = result["overdetermination"]
+    facts = result.overdetermination
     return (
-        f"{result['dataset']['name']}, {result['model']['name']} with P = {facts['parameters']}; "
-        f"subset K = {facts['samples']}, Q = {facts['ratio']:.3g}"
+        f"{result.dataset.name}, {result.model.name} with P = {facts.parameters}; "
+        f"subset K = {facts.samples}, Q = {facts.ratio:.3g}"
     )
 
 

@@ -271,7 +271,7 @@ def _finish(
         check_trained(workspace, records)
     for text in stepless(records):
         progress.warn(text)
-    result = sealed(finite(assemble_result(workspace, position, splits)))
+    result = sealed(finite(assemble_result(workspace, position, splits).content()))
     for text in result["assessment"]["alarms"]:
         progress.warn(text)
     better = None
