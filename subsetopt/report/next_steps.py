@@ -35,23 +35,21 @@ def next_steps(result: RunDocument, directory: Path) -> list[Step]:
 
 def _to_the_minimum(result: RunDocument, run: str, settings: Mapping[str, Any]) -> list[Step]:
     """Return how to go on where a full-batch solver was stopped by a limit."""
-    worked = [phase for phase in result.phases if phase.iterations]
-    if not worked or settings.get("phase"):
+    cut = next((index for index, phase in enumerate(result.phases) if _cut_short(phase)), None)
+    if cut is None or settings.get("phase"):
         return []
-    last = worked[-1]
-    if _cut_short(last):
-        return [(f"subsetopt resume {run} {_larger_limit(last, result, settings)}", _RESUMED)]
-    cut = next((phase for phase in worked if phase.role == "solve" and _cut_short(phase)), None)
-    if cut is None:
-        return []
-    command = f"subsetopt train --config {run}/config.toml {_larger_limit(cut, result, settings)} --output NEW"
+    phase, later = result.phases[cut], result.phases[cut + 1 :]
+    option = _larger_limit(phase, result, settings)
+    if not later or (phase.stop_reason == "budget" and all(other.stop_reason == "budget" for other in later)):
+        return [(f"subsetopt resume {run} {option}", _RESUMED)]
+    command = f"subsetopt train --config {run}/config.toml {option} --output NEW"
     return [(command, "train anew with more iterations: the solve stopped before its minimum")]
 
 
 def _cut_short(phase: Phase) -> bool:
     """Whether a solver on one fixed set of samples was stopped by its limit."""
-    streaming = phase.gradient_norm is None
-    return phase.stop_reason in _LIMITS and not (is_mini_batch(phase.method) or streaming or phase.subsets)
+    one_solve = phase.gradient_norm is not None and phase.role != "grow" and not phase.subsets
+    return one_solve and phase.stop_reason in _LIMITS and not is_mini_batch(phase.method)
 
 
 def _larger_limit(phase: Phase, result: RunDocument, settings: Mapping[str, Any]) -> str:
