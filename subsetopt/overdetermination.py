@@ -156,18 +156,15 @@ def warning(over: Overdetermination, task: str = "classification") -> str | None
     return f"Q = {_figure(over.ratio)}: {problem}; Q = {threshold:g} takes {needed} samples, or use a smaller model"
 
 
-# Source of the figures: reports/representativeness-mnist, which has the command and all that was measured.
-_MEASURED = (
-    "For classification Q alone does not decide; the number of samples and the L2 strength do. Measured on 12 000 "
-    "images of MNIST (tanh CNN, P = 5994, l2 1e-3): minima on 240, 600, 1200 and 2400 of them (Q = 0.4, 1, 2, 4) had "
-    "3.82, 2.36, 1.83 and 1.52 times the objective of a solve on all and 93.2, 96.1, 97.3 and 98.1 % test accuracy "
-    "(all: 98.9 %). `subsetopt ratio --effective RUN` measures the ratio that counts at a run's minimum."
+_CLASSIFICATION = (
+    "For classification Q alone does not decide; the number of samples and the L2 strength do. "
+    "`subsetopt ratio --effective RUN` measures the ratio that counts at a run's minimum."
 )
 
 
 def _outlook(over: Overdetermination, task: str) -> str:
     if task == "classification":
-        return _MEASURED
+        return _CLASSIFICATION
     if over.ratio <= 1:
         return (
             "The least-squares law (excess loss 1/(Q - 1)) begins above Q = 1: 100 % at Q = 2, 10 % at 11, 1 % at 101."

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from subsetopt.bench.problems import Problem
 from subsetopt.errors import UserError
-from subsetopt.objective.autograd_function import applied
+from subsetopt.objective.lean.applied import applied
 
 PREFIX = "cutest:"
 MAX_CALLS = 1500

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from subsetopt.compare.config import Study, table_settings
 from subsetopt.compare.knobs import Knob, knob_of
 from subsetopt.compare.methods import Method, parse_method
+from subsetopt.documents.run import RunDocument
 from subsetopt.errors import RunDirectoryError, UserError
 from subsetopt.report.metrics_file import read_metrics
 from subsetopt.report.result_file import read_result_file
@@ -185,7 +186,7 @@ def _begun(directory: Path) -> bool:
     )
 
 
-def read_result(cell: Cell, root: Path) -> dict[str, Any] | None:
+def read_result(cell: Cell, root: Path) -> RunDocument | None:
     """Return the result.json of a finished cell, None where there is none or it is damaged: the cell then ends anew."""
     directory = cell.directory(root)
     try:

@@ -10,6 +10,7 @@ from statistics import mean, median
 from typing import Any
 
 from subsetopt.compare.cells import Cell, read_result
+from subsetopt.documents.run import RunDocument
 from subsetopt.report.metrics_file import read_metrics
 from subsetopt.training.run_directory import METRICS
 
@@ -33,7 +34,7 @@ class Point:
     validation_metric: float | None
 
 
-def points_of(cell: Cell, result: Mapping[str, Any], root: Path) -> Iterator[Point]:
+def points_of(cell: Cell, result: RunDocument, root: Path) -> Iterator[Point]:
     """Yield the recorded losses of a finished cell in order, and last its final held-out loss."""
     own: dict[str, Any] = {"method": cell.method, "budget": cell.budget, "seed": cell.seed}
     for record in read_metrics(cell.directory(root) / METRICS):
@@ -42,13 +43,12 @@ def points_of(cell: Cell, result: Mapping[str, Any], root: Path) -> Iterator[Poi
             kind = "subset" if record["data"] == "subset" else "train"
             yield Point(**own, **at, loss=record["loss"], kind=kind, validation_metric=None)
         yield from _held_out(own, at, record.get("validation"))
-    cost = result["cost"]
     at = {
-        "epoch_equivalents": cost["epoch_equivalents"],
-        "seconds": cost["seconds"],
-        "phase": len(result["phases"]) - 1,
+        "epoch_equivalents": result.cost.epoch_equivalents,
+        "seconds": result.cost.seconds,
+        "phase": len(result.phases) - 1,
     }
-    yield from _held_out(own, at, result["metrics"].get("validation"))
+    yield from _held_out(own, at, result.metrics.get("validation"))
 
 
 def time_to_targets(
@@ -104,7 +104,7 @@ def point_row(point: Point) -> dict[str, Any]:
     return asdict(point)
 
 
-def finished(cells: Iterable[Cell], root: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def finished(cells: Iterable[Cell], root: Path) -> Iterator[tuple[Cell, RunDocument]]:
     """Yield the cells that have a result, with it."""
     for cell in cells:
         result = read_result(cell, root)

@@ -18,6 +18,7 @@ from subsetopt.compare.curves import Point, automatic_targets, finished, points_
 from subsetopt.compare.methods import describe
 from subsetopt.compare.tuning import Search
 from subsetopt.compare.verdicts import sentences
+from subsetopt.documents.run import RunDocument
 from subsetopt.study.statistics import compare_all, mean_interval, rank_all
 from subsetopt.training.settings.run import RunConfig
 
@@ -35,7 +36,7 @@ class Findings:
 
     rows: list[Row]
     points: list[Point]
-    example: dict[str, Any] | None
+    example: RunDocument | None
 
 
 def collect(cells: Iterable[Cell], outcomes: Mapping[str, Outcome], searches: Searches, root: Path) -> Findings:
@@ -50,7 +51,7 @@ def collect(cells: Iterable[Cell], outcomes: Mapping[str, Outcome], searches: Se
 def summarise(maker: CellMaker, searches: Searches, findings: Findings, command: Sequence[str]) -> dict[str, Any]:
     """Return the content of summary.json."""
     study = maker.study.config
-    task = findings.example["dataset"]["task"] if findings.example else "classification"
+    task = findings.example.dataset.task if findings.example else "classification"
     metric = "accuracy" if task == "classification" else "mse"
     done = [row for row in findings.rows if row["status"] == "done"]
     names = list(maker.methods)
@@ -87,7 +88,7 @@ def summarise(maker: CellMaker, searches: Searches, findings: Findings, command:
     return {**summary, "verdict": sentences(summary, families)}
 
 
-def _row(cell: Cell, result: dict[str, Any] | None, outcome: Outcome, search: Search) -> Row:
+def _row(cell: Cell, result: RunDocument | None, outcome: Outcome, search: Search) -> Row:
     row: Row = dict.fromkeys(RESULT_COLUMNS)
     knob = search.knob.name if search.knob is not None else None
     last = cell.config.phase[-1]
@@ -98,12 +99,12 @@ def _row(cell: Cell, result: dict[str, Any] | None, outcome: Outcome, search: Se
     }  # fmt: skip
     if result is None:
         return row
-    metrics, cost = result["metrics"], result["cost"]
+    metrics, cost = result.metrics, result.cost
     quality = metrics.get("test", {})
     row |= {
         "test_loss": quality.get("loss"), "test_accuracy": quality.get("accuracy"), "test_mse": quality.get("mse"),
         "train_loss": metrics["train"]["loss"], "validation_loss": metrics.get("validation", {}).get("loss"),
-        "epoch_equivalents": cost["epoch_equivalents"], "seconds": cost["seconds"],
+        "epoch_equivalents": cost.epoch_equivalents, "seconds": cost.seconds,
     }  # fmt: skip
     if row["test_loss"] is None:
         row |= {"status": "failed", "error": "the test loss is not finite: the training diverged"}
@@ -183,17 +184,20 @@ def _family(base: RunConfig) -> str:
     return "first-order" if phases[-1].first_order else "solver"
 
 
-def _subject(maker: CellMaker, example: Mapping[str, Any] | None) -> dict[str, Any]:
+def _subject(maker: CellMaker, example: RunDocument | None) -> dict[str, Any]:
     """Return data set and model as a line each, and in numbers."""
     shared = maker.study.shared
     if example is None:
         return {"dataset": shared["dataset"], "model": shared.get("model", "auto"), "data": {}, "architecture": {}}
-    data, model = example["dataset"], example["model"]
+    data, model = example.dataset, example.model
     return {
-        "dataset": f"{data['name']} ({data['train']} train, {data['validation']} validation, {data['test']} test)",
-        "model": f"{model['name']} with {model['parameters']} parameters",
-        "data": data,
-        "architecture": {**model, "l2": shared.get("l2", RunConfig.model_fields["l2"].default)},
+        "dataset": f"{data.name} ({data.train} train, {data.validation} validation, {data.test} test)",
+        "model": f"{model.name} with {model.parameters} parameters",
+        "data": data.model_dump(mode="json", exclude_unset=True),
+        "architecture": {
+            **model.model_dump(mode="json", exclude_unset=True),
+            "l2": shared.get("l2", RunConfig.model_fields["l2"].default),
+        },
     }
 
 

@@ -105,9 +105,9 @@ def _enter(search: Search, index: int, cells: Sequence[Cell], outcomes: dict[str
         result = read_result(cell, root) if outcomes[cell.id].status == "done" else None
         if result is None:
             search.error = outcomes[cell.id].error
-        loss = None if result is None else result["metrics"].get("validation", {}).get("loss")
+        loss = None if result is None else result.held_out_loss
         losses.append(math.inf if loss is None else loss)
         if result is not None:
-            search.epoch_equivalents += result["cost"]["epoch_equivalents"]
-            search.seconds += result["cost"]["seconds"]
+            search.epoch_equivalents += result.cost.epoch_equivalents
+            search.seconds += result.cost.seconds
     search.scores[index] = sum(losses) / len(losses)

@@ -15,8 +15,8 @@ from subsetopt.solvers import lbfgs
 from subsetopt.solvers.curvature_pairs import CurvaturePairs
 from subsetopt.solvers.descent import DescentState, Line
 from subsetopt.solvers.iterate import Iterate
-from subsetopt.solvers.line_search import UNDETECTABLE
 
+UNDETECTABLE = 1e-3  # share of the rounding noise below which a predicted decrease tells a first trial nothing
 State = DescentState[CurvaturePairs]
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from subsetopt.documents.run import RunDocument
 from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.files import replace_file
 from subsetopt.report.metrics_file import read_metrics
@@ -38,7 +39,7 @@ class _Curve:
     loss: list[float] = field(default_factory=list)
 
 
-def loss_figure(directory: Path, result: Mapping[str, Any] | None = None, *, name: str = FILE) -> Path:
+def loss_figure(directory: Path, result: Mapping[str, Any] | RunDocument | None = None, *, name: str = FILE) -> Path:
     """Draw the figure of a run in its directory, as the file `name`, and return its path.
 
     The suffix of `name` sets the format: `.png`, or `.svg`, of which equal runs give equal bytes. `result` is the
@@ -48,12 +49,12 @@ def loss_figure(directory: Path, result: Mapping[str, Any] | None = None, *, nam
     target = directory / name
     if target.suffix not in _FORMATS:
         raise SettingError("name", name, "the suffix must be .png or .svg", "try 'loss.svg'")
-    result = result or _stored_result(directory)
-    curves = _read_curves(directory / "metrics.jsonl", result)
+    document = _stored_result(directory) if result is None else RunDocument.of(result)
+    curves = _read_curves(directory / "metrics.jsonl", document)
     figure = Figure(figsize=(7.2, 4.3), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _draw_curves(axes, curves)
-    _dress(axes, curves, _title(directory, result))
+    _dress(axes, curves, _title(directory, document))
     replace_file(target, _rendered(figure, target.suffix[1:]))
     return target
 
@@ -66,14 +67,14 @@ def _rendered(figure: Figure, form: str) -> bytes:
     return buffer.getvalue()
 
 
-def _stored_result(directory: Path) -> Mapping[str, Any] | None:
+def _stored_result(directory: Path) -> RunDocument | None:
     try:
         return read_result_file(directory, "")
     except RunDirectoryError:
         return None  # an interrupted run has no result yet
 
 
-def _read_curves(path: Path, result: Mapping[str, Any] | None) -> list[_Curve]:
+def _read_curves(path: Path, result: RunDocument | None) -> list[_Curve]:
     records = read_metrics(path)
     curves: dict[int, _Curve] = {}
     for record in records:
@@ -84,20 +85,20 @@ def _read_curves(path: Path, result: Mapping[str, Any] | None) -> list[_Curve]:
     return [curve for curve in curves.values() if curve.loss]
 
 
-def _label(record: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
-    phases = [] if result is None else result["phases"]
-    several = record["phase"] < len(phases) and "subsets" in phases[record["phase"]]
+def _label(record: Mapping[str, Any], result: RunDocument | None) -> str:
+    phases = [] if result is None else result.phases
+    several = record["phase"] < len(phases) and phases[record["phase"]].subsets is not None
     what = loss_words(record["method"], record["data"], record["role"], several)
     return f"{role_words(record['role'], record['data'])}: {record['method']}, {what}"
 
 
-def _title(directory: Path, result: Mapping[str, Any] | None) -> str:
+def _title(directory: Path, result: RunDocument | None) -> str:
     if result is None:
         return directory.name
-    facts = result["overdetermination"]
+    facts = result.overdetermination
     return (
-        f"{result['dataset']['name']}, {result['model']['name']} with P = {facts['parameters']}; "
-        f"subset K = {facts['samples']}, Q = {facts['ratio']:.3g}"
+        f"{result.dataset.name}, {result.model.name} with P = {facts.parameters}; "
+        f"subset K = {facts.samples}, Q = {facts.ratio:.3g}"
     )
 
 

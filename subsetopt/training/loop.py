@@ -10,15 +10,19 @@ from typing import Any
 
 from torch import Tensor
 
+from subsetopt.errors import UserError
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.checks.identity import check_identity, check_outputs
 from subsetopt.training.phases.protocol import Phase
-from subsetopt.training.position import Position, Snapshot, pack, unpack
+from subsetopt.training.phases.solver import SolverPhase
+from subsetopt.training.position import Held, Position, Snapshot, pack, unpack
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import LOG, METRICS, RunDirectory, finite
 from subsetopt.training.stop_request import StopRequest
 from subsetopt.training.workspace import Workspace
+
+LIMITS = (StopReason.MAX_ITERATIONS, StopReason.MAX_EVALUATIONS, StopReason.BUDGET)
 
 
 class Loop:
@@ -67,7 +71,7 @@ class Loop:
                 break
             if self._agreed_to_stop(position):
                 self._progress.phase_ended(StopReason.INTERRUPTED)
-                self._save(position)
+                self.save(position)
                 return False
             try:
                 position.state = phase.step(position.state)
@@ -94,6 +98,10 @@ class Loop:
 
     def _end(self, phase: Phase, position: Position, reason: StopReason) -> None:
         ledger = self._workspace.ledger
+        if reason is not StopReason.BUDGET:
+            position.held = None
+        if position.state is not None:
+            self._hold(phase, position, reason)
         ledger.limit = math.inf  # what finishes a phase (BatchNorm statistics, a last held-out check) is never cut off
         record: dict[str, Any] = {"iteration": 0, "loss": None, "gradient_norm": None, "evaluations": 0, "products": 0}
         if position.state is not None:
@@ -120,7 +128,15 @@ class Loop:
         position.state = None
         self._progress.phase_ended(reason)
         self._log(f"{phase.title}: {reason} after {record['iteration']} iterations, loss {record['loss']}")
-        self._save(position)
+        self.save(position)
+
+    def _hold(self, phase: Phase, position: Position, reason: StopReason) -> None:
+        """Keep the state of a solver that a limit stopped, where no other phase goes on from its end to speak of."""
+        index, ledger = len(position.snapshots), self._workspace.ledger
+        whole = reason is StopReason.BUDGET and (phase.config.epochs is None or ledger.limit >= ledger.budget)
+        last = index == len(self._phases) - 1 and reason in LIMITS
+        if isinstance(phase, SolverPhase) and (whole or last) and phase.record(position.state)["iteration"]:
+            position.held = Held(index, position.phase_start, *phase.save(position.state))
 
     def _note(self, phase: Phase, position: Position) -> None:
         """Record the current state, and save it when enough time has passed."""
@@ -147,7 +163,7 @@ class Loop:
         loss = self._phases[len(position.snapshots)].record(position.state)["loss"]
         stop, save = self._ranks.agree(self._stop.asked, self._save_due(), figure=math.nan if loss is None else loss)
         if save and not stop:
-            self._save(position)
+            self.save(position)
         return stop
 
     def _save_due(self) -> bool:
@@ -178,7 +194,8 @@ class Loop:
         with self._workspace.clock.stopped():
             return {"validation": self._workspace.evaluate(phase.iterate(position.state), "validation")}
 
-    def _save(self, position: Position) -> None:
+    def save(self, position: Position) -> None:
+        """Write a checkpoint; every rank takes part."""
         if self._directory is None and self._ranks.size == 1:
             return
         # On every rank: a part of the state may be spread over them.
@@ -187,9 +204,12 @@ class Loop:
             self._directory.save_checkpoint(*packed)
         self._last_save = time.monotonic()
 
-    def check(self, state: Mapping[str, Any]) -> None:
-        """Raise `OtherRunError` for the checkpoint of another run; warn where an earlier version left that unsaid."""
-        if not check_identity(state, self._workspace):
+    def check(self, state: Mapping[str, Any], changed: Sequence[str] = ()) -> None:
+        """Raise `OtherRunError` for the checkpoint of another run; warn where an earlier version left that unsaid.
+
+        The settings in `changed` may differ.
+        """
+        if not check_identity(state, self._workspace, changed):
             self._progress.warn("the checkpoint is of an earlier version: that settings and data fit is not checked")
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Position:
@@ -203,6 +223,39 @@ class Loop:
             position.metrics_bytes = self._directory.cut_metrics(position.metrics_bytes, self._progress.warn)
         return position
 
+    def reopen(self, position: Position) -> None:
+        """Go back into the phase that a limit ended, under the limits of now; everything spent so far counts.
+
+        Raises `UserError` where no full-batch solver was stopped by a limit at the end, or its limit is no larger now.
+        """
+        workspace, held = self._workspace, position.held
+        if position.state is not None:
+            phase, start = self._phases[len(position.snapshots)], position.phase_start
+            if not isinstance(phase, SolverPhase):
+                raise _not_reopened(f"the run is in a phase of {phase.config.method}, planned for its length")
+        elif held is None:
+            raise _not_reopened("no solver that was stopped by a limit ended the run")
+        else:
+            phase, start = self._phases[held.index], held.start
+            workspace.flat.load_buffers(position.snapshots[held.index].buffers)
+            del position.snapshots[held.index :]
+            position.phase_start, position.held = start, None
+            spent = workspace.ledger.save()
+            position.state = phase.restore(held.tensors, held.numbers)
+            workspace.ledger.restore(spent)  # rebuilding an objective charges a calibration that was paid before
+        begin = (0.0, 0.0) if phase.config.cumulative else start
+        epochs = phase.config.epochs
+        workspace.ledger.limit = min(workspace.ledger.budget, math.inf if epochs is None else begin[0] + epochs)
+        workspace.clock.open_phase(begin[1], phase.config.seconds)
+        left = workspace.ledger.limit - workspace.ledger.cost
+        if phase.terminate(position.state) is not None or left < workspace.ledger.price("gradient", phase.samples):
+            raise _not_reopened(f"the limits leave no room for another iteration of {phase.config.method}")
+
     def _log(self, text: str) -> None:
         if self._directory is not None:
             self._directory.append(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
+
+
+def _not_reopened(problem: str) -> UserError:
+    remedy = "raise the limit that ended it, or start a new run from its model: `subsetopt train --init-from RUN`"
+    return UserError(f"resume with another limit: {problem}; {remedy}")

@@ -28,6 +28,16 @@ class Snapshot:
 
 
 @dataclass
+class Held:
+    """A solver that was stopped by a limit, as it was then, to go on under a larger limit."""
+
+    index: int
+    start: tuple[float, float]  # cost and seconds when it began
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
+@dataclass
 class Position:
     """Where a run is: the finished phases, and the state of the current one."""
 
@@ -37,6 +47,7 @@ class Position:
     seconds: float = 0.0
     phase_start: tuple[float, float] = (0.0, 0.0)  # cost and seconds when the current phase began
     metrics_bytes: int = 0
+    held: Held | None = None
     looks: int = -1  # how many intervals of `track_validation` had passed at the last look at held-out data
 
 
@@ -51,6 +62,9 @@ def pack(position: Position, workspace: Workspace, phases: Sequence[Phase]) -> t
     if position.state is not None:
         phase_tensors, numbers = phases[len(position.snapshots)].save(position.state)
         tensors |= {f"phase/{name}": value for name, value in phase_tensors.items()}
+    held = position.held
+    if held is not None:
+        tensors |= {f"held/{name}": value for name, value in held.tensors.items()}
     carried_tensors, carried = workspace.carried.save()
     tensors |= {f"carried/{name}": value for name, value in carried_tensors.items()}
     position.seconds = workspace.clock.seconds
@@ -58,6 +72,7 @@ def pack(position: Position, workspace: Workspace, phases: Sequence[Phase]) -> t
         "format": FORMAT,
         "carried": carried,
         "phase_state": numbers,
+        "held": None if held is None else {"index": held.index, "start": list(held.start), "numbers": held.numbers},
         "records": [snapshot.record for snapshot in position.snapshots],
         "ledger": workspace.ledger.save(),
         "seconds": position.seconds,
@@ -92,6 +107,7 @@ def unpack(
         phase_start=(state["phase_start"][0], state["phase_start"][1]),
         metrics_bytes=state["metrics_bytes"],
         looks=state.get("looks", -1),
+        held=_held(state.get("held"), under("held/", tensors)),
     )
     phase = phases[len(snapshots)] if len(snapshots) < len(phases) else None
     workspace.clock.start(position.seconds)
@@ -106,3 +122,9 @@ def unpack(
     # Last, because rebuilding an objective charges a calibration that the checkpoint has already.
     workspace.ledger.restore(state["ledger"])
     return position
+
+
+def _held(saved: Mapping[str, Any] | None, tensors: dict[str, Tensor]) -> Held | None:
+    if saved is None:
+        return None
+    return Held(saved["index"], (saved["start"][0], saved["start"][1]), tensors, saved["numbers"])

@@ -13,6 +13,20 @@ import torch
 
 from subsetopt.data import Normalization
 from subsetopt.data.digest import dataset_digest, split_digests
+from subsetopt.documents.run import (
+    Assessment,
+    Cost,
+    Data,
+    Metrics,
+    Model,
+    Models,
+    Phase,
+    Purpose,
+    Ratio,
+    RunDocument,
+    Scaling,
+    Solve,
+)
 from subsetopt.errors import RunDirectoryError
 from subsetopt.training.checks.affordable import stepless
 from subsetopt.training.checks.assessment import assess
@@ -23,66 +37,80 @@ from subsetopt.training.run_directory import BEST, ENVIRONMENT, MODEL, RunDirect
 from subsetopt.training.workspace import Workspace
 from subsetopt.version import own_version
 
+Measured = dict[str, dict[str, float]]
 
-def assemble_result(workspace: Workspace, position: Position, splits: Sequence[str]) -> dict[str, Any]:
+
+def assemble_result(workspace: Workspace, position: Position, splits: Sequence[str]) -> RunDocument:
     """Assemble result.json; this is where the test split is read, once, after all training."""
     snapshots = position.snapshots
     solve = next((s for s in reversed(snapshots) if s.record["role"] == "solve"), None)
     handoff = next((s for s in reversed(snapshots) if s.record["role"] == "handoff"), None)
     config, dataset, ledger = workspace.config, workspace.dataset, workspace.ledger
+    if not any(snapshot.record["data"] == "subset" for snapshot in snapshots):
+        splits = [split for split in splits if split != "subset"]  # drawn, but nothing was trained on it
     metrics = _metrics(workspace, snapshots[-1], splits)
     before = None if solve is None or handoff is None else _metrics(workspace, solve, splits)
-    assessment = assess(workspace, snapshots[-1], solve, metrics, before)
+    assessment = Assessment.model_validate(assess(workspace, snapshots[-1], solve, metrics, before))
+    warnings = [*assessment.alarms, *workspace.warnings, *stepless(snapshot.record for snapshot in snapshots)]
+    return RunDocument(
+        version=own_version(),
+        status="done",
+        seed=config.seed,
+        dataset=_data(workspace),
+        normalization=_scaling(dataset.normalization),
+        target_normalization=_scaling(dataset.target_normalization),
+        model=Model(name=config.model, args=config.model_args, parameters=workspace.flat.size),
+        overdetermination=Ratio(**workspace.describe_overdetermination()),
+        phases=[Phase.model_validate(snapshot.record) for snapshot in snapshots],
+        solve=None if solve is None else Solve.model_validate({"solver": solve.record["method"], **solve.record}),
+        handoff=None if handoff is None else Phase.model_validate(handoff.record),
+        metrics=_written(metrics),
+        metrics_before_handoff=None if before is None else _written(before),
+        assessment=assessment,
+        models=Models(last=MODEL, best=None if assessment.better is None else BEST),
+        cost=Cost(
+            epoch_equivalents=ledger.cost,
+            evaluation_epoch_equivalents=ledger.evaluation_cost,
+            seconds=position.seconds,
+            by_purpose={name: Purpose.model_validate(row) for name, row in ledger.by_purpose().items()},
+            prices=ledger.prices,
+        ),
+        warnings=warnings,
+    )
+
+
+def _data(workspace: Workspace) -> Data:
+    dataset = workspace.dataset
     given = dataset if workspace.given is None else workspace.given
-    return {
-        "version": own_version(),
-        "status": "done",
-        "seed": config.seed,
-        "dataset": {
-            "name": dataset.name,
-            "task": dataset.task,
-            "in_shape": list(dataset.in_shape),
-            "n_outputs": dataset.n_outputs,
-            "train": len(dataset.train),
-            "validation": len(dataset.validation) if dataset.validation else 0,
-            "test": len(dataset.test) if dataset.test else 0,
-            "class_names": list(dataset.class_names),
-            "embedded": workspace.embedded,
-            "digest": dataset_digest(given),
-            "digests": split_digests(given),
-        },
-        "normalization": _described(dataset.normalization),
-        "target_normalization": _described(dataset.target_normalization),
-        "model": {"name": config.model, "args": config.model_args, "parameters": workspace.flat.size},
-        "overdetermination": workspace.describe_overdetermination(),
-        "phases": [snapshot.record for snapshot in snapshots],
-        "solve": None if solve is None else {"solver": solve.record["method"], **solve.record},
-        "handoff": None if handoff is None else handoff.record,
-        "metrics": metrics,
-        "metrics_before_handoff": before,
-        "assessment": assessment,
-        "models": {"last": MODEL, "best": None if assessment["better"] is None else BEST},
-        "cost": {
-            "epoch_equivalents": ledger.cost,
-            "evaluation_epoch_equivalents": ledger.evaluation_cost,
-            "seconds": position.seconds,
-            "by_purpose": ledger.by_purpose(),
-            "prices": ledger.prices,
-        },
-        "warnings": [*assessment["alarms"], *workspace.warnings, *stepless(snapshot.record for snapshot in snapshots)],
-    }
+    return Data(
+        name=dataset.name,
+        task=dataset.task,
+        in_shape=list(dataset.in_shape),
+        n_outputs=dataset.n_outputs,
+        train=len(dataset.train),
+        validation=len(dataset.validation) if dataset.validation else 0,
+        test=len(dataset.test) if dataset.test else 0,
+        class_names=list(dataset.class_names),
+        embedded=workspace.embedded,
+        digest=dataset_digest(given),
+        digests=split_digests(given),
+    )
 
 
-def _described(normalization: Normalization | None) -> dict[str, list[float]] | None:
-    return None if normalization is None else {"mean": list(normalization.mean), "std": list(normalization.std)}
+def _scaling(normalization: Normalization | None) -> Scaling | None:
+    return None if normalization is None else Scaling(mean=list(normalization.mean), std=list(normalization.std))
 
 
-def _metrics(workspace: Workspace, snapshot: Snapshot, splits: Sequence[str]) -> dict[str, dict[str, float]]:
+def _metrics(workspace: Workspace, snapshot: Snapshot, splits: Sequence[str]) -> Measured:
     workspace.flat.load_buffers(snapshot.buffers)
     found = {name: workspace.evaluate(snapshot.w, name) for name in splits}
     metrics = {name: measured for name, measured in found.items() if measured is not None}
     workspace.warnings += [note for note in non_finite_notes(workspace, metrics) if note not in workspace.warnings]
     return metrics
+
+
+def _written(metrics: Measured) -> Metrics:
+    return {split: {**figures} for split, figures in metrics.items()}
 
 
 def environment(workspace: Workspace) -> dict[str, Any]:

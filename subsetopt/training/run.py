@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from subsetopt.ambient import ordinary_torch
 from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
-from subsetopt.errors import ModelError, RunDirectoryError, UserError
+from subsetopt.errors import ModelError, RunDirectoryError, SettingError, UserError
 from subsetopt.files import MALFORMED, reason, sealed
 from subsetopt.training.checks.affordable import check_trained, stepless
 from subsetopt.training.checks.identity import OtherRunError, check_identity, check_outputs, identity
@@ -43,6 +43,7 @@ from subsetopt.training.workspace import Workspace
 from subsetopt.version import own_version
 
 SPLITS = ("subset", "train", "validation", "test")
+LIMITS = ("max_iterations", "max_epochs", "max_seconds", "solver_epochs", "handoff_epochs")
 T = TypeVar("T")
 FOREIGN = "(given as an object)"
 
@@ -147,14 +148,19 @@ def resume_run(
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
     may_idle: bool = False,
+    limits: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Go on with an interrupted or killed run; a finished one returns its result at once.
+
+    With `limits` (of `LIMITS`, e.g. {"max_iterations": 1000}) a run goes on whose last solver was stopped by a limit,
+    where it was; raises `UserError` where there is none, or the new limits admit no step.
 
     A run that was given a model or data set as objects needs equal ones again. Any number of ranks may go on with it;
     all of them read the directory.
     """
     directory = RunDirectory.open(Path(path))
-    config = load_config(directory, model, dataset)
+    limits = {name: value for name, value in (limits or {}).items() if value is not None}
+    config = _within(load_config(directory, model, dataset, limits), limits)
     ranks = join(config.rank_timeout, config.device)
     progress = (progress if ranks.main else None) or Silent()
     workspace, phases = _prepared(config, model, dataset, ranks, may_idle)
@@ -166,9 +172,25 @@ def resume_run(
         _hint(ranks, directory)
         if ranks.main:
             warn_of_other_environment(directory, workspace, progress)
-        ranks.together(lambda: None if checkpoint is None else _fits(directory, CHECKPOINT, loop.check, checkpoint[1]))
+        ranks.together(
+            lambda: (
+                None if checkpoint is None else _fits(directory, CHECKPOINT, loop.check, checkpoint[1], tuple(limits))
+            )
+        )
         position = loop.begin_again() if checkpoint is None else _restored(loop, checkpoint, directory)
+        if limits:
+            ranks.together(lambda: None if checkpoint is None else loop.reopen(position))
+            ranks.together(lambda: None if written is None else written.write_toml(CONFIG, _stored(config)))
+            loop.save(position)
         return _finish(loop, position, workspace, phases, written, progress, splits, figure, may_idle)
+
+
+def _within(config: RunConfig, limits: Mapping[str, Any]) -> RunConfig:
+    """Return `config`; raises `SettingError` for limits that its explicit phases do not use."""
+    unused = [name for name in limits if name not in ("max_epochs", "max_seconds")] if config.phase else []
+    if unused:
+        raise SettingError(unused[0], limits[unused[0]], "the run has explicit phases", "give max_epochs")
+    return config
 
 
 @contextmanager
@@ -271,7 +293,7 @@ def _finish(
         check_trained(workspace, records)
     for text in stepless(records):
         progress.warn(text)
-    result = sealed(finite(assemble_result(workspace, position, splits)))
+    result = sealed(finite(assemble_result(workspace, position, splits).content()))
     for text in result["assessment"]["alarms"]:
         progress.warn(text)
     better = None

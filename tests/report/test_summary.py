@@ -23,7 +23,7 @@ def test_every_phase_says_why_it_stopped_and_unfinished_ones_what_to_do(result: 
     text = summary(result, None)
     assert "2. subset solve: lbfgs on the subset (129 samples) - minimum reached" in text
     assert "3. hand-off: lbfgs on the full training set (1294 samples) - budget spent" in text
-    assert "--handoff-epochs" in text and "1 min 15 s" in text
+    assert "--handoff-epochs" in text and "1 min 15 s" in text and "More of it" in text
 
 
 def test_accuracies_before_and_after_the_handoff_stand_in_one_row(result: dict[str, Any]) -> None:

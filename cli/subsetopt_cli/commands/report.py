@@ -70,7 +70,7 @@ def _run(directory: Path) -> tuple[dict[str, Any], str]:
     result = read_result_file(directory, f"finish it with `subsetopt resume {directory}`")
     try:
         figure = loss_figure(directory, result)
-        return {"kind": "run", "files": [str(figure)], "result": result}, summary(result, directory)
+        return {"kind": "run", "files": [str(figure)], "result": result.content()}, summary(result, directory)
     except UserError:
         raise
     except MALFORMED as error:

@@ -1,0 +1,6 @@
+"""The JSON documents that this package writes: each is written and read by the same class."""
+
+from subsetopt.documents.base import Document
+from subsetopt.documents.run import RunDocument
+
+__all__ = ["Document", "RunDocument"]

@@ -1,0 +1,176 @@
+"""`result.json`: what a finished run found."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from subsetopt.documents.base import Count, Document, Finite, Number, Part
+
+Metrics = dict[str, dict[str, Finite]]
+"""Split -> loss (without L2), accuracy or mse and r2, in the units of the data."""
+
+
+class Data(Part):
+    """The data set; sizes are numbers of samples."""
+
+    name: str
+    task: str
+    in_shape: list[int] = Field(default_factory=list)
+    n_outputs: Count = 0
+    train: Count
+    validation: Count
+    test: Count
+    class_names: list[Any] | None = None
+    embedded: bool = False
+    digest: str | None = None
+    digests: dict[str, Any] | None = None
+
+
+class Scaling(Part):
+    """Mean and standard deviation by which inputs or targets were standardised."""
+
+    mean: list[Finite]
+    std: list[Finite]
+
+
+class Model(Part):
+    """The model, and P, the number of its trainable parameters."""
+
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    parameters: Count
+
+
+class Ratio(Part):
+    """K, M and P of the subset, Q = K·M/P, and what they tell."""
+
+    samples: Count
+    outputs: Count
+    parameters: Count
+    ratio: Number
+    ratio_full: Number | None = None
+    drawn: Count | None = None
+    augment_copies: Count = 0
+    verdict: str
+
+
+class GradientTest(Part):
+    """The test max|g| <= gtol x loss_scale."""
+
+    gtol: Finite
+    loss_scale: Finite
+
+
+class Minimum(Part):
+    """One of several subset minima, or their average: its objective on all training data, and held-out figures."""
+
+    model_config = ConfigDict(extra="allow")
+
+    loss: Finite = None
+    objective_full: Finite = None
+    validation_loss: Finite = None
+
+
+class Joined(Part):
+    """Minima of several disjoint subsets, and what was handed on; `best` counts from 0."""
+
+    model_config = ConfigDict(extra="allow")
+
+    count: Count
+    selected_by: str
+    then: str
+    minima: list[Minimum]
+    average: Minimum
+    average_beats: list[bool]
+    best: Count
+
+
+class Phase(Part):
+    """A finished phase. Beside these entries it has those of its own method, sampler or strategy."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    method: str
+    data: str
+    samples: Count
+    stop_reason: str
+    converged: bool = False
+    loss: Finite
+    gradient_norm: Finite
+    iterations: Count
+    counts: dict[str, Count] = Field(default_factory=dict)
+    epoch_equivalents: Number
+    seconds: Number
+    gradient_test: GradientTest | None = None
+    subsets: Annotated[Joined | None, BeforeValidator(lambda joined: joined or None)] = None
+
+
+class Solve(Phase):
+    """The last solve; `solver` is its method."""
+
+    solver: str
+
+
+class Assessment(Part):
+    """The constant predictions, alarms, and what is better than the last model; `split` is where it was judged."""
+
+    split: str | None = None
+    baseline: Metrics = Field(default_factory=dict)
+    alarms: list[str] = Field(default_factory=list)
+    better: str | None = None
+
+
+class Models(Part):
+    """Files with the last parameters, and with better ones where the hand-off did harm."""
+
+    last: str
+    best: str | None = None
+
+
+class Purpose(Part):
+    """The cost of one purpose of evaluations."""
+
+    epoch_equivalents: Number
+    samples: Number = 0
+    calls: Number
+
+
+class Cost(Part):
+    """The cost of the run; evaluation of the finished model is not counted in `epoch_equivalents`."""
+
+    epoch_equivalents: Number
+    evaluation_epoch_equivalents: Number = 0.0
+    seconds: Number
+    by_purpose: dict[str, Purpose]
+    prices: dict[str, Number] = Field(default_factory=dict)
+
+
+class RunDocument(Document):
+    """The content of `result.json`. Entries with a default are absent in files of earlier versions."""
+
+    version: str = "unknown"
+    status: Literal["done"] = "done"
+    seed: int
+    dataset: Data
+    normalization: Scaling | None = None
+    target_normalization: Scaling | None = None
+    model: Model
+    overdetermination: Ratio
+    phases: Annotated[list[Phase], Field(min_length=1)]
+    solve: Solve | None = None
+    handoff: Phase | None = None
+    metrics: Metrics
+    metrics_before_handoff: Metrics | None = None
+    assessment: Assessment = Assessment()
+    models: Models | None = None
+    cost: Cost
+    warnings: list[str] = Field(default_factory=list)
+    digest: str | None = None
+
+    @property
+    def held_out_loss(self) -> float | None:
+        """The loss on validation data at the end, None where there are none or it is not finite."""
+        return self.metrics.get("validation", {}).get("loss")

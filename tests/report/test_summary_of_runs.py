@@ -1,0 +1,102 @@
+"""The summary of every kind of run: what applies to its method, whether it is good, and what to do next."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from subsetopt.documents.run import RunDocument
+from subsetopt.report import summary
+from subsetopt.report.rating import rating
+from subsetopt.training.run import train
+from subsetopt.training.settings.run import make_config
+
+SMALL: dict[str, Any] = {"dataset": "digits", "model": "linear", "subset_frac": 0.1, "l2": 0.1}
+
+
+def run_of(path: Path, **settings: Any) -> tuple[str, dict[str, Any]]:
+    """Run, and return the summary, each paragraph on one line, with the result."""
+    outcome = train(make_config(SMALL, settings, {"output": path}), figure=False)
+    text = summary(outcome.result, outcome.directory)
+    assert max(len(line) for line in text.split("Files in")[0].splitlines()) <= 110
+    return " ".join(text.split()), outcome.result
+
+
+def commands(text: str) -> list[str]:
+    """Return the commands of the "Next" part, without their operands."""
+    return re.findall(r"subsetopt (\w+)", text.rpartition(" Next ")[2])
+
+
+def test_a_subset_minimum_and_a_handoff(tmp_path: Path) -> None:
+    text, result = run_of(tmp_path / "run", handoff_epochs=1)
+    assert commands(text)[:3] == ["verify", "ratio", "compare"] and "--effective" in text
+    assert " 1 epoch-equivalent in" in text and "1 epoch-equivalents" not in text
+    constant = 100 * result["assessment"]["baseline"]["validation"]["accuracy"]
+    reached = 100 * result["metrics"]["validation"]["accuracy"]
+    assert f"accuracy {reached:.2f} %, always predicting the largest class {constant:.2f} %" in text
+    before = 100 * result["metrics_before_handoff"]["validation"]["accuracy"]
+    found = re.search(r"The hand-off (did not improve|improved) it: ([\d.]+) % at the subset minimum", text)
+    assert found and float(found[2]) == round(before, 2) and (found[1] == "improved") == (reached > before)
+    assert "MNIST" not in text
+
+
+@pytest.mark.parametrize("settings", [{"solver": "kfac-stream", "solver_epochs": 1, "handoff": "none"},
+                                      {"solver": "none", "handoff_epochs": 1}])  # fmt: skip
+def test_without_a_subset_nothing_is_said_of_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Before: Q, loss and accuracy of a subset that was drawn and never used."""
+    text, result = run_of(tmp_path / "run", **settings)
+    assert list(result["metrics"]) == ["train", "validation", "test"]
+    assert not re.search(r"\bsubset(?!opt)", text.partition(" Files in ")[0])
+    assert "of all training data Q = N·M/P" in text and commands(text) == ["compare", "evaluate", "predict"]
+
+
+def test_growing_subsets_and_several(tmp_path: Path) -> None:
+    text, _ = run_of(tmp_path / "grow", grow=3, start=0.03, handoff="none")
+    assert "1. growing: lbfgs on" in text and commands(text)[:2] == ["verify", "ratio"]
+    text, _ = run_of(tmp_path / "several", subsets=2, handoff="none")
+    assert "Their average" in text and "verify" not in commands(text)
+
+
+def test_a_solve_that_met_its_limit_goes_on(tmp_path: Path) -> None:
+    text, _ = run_of(tmp_path / "limit", max_iterations=3, handoff="none")
+    assert f"subsetopt resume {tmp_path / 'limit'} --max-iterations 6" in text and "verify" not in commands(text)
+    text, _ = run_of(tmp_path / "budget", max_epochs=1, handoff="none")
+    assert "--max-epochs 2 " in text.rpartition(" Next ")[2]
+    text, _ = run_of(tmp_path / "before", max_iterations=3, handoff_epochs=1)
+    assert f"train --config {tmp_path / 'before'}/config.toml --max-iterations 6 --output NEW" in text
+
+
+def test_regression_against_the_mean(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(200, 3)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=x @ np.array([1.0, 2.0, 3.0], np.float32))
+    own = {"dataset": "npz", "data_file": tmp_path / "data.npz", "l2": 1e-3, "subset_frac": 0.5}
+    text, _ = run_of(tmp_path / "run", handoff="none", **own)
+    assert "Result better than a constant prediction: validation mse" in text and "R²" in text
+    assert f"--dataset npz --data-file {tmp_path / 'data.npz'}" in text
+
+
+def test_a_harmful_handoff_names_the_better_parameters(tmp_path: Path) -> None:
+    text, _ = run_of(tmp_path / "run", handoff_lr=1e3, handoff_epochs=2)
+    assert text.startswith("CHECK FIRST") and "the subset minimum is better than the hand-off" in text.lower()
+    assert "use model-best.safetensors" in text
+
+
+@pytest.mark.parametrize(("accuracy", "words"), [(0.9, "Result better than"), (0.11, "more than chance"), (0.05, "no")])
+def test_rating_by_the_binomial_error(result: dict[str, Any], accuracy: float, words: str) -> None:
+    """143 rows, a tenth of them of the largest class: two standard errors are 2 sqrt(0.1 · 0.9 / 143) = 0.05."""
+    result["assessment"] = {"split": "validation", "baseline": {"validation": {"loss": 2.3, "accuracy": 0.1}}}
+    result["metrics"]["validation"] = {"loss": 1.0, "accuracy": accuracy}
+    text = rating(RunDocument.read(result)) or ""
+    assert words in text and ("no better" in text) == (accuracy < 0.15)
+
+
+def test_a_run_of_python_objects_is_offered_no_command_that_cannot_load_them(
+    result: dict[str, Any], run_directory: Path
+) -> None:
+    (run_directory / "config.toml").write_text('model = "(given as an object)"\ndataset = "digits"\n')
+    assert commands(" ".join(summary(result, run_directory).split())) == ["report"]

@@ -1,0 +1,62 @@
+"""A run whose solver was stopped by a limit goes on under a larger one: as if it had had that from the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from subsetopt.errors import UserError
+from subsetopt.training.run import resume_run, train
+from subsetopt.training.settings.run import make_config
+
+SMALL: dict[str, Any] = {"dataset": "digits", "model": "linear", "subset_frac": 0.1, "handoff": "none"}
+
+
+def run(path: Path, **settings: Any) -> dict[str, Any]:
+    return train(make_config(SMALL, settings, {"output": path}), figure=False).result
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [({"max_iterations": 5}, {"max_iterations": 12}), ({"max_epochs": 0.75}, {"max_epochs": 2.0}),
+     ({"solver_epochs": 0.75}, {"solver_epochs": 2.0}),
+     ({"max_iterations": 5, "solver": "newton-cg"}, {"max_iterations": 8})],
+)  # fmt: skip
+def test_it_ends_as_the_run_with_the_larger_limit_does(
+    tmp_path: Path, small: dict[str, Any], large: dict[str, Any]
+) -> None:
+    whole = run(tmp_path / "whole", **{**small, **large})["solve"]
+    part = run(tmp_path / "run", **small)["solve"]
+    more = resume_run(tmp_path / "run", limits=large, figure=False).result["solve"]
+    assert part["iterations"] < more["iterations"] == whole["iterations"]
+    assert more["loss"] == whole["loss"] and more["gradient_norm"] == whole["gradient_norm"]
+    assert more["stop_reason"] == whole["stop_reason"]
+    again = resume_run(tmp_path / "run", figure=False).result["solve"]  # the limit is now the run's own
+    assert again["loss"] == whole["loss"]
+
+
+def test_what_the_budget_left_out_is_run_after_it(tmp_path: Path) -> None:
+    first = run(tmp_path / "run", max_epochs=1.0, handoff="sgd", handoff_epochs=1)
+    assert first["handoff"]["iterations"] <= 1
+    result = resume_run(tmp_path / "run", limits={"max_epochs": 40.0}, figure=False).result
+    assert result["solve"]["converged"] and result["handoff"]["iterations"] > 0 and len(result["phases"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits", "words"),
+    [({"max_iterations": 5}, {"max_iterations": 5}, "no room"), ({"max_iterations": 5}, {"max_iterations": 2}, "room"),
+     ({"max_iterations": 2, "handoff": "sgd", "handoff_epochs": 0.1}, {"max_iterations": 9}, "no solver that"),
+     ({"l2": 1.0}, {"max_iterations": 900}, "no solver")],
+)  # fmt: skip
+def test_one_line_where_there_is_nothing_to_go_on_with(
+    tmp_path: Path, settings: dict[str, Any], limits: dict[str, Any], words: str
+) -> None:
+    run(tmp_path / "run", **settings)
+    before = (tmp_path / "run" / "config.toml").read_bytes(), (tmp_path / "run" / "result.json").read_bytes()
+    with pytest.raises(UserError, match=words) as caught:
+        resume_run(tmp_path / "run", limits=limits, figure=False)
+    assert "\n" not in str(caught.value)
+    after = (tmp_path / "run" / "config.toml").read_bytes(), (tmp_path / "run" / "result.json").read_bytes()
+    assert before == after and resume_run(tmp_path / "run", figure=False).result["status"] == "done"
