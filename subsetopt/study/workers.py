@@ -37,7 +37,7 @@ class Workers:
             raise SettingError("jobs", self.jobs, "is out of range", "give a whole number of at least 1")
         if self.backend == "loky" and self.jobs > (most := 8 * (os.cpu_count() or 1)):
             problem = f"this machine has {os.cpu_count()} processors, {most} processes are the most"
-            raise SettingError("jobs", self.jobs, problem, f"give {os.cpu_count()}, or use --backend dask")
+            raise SettingError("jobs", self.jobs, problem, f"give {os.cpu_count()}, or {setting('backend', 'dask')}")
         if self.backend == "loky" and self.scheduler is not None:
             raise SettingError(
                 "scheduler",

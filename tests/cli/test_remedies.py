@@ -29,8 +29,14 @@ from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.run import RunConfig
 
 ROOTS = [Path(package.__path__[0]) for package in (subsetopt, subsetopt_cli)]
-SOURCES = [path for folder in ROOTS for path in sorted(folder.rglob("*.py"))]
-OTHER_PROGRAMS = {"--standalone", "--nproc-per-node"}  # torchrun's own, in a hint
+OWN_FLAGS = ("bench/gpu", "bench/held_out.py")  # run by `python -m`, with options of their own
+SOURCES = [
+    path
+    for folder in ROOTS
+    for path in sorted(folder.rglob("*.py"))
+    if not path.relative_to(folder).as_posix().startswith(OWN_FLAGS)
+]
+OTHER_PROGRAMS = {"--standalone", "--nproc-per-node", "--no-deps"}  # torchrun's and pip's own, in hints
 
 
 def _flags() -> set[str]:

@@ -192,7 +192,7 @@ def test_a_plan_says_what_it_rests_on_and_a_target_loss_becomes_an_excess() -> N
         ({"excess": -1.0}, "excess = -1.0"),
         ({"excess": 0.1, "target_loss": 0.1}, "give one of them"),
         ({"target_loss": 1e-9}, "the full minimum's is predicted to be"),
-        ({"target_loss": 0.5, "pilot_seconds": 0.0}, "use --excess"),
+        ({"target_loss": 0.5, "pilot_seconds": 0.0}, "use excess"),
         ({"pilot_seconds": -1.0}, "pilot_seconds"),
     ],
 )

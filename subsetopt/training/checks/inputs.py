@@ -68,7 +68,7 @@ def _unseen_columns(flat: FlatModel, inputs: Tensor) -> list[int]:
     x = _fractions((2 * _ROWS, inputs.shape[1]), flat.dtype).to(flat.device).requires_grad_()
     try:
         with seeded_globals(0, "check"), torch.enable_grad():
-            outputs = flat.forward(_nudged(flat), x, "eval")
+            outputs = flat.call(flat.views(_nudged(flat)), x, "eval")
             weights = torch.rand(outputs.shape, generator=make_generator(1, "check")).to(outputs)
             (gradient,) = torch.autograd.grad((outputs * weights).sum(), x, allow_unused=True)
     except Exception:  # whatever a foreign model does here: what it cannot do is told where it is checked
@@ -121,7 +121,7 @@ def _outputs(flat: FlatModel, x: Tensor) -> Tensor | None:
     """Return outputs in eval mode, None where the model fails; an `IndexError` is let through."""
     try:
         with seeded_globals(0, "check"), torch.no_grad():
-            outputs = flat.forward(_nudged(flat), x.to(flat.device), "eval")
+            outputs = flat.call(flat.views(_nudged(flat)), x.to(flat.device), "eval")
     except IndexError:
         raise
     except Exception:  # a foreign model's own error: the check that follows tells it

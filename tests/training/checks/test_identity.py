@@ -52,10 +52,22 @@ def replaced(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize("use", [resume_run, evaluate_run, verify_run])
-def test_each_setting_data_set_and_model_must_be_the_runs_own(run: Path, use: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("use", [resume_run, verify_run])
+def test_the_data_must_be_the_runs_own(run: Path, use: Callable[..., Any]) -> None:
     with pytest.raises(RunDirectoryError, match="does not fit: the data are not those of the run; restore the data"):
         use(run, model=net(), dataset=data(1e-3))
+
+
+def test_evaluation_says_that_the_data_are_others(run: Path) -> None:
+    notes: list[str] = []
+    evaluate_run(run, model=net(), dataset=data(), notes=notes)
+    assert notes == []
+    evaluate_run(run, model=net(), dataset=data(1e-3), notes=notes)
+    assert "data are not those of the run" in notes[0]
+
+
+@pytest.mark.parametrize("use", [resume_run, evaluate_run, verify_run])
+def test_each_setting_and_model_must_be_the_runs_own(run: Path, use: Callable[..., Any]) -> None:
     with pytest.raises(RunDirectoryError, match="computes other outputs than that of the run"):
         use(run, model=net(nn.ReLU), dataset=data())
     with pytest.raises(RunDirectoryError, match="has other parameters"):
@@ -100,14 +112,14 @@ def test_a_start_from_damaged_parameters_is_refused(run: Path) -> None:
 
 
 def test_a_budget_below_the_first_checks_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"max_epochs = 0\.01: does not cover the checks before the first step"):
+    with pytest.raises(SettingError, match=r"max_epochs = 0\.01: nothing would be trained: checking model and data"):
         train(make_config(SETTINGS, {"max_epochs": 0.01}), model=net(), dataset=data(), keep=False)
 
 
 def test_an_unlimited_number_of_iterations_stays_so(tmp_path: Path) -> None:
     """TOML has no null: without a line of its own the default of 500 would hold in a resumed run."""
     path = tmp_path / "run"
-    settings = {**SETTINGS, "max_iterations": None, "max_epochs": 1}
+    settings = {**SETTINGS, "max_iterations": None, "max_epochs": 4}
     train(make_config(settings, {"output": path}), model=net(), dataset=data(), figure=False)
     assert 'max_iterations = "none"' in (path / CONFIG).read_text()
     assert resume_run(path, model=net(), dataset=data(), figure=False).result["status"] == "done"
@@ -169,7 +181,7 @@ def test_what_could_not_be_written_is_found_before_training(
 
 @pytest.mark.parametrize("grow", [1.0000001, 1 + 2**-52, 1.01])
 def test_stages_without_end_are_refused(grow: float) -> None:
-    with pytest.raises(SettingError, match=rf"grow = {grow!r} makes .* stages .* use grow = 1\.\d+ or more"):
+    with pytest.raises(SettingError, match=rf"grow={grow!r} makes .* stages .* use grow=1\.\d+ or more"):
         make_config({"grow": grow})
 
 
