@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import click
 import pytest
 from subsetopt_cli.main import _COMMANDS
 from subsetopt_cli.presets import preset_files
+
+from subsetopt.guide import pages
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +47,8 @@ def test_every_flag_named_in_the_text_exists() -> None:
 
 
 def test_presets_that_the_readme_uses_are_shipped() -> None:
-    used = {word for call in CALLS for flag, word in pairwise(call) if flag == "--config"}
+    text = README + "".join(page.text for page in pages().values())
+    used = set(re.findall(r"subsetopt (?:train|compare) --config (\S+)", text))
     assert used and used <= {*preset_files(), *preset_files("study")}
 
 

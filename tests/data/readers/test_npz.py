@@ -24,7 +24,7 @@ def _save(path: Path, **arrays: np.ndarray) -> Path:
 
 
 def test_a_file_is_standardised_unless_it_is_to_be_fed_as_it_is(tmp_path: Path) -> None:
-    path = _save(tmp_path / "mine.npz", x_train=X, y_train=Y * 2, x_test=X[:3], y_test=Y[:3])
+    path = _save(tmp_path / "mine.npz", x_train=X, y_train=Y * 2, x_test=X[:3], y_test=Y[:3] * 2)
     data = load_dataset("npz", data_file=path, validation_fraction=0, normalize="none")
     assert (data.name, data.task, data.n_outputs, data.in_shape, data.normalization) == (
         "npz",
