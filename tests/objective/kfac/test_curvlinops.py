@@ -1,8 +1,8 @@
 """Our EKFAC against that of curvlinops: the same factors, eigenvalues of the samples, and products.
 
-Of its settings, `kfac_approx="expand"` (its default: positions independent) and `separate_weight_and_bias=False` (the bias
-as last column of A) are our conventions. Its Monte-Carlo Fisher draws other labels than ours, so the empirical Fisher, which
-draws nothing, is compared.
+Of its settings, `kfac_approx="expand"` (its default: positions independent) and `separate_weight_and_bias=False` (the
+bias as last column of A) are our conventions. Its Monte-Carlo Fisher draws other labels than ours, so the empirical
+Fisher, which draws nothing, is compared. Install `curvlinops-for-pytorch` to run it.
 """
 
 from __future__ import annotations
