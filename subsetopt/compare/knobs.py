@@ -10,42 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
+from subsetopt.facts import Knob
 from subsetopt.training.phases.first_order.setup import learning_rate
 from subsetopt.training.phases.kfac_stream.settings import StreamSettings
 from subsetopt.training.settings.phase import PhaseConfig
 
 START = (-1, 0, 1)
-RATE_FACTOR = math.sqrt(10.0)
 _SOLVER_KNOBS: dict[str, tuple[str, float, Literal["log", "logit"]]] = {
     "lbfgs": ("memory", 32.0, "log"),
     "ncg": ("curvature", 0.25, "logit"),
     "newton-cg": ("forcing", 0.5, "logit"),
     "kfac-stream": ("rate", StreamSettings.rate, "log"),
 }
-
-
-@dataclass(frozen=True)
-class Knob:
-    """A setting and its grid: `centre * sqrt(10)**i` (log), or odds of `centre / (1 - centre) * 3**i` (logit).
-
-    `name` is `lr`, `solve_share`, `noise_theta` (of all growing stages), or the name of a solver's setting.
-    """
-
-    name: str
-    centre: float
-    scale: Literal["log", "logit"] = "log"
-    whole: bool = False
-
-    def value(self, index: int) -> float:
-        """Return the value at grid index `index`; 0 is the default."""
-        if self.scale == "logit":
-            odds = self.centre / (1 - self.centre) * 3.0**index
-            return float(f"{odds / (1 + odds):.4g}")
-        value = self.centre * RATE_FACTOR**index
-        return max(1, round(value)) if self.whole else float(f"{value:.4g}")
 
 
 def knob_of(phases: tuple[PhaseConfig, ...], solve_share: float) -> Knob | None:

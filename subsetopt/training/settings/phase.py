@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -16,10 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
+
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
 Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
-FIRST_ORDER = ("sgd", "adam", "adamw", "muon")
 STREAMS = {"kfac-stream": "a stream of fresh, growing subsets of the full set, one K-FAC step on each"}
 STREAM_EPOCHS = 3.0
 
@@ -61,6 +65,27 @@ def _height_and_width(value: Any) -> Any:
 ImageSize = Annotated[tuple[int, int] | None, BeforeValidator(_height_and_width)]
 
 
+@dataclass(frozen=True)
+class Choices:
+    """The words that a setting takes, looked up when they are asked for; the command line offers them."""
+
+    words: Callable[[], tuple[str, ...]]
+
+    def check(self, value: str) -> str:
+        """Return `value`; raises `ValueError` where it is none of the words."""
+        if value not in self.words():
+            close = difflib.get_close_matches(value, self.words(), n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"{hint}must be one of {', '.join(self.words())}")
+        return value
+
+
+_OPTIMIZER = Choices(lambda: OPTIMIZERS.names)
+_WARMUP = Choices(lambda: ("none", *OPTIMIZERS.names))
+OptimizerName = Annotated[str, AfterValidator(_OPTIMIZER.check), _OPTIMIZER]
+WarmupName = Annotated[str, AfterValidator(_WARMUP.check), _WARMUP]
+
+
 class Settings(BaseModel):
     """Settings that refuse unknown names, numbers that are not finite, and switches for numbers."""
 
@@ -88,7 +113,7 @@ class Settings(BaseModel):
 class PhaseConfig(Settings):
     """One phase: a method on some data until a stop. `subsetopt train` makes the list from its flags."""
 
-    method: str = Field(description="solver name, kfac-stream, or sgd | adam | adamw | muon", examples=["lbfgs"])
+    method: str = Field(description="name of a solver, strategy or optimizer (`subsetopt list`)", examples=["lbfgs"])
     data: Literal["subset", "full"] = Field("subset", description="what the phase trains on")
     role: Literal["warmup", "grow", "solve", "handoff"] = Field("solve", description="how the report names this phase")
     share: float | None = Field(
@@ -116,7 +141,7 @@ class PhaseConfig(Settings):
     schedule: Schedule = Field("cosine", description="learning-rate schedule over the planned steps")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
     nesterov: bool = Field(False, description="Nesterov momentum for sgd")
-    weight_decay: float | None = Field(None, ge=0, description="[default: l2; adamw, muon: 0.01]", examples=[1e-4])
+    weight_decay: float | None = Field(None, ge=0, description="[default: l2; decoupled: 0.01]", examples=[1e-4])
     clip_norm: float | None = Field(None, gt=0, description="gradients are clipped to this norm", examples=[1.0])
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of first-order phases", examples=[0.1])
     augmentation: str = Field("none", description="see `subsetopt list augmentations`", examples=["standard"])
@@ -125,7 +150,7 @@ class PhaseConfig(Settings):
     @property
     def first_order(self) -> bool:
         """True when a mini-batch optimizer runs this phase, false for a full-batch solver."""
-        return self.method in FIRST_ORDER
+        return self.method in OPTIMIZERS
 
     @property
     def streaming(self) -> bool:

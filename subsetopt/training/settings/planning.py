@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.settings.growth import growing_phases, growth_stages
-from subsetopt.training.settings.phase import FIRST_ORDER, STREAM_EPOCHS, STREAMS, PhaseConfig
+from subsetopt.training.settings.phase import STREAM_EPOCHS, STREAMS, PhaseConfig
 
 if TYPE_CHECKING:
     from subsetopt.training.settings.run import RunConfig
@@ -30,7 +31,7 @@ def planned_phases(config: RunConfig) -> tuple[PhaseConfig, ...]:
                         "role": "handoff", "epochs": config.handoff_epochs,
                         "stop_at": config.handoff_stop_at})  # fmt: skip
     elif config.handoff != "none":
-        named = config.handoff in FIRST_ORDER
+        named = config.handoff in OPTIMIZERS
         shared = ("lr", "batch_size", "schedule", "momentum", "nesterov", "weight_decay", "clip_norm",
                   "label_smoothing", "augmentation", "amp", "epochs", "stop_at")  # fmt: skip
         planned.append({"method": config.handoff if named else config.handoff_optimizer, "data": "full",

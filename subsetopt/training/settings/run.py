@@ -19,11 +19,13 @@ from subsetopt.training.settings.phase import (
     STREAMS,
     ChunkSize,
     ImageSize,
+    OptimizerName,
     PhaseConfig,
     Schedule,
     Select,
     Settings,
     StopAt,
+    WarmupName,
 )
 from subsetopt.training.settings.planning import planned_phases
 
@@ -140,22 +142,18 @@ class RunConfig(Settings):
         description="loss by which the best is chosen; auto: held-out if there is any, else all training data",
     )
 
-    warmup: Literal["none", "sgd", "adam", "adamw", "muon"] = Field(
-        "none", description="first-order start on the subset"
-    )
+    warmup: WarmupName = Field("none", description="first-order start on the subset")
     warmup_epochs: float = Field(0.5, gt=0, description="cost of the warm-up in epoch-equivalents", examples=[0.5])
     warmup_lr: float | None = Field(None, gt=0, description="learning rate of the warm-up", examples=[0.001])
 
     handoff: str = Field(
-        "sgd", description="what follows: none | full | sgd | adam | adamw | muon | a sampler's name", examples=["full"]
+        "sgd", description="what follows: none | full | an optimizer's or a sampler's name", examples=["full"]
     )
     handoff_epochs: float = Field(
         5.0, gt=0, description="cost of the hand-off in epoch-equivalents at most", examples=[5]
     )
     handoff_solver: str | None = Field(None, description="solver of --handoff full [default: --solver]")
-    handoff_optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(
-        "sgd", description="optimizer when a sampler is named"
-    )
+    handoff_optimizer: OptimizerName = Field("sgd", description="optimizer when a sampler is named")
     handoff_args: dict[str, Any] = Field(
         default_factory=dict, description="settings of the sampler, or of the solver of --handoff full, key=value"
     )
@@ -165,7 +163,7 @@ class RunConfig(Settings):
     handoff_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9])
     handoff_nesterov: bool = Field(False, description="Nesterov momentum for sgd")
     handoff_weight_decay: float | None = Field(
-        None, ge=0, description="weight decay [default: --l2; adamw, muon: 0.01]", examples=[1e-4]
+        None, ge=0, description="weight decay [default: --l2; decoupled: 0.01]", examples=[1e-4]
     )
     handoff_clip_norm: float | None = Field(
         None, gt=0, description="clip gradients of sgd/adam to this norm", examples=[1.0]
