@@ -12,6 +12,7 @@ from torch import Tensor
 
 from subsetopt.distributed import current
 from subsetopt.errors import SettingsConflictError
+from subsetopt.facts import Knob, PlannedStrategy
 from subsetopt.objective.protocol import SampledObjective, SmoothObjective
 from subsetopt.saving import UNSAVED, join
 from subsetopt.settings import setting
@@ -41,7 +42,16 @@ class LBFGSState(DescentState[CurvaturePairs]):
     factors: Factors | None = field(default=None, metadata=UNSAVED)
 
 
-@SOLVERS.register("lbfgs", "limited-memory BFGS, Gram form, Wolfe line search")
+@SOLVERS.register(
+    "lbfgs",
+    "limited-memory BFGS, Gram form, Wolfe line search",
+    knob=Knob("memory", 32.0, whole=True),
+    plan=(
+        PlannedStrategy(
+            "lbfgs", "full batch", "--solver none --handoff full --handoff-solver lbfgs", ("--handoff-epochs",)
+        ),
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
     """L-BFGS with `memory` curvature pairs (Liu & Nocedal 1989); None takes as many as are cheap to hold.

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from subsetopt.facts import Knob
 from subsetopt.objective.host import host_read
 from subsetopt.settings import setting
 from subsetopt.solvers import SOLVERS
@@ -71,7 +72,11 @@ class NCGState(DescentState[ConjugateDirection]):
     memory: ConjugateDirection
 
 
-@SOLVERS.register("ncg", "nonlinear conjugate gradients (Hager-Zhang, PR+, HS, DY, FR), Wolfe line search")
+@SOLVERS.register(
+    "ncg",
+    "nonlinear conjugate gradients (Hager-Zhang, PR+, HS, DY, FR), Wolfe line search",
+    knob=Knob("curvature", 0.25, "logit"),
+)
 @dataclass(frozen=True, kw_only=True)
 class NCG(DescentSolver[ConjugateDirection]):
     """Nonlinear CG with the rule `beta`; `curvature` (c2) is tighter than a quasi-Newton method's, on both sides."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from subsetopt.facts import Knob, PlannedStrategy
 from subsetopt.objective.protocol import SmoothObjective
 from subsetopt.saving import UNSAVED, join, split
 from subsetopt.settings import setting
@@ -50,7 +51,16 @@ class NewtonState(Iterate):
     factors: Factors | None = field(default=None, metadata=UNSAVED)
 
 
-@SOLVERS.register("newton-cg", "trust-region Newton with Krylov subproblems on the Hessian or the GGN")
+@SOLVERS.register(
+    "newton-cg",
+    "trust-region Newton with Krylov subproblems on the Hessian or the GGN",
+    knob=Knob("forcing", 0.5, "logit"),
+    plan=(
+        PlannedStrategy(
+            "newton-cg", "full batch", "--solver none --handoff full --handoff-solver newton-cg", ("--handoff-epochs",)
+        ),
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class NewtonCG(CurvatureSettings, StopSettings):
     """Trust-region Newton-CG.

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import click
 
 from subsetopt.report.table import text_table
-from subsetopt.training.settings.phase import STREAMS
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 from subsetopt_cli.presets import preset_files, preset_summary
 
@@ -16,6 +15,8 @@ _REGISTRIES = {
     "datasets": ("subsetopt.data", "DATASETS"),
     "models": ("subsetopt.models", "MODELS"),
     "solvers": ("subsetopt.solvers", "SOLVERS"),
+    "strategies": ("subsetopt.training.phases.methods", "METHODS"),
+    "optimizers": ("subsetopt.training.phases.first_order.optimizers", "OPTIMIZERS"),
     "samplers": ("subsetopt.samplers", "SAMPLERS"),
     "augmentations": ("subsetopt.data.batch_augmentation", "AUGMENTATIONS"),
 }
@@ -42,5 +43,4 @@ def _entries(kind: str) -> Iterable[tuple[str, str]]:
     if kind == "presets":
         return [(name, preset_summary(path)) for name, path in preset_files().items()]
     package, registry = _REGISTRIES[kind]
-    entries = [(entry.name, entry.summary) for entry in getattr(importlib.import_module(package), registry)]
-    return sorted([*entries, *(STREAMS.items() if kind == "solvers" else ())])
+    return [(entry.name, entry.summary) for entry in getattr(importlib.import_module(package), registry)]

@@ -7,7 +7,7 @@ from subsetopt.samplers import SAMPLERS
 from subsetopt.training.checks.affordable import check_budgets, within_budget
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
-from subsetopt.training.phases.kfac_stream.phase import StreamPhase
+from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.phases.solver import SolverPhase
 from subsetopt.training.phases.subsets.phase import SubsetsPhase
@@ -31,8 +31,9 @@ def build_phases(workspace: Workspace, *, may_idle: bool = False) -> list[Phase]
 
 
 def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase:
-    if config.streaming:
-        return StreamPhase(config, workspace, index)
+    if config.method in METHODS:
+        own = workspace if config.streaming else workspace.for_phase(config)
+        return METHODS.get(config.method).phase(config, own, index)
     if config.subsets > 1 and config.subsets_then != "together":
         return SubsetsPhase(config, workspace)
     workspace = workspace.for_phase(config)

@@ -20,12 +20,11 @@ from pydantic import (
 )
 
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
+from subsetopt.training.phases.methods import METHODS, is_stream
 
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
 Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
-STREAMS = {"kfac-stream": "a stream of fresh, growing subsets of the full set, one K-FAC step on each"}
-STREAM_EPOCHS = 3.0
 
 
 def _not_finite(table: Mapping[Any, Any]) -> Any:
@@ -155,7 +154,7 @@ class PhaseConfig(Settings):
     @property
     def streaming(self) -> bool:
         """True when fresh subsets stream past, one step on each."""
-        return self.method in STREAMS
+        return is_stream(self.method)
 
     @model_validator(mode="after")
     def _planned(self) -> Self:
@@ -163,7 +162,7 @@ class PhaseConfig(Settings):
             raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
         if self.first_order and self.stop_at == "noise":
             raise ValueError(f"a {self.method} phase has no full gradient to test for noise; use stop_at = validation")
-        if self.first_order and self.subsets > 1:
+        if (self.first_order or self.method in METHODS) and self.subsets > 1:
             raise ValueError(f"a {self.method} phase minimises nothing whose minima could be joined; use a solver")
         if self.nesterov and self.method == "sgd" and self.momentum == 0:
             raise ValueError("Nesterov momentum needs a momentum above 0, for example 0.9")

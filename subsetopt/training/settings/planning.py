@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
+from subsetopt.training.phases.methods import METHODS, is_stream
 from subsetopt.training.settings.growth import growing_phases, growth_stages
-from subsetopt.training.settings.phase import STREAM_EPOCHS, STREAMS, PhaseConfig
+from subsetopt.training.settings.phase import PhaseConfig
 
 if TYPE_CHECKING:
     from subsetopt.training.settings.run import RunConfig
@@ -19,13 +20,16 @@ def planned_phases(config: RunConfig) -> tuple[PhaseConfig, ...]:
         planned.append(
             {"method": config.warmup, "role": "warmup", "epochs": config.warmup_epochs, "lr": config.warmup_lr}
         )
-    if config.solver in STREAMS:
+    if is_stream(config.solver):
+        epochs = config.solver_epochs or METHODS.get(config.solver).epochs
         planned.append({"method": config.solver, "settings": config.solver_args, "data": "full",
-                        "epochs": config.solver_epochs or STREAM_EPOCHS, "stop_at": config.stop_at})  # fmt: skip
+                        "epochs": epochs, "stop_at": config.stop_at})  # fmt: skip
     elif config.solver != "none":
         planned += _solves(config)
     if config.handoff == "full":
-        solver = config.handoff_solver or ("lbfgs" if config.solver in ("none", *STREAMS) else config.solver)
+        solver = config.handoff_solver or (
+            "lbfgs" if config.solver == "none" or is_stream(config.solver) else config.solver
+        )
         settings = (config.solver_args if solver == config.solver else {}) | config.handoff_args
         planned.append({"method": solver, "settings": settings, "gtol": config.gtol, "data": "full",
                         "role": "handoff", "epochs": config.handoff_epochs,
@@ -46,6 +50,8 @@ def _solves(config: RunConfig) -> list[dict[str, Any]]:
     solve = {"method": config.solver, "settings": config.solver_args, "gtol": config.gtol, "stop_at": config.stop_at,
              "noise_theta": config.noise_theta, "max_iterations": config.max_iterations,
              "epochs": config.solver_epochs}  # fmt: skip
+    if config.solver in METHODS and config.solver_epochs is None:
+        solve["epochs"] = METHODS.get(config.solver).epochs
     if config.grow is not None:
         stages = growth_stages(config.start, config.grow, config.subset_share, config.grow_mode)
         stop = "minimum" if config.grow_stop == "cost" else config.grow_stop

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
+from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.settings.growth import MOST_STAGES, Mode, stage_count
 from subsetopt.training.settings.phase import (
-    STREAMS,
     ChunkSize,
     ImageSize,
     OptimizerName,
@@ -80,10 +80,17 @@ class RunConfig(Settings):
         None, gt=0, description="refuse to train when Q of the subset is below this", examples=[1.0]
     )
 
-    solver: str = Field("lbfgs", description="solver (`subsetopt list solvers`), or none", examples=["lbfgs"])
+    solver: str = Field(
+        "lbfgs",
+        description="solver or strategy (`subsetopt list solvers`, `list strategies`), or none",
+        examples=["lbfgs"],
+    )
     solver_args: dict[str, Any] = Field(default_factory=dict, description="settings of the solver, key=value")
     solver_epochs: float | None = Field(
-        None, gt=0, description="cost of the solve in epoch-equivalents at most [default: kfac-stream 3]", examples=[3]
+        None,
+        gt=0,
+        description="cost of the solve in epoch-equivalents at most [default: kfac-stream 3]",
+        examples=[3],
     )
     l2: float = Field(
         1e-3,
@@ -222,7 +229,7 @@ class RunConfig(Settings):
     def _check_strategy(self) -> None:
         """Refuse what contradicts growing subsets, or several of them."""
         strategy = "grow" if self.grow is not None else "subsets" if self.subsets > 1 else None
-        if strategy is not None and self.solver in ("none", *STREAMS):
+        if strategy is not None and (self.solver == "none" or self.solver in METHODS):
             raise ValueError(
                 f"{setting(strategy)} needs a full-batch solver, such as {setting('solver', 'lbfgs')}, "
                 f"not {setting('solver', self.solver)}"
