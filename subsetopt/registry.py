@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import logging
 import pkgutil
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any, Generic, TypeVar
 
 from subsetopt.arguments import require_text
@@ -24,6 +24,7 @@ from subsetopt.errors import SettingError, unknown_name
 from subsetopt.facts import Knob, PlannedStrategy
 
 T = TypeVar("T")
+_LOG = logging.getLogger("subsetopt")  # without a handler of the user's, a warning is one line on standard error
 
 
 @dataclass(frozen=True)
@@ -112,21 +113,35 @@ class Registry(Generic[T]):
             if module.ispkg or not self._packages_only:
                 importlib.import_module(module.name)
         self._discovered = True  # before what others wrote is imported, which may ask for names itself
-        for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
+        for point in sorted(_points(self.group), key=lambda point: point.name):
             self._load(point)
 
     def _load(self, point: EntryPoint) -> None:
         """Import what another distribution adds; what fails is told in one line and left out."""
         try:
             loaded = point.load()
-            if point.attr and point.name not in self._entries and loaded not in self._targets():
+            if point.attr and not any(entry.target is loaded for entry in self._entries.values()):
+                if not callable(loaded):
+                    raise TypeError(f"{point.attr} is not callable")
                 summary = (inspect.getdoc(loaded) or f"{self.kind} of {point.value}").partition("\n")[0]
                 self.register(point.name, summary)(loaded)
         except (Exception, SystemExit) as error:  # whatever their code does, ours goes on
             distribution = point.dist.name if point.dist is not None else "an unknown distribution"
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             told = f"{self.kind} {point.name!r} of {distribution} is left out: {point.value} cannot be used ({reason})"
-            warnings.warn(told, stacklevel=2)
+            _LOG.warning(told)
 
-    def _targets(self) -> list[T]:
-        return [entry.target for entry in self._entries.values()]
+
+def _points(group: str) -> list[EntryPoint]:
+    """Return the entry points of a group, without those of distributions whose metadata cannot be read."""
+    try:
+        return list(entry_points(group=group))
+    except Exception:  # whatever is wrong with one of them: ask the others one by one
+        found = []
+        for distribution in distributions():
+            try:
+                found += distribution.entry_points.select(group=group)
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                _LOG.warning(f"entry points of {distribution.name} are left out: they cannot be read ({reason})")
+        return found
