@@ -42,7 +42,7 @@ def _rows(kind: Any) -> Iterator[SettingRow]:
             if field.init:
                 default = None if field.default is dataclasses.MISSING else field.default
                 yield SettingRow(field.name, default, _values(hints.get(field.name), field.metadata))
-    elif not (isinstance(kind, type) and kind.__init__ is object.__init__):  # type: ignore[misc]  # asked of the class
+    elif not isinstance(kind, type) or "__init__" in vars(kind):
         for name, parameter in inspect.signature(kind).parameters.items():
             if name not in SUPPLIED and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 default = None if parameter.default is parameter.empty else parameter.default
@@ -69,8 +69,8 @@ def _is_union(hint: Any) -> bool:
 
 def _hints(kind: Any) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(kind.__init__ if isinstance(kind, type) and not _is_data(kind) else kind)
-    except (NameError, TypeError, AttributeError):  # annotations that name nothing importable
+        return typing.get_type_hints(vars(kind)["__init__"] if isinstance(kind, type) and not _is_data(kind) else kind)
+    except (NameError, TypeError, AttributeError, KeyError):  # annotations that name nothing importable
         return {}
 
 

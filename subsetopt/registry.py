@@ -137,7 +137,7 @@ def _points(group: str) -> list[EntryPoint]:
     try:
         return list(entry_points(group=group))
     except Exception:  # whatever is wrong with one of them: ask the others one by one
-        found = []
+        found: list[EntryPoint] = []
         for distribution in distributions():
             try:
                 found += distribution.entry_points.select(group=group)
