@@ -78,7 +78,8 @@ def _card(kind: str, name: str) -> dict[str, Any]:
     if other is not None and name in _registry(other):
         kind = other
     entry = _registry(kind).entry(name)
-    settings = [row._asdict() for row in settings_of(entry)]
+    readers = kind == "datasets"  # what they are given is the query of a run, no settings
+    settings = [] if readers else [row._asdict() for row in settings_of(entry)]
     return {"name": entry.name, "summary": entry.summary, "card": entry.card, "settings": settings}
 
 

@@ -74,8 +74,8 @@ class Choices:
         """Return `value`; raises `ValueError` where it is none of the words."""
         if value not in self.words():
             close = difflib.get_close_matches(value, self.words(), n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"{hint}must be one of {', '.join(self.words())}")
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"must be one of {', '.join(self.words())}{hint}")
         return value
 
 
