@@ -24,7 +24,7 @@ _REGISTRIES = {
 _TAKEN_TOO = {"solvers": "strategies"}  # `--solver` takes them
 
 
-@click.command("list", short_help="List data sets, models, solvers, strategies, optimizers, samplers, ... or presets.")
+@click.command("list", short_help="List data sets, models, solvers, samplers, augmentations or presets.")
 @click.argument("kind", type=click.Choice([*_REGISTRIES, "presets"]))
 @click.argument("name", required=False)
 @json_option
