@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from subsetopt.errors import SettingError, flag_of
 from subsetopt.training.settings.declaration import HEADINGS, declaration
+from subsetopt.training.settings.phase import Choices
 
 STUDY_HEADING = "Study"  # first where a command has it
 # Lists of tables cannot be written as flags; they belong in a TOML file.
@@ -62,7 +63,7 @@ class _Verbatim(click.types.StringParamType):
     """Text that is judged later, by pydantic; knows only what to offer on Tab."""
 
     def __init__(self, field: FieldInfo) -> None:
-        self._choices = _choices(field.annotation)
+        self._choices = _choices(field)
         self._is_path = Path in _alternatives(field.annotation)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -166,7 +167,7 @@ def _shown_default(field: FieldInfo) -> str:
 
 
 def _metavar(field: FieldInfo) -> str:
-    choices = _choices(field.annotation)
+    choices = _choices(field)
     if choices:
         return "[" + "|".join(choices) + "]"
     kinds = _alternatives(field.annotation)
@@ -177,9 +178,12 @@ def _metavar(field: FieldInfo) -> str:
     return "X" if float in kinds else "NAME"
 
 
-def _choices(annotation: Any) -> tuple[str, ...]:
-    """Return the words of a `Literal`, also where it may be left out (`Literal[...] | None`)."""
-    members = [kind for kind in _alternatives(annotation) if kind is not type(None)]
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    """Return the words of `Choices` or of a `Literal`, also where it may be left out (`Literal[...] | None`)."""
+    looked_up = next((extra.words() for extra in field.metadata if isinstance(extra, Choices)), None)
+    if looked_up is not None:
+        return looked_up
+    members = [kind for kind in _alternatives(field.annotation) if kind is not type(None)]
     if len(members) == 1 and typing.get_origin(members[0]) is Literal:
         return tuple(str(choice) for choice in typing.get_args(members[0]))
     return ()

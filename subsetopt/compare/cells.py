@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subsetopt.compare.config import Study, table_settings
-from subsetopt.compare.knobs import Knob, knob_of
+from subsetopt.compare.knobs import knob_of
 from subsetopt.compare.methods import Method, parse_method
 from subsetopt.documents.run import RunDocument
 from subsetopt.errors import RunDirectoryError, UserError
+from subsetopt.facts import Knob
 from subsetopt.report.metrics_file import read_metrics
 from subsetopt.report.result_file import read_result_file
 from subsetopt.training.result import version_of

@@ -2,50 +2,23 @@
 
 Every method gets the same search: three values, then one more at a time beyond the best one, until the best lies inside
 or the limit is reached. First-order training tunes its learning rate. A method without one tunes what matters most to
-it: the share of the budget for its subset solve, the noise at which subsets grow, L-BFGS's memory, the tightness of
-CG's line search or of Newton-CG's inner solves, the rate of kfac-stream.
+it: the share of the budget for its subset solve, the noise at which subsets grow, or what the registration of a solver
+or strategy names, e.g. L-BFGS's memory or the tightness of CG's line search.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
+from subsetopt.facts import Knob
+from subsetopt.solvers import SOLVERS
 from subsetopt.training.phases.first_order.setup import learning_rate
-from subsetopt.training.phases.kfac_stream.settings import StreamSettings
+from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.settings.phase import PhaseConfig
 
 START = (-1, 0, 1)
-RATE_FACTOR = math.sqrt(10.0)
-_SOLVER_KNOBS: dict[str, tuple[str, float, Literal["log", "logit"]]] = {
-    "lbfgs": ("memory", 32.0, "log"),
-    "ncg": ("curvature", 0.25, "logit"),
-    "newton-cg": ("forcing", 0.5, "logit"),
-    "kfac-stream": ("rate", StreamSettings.rate, "log"),
-}
-
-
-@dataclass(frozen=True)
-class Knob:
-    """A setting and its grid: `centre * sqrt(10)**i` (log), or odds of `centre / (1 - centre) * 3**i` (logit).
-
-    `name` is `lr`, `solve_share`, `noise_theta` (of all growing stages), or the name of a solver's setting.
-    """
-
-    name: str
-    centre: float
-    scale: Literal["log", "logit"] = "log"
-    whole: bool = False
-
-    def value(self, index: int) -> float:
-        """Return the value at grid index `index`; 0 is the default."""
-        if self.scale == "logit":
-            odds = self.centre / (1 - self.centre) * 3.0**index
-            return float(f"{odds / (1 + odds):.4g}")
-        value = self.centre * RATE_FACTOR**index
-        return max(1, round(value)) if self.whole else float(f"{value:.4g}")
 
 
 def knob_of(phases: tuple[PhaseConfig, ...], solve_share: float) -> Knob | None:
@@ -58,11 +31,9 @@ def knob_of(phases: tuple[PhaseConfig, ...], solve_share: float) -> Knob | None:
         return Knob("noise_theta", grown[0].noise_theta)
     if any(phase.role == "solve" for phase in phases[:-1]):
         return Knob("solve_share", solve_share, "logit")
-    if last.method not in _SOLVER_KNOBS:
-        return None
-    name, centre, scale = _SOLVER_KNOBS[last.method]
-    given = last.settings.get(name)
-    return Knob(name, float(centre if given is None else given), scale, whole=name == "memory")
+    knob = METHODS.entry(last.method).knob if last.method in METHODS else SOLVERS.entry(last.method).knob
+    given = None if knob is None else last.settings.get(knob.name)
+    return knob if knob is None or given is None else replace(knob, centre=float(given))
 
 
 def best_index(scores: Mapping[int, float]) -> int:

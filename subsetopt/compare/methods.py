@@ -2,13 +2,13 @@
 
     SOLVER                       the solver on the full training set
     SOLVER@SHARE                 its minimum on a random subset, and nothing after it
-    kfac-stream[+HANDOFF]        a stream of fresh subsets, one K-FAC step on each; `+full` is L-BFGS on the full set
+    STREAM[+HANDOFF]             a strategy on fresh mini-batches, e.g. kfac-stream; `+full` is L-BFGS on the full set
     SOLVER@STARTxFACTOR          the solver on subsets growing from START by FACTOR to the full set, e.g. lbfgs@0.01x2
     SOLVER@...+HANDOFF           either of these, then full (the same solver), another solver, or first-order training
-    sgd | adam | adamw | muon    first-order training on all samples
+    OPTIMIZER (sgd, adam, ...)   first-order training on all samples
     SAMPLER[@FRACTION][/OPTIMIZER]   first-order training on what a sampler proposes; the optimizer is sgd by default
 
-A hand-off is one of `full`, SOLVER, kfac-stream, sgd | adam | adamw | muon, and SAMPLER[@FRACTION][/OPTIMIZER].
+A hand-off is one of `full`, SOLVER, STREAM, OPTIMIZER, and SAMPLER[@FRACTION][/OPTIMIZER].
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from subsetopt.errors import SettingError, unknown_name
 from subsetopt.samplers import SAMPLERS
 from subsetopt.samplers.factory import default_settings
 from subsetopt.solvers import SOLVERS
-from subsetopt.training.settings.phase import FIRST_ORDER, STREAMS, PhaseConfig
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
+from subsetopt.training.phases.methods import METHODS, is_stream
+from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.settings.run import RunConfig
 
 EXAMPLES = "for example lbfgs@0.1+srs, lbfgs, adam or srs@0.1"
@@ -44,15 +46,15 @@ def parse_method(text: str) -> Method:
     text = text.strip()
     head, plus, handoff = text.partition("+")
     name = head.partition("/")[0].partition("@")[0]
-    if head in STREAMS:
+    if is_stream(head):
         return Method(text, {"solver": head, **({"handoff": "none"} if not plus else _handoff_settings(text, handoff))})
-    if name in STREAMS:
+    if is_stream(name):
         raise SettingError("method", text, f"{name} takes fresh subsets of all samples, no share", f"use {name}")
-    if name in SOLVERS:
+    if name in SOLVERS or name in METHODS:
         return Method(text, _solver_settings(text, head, handoff if plus else None))
-    if plus and (name in FIRST_ORDER or name in SAMPLERS):
+    if plus and (name in OPTIMIZERS or name in SAMPLERS):
         raise SettingError("method", text, f"{name} is no solver and hands nothing over", EXAMPLES)
-    if name not in FIRST_ORDER and name not in SAMPLERS:
+    if name not in OPTIMIZERS and name not in SAMPLERS:
         raise unknown_name("method", name, _known())
     return Method(text, {"solver": "none", **_first_order_settings(text, head)})
 
@@ -84,10 +86,10 @@ def _solver_settings(text: str, head: str, handoff: str | None) -> dict[str, Any
 def _handoff_settings(text: str, handoff: str) -> dict[str, Any]:
     if handoff == "full":
         return {"handoff": "full"}
-    if handoff in SOLVERS or handoff in STREAMS:
+    if handoff in SOLVERS or handoff in METHODS:
         return {"handoff": "full", "handoff_solver": handoff}
     name = handoff.partition("/")[0].partition("@")[0]
-    if name not in FIRST_ORDER and name not in SAMPLERS:
+    if name not in OPTIMIZERS and name not in SAMPLERS:
         raise unknown_name("hand-off", name, ["full", *_known()])
     return _first_order_settings(text, handoff)
 
@@ -96,14 +98,14 @@ def _first_order_settings(text: str, part: str) -> dict[str, Any]:
     """Read OPTIMIZER or SAMPLER[@FRACTION][/OPTIMIZER]."""
     left, slash, optimizer = part.partition("/")
     name, at, fraction = left.partition("@")
-    if name in FIRST_ORDER:
+    if name in OPTIMIZERS:
         if at or slash:
             raise SettingError("method", text, f"{name} takes all samples", f"for a share of them rs2@0.1/{name}")
         return {"handoff": name}
     if name == "full":
         raise SettingError("method", text, "all samples need no sampler", f"use {optimizer or 'sgd'}")
-    if slash and optimizer not in FIRST_ORDER:
-        raise unknown_name("optimizer", optimizer, FIRST_ORDER)
+    if slash and optimizer not in OPTIMIZERS:
+        raise OPTIMIZERS.unknown(optimizer)
     settings: dict[str, Any] = {"handoff": name, "handoff_optimizer": optimizer or "sgd"}
     if at:
         if "fraction" not in default_settings(name):
@@ -127,7 +129,7 @@ def _number(text: str, value: str, after: str) -> float:
 
 
 def _known() -> list[str]:
-    return [*FIRST_ORDER, *STREAMS, *(entry.name for entry in SOLVERS), *(entry.name for entry in SAMPLERS)]
+    return [*OPTIMIZERS.names, *METHODS.names, *(entry.name for entry in SOLVERS), *(entry.name for entry in SAMPLERS)]
 
 
 def _phase_words(phase: PhaseConfig, config: RunConfig) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from subsetopt.compare.cells import Cell, CellMaker, Outcome, read_result
-from subsetopt.compare.knobs import START, Knob, best_index, next_index
+from subsetopt.compare.knobs import START, best_index, next_index
+from subsetopt.facts import Knob
 
 RunCells = Callable[[str, Sequence[Cell]], dict[str, Outcome]]
 

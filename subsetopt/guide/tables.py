@@ -11,6 +11,8 @@ REGISTRIES = {
     "datasets": ("subsetopt.data", "DATASETS"),
     "models": ("subsetopt.models", "MODELS"),
     "solvers": ("subsetopt.solvers", "SOLVERS"),
+    "strategies": ("subsetopt.training.phases.methods", "METHODS"),
+    "optimizers": ("subsetopt.training.phases.first_order.optimizers", "OPTIMIZERS"),
     "samplers": ("subsetopt.samplers", "SAMPLERS"),
     "augmentations": ("subsetopt.data.batch_augmentation", "AUGMENTATIONS"),
 }

@@ -13,42 +13,27 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from subsetopt.analysis.excess import samples_for_excess
+from subsetopt.facts import PlannedStrategy
 from subsetopt.plan.laws import Law, Range, cost_of, pilot_range
 from subsetopt.plan.pilot import BATCH, STREAM_BATCH, Pilot, Speeds
+from subsetopt.solvers import SOLVERS
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
+from subsetopt.training.phases.methods import METHODS
 
-Kind = Literal["full batch", "mini-batch", "stream"]
 SUBSET_LEVEL = 0.02
 """A subset that is to stand for the full set is solved to this excess over its own minimum."""
 
 
-@dataclass(frozen=True)
-class Strategy:
-    """A way to train: the law that prices it, its flags of `subsetopt train`, and those of `limits` that cap its cost.
-
-    `stream_units` is the part of its epoch-equivalents that a stream of small subsets takes before the full batches.
-    Every limit gets the whole cost: one for the run, and one wherever a phase's own default would end it sooner.
-    """
-
-    name: str
-    kind: Kind
-    flags: str
-    limits: tuple[str, ...]
-    stream_units: float = 0.0
-
-
-_HANDOFF, _BOTH = ("--handoff-epochs",), ("--handoff-epochs", "--max-epochs")
-STRATEGIES = (
-    Strategy("sgd", "mini-batch", "--solver none --handoff sgd", _HANDOFF),
-    Strategy("adam", "mini-batch", "--solver none --handoff adam", _HANDOFF),
-    Strategy("kfac-stream", "stream", "--solver kfac-stream --handoff none", ("--solver-epochs",)),
-    Strategy("kfac-stream+lbfgs", "full batch",
-             "--solver kfac-stream --solver-epochs 2 --handoff full --handoff-arg preconditioner=kfac", _BOTH,
-             stream_units=2.0),
-    Strategy("grow", "full batch", "--grow 2 --grow-start 0.01 --handoff none", ("--max-epochs",)),
-    Strategy("lbfgs@0.1+full", "full batch", "--subset-frac 0.1 --stop-at noise --handoff full", _BOTH),
-    Strategy("lbfgs", "full batch", "--solver none --handoff full --handoff-solver lbfgs", _HANDOFF),
-    Strategy("newton-cg", "full batch", "--solver none --handoff full --handoff-solver newton-cg", _HANDOFF),
-)  # fmt: skip
+SUBSETS = (
+    PlannedStrategy("grow", "full batch", "--grow 2 --grow-start 0.01 --handoff none", ("--max-epochs",)),
+    PlannedStrategy(
+        "lbfgs@0.1+full",
+        "full batch",
+        "--subset-frac 0.1 --stop-at noise --handoff full",
+        ("--handoff-epochs", "--max-epochs"),
+    ),
+)
+"""Ways to train with a solver on subsets; all others are registered with their optimizer, strategy or solver."""
 FIRST_STEP = 2.0  # epoch-equivalents that a solver takes at least on the full set: two evaluations
 
 
@@ -82,11 +67,18 @@ class Problem:
     least: int = 1
 
 
+def strategies() -> tuple[PlannedStrategy, ...]:
+    """Return all ways to train that are priced: of optimizers, of strategies, on subsets, of solvers."""
+    mini_batch = [way for entry in OPTIMIZERS for way in entry.plan]
+    streams = [way for entry in METHODS for way in entry.plan]
+    return (*mini_batch, *streams, *SUBSETS, *(way for entry in SOLVERS for way in entry.plan))
+
+
 def predict(problem: Problem, laws: Sequence[Law]) -> list[Prediction]:
-    """Return the predicted cost of every strategy, in the order of `STRATEGIES`, the subset's minimum alone last."""
+    """Return the predicted cost of every strategy, in the order of `strategies`, the subset's minimum alone last."""
     full, basis = lbfgs_units(problem, laws)
     found = []
-    for strategy in STRATEGIES:
+    for strategy in strategies():
         if strategy.name == "lbfgs":
             units, rests_on = full, basis
         else:
@@ -102,7 +94,7 @@ def predict(problem: Problem, laws: Sequence[Law]) -> list[Prediction]:
         if units is not None and strategy.kind != "full batch":
             calls = units.times(_calls_per_unit(strategy.name, laws) or problem.samples / BATCH)
         elif units is not None and strategy.stream_units:
-            extra = strategy.stream_units * (_calls_per_unit("kfac-stream", laws) or problem.samples / STREAM_BATCH)
+            extra = strategy.stream_units * (_calls_per_unit(strategy.stream, laws) or problem.samples / STREAM_BATCH)
             calls = Range(units.low + extra, units.high + extra)
         elif strategy.name in ("grow", "lbfgs@0.1+full"):
             calls = full  # about as many evaluations, many of them on few samples
@@ -143,13 +135,15 @@ def _subset_alone(problem: Problem, laws: Sequence[Law]) -> Prediction | None:
     size = min(max(samples_for_excess(p, problem.excess * best, problem.samples), problem.least), problem.samples)
     full, basis = lbfgs_units(problem, laws, SUBSET_LEVEL)
     units = None if full is None or size == problem.samples else full.times(size / problem.samples)
-    strategy = Strategy(f"lbfgs on {size}", "full batch", f"--subset-size {size} --handoff none", ("--solver-epochs",))
+    strategy = PlannedStrategy(
+        f"lbfgs on {size}", "full batch", f"--subset-size {size} --handoff none", ("--solver-epochs",)
+    )
     rests_on = (f"{p:.3g} effective parameters, by the pilot's held-out loss", *basis)
     return _priced(strategy, units, full, rests_on, problem)
 
 
 def _priced(
-    strategy: Strategy, units: Range | None, calls: Range | None, rests_on: tuple[str, ...], problem: Problem
+    strategy: PlannedStrategy, units: Range | None, calls: Range | None, rests_on: tuple[str, ...], problem: Problem
 ) -> Prediction:
     """Add seconds: those of the model calls, and what a solver adds to each of its dependent calls."""
     words = ["subsetopt train", problem.flags, strategy.flags]

@@ -1,4 +1,22 @@
-"""Limited-memory BFGS: the direction is a quasi-Newton product of the gradient with the newest curvature pairs."""
+"""Limited-memory BFGS: the direction is a quasi-Newton product of the gradient with the newest curvature pairs.
+
+## What it does
+Each step moves along -H g, where H is the BFGS update of a multiple of the identity (or of a preconditioner) by the
+newest pairs s = w' - w, y = g' - g, and meets the Wolfe conditions.
+
+## Settings
+- `memory` (none: 200 pairs where they are cheap to hold, 10 to 100 elsewhere): a comparison tunes it.
+- `shard_memory` (false): spread the pairs over processes.
+- `preconditioner` ("none"), `factor_share` (0.125), `damping` (1.0), `seed` (0): K-FAC or diagonal factors as the first
+  matrix, estimated once on a share of the samples.
+- `decrease` (0.0001), `curvature` (0.9), `strong_wolfe` (false), `max_trials` (25): the line search.
+
+## True cost
+One evaluation of loss and gradient per step, seldom two; memory for two vectors per pair.
+
+## Source
+Liu and Nocedal 1989, Mathematical Programming 45.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +30,7 @@ from torch import Tensor
 
 from subsetopt.distributed import current
 from subsetopt.errors import SettingsConflictError
+from subsetopt.facts import Knob, PlannedStrategy
 from subsetopt.objective.protocol import SampledObjective, SmoothObjective
 from subsetopt.saving import UNSAVED, join
 from subsetopt.settings import setting
@@ -41,7 +60,16 @@ class LBFGSState(DescentState[CurvaturePairs]):
     factors: Factors | None = field(default=None, metadata=UNSAVED)
 
 
-@SOLVERS.register("lbfgs", "limited-memory BFGS, Gram form, Wolfe line search")
+@SOLVERS.register(
+    "lbfgs",
+    "limited-memory BFGS, Gram form, Wolfe line search",
+    knob=Knob("memory", 32.0, whole=True),
+    plan=(
+        PlannedStrategy(
+            "lbfgs", "full batch", "--solver none --handoff full --handoff-solver lbfgs", ("--handoff-epochs",)
+        ),
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
     """L-BFGS with `memory` curvature pairs (Liu & Nocedal 1989); None takes as many as are cheap to hold.

@@ -3,6 +3,21 @@
 With y = g' - g: PR+ max(0, g'·y / g·g); HS g'·y / d·y; DY g'·g' / d·y; FR g'·g' / g·g; and Hager & Zhang's
 (y - 2 d y·y / d·y)·g' / d·y (2005, eq. 1.3), at least 0.4 d·g / d·d (2013, eq. 2.9), which no scaling of f disturbs.
 All agree on a quadratic with an exact line search.
+
+## What it does
+Each step moves along the conjugate direction and meets the strong Wolfe conditions.
+
+## Settings
+- `beta` ("hager-zhang"): the rule above, or "pr+", "hs", "dy", "fr".
+- `curvature` (0.1): tightness of the line search; a comparison tunes it, from 0.25. `decrease` (0.0001), `strong_wolfe`
+  (true), `max_trials` (25).
+
+## True cost
+About two evaluations of loss and gradient per step; memory for one direction.
+
+## Source
+Hager and Zhang 2005, SIAM Journal on Optimization 16; 2013, SIAM Journal on Optimization 23; Nocedal
+and Wright 2006, ch. 5.
 """
 
 from __future__ import annotations
@@ -14,6 +29,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from subsetopt.facts import Knob
 from subsetopt.objective.host import host_read
 from subsetopt.settings import setting
 from subsetopt.solvers import SOLVERS
@@ -71,7 +87,11 @@ class NCGState(DescentState[ConjugateDirection]):
     memory: ConjugateDirection
 
 
-@SOLVERS.register("ncg", "nonlinear conjugate gradients (Hager-Zhang, PR+, HS, DY, FR), Wolfe line search")
+@SOLVERS.register(
+    "ncg",
+    "nonlinear conjugate gradients (Hager-Zhang, PR+, HS, DY, FR), Wolfe line search",
+    knob=Knob("curvature", 0.25, "logit"),
+)
 @dataclass(frozen=True, kw_only=True)
 class NCG(DescentSolver[ConjugateDirection]):
     """Nonlinear CG with the rule `beta`; `curvature` (c2) is tighter than a quasi-Newton method's, on both sides."""

@@ -4,6 +4,22 @@ Follows Nocedal & Wright (2006, algorithms 4.1 and 7.2) with the subproblem of `
 `local_model`. The objective is linearised once per iterate; a rejected trial costs one evaluation, since a smaller
 radius is served from the same Krylov space. With a preconditioner M the trust region is a ball in the norm of M, and
 the damping within M falls by `damping_decay` where the model foretold the decrease well, and rises where it did not.
+
+## What it does
+Each step minimises a quadratic model within a radius, to a tolerance, and is taken where the objective falls enough.
+
+## Settings
+- `forcing` (0.5): tolerance of the inner solve at most; a comparison tunes it. `max_products` (none: 20 to 300).
+- `curvature` ("hessian"): or "ggn", which is never negative. `sample_share` (1.0): share of the samples in products.
+- `acceptance` (0.001), `growth` (2.0), `max_trials` (25): when a trial is taken, and how the radius grows.
+- `preconditioner` ("none"): "kfac" or "diagonal", estimated on a `factor_share` (0.0625) of the samples every
+  `factor_interval` (1) iterations, with `damping` (0.1) that falls by `damping_decay` (0.5); `seed` (0).
+
+## True cost
+An evaluation per trial, and a product, at about the price of an evaluation, per Krylov vector.
+
+## Source
+Nocedal and Wright 2006, algorithms 4.1 and 7.2; Gould et al. 1999, SIAM Journal on Optimization 9.
 """
 
 from __future__ import annotations
@@ -16,6 +32,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from subsetopt.facts import Knob, PlannedStrategy
 from subsetopt.objective.protocol import SmoothObjective
 from subsetopt.saving import UNSAVED, join, split
 from subsetopt.settings import setting
@@ -51,7 +68,16 @@ class NewtonState(Iterate):
     factors: Factors | None = field(default=None, metadata=UNSAVED)
 
 
-@SOLVERS.register("newton-cg", "trust-region Newton with Krylov subproblems on the Hessian or the GGN")
+@SOLVERS.register(
+    "newton-cg",
+    "trust-region Newton with Krylov subproblems on the Hessian or the GGN",
+    knob=Knob("forcing", 0.5, "logit"),
+    plan=(
+        PlannedStrategy(
+            "newton-cg", "full batch", "--solver none --handoff full --handoff-solver newton-cg", ("--handoff-epochs",)
+        ),
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class NewtonCG(CurvatureSettings, StopSettings):
     """Trust-region Newton-CG.

@@ -14,7 +14,7 @@ from subsetopt.errors import SettingError
 from subsetopt.plan.laws import Law, Range, cost_of, pilot_range, shipped_laws
 from subsetopt.plan.pilot import STREAM_BATCH, Pilot, Speeds, measure_speeds, run_pilot
 from subsetopt.plan.plan import make_plan
-from subsetopt.plan.predictions import STRATEGIES, Problem, lbfgs_units, predict, recommend
+from subsetopt.plan.predictions import Problem, lbfgs_units, predict, recommend, strategies
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
 
@@ -70,7 +70,7 @@ def test_between_sizes_the_cost_is_interpolated_and_the_nearest_strength_counts(
 
 def test_costs_without_a_pilot_are_those_of_the_laws_times_the_speeds() -> None:
     found = {prediction.strategy: prediction for prediction in predict(problem(), LAWS)}
-    assert list(found) == [strategy.name for strategy in STRATEGIES]
+    assert list(found) == [strategy.name for strategy in strategies()]
     assert found["lbfgs"].units == pytest.approx(Range(20.0, 40.0)) and found["lbfgs"].seconds == pytest.approx(
         Range(40.0, 80.0)
     )
@@ -129,7 +129,7 @@ def test_the_cheapest_is_recommended_by_what_was_asked_for() -> None:
 
 def test_the_shipped_table_is_sound_and_every_strategy_has_a_law() -> None:
     laws = shipped_laws()
-    assert {law.strategy for law in laws} == {strategy.name for strategy in STRATEGIES}
+    assert {law.strategy for law in laws} == {strategy.name for strategy in strategies()}
     for entry in laws:
         assert entry.source and entry.unit in ("units", "share")
         for low, high in zip(entry.low, entry.high, strict=True):

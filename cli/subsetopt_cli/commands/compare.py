@@ -32,7 +32,7 @@ _OWN = tuple(name for name in StudyConfig.model_fields if name != "method")
     params=[*setting_options(StudyConfig, _OWN, heading=STUDY_HEADING), *setting_options(RunConfig, SHARED)],
     short_help="Compare methods at equal cost, with tuning, seeds and tests.",
     epilog="Example: subsetopt compare --dataset digits --methods lbfgs@0.1+full,lbfgs@0.1+srs,adam,srs@0.1 "
-    "--budget 1,3 --seeds 3. A method is SOLVER, SOLVER@SHARE, SOLVER@SHARE+HANDOFF, sgd, adam, adamw, muon or "
+    "--budget 1,3 --seeds 3. A method is SOLVER, SOLVER@SHARE, SOLVER@SHARE+HANDOFF, an OPTIMIZER (adam, ...) or "
     "SAMPLER[@FRACTION][/OPTIMIZER]; a hand-off is full, or any of these but SOLVER@SHARE.",
 )
 @click.option("--config", metavar="FILE", help="TOML study or preset (compare-digits, ...); flags override it.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+import json
+from typing import Any
 
 import click
 
+from subsetopt.errors import unknown_name
 from subsetopt.examples import examples
 from subsetopt.report.table import text_table
-from subsetopt.training.settings.phase import STREAMS
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 from subsetopt_cli.presets import preset_files, preset_summary
 
@@ -17,33 +18,86 @@ _REGISTRIES = {
     "datasets": ("subsetopt.data", "DATASETS"),
     "models": ("subsetopt.models", "MODELS"),
     "solvers": ("subsetopt.solvers", "SOLVERS"),
+    "strategies": ("subsetopt.training.phases.methods", "METHODS"),
+    "optimizers": ("subsetopt.training.phases.first_order.optimizers", "OPTIMIZERS"),
     "samplers": ("subsetopt.samplers", "SAMPLERS"),
     "augmentations": ("subsetopt.data.batch_augmentation", "AUGMENTATIONS"),
 }
+_TAKEN_TOO = {"solvers": "strategies"}  # `--solver` takes them
 
 
 @click.command("list", short_help="List data sets, models, solvers, samplers, augmentations, presets or examples.")
 @click.argument("kind", type=click.Choice([*_REGISTRIES, "presets", "examples"]))
+@click.argument("name", required=False)
 @json_option
 @debug_option
-def command(kind: str, as_json: bool) -> None:
-    """List data sets, models, solvers, samplers, augmentations, presets or examples.
+def command(kind: str, name: str | None, as_json: bool) -> None:
+    """List data sets, models, solvers, strategies, optimizers, samplers, augmentations, presets or examples.
 
-    The names are those that `subsetopt train` takes; an example runs by `python -m subsetopt.examples.NAME`.
+    The names are those that `subsetopt train` takes; an example runs by `python -m subsetopt.examples.NAME`. With NAME,
+    show what that one does and its settings with defaults and ranges.
     """
+    if name is not None and kind not in ("presets", "examples"):
+        with standard_output_reserved():
+            card = _card(kind, name)
+        if as_json:
+            print_json(card)
+        else:
+            click.echo("\n".join(_lines(card)))
+        return
     with standard_output_reserved():
-        entries = list(_entries(kind))
+        entries = _presets(name) if kind == "presets" else _examples(name) if kind == "examples" else _entries(kind)
     if as_json:
         print_json([{"name": name, "summary": text} for name, text in entries])
     else:
         click.echo("\n".join(text_table(entries, indent="", left=2)))
 
 
-def _entries(kind: str) -> Iterable[tuple[str, str]]:
-    if kind == "presets":
-        return [(name, preset_summary(path)) for name, path in preset_files().items()]
-    if kind == "examples":
-        return examples().items()
+def _examples(name: str | None) -> list[tuple[str, str]]:
+    known = examples()
+    if name is not None and name not in known:
+        raise unknown_name("example", name, known)
+    return [(each, summary) for each, summary in known.items() if name in (None, each)]
+
+
+def _presets(name: str | None) -> list[tuple[str, str]]:
+    files = preset_files()
+    if name is not None and name not in files:
+        raise unknown_name("preset", name, files)
+    return [(each, preset_summary(path)) for each, path in files.items() if name in (None, each)]
+
+
+def _registry(kind: str) -> Any:
     package, registry = _REGISTRIES[kind]
-    entries = [(entry.name, entry.summary) for entry in getattr(importlib.import_module(package), registry)]
-    return sorted([*entries, *(STREAMS.items() if kind == "solvers" else ())])
+    return getattr(importlib.import_module(package), registry)
+
+
+def _entries(kind: str) -> list[tuple[str, str]]:
+    kinds = [kind, _TAKEN_TOO[kind]] if kind in _TAKEN_TOO else [kind]
+    return sorted((entry.name, entry.summary) for each in kinds for entry in _registry(each))
+
+
+def _card(kind: str, name: str) -> dict[str, Any]:
+    """Return the card of `name`; raises `SettingError` with "did you mean" where there is none."""
+    from subsetopt.cards import settings_of
+
+    other = _TAKEN_TOO.get(kind)
+    if other is not None and name in _registry(other):
+        kind = other
+    entry = _registry(kind).entry(name)
+    readers = kind == "datasets"  # what they are given is the query of a run, no settings
+    settings = [] if readers else [row._asdict() for row in settings_of(entry)]
+    return {"name": entry.name, "summary": entry.summary, "card": entry.card, "settings": settings}
+
+
+def _lines(card: dict[str, Any]) -> list[str]:
+    lines = [f"{card['name']}: {card['summary']}", "", card["card"]]
+    if not card["settings"]:
+        return lines
+    rows = [("setting", "default", "values")]
+    rows += [(each["name"], _shown(each["default"]), each["values"]) for each in card["settings"]]
+    return [*lines, "", *text_table(rows, indent="", left=3)]
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, str) else json.dumps(value, default=str).replace("null", "none")

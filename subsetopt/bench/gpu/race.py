@@ -17,6 +17,7 @@ from subsetopt.bench.gpu.data import images
 from subsetopt.bench.gpu.part import Part, Row
 from subsetopt.bench.gpu.soap import run_soap
 from subsetopt.data import Dataset
+from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.progress import Silent
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
@@ -130,7 +131,7 @@ def _measure_entrant(part: Part, dataset: Dataset, race: Race, entrant: Entrant,
 
 def run_ours(part: Part, dataset: Dataset, method: str, rate: float, epochs: float) -> Curve:
     """Run one of this project's methods for `epochs` epoch-equivalents and return its test losses."""
-    if method == "kfac-stream":
+    if method in METHODS:
         settings = {"solver": method, "solver_args": {"rate": rate}, "solver_epochs": epochs, "handoff": "none"}
     else:
         settings = {"solver": "none", "handoff": method, "handoff_lr": rate, "handoff_epochs": epochs}

@@ -13,7 +13,7 @@ from subsetopt.errors import setting
 from subsetopt.objective import make_loss
 from subsetopt.objective.chunks import Data
 from subsetopt.objective.evaluation import model_outputs
-from subsetopt.training.phases.first_order.setup import DEFAULT_LR
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.position import Snapshot
 from subsetopt.training.workspace import Workspace, training_loss
 
@@ -126,8 +126,8 @@ def _remedy_for_harm(workspace: Workspace, final: Snapshot) -> str:
     config, record = workspace.config, final.record
     if config.phase:
         return "lower the lr of its [[phase]], or leave the phase out"
-    if record["method"] in DEFAULT_LR:
-        rate = record.get("learning_rate", DEFAULT_LR[record["method"]])
+    if record["method"] in OPTIMIZERS:
+        rate = record.get("learning_rate", OPTIMIZERS.get(record["method"]).rate)
         return f"try {setting('handoff_lr', _tenth(rate))}, or {setting('handoff', 'full')}"
     return f"try {setting('handoff_stop_at', 'validation')}, or {setting('handoff', 'none')}"
 
@@ -140,8 +140,8 @@ def _remedy(workspace: Workspace, final: Snapshot, harmed: bool) -> str:
         return "see the hand-off"
     if config.phase:
         return "change the lr or the epochs of its last [[phase]]"
-    if record["method"] in DEFAULT_LR:
-        rate = record.get("learning_rate", DEFAULT_LR[record["method"]])
+    if record["method"] in OPTIMIZERS:
+        rate = record.get("learning_rate", OPTIMIZERS.get(record["method"]).rate)
         name = {"handoff": "handoff", "warmup": "warmup"}.get(record["role"], "handoff")
         epochs = getattr(config, f"{name}_epochs")
         return f"try {setting(f'{name}_lr', _tenth(rate))}, or {setting(f'{name}_epochs', 4 * epochs)}"

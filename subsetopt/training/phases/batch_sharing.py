@@ -16,8 +16,8 @@ from subsetopt.training.workspace import Workspace
 
 PROBE_ROWS = 8
 REPLICATED = (
-    "in training mode the model's rows depend on one another, or on chance (BatchNorm, dropout): in first-order phases "
-    "and kfac-stream every rank computes the whole batch, as one process would; more ranks make these no faster"
+    "in training mode the model's rows depend on one another, or on chance (BatchNorm, dropout): in phases of "
+    "mini-batches every rank computes the whole batch, as one process would; more ranks make these no faster"
 )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from subsetopt.errors import unknown_name
 from subsetopt.samplers import SAMPLERS
 from subsetopt.training.checks.affordable import check_budgets, within_budget
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
-from subsetopt.training.phases.kfac_stream.phase import StreamPhase
+from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.phases.solver import SolverPhase
 from subsetopt.training.phases.subsets.phase import SubsetsPhase
-from subsetopt.training.settings.phase import FIRST_ORDER, PhaseConfig
+from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.workspace import Workspace
 
 
@@ -19,7 +20,7 @@ def build_phases(workspace: Workspace, *, may_idle: bool = False) -> list[Phase]
 
     With `may_idle` a phase may be too dear for its budget: that is a finding where methods are compared at equal cost.
     """
-    config, handoffs = workspace.config, ("none", "full", *FIRST_ORDER)
+    config, handoffs = workspace.config, ("none", "full", *OPTIMIZERS.names)
     if config.handoff not in handoffs and config.handoff not in SAMPLERS:
         raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
     with within_budget(workspace):
@@ -30,8 +31,9 @@ def build_phases(workspace: Workspace, *, may_idle: bool = False) -> list[Phase]
 
 
 def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase:
-    if config.streaming:
-        return StreamPhase(config, workspace, index)
+    if config.method in METHODS:
+        own = workspace if config.streaming else workspace.for_phase(config)
+        return METHODS.get(config.method).phase(config, own, index)
     if config.subsets > 1 and config.subsets_then != "together":
         return SubsetsPhase(config, workspace)
     workspace = workspace.for_phase(config)

@@ -13,9 +13,10 @@ from subsetopt.saving import join, split, under
 from subsetopt.solvers import SOLVERS, make_solver
 from subsetopt.solvers.protocol import Solver, State, StopReason
 from subsetopt.training.loss_scale import relative_to
+from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.phases.protocol import Outcome
 from subsetopt.training.phases.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
-from subsetopt.training.settings.phase import STREAMS, PhaseConfig
+from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.workspace import Workspace
 
 
@@ -157,7 +158,7 @@ class SolverPhase:
 def solver_of(config: PhaseConfig) -> Solver:
     """Return the solver of a phase; raises `SettingError` for unknown names and settings."""
     if config.method not in SOLVERS:
-        raise SOLVERS.unknown(config.method, STREAMS)
+        raise SOLVERS.unknown(config.method, METHODS.names)
     settings: dict[str, Any] = {"gtol": config.gtol, **config.settings}
     if config.max_iterations is not None:
         settings["max_iterations"] = config.max_iterations

@@ -14,7 +14,16 @@ from pydantic import BeforeValidator, Field
 
 from subsetopt.training.settings.declaration import declared
 from subsetopt.training.settings.growth import Mode
-from subsetopt.training.settings.phase import ChunkSize, ImageSize, PhaseConfig, Select, Settings, StoppingSettings
+from subsetopt.training.settings.phase import (
+    ChunkSize,
+    ImageSize,
+    OptimizerName,
+    PhaseConfig,
+    Select,
+    Settings,
+    StoppingSettings,
+    WarmupName,
+)
 
 
 def _none_or_int(value: Any) -> Any:
@@ -230,7 +239,7 @@ class RunFields(StoppingSettings, ProblemSettings):
         description="loss by which the best is chosen; auto: held-out if there is any, else all training data",
         json_schema_extra=declared("Strategy", "method"),
     )
-    warmup: Literal["none", "sgd", "adam", "adamw", "muon"] = Field(
+    warmup: WarmupName = Field(
         "none", description="first-order start on the subset", json_schema_extra=declared("Warm-up", "method")
     )
     warmup_epochs: float = Field(
@@ -258,7 +267,7 @@ class RunFields(StoppingSettings, ProblemSettings):
         description="solver of --handoff full [default: --solver]",
         json_schema_extra=declared("Hand-off", "method"),
     )
-    handoff_optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(
+    handoff_optimizer: OptimizerName = Field(
         "sgd", description="optimizer when a sampler is named", json_schema_extra=declared("Hand-off", "method")
     )
     handoff_args: dict[str, Any] = Field(

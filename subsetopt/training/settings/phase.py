@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,14 +20,13 @@ from pydantic import (
 )
 
 from subsetopt.errors import FORMER_NAMES, SettingsConflictError, setting
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
+from subsetopt.training.phases.methods import METHODS, is_stream
 from subsetopt.training.settings.declaration import declared, old_names
 
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
 Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
-FIRST_ORDER = ("sgd", "adam", "adamw", "muon")
-STREAMS = {"kfac-stream": "a stream of fresh, growing subsets of the full set, one K-FAC step on each"}
-STREAM_EPOCHS = 3.0
 _HANDOFF = declared("Hand-off", "shared", "handoff")
 
 
@@ -63,6 +65,27 @@ def _height_and_width(value: Any) -> Any:
 
 
 ImageSize = Annotated[tuple[int, int] | None, BeforeValidator(_height_and_width)]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The words that a setting takes, looked up when they are asked for; the command line offers them."""
+
+    words: Callable[[], tuple[str, ...]]
+
+    def check(self, value: str) -> str:
+        """Return `value`; raises `ValueError` where it is none of the words."""
+        if value not in self.words():
+            close = difflib.get_close_matches(value, self.words(), n=1)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"must be one of {', '.join(self.words())}{hint}")
+        return value
+
+
+_OPTIMIZER = Choices(lambda: OPTIMIZERS.names)
+_WARMUP = Choices(lambda: ("none", *OPTIMIZERS.names))
+OptimizerName = Annotated[str, AfterValidator(_OPTIMIZER.check), _OPTIMIZER]
+WarmupName = Annotated[str, AfterValidator(_WARMUP.check), _WARMUP]
 
 
 class Settings(BaseModel):
@@ -141,7 +164,7 @@ class StoppingSettings(Settings):
 class PhaseConfig(StoppingSettings):
     """One phase: a method on some data until a stop. `subsetopt train` makes the list from its flags."""
 
-    method: str = Field(description="solver name, kfac-stream, or sgd | adam | adamw | muon", examples=["lbfgs"])
+    method: str = Field(description="name of a solver, strategy or optimizer (`subsetopt list`)", examples=["lbfgs"])
     data: Literal["subset", "full"] = Field("subset", description="what the phase trains on")
     role: Literal["warmup", "grow", "solve", "handoff"] = Field("solve", description="how the report names this phase")
     share: float | None = Field(
@@ -179,7 +202,7 @@ class PhaseConfig(StoppingSettings):
     weight_decay: float | None = Field(
         None,
         ge=0,
-        description="weight decay [default: the L2 strength; adamw, muon: 0.01]",
+        description="weight decay [default: the L2 strength; decoupled: 0.01]",
         examples=[1e-4],
         json_schema_extra=_HANDOFF,
     )
@@ -200,12 +223,12 @@ class PhaseConfig(StoppingSettings):
     @property
     def first_order(self) -> bool:
         """True when a mini-batch optimizer runs this phase, false for a full-batch solver."""
-        return self.method in FIRST_ORDER
+        return self.method in OPTIMIZERS
 
     @property
     def streaming(self) -> bool:
         """True when fresh subsets stream past, one step on each."""
-        return self.method in STREAMS
+        return is_stream(self.method)
 
     @model_validator(mode="after")
     def _planned(self) -> Self:
@@ -213,7 +236,7 @@ class PhaseConfig(StoppingSettings):
             raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
         if self.first_order and self.stop_at == "noise":
             raise ValueError(f"a {self.method} phase has no full gradient to test for noise; use stop_at = validation")
-        if self.first_order and self.subsets > 1:
+        if (self.first_order or self.method in METHODS) and self.subsets > 1:
             raise ValueError(f"a {self.method} phase minimises nothing whose minima could be joined; use a solver")
         if self.nesterov and self.method == "sgd" and self.momentum == 0:
             raise ValueError("Nesterov momentum needs a momentum above 0, for example 0.9")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
+from subsetopt.training.phases.methods import METHODS, is_stream
 from subsetopt.training.settings.declaration import Role, names_in_phase
 from subsetopt.training.settings.fields import RunFields
 from subsetopt.training.settings.growth import growing_phases, growth_stages
-from subsetopt.training.settings.phase import FIRST_ORDER, STREAM_EPOCHS, STREAMS, PhaseConfig
+from subsetopt.training.settings.phase import PhaseConfig
 
 
 def planned_phases(config: RunFields) -> tuple[PhaseConfig, ...]:
@@ -15,9 +17,9 @@ def planned_phases(config: RunFields) -> tuple[PhaseConfig, ...]:
     planned: list[dict[str, Any]] = []
     if config.warmup != "none":
         planned.append({"method": config.warmup, "role": "warmup", **_declared(config, "warmup")})
-    if config.solver in STREAMS:
+    if is_stream(config.solver):
         stream = {"method": config.solver, "data": "full", **_declared(config, "stream")}
-        planned.append({**stream, "epochs": config.solver_epochs or STREAM_EPOCHS})
+        planned.append({**stream, "epochs": config.solver_epochs or METHODS.get(config.solver).epochs})
     elif config.solver != "none":
         planned += _solves(config)
     if config.handoff != "none":
@@ -32,11 +34,12 @@ def _declared(config: RunFields, role: Role) -> dict[str, Any]:
 
 def _handoff(config: RunFields) -> dict[str, Any]:
     if config.handoff == "full":
-        solver = config.handoff_solver or ("lbfgs" if config.solver in ("none", *STREAMS) else config.solver)
+        own = config.solver != "none" and not is_stream(config.solver)
+        solver = config.handoff_solver or (config.solver if own else "lbfgs")
         settings = (config.solver_args if solver == config.solver else {}) | config.handoff_args
         shared = {"method": solver, "settings": settings, **_declared(config, "full")}
     else:
-        named = config.handoff in FIRST_ORDER
+        named = config.handoff in OPTIMIZERS
         shared = {
             "method": config.handoff if named else config.handoff_optimizer,
             "sampler": "full" if named else config.handoff,
@@ -49,6 +52,8 @@ def _handoff(config: RunFields) -> dict[str, Any]:
 def _solves(config: RunFields) -> list[dict[str, Any]]:
     """Return the solve on the subset, or those on growing or on several subsets."""
     solve = {"method": config.solver, **_declared(config, "solve")}
+    if config.solver in METHODS and config.solver_epochs is None:
+        solve["epochs"] = METHODS.get(config.solver).epochs
     if config.grow is not None:
         stages = growth_stages(config.grow_start, config.grow, config.subset_share, config.grow_mode)
         # All the data without augmented copies are what a phase on "full" works on.

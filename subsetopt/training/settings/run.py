@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import ValidationError, model_validator
 
 from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
+from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.settings.declaration import prefixed
 from subsetopt.training.settings.fields import RunFields
 from subsetopt.training.settings.growth import MOST_STAGES, stage_count
-from subsetopt.training.settings.phase import STREAMS, PhaseConfig, Settings, present_names
+from subsetopt.training.settings.phase import PhaseConfig, Settings, present_names
 from subsetopt.training.settings.planning import planned_phases
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class RunConfig(_Prefixed, RunFields):
     def _check_strategy(self) -> None:
         """Refuse what contradicts growing subsets, or several of them."""
         strategy = "grow" if self.grow is not None else "subsets" if self.subsets > 1 else None
-        if strategy is not None and self.solver in ("none", *STREAMS):
+        if strategy is not None and (self.solver == "none" or self.solver in METHODS):
             raise ValueError(
                 f"{setting(strategy)} needs a full-batch solver, such as {setting('solver', 'lbfgs')}, "
                 f"not {setting('solver', self.solver)}"

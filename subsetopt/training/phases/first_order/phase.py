@@ -1,4 +1,4 @@
-"""A first-order phase: SGD, Adam, AdamW or Muon on mini-batches that a sampler proposes.
+"""A first-order phase: an optimizer such as SGD or Adam on mini-batches that a sampler proposes.
 
 The parameters are one flat vector, so the optimizer of torch works on a single tensor; weights, optimizer state,
 sampler state and random states together are the phase's state and are saved exactly. The learning-rate schedule
@@ -27,9 +27,9 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import Budget, record_of
 from subsetopt.training.phases.first_order.held_out import HeldOutChecks
 from subsetopt.training.phases.first_order.mini_batch import MiniBatch
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.schedules import rate_factor
 from subsetopt.training.phases.first_order.setup import (
-    DECOUPLED,
     check_affordable,
     check_phase,
     learning_rate,
@@ -68,7 +68,7 @@ class FirstOrderState:
 
 
 class FirstOrderPhase:
-    """Runs SGD, Adam, AdamW or Muon on subset or full set until its cost is spent, or the held-out test ends it.
+    """Runs an optimizer on subset or full set until its cost is spent, or the held-out test ends it.
 
     `index` is the phase's place in the run: two phases that are otherwise alike draw different batches.
     """
@@ -194,7 +194,7 @@ class FirstOrderPhase:
 
     @property
     def _decoupled(self) -> bool:
-        return self.config.method in DECOUPLED
+        return OPTIMIZERS.get(self.config.method).decoupled_decay is not None
 
     def _mini_batch_step(self, state: FirstOrderState, losses: list[Tensor]) -> None:
         rate = self._lr * rate_factor(self.config.schedule, state.budget.share_spent)

@@ -12,28 +12,23 @@ from subsetopt.errors import SettingError, setting
 from subsetopt.objective import CrossEntropy, FlatModel, Loss, has_last_layer, make_loss
 from subsetopt.samplers import Sampler, default_settings, make_sampler
 from subsetopt.seeding import derive_seed
-from subsetopt.training.phases.first_order.muon import Muon, check_muon
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.workspace import Workspace
 
-# For losses of order 1, which cross-entropy and standardised targets have. A rate follows no scale of the loss, since
-# it is bounded by curvature, not by the loss: where one does harm, `assessment` says so and names a smaller one.
-DEFAULT_LR = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3, "muon": 1e-2}
-DECOUPLED = ("adamw", "muon")
-DECOUPLED_WEIGHT_DECAY = 0.01  # torch's own default for AdamW
-
 
 def learning_rate(config: PhaseConfig) -> float:
     """Return the peak learning rate."""
-    return DEFAULT_LR[config.method] if config.lr is None else config.lr
+    return OPTIMIZERS.get(config.method).rate if config.lr is None else config.lr
 
 
 def weight_decay_of(config: PhaseConfig, workspace: Workspace) -> float:
     """Return the setting, else the run's L2 strength where it means the same; decoupled decay has a default."""
     if config.weight_decay is not None:
         return config.weight_decay
-    return DECOUPLED_WEIGHT_DECAY if config.method in DECOUPLED else workspace.config.l2
+    decoupled = OPTIMIZERS.get(config.method).decoupled_decay
+    return workspace.config.l2 if decoupled is None else decoupled
 
 
 def optimizer_of(
@@ -41,12 +36,7 @@ def optimizer_of(
 ) -> torch.optim.Optimizer:
     """Return the optimizer of the one flat parameter `w` (P,), which is made to require its gradient."""
     w.requires_grad_(True)
-    if config.method == "sgd":
-        return torch.optim.SGD([w], lr, config.momentum, weight_decay=weight_decay, nesterov=config.nesterov)
-    if config.method == "muon":
-        return Muon(flat, w, lr, weight_decay)
-    kind = torch.optim.Adam if config.method == "adam" else torch.optim.AdamW
-    return kind([w], lr, weight_decay=weight_decay)
+    return OPTIMIZERS.get(config.method).make(config, flat, w, lr, weight_decay)
 
 
 def loss_of(config: PhaseConfig, workspace: Workspace) -> Loss:
@@ -87,8 +77,7 @@ def sampler_of(config: PhaseConfig, workspace: Workspace, samples: int, stream: 
 def check_phase(config: PhaseConfig, workspace: Workspace, sampler: Sampler) -> None:
     """Raise `SettingError` for what would otherwise fail in the middle of the training."""
     named = partial(setting_name, workspace.config, config)
-    if config.method == "muon":
-        check_muon(workspace.flat, named("method"))
+    OPTIMIZERS.get(config.method).check(workspace.flat, named("method"))
     held_out = workspace.dataset.validation
     if held_out is None or len(held_out) == 0:
         remedy = f"set {setting('validation_fraction')} above 0"
