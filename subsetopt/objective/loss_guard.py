@@ -73,7 +73,7 @@ def _unlike(targets: Tensor) -> Tensor:
         )
         return first[counts.argsort()][: CHECKED_SAMPLES // 2].cpu()
     if targets.is_complex():
-        return torch.zeros(0, dtype=torch.int64)
+        return torch.zeros(0, dtype=torch.int64, device="cpu")
     flat = targets.reshape(len(targets), -1)
     kinds = [flat == flat.min(), flat == flat.max()] + ([flat.isnan()] if flat.is_floating_point() else [])
     counted = [kind.sum(1) for kind in kinds]

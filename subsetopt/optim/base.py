@@ -122,7 +122,7 @@ class ClosureOptimizer(Optimizer):
         finally:
             counts["func_evals"] += objective.calls
         if first is None:
-            return torch.as_tensor(start.loss).to(objective.returned)
+            return torch.as_tensor(start.loss, device=start.gradient.device).to(objective.returned)
         return first
 
     def state_dict(self) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def _scalar(returned: Any) -> Tensor:
             raise UserError("closure: it returns None; return the loss")
         if not isinstance(returned, numbers.Real) and not hasattr(returned, "__array__"):
             raise UserError(f"closure: it returns {type(returned).__name__}; return the loss, a scalar tensor")
-        returned = torch.as_tensor(returned)
+        returned = torch.as_tensor(returned, device="cpu")
     loss: Tensor = returned.detach()
     if loss.numel() != 1 or loss.is_complex():
         raise UserError(f"closure: it returns {loss.dtype} of shape {tuple(loss.shape)}; return one real number")

@@ -59,7 +59,7 @@ def torch_pairs(
     ys, ss = saved.get("old_dirs") or [], saved.get("old_stps") or []
     pairs = [(here(s), here(y)) for s, y in zip(ss, ys, strict=True)]
     if saved.get("d") is not None and saved.get("prev_flat_grad") is not None:
-        step = torch.as_tensor(saved["t"]).to(flat.device, flat.dtype)
+        step = torch.as_tensor(saved["t"], device=flat.device).to(flat.dtype)
         pairs.append((here(saved["d"]) * step, gradient - here(saved["prev_flat_grad"])))
     ring = CurvaturePairs.of(pairs, m, gradient)
     ring.meet(gradient)

@@ -92,7 +92,7 @@ def _measured(workspace: Workspace, data: str) -> float:
     """Return S on evenly spaced samples of `data`, on every rank the same."""
     inputs, targets, rows = workspace.stored(data)
     count = len(targets) if rows is None else len(rows)
-    places = torch.linspace(0, count - 1, min(count, SAMPLES)).round().long()
+    places = torch.linspace(0, count - 1, min(count, SAMPLES), device="cpu").round().long()
     places = places if rows is None else rows[places]
     few = Objective(
         workspace.flat, inputs[places], targets[places], loss=workspace.loss, l2=workspace.config.l2,

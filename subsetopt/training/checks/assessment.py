@@ -43,7 +43,7 @@ def baseline(workspace: Workspace, name: str) -> dict[str, float] | None:
     squares = (part.double() - train.double().mean(0)).square().mean(0)
     if by is None:
         return {"loss": float(squares.mean()), "mse": float(squares.mean())}
-    mse = float((squares * torch.tensor(by.std, dtype=torch.float64).square()).mean())
+    mse = float((squares * torch.tensor(by.std, dtype=torch.float64, device=squares.device).square()).mean())
     return {"loss": mse, "mse": mse, "standardised_loss": float(squares.mean())}
 
 

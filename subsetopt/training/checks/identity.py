@@ -76,7 +76,10 @@ def check_outputs(saved: Mapping[str, Any], workspace: Workspace, w: Tensor) -> 
         now = _outputs(workspace, w)
         if then is None or now is None:
             return
-        before, after = torch.tensor(then, dtype=torch.float64), torch.tensor(now, dtype=torch.float64)
+        before, after = (
+            torch.tensor(then, dtype=torch.float64, device="cpu"),
+            torch.tensor(now, dtype=torch.float64, device="cpu"),
+        )
         same = not bool(before.isfinite().all()) or bool(
             (after - before).abs().max() <= _TOLERANCE * before.abs().max()
         )

@@ -42,7 +42,7 @@ def _embeds(flat: FlatModel, inputs: Tensor) -> bool:
     except IndexError as error:
         accepted, outside = False, error
     shape = (_ROWS, *inputs.shape[1:])
-    whole, between = torch.zeros(shape, dtype=flat.dtype), _fractions(shape, flat.dtype)
+    whole, between = torch.zeros(shape, dtype=flat.dtype, device="cpu"), _fractions(shape, flat.dtype)
     try:
         first, second = _outputs(flat, whole), _outputs(flat, between)
     except IndexError:
@@ -60,7 +60,7 @@ def _telling_rows(inputs: Tensor) -> Tensor:
     """Return the rows with the smallest and the largest number, and some others."""
     flat = inputs.reshape(len(inputs), -1)
     ends = torch.stack([flat.amin(1).argmin(), flat.amax(1).argmax()])
-    return torch.cat([ends, torch.arange(min(_ROWS, len(inputs)))])
+    return torch.cat([ends, torch.arange(min(_ROWS, len(inputs)), device=ends.device)])
 
 
 def _unseen_columns(flat: FlatModel, inputs: Tensor) -> list[int]:

@@ -31,12 +31,12 @@ def scale_notes(dataset: Dataset) -> list[str]:
 
 
 def _standardised(values: Tensor, by: Normalization) -> Tensor:
-    rows = torch.linspace(0, len(values) - 1, min(len(values), ROWS)).round().long()
+    rows = torch.linspace(0, len(values) - 1, min(len(values), ROWS), device=values.device).round().long()
     return Preprocess(by, torch.float64)(values[rows].double())
 
 
 def _hidden(name: str, seen: Tensor) -> list[str]:
-    quartiles = torch.quantile(seen, torch.tensor([0.25, 0.75], dtype=seen.dtype), dim=0)
+    quartiles = torch.quantile(seen, torch.tensor([0.25, 0.75], dtype=seen.dtype, device=seen.device), dim=0)
     width = quartiles[1] - quartiles[0]
     found = torch.nonzero((width > 0) & (width < HIDDEN)).flatten().tolist()
     if not found:
@@ -49,7 +49,7 @@ def _hidden(name: str, seen: Tensor) -> list[str]:
 
 
 def _new(seen: Tensor, held_out: dict[str, Split | None], by: Normalization) -> list[str]:
-    constant = (seen == 0).all(0) if len(seen) else torch.zeros(0, dtype=torch.bool)
+    constant = (seen == 0).all(0) if len(seen) else torch.zeros(0, dtype=torch.bool, device=seen.device)
     for name, split in held_out.items():
         if split is None or len(split) == 0 or not bool(constant.any()):
             continue

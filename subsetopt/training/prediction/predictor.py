@@ -88,8 +88,8 @@ class Predictor(nn.Module):
         if not self.class_names:
             return _like(inputs, numbers)
         if all(_is_number(name) for name in self.class_names):
-            return _like(inputs, torch.tensor([int(name) for name in self.class_names])[numbers])
-        return np.array(self.class_names)[numbers.numpy()]
+            return _like(inputs, torch.tensor([int(name) for name in self.class_names], device=numbers.device)[numbers])
+        return np.array(self.class_names)[numbers.cpu().numpy()]
 
     @ordinary_torch()
     def predict_proba(self, inputs: Any) -> Any:
@@ -102,7 +102,7 @@ class Predictor(nn.Module):
     def evaluate(self, inputs: Any, targets: Any, loss: str) -> dict[str, float]:
         """Return {loss, accuracy | mse, r2} on raw inputs and targets, in the units of the data."""
         flat, by = FlatModel(self.network), self._restore.normalization
-        y = torch.as_tensor(targets)
+        y = torch.as_tensor(targets, device="cpu")
         if by is not None:
             columns = y.double().reshape(len(y), -1)
             y = Preprocess(by, torch.float64)(columns)
