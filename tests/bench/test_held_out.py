@@ -59,7 +59,7 @@ def test_a_run_writes_a_line_per_solve(
     assert "to the common loss" in capsys.readouterr().out
 
 
-# evaluations of `lbfgs`, and of the best of scipy's and torch's L-BFGS with 10 and 100 pairs (reports/held-out/lbfgs.csv)
+# evaluations of `lbfgs`, and of the best of its four peers (reports/held-out/lbfgs.csv)
 HELD_OUT = {
     "softmax-iris-1e-6": (41, 53),
     "softmax-wine-1e-4": (30, 31),
