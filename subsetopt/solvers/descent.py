@@ -182,9 +182,11 @@ class _Search:
                 return trials.note(self._evaluate(line, step))
 
             trial, _ = LineSearch(solver.max_trials)(trial_at, start, step, conditions, self._left)
+            measured = measured_noise(trials.errors, state.w, state.scale)
+            if trial is not None and noise < measured >= abs(trial.loss - start.loss):
+                self.measured_noise = measured  # the search found its way by luck
             if trial is not None or self.exhausted:
                 return trial
-            measured = measured_noise(trials.errors, state.w, state.scale)
             if trials.flattest is None or measured <= noise:
                 break
             self.measured_noise = measured

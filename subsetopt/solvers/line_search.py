@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LOOSE = 0.9  # share of the first slope
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -67,12 +69,20 @@ class WolfeConditions:
         decreased = self.sufficient_decrease(start, trial) or self.approximate_decrease(start, trial)
         return trial.finite and decreased and self.flattened(start, trial)
 
+    def hold_loosely(self, start: Trial, trial: Trial) -> bool:
+        """True at the rounding level of the loss where the slope has shrunk at all: its own rounding hides the rest."""
+        return trial.finite and self.approximate_decrease(start, trial) and abs(trial.slope) <= LOOSE * abs(start.slope)
+
 
 @dataclass(frozen=True)
 class LineSearch:
-    """Bracketing and cubic interpolation; never more than `max_trials` trials, never one outside the bracket."""
+    """Bracketing and cubic interpolation; never more than `max_trials` trials, never one outside the bracket.
+
+    After `exact_trials` at the rounding level of the loss a slope that has shrunk at all will do.
+    """
 
     max_trials: int = 25
+    exact_trials: int = 3
     shrink_non_finite: float = 0.1
     max_growth: float = 10.0
 
@@ -92,11 +102,11 @@ class LineSearch:
         low, high, previous_width = start, None, math.inf
         best: Trial | None = None
         step = first_step
-        for _ in range(min(self.max_trials, budget)):
+        for count in range(min(self.max_trials, budget)):
             if -step * start.slope < torch.finfo(start.w.dtype).eps * conditions.noise:
                 break
             trial = evaluate(step)
-            if conditions.hold(start, trial):
+            if conditions.hold(start, trial) or (count >= self.exact_trials and conditions.hold_loosely(start, trial)):
                 return trial, True
             if _better(trial, best, start, conditions):
                 best = trial

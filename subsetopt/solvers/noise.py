@@ -14,7 +14,8 @@ from torch import Tensor
 
 from subsetopt.solvers.line_search import Trial
 
-SPAN = 16.0  # ratio of the longest to the shortest step from which an error can be told to be constant
+SPAN = 16.0  # ratio of a longer to a shorter step from which an error can be told to be constant
+FEWEST = 2  # errors that must be found constant: a single one may be a change of sign
 SAFETY = 2.0  # the noise is taken to be so much above the largest error seen
 DIGITS = 0.4  # of the digits of the dtype: with fewer right a loss is contradicted by its gradient, not rounded
 
@@ -33,17 +34,16 @@ def secant_step(start: Trial, trial: Trial) -> float:
 def measured_noise(errors: Sequence[tuple[float, float]], w: Tensor, scale: float) -> float:
     """Return the rounding error that `errors`, pairs (step, `trapezium_error`), speak of; 0 where they do not.
 
-    Rounding leaves errors of one size at short and at long steps. A gradient that is not the loss's leaves errors
-    in proportion to the step, and a smooth loss such as fall with its cube. `scale` is the size of the loss where the
-    solve began: above eps^`DIGITS` of it nothing is called rounding.
+    Rounding leaves errors of one size at short and at long steps: one counts as rounding where a step `SPAN` times as
+    long or longer has an error that has grown by less than the root of the ratio of the steps. A gradient that is not
+    the loss's leaves errors in proportion to the step, and those of a smooth loss fall with its cube. `scale` is the
+    size of the loss where the solve began: above eps^`DIGITS` of it nothing is called rounding.
     """
-    ordered = sorted(pair for pair in errors if math.isfinite(pair[1]))
-    if len(ordered) < 4 or ordered[-1][0] < SPAN * ordered[0][0]:
-        return 0.0
-    middle = math.sqrt(ordered[0][0] * ordered[-1][0])
-    short = [abs(error) for step, error in ordered if step <= middle]
-    per_step = [abs(error) / step for step, error in ordered if step <= middle]
-    if len(short) < 2 or max(per_step) < 2 * min(per_step):
-        return 0.0
-    noise = SAFETY * max(short)
+    finite = [(step, abs(error)) for step, error in errors if math.isfinite(error)]
+    constant = [
+        error
+        for step, error in finite
+        if any(longer >= SPAN * step and other < error * math.sqrt(longer / step) for longer, other in finite)
+    ]
+    noise = SAFETY * max(constant) if len(constant) >= FEWEST else 0.0
     return noise if noise <= torch.finfo(w.dtype).eps ** DIGITS * scale else 0.0

@@ -57,3 +57,20 @@ def test_a_run_writes_a_line_per_solve(
     assert rows["lbfgs"]["reached"] <= min(rows[peer]["reached"] for peer in held_out.PEERS)
     assert all(row["lowest"][-1][1] < 1e-10 for row in rows.values())
     assert "to the common loss" in capsys.readouterr().out
+
+
+# evaluations of `lbfgs`, and of the best of its four peers (reports/held-out/lbfgs.csv)
+HELD_OUT = {
+    "softmax-iris-1e-6": (41, 53),
+    "softmax-wine-1e-4": (30, 31),
+    "huber-diabetes": (24, 23),
+    "poisson-diabetes": (36, 29),
+    "mlp-tanh-cancer": (100, 91),
+}
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_held_out_counts_do_not_grow(name: str) -> None:
+    pytest.importorskip("sklearn", reason="the tables are scikit-learn's")
+    row = held_out.solved(held_out.problem(name), held_out.solvers()["lbfgs"])
+    assert row["reached"] <= HELD_OUT[name][0]

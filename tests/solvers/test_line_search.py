@@ -155,3 +155,13 @@ def test_cubic_minimiser_is_exact_for_a_cubic() -> None:
 
     assert cubic_minimiser(at(0.0), at(3.0)) == pytest.approx(1.0)
     assert cubic_minimiser(at(0.2), at(0.5)) == pytest.approx(1.0)
+
+
+def test_where_rounding_hides_the_slope_a_smaller_one_will_do_after_three_trials() -> None:
+    """Slopes jitter between -0.6 and 0.6 of the first one: |slope| <= 0.1 would be met by luck alone."""
+    trial, holds, steps = search(
+        lambda t: (0.0, -1.0 if t == 0 else math.copysign(0.6, t - 1)), 0.5, c2=0.1, noise=1e-9
+    )
+    assert holds
+    assert trial is not None
+    assert len(steps) == 4

@@ -121,12 +121,18 @@ def test_only_errors_of_constant_size_are_rounding(error: Callable[[float], floa
     assert measured_noise([(t, error(t)) for t in STEPS], W, 1.0) == pytest.approx(expected)
 
 
-def test_a_smooth_loss_has_no_noise_above_its_own_error_at_short_steps() -> None:
-    """The error of a cubic falls with step³: at the geometric mean of 1 and 2^-11 it is 2^-16.5."""
-    assert measured_noise([(t, 1e-6 * t**3) for t in STEPS], W, 1.0) <= 2e-6 * 2**-16.5
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_a_smooth_loss_has_no_noise(power: int) -> None:
+    assert measured_noise([(t, 1e-6 * t**power) for t in STEPS], W, 1.0) == 0.0
 
 
-@pytest.mark.parametrize("errors", [[], [(1.0, 1e-9)] * 3, [(1.0, 1e-9), (0.9, -1e-9), (0.8, 1e-9), (0.7, 3e-9)]])
+def test_a_plateau_between_two_slopes_is_found() -> None:
+    """Noise that is smooth at very short steps, and hidden by the loss's own curvature at long ones."""
+    errors = [(t, min(1e-3 * t, 1e-9) + 1e-7 * t**3) for t in (10.0**-k for k in range(12))]
+    assert 2e-9 <= measured_noise(errors, W, 1.0) <= 4e-9
+
+
+@pytest.mark.parametrize("errors", [[], [(1.0, 1e-9)] * 3, [(1.0, 1e-9), (0.9, -1e-9), (0.8, 1e-9), (0.07, 3e-9)]])
 def test_too_few_or_too_close_steps_say_nothing(errors: list[tuple[float, float]]) -> None:
     assert measured_noise(errors, W, 1.0) == 0.0
 
