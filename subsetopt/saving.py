@@ -76,6 +76,7 @@ class _Splitter:
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self._tensors = tensors
         self._first: dict[Any, str] = {}
+        self._alive: list[Tensor] = []  # a state made for saving, once freed, would lend its address to the next
 
     def take(self, state: Any, prefix: str, numbers: dict[str, Any], within: str) -> None:
         """Take in what stands under the path `prefix`; its numbers get names that begin with `within`."""
@@ -99,6 +100,7 @@ class _Splitter:
             numbers[own] = {SAME: self._first[key]}
             return
         self._first[key] = name
+        self._alive.append(tensor)
         self._tensors[name] = tensor.detach().clone()
 
 

@@ -135,3 +135,20 @@ def test_a_dataclass_in_a_mapping_is_refused_and_what_is_missing_named() -> None
     del numbers["inner.steps"]
     with pytest.raises(KeyError, match=r"inner\.steps"):
         join(Outer, tensors, numbers, counter=Counter(), clock=None)
+
+
+def test_states_of_several_generators_are_kept_apart() -> None:
+    """Each state is a new tensor: one that was freed must not lend its address, and so its name, to the next."""
+
+    @dataclass
+    class Streams:
+        first: torch.Generator
+        second: torch.Generator
+        third: torch.Generator
+
+    streams = Streams(*(torch.Generator().manual_seed(seed) for seed in range(3)))
+    tensors, numbers = split(streams)
+    assert len(tensors) == 3 and not numbers
+    again = join(Streams, tensors, numbers)
+    for name in ("first", "second", "third"):
+        assert torch.equal(getattr(again, name).get_state(), getattr(streams, name).get_state())

@@ -251,10 +251,9 @@ def evaluate_run(
     config = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
     # The run's own model says all; where it once started may be gone.
     workspace = prepare(config.model_copy(update={"init_from": None}), model, dataset, statistics=result)
-    changed = changed_data(result, workspace.given, splits)
     if notes is not None:
-        notes += changed
-    w = load_model(directory, workspace, other_data=bool(changed))
+        notes += changed_data(result, workspace.given, splits)
+    w = load_model(directory, workspace, other_data=bool(changed_data(result, workspace.given, SPLITS)))
     return {name: metrics for name in splits if (metrics := workspace.evaluate(w, name)) is not None}
 
 

@@ -32,10 +32,10 @@ _TAKEN_TOO = {"solvers": "strategies"}  # `--solver` takes them
 @json_option
 @debug_option
 def command(kind: str, name: str | None, as_json: bool) -> None:
-    """List data sets, models, solvers, strategies, optimizers, samplers, augmentations, presets or examples.
+    """List data sets, models, solvers, samplers, augmentations, presets or examples.
 
-    The names are those that `subsetopt train` takes; an example runs by `python -m subsetopt.examples.NAME`. With NAME,
-    show what that one does and its settings with defaults and ranges.
+    Strategies and optimizers too. The names are those that `subsetopt train` takes; an example runs by
+    `python -m subsetopt.examples.NAME`. With NAME, show what that one does and its settings with defaults and ranges.
     """
     if name is not None and kind not in ("presets", "examples"):
         with standard_output_reserved():

@@ -119,7 +119,7 @@ def _measure_entrant(part: Part, dataset: Dataset, race: Race, entrant: Entrant,
         row["note"] = "left out: pytorch_optimizer is not installed"
         return
     run = run_soap if entrant.method == "soap" else run_ours
-    run(part, dataset, entrant.method, entrant.rate, 0.2 if part.tiny else WARM_UP)
+    run(part, dataset, entrant.method, entrant.rate, 1.0 if part.tiny else WARM_UP)
     curve = run(part, dataset, entrant.method, entrant.rate, 1.0 if part.tiny else race.epochs)
     epochs, seconds, last = curve[-1]
     row |= {"last_test_loss": last, "seconds": seconds, "epoch_equivalents": epochs}
