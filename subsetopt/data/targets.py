@@ -121,3 +121,8 @@ def _notes(what: str, targets: Tensor, raw: Any) -> Iterator[str]:
             numbers = listed(f"{value:g}" for value in different.tolist())
             classes = f"for classes use {setting('task', 'classification')}"
             yield f"{what} holds only the whole numbers {numbers} as floats, taken for quantities; {classes}"
+    if targets.shape[1] > 1 and bool((((values == 0) | (values == 1)).all(1) & (values.sum(1) == 1)).all()):
+        yield (
+            f"{what} is one-hot (a single 1 in each row), taken for {targets.shape[1]} quantities; "
+            "for classes give their numbers, y.argmax(1)"
+        )

@@ -40,3 +40,10 @@ def test_numbers_that_no_float32_holds_are_refused(message, factor: float, fits:
     )
     assert "y_train: 60 values" in message(dataset_from_arrays, X, np.copysign(factor, Y))
     assert "y_train: 60 values are NaN or infinite" in message(dataset_from_arrays, X, np.full(60, np.inf))
+
+
+def test_one_hot_rows_are_said_to_be_classes_in_another_framework() -> None:
+    rows = np.eye(3)[np.arange(60) % 3]
+    (note,) = dataset_from_arrays(X, rows).notes
+    assert "one-hot" in note and "y.argmax(1)" in note
+    assert dataset_from_arrays(X, np.abs(rows - 0.1)).notes == (), "shares are quantities"
