@@ -265,7 +265,7 @@ def check_each_rank_reads_its_own_rows(ranks: Ranks) -> None:
     workspace.evaluate(objective.initial(), "subset")
     assert "_drawn" not in vars(workspace), "the whole subset has been copied"
     start, stop = ranks.share(len(workspace.subset))
-    own = workspace.dataset.train.inputs[workspace.subset][start:stop]
+    own = workspace.preprocess(workspace.dataset.train.inputs[workspace.subset][start:stop])
     assert torch.equal(objective.samples.data.inputs(0, stop - start), own)
 
 

@@ -94,7 +94,9 @@ def test_a_run_survives_a_signal_and_a_death_and_changes_of_ranks(
     finally:
         agent.kill()
     assert agent.returncode == 1
-    (line,) = [line for line in errors.splitlines() if line.startswith("Error:")]
+    lines = [line for line in errors.splitlines() if line.startswith("Error:")]
+    assert len(lines) == 1, errors
+    (line,) = lines
     assert "rank 0 of 2: another rank has died or hung" in line and f"`subsetopt resume {run}`" in line
     assert not (run / "result.json").exists()
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def check_entries(value: object, other: object) -> None:
     count = _refused_or(lambda: overdetermination_ratio(MODEL, value, 2))  # type: ignore[arg-type]  # any kind
     assert count is None or (count.samples == value and not isinstance(value, bool))
     found = _refused_or(lambda: minimize(lambda w: (w**2).sum(), torch.ones(2), gtol=value))  # type: ignore[arg-type]
-    assert found is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    assert found is None or (isinstance(value, numbers.Real) and not isinstance(value, bool))
     _refused_or(lambda: minimize(lambda w: (w**2).sum(), torch.ones(2), method=other, max_iterations=2))  # type: ignore[arg-type]
     _refused_or(lambda: make_study({"methods": "sgd", "budget": value}))
 

@@ -48,7 +48,8 @@ def test_the_same_tests_are_collected_for_every_device() -> None:
     folders = [str(ROOT / "tests" / folder) for folder in ("gpu", "samplers")]
     options = ["-m", "gpu", "-o", "addopts=", "--import-mode=importlib", "--collect-only", "-q"]
     command = [sys.executable, "-m", "pytest", *options, *folders]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment).stdout
     ids = [line for line in told.splitlines() if "::" in line]
     on_cpu = {each for each in ids if "[cpu" in each}
     on_gpu = {each.replace("[cuda", "[cpu") for each in ids if "[cuda" in each}
