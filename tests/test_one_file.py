@@ -141,8 +141,15 @@ class Noisy:
         return Augmented(preprocess(images))
 ''',
 }
-NAMES = {"solvers": "bb", "samplers": "fourteenth", "optimizers": "rprop", "strategies": "rest-stream",
-         "datasets": "clusters", "models": "two-layers", "augmentations": "noisy"}  # fmt: skip
+NAMES = {
+    "solvers": "bb",
+    "samplers": "fourteenth",
+    "optimizers": "rprop",
+    "strategies": "rest-stream",
+    "datasets": "clusters",
+    "models": "two-layers",
+    "augmentations": "noisy",
+}
 REGISTRIES: dict[str, Registry[Any]] = {
     "solvers": SOLVERS,
     "samplers": SAMPLERS,

@@ -100,8 +100,13 @@ def test_a_state_of_everything_comes_back_through_json_and_shares_what_was_share
     state, clock, counter = outer(), object(), Counter()
     tensors, numbers = split(state)
     assert set(tensors) == {
-        "w", "inner.w", "generator", "buffers/bn.mean", "counter/step", "counter/moments/0/m",
-    }  # fmt: skip
+        "w",
+        "inner.w",
+        "generator",
+        "buffers/bn.mean",
+        "counter/step",
+        "counter/moments/0/m",
+    }
     again = join(Outer, tensors, json.loads(json.dumps(numbers)), counter=counter, missing=None, clock=clock)
     assert torch.equal(again.w, state.w) and again.best is again.w and again.table["same"] is again.w
     assert again.inner.clock is clock and again.inner.steps == 7 and torch.equal(again.inner.w, state.inner.w)

@@ -32,9 +32,15 @@ def show_effective(
 
     with standard_output_reserved(), _products_shown() as tell:
         document = effective_run(
-            run, on=on, subset_size=config.subset_size, subset_frac=config.subset_frac, excess=excess, rows=rows,
-            data_dir=config.data_dir, tell=tell,
-        )  # fmt: skip
+            run,
+            on=on,
+            subset_size=config.subset_size,
+            subset_frac=config.subset_frac,
+            excess=excess,
+            rows=rows,
+            data_dir=config.data_dir,
+            tell=tell,
+        )
     if as_json:
         print_json({"directory": str(run), **document})
     else:
@@ -93,16 +99,28 @@ def _predictions(document: Mapping[str, Any]) -> list[list[str]]:
         if row is not None:
             effective = "-" if row["effective_ratio"] is None else f"{row['effective_ratio']:.3g}"
             error = f" ± {row['excess_error']:.2g}" if row["excess_error"] else ""
-            table.append([
-                name, str(row["samples"]), f"{100 * row['fraction']:.3g} %", effective,
-                f"{row['excess']:.3g}{error}", f"{100 * row['relative_excess']:.3g} %",
-            ])  # fmt: skip
+            table.append(
+                [
+                    name,
+                    str(row["samples"]),
+                    f"{100 * row['fraction']:.3g} %",
+                    effective,
+                    f"{row['excess']:.3g}{error}",
+                    f"{100 * row['relative_excess']:.3g} %",
+                ]
+            )
     target = document["target"]
     if target is not None:
-        table.append([
-            "is enough", str(target["samples"]), f"{100 * target['fraction']:.3g} %", "",
-            f"{target['excess']:.3g}", f"{100 * target['relative_excess']:.3g} %",
-        ])  # fmt: skip
+        table.append(
+            [
+                "is enough",
+                str(target["samples"]),
+                f"{100 * target['fraction']:.3g} %",
+                "",
+                f"{target['excess']:.3g}",
+                f"{100 * target['relative_excess']:.3g} %",
+            ]
+        )
     return table
 
 

@@ -11,7 +11,7 @@ import click
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from subsetopt.compare.cells import Cell, Outcome
+    from subsetopt.compare.cells import Cell, CellOutcome
 
 _LINE_SECONDS = 10.0
 
@@ -36,13 +36,17 @@ class StudyBars:
         self._begin = self._shown = self._clock()
         if self._terminal:
             self._bar = tqdm(
-                total=len(cells), desc=title, file=sys.stderr, leave=False, dynamic_ncols=True,
+                total=len(cells),
+                desc=title,
+                file=sys.stderr,
+                leave=False,
+                dynamic_ncols=True,
                 bar_format="{desc} |{bar:20}| {n_fmt}/{total_fmt} cells{postfix}",
-            )  # fmt: skip
+            )
         else:
             self.message(f"{title}: {len(cells)} cells")
 
-    def finished(self, cell: Cell, outcome: Outcome) -> None:
+    def finished(self, cell: Cell, outcome: CellOutcome) -> None:
         """Count the cell, and report at once when it failed."""
         self._counts = (self._counts[0] + 1, self._counts[1])
         self._todo -= cell.budget

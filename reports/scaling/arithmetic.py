@@ -60,8 +60,10 @@ def describe(name: str, model: nn.Module, shape: tuple[int, ...], sample_bytes: 
     print(f"  collective   {wire / 1e6:.3g} MB: {1000 * ring:.3g} ms ({100 * ring / seconds:.2g} % of the arithmetic)")
     print(f"  shard        {sample_bytes * share / 1e9:.3g} GB per device")
     print(f"  from host    {sample_bytes * share / HOST_TO_DEVICE:.3g} s per pass; from storage {read:.3g} s per pass")
-    print(f"  curvature    {2 * PAIRS * parameters * 4 / 1e9:.3g} GB for {PAIRS} pairs, float32; shared "
-          f"{2 * PAIRS * parameters * 4 / DEVICES / 1e6:.3g} MB")  # fmt: skip
+    print(
+        f"  curvature    {2 * PAIRS * parameters * 4 / 1e9:.3g} GB for {PAIRS} pairs, float32; shared "
+        f"{2 * PAIRS * parameters * 4 / DEVICES / 1e6:.3g} MB"
+    )
     rate = DEVICES * FAILURES_PER_DEVICE_HOUR
     print(
         f"  failures     one in {1 / rate:.3g} h; 200 evaluations take {200 * max(seconds, read) / 3600:.3g} h or more"

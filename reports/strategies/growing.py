@@ -22,14 +22,23 @@ LOOK = 0.25  # epoch-equivalents between looks at the objective on all data, whi
 METHODS: dict[str, dict[str, Any]] = {
     "10 % to its minimum, then full": {"subset_frac": 0.1, "handoff": "full", "handoff_epochs": 1e6},
     "10 % to its noise, then full": {
-        "subset_frac": 0.1, "stop_at": "noise", "handoff": "full", "handoff_epochs": 1e6,
+        "subset_frac": 0.1,
+        "stop_at": "noise",
+        "handoff": "full",
+        "handoff_epochs": 1e6,
     },
     "10 % to its noise, then full, curvature carried": {"start": 0.1, "grow": 10},
-}  # fmt: skip
+}
 for carry in (False, True):
     for start, factor, theta in (
-        (0.01, 2, 0.05), (0.01, 2, 0.1), (0.01, 2, 0.3), (0.01, 4, 0.1), (0.01, 4, 0.3), (0.05, 2, 0.1), (0.05, 2, 0.3),
-    ):  # fmt: skip
+        (0.01, 2, 0.05),
+        (0.01, 2, 0.1),
+        (0.01, 2, 0.3),
+        (0.01, 4, 0.1),
+        (0.01, 4, 0.3),
+        (0.05, 2, 0.1),
+        (0.05, 2, 0.3),
+    ):
         name = f"{100 * start:g} % x{factor}, theta {theta:g}{', curvature carried' if carry else ''}"
         METHODS[name] = {"start": start, "grow": factor, "noise_theta": theta, "carry": carry}
 

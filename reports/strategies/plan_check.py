@@ -68,9 +68,14 @@ def main(dataset: str, model: str, l2: str, seeds: str, excesses: str) -> None:
             points = curve(name, shared, (1 + wanted[-1]) * best)
             for excess, plan in plans.items():
                 told = next(row for row in plan["strategies"] if row["strategy"] == name)["epoch_equivalents"]
-                row = {"l2": float(l2), "seed": seed, "excess": excess, "strategy": name,
-                       "predicted": told and [round(told["low"], 1), round(told["high"], 1)],
-                       "measured": reached(points, (1 + excess) * best)}  # fmt: skip
+                row = {
+                    "l2": float(l2),
+                    "seed": seed,
+                    "excess": excess,
+                    "strategy": name,
+                    "predicted": told and [round(told["low"], 1), round(told["high"], 1)],
+                    "measured": reached(points, (1 + excess) * best),
+                }
                 print(json.dumps(row), flush=True)
         recommended = {excess: plan["recommendation"]["strategy"] for excess, plan in plans.items()}
         told_minimum = plans[wanted[0]]["wanted"]["full_minimum"]

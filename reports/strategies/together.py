@@ -17,8 +17,15 @@ from subsetopt.training.settings.run import make_config
 def main(dataset: str, model: str, held_out: str, l2s: str, seeds: str, cases: str) -> None:
     """Solve all data once per strength and seed, and then every case."""
     for l2, seed in ((float(l2), int(seed)) for l2 in l2s.split(",") for seed in seeds.split(",")):
-        shared = {"dataset": dataset, "model": model, "validation_fraction": float(held_out), "seed": seed, "l2": l2,
-                  "handoff": "none", "max_iterations": 1500}  # fmt: skip
+        shared = {
+            "dataset": dataset,
+            "model": model,
+            "validation_fraction": float(held_out),
+            "seed": seed,
+            "l2": l2,
+            "handoff": "none",
+            "max_iterations": 1500,
+        }
         workspace = prepare(make_config(shared))
         full = minimize(workspace.objective("full"), workspace.flat.initial(), gtol=1e-5, max_iterations=1500)
         for case in cases.split(","):
@@ -28,13 +35,23 @@ def main(dataset: str, model: str, held_out: str, l2s: str, seeds: str, cases: s
             each = [minimum["objective_full"] for minimum in joined["minima"]]
             held = [minimum["validation_loss"] for minimum in joined["minima"]]
             print(
-                json.dumps({
-                    "l2": l2, "seed": seed, "share": float(share), "subsets": int(count), "full": full.loss,
-                    "mean": sum(each) / len(each) / full.loss, "best": min(each) / full.loss,
-                    "average": joined["average"]["objective_full"] / full.loss, "held_out_mean": sum(held) / len(held),
-                    "held_out_average": joined["average"]["validation_loss"], "beats": sum(joined["average_beats"]),
-                }), flush=True,
-            )  # fmt: skip
+                json.dumps(
+                    {
+                        "l2": l2,
+                        "seed": seed,
+                        "share": float(share),
+                        "subsets": int(count),
+                        "full": full.loss,
+                        "mean": sum(each) / len(each) / full.loss,
+                        "best": min(each) / full.loss,
+                        "average": joined["average"]["objective_full"] / full.loss,
+                        "held_out_mean": sum(held) / len(held),
+                        "held_out_average": joined["average"]["validation_loss"],
+                        "beats": sum(joined["average_beats"]),
+                    }
+                ),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -38,8 +38,13 @@ def _draw_solvers(axes: Axes, part: Mapping[str, Any]) -> None:
         axes.plot(
             [row["gradient_equivalents"] for row in rows],
             [problems.index(row["problem"]) for row in rows],
-            linestyle="none", marker=marker, markersize=6, markerfacecolor="none", color=colour, label=solver,
-        )  # fmt: skip
+            linestyle="none",
+            marker=marker,
+            markersize=6,
+            markerfacecolor="none",
+            color=colour,
+            label=solver,
+        )
     axes.set_yticks(range(len(problems)), problems)
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -65,15 +70,22 @@ def _draw_scaling(axes: Axes, part: Mapping[str, Any]) -> None:
         rows = [row for row in part["rows"] if row["clock"] == clock]
         heights = [kinds.index(row["kind"]) + 0.24 * (place - 0.5) for row in rows]
         axes.hlines(
-            heights, [row["efficiency_least"] for row in rows], [row["efficiency_most"] for row in rows],
-            color=colour, alpha=0.35, linewidth=2,
-        )  # fmt: skip
+            heights,
+            [row["efficiency_least"] for row in rows],
+            [row["efficiency_most"] for row in rows],
+            color=colour,
+            alpha=0.35,
+            linewidth=2,
+        )
         axes.plot([row["efficiency"] for row in rows], heights, "o", color=colour, label=f"efficiency, {clock} clock")
         axes.plot(
             [row["of_what_the_machine_allows"] for row in rows if row["kind"] != "apart"],
             [height for row, height in zip(rows, heights, strict=True) if row["kind"] != "apart"],
-            "D", markerfacecolor="none", color=colour, label=f"relative to apart, {clock} clock",
-        )  # fmt: skip
+            "D",
+            markerfacecolor="none",
+            color=colour,
+            label=f"relative to apart, {clock} clock",
+        )
     axes.axvline(1.0, color=INK, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -1.3)  # with room for the legend

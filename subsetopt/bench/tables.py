@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Table:
+class BenchTable:
     """A heading, what its numbers mean, and rows of text; the first row holds the column headings."""
 
     title: str
@@ -35,9 +35,9 @@ class Table:
         return "\n".join([f"## {self.title}", "", *([self.note, ""] if self.note else []), *lines])
 
 
-def tables(document: Mapping[str, Any]) -> list[Table]:
+def tables(document: Mapping[str, Any]) -> list[BenchTable]:
     """Return the tables of the parts that were measured."""
-    makers: dict[str, Callable[[Any], Iterator[Table]]] = {
+    makers: dict[str, Callable[[Any], Iterator[BenchTable]]] = {
         "solvers": _solvers,
         "products": _products,
         "overhead": _overhead,
@@ -61,20 +61,22 @@ def describe(document: Mapping[str, Any]) -> str:
     )
 
 
-def _solvers(part: Row) -> Iterator[Table]:
+def _solvers(part: Row) -> Iterator[BenchTable]:
     rows = {(row["problem"], row["solver"]): row for row in part["rows"]}
     goal = f"max|g| <= {part['gtol']:g}, float64"
     failed = "A dash marks a solve that ended elsewhere or took too many calls."
-    yield Table(
+    yield BenchTable(
         f"Evaluations of loss and gradient to {goal}", failed, _grid(rows, LINE_SEARCH + GRADIENT, _evaluations)
     )
     priced = f"Evaluations + Hessian products = gradient-equivalents at the measured price of a product. {failed}"
-    yield Table(f"Newton's methods to {goal}", priced, _grid(rows, NEWTON, _priced))
-    yield Table(f"Seconds to {goal}", failed, _grid(rows, LINE_SEARCH[:1] + LINE_SEARCH[2:4] + NEWTON[:2], _seconds))
+    yield BenchTable(f"Newton's methods to {goal}", priced, _grid(rows, NEWTON, _priced))
+    yield BenchTable(
+        f"Seconds to {goal}", failed, _grid(rows, LINE_SEARCH[:1] + LINE_SEARCH[2:4] + NEWTON[:2], _seconds)
+    )
     note = "Ratios of ours to the better of the peers, over the problems where both succeed; below 1 we need less."
-    yield Table("Geometric means", note, [_MEANS, *map(_mean, part["geometric_means"])])
+    yield BenchTable("Geometric means", note, [_MEANS, *map(_mean, part["geometric_means"])])
     note = "Scalars that the host waits for; bytes of tensors made in the first iterations. scipy works on the host."
-    yield Table("Synchronisations and memory", note, [_OBSERVED, *map(_observed, part["instrumented"])])
+    yield BenchTable("Synchronisations and memory", note, [_OBSERVED, *map(_observed, part["instrumented"])])
 
 
 def _grid(rows: Mapping[tuple[str, str], Row], solvers: Sequence[str], cell: Callable[[Row], str]) -> list[list[str]]:
@@ -110,9 +112,14 @@ def _mean(row: Row) -> list[str]:
     failed = [len(row["failed"][name]) for name in (row["ours"], *row["peers"])]
     peers = " / ".join(map(str, failed[1:]))
     return [
-        row["ours"], " / ".join(row["peers"]), row["unit"].replace("_", "-"), mean,
-        str(len(row["ratios"])), str(failed[0]), peers,
-    ]  # fmt: skip
+        row["ours"],
+        " / ".join(row["peers"]),
+        row["unit"].replace("_", "-"),
+        mean,
+        str(len(row["ratios"])),
+        str(failed[0]),
+        peers,
+    ]
 
 
 _OBSERVED = ["problem", "solver", "iterations", "calls", "per iteration", "per call", "peak bytes"]
@@ -126,22 +133,25 @@ def _observed(row: Row) -> list[str]:
     return [row["problem"], row["solver"], str(row["iterations"]), str(calls), *shown, peak]
 
 
-def _products(part: Sequence[Row]) -> Iterator[Table]:
+def _products(part: Sequence[Row]) -> Iterator[BenchTable]:
     head = ["model", "P", "samples", "gradient ms", "hvp", "ggnvp", "linearise", "MiB hvp", "MiB ggnvp", "data"]
     body = [
         [
-            row["model"], str(row["parameters"]), str(row["samples"]), f"{1000 * row['gradient_seconds']:.1f}",
+            row["model"],
+            str(row["parameters"]),
+            str(row["samples"]),
+            f"{1000 * row['gradient_seconds']:.1f}",
             *[f"{row['ratios'][kind]:.2f}" for kind in ("hvp", "ggnvp", "linearise")],
             *[f"{row['graph_bytes'][kind] / MEBIBYTE:.0f}" for kind in ("hvp", "ggnvp")],
             row["data"],
         ]
         for row in part
-    ]  # fmt: skip
+    ]
     note = "Time of a product at fixed w, graphs stored, in gradients; `linearise` records them once per w; float32."
-    yield Table("Prices of curvature products", note, [head, *body])
+    yield BenchTable("Prices of curvature products", note, [head, *body])
 
 
-def _overhead(part: Row) -> Iterator[Table]:
+def _overhead(part: Row) -> Iterator[BenchTable]:
     head = ["solver", "evaluations", "ms per evaluation", "overhead"]
     body = [
         [
@@ -153,10 +163,10 @@ def _overhead(part: Row) -> Iterator[Table]:
         for row in part["rows"]
     ]
     note = "Time of a solve outside loss and gradient, relative to the time inside; float32."
-    yield Table(f"Overhead: cnn on {part['samples']} images ({part['data']})", note, [head, *body])
+    yield BenchTable(f"Overhead: cnn on {part['samples']} images ({part['data']})", note, [head, *body])
 
 
-def _time(part: Row) -> Iterator[Table]:
+def _time(part: Row) -> Iterator[BenchTable]:
     levels = [f"{100 * level:g} %" for level in part["levels"]]
     body = [[row["solver"], *[_reached(entry) for entry in row["to"]]] for row in part["rows"]]
     note = (
@@ -164,22 +174,31 @@ def _time(part: Row) -> Iterator[Table]:
         f"{part['calls']} calls; a call is a loss with its gradient, or a product."
     )
     title = f"Time to a loss: cnn on {part['samples']} images ({part['data']}), float32"
-    yield Table(title, note, [["solver", *levels], *body])
+    yield BenchTable(title, note, [["solver", *levels], *body])
 
 
-def _scaling(part: Row) -> Iterator[Table]:
+def _scaling(part: Row) -> Iterator[BenchTable]:
     head = [
-        "scaling", "clock", "ms one process", f"ms {part['processes']} processes", "efficiency", "least to most",
+        "scaling",
+        "clock",
+        "ms one process",
+        f"ms {part['processes']} processes",
+        "efficiency",
+        "least to most",
         "beside apart",
-    ]  # fmt: skip
+    ]
     body = [
         [
-            row["kind"], row["clock"], f"{1000 * row['seconds_one']:.0f}", f"{1000 * row['seconds']:.0f}",
-            f"{row['efficiency']:.3f}", f"{row['efficiency_least']:.3f} to {row['efficiency_most']:.3f}",
+            row["kind"],
+            row["clock"],
+            f"{1000 * row['seconds_one']:.0f}",
+            f"{1000 * row['seconds']:.0f}",
+            f"{row['efficiency']:.3f}",
+            f"{row['efficiency_least']:.3f} to {row['efficiency_most']:.3f}",
             f"{row['of_what_the_machine_allows']:.3f}",
         ]
         for row in part["rows"]
-    ]  # fmt: skip
+    ]
     note = (
         f"One loss with its gradient, float32, one thread per process, {part['collective_bytes']} bytes in one "
         f"collective. strong: {part['samples']} samples shared; weak: {part['samples']} per process; "
@@ -187,7 +206,7 @@ def _scaling(part: Row) -> Iterator[Table]:
         "efficiency and of its ratio to that of apart, too; the slowest process counts; cpu is processor time, in "
         "which waiting is free."
     )
-    yield Table(f"Scaling: cnn (P = {part['parameters']}) on {part['data']}", note, [head, *body])
+    yield BenchTable(f"Scaling: cnn (P = {part['parameters']}) on {part['data']}", note, [head, *body])
 
 
 def _reached(entry: Row | None) -> str:

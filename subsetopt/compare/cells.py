@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from subsetopt.compare.config import Study, table_settings
+from subsetopt.compare.config import ValidatedStudy, table_settings
 from subsetopt.compare.knobs import knob_of
 from subsetopt.compare.methods import Method, parse_method
 from subsetopt.documents.run import RunDocument
@@ -65,7 +65,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellOutcome:
     """How a cell ended; `reused` when it had been finished before."""
 
     status: Status
@@ -76,7 +76,7 @@ class Outcome:
 class CellMaker:
     """Makes the cells of a study: `methods` in order, each with its knob."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: ValidatedStudy) -> None:
         self.study = study
         self.methods = _methods(study)
         self.knobs: dict[str, Knob | None] = {}
@@ -151,7 +151,7 @@ def set_aside(cell: Cell, root: Path) -> str | None:
     return other
 
 
-def run_cell(cell: Cell, root: Path, threads: int | None = None) -> Outcome:
+def run_cell(cell: Cell, root: Path, threads: int | None = None) -> CellOutcome:
     """Run a cell, go on with one that was interrupted, or take one that is finished; never raises for its failure.
 
     `threads` limits torch's threads, for workers that share a machine.
@@ -162,7 +162,7 @@ def run_cell(cell: Cell, root: Path, threads: int | None = None) -> Outcome:
         torch.set_num_threads(threads)
     directory = cell.directory(root)
     if read_result(cell, root) is not None:
-        return Outcome("done", reused=True)
+        return CellOutcome("done", reused=True)
     splits = [name for name in SPLITS if name == "validation"] if cell.purpose == "tuning" else SPLITS
     try:
         with _ONE_RUN:
@@ -172,12 +172,12 @@ def run_cell(cell: Cell, root: Path, threads: int | None = None) -> Outcome:
                 shutil.rmtree(directory, ignore_errors=True)  # killed before it had begun
                 train(cell.config.model_copy(update={"output": directory}), splits=splits, figure=False, may_idle=True)
     except Interrupted:
-        return Outcome("interrupted")
+        return CellOutcome("interrupted")
     except UserError as error:
-        return Outcome("failed", " ".join(str(error).split()))
+        return CellOutcome("failed", " ".join(str(error).split()))
     except Exception as error:
-        return Outcome("failed", " ".join(f"{type(error).__name__}: {error}".split()))
-    return Outcome("done")
+        return CellOutcome("failed", " ".join(f"{type(error).__name__}: {error}".split()))
+    return CellOutcome("done")
 
 
 def _begun(directory: Path) -> bool:
@@ -198,7 +198,7 @@ def read_result(cell: Cell, root: Path) -> RunDocument | None:
     return result
 
 
-def _methods(study: Study) -> dict[str, Method]:
+def _methods(study: ValidatedStudy) -> dict[str, Method]:
     methods = [parse_method(name) for name in study.config.methods]
     for table in study.config.method:
         name, share, settings = table_settings(table)

@@ -103,7 +103,7 @@ class StudyConfig(Settings):
         return self
 
 
-class Study(BaseModel):
+class ValidatedStudy(BaseModel):
     """A validated study: its own settings and those that all its runs share."""
 
     model_config = ConfigDict(frozen=True)
@@ -116,7 +116,7 @@ class Study(BaseModel):
         return {**self.shared, **self.config.model_dump(mode="json")}
 
 
-def make_study(*layers: Mapping[str, Any]) -> Study:
+def make_study(*layers: Mapping[str, Any]) -> ValidatedStudy:
     """Validate the settings of a study, later layers overriding earlier ones; raises `SettingError` in one line."""
     merged: dict[str, Any] = {}
     for given_layer in layers:
@@ -136,7 +136,7 @@ def make_study(*layers: Mapping[str, Any]) -> Study:
             "validation_fraction", 0, "tuning needs held-out data", f"set it above 0, or {setting('tune', False)}"
         )
     given = {key: value for key, value in shared.model_dump(mode="json").items() if key in merged or key == "dataset"}
-    return Study(config=config, shared=given)
+    return ValidatedStudy(config=config, shared=given)
 
 
 def table_settings(table: Mapping[str, Any]) -> tuple[str, float | None, dict[str, Any]]:

@@ -75,14 +75,16 @@ def time_to_targets(
                     seed not in hits or point.epoch_equivalents < hits[seed].epoch_equivalents
                 ):
                     hits[seed] = point
-            rows.append({
-                "method": method,
-                "target": target,
-                "cost_mean": mean(point.epoch_equivalents for point in hits.values()) if hits else None,
-                "seconds_mean": mean(point.seconds for point in hits.values()) if hits else None,
-                "reached": len(hits),
-                "of": len(seeds),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "method": method,
+                    "target": target,
+                    "cost_mean": mean(point.epoch_equivalents for point in hits.values()) if hits else None,
+                    "seconds_mean": mean(point.seconds for point in hits.values()) if hits else None,
+                    "reached": len(hits),
+                    "of": len(seeds),
+                }
+            )
     return rows
 
 

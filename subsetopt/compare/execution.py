@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from subsetopt.compare.cells import Cell, Outcome, run_cell, set_aside
+from subsetopt.compare.cells import Cell, CellOutcome, run_cell, set_aside
 from subsetopt.study.workers import StudyInterrupted, Workers, each
 
 
@@ -21,7 +21,7 @@ class StudyProgress(Protocol):
     def planned(self, title: str, cells: Sequence[Cell]) -> None:
         """These cells are next."""
 
-    def finished(self, cell: Cell, outcome: Outcome) -> None:
+    def finished(self, cell: Cell, outcome: CellOutcome) -> None:
         """One of them has ended."""
 
     def message(self, text: str) -> None:
@@ -34,7 +34,7 @@ class SilentStudy:
     def planned(self, title: str, cells: Sequence[Cell]) -> None:
         """Show nothing."""
 
-    def finished(self, cell: Cell, outcome: Outcome) -> None:
+    def finished(self, cell: Cell, outcome: CellOutcome) -> None:
         """Show nothing."""
 
     def message(self, text: str) -> None:
@@ -43,7 +43,7 @@ class SilentStudy:
 
 def run_cells(
     title: str, cells: Sequence[Cell], root: Path, workers: Workers, progress: StudyProgress
-) -> dict[str, Outcome]:
+) -> dict[str, CellOutcome]:
     """Run `cells` and return their outcomes by id; raises `StudyInterrupted` when asked to stop."""
     cells = list({cell.id: cell for cell in cells}.values())
     progress.planned(title, cells)
@@ -52,7 +52,7 @@ def run_cells(
             f"{len(others)} cells of subsetopt {', '.join(sorted(set(others)))} are not reused by "
             f"{version('subsetopt')} but run again; the old ones are kept, with their version in their names"
         )
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, CellOutcome] = {}
     try:
         for cell, outcome in _outcomes(cells, root, workers):
             if outcome.status == "interrupted":
@@ -64,9 +64,9 @@ def run_cells(
     return outcomes
 
 
-def _outcomes(cells: Sequence[Cell], root: Path, workers: Workers) -> Iterable[tuple[Cell, Outcome]]:
+def _outcomes(cells: Sequence[Cell], root: Path, workers: Workers) -> Iterable[tuple[Cell, CellOutcome]]:
     return each(partial(_run_cell, root if workers.here else root.absolute(), workers.threads), cells, workers)
 
 
-def _run_cell(root: Path, threads: int | None, cell: Cell) -> Outcome:
+def _run_cell(root: Path, threads: int | None, cell: Cell) -> CellOutcome:
     return run_cell(cell, root, threads)

@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from subsetopt.compare.cells import Cell, CellMaker, Outcome
-from subsetopt.compare.config import Study
+from subsetopt.compare.cells import Cell, CellMaker, CellOutcome
+from subsetopt.compare.config import ValidatedStudy
 from subsetopt.compare.curves import Point, point_row
 from subsetopt.compare.execution import SilentStudy, StudyProgress, run_cells
 from subsetopt.compare.summary import RESULT_COLUMNS, collect, summarise
@@ -23,7 +23,7 @@ from subsetopt.training.run_directory import RunDirectory, finite
 
 
 def run_comparison(
-    study: Study,
+    study: ValidatedStudy,
     output: Path | str,
     *,
     workers: Workers | None = None,
@@ -40,7 +40,7 @@ def run_comparison(
     maker = CellMaker(study)
     check_study(maker)
 
-    def run(title: str, cells: Sequence[Cell]) -> dict[str, Outcome]:
+    def run(title: str, cells: Sequence[Cell]) -> dict[str, CellOutcome]:
         return run_cells(title, cells, output, workers, progress)
 
     with open_study(output) as directory:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from subsetopt.compare.cells import Cell, CellMaker, Outcome
+from subsetopt.compare.cells import Cell, CellMaker, CellOutcome
 from subsetopt.compare.curves import Point, automatic_targets, finished, points_of, time_to_targets
 from subsetopt.compare.methods import describe
 from subsetopt.compare.tuning import Search
@@ -23,9 +23,24 @@ from subsetopt.study.statistics import compare_all, mean_interval, rank_all
 from subsetopt.training.settings.run import RunConfig
 
 RESULT_COLUMNS = (
-    "method", "budget", "seed", "lr", "status", "error", "test_loss", "test_accuracy", "test_mse", "train_loss",
-    "validation_loss", "epoch_equivalents", "seconds", "tuning_epoch_equivalents", "setting", "value", "cell",
-)  # fmt: skip
+    "method",
+    "budget",
+    "seed",
+    "lr",
+    "status",
+    "error",
+    "test_loss",
+    "test_accuracy",
+    "test_mse",
+    "train_loss",
+    "validation_loss",
+    "epoch_equivalents",
+    "seconds",
+    "tuning_epoch_equivalents",
+    "setting",
+    "value",
+    "cell",
+)
 Searches = Mapping[tuple[str, float], Search]
 Row = dict[str, Any]
 
@@ -39,7 +54,7 @@ class Findings:
     example: RunDocument | None
 
 
-def collect(cells: Iterable[Cell], outcomes: Mapping[str, Outcome], searches: Searches, root: Path) -> Findings:
+def collect(cells: Iterable[Cell], outcomes: Mapping[str, CellOutcome], searches: Searches, root: Path) -> Findings:
     """Read the finished cells; a cell whose final test loss is not finite counts as failed."""
     cells = list(cells)
     results = {cell.id: result for cell, result in finished(cells, root)}
@@ -88,24 +103,35 @@ def summarise(maker: CellMaker, searches: Searches, findings: Findings, command:
     return {**summary, "verdict": sentences(summary, families)}
 
 
-def _row(cell: Cell, result: RunDocument | None, outcome: Outcome, search: Search) -> Row:
+def _row(cell: Cell, result: RunDocument | None, outcome: CellOutcome, search: Search) -> Row:
     row: Row = dict.fromkeys(RESULT_COLUMNS)
     knob = search.knob.name if search.knob is not None else None
     last = cell.config.phase[-1]
     row |= {
-        "method": cell.method, "budget": cell.budget, "seed": cell.seed, "cell": cell.id, "status": outcome.status,
-        "error": outcome.error, "tuning_epoch_equivalents": search.epoch_equivalents, "setting": knob,
-        "value": search.value, "lr": last.lr if last.first_order else None,
-    }  # fmt: skip
+        "method": cell.method,
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "cell": cell.id,
+        "status": outcome.status,
+        "error": outcome.error,
+        "tuning_epoch_equivalents": search.epoch_equivalents,
+        "setting": knob,
+        "value": search.value,
+        "lr": last.lr if last.first_order else None,
+    }
     if result is None:
         return row
     metrics, cost = result.metrics, result.cost
     quality = metrics.get("test", {})
     row |= {
-        "test_loss": quality.get("loss"), "test_accuracy": quality.get("accuracy"), "test_mse": quality.get("mse"),
-        "train_loss": metrics["train"]["loss"], "validation_loss": metrics.get("validation", {}).get("loss"),
-        "epoch_equivalents": cost.epoch_equivalents, "seconds": cost.seconds,
-    }  # fmt: skip
+        "test_loss": quality.get("loss"),
+        "test_accuracy": quality.get("accuracy"),
+        "test_mse": quality.get("mse"),
+        "train_loss": metrics["train"]["loss"],
+        "validation_loss": metrics.get("validation", {}).get("loss"),
+        "epoch_equivalents": cost.epoch_equivalents,
+        "seconds": cost.seconds,
+    }
     if row["test_loss"] is None:
         row |= {"status": "failed", "error": "the test loss is not finite: the training diverged"}
     return row
@@ -130,12 +156,20 @@ def _result(done: Sequence[Row], search: Search, method: str, budget: float, met
         interval = max(interval[0], 0.0), min(interval[1], 1.0)  # Student's knows no bounds
     cost = _mean(found["epoch_equivalents"])
     return {
-        "method": method, "budget": budget, "metric": metric, "mean": _mean(values), "interval": interval,
-        "n": len(values), "values": values, "loss_mean": _mean(losses), "loss_interval": mean_interval(losses),
-        "seconds_mean": _mean(found["seconds"]), "cost_mean": cost,
+        "method": method,
+        "budget": budget,
+        "metric": metric,
+        "mean": _mean(values),
+        "interval": interval,
+        "n": len(values),
+        "values": values,
+        "loss_mean": _mean(losses),
+        "loss_interval": mean_interval(losses),
+        "seconds_mean": _mean(found["seconds"]),
+        "cost_mean": cost,
         "cost_including_tuning": None if cost is None else cost + search.epoch_equivalents,
         "seconds_of_tuning": search.seconds,
-    }  # fmt: skip
+    }
 
 
 def _tests(

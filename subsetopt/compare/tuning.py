@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from subsetopt.compare.cells import Cell, CellMaker, Outcome, read_result
+from subsetopt.compare.cells import Cell, CellMaker, CellOutcome, read_result
 from subsetopt.compare.knobs import START, best_index, next_index
 from subsetopt.facts import Knob
 
-RunCells = Callable[[str, Sequence[Cell]], dict[str, Outcome]]
+RunCells = Callable[[str, Sequence[Cell]], dict[str, CellOutcome]]
 
 
 @dataclass
@@ -100,7 +100,7 @@ def _trial_cells(maker: CellMaker, search: Search, index: int) -> list[Cell]:
     return [maker.cell(search.method, search.budget, seed, value, "tuning") for seed in seeds]
 
 
-def _enter(search: Search, index: int, cells: Sequence[Cell], outcomes: dict[str, Outcome], root: Path) -> None:
+def _enter(search: Search, index: int, cells: Sequence[Cell], outcomes: dict[str, CellOutcome], root: Path) -> None:
     losses = []
     for cell in cells:
         result = read_result(cell, root) if outcomes[cell.id].status == "done" else None

@@ -18,8 +18,12 @@ _LARGEST = torch.finfo(torch.float32).max
 _FLOATS_OF_TORCH = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
 # What numpy has and torch lacks, or lacks arithmetic for.
 _WIDER: dict[str, type[np.generic]] = {
-    "bool": np.uint8, "uint16": np.int32, "uint32": np.int64, "uint64": np.int64, "float16": np.float32,
-}  # fmt: skip
+    "bool": np.uint8,
+    "uint16": np.int32,
+    "uint32": np.int64,
+    "uint64": np.int64,
+    "float16": np.float32,
+}
 
 
 def as_array(array: Any, what: str) -> NDArray[Any]:

@@ -21,7 +21,7 @@ Finite = Annotated[float | None, BeforeValidator(_null_unless_finite)]
 """A figure that may have overflowed: JSON has neither NaN nor infinities, so that these are written as null."""
 
 
-class Part(BaseModel):
+class Entry(BaseModel):
     """An entry of a document: an unknown name is refused when it is written and left out when it is read."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -34,7 +34,7 @@ class Part(BaseModel):
         return content
 
 
-class Document(Part):
+class Document(Entry):
     """A whole document."""
 
     @classmethod

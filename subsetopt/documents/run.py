@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from subsetopt.documents.base import Count, Document, Finite, Number, Part
+from subsetopt.documents.base import Count, Document, Entry, Finite, Number
 
 Metrics = dict[str, dict[str, Finite]]
 """Split -> loss (without L2), accuracy or mse and r2, in the units of the data."""
 
 
-class Data(Part):
+class DatasetEntry(Entry):
     """The data set; sizes are numbers of samples."""
 
     name: str
@@ -28,14 +28,14 @@ class Data(Part):
     digests: dict[str, Any] | None = None
 
 
-class Scaling(Part):
+class Scaling(Entry):
     """Mean and standard deviation by which inputs or targets were standardised."""
 
     mean: list[Finite]
     std: list[Finite]
 
 
-class Model(Part):
+class Model(Entry):
     """The model, and P, the number of its trainable parameters."""
 
     name: str
@@ -43,7 +43,7 @@ class Model(Part):
     parameters: Count
 
 
-class Ratio(Part):
+class Ratio(Entry):
     """K, M and P of the subset, Q = K·M/P, and what they tell."""
 
     samples: Count
@@ -56,14 +56,14 @@ class Ratio(Part):
     verdict: str
 
 
-class GradientTest(Part):
+class GradientTest(Entry):
     """The test max|g| <= gtol x loss_scale."""
 
     gtol: Finite
     loss_scale: Finite
 
 
-class Minimum(Part):
+class MinimumEntry(Entry):
     """One of several subset minima, or their average: its objective on all training data, and held-out figures."""
 
     model_config = ConfigDict(extra="allow")
@@ -73,7 +73,7 @@ class Minimum(Part):
     validation_loss: Finite = None
 
 
-class Joined(Part):
+class Joined(Entry):
     """Minima of several disjoint subsets, and what was handed on; `best` counts from 0."""
 
     model_config = ConfigDict(extra="allow")
@@ -81,13 +81,13 @@ class Joined(Part):
     count: Count
     selected_by: str
     then: str
-    minima: list[Minimum]
-    average: Minimum
+    minima: list[MinimumEntry]
+    average: MinimumEntry
     average_beats: list[bool]
     best: Count
 
 
-class Phase(Part):
+class PhaseEntry(Entry):
     """A finished phase. Beside these entries it has those of its own method, sampler or strategy."""
 
     model_config = ConfigDict(extra="allow")
@@ -108,13 +108,13 @@ class Phase(Part):
     subsets: Annotated[Joined | None, BeforeValidator(lambda joined: joined or None)] = None
 
 
-class Solve(Phase):
+class SolveEntry(PhaseEntry):
     """The last solve; `solver` is its method."""
 
     solver: str
 
 
-class Assessment(Part):
+class Assessment(Entry):
     """The constant predictions, alarms, and what is better than the last model; `split` is where it was judged."""
 
     split: str | None = None
@@ -123,14 +123,14 @@ class Assessment(Part):
     better: str | None = None
 
 
-class Models(Part):
+class Models(Entry):
     """Files with the last parameters, and with better ones where the hand-off did harm."""
 
     last: str
     best: str | None = None
 
 
-class Purpose(Part):
+class Purpose(Entry):
     """The cost of one purpose of evaluations."""
 
     epoch_equivalents: Number
@@ -138,7 +138,7 @@ class Purpose(Part):
     calls: Number
 
 
-class Cost(Part):
+class Cost(Entry):
     """The cost of the run; evaluation of the finished model is not counted in `epoch_equivalents`."""
 
     epoch_equivalents: Number
@@ -154,14 +154,14 @@ class RunDocument(Document):
     version: str = "unknown"
     status: Literal["done"] = "done"
     seed: int
-    dataset: Data
+    dataset: DatasetEntry
     normalization: Scaling | None = None
     target_normalization: Scaling | None = None
     model: Model
     overdetermination: Ratio
-    phases: Annotated[list[Phase], Field(min_length=1)]
-    solve: Solve | None = None
-    handoff: Phase | None = None
+    phases: Annotated[list[PhaseEntry], Field(min_length=1)]
+    solve: SolveEntry | None = None
+    handoff: PhaseEntry | None = None
     metrics: Metrics
     metrics_before_handoff: Metrics | None = None
     assessment: Assessment = Assessment()

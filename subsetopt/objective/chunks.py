@@ -36,7 +36,7 @@ class Digest(Protocol):
         """Take in more bytes."""
 
 
-class Data:
+class PlacedSamples:
     """Inputs `(n, ...)` and targets, restricted to rows, on the device of the computation.
 
     `rows` are int64 positions into the tensors given, duplicates allowed; None takes all. What has to be copied (a
@@ -193,7 +193,7 @@ def check_chunk_size(chunk_size: int | None) -> int | None:
     return chunk_size
 
 
-def chunks(data: Data, edges: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def chunks(data: PlacedSamples, edges: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (inputs, targets) of each chunk."""
     for start, stop in edges:
         yield data.inputs(start, stop), data.targets[start:stop]
@@ -205,7 +205,7 @@ class KeptChunks:
     Chunks of data that stream are read one ahead, by a thread: three are in memory at most, whatever the size of all.
     """
 
-    def __init__(self, data: Data, edges: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, data: PlacedSamples, edges: Sequence[tuple[int, int]]) -> None:
         self._data, self._edges = data, edges
         self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._version = data.version

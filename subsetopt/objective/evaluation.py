@@ -9,7 +9,15 @@ from torch import Tensor
 
 from subsetopt.distributed import Ranks
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
-from subsetopt.objective.chunks import Data, Preprocess, bounds, check_chunk_size, check_rows, chunks, row_order
+from subsetopt.objective.chunks import (
+    PlacedSamples,
+    Preprocess,
+    bounds,
+    check_chunk_size,
+    check_rows,
+    chunks,
+    row_order,
+)
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.host import host_read
 from subsetopt.objective.losses import Loss, LossFunction, MeanSquaredError, make_loss
@@ -56,7 +64,7 @@ def evaluate_split(
         inputs, targets = inputs[start:stop], targets[start:stop]
     else:
         rows = rows[start:stop]
-    data = Data(inputs, targets, rows, flat.device, flat.dtype, preprocess)
+    data = PlacedSamples(inputs, targets, rows, flat.device, flat.dtype, preprocess)
     data.targets = kind.prepare(data.targets, flat.dtype)
     wide = accumulation_dtype(flat.device)
     (meter or CountingMeter()).charge("forward", samples, purpose)
@@ -85,7 +93,7 @@ def evaluate_split(
 def model_outputs(
     flat: FlatModel,
     w: Tensor,
-    data: Data,
+    data: PlacedSamples,
     chunk_size: int = EVALUATION_CHUNK,
     meter: Meter | None = None,
     purpose: Purpose = "evaluation",
@@ -117,7 +125,7 @@ def update_batch_norm(
     if not flat.has_running_statistics:
         return
     rows = row_order(len(inputs))
-    data = Data(inputs, None, rows, flat.device, flat.dtype, preprocess)
+    data = PlacedSamples(inputs, None, rows, flat.device, flat.dtype, preprocess)
     (meter or CountingMeter()).charge("forward", len(data), purpose)
     with exact_arithmetic(flat.device), torch.no_grad(), flat.averaging():
         views = flat.views(flat.check(w).detach())

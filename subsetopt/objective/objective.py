@@ -15,7 +15,7 @@ from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError
 from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
-from subsetopt.objective.chunks import Data, Preprocess, feed
+from subsetopt.objective.chunks import PlacedSamples, Preprocess, feed
 from subsetopt.objective.evaluation import model_outputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.linearisation import ModelLinearisation
@@ -76,8 +76,13 @@ class Objective:
     ) -> None:
         l2 = finite_number("l2", l2, "1e-4")
         _check_kinds(model, inputs, targets, preprocess, device, dtype)
-        switches = {"track_noise": track_noise, "allow_tf32": allow_tf32, "compile": compile,
-                    "cuda_graphs": cuda_graphs, "check_deterministic": check_deterministic}  # fmt: skip
+        switches = {
+            "track_noise": track_noise,
+            "allow_tf32": allow_tf32,
+            "compile": compile,
+            "cuda_graphs": cuda_graphs,
+            "check_deterministic": check_deterministic,
+        }
         for name, value in switches.items():
             require_switch(name, value)
         self.flat = _flat_model(model, dtype, device)
@@ -91,10 +96,21 @@ class Objective:
         self._accumulate = accumulation_dtype(self.flat.device)
         keep_freed_memory()
         self.samples = Samples(
-            self.flat, self.loss, inputs, targets, indices, chunk_size, preprocess=preprocess, meter=self.meter,
-            ranks=self.ranks, track_noise=track_noise, check_deterministic=check_deterministic, allow_tf32=allow_tf32,
-            linearisation_memory=linearisation_memory, limits=memory_limits or MemoryLimits(),
-        )  # fmt: skip
+            self.flat,
+            self.loss,
+            inputs,
+            targets,
+            indices,
+            chunk_size,
+            preprocess=preprocess,
+            meter=self.meter,
+            ranks=self.ranks,
+            track_noise=track_noise,
+            check_deterministic=check_deterministic,
+            allow_tf32=allow_tf32,
+            linearisation_memory=linearisation_memory,
+            limits=memory_limits or MemoryLimits(),
+        )
         self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None
         self._graphs: ChunkGraphs | None = None
         if cuda_graphs and not track_noise:
@@ -207,7 +223,7 @@ class Objective:
         """Return the model's outputs in eval mode for `inputs`; by default for this rank's samples, in their order."""
         source = self.samples.data
         if inputs is not None:
-            source = Data(inputs, None, None, self.device, self.dtype, self.preprocess)
+            source = PlacedSamples(inputs, None, None, self.device, self.dtype, self.preprocess)
         return model_outputs(self.flat, w, source, self.chunk_size, self.meter, "evaluation", self.allow_tf32)
 
     def chunk(self, index: int) -> tuple[Tensor, Tensor]:

@@ -105,7 +105,7 @@ class Preconditioner(Protocol):
         """Take back what `state_dict` returned."""
 
 
-class Part(Protocol):
+class ObjectivePart(Protocol):
     """Some samples of an objective."""
 
     def linearise(self, w: Tensor) -> Linearisation:
@@ -123,7 +123,7 @@ class SampledObjective(SmoothObjective, Protocol):
     def l2(self) -> float:
         """The strength of the L2 term, which `Preconditioner` estimates leave out."""
 
-    def part(self, share: float, generator: torch.Generator) -> Part:
+    def part(self, share: float, generator: torch.Generator) -> ObjectivePart:
         """Return a random part of the samples, drawn from `generator`."""
 
     def preconditioner(self, kind: str) -> Preconditioner:

@@ -15,7 +15,15 @@ from torch import Tensor
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
 from subsetopt.objective.arithmetic import exact_arithmetic
-from subsetopt.objective.chunks import Data, KeptChunks, Preprocess, bounds, check_chunk_size, check_rows, row_order
+from subsetopt.objective.chunks import (
+    KeptChunks,
+    PlacedSamples,
+    Preprocess,
+    bounds,
+    check_chunk_size,
+    check_rows,
+    row_order,
+)
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.guard import PROBE_SAMPLES, Probe, probe
 from subsetopt.objective.losses import Loss
@@ -147,9 +155,11 @@ class Samples:
                 released = holder is not None and holder.release()
                 if not released and (not self._may_halve or self.chunk_size == 1):
                     raise SettingError(
-                        "chunk_size", self.chunk_size, "its activations do not fit into the device's memory",
+                        "chunk_size",
+                        self.chunk_size,
+                        "its activations do not fit into the device's memory",
                         "BatchNorm and the noise test keep their chunks; set a smaller one or use a smaller model",
-                    ) from error  # fmt: skip
+                    ) from error
             # Out of the handler, which holds on to the tensors of the failed attempt.
             if self._flat.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -182,17 +192,19 @@ class Samples:
         rows = torch.arange(n, device="cpu") if rows is None else rows.cpu()
         return rows[row_order(len(rows))]
 
-    def _part(self, inputs: Tensor, targets: Tensor, start: int, stop: int, stay: bool = False) -> Data:
+    def _part(self, inputs: Tensor, targets: Tensor, start: int, stop: int, stay: bool = False) -> PlacedSamples:
         if self.rows is None:
             inputs, targets, rows = inputs[start:stop], targets[start:stop], None
         else:
             rows = self.rows[start:stop]
         device = inputs.device if stay else self._flat.device
-        data = Data(inputs, targets, rows, device, self._flat.dtype, self._preprocess, stay)
+        data = PlacedSamples(inputs, targets, rows, device, self._flat.dtype, self._preprocess, stay)
         data.targets = self._loss.prepare(data.targets, self._flat.dtype)
         return data
 
-    def _probe(self, head: Data, all_targets: Tensor, few: int, check_deterministic: bool, allow_tf32: bool) -> Probe:
+    def _probe(
+        self, head: PlacedSamples, all_targets: Tensor, few: int, check_deterministic: bool, allow_tf32: bool
+    ) -> Probe:
         with exact_arithmetic(self._flat.device, allow_tf32):
             x, y = head.inputs(0, few), head.targets[:few]
             return probe(self._flat, self._loss, x, y, all_targets, check_deterministic)

@@ -45,9 +45,15 @@ def tuned_chunk_size(
     def cut(samples: int, size: int | None) -> Objective:
         rows = slice(0, samples)
         return Objective(
-            model, inputs[rows], targets[rows], loss, chunk_size=size, preprocess=preprocess, meter=meter,
+            model,
+            inputs[rows],
+            targets[rows],
+            loss,
+            chunk_size=size,
+            preprocess=preprocess,
+            meter=meter,
             check_deterministic=False,
-        )  # fmt: skip
+        )
 
     automatic = cut(len(inputs), None).samples.preferred_chunk_size
     candidates = _candidates(automatic, len(inputs))

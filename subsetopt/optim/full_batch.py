@@ -167,9 +167,11 @@ def _check_loader(loader: Any, max_samples: int | None) -> None:
         rows = len(cast(Any, sampler.dataset))
         if rows % sampler.num_replicas:
             raise SettingError(
-                "loader", "DistributedSampler", "it repeats rows to make ranks equal",
+                "loader",
+                "DistributedSampler",
+                "it repeats rows to make ranks equal",
                 "give each rank torch.utils.data.Subset(data, range(rank, len(data), ranks))",
-            )  # fmt: skip
+            )
 
 
 def _is_pair(batch: Any) -> bool:

@@ -17,7 +17,7 @@ from subsetopt.optim.flat import FlatParameters
 AGREEMENT = 1e-2  # relative difference of two evaluations of one gradient that rounding may explain
 
 
-class _Recording(TorchFunctionMode):
+class _OperatorRecording(TorchFunctionMode):
     """Keeps what `backward()` is called on, in place of calling it."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class ClosureLinearisation:
     def _recorded(self, closure: Callable[[], Any]) -> Tensor:
         """Return the sum of what the closure calls `backward()` on; gradients are left as they were."""
         kept = [p.grad for p in self._flat.parameters]
-        recording = _Recording()
+        recording = _OperatorRecording()
         # The fused kernels of attention have no second derivative.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), recording:
             closure()

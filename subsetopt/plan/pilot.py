@@ -140,9 +140,14 @@ def run_pilot(workspace: Workspace, limit: float, clock: Callable[[], float] = t
 def _objective(workspace: Workspace, rows: int) -> Objective:
     inputs, targets = workspace.training_set
     return Objective(
-        workspace.flat, inputs[:rows], targets[:rows], loss=workspace.loss, l2=workspace.config.l2,
-        preprocess=workspace.preprocess, meter=workspace.ledger,
-    )  # fmt: skip
+        workspace.flat,
+        inputs[:rows],
+        targets[:rows],
+        loss=workspace.loss,
+        l2=workspace.config.l2,
+        preprocess=workspace.preprocess,
+        meter=workspace.ledger,
+    )
 
 
 def _step_seconds(workspace: Workspace, clock: Callable[[], float]) -> float:

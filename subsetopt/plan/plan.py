@@ -15,7 +15,7 @@ from typing import Any, Literal
 from subsetopt.errors import SettingError, setting
 from subsetopt.plan.laws import Law, Range, shipped_laws
 from subsetopt.plan.pilot import Pilot, measure_speeds, run_pilot
-from subsetopt.plan.predictions import Prediction, Problem, middle_of, predict, recommend
+from subsetopt.plan.predictions import PlannedRun, Prediction, middle_of, predict, recommend
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.workspace import Workspace
@@ -45,7 +45,7 @@ def make_plan(
     pilot = run_pilot(workspace, pilot_seconds, clock) if pilot_seconds > 0 else None
     wanted = _wanted(excess, target_loss, pilot, workspace)
     least = workspace.dataset.n_outputs if workspace.dataset.task == "classification" else 1
-    problem = Problem(workspace.full_size, config.l2, wanted["excess"], speeds, pilot, shlex.join(flags), least)
+    problem = PlannedRun(workspace.full_size, config.l2, wanted["excess"], speeds, pilot, shlex.join(flags), least)
     predictions = predict(problem, shipped_laws() if laws is None else laws)
     chosen = recommend(predictions, by)
     return {
@@ -91,9 +91,11 @@ def _wanted(
     held_out = unit * (best - pilot.penalty + p / total)
     if target_loss <= held_out:
         raise SettingError(
-            "target_loss", target_loss, f"the full minimum's is predicted to be {held_out:.3g}",
+            "target_loss",
+            target_loss,
+            f"the full minimum's is predicted to be {held_out:.3g}",
             f"choose a higher one, another model, or another {setting('l2')}",
-        )  # fmt: skip
+        )
     relative = (target_loss - held_out) / (unit * best)
     return {"excess": relative, "target_loss": target_loss, "full_minimum": best, "held_out_minimum": held_out}
 
@@ -111,7 +113,7 @@ def _why(chosen: Prediction, predictions: Sequence[Prediction], by: Literal["sec
     return f"fewest {what}: {second.strategy} is predicted to take {ratio:.2g} times as many{sure}"
 
 
-def _notes(problem: Problem, workspace: Workspace) -> list[str]:
+def _notes(problem: PlannedRun, workspace: Workspace) -> list[str]:
     notes = ["rates of sgd and adam are taken as tuned; the search for them is not counted"]
     if problem.pilot is not None and not problem.pilot.converged:
         notes.append(

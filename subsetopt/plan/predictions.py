@@ -53,7 +53,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Problem:
+class PlannedRun:
     """What predictions need to know: N training samples, the L2 strength, the wanted relative `excess`, speeds, pilot,
     the flags of `train` that name data and model, and the `least` samples of a subset.
     """
@@ -74,7 +74,7 @@ def strategies() -> tuple[PlannedStrategy, ...]:
     return (*mini_batch, *streams, *SUBSETS, *(way for entry in SOLVERS for way in entry.plan))
 
 
-def predict(problem: Problem, laws: Sequence[Law]) -> list[Prediction]:
+def predict(problem: PlannedRun, laws: Sequence[Law]) -> list[Prediction]:
     """Return the predicted cost of every strategy, in the order of `strategies`, the subset's minimum alone last."""
     full, basis = lbfgs_units(problem, laws)
     found = []
@@ -108,7 +108,7 @@ def _calls_per_unit(strategy: str, laws: Sequence[Law]) -> float | None:
 
 
 def lbfgs_units(
-    problem: Problem, laws: Sequence[Law], excess: float | None = None
+    problem: PlannedRun, laws: Sequence[Law], excess: float | None = None
 ) -> tuple[Range | None, tuple[str, ...]]:
     """Return the epoch-equivalents of L-BFGS on the full set: the pilot's evaluations, else the law's."""
     excess = problem.excess if excess is None else excess
@@ -126,7 +126,7 @@ def recommend(predictions: Sequence[Prediction], by: Literal["seconds", "units"]
     return min(known, key=lambda prediction: middle_of(prediction, by), default=None)
 
 
-def _subset_alone(problem: Problem, laws: Sequence[Law]) -> Prediction | None:
+def _subset_alone(problem: PlannedRun, laws: Sequence[Law]) -> Prediction | None:
     """Predict the cost of the smallest subset whose own minimum has the wanted excess; None without a pilot's word."""
     p = None if problem.pilot is None else problem.pilot.effective_parameters
     best = None if problem.pilot is None else problem.pilot.full_minimum
@@ -143,7 +143,7 @@ def _subset_alone(problem: Problem, laws: Sequence[Law]) -> Prediction | None:
 
 
 def _priced(
-    strategy: PlannedStrategy, units: Range | None, calls: Range | None, rests_on: tuple[str, ...], problem: Problem
+    strategy: PlannedStrategy, units: Range | None, calls: Range | None, rests_on: tuple[str, ...], problem: PlannedRun
 ) -> Prediction:
     """Add seconds: those of the model calls, and what a solver adds to each of its dependent calls."""
     words = ["subsetopt train", problem.flags, strategy.flags]

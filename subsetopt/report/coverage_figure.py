@@ -35,8 +35,11 @@ def coverage_figure(document: Mapping[str, Any], target: Path) -> Path:
     figure.suptitle(
         f"N = {document['samples']}, {100 * document['fraction']:g} % drawn per epoch; lines: closed form, "
         f"marks: mean of {document['repeats']} simulations, bars: their range",
-        fontsize=10, color=_INK, x=0.01, ha="left",
-    )  # fmt: skip
+        fontsize=10,
+        color=_INK,
+        x=0.01,
+        ha="left",
+    )
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     try:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subsetopt.documents.run import Phase, RunDocument
+from subsetopt.documents.run import PhaseEntry, RunDocument
 from subsetopt.report.words import is_mini_batch
 
 Step = tuple[str, str]
@@ -46,13 +46,13 @@ def _to_the_minimum(result: RunDocument, run: str, settings: Mapping[str, Any]) 
     return [(command, "train anew with more iterations: the solve stopped before its minimum")]
 
 
-def _cut_short(phase: Phase) -> bool:
+def _cut_short(phase: PhaseEntry) -> bool:
     """Whether a solver on one fixed set of samples was stopped by its limit."""
     one_solve = phase.gradient_norm is not None and phase.role != "grow" and not phase.subsets
     return one_solve and phase.stop_reason in _LIMITS and not is_mini_batch(phase.method)
 
 
-def _larger_limit(phase: Phase, result: RunDocument, settings: Mapping[str, Any]) -> str:
+def _larger_limit(phase: PhaseEntry, result: RunDocument, settings: Mapping[str, Any]) -> str:
     """Return the option that admits twice as much of what ran out."""
     if phase.stop_reason == "max_iterations":
         return f"--max-iterations {2 * phase.iterations}"

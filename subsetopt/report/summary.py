@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subsetopt.documents.run import Phase, RunDocument
+from subsetopt.documents.run import PhaseEntry, RunDocument
 from subsetopt.report.next_steps import next_steps
 from subsetopt.report.numbers import WIDTH, counted, duration, epochs, loss, quality, wrapped
 from subsetopt.report.rating import rating
@@ -93,7 +93,7 @@ def _course(run: RunDocument) -> list[str]:
     return lines
 
 
-def _phase(number: int, phase: Phase) -> list[str]:
+def _phase(number: int, phase: PhaseEntry) -> list[str]:
     where = "the subset" if phase.data == "subset" else "the full training set"
     facts = [counted(phase.iterations, "step" if is_mini_batch(phase.method) else "iteration")]
     if phase.loss is not None:
@@ -111,7 +111,7 @@ def _phase(number: int, phase: Phase) -> list[str]:
     return lines
 
 
-def _test(phase: Phase) -> str:
+def _test(phase: PhaseEntry) -> str:
     """Return the gradient test that the phase made, in the units of its loss."""
     test = phase.gradient_test
     if test is None or test.gtol is None or test.loss_scale is None:
@@ -119,7 +119,7 @@ def _test(phase: Phase) -> str:
     return f" (test: {test.gtol:g} x {test.loss_scale:.3g}, the loss's scale)"
 
 
-def _stage(number: int, phase: Phase) -> list[str]:
+def _stage(number: int, phase: PhaseEntry) -> list[str]:
     """Return a stage of growing subsets in a line or two: it is one of many, and its end needs no advice."""
     reached = "" if phase.loss is None else f" to objective {loss(phase.loss)}"
     text = (

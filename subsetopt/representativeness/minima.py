@@ -148,9 +148,20 @@ def _solve(workspace: Workspace, subset: Tensor | None, task: Task) -> Minimum:
     assert train is not None, "every data set has training data"
     samples = len(own.data(which)[1])
     return Minimum(
-        task.seed, task.fraction, task.repeat, samples,
+        task.seed,
+        task.fraction,
+        task.repeat,
+        samples,
         overdetermination_ratio(workspace.flat.size, samples, workspace.dataset.n_outputs).ratio,
-        solved.loss, whole, None, train["loss"], None if test is None else test["loss"],
-        None if test is None else test.get("accuracy", test.get("mse")), solved.gradient_norm, solved.converged,
-        str(solved.stop_reason), solved.iterations, cost,
-    )  # fmt: skip
+        solved.loss,
+        whole,
+        None,
+        train["loss"],
+        None if test is None else test["loss"],
+        None if test is None else test.get("accuracy", test.get("mse")),
+        solved.gradient_norm,
+        solved.converged,
+        str(solved.stop_reason),
+        solved.iterations,
+        cost,
+    )

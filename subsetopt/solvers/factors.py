@@ -12,7 +12,7 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.errors import SettingError
-from subsetopt.objective.protocol import Part, Preconditioner, SampledObjective, SmoothObjective
+from subsetopt.objective.protocol import ObjectivePart, Preconditioner, SampledObjective, SmoothObjective
 from subsetopt.seeding import make_generator
 from subsetopt.settings import setting
 
@@ -95,7 +95,7 @@ class PreconditionerSettings:
         factors.estimate.load_state_dict(known)
         return Factors(factors.estimate, known, numbers["factors_updated"])
 
-    def part(self, objective: SmoothObjective, share: float, name: str, iteration: int) -> Part:
+    def part(self, objective: SmoothObjective, share: float, name: str, iteration: int) -> ObjectivePart:
         """Return the samples that are drawn for `iteration` under that name."""
         return cast(SampledObjective, objective).part(share, make_generator(self.seed, f"{name} {iteration}"))
 

@@ -38,9 +38,7 @@ def open_study(output: Path) -> Iterator[RunDirectory]:
         yield directory
 
 
-def write_csv(
-    directory: RunDirectory, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
-) -> None:  # fmt: skip
+def write_csv(directory: RunDirectory, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a table whole or not at all; None is an empty field."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -21,7 +21,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedTest:
     """A paired difference `a - b` over the seeds that both have; `p_adjusted` is Holm's over its family."""
 
     a: str
@@ -35,7 +35,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class MeanRanks:
     """Mean ranks (1 is best) over the seeds that all methods have, and Friedman's test that they are all alike."""
 
     ranks: dict[str, float]
@@ -81,12 +81,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def compare_all(
     values: Mapping[str, Mapping[int, float]], higher_is_better: bool, level: float = LEVEL
-) -> list[Comparison]:
+) -> list[PairedTest]:
     """Compare every pair of `{method: {seed: value}}`; these pairs are one family for Holm's correction."""
     pairs = list(combinations(values, 2))
-    differences = [
-        [values[a][seed] - values[b][seed] for seed in values[a] if seed in values[b]] for a, b in pairs
-    ]  # fmt: skip
+    differences = [[values[a][seed] - values[b][seed] for seed in values[a] if seed in values[b]] for a, b in pairs]
     p_values = [paired_p(items) for items in differences]
     known = [p for p in p_values if p is not None]
     adjusted = iter(holm(known))
@@ -95,11 +93,11 @@ def compare_all(
         p_adjusted = None if p is None else next(adjusted)
         difference = float(np.mean(items)) if items else None
         verdict = _verdict(difference, p_adjusted, higher_is_better, 1 - level)
-        rows.append(Comparison(a, b, len(items), difference, mean_interval(items, level), p, p_adjusted, verdict))
+        rows.append(PairedTest(a, b, len(items), difference, mean_interval(items, level), p, p_adjusted, verdict))
     return rows
 
 
-def rank_all(values: Mapping[str, Mapping[int, float]], higher_is_better: bool) -> Ranks | None:
+def rank_all(values: Mapping[str, Mapping[int, float]], higher_is_better: bool) -> MeanRanks | None:
     """Rank the methods within each seed that all have; None without such a seed. Friedman's test needs three methods.
 
     Equal values share the mean of their ranks.
@@ -112,9 +110,9 @@ def rank_all(values: Mapping[str, Mapping[int, float]], higher_is_better: bool) 
     ranks = stats.rankdata(-table if higher_is_better else table, axis=1)
     means = {name: float(mean) for name, mean in zip(names, ranks.mean(axis=0), strict=True)}
     if len(names) < 3 or len(shared) < 2 or (ranks == ranks[:, :1]).all():
-        return Ranks(means, len(shared), None, None)
+        return MeanRanks(means, len(shared), None, None)
     test = stats.friedmanchisquare(*table.T)
-    return Ranks(means, len(shared), float(test.statistic), float(test.pvalue))
+    return MeanRanks(means, len(shared), float(test.statistic), float(test.pvalue))
 
 
 def _verdict(difference: float | None, p: float | None, higher_is_better: bool, alpha: float) -> Verdict:

@@ -95,9 +95,15 @@ def _measured(workspace: Workspace, data: str) -> float:
     places = torch.linspace(0, count - 1, min(count, SAMPLES), device="cpu").round().long()
     places = places if rows is None else rows[places]
     few = Objective(
-        workspace.flat, inputs[places], targets[places], loss=workspace.loss, l2=workspace.config.l2,
-        preprocess=workspace.preprocess, meter=workspace.ledger, check_deterministic=False,
-    )  # fmt: skip
+        workspace.flat,
+        inputs[places],
+        targets[places],
+        loss=workspace.loss,
+        l2=workspace.config.l2,
+        preprocess=workspace.preprocess,
+        meter=workspace.ledger,
+        check_deterministic=False,
+    )
     w0 = workspace.flat.initial() if workspace.origin is None else workspace.origin
     loss, gradient = few.value_and_gradient(w0, "calibration")
     return loss_scale(float(loss), float(gradient.abs().max()))

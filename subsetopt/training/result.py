@@ -16,16 +16,16 @@ from subsetopt.data.digest import dataset_digest, split_digests
 from subsetopt.documents.run import (
     Assessment,
     Cost,
-    Data,
+    DatasetEntry,
     Metrics,
     Model,
     Models,
-    Phase,
+    PhaseEntry,
     Purpose,
     Ratio,
     RunDocument,
     Scaling,
-    Solve,
+    SolveEntry,
 )
 from subsetopt.errors import RunDirectoryError
 from subsetopt.training.checks.affordable import stepless
@@ -61,9 +61,9 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
         target_normalization=_scaling(dataset.target_normalization),
         model=Model(name=config.model, args=config.model_args, parameters=workspace.flat.size),
         overdetermination=Ratio(**workspace.describe_overdetermination()),
-        phases=[Phase.model_validate(snapshot.record) for snapshot in snapshots],
-        solve=None if solve is None else Solve.model_validate({"solver": solve.record["method"], **solve.record}),
-        handoff=None if handoff is None else Phase.model_validate(handoff.record),
+        phases=[PhaseEntry.model_validate(snapshot.record) for snapshot in snapshots],
+        solve=None if solve is None else SolveEntry.model_validate({"solver": solve.record["method"], **solve.record}),
+        handoff=None if handoff is None else PhaseEntry.model_validate(handoff.record),
         metrics=_written(metrics),
         metrics_before_handoff=None if before is None else _written(before),
         assessment=assessment,
@@ -79,10 +79,10 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
     )
 
 
-def _data(workspace: Workspace) -> Data:
+def _data(workspace: Workspace) -> DatasetEntry:
     dataset = workspace.dataset
     given = dataset if workspace.given is None else workspace.given
-    return Data(
+    return DatasetEntry(
         name=dataset.name,
         task=dataset.task,
         in_shape=list(dataset.in_shape),

@@ -82,9 +82,12 @@ class Workspace:
         if len(rows) < least:
             enough = math.ceil(1000 * least / self.full_size) / 1000
             raise SettingError(
-                "grow_start", config.share, f"is {len(rows)} of {self.full_size} samples, {least} are the least that a "
-                "stage of growing subsets needs", f"use {setting('grow_start', float(f'{enough:g}'))} or more",
-            )  # fmt: skip
+                "grow_start",
+                config.share,
+                f"is {len(rows)} of {self.full_size} samples, {least} are the least that a "
+                "stage of growing subsets needs",
+                f"use {setting('grow_start', float(f'{enough:g}'))} or more",
+            )
         return self.with_subset(rows)
 
     def disjoint_subsets(self, count: int) -> tuple[Tensor, ...]:

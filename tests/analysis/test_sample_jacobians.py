@@ -65,10 +65,15 @@ class Frozen(nn.Sequential):
 
 def cnn() -> nn.Module:
     return nn.Sequential(
-        nn.Unflatten(1, (1, 3, 4)), nn.Conv2d(1, 2, 2, padding=1, stride=2), nn.ReLU(inplace=True),
-        nn.Conv2d(2, 3, 2, padding="same", padding_mode="circular", dilation=2, bias=False), nn.Tanh(), nn.AvgPool2d(2),
-        nn.Flatten(), nn.LazyLinear(3),
-    )  # fmt: skip
+        nn.Unflatten(1, (1, 3, 4)),
+        nn.Conv2d(1, 2, 2, padding=1, stride=2),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(2, 3, 2, padding="same", padding_mode="circular", dilation=2, bias=False),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    )
 
 
 BY_LAYERS: list[Callable[[], nn.Module]] = [cnn, Twice, Frozen]

@@ -107,8 +107,12 @@ def test_a_subset_minimum_is_verified_at_the_parameters_of_the_solve_not_of_the_
     reference = dense_hessian(run, 0, 0.01)
     assert document["verdict"] == "minimum"
     assert document["phase"] == {
-        "index": 0, "role": "solve", "method": "lbfgs", "data": "subset", "stop_reason": "gradient",
-    }  # fmt: skip
+        "index": 0,
+        "role": "solve",
+        "method": "lbfgs",
+        "data": "subset",
+        "stop_reason": "gradient",
+    }
     hessian = document["hessian"]
     assert hessian["smallest"]["value"] == pytest.approx(reference[0], rel=1e-8)
     assert hessian["largest"]["value"] == pytest.approx(reference[-1], rel=1e-8)

@@ -22,7 +22,7 @@ from subsetopt.bench.problems import PROBLEMS, cnn_problem
 from subsetopt.bench.race import _curve, _reach
 from subsetopt.bench.recorder import Recorder
 from subsetopt.bench.solving import _solve, geometric_means
-from subsetopt.bench.tables import Table, tables
+from subsetopt.bench.tables import BenchTable, tables
 from subsetopt.bench.timing import median_seconds, sorted_by_turns
 from subsetopt.errors import SettingError, UserError
 from subsetopt.objective import FunctionObjective
@@ -259,7 +259,7 @@ def test_a_directory_that_cannot_be_written_is_said_in_one_line(document: dict[s
 
 
 def test_markdown_has_a_rule_below_the_heading() -> None:
-    table = Table("T", "n", [["a", "b"], ["x", "1"]])
+    table = BenchTable("T", "n", [["a", "b"], ["x", "1"]])
     assert table.markdown() == "## T\n\nn\n\n| a | b |\n| --- | ---: |\n| x | 1 |"
     assert table.text() == "T\n  a  b\n  x  1\n  n"
 

@@ -15,7 +15,7 @@ from subsetopt.bench.gpu.__main__ import main
 from subsetopt.bench.gpu.clocks import by_turns, host_counts, peak_bytes
 from subsetopt.bench.gpu.data import images
 from subsetopt.bench.gpu.models import resnet18, transformer
-from subsetopt.bench.gpu.part import Part
+from subsetopt.bench.gpu.part import BenchPart
 from subsetopt.bench.gpu.table import table
 
 CPU = torch.device("cpu")
@@ -27,8 +27,8 @@ def no_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SUBSETOPT_DATA", str(tmp_path / "nothing"))
 
 
-def part(name: str, path: Path | None = None, seconds: float = 600.0) -> Part:
-    return Part(name, CPU, True, time.monotonic() + seconds, path)
+def part(name: str, path: Path | None = None, seconds: float = 600.0) -> BenchPart:
+    return BenchPart(name, CPU, True, time.monotonic() + seconds, path)
 
 
 def rows_of(module: Any) -> list[dict[str, Any]]:

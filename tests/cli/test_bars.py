@@ -10,8 +10,16 @@ from subsetopt_cli.bars import Bars, describe
 
 from subsetopt.training.settings.phase import PhaseConfig
 
-RECORD = {"iteration": 3, "loss": 0.5, "gradient_norm": 1e-3, "evaluations": 4, "products": 0,
-          "epoch_equivalents": 0.4, "seconds": 0.1, "fraction": 0.25}  # fmt: skip
+RECORD = {
+    "iteration": 3,
+    "loss": 0.5,
+    "gradient_norm": 1e-3,
+    "evaluations": 4,
+    "products": 0,
+    "epoch_equivalents": 0.4,
+    "seconds": 0.1,
+    "fraction": 0.25,
+}
 PHASE = PhaseConfig(method="lbfgs")
 
 

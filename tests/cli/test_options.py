@@ -38,9 +38,14 @@ def test_no_flag_is_without_a_setting() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("l2", "[default: 0.001]"), ("dataset", "[default: digits]"), ("stratify", "[default: yes]"),
-     ("subset_frac", "[default: 0.1]"), ("chunk_size", "[default: auto]")],
-)  # fmt: skip
+    [
+        ("l2", "[default: 0.001]"),
+        ("dataset", "[default: digits]"),
+        ("stratify", "[default: yes]"),
+        ("subset_frac", "[default: 0.1]"),
+        ("chunk_size", "[default: auto]"),
+    ],
+)
 def test_defaults_are_shown_once(name: str, shown: str) -> None:
     assert str(_option(name).help).count("[default") == 1
     assert shown in str(_option(name).help)
@@ -65,9 +70,20 @@ def test_a_field_added_to_the_configuration_becomes_a_flag() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("64", 64), ("0.5", 0.5), ("1e-3", 1e-3), ("true", True), ("False", False), ("64,32", [64, 32]),
-     ("[64, 32]", [64, 32]), ("tanh", "tanh"), ("", ""), ("a=b", "a=b"), ("__import__('os')", "__import__('os')")],
-)  # fmt: skip
+    [
+        ("64", 64),
+        ("0.5", 0.5),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("False", False),
+        ("64,32", [64, 32]),
+        ("[64, 32]", [64, 32]),
+        ("tanh", "tanh"),
+        ("", ""),
+        ("a=b", "a=b"),
+        ("__import__('os')", "__import__('os')"),
+    ],
+)
 def test_key_value_texts_become_the_literals_they_look_like(text: str, value: Any) -> None:
     parsed = key_values("--model-arg", [f"key={text}"])["key"]
     assert parsed == value and type(parsed) is type(value)

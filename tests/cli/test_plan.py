@@ -10,7 +10,7 @@ import pytest
 from subsetopt.facts import PlannedStrategy
 from subsetopt.plan.laws import Law, shipped_laws
 from subsetopt.plan.pilot import Pilot, Speeds
-from subsetopt.plan.predictions import Problem, predict, strategies
+from subsetopt.plan.predictions import PlannedRun, predict, strategies
 
 SMALL = ("plan", "--dataset", "digits", "--model", "linear", "--l2", "0.1")
 
@@ -28,8 +28,15 @@ def test_json_has_speeds_pilot_strategies_and_a_command_that_parses(cli: Any) ->
 def test_text_ends_in_a_recommendation(cli: Any) -> None:
     outcome = cli(*SMALL, "--by", "units")
     text = " ".join(outcome.out.split())
-    for words in ("one epoch-equivalent takes", "Pilot: 129 samples", "sequential model calls",
-                  "subsetopt train --dataset", "Run ", "It rests on:", "This plan cost"):  # fmt: skip
+    for words in (
+        "one epoch-equivalent takes",
+        "Pilot: 129 samples",
+        "sequential model calls",
+        "subsetopt train --dataset",
+        "Run ",
+        "It rests on:",
+        "This plan cost",
+    ):
         assert words in text, words
     assert all(len(line) <= 110 for line in outcome.out.splitlines() if "subsetopt train" not in line)
 
@@ -46,7 +53,7 @@ def test_the_printed_command_runs_and_costs_what_it_promises(strategy: PlannedSt
     promised = 30.2 if strategy.name == "newton-cg" else 4.2  # its first step takes a whole system of equations
     law = Law(strategy.name, 1294, 0.1, "units", (1.0, 0.1), (promised,) * 2, (promised,) * 2, "made up")
     flags = "--dataset digits --model linear --l2 0.1 --gtol 1e-12"
-    problem = Problem(1294, 0.1, 0.5, Speeds(1.0, 1.0, 1.0, 1.0, 1.0, None), None, flags)
+    problem = PlannedRun(1294, 0.1, 0.5, Speeds(1.0, 1.0, 1.0, 1.0, 1.0, None), None, flags)
     command = next(found.command for found in predict(problem, [law]) if found.strategy == strategy.name)
     cost = cli(*command.split()[1:], "--json").json["cost"]["epoch_equivalents"]
     spends_all = strategy.name in ("sgd", "adam", "kfac-stream")
@@ -55,7 +62,7 @@ def test_the_printed_command_runs_and_costs_what_it_promises(strategy: PlannedSt
 
 def test_a_command_of_unknown_cost_has_no_empty_limit() -> None:
     """Before: it ended in `--handoff-epochs` without a number."""
-    problem = Problem(1294, 0.1, 0.5, Speeds(1.0, 1.0, 1.0, 1.0, 1.0, None), None, "--dataset digits")
+    problem = PlannedRun(1294, 0.1, 0.5, Speeds(1.0, 1.0, 1.0, 1.0, 1.0, None), None, "--dataset digits")
     for found in predict(problem, ()):
         assert found.units is None and not re.search(r"-epochs( --|$)", found.command)
 
@@ -63,6 +70,6 @@ def test_a_command_of_unknown_cost_has_no_empty_limit() -> None:
 def test_the_subset_alone_has_room_for_every_class_and_a_limit() -> None:
     speeds = Speeds(1.0, 1.0, 1.0, 1.0, 1.0, None)
     pilot = Pilot(100, ((1, 4.0), (9, 1.0)), True, 0.9, 0.1, 1.9, 0.5, 1.2, 3.0)
-    found = predict(Problem(1000, 1e-3, 50.0, speeds, pilot, "", least=10), shipped_laws())[-1]
+    found = predict(PlannedRun(1000, 1e-3, 50.0, speeds, pilot, "", least=10), shipped_laws())[-1]
     assert "--subset-size 10 " in found.command and found.units is not None
     assert re.search(r"--solver-epochs ([\d.]+)$", found.command)

@@ -15,9 +15,13 @@ def test_bare_numbers(cli: Any) -> None:
     document = cli(*BARE, "--subset-frac", "0.1", "--json").json
     verdict = document.pop("verdict")
     assert document == {
-        "parameters": 500, "samples": 600, "outputs": 10, "ratio": 600 * 10 / 500,
-        "samples_full": 6000, "ratio_full": 6000 * 10 / 500,
-    }  # fmt: skip
+        "parameters": 500,
+        "samples": 600,
+        "outputs": 10,
+        "ratio": 600 * 10 / 500,
+        "samples_full": 6000,
+        "ratio_full": 6000 * 10 / 500,
+    }
     assert isinstance(verdict, str) and verdict
 
 
@@ -75,8 +79,18 @@ def test_frozen_and_shared_parameters_of_a_users_model_on_a_users_file(
         "    return torch.nn.Sequential(shared, shared, frozen, torch.nn.Linear(3, n_outputs))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    document = cli("ratio", "--dataset", "npz", "--data-file", "mine.npz", "--validation-fraction", "0",
-                   "--model", "frozen_factory:make", "--json").json  # fmt: skip
+    document = cli(
+        "ratio",
+        "--dataset",
+        "npz",
+        "--data-file",
+        "mine.npz",
+        "--validation-fraction",
+        "0",
+        "--model",
+        "frozen_factory:make",
+        "--json",
+    ).json
     assert document["parameters"] == 12 + 8
     assert document["ratio_full"] == 50 * 2 / 20
 

@@ -58,8 +58,15 @@ FLAGS = _flags()
 
 
 def _keywords() -> set[str]:
-    callables: list[Any] = [SubsetTrainer, SubsetTrainer.resume, load_dataset, make_plan, Workers, effective_run,
-                            verify_run]  # fmt: skip
+    callables: list[Any] = [
+        SubsetTrainer,
+        SubsetTrainer.resume,
+        load_dataset,
+        make_plan,
+        Workers,
+        effective_run,
+        verify_run,
+    ]
     named = {name for call in callables for name in inspect.signature(call).parameters}
     return named | {*RunConfig.model_fields, *StudyConfig.model_fields}
 
@@ -122,15 +129,37 @@ def test_errors_of_the_library_write_no_flag_that_a_keyword_may_have_to_be(path:
 
 CASES = [
     ({"warmup": "sgd"}, "warmup", {"method": "warmup", "epochs": "warmup_epochs", "lr": "warmup_lr"}),
-    ({"handoff": "adam"}, "handoff", {"method": "handoff", "epochs": "handoff_epochs", "stop_at": "handoff_stop_at",
-                                      "batch_size": "handoff_batch_size", "amp": "handoff_amp"}),
+    (
+        {"handoff": "adam"},
+        "handoff",
+        {
+            "method": "handoff",
+            "epochs": "handoff_epochs",
+            "stop_at": "handoff_stop_at",
+            "batch_size": "handoff_batch_size",
+            "amp": "handoff_amp",
+        },
+    ),
     ({"handoff": "full"}, "handoff", {"method": "handoff_solver", "settings": "handoff_args"}),
-    ({"handoff": "srs"}, "handoff", {"method": "handoff_optimizer", "sampler": "handoff",
-                                     "sampler_settings": "handoff_args"}),
+    (
+        {"handoff": "srs"},
+        "handoff",
+        {"method": "handoff_optimizer", "sampler": "handoff", "sampler_settings": "handoff_args"},
+    ),
     ({"grow": 2.0}, "grow", {"method": "solver", "epochs": "grow_epochs"}),
-    ({}, "solve", {"method": "solver", "epochs": "solver_epochs", "settings": "solver_args", "stop_at": "stop_at",
-                   "gtol": "gtol", "max_iterations": "max_iterations"}),
-]  # fmt: skip
+    (
+        {},
+        "solve",
+        {
+            "method": "solver",
+            "epochs": "solver_epochs",
+            "settings": "solver_args",
+            "stop_at": "stop_at",
+            "gtol": "gtol",
+            "max_iterations": "max_iterations",
+        },
+    ),
+]
 
 
 @pytest.mark.parametrize(("flags", "role", "names"), CASES)

@@ -89,8 +89,20 @@ def test_what_a_users_factory_prints_does_not_spoil_the_json(
         "                               torch.nn.Linear(width, n_outputs))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    outcome = cli("train", "--model", "talkative_factory:make", "--model-arg", "width=4", "--max-iterations", "2",
-                  "--handoff", "none", "--json", "--output", "f")  # fmt: skip
+    outcome = cli(
+        "train",
+        "--model",
+        "talkative_factory:make",
+        "--model-arg",
+        "width=4",
+        "--max-iterations",
+        "2",
+        "--handoff",
+        "none",
+        "--json",
+        "--output",
+        "f",
+    )
     assert outcome.code == 0, outcome.err
     assert outcome.json["model"]["parameters"] == 64 * 4 + 4 + 4 * 10 + 10
     assert "hello from the factory" in outcome.err
@@ -104,8 +116,21 @@ def test_require_ratio_refuses_before_anything_is_written(cli: Any) -> None:
 
 
 def test_a_ratio_below_one_is_a_warning(cli: Any) -> None:
-    outcome = cli("train", "--model", "mlp", "--model-arg", "widths=64", "--subset-size", "50", "--max-iterations", "2",
-                  "--handoff", "none", "--output", "h")  # fmt: skip
+    outcome = cli(
+        "train",
+        "--model",
+        "mlp",
+        "--model-arg",
+        "widths=64",
+        "--subset-size",
+        "50",
+        "--max-iterations",
+        "2",
+        "--handoff",
+        "none",
+        "--output",
+        "h",
+    )
     assert outcome.code == 0
     assert "Warning: " in outcome.err and "Warnings" in outcome.out
 

@@ -36,9 +36,15 @@ def test_text_says_verdict_bounds_l2_and_effective_dimension(cli: Any, finished:
     outcome = cli("verify", finished)
     assert outcome.code == 0 and outcome.err == ""
     for words in (
-        "Verdict: a minimum", "smallest eigenvalue", "largest eigenvalue", "condition number",
-        "adds 0.1 to every eigenvalue", "Effective dimension", "Q = K·M/P", "the run computed in float32",
-    ):  # fmt: skip
+        "Verdict: a minimum",
+        "smallest eigenvalue",
+        "largest eigenvalue",
+        "condition number",
+        "adds 0.1 to every eigenvalue",
+        "Effective dimension",
+        "Q = K·M/P",
+        "the run computed in float32",
+    ):
         assert words in " ".join(outcome.out.split()), words
     assert all(len(line) <= 96 for line in outcome.out.splitlines())
 

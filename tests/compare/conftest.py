@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 
-from subsetopt.compare.config import Study, make_study
+from subsetopt.compare.config import ValidatedStudy, make_study
 
 SMALL: dict[str, Any] = {
-    "methods": "lbfgs@0.2+full,adam", "budget": "2", "seeds": "2", "model": "linear", "max_extensions": 1,
-}  # fmt: skip
+    "methods": "lbfgs@0.2+full,adam",
+    "budget": "2",
+    "seeds": "2",
+    "model": "linear",
+    "max_extensions": 1,
+}
 
 
 @pytest.fixture
-def small() -> Study:
+def small() -> ValidatedStudy:
     """Return the small study."""
     return make_study(SMALL)

@@ -50,11 +50,18 @@ def test_a_logit_grid_stays_between_zero_and_one_and_whole_numbers_stay_whole() 
 @pytest.mark.parametrize(
     ("name", "knob"),
     [
-        ("adam", "lr"), ("srs@0.1", "lr"), ("lbfgs@0.1+srs", "lr"), ("lbfgs@0.1+full", "solve_share"),
-        ("lbfgs", "memory"), ("lbfgs@0.1", "memory"), ("lbfgs@0.01x2+sgd", "lr"),
-        ("lbfgs@0.01x2", "noise_theta"), ("newton-cg", "forcing"), ("ncg", "curvature"),
+        ("adam", "lr"),
+        ("srs@0.1", "lr"),
+        ("lbfgs@0.1+srs", "lr"),
+        ("lbfgs@0.1+full", "solve_share"),
+        ("lbfgs", "memory"),
+        ("lbfgs@0.1", "memory"),
+        ("lbfgs@0.01x2+sgd", "lr"),
+        ("lbfgs@0.01x2", "noise_theta"),
+        ("newton-cg", "forcing"),
+        ("ncg", "curvature"),
     ],
-)  # fmt: skip
+)
 def test_every_method_has_one_knob(name: str, knob: str) -> None:
     found = knob_of(make_config(parse_method(name).settings).phases(), 0.5)
     assert found is not None and found.name == knob

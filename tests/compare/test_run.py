@@ -17,8 +17,8 @@ import torch
 
 from subsetopt.compare import cells as cells_module
 from subsetopt.compare import execution
-from subsetopt.compare.cells import Cell, CellMaker, Outcome
-from subsetopt.compare.config import Study, make_study
+from subsetopt.compare.cells import Cell, CellMaker, CellOutcome
+from subsetopt.compare.config import ValidatedStudy, make_study
 from subsetopt.compare.run import run_comparison
 from subsetopt.compare.summary import RESULT_COLUMNS
 from subsetopt.errors import UserError
@@ -91,7 +91,7 @@ def test_the_same_command_again_computes_nothing(finished: tuple[Path, dict[str,
     assert _times(root) == before and again == summary
 
 
-def test_adding_methods_and_seeds_keeps_what_is_there(tmp_path: Path, small: Study) -> None:
+def test_adding_methods_and_seeds_keeps_what_is_there(tmp_path: Path, small: ValidatedStudy) -> None:
     run_comparison(make_study({**SMALL, "methods": "adam", "seeds": 1}), tmp_path / "a")
     before = _times(tmp_path / "a")
     run_comparison(small, tmp_path / "a")
@@ -120,7 +120,7 @@ def test_cells_of_another_version_are_run_again_and_kept(tmp_path: Path) -> None
     assert len(said) == 1 and said[0].startswith("1 cells of subsetopt 0.0.9 are not reused by ")
 
 
-def test_initial_weights_and_splits_depend_on_the_seed_alone(small: Study) -> None:
+def test_initial_weights_and_splits_depend_on_the_seed_alone(small: ValidatedStudy) -> None:
     maker = CellMaker(make_study({**SMALL, "methods": "lbfgs@0.2+full,adam,srs@0.1,newton-cg"}))
     spaces = {
         (name, seed): prepare(maker.cell(name, 2.0, seed, None).config) for name in maker.methods for seed in (0, 1)
@@ -133,7 +133,7 @@ def test_initial_weights_and_splits_depend_on_the_seed_alone(small: Study) -> No
 
 
 def test_a_failing_cell_is_recorded_and_tried_again(
-    tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small: ValidatedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(config: Any, **options: Any) -> Any:
         if config.seed == 1 and config.phase[-1].method == "adam":
@@ -161,8 +161,8 @@ def test_a_setting_that_cannot_run_is_refused_before_anything_is_written(tmp_pat
         run_comparison(make_study(SMALL), tmp_path / "b")
 
 
-def test_an_interrupted_study_goes_on(tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_cell(cell: Cell, *others: Any) -> Outcome:
+def test_an_interrupted_study_goes_on(tmp_path: Path, small: ValidatedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_cell(cell: Cell, *others: Any) -> CellOutcome:
         if len(seen) == 7:
             raise KeyboardInterrupt
         seen.append(cell.id)
@@ -183,8 +183,21 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, small: Study, monkeypatch:
 def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path) -> None:
     root = tmp_path / "a"
     settings = {**SMALL, "methods": "adam", "budget": "150", "tune": False, "checkpoint_seconds": 0.0}
-    flags = ["--methods", "adam", "--budget", "150", "--no-tune", "--model", "linear", "--seeds", "2",
-             "--checkpoint-seconds", "0", "--output", str(root)]  # fmt: skip
+    flags = [
+        "--methods",
+        "adam",
+        "--budget",
+        "150",
+        "--no-tune",
+        "--model",
+        "linear",
+        "--seeds",
+        "2",
+        "--checkpoint-seconds",
+        "0",
+        "--output",
+        str(root),
+    ]
     child = subprocess.Popen([sys.executable, "-m", "subsetopt", "compare", *flags], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(root.glob("cells/*/state.json")) and time.monotonic() < deadline:
@@ -198,13 +211,13 @@ def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path) -> None:
     created = _times(root, ENVIRONMENT)
     cell = CellMaker(make_study(settings)).cell("adam", 150.0, 0, None)
     assert cell.id == begun.name and steps > 0
-    assert execution.run_cell(cell, root) == Outcome("done")
+    assert execution.run_cell(cell, root) == CellOutcome("done")
     assert _times(root, ENVIRONMENT) == created, "resumed, not begun anew"
 
 
 @pytest.mark.slow
 def test_worker_processes_give_the_same_results(
-    tmp_path: Path, small: Study, finished: tuple[Path, dict[str, Any]]
+    tmp_path: Path, small: ValidatedStudy, finished: tuple[Path, dict[str, Any]]
 ) -> None:
     summary = run_comparison(small, tmp_path / "a", workers=Workers(2))
     expected = [row["values"] for row in finished[1]["results"]]
@@ -212,7 +225,7 @@ def test_worker_processes_give_the_same_results(
 
 
 def test_a_dask_cluster_of_two_processes_gives_the_same_results(
-    tmp_path: Path, small: Study, finished: tuple[Path, dict[str, Any]]
+    tmp_path: Path, small: ValidatedStudy, finished: tuple[Path, dict[str, Any]]
 ) -> None:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:

@@ -20,15 +20,31 @@ def summary() -> dict[str, Any]:
     names = list(MEANS)
     pairs = [(a, b) for place, a in enumerate(names) for b in names[place + 1 :]]
     return {
-        "budgets": [2.0], "budget_unit": "epoch-equivalents", "metric": "accuracy", "higher_is_better": True,
-        "seeds": [0, 1], "methods": [{"name": name, "tuning": []} for name in names], "time_to_target": [],
+        "budgets": [2.0],
+        "budget_unit": "epoch-equivalents",
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "seeds": [0, 1],
+        "methods": [{"name": name, "tuning": []} for name in names],
+        "time_to_target": [],
         "failures": [],
-        "results": [{"method": name, "budget": 2.0, "n": 2, "mean": mean, "interval": None}
-                    for name, mean in MEANS.items()],
-        "comparisons": [{"a": a, "b": b, "budget": 2.0, "metric": "accuracy", "difference": MEANS[a] - MEANS[b],
-                         "interval": None, "p_adjusted": None,
-                         "verdict": "better" if MEANS[a] > MEANS[b] else "worse"} for a, b in pairs],
-    }  # fmt: skip
+        "results": [
+            {"method": name, "budget": 2.0, "n": 2, "mean": mean, "interval": None} for name, mean in MEANS.items()
+        ],
+        "comparisons": [
+            {
+                "a": a,
+                "b": b,
+                "budget": 2.0,
+                "metric": "accuracy",
+                "difference": MEANS[a] - MEANS[b],
+                "interval": None,
+                "p_adjusted": None,
+                "verdict": "better" if MEANS[a] > MEANS[b] else "worse",
+            }
+            for a, b in pairs
+        ],
+    }
 
 
 def test_subset_solves_and_streams_are_each_held_against_the_best_first_order_method() -> None:

@@ -60,8 +60,12 @@ def write_cifar(root: Path, kind: str, n: int = 3) -> None:
     """Write CIFAR files (`10-bin`, `10-py`, `100-bin`, `100-py`) with the same seeded pixels and labels in both."""
     hundred, binary = kind.startswith("100"), kind.endswith("bin")
     names = ["train", "test"] if hundred else [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
-    folder = {"10-bin": "cifar-10-batches-bin", "10-py": "cifar-10-batches-py",
-              "100-bin": "cifar-100-binary", "100-py": "cifar-100-python"}[kind]  # fmt: skip
+    folder = {
+        "10-bin": "cifar-10-batches-bin",
+        "10-py": "cifar-10-batches-py",
+        "100-bin": "cifar-100-binary",
+        "100-py": "cifar-100-python",
+    }[kind]
     (root / folder).mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in names:

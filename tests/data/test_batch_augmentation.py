@@ -44,9 +44,11 @@ def test_shift_equals_zero_padded_numpy_roll():
     seen = set()
     for index in range(64):
         offsets = [
-            (y, x) for y in range(5) for x in range(5)
+            (y, x)
+            for y in range(5)
+            for x in range(5)
             if np.array_equal(padded[index, 0, y : y + 9, x : x + 9], moved[index, 0].numpy())
-        ]  # fmt: skip
+        ]
         assert len(offsets) == 1
         seen.add(offsets[0])
     assert len(seen) > 15

@@ -89,7 +89,7 @@ def test_a_declared_number_of_classes_stays() -> None:
         (np.ma.masked_array(Y, Y == 1), {}, "has 20 masked values"),
         (Y[:, None], {}, "has shape (60, 1), needs one class label per row"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_set_of_classes_is_one_line(message, labels: object, settings: dict, words: str) -> None:
     assert words in message(_load, labels, **settings)
 

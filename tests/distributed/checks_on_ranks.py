@@ -29,7 +29,7 @@ from subsetopt.solvers import make_solver, minimize
 from subsetopt.training.phases.batch_sharing import REPLICATED
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
 from subsetopt.training.phases.kfac_stream.phase import StreamPhase
-from subsetopt.training.phases.protocol import Outcome
+from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.solver import SolverPhase
 from subsetopt.training.phases.subsets.minima import SubsetMinimum
 from subsetopt.training.phases.subsets.phase import SubsetsPhase, SubsetsState
@@ -323,7 +323,7 @@ def subsets_phase(ranks: Ranks, subsets: int, **settings: object) -> tuple[Subse
     return phase, workspace
 
 
-def finished(phase: SubsetsPhase, state: SubsetsState) -> tuple[Outcome, list[SubsetMinimum]]:
+def finished(phase: SubsetsPhase, state: SubsetsState) -> tuple[PhaseOutcome, list[SubsetMinimum]]:
     while phase.terminate(state) is None:
         state = phase.step(state)
     return phase.finish(state), [state.done[index] for index in sorted(state.done)]

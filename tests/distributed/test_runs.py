@@ -21,9 +21,16 @@ from subsetopt.training.settings.run import make_config
 Launch = Callable[..., Any]
 
 SETTINGS = {
-    "dataset": "npz", "model": "mlp", "dtype": "float64", "max_iterations": 60, "gtol": 1e-12,
-    "checkpoint_seconds": 0.0, "rank_timeout": 60.0, "handoff_epochs": 2.0, "handoff": "p-sgd",
-}  # fmt: skip
+    "dataset": "npz",
+    "model": "mlp",
+    "dtype": "float64",
+    "max_iterations": 60,
+    "gtol": 1e-12,
+    "checkpoint_seconds": 0.0,
+    "rank_timeout": 60.0,
+    "handoff_epochs": 2.0,
+    "handoff": "p-sgd",
+}
 SHARED = {"subset_frac": 0.6, "solver_args": {"memory": 10, "shard_memory": True}}
 DEALT_OUT = {"subset_frac": 0.1, "subsets": 5, "subsets_then": "resolve", "solver_args": {"memory": 10}}
 

@@ -59,9 +59,13 @@ def test_a_loss_that_is_not_finite_is_null(result: dict[str, Any], overflown: fl
 
 @pytest.mark.parametrize(
     ("entry", "value", "words"),
-    [("cost", {}, "cost.epoch_equivalents: field required"), ("phases", [], "phases: list should have at least 1"),
-     ("seed", "7", "seed: input should be a valid integer"), ("metrics", {"test": 3}, "metrics.test: input should be")],
-)  # fmt: skip
+    [
+        ("cost", {}, "cost.epoch_equivalents: field required"),
+        ("phases", [], "phases: list should have at least 1"),
+        ("seed", "7", "seed: input should be a valid integer"),
+        ("metrics", {"test": 3}, "metrics.test: input should be"),
+    ],
+)
 def test_a_damaged_entry_is_named(result: dict[str, Any], entry: str, value: object, words: str) -> None:
     with pytest.raises(ValidationError) as caught:
         RunDocument.read({**result, entry: value})

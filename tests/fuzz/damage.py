@@ -23,9 +23,12 @@ _SUPPRESSED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, Health
 def examples(count: int) -> hypothesis.settings:
     """Return the settings of a fuzz test with `count` inputs: the same in every run, none over 10 seconds."""
     return hypothesis.settings(
-        max_examples=count, deadline=10_000, derandomize=count == EXAMPLES, database=None,
+        max_examples=count,
+        deadline=10_000,
+        derandomize=count == EXAMPLES,
+        database=None,
         suppress_health_check=_SUPPRESSED,
-    )  # fmt: skip
+    )
 
 
 @st.composite

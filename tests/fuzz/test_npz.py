@@ -65,7 +65,7 @@ ODD = st.one_of(
         lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6))
     ),
     st.lists(OBJECTS, max_size=8).map(lambda items: np.array([*items, None], dtype=object)[:-1]),
-)  # fmt: skip
+)
 TASKS = st.sampled_from([None, "classification", "regression"])
 
 

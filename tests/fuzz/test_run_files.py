@@ -22,20 +22,36 @@ from tests.report.study.study_fixture import summary, write_study
 SETTINGS = ["--model", "linear", "--subset-size", "40", "--max-iterations", "1", "--handoff", "none"]
 COMMANDS = (["resume"], ["evaluate"], ["report"])
 FILES = (
-    "checkpoint.safetensors", "model.safetensors", "config.toml", "state.json", "result.json", "environment.json",
+    "checkpoint.safetensors",
+    "model.safetensors",
+    "config.toml",
+    "state.json",
+    "result.json",
+    "environment.json",
     "metrics.jsonl",
-)  # fmt: skip
+)
 TIED = {"checkpoint.safetensors": ("resume",), "model.safetensors": ("evaluate",), "result.json": ("report",)}
-CI = settings(max_examples=12, deadline=None, derandomize=True, database=None,
-              suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+CI = settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 MORE = settings(CI, max_examples=1500, derandomize=False)
 
 JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(10**30), 10**30), st.floats(), st.text(max_size=6),
-              st.sampled_from(["\x1b[2J", "\x9b", "x" * 3000])),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(10**30), 10**30),
+        st.floats(),
+        st.text(max_size=6),
+        st.sampled_from(["\x1b[2J", "\x9b", "x" * 3000]),
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
     max_leaves=6,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,21 @@ from subsetopt.seeding import make_generator
 NAMES = [entry.name for entry in SAMPLERS]
 CLASSES, FEATURES = 3, 4
 ODD: st.SearchStrategy[Any] = st.one_of(
-    st.none(), st.booleans(), st.text(max_size=4), st.integers(-3, 3), st.just(float("nan")), st.just([0.1]),
+    st.none(),
+    st.booleans(),
+    st.text(max_size=4),
+    st.integers(-3, 3),
+    st.just(float("nan")),
+    st.just([0.1]),
     st.floats(-2, 2),
-)  # fmt: skip
+)
 CHOICES = {
-    "variant": ["jiang", "composer"], "correction": ["none", "importance", "self-normalised"],
-    "codes": ["inputs", "features"], "hash": ["srp", "p-stable"], "score": ["loss", "gradient"],
-}  # fmt: skip
+    "variant": ["jiang", "composer"],
+    "correction": ["none", "importance", "self-normalised"],
+    "codes": ["inputs", "features"],
+    "hash": ["srp", "p-stable"],
+    "score": ["loss", "gradient"],
+}
 
 
 @st.composite

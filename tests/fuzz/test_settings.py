@@ -80,8 +80,13 @@ def toml(content: dict[str, Any]) -> str | None:
         return None
 
 
-CI = settings(max_examples=40, deadline=None, derandomize=True, database=None,
-              suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+CI = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 MORE = settings(CI, max_examples=3000, derandomize=False)
 
 

@@ -35,17 +35,50 @@ class Hostile:
 
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(-5, 5), st.floats(allow_nan=True, allow_infinity=True),
-    st.text(max_size=5), st.binary(max_size=3), st.sampled_from(["0.1", "auto", "none", "lbfgs", "sgd", "digits"]),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.text(max_size=5),
+    st.binary(max_size=3),
+    st.sampled_from(["0.1", "auto", "none", "lbfgs", "sgd", "digits"]),
+)
 THINGS = st.one_of(
-    SCALARS, st.lists(SCALARS, max_size=3), st.dictionaries(st.text(max_size=3), SCALARS, max_size=2),
-    st.sampled_from([
-        X, Y, X.numpy(), np.int64(3), np.float32(0.5), np.array(0.1), torch.tensor(2), (X, Y), [X, Y], ROWS,
-        DataLoader(ROWS, 4), TensorDataset, nn.Linear, MODEL, DATA, Dataset, Hostile(), Hostile, len, lambda w: w,
-        object(), 3 + 1j, range(3), {1}, Ellipsis, torch.float64, torch.device("cpu"),
-    ]),
-)  # fmt: skip
+    SCALARS,
+    st.lists(SCALARS, max_size=3),
+    st.dictionaries(st.text(max_size=3), SCALARS, max_size=2),
+    st.sampled_from(
+        [
+            X,
+            Y,
+            X.numpy(),
+            np.int64(3),
+            np.float32(0.5),
+            np.array(0.1),
+            torch.tensor(2),
+            (X, Y),
+            [X, Y],
+            ROWS,
+            DataLoader(ROWS, 4),
+            TensorDataset,
+            nn.Linear,
+            MODEL,
+            DATA,
+            Dataset,
+            Hostile(),
+            Hostile,
+            len,
+            lambda w: w,
+            object(),
+            3 + 1j,
+            range(3),
+            {1},
+            Ellipsis,
+            torch.float64,
+            torch.device("cpu"),
+        ]
+    ),
+)
 MODELS_TAKEN, DATA_TAKEN = (str, nn.Module), (str, Dataset)
 
 

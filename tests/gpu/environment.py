@@ -21,9 +21,23 @@ import torch
 import torch.nn.functional as F
 
 PACKAGES = (
-    "torch", "numpy", "scipy", "scikit-learn", "pydantic", "pydantic-core", "safetensors", "tomli-w", "click", "tqdm",
-    "pytest", "pytest-xdist", "hypothesis", "triton", "matplotlib", "joblib",
-)  # fmt: skip
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pydantic",
+    "pydantic-core",
+    "safetensors",
+    "tomli-w",
+    "click",
+    "tqdm",
+    "pytest",
+    "pytest-xdist",
+    "hypothesis",
+    "triton",
+    "matplotlib",
+    "joblib",
+)
 SHAPES = {"3x32x32 to 64": (64, 3, 32, 64), "64x32x32 to 64": (64, 64, 32, 64), "256x8x8 to 256": (64, 256, 8, 256)}
 REPEATS = 10
 

@@ -93,16 +93,16 @@ def test_graphs_hold_one_chunk_of_data_that_stream(device: torch.device, monkeyp
     objective = Objective(model, x, y, indices=torch.arange(200), chunk_size=5, device=device)
     assert objective.samples.data.streams
     living, most = weakref.WeakSet[torch.Tensor](), 0
-    placed = chunks.Data.placed
+    placed = chunks.PlacedSamples.placed
 
-    def watched(data: chunks.Data, rows: torch.Tensor) -> torch.Tensor:
+    def watched(data: chunks.PlacedSamples, rows: torch.Tensor) -> torch.Tensor:
         nonlocal most
         piece = placed(data, rows).clone()
         living.add(piece)
         most = max(most, len(living))
         return piece
 
-    monkeypatch.setattr(chunks.Data, "placed", watched)
+    monkeypatch.setattr(chunks.PlacedSamples, "placed", watched)
 
     def capture(step: Callable[[], None]) -> Callable[[], None]:
         step()

@@ -224,9 +224,15 @@ def test_data_that_stream_give_what_resident_data_give(
 
     def objective() -> Objective:
         return Objective(
-            model, inputs, targets, indices=rows, dtype=torch.float32, device=device, chunk_size=16,
+            model,
+            inputs,
+            targets,
+            indices=rows,
+            dtype=torch.float32,
+            device=device,
+            chunk_size=16,
             linearisation_memory=0,
-        )  # fmt: skip
+        )
 
     resident = objective()
     monkeypatch.setattr(chunks, "resident_bytes", lambda _: 0)

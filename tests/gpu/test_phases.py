@@ -92,9 +92,13 @@ def test_augmented_batches_are_those_of_the_cpu(name: str, device: torch.device)
 def test_a_mini_batch_step_waits_for_nothing(sampler: str, augmentation: str, device: torch.device) -> None:
     """Indices, random draws and shares go to the device by queued copies; losses are read once for many steps."""
     running = begin(
-        device, convnet(), images(), **{**FIRST, "handoff": sampler, "handoff_augmentation": augmentation},
-        dtype="float32", validation_fraction=0.1,
-    ).steps(2)  # fmt: skip
+        device,
+        convnet(),
+        images(),
+        **{**FIRST, "handoff": sampler, "handoff_augmentation": augmentation},
+        dtype="float32",
+        validation_fraction=0.1,
+    ).steps(2)
     batch, w = running.phase._mini_batch, running.state.w
     with waiting_is_an_error(device) as count:
         computed = batch.gradient(w, running.state.augmentation)
@@ -149,9 +153,16 @@ def test_a_run_is_trained_resumed_and_verified_on_the_device(device: torch.devic
     """The whole way through a run directory, from a source tree: environment and version included."""
     model, data = dense(), vectors()
     config = {
-        "device": device.type, "dtype": "float64", "warmup": "adam", "solver": "lbfgs", "handoff": "srs", "l2": 0.05,
-        "handoff_epochs": 1, "subset_frac": 0.5, "gtol": 1e-6,
-    }  # fmt: skip
+        "device": device.type,
+        "dtype": "float64",
+        "warmup": "adam",
+        "solver": "lbfgs",
+        "handoff": "srs",
+        "l2": 0.05,
+        "handoff_epochs": 1,
+        "subset_frac": 0.5,
+        "gtol": 1e-6,
+    }
     outcome = train(make_config({**config, "output": tmp_path / "run"}), model=model, dataset=data, figure=False)
     assert outcome.result["solve"]["converged"] and outcome.result["version"].count(".") == 2
     verified = verify_run(tmp_path / "run", model=model, dataset=data)

@@ -23,9 +23,22 @@ COMPUTING = [
     PACKAGE / "data" / "batch_augmentation.py",
 ]
 FACTORIES = {
-    "arange", "as_tensor", "empty", "eye", "full", "linspace", "logspace", "normal", "ones", "rand", "randint", "randn",
-    "randperm", "tensor", "zeros",
-}  # fmt: skip
+    "arange",
+    "as_tensor",
+    "empty",
+    "eye",
+    "full",
+    "linspace",
+    "logspace",
+    "normal",
+    "ones",
+    "rand",
+    "randint",
+    "randn",
+    "randperm",
+    "tensor",
+    "zeros",
+}
 
 
 def calls(path: Path) -> Iterator[ast.Call]:

@@ -48,23 +48,40 @@ def mlp() -> nn.Module:
 
 def cnn() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(2, 3, 2), nn.Softplus(), nn.Flatten(),
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.Tanh(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(2, 3, 2),
+        nn.Softplus(),
+        nn.Flatten(),
         nn.Linear(27, 3),
-    )  # fmt: skip
+    )
 
 
 def pooled() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), nn.GELU(), nn.AvgPool2d(2), nn.Conv2d(2, 3, 2), nn.Sigmoid(),
-        nn.AvgPool2d((1, 3)), nn.Flatten(), nn.Linear(9, 3),
-    )  # fmt: skip
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.GELU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(2, 3, 2),
+        nn.Sigmoid(),
+        nn.AvgPool2d((1, 3)),
+        nn.Flatten(),
+        nn.Linear(9, 3),
+    )
 
 
 def resnet() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Tanh(), Residual(2), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3),
-    )  # fmt: skip
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.BatchNorm2d(2),
+        nn.Tanh(),
+        Residual(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.BatchNorm1d(4),
+        nn.Linear(4, 3),
+    )
 
 
 NETS = {"mlp": mlp, "cnn": cnn, "pooled": pooled, "resnet": resnet, "tied": Tied}

@@ -63,8 +63,11 @@ BAD: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor, str]] = {
     "variance": (lambda z, y: (z - y).var(), VALUES, "not the mean over samples"),
     "sum": (nn.MSELoss(reduction="sum"), VALUES, r"a sum .*use reduction='mean'"),
     "contrast": (contrast, SORTED, "depends on the samples beside it"),
-    "scaled by the batch": (lambda z, y: F.cross_entropy(z, y, WEIGHT, reduction="none") / WEIGHT[y].sum(), SORTED,
-                            "depends on the samples beside it"),
+    "scaled by the batch": (
+        lambda z, y: F.cross_entropy(z, y, WEIGHT, reduction="none") / WEIGHT[y].sum(),
+        SORTED,
+        "depends on the samples beside it",
+    ),
     "random": (lambda z, y: F.cross_entropy(F.dropout(z, 0.5), y), SORTED, "random numbers or keeps a state"),
     "state": (Drifting(), VALUES, "random numbers or keeps a state"),
     "matrix": (nn.MSELoss(reduction="none"), VALUES, r"shape \(16, 4\).*flatten\(1\)\.mean\(1\)"),
@@ -74,7 +77,7 @@ BAD: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor, str]] = {
     "not finite": (lambda z, y: (z - 10).log().mean(1), VALUES, "it is nan at the starting point"),
     "targets changed": (lambda z, y: F.mse_loss(z, y.mul_(1)), VALUES, "changes the targets in place"),
     "outputs changed": (lambda z, y: F.mse_loss(z.mul_(2), y), VALUES, "changes the outputs in place"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -155,15 +155,15 @@ def test_what_was_found_holds_for_all_objectives_on_one_model() -> None:
 def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Nothing is resident; the list says at each chunk read how many chunks are in memory."""
     monkeypatch.setattr(chunks, "RESIDENT_BYTES", 0)
-    original, living, counts = chunks.Data.staged, weakref.WeakSet(), []
+    original, living, counts = chunks.PlacedSamples.staged, weakref.WeakSet(), []
 
-    def observed(data: chunks.Data, start: int, stop: int) -> Tensor:
+    def observed(data: chunks.PlacedSamples, start: int, stop: int) -> Tensor:
         piece = original(data, start, stop).clone()
         living.add(piece)
         counts.append(len(living))
         return piece
 
-    monkeypatch.setattr(chunks.Data, "staged", observed)
+    monkeypatch.setattr(chunks.PlacedSamples, "staged", observed)
     yield counts
 
 

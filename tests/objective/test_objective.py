@@ -197,9 +197,15 @@ def test_identity_changes_exactly_with_the_function() -> None:
     changed = x.clone()
     changed[3, 0] += 1
     for changes in (
-        {"indices": range(13)}, {"indices": range(1, 13)}, {"l2": 0.1}, {"loss": lambda z, t: F.cross_entropy(z, t)},
-        {"model": other}, {"inputs": changed}, {"targets": (y + 1) % 3}, {"model": problem("mlp")[0]},
-    ):  # fmt: skip
+        {"indices": range(13)},
+        {"indices": range(1, 13)},
+        {"l2": 0.1},
+        {"loss": lambda z, t: F.cross_entropy(z, t)},
+        {"model": other},
+        {"inputs": changed},
+        {"targets": (y + 1) % 3},
+        {"model": problem("mlp")[0]},
+    ):
         assert make(**changes).identity != base, changes
     shared = x.clone()
     objective = Objective(model, shared, y)

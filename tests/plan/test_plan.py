@@ -14,7 +14,7 @@ from subsetopt.errors import SettingError
 from subsetopt.plan.laws import Law, Range, cost_of, pilot_range, shipped_laws
 from subsetopt.plan.pilot import STREAM_BATCH, Pilot, Speeds, measure_speeds, run_pilot
 from subsetopt.plan.plan import make_plan
-from subsetopt.plan.predictions import Problem, lbfgs_units, predict, recommend, strategies
+from subsetopt.plan.predictions import PlannedRun, lbfgs_units, predict, recommend, strategies
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
 
@@ -38,12 +38,13 @@ LAWS = (
 
 def pilot(converged: bool = True) -> Pilot:
     curve = ((1, 4.0), (5, 1.5), (9, 1.05), (12, 1.0))
-    return Pilot(100, curve, converged, loss=0.9, penalty=0.1, held_out=1.9, overhead=0.5,
-                 epoch_equivalents=1.2, seconds=3.0)  # fmt: skip
+    return Pilot(
+        100, curve, converged, loss=0.9, penalty=0.1, held_out=1.9, overhead=0.5, epoch_equivalents=1.2, seconds=3.0
+    )
 
 
-def problem(excess: float = 0.1, with_pilot: Pilot | None = None, samples: int = 1000) -> Problem:
-    return Problem(samples, 1e-3, excess, SPEEDS, with_pilot, "--dataset d")
+def problem(excess: float = 0.1, with_pilot: Pilot | None = None, samples: int = 1000) -> PlannedRun:
+    return PlannedRun(samples, 1e-3, excess, SPEEDS, with_pilot, "--dataset d")
 
 
 def test_a_law_is_log_log_between_levels_and_silent_beyond_what_was_reached() -> None:

@@ -116,9 +116,14 @@ def test_disjoint_subsets_are_recorded_one_after_the_other(
     result: dict[str, Any], run_directory: Path, axes: list[Axes]
 ) -> None:
     result["phases"][1]["subsets"] = {
-        "count": 1, "selected_by": "train", "then": "average", "minima": [{"loss": 0.1}], "average": {},
-        "average_beats": [False], "best": 0,
-    }  # fmt: skip
+        "count": 1,
+        "selected_by": "train",
+        "then": "average",
+        "minima": [{"loss": 0.1}],
+        "average": {},
+        "average_beats": [False],
+        "best": 0,
+    }
     loss_figure(run_directory, result)
     assert "loss on one of the subsets after the other" in axes[0].get_legend().get_texts()[1].get_text()
 

@@ -44,8 +44,10 @@ def test_a_subset_minimum_and_a_handoff(tmp_path: Path) -> None:
     assert "MNIST" not in text
 
 
-@pytest.mark.parametrize("settings", [{"solver": "kfac-stream", "solver_epochs": 1, "handoff": "none"},
-                                      {"solver": "none", "handoff_epochs": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [{"solver": "kfac-stream", "solver_epochs": 1, "handoff": "none"}, {"solver": "none", "handoff_epochs": 1}],
+)
 def test_without_a_subset_nothing_is_said_of_one(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Before: Q, loss and accuracy of a subset that was drawn and never used."""
     text, result = run_of(tmp_path / "run", **settings)

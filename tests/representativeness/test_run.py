@@ -26,8 +26,18 @@ def regression(tmp_path: Path) -> RunConfig:
     x = rng.normal(size=(400, 5))
     y = x @ rng.normal(size=5) + 0.3 * rng.normal(size=400)
     np.savez(tmp_path / "r.npz", x_train=x[:300], y_train=y[:300], x_test=x[300:], y_test=y[300:])
-    return make_config({"dataset": "npz", "data_file": tmp_path / "r.npz", "model": "linear", "l2": L2,
-                        "dtype": "float64", "gtol": 1e-9, "validation_fraction": 0.0, "normalize": "none"})  # fmt: skip
+    return make_config(
+        {
+            "dataset": "npz",
+            "data_file": tmp_path / "r.npz",
+            "model": "linear",
+            "l2": L2,
+            "dtype": "float64",
+            "gtol": 1e-9,
+            "validation_fraction": 0.0,
+            "normalize": "none",
+        }
+    )
 
 
 def test_the_full_minimum_is_that_of_ridge_regression(regression: RunConfig, tmp_path: Path) -> None:

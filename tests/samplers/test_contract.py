@@ -36,9 +36,20 @@ def same(a, b):
 
 def test_the_thirteen_samplers_of_the_papers_are_registered():
     assert set(NAMES) == {
-        "full", "fixed-subset", "rs2", "srs", "random-minibatch", "selective-backprop", "gradient-matching",
-        "p-sgd", "c-sgd", "nw-sketch", "gradmatch", "craig", "glister",
-    }  # fmt: skip
+        "full",
+        "fixed-subset",
+        "rs2",
+        "srs",
+        "random-minibatch",
+        "selective-backprop",
+        "gradient-matching",
+        "p-sgd",
+        "c-sgd",
+        "nw-sketch",
+        "gradmatch",
+        "craig",
+        "glister",
+    }
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)

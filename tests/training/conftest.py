@@ -48,9 +48,14 @@ def small_net(channels: int = 3, side: int = SIDE, classes: int = 3, norm: bool 
         torch.manual_seed(0)
         middle = [nn.BatchNorm2d(4)] if norm else []
         return nn.Sequential(
-            nn.Conv2d(channels, 4, 3), *middle, nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Dropout(dropout),
+            nn.Conv2d(channels, 4, 3),
+            *middle,
+            nn.Tanh(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(dropout),
             nn.Linear(4 * ((side - 2) // 2) ** 2, classes),
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture

@@ -20,9 +20,14 @@ from subsetopt.training.run import resume_run
 from subsetopt.training.run_directory import CHECKPOINT, CONFIG, METRICS, MODEL, RESULT, RunDirectory
 
 SETTINGS: dict[str, Any] = {
-    "model": "linear", "subset_size": 40, "max_iterations": 1, "handoff": "sgd", "handoff_epochs": 1,
-    "handoff_batch_size": 64, "checkpoint_seconds": 0,
-}  # fmt: skip
+    "model": "linear",
+    "subset_size": 40,
+    "max_iterations": 1,
+    "handoff": "sgd",
+    "handoff_epochs": 1,
+    "handoff_batch_size": 64,
+    "checkpoint_seconds": 0,
+}
 DATA = dataset_from_arrays(torch.linspace(-1, 1, 320).reshape(80, 4).cos(), torch.arange(80) % 2)
 PARTS = 24
 

@@ -36,9 +36,13 @@ class Streaming:
 def test_the_parts_of_a_streaming_phase_are_found() -> None:
     best, rows = torch.tensor([3.0]), torch.tensor([1, 2])
     tensors = {
-        "w": torch.tensor([1.0]), "random/cpu": torch.tensor([7]), "change/rows": rows,
-        "change/outputs": torch.ones(2, 1), "checks/best/best_w": best, "checks/buffers/bn.mean": torch.ones(1),
-    }  # fmt: skip
+        "w": torch.tensor([1.0]),
+        "random/cpu": torch.tensor([7]),
+        "change/rows": rows,
+        "change/outputs": torch.ones(2, 1),
+        "checks/best/best_w": best,
+        "checks/buffers/bn.mean": torch.ones(1),
+    }
     counters = {"best_loss": 0.25, "checks_without_gain": 2}
     numbers: dict[str, Any] = {
         "parts": {

@@ -20,10 +20,13 @@ def run(path: Path, **settings: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("small", "large"),
-    [({"max_iterations": 5}, {"max_iterations": 12}), ({"max_epochs": 0.75}, {"max_epochs": 2.0}),
-     ({"solver_epochs": 0.75}, {"solver_epochs": 2.0}),
-     ({"max_iterations": 5, "solver": "newton-cg"}, {"max_iterations": 8})],
-)  # fmt: skip
+    [
+        ({"max_iterations": 5}, {"max_iterations": 12}),
+        ({"max_epochs": 0.75}, {"max_epochs": 2.0}),
+        ({"solver_epochs": 0.75}, {"solver_epochs": 2.0}),
+        ({"max_iterations": 5, "solver": "newton-cg"}, {"max_iterations": 8}),
+    ],
+)
 def test_it_ends_as_the_run_with_the_larger_limit_does(
     tmp_path: Path, small: dict[str, Any], large: dict[str, Any]
 ) -> None:
@@ -46,10 +49,13 @@ def test_what_the_budget_left_out_is_run_after_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "limits", "words"),
-    [({"max_iterations": 5}, {"max_iterations": 5}, "no room"), ({"max_iterations": 5}, {"max_iterations": 2}, "room"),
-     ({"max_iterations": 2, "handoff": "sgd", "handoff_epochs": 0.1}, {"max_iterations": 9}, "no solver that"),
-     ({"l2": 1.0}, {"max_iterations": 900}, "no solver")],
-)  # fmt: skip
+    [
+        ({"max_iterations": 5}, {"max_iterations": 5}, "no room"),
+        ({"max_iterations": 5}, {"max_iterations": 2}, "room"),
+        ({"max_iterations": 2, "handoff": "sgd", "handoff_epochs": 0.1}, {"max_iterations": 9}, "no solver that"),
+        ({"l2": 1.0}, {"max_iterations": 900}, "no solver"),
+    ],
+)
 def test_one_line_where_there_is_nothing_to_go_on_with(
     tmp_path: Path, settings: dict[str, Any], limits: dict[str, Any], words: str
 ) -> None:

@@ -13,17 +13,36 @@ import pytest
 COMMON = ["--dataset", "digits", "--subset-frac", "0.2", "--quiet", "--checkpoint-seconds", "0"]
 RUNS = {
     "warmup-lbfgs-sgd": [
-        "--warmup", "adam", "--solver", "lbfgs", "--max-iterations", "25", "--handoff", "sgd", "--handoff-epochs", "2",
+        "--warmup",
+        "adam",
+        "--solver",
+        "lbfgs",
+        "--max-iterations",
+        "25",
+        "--handoff",
+        "sgd",
+        "--handoff-epochs",
+        "2",
     ],
     "ncg-full": ["--solver", "ncg", "--max-iterations", "20", "--handoff", "full", "--handoff-epochs", "8"],
     "newton-adam": ["--solver", "newton-cg", "--max-iterations", "6", "--handoff", "adam", "--handoff-epochs", "2"],
     "kfac-stream": ["--solver", "kfac-stream", "--handoff", "full", "--handoff-epochs", "3"],
     "held-out": ["--stop-at", "validation", "--max-iterations", "60", "--handoff", "none"],
     "dropout-batchnorm": [
-        "--model", "mlp", "--model-arg", "dropout=0.2", "--model-arg", "batch_norm=true", "--max-iterations", "8",
-        "--handoff", "sgd", "--handoff-epochs", "2",
+        "--model",
+        "mlp",
+        "--model-arg",
+        "dropout=0.2",
+        "--model-arg",
+        "batch_norm=true",
+        "--max-iterations",
+        "8",
+        "--handoff",
+        "sgd",
+        "--handoff-epochs",
+        "2",
     ],
-}  # fmt: skip
+}
 
 
 def launch(arguments):

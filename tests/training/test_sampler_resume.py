@@ -54,9 +54,15 @@ def test_a_killed_run_resumes_bit_identically(name, tmp_path, images, net):
 
     def config(folder):
         return make_config(
-            {"solver": "none", "handoff_epochs": 2.5, "handoff_batch_size": 16, "checkpoint_seconds": 0,
-             "output": tmp_path / folder, **RUNS[name]}
-        )  # fmt: skip
+            {
+                "solver": "none",
+                "handoff_epochs": 2.5,
+                "handoff_batch_size": 16,
+                "checkpoint_seconds": 0,
+                "output": tmp_path / folder,
+                **RUNS[name],
+            }
+        )
 
     given = {"model": net(norm="batchnorm" in name, dropout=0.3 * ("dropout" in name)), "dataset": images}
     whole = train(config("whole"), **given)

@@ -71,6 +71,8 @@ def test_a_killed_run_ends_bit_identical(name: str, tmp_path: Path) -> None:
         resumed = resume_run(cut, **given)
         assert (cut / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
         assert resumed.result["cost"]["by_purpose"] == whole.result["cost"]["by_purpose"]
-        lines = [[json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").open()] for run in
-                 ("whole", cut.name)]  # fmt: skip
+        lines = [
+            [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").open()]
+            for run in ("whole", cut.name)
+        ]
         assert lines[0] == lines[1]

@@ -34,8 +34,15 @@ def test_data_of_another_type_are_refused_never_replaced(kind: str, data: Datase
     """Before: the digits were trained on, without a word."""
     x, y = data.train.inputs, data.train.targets
     rows = TensorDataset(x, y)
-    things = {"TensorDataset": rows, "DataLoader": DataLoader(rows, 32), "pair": (x, y), "array": x.numpy(),
-              "None": None, "number": 42, "class": TensorDataset}  # fmt: skip
+    things = {
+        "TensorDataset": rows,
+        "DataLoader": DataLoader(rows, 32),
+        "pair": (x, y),
+        "array": x.numpy(),
+        "None": None,
+        "number": 42,
+        "class": TensorDataset,
+    }
     with pytest.raises(UserError, match="not a data set's name or a subsetopt Dataset; make") as caught:
         SubsetTrainer("linear", things[kind])  # type: ignore[arg-type]  # the mistake
     assert "\n" not in str(caught.value) and ("as_dataset" in str(caught.value)) == (kind in list(things)[:3])
@@ -61,9 +68,14 @@ def test_a_model_of_another_type_is_refused(model: Any, data: Dataset) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"validation_fraction": 0.3}, {"normalize": "standard"}, {"data_dir": "x"}, {"data_file": "x.npz"},
-     {"model_args": {"width": 3}}],
-)  # fmt: skip
+    [
+        {"validation_fraction": 0.3},
+        {"normalize": "standard"},
+        {"data_dir": "x"},
+        {"data_file": "x.npz"},
+        {"model_args": {"width": 3}},
+    ],
+)
 def test_a_setting_that_an_object_makes_ineffective_is_refused(settings: dict[str, Any], data: Dataset) -> None:
     """Before: taken and dropped."""
     with pytest.raises(UserError, match=r"has no effect: the (model|data set) is given as an object"):

@@ -19,9 +19,13 @@ _PARTS = ("solvers", "products", "overhead", "time")
     "subsetopt bench --output reports/solvers; subsetopt bench --scaling",
 )
 @click.option(
-    "--only", "parts", type=click.Choice(_PARTS), multiple=True, default=_PARTS,
+    "--only",
+    "parts",
+    type=click.Choice(_PARTS),
+    multiple=True,
+    default=_PARTS,
     help="Measure only this part; may be given several times.  [default: all]",
-)  # fmt: skip
+)
 @click.option("--scaling", is_flag=True, help="Start several processes and measure evaluations shared by them.")
 @click.option(
     "--processes", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="Processes of --scaling."
@@ -29,9 +33,13 @@ _PARTS = ("solvers", "products", "overhead", "time")
 @click.option("--problem", "problems", multiple=True, metavar="NAME", help="Problem of the set (default: all of them).")
 @click.option("--quick", is_flag=True, help="Measure few and small problems only, for a first check.")
 @click.option(
-    "--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
     help="Repetitions; times are their medians.",
-)  # fmt: skip
+)
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder of MNIST; without it, synthetic images are used."
 )
@@ -39,13 +47,18 @@ _PARTS = ("solvers", "products", "overhead", "time")
     "--device", metavar="[auto|cpu|cuda|mps]", default="auto", show_default=True, help="Device to compute on."
 )
 @click.option(
-    "--clock", type=click.Choice(("wall", "cpu")), default="wall", show_default=True,
+    "--clock",
+    type=click.Choice(("wall", "cpu")),
+    default="wall",
+    show_default=True,
     help="Measure elapsed time, or processor time (for a machine with other load).",
-)  # fmt: skip
+)
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
     help="Write bench.json, table.md and bench.png to this folder.",
-)  # fmt: skip
+)
 @json_option
 @debug_option
 def command(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from subsetopt.compare.config import SHARED, Study, StudyConfig, make_study
+from subsetopt.compare.config import SHARED, StudyConfig, ValidatedStudy, make_study
 from subsetopt.report.table import text_table
 from subsetopt.training.settings.run import RunConfig
 from subsetopt_cli.failures import INTERRUPTED
@@ -36,13 +36,20 @@ _OWN = tuple(name for name in StudyConfig.model_fields if name != "method")
     "SAMPLER[@FRACTION][/OPTIMIZER]; a hand-off is full, or any of these but SOLVER@SHARE.",
 )
 @click.option("--config", metavar="FILE", help="TOML study or preset (compare-digits, ...); flags override it.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="DIR",
-              help="Study directory; finished cells in it are reused  [default: runs/compare-DATASET]")  # fmt: skip
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Study directory; finished cells in it are reused  [default: runs/compare-DATASET]",
+)
 @click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Cells to run at a time.")
 @click.option(
-    "--backend", type=click.Choice(["loky", "dask", "ray"]), default="loky", show_default=True,
+    "--backend",
+    type=click.Choice(["loky", "dask", "ray"]),
+    default="loky",
+    show_default=True,
     help="Run the cells in processes of this machine, or on a cluster.",
-)  # fmt: skip
+)
 @click.option("--scheduler", metavar="ADDRESS", help="Address of the cluster, e.g. tcp://host:8786.")
 @json_option
 @quiet_option
@@ -81,7 +88,7 @@ def command(
         click.echo(_text(summary, directory))
 
 
-def _run(study: Study, directory: Path, workers: Workers, quiet: bool) -> dict[str, Any]:
+def _run(study: ValidatedStudy, directory: Path, workers: Workers, quiet: bool) -> dict[str, Any]:
     from subsetopt.compare.execution import SilentStudy
     from subsetopt.compare.run import run_comparison
     from subsetopt.report.study.report import render_study
@@ -110,11 +117,17 @@ def _text(summary: Mapping[str, Any], directory: Path) -> str:
     lines += [f"- {sentence}" for sentence in summary["verdict"]]
     lines += ["", *text_table([*_rows(summary)], left=1), ""]
     lines += [f"Files in {directory}"]
-    lines += [f"  {name:<13} {what}" for name, what in (
-        ("report.html", "the report: pictures, tables, tests"), ("report.md", "the same as text"),
-        ("summary.json", "every answer"), ("results.csv", "one row per cell"), ("curves.csv", "losses against cost"),
-        ("cells", "one run directory per cell"),
-    )]  # fmt: skip
+    lines += [
+        f"  {name:<13} {what}"
+        for name, what in (
+            ("report.html", "the report: pictures, tables, tests"),
+            ("report.md", "the same as text"),
+            ("summary.json", "every answer"),
+            ("results.csv", "one row per cell"),
+            ("curves.csv", "losses against cost"),
+            ("cells", "one run directory per cell"),
+        )
+    ]
     return "\n".join(lines)
 
 
@@ -127,11 +140,15 @@ def _rows(summary: Mapping[str, Any]) -> Iterable[list[str]]:
             continue
         interval = row["interval"] and " to ".join(_shown(metric, end) for end in row["interval"])
         yield [
-            row["method"], f"{row['budget']:g}", _shown(metric, row["mean"]),
+            row["method"],
+            f"{row['budget']:g}",
+            _shown(metric, row["mean"]),
             interval or "",
-            f"{row['loss_mean']:.4g}", f"{row['cost_mean']:.3g}", f"{row['cost_including_tuning']:.3g}",
+            f"{row['loss_mean']:.4g}",
+            f"{row['cost_mean']:.3g}",
+            f"{row['cost_including_tuning']:.3g}",
             f"{row['seconds_mean']:.2g}",
-        ]  # fmt: skip
+        ]
 
 
 def _shown(metric: str, value: float) -> str:

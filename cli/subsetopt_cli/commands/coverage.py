@@ -24,9 +24,13 @@ _COUNT = click.IntRange(min=1)
 @click.option("--fraction", type=float, default=0.3, show_default=True, metavar="X", help="Share drawn per epoch.")
 @click.option("--epochs", type=_COUNT, default=10, show_default=True, metavar="N", help="T, epochs of the sampler.")
 @click.option(
-    "--sampler", "names", default="srs,rs2", show_default=True, metavar="NAMES",
+    "--sampler",
+    "names",
+    default="srs,rs2",
+    show_default=True,
+    metavar="NAMES",
     help="Any of srs, rs2, fixed-subset and full, with commas between them.",
-)  # fmt: skip
+)
 @click.option("--repeats", type=_COUNT, default=10, show_default=True, metavar="N", help="Number of simulations.")
 @click.option(
     "--seed",

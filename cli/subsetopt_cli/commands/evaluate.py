@@ -15,9 +15,14 @@ _SPLITS = ("subset", "train", "validation", "test")
 @click.command("evaluate", short_help="Evaluate the trained model of a run.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--split", "splits", type=click.Choice(_SPLITS), multiple=True, default=_SPLITS[1:], show_default=True,
+    "--split",
+    "splits",
+    type=click.Choice(_SPLITS),
+    multiple=True,
+    default=_SPLITS[1:],
+    show_default=True,
     help="Data to evaluate on; may be given several times.",
-)  # fmt: skip
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data sets, if not that of the run.")
 @click.option("--device", metavar="[auto|cpu|cuda|mps]", help="Device to compute on, if not the run's.")
 @json_option

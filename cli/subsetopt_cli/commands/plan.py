@@ -17,8 +17,17 @@ from subsetopt_cli.output import debug_option, json_option, print_json, standard
 
 _SETTINGS = (
     *names_of(RunConfig, heading="Data"),
-    "model", "model_args", "loss", "l2", "stratify", "gtol", "max_iterations", "seed", "dtype", "device",
-)  # fmt: skip
+    "model",
+    "model_args",
+    "loss",
+    "l2",
+    "stratify",
+    "gtol",
+    "max_iterations",
+    "seed",
+    "dtype",
+    "device",
+)
 _WIDTH = 96
 
 
@@ -30,18 +39,27 @@ _WIDTH = 96
     epilog="Example: subsetopt plan --dataset mnist --model cnn --excess 0.05",
 )
 @click.option(
-    "--excess", type=float, metavar="X",
+    "--excess",
+    type=float,
+    metavar="X",
     help="Target: a full-set objective at most X times the full minimum above it.  [default: 0.1]",
-)  # fmt: skip
+)
 @click.option("--target-loss", type=float, metavar="X", help="Target: this held-out loss, instead of --excess.")
 @click.option(
-    "--pilot-seconds", type=float, metavar="X", default=5.0, show_default=True,
+    "--pilot-seconds",
+    type=float,
+    metavar="X",
+    default=5.0,
+    show_default=True,
     help="Seconds at most for a pilot solve on a small subset of this problem; 0 for none.",
-)  # fmt: skip
+)
 @click.option(
-    "--by", type=click.Choice(["seconds", "units"]), default="seconds", show_default=True,
+    "--by",
+    type=click.Choice(["seconds", "units"]),
+    default="seconds",
+    show_default=True,
     help="Recommend by seconds on this machine, or by epoch-equivalents (units).",
-)  # fmt: skip
+)
 @json_option
 @debug_option
 def command(
@@ -62,9 +80,13 @@ def command(
     given = given_settings(RunConfig, flags)
     with standard_output_reserved():
         document = make_plan(
-            make_config(given), flags=_repeated(flags), excess=excess, target_loss=target_loss,
-            pilot_seconds=pilot_seconds, by=by,
-        )  # fmt: skip
+            make_config(given),
+            flags=_repeated(flags),
+            excess=excess,
+            target_loss=target_loss,
+            pilot_seconds=pilot_seconds,
+            by=by,
+        )
     if as_json:
         print_json(document)
     else:

@@ -15,17 +15,25 @@ _SHOWN = 10
 @click.command("predict", short_help="Predict new data with the trained model of a run.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--data-file", type=click.Path(path_type=Path), required=True, metavar="FILE",
+    "--data-file",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
     help="A .npy array, or a .npz file with the inputs as x (or x_test), in the units of the training data.",
-)  # fmt: skip
+)
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="FILE",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
     help="Write predictions, and class probabilities, to this new .csv or .npz file.",
-)  # fmt: skip
+)
 @click.option(
-    "--which", type=click.Choice(["last", "best"]), default="last", show_default=True,
+    "--which",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    show_default=True,
     help="The last parameters, or those better on held-out data where the hand-off did harm.",
-)  # fmt: skip
+)
 @json_option
 @debug_option
 def command(run: Path, data_file: Path, output: Path | None, which: Literal["last", "best"], as_json: bool) -> None:

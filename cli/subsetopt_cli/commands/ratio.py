@@ -26,9 +26,18 @@ from subsetopt_cli.options import HeadedCommand, HeadedOption, given_settings, s
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
 _SETTINGS = (
-    "dataset", "data_dir", "data_file", "task", "image_size", "validation_fraction", "model", "model_args",
-    "subset_frac", "subset_size", "augment_copies",
-)  # fmt: skip
+    "dataset",
+    "data_dir",
+    "data_file",
+    "task",
+    "image_size",
+    "validation_fraction",
+    "model",
+    "model_args",
+    "subset_frac",
+    "subset_size",
+    "augment_copies",
+)
 _WITH_EFFECTIVE = frozenset({"data_dir", "subset_frac", "subset_size"})
 _BARE = (
     ("samples", "N, training samples (instead of a data set)"),
@@ -66,21 +75,29 @@ class _Sizes:
     help="Find the smallest subset that reaches Q.",
 )
 @click.option(
-    "--effective", type=click.Path(path_type=Path), metavar="RUN",
+    "--effective",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
     help="Measure the effective ratio at the minimum that a run found; --subset-frac or --subset-size then ask for "
     "the excess of another subset.",
-)  # fmt: skip
+)
 @click.option(
-    "--excess", type=float, metavar="X",
+    "--excess",
+    type=float,
+    metavar="X",
     help="With --effective: the subset whose loss on the full set is at most X times the full minimum's above it.",
-)  # fmt: skip
+)
 @click.option(
     "--on", type=click.Choice(["subset", "full"]), help="With --effective: measure at the last solve on these data."
 )
 @click.option(
-    "--rows", type=int, metavar="N", default=32, show_default=True,
+    "--rows",
+    type=int,
+    metavar="N",
+    default=32,
+    show_default=True,
     help="With --effective: samples left out in turn; 0 for none.",
-)  # fmt: skip
+)
 @json_option
 @debug_option
 def command(

@@ -30,8 +30,13 @@ _SETTINGS = tuple(name for name in _RUN if not name.startswith("handoff"))
     epilog="Example: subsetopt study representativeness --dataset digits --fractions 0.05,0.1,0.2,0.5 --repeats 3",
 )
 @click.argument("kind", type=click.Choice(["representativeness"]))
-@click.option("--fractions", default="0.02,0.05,0.1,0.2,0.5", show_default=True, metavar="X,X,...",
-              help="Shares of the training data in the subsets.")  # fmt: skip
+@click.option(
+    "--fractions",
+    default="0.02,0.05,0.1,0.2,0.5",
+    show_default=True,
+    metavar="X,X,...",
+    help="Shares of the training data in the subsets.",
+)
 @click.option(
     "--repeats",
     type=click.IntRange(1, 10_000),
@@ -48,8 +53,12 @@ _SETTINGS = tuple(name for name in _RUN if not name.startswith("handoff"))
     metavar="N",
     help="Data splits and initial weights.",
 )
-@click.option("--output", type=click.Path(path_type=Path), metavar="DIR",
-              help="Study directory  [default: runs/representativeness-DATASET]")  # fmt: skip
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Study directory  [default: runs/representativeness-DATASET]",
+)
 @click.option("--jobs", type=int, default=1, show_default=True, metavar="N", help="Minima to find at a time.")
 @json_option
 @quiet_option
@@ -109,12 +118,19 @@ def _text(summary: dict[str, Any], directory: Path) -> str:
     heads = ["subset", "K", "Q", "loss on subset", "on full set", "F/F*", "test loss", f"test {summary['metric']}"]
     rows = [[*heads, "converged", "cost"]]
     for row in summary["results"]:
-        measures = [row[name] and row[name]["mean"] for name in (
-            "subset_objective", "full_objective", "excess", "test_loss", "test_metric")]  # fmt: skip
-        rows.append([
-            f"{100 * row['fraction']:g} %", str(row["samples"]), f"{row['ratio']:.3g}",
-            *["-" if value is None else f"{value:.4g}" for value in measures],
-            f"{row['converged']}/{row['n']}", f"{row['epoch_equivalents']:.3g}",
-        ])  # fmt: skip
+        measures = [
+            row[name] and row[name]["mean"]
+            for name in ("subset_objective", "full_objective", "excess", "test_loss", "test_metric")
+        ]
+        rows.append(
+            [
+                f"{100 * row['fraction']:g} %",
+                str(row["samples"]),
+                f"{row['ratio']:.3g}",
+                *["-" if value is None else f"{value:.4g}" for value in measures],
+                f"{row['converged']}/{row['n']}",
+                f"{row['epoch_equivalents']:.3g}",
+            ]
+        )
     lines = [summary["title"], "", *text_table(rows, indent="", left=1), ""]
     return "\n".join([*lines, f"Files in {directory}: representativeness.png, results.csv, summary.json"])

@@ -26,14 +26,17 @@ _VERDICTS = {
 @click.command("verify", short_help="Check whether a run found a minimum, by the Hessian's eigenvalues.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--on", type=click.Choice(["subset", "full"]),
+    "--on",
+    type=click.Choice(["subset", "full"]),
     help="Verify the last solve on the subset or on the full set, each at the parameters it ended with. "
     "[default: the last solve, else the last phase]",
-)  # fmt: skip
+)
 @click.option(
-    "--gtol", type=float, metavar="X",
+    "--gtol",
+    type=float,
+    metavar="X",
     help="Gradient test: stationary when max|g| is at most X times the loss's own scale.  [default: the run's]",
-)  # fmt: skip
+)
 @click.option(
     "--damping", type=float, metavar="X", help="Lambda of the effective dimension.  [default: the run's L2 strength]"
 )
@@ -44,9 +47,12 @@ _VERDICTS = {
     "--products", type=int, metavar="N", default=300, show_default=True, help="Hessian products per start at most."
 )
 @click.option(
-    "--dtype", type=click.Choice(["float32", "float64"]), default="float64", show_default=True,
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float64",
+    show_default=True,
     help="Precision of the check, independent of the run's.",
-)  # fmt: skip
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data sets, if not that of the run.")
 @click.option("--device", metavar="[auto|cpu|cuda|mps]", help="Device to compute on, if not the run's.")
 @json_option
@@ -74,9 +80,17 @@ def command(
 
     with standard_output_reserved(), _products_shown() as tell:
         document = verify_run(
-            run, on=on, gtol=gtol, damping=damping, probes=probes, max_products=products, dtype=dtype,
-            data_dir=data_dir, device=device, tell=tell,
-        )  # fmt: skip
+            run,
+            on=on,
+            gtol=gtol,
+            damping=damping,
+            probes=probes,
+            max_products=products,
+            dtype=dtype,
+            data_dir=data_dir,
+            device=device,
+            tell=tell,
+        )
     if as_json:
         print_json({"directory": str(run), **document})
     else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.bench.gpu.clocks import timed
-from subsetopt.bench.gpu.part import Part, Row
+from subsetopt.bench.gpu.part import BenchPart, Row
 from subsetopt.objective.kfac.factor import RANK, WIDE, Factor
 from subsetopt.seeding import make_generator
 
@@ -18,7 +18,7 @@ REPEATS = 3
 WIDEST_BATCH = 2048
 
 
-def measure(part: Part) -> None:
+def measure(part: BenchPart) -> None:
     """Add one row per width."""
     part.title = "Symmetric eigendecomposition with vectors, milliseconds per matrix, float32"
     part.data = "second moments of 2 d normal samples with variances 1/i"
@@ -37,7 +37,7 @@ def second_moment(width: int, device: torch.device) -> Tensor:
     return x.T @ x / len(x)
 
 
-def _measure_width(part: Part, width: int, row: Row) -> None:
+def _measure_width(part: BenchPart, width: int, row: Row) -> None:
     device, moment = part.device, second_moment(width, part.device)
 
     def on_host() -> object:
@@ -59,7 +59,7 @@ def _refreshed(factor: Factor) -> None:
     factor.refresh(make_generator(0, "subspace"))
 
 
-def _best(part: Part, work: Callable[[], object]) -> float:
+def _best(part: BenchPart, work: Callable[[], object]) -> float:
     """Return the shortest of up to four calls in milliseconds; the first, which warms up, alone where it takes long."""
     best = timed(work, part.device)
     for _ in range(REPEATS):

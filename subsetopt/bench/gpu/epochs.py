@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from subsetopt.bench.gpu.clocks import by_turns
 from subsetopt.bench.gpu.data import images
 from subsetopt.bench.gpu.models import resnet18
-from subsetopt.bench.gpu.part import Part, Row
+from subsetopt.bench.gpu.part import BenchPart, Row
 from subsetopt.bench.timing import synchronise
 from subsetopt.data import Dataset, Preprocess
 from subsetopt.data.dataset import Split
@@ -25,7 +25,7 @@ ROWS, BATCH, REPEATS = 10_000, 128, 3
 LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
 
 
-def measure(part: Part) -> None:
+def measure(part: BenchPart) -> None:
     """Add one row per precision, and one for gradients that repeat bit for bit; both loops by turns, warm."""
     part.title = f"Seconds per epoch of ResNet-18 on {ROWS} images, batch {BATCH}, SGD with momentum, by turns"
     whole, part.data = images("cifar10", part.tiny)
@@ -44,7 +44,7 @@ def _first(split: Split, rows: int) -> Split:
     return Split(split.inputs[:rows], split.targets[:rows], split.rows[:rows])
 
 
-def _measure_precision(part: Part, dataset: Dataset, amp: bool, repeats_bits: bool, row: Row) -> None:
+def _measure_precision(part: BenchPart, dataset: Dataset, amp: bool, repeats_bits: bool, row: Row) -> None:
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = repeats_bits
     try:
@@ -53,7 +53,7 @@ def _measure_precision(part: Part, dataset: Dataset, amp: bool, repeats_bits: bo
         torch.backends.cudnn.deterministic = before
 
 
-def _measure_loops(part: Part, dataset: Dataset, amp: bool, row: Row) -> None:
+def _measure_loops(part: BenchPart, dataset: Dataset, amp: bool, row: Row) -> None:
     plain, ours = PlainLoop(part, dataset, amp), OurLoop(part, dataset, amp)
     row["parameters"] = sum(p.numel() for p in plain.model.parameters())
     plain()
@@ -71,7 +71,7 @@ def _measure_loops(part: Part, dataset: Dataset, amp: bool, row: Row) -> None:
 class OurLoop:
     """One epoch per call through `train`; `seconds` are those of the phase, without preparing the run."""
 
-    def __init__(self, part: Part, dataset: Dataset, amp: bool) -> None:
+    def __init__(self, part: BenchPart, dataset: Dataset, amp: bool) -> None:
         settings = {"solver": "none", "handoff": "sgd", "handoff_epochs": 1.0, "handoff_lr": LR, "device": _kind(part)}
         more = {"handoff_batch_size": batch_size(part.tiny), "handoff_amp": amp, "handoff_schedule": "constant"}
         self._config = make_config(settings, more, {"l2": DECAY, "handoff_momentum": MOMENTUM, "subset_frac": 1.0})
@@ -87,7 +87,7 @@ class OurLoop:
 class PlainLoop:
     """What one would write by hand: the same model, batches of a shuffled epoch, optimizer, precision."""
 
-    def __init__(self, part: Part, dataset: Dataset, amp: bool) -> None:
+    def __init__(self, part: BenchPart, dataset: Dataset, amp: bool) -> None:
         self._device, self._amp, self._batch = part.device, amp, batch_size(part.tiny)
         self.model = resnet18(4 if part.tiny else 64).to(part.device)
         self._inputs, self._targets = dataset.train.inputs.to(part.device), dataset.train.targets.to(part.device)
@@ -113,5 +113,5 @@ def batch_size(tiny: bool) -> int:
     return 16 if tiny else BATCH
 
 
-def _kind(part: Part) -> str:
+def _kind(part: BenchPart) -> str:
     return part.device.type

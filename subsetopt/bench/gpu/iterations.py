@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.bench.gpu.clocks import by_turns, host_counts, kernel_counts
-from subsetopt.bench.gpu.part import Part, Row
+from subsetopt.bench.gpu.part import BenchPart, Row
 from subsetopt.objective import FunctionObjective
 from subsetopt.solvers import minimize
 
@@ -22,7 +22,7 @@ Solve = Callable[[FunctionObjective, int], tuple[int, int]]
 """(objective, iterations) -> iterations and evaluations made."""
 
 
-def measure(part: Part) -> None:
+def measure(part: BenchPart) -> None:
     """Add two rows, ours and torch's, per number of parameters."""
     part.title = f"One L-BFGS iteration, memory {MEMORY}, on a quadratic in float32"
     part.data = "f(x) = 1/2 sum a_i x_i^2, a from 1 to 10^4; figures per iteration from two solves of unlike length"
@@ -42,7 +42,7 @@ def quadratic(size: int, device: torch.device) -> FunctionObjective:
     return FunctionObjective(lambda x: 0.5 * (a * x * x).sum(dtype=torch.float64), torch.ones(size, device=device))
 
 
-def _measure_solver(part: Part, objective: FunctionObjective, solve: Solve, evaluation: float, row: Row) -> None:
+def _measure_solver(part: BenchPart, objective: FunctionObjective, solve: Solve, evaluation: float, row: Row) -> None:
     few, many = (FEW, FEW + 3) if part.tiny else (FEW, MANY)
     made_few, made_many = solve(objective, few), solve(objective, many)
     iterations = made_many[0] - made_few[0]

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 @dataclass
-class Part:
+class BenchPart:
     """Collects the rows of part `name`; `path` None keeps them in memory alone.
 
     `deadline` is a reading of `time.monotonic`: rows that would begin later are left out and say so.

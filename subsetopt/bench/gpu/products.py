@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from subsetopt.bench.gpu.clocks import by_turns, peak_bytes, timed
 from subsetopt.bench.gpu.models import VOCABULARY, resnet18, transformer
-from subsetopt.bench.gpu.part import Part, Row
+from subsetopt.bench.gpu.part import BenchPart, Row
 from subsetopt.models import build_model
 from subsetopt.objective import Objective
 from subsetopt.seeding import make_generator
@@ -58,7 +58,7 @@ def cases(tiny: bool) -> list[Case]:
     ]
 
 
-def measure(part: Part) -> None:
+def measure(part: BenchPart) -> None:
     """Add one row per model."""
     part.title = "Curvature products: cost in gradients, and peak memory beyond model and data"
     part.data = "made up in the shapes of MNIST, CIFAR-10 and text; float32, no TF32"
@@ -69,7 +69,7 @@ def measure(part: Part) -> None:
             torch.cuda.empty_cache()
 
 
-def _measure_case(part: Part, case: Case, row: Row) -> None:
+def _measure_case(part: BenchPart, case: Case, row: Row) -> None:
     objective, device = _objective(case, part.device), part.device
     w = objective.initial()
     _, v = objective.value_and_gradient(w)
@@ -82,7 +82,7 @@ def _measure_case(part: Part, case: Case, row: Row) -> None:
 
 
 def _measure_kind(
-    part: Part, objective: Objective, w: Tensor, v: Tensor, kind: Literal["hvp", "ggnvp"], row: Row
+    part: BenchPart, objective: Objective, w: Tensor, v: Tensor, kind: Literal["hvp", "ggnvp"], row: Row
 ) -> dict[str, Any]:
     """Return first and later products of `kind`; the gradient's own seconds are those measured beside the Hessian's."""
     device = part.device

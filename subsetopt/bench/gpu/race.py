@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from subsetopt.bench.gpu.data import images
-from subsetopt.bench.gpu.part import Part, Row
+from subsetopt.bench.gpu.part import BenchPart, Row
 from subsetopt.bench.gpu.soap import run_soap
 from subsetopt.data import Dataset
 from subsetopt.training.phases.methods import METHODS
@@ -81,7 +81,7 @@ RACES = (
 class _Watch(Silent):
     """Keeps the test losses of a run, and ends it with RuntimeError when the part's time is over."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: BenchPart) -> None:
         self._part = part
         self.curve: Curve = []
 
@@ -94,7 +94,7 @@ class _Watch(Silent):
             self.curve.append((record["epoch_equivalents"], record["seconds"], loss))
 
 
-def measure(part: Part) -> None:
+def measure(part: BenchPart) -> None:
     """Add one row per entrant of both races."""
     part.title = "Seconds and epochs to tuned Adam's last test loss; zoo cnn, batch 64, cosine schedule, seed 0"
     labels = []
@@ -114,7 +114,7 @@ def measure(part: Part) -> None:
     )
 
 
-def _measure_entrant(part: Part, dataset: Dataset, race: Race, entrant: Entrant, target: float, row: Row) -> None:
+def _measure_entrant(part: BenchPart, dataset: Dataset, race: Race, entrant: Entrant, target: float, row: Row) -> None:
     if entrant.method == "soap" and importlib.util.find_spec("pytorch_optimizer") is None:
         row["note"] = "left out: pytorch_optimizer is not installed"
         return
@@ -129,7 +129,7 @@ def _measure_entrant(part: Part, dataset: Dataset, race: Race, entrant: Entrant,
     row["rate_from"] = entrant.source
 
 
-def run_ours(part: Part, dataset: Dataset, method: str, rate: float, epochs: float) -> Curve:
+def run_ours(part: BenchPart, dataset: Dataset, method: str, rate: float, epochs: float) -> Curve:
     """Run one of this project's methods for `epochs` epoch-equivalents and return its test losses."""
     if method in METHODS:
         settings = {"solver": method, "solver_args": {"rate": rate}, "solver_epochs": epochs, "handoff": "none"}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from subsetopt.bench.gpu.environment import environment
-from subsetopt.bench.gpu.part import Part, one_line, write_json
+from subsetopt.bench.gpu.part import BenchPart, one_line, write_json
 from subsetopt.bench.gpu.table import page
 from subsetopt.files import replace_file
 
@@ -55,7 +55,7 @@ def run_parts(
 def work_on(output: Path, name: str, limit: float, tiny: bool, device: str) -> int:
     """Measure part `name` here, in the process made for it; returns the exit code."""
     where = torch.device(device)
-    part = Part(name, where, tiny, time.monotonic() + SOFT * limit, output / f"{name}.json")
+    part = BenchPart(name, where, tiny, time.monotonic() + SOFT * limit, output / f"{name}.json")
     part.save("running")
     if not (output / ENVIRONMENT).exists():
         write_json(output / ENVIRONMENT, environment(where))
@@ -72,7 +72,7 @@ def work_on(output: Path, name: str, limit: float, tiny: bool, device: str) -> i
 def _run_part(output: Path, name: str, limit: float, tiny: bool, device: str) -> dict[str, Any]:
     path, log = output / f"{name}.json", output / f"{name}.log"
     path.unlink(missing_ok=True)
-    nothing = Part(name, torch.device(device), tiny, time.monotonic())
+    nothing = BenchPart(name, torch.device(device), tiny, time.monotonic())
     if limit <= 0:
         return _kept(path, nothing, "failed", "left out: the time of all parts was over")
     command = [sys.executable, "-m", "subsetopt.bench.gpu", str(output), "--work-on", name, "--device", device]
@@ -99,7 +99,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _kept(path: Path, nothing: Part, status: str, error: str | None) -> dict[str, Any]:
+def _kept(path: Path, nothing: BenchPart, status: str, error: str | None) -> dict[str, Any]:
     """Return and write what the part has left, with how it ended."""
     document = {**nothing.document(status, error), **_read(path), "status": status, "error": error}
     write_json(path, document)

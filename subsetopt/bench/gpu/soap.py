@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from subsetopt.bench.gpu.part import Part
+from subsetopt.bench.gpu.part import BenchPart
 from subsetopt.bench.timing import synchronise
 from subsetopt.data import Dataset, Preprocess
 from subsetopt.models import build_model
@@ -22,7 +22,9 @@ BATCH, L2, LOOKS = 64, 1e-3, 0.1
 CHUNK = 5000
 
 
-def run_soap(part: Part, dataset: Dataset, method: str, rate: float, epochs: float) -> list[tuple[float, float, float]]:
+def run_soap(
+    part: BenchPart, dataset: Dataset, method: str, rate: float, epochs: float
+) -> list[tuple[float, float, float]]:
     """Return (epochs, seconds, test loss) every tenth of an epoch and at the end; looks are outside the seconds.
 
     Model, initial weights, batch size, L2 (in the gradient) and schedule are those of the other methods; decoupled

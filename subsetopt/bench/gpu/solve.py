@@ -10,7 +10,7 @@ import torch
 
 from subsetopt.bench.gpu.clocks import timed
 from subsetopt.bench.gpu.data import images
-from subsetopt.bench.gpu.part import Part, Row
+from subsetopt.bench.gpu.part import BenchPart, Row
 from subsetopt.data import Preprocess, draw
 from subsetopt.models import build_model
 from subsetopt.objective import Objective
@@ -20,7 +20,7 @@ GTOL, MOST, TINY_MOST = 1e-5, 2000, 5
 VARIANTS = ("plain", "cuda_graphs", "compile")
 
 
-def measure(part: Part) -> None:
+def measure(part: BenchPart) -> None:
     """Add one row per way to evaluate; compiling comes last, since it takes longest to begin."""
     part.title = f"L-BFGS on 10 % of MNIST, zoo cnn, l2 = 1e-3, to max|g| <= {GTOL:g}"
     dataset, part.data = images("mnist", part.tiny)
@@ -47,7 +47,7 @@ def measure(part: Part) -> None:
         part.measure({"evaluation": name}, partial(_measure_variant, part, objective, name))
 
 
-def _measure_variant(part: Part, objective: Callable[[str], Objective], variant: str, row: Row) -> None:
+def _measure_variant(part: BenchPart, objective: Callable[[str], Objective], variant: str, row: Row) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         problem = objective(variant)
@@ -73,6 +73,6 @@ def _measure_variant(part: Part, objective: Callable[[str], Objective], variant:
         row["note"] = str(caught[0].message)[:120]
 
 
-def _solve(part: Part, problem: Objective) -> SolveResult:
+def _solve(part: BenchPart, problem: Objective) -> SolveResult:
     most = TINY_MOST if part.tiny else MOST
     return minimize(problem, method="lbfgs", gtol=GTOL, max_iterations=most, callback=lambda state: part.over)

@@ -120,10 +120,26 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
 _MARK = object()
 _MOST_OPCODES = 2_000_000  # the largest published file, CIFAR-100's, has 300 000
 # Opcodes that put their argument, or a constant, on the stack; the byte strings of Python 2 come as Latin-1 text.
-_ARGUMENT = frozenset({
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE",
-    "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-})  # fmt: skip
+_ARGUMENT = frozenset(
+    {
+        "INT",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG",
+        "LONG1",
+        "LONG4",
+        "FLOAT",
+        "BINFLOAT",
+        "UNICODE",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+    }
+)
 _LATIN = frozenset({"STRING", "BINSTRING", "SHORT_BINSTRING"})
 _CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}

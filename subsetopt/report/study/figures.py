@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from subsetopt.report.study.bands import Axis, Band, seed_band
-from subsetopt.report.study.files import CurvePoint, Result, Study
+from subsetopt.report.study.files import CurvePoint, Result, StudyDocument
 from subsetopt.report.study.svg import Plot, colour, dash, marker_path, number, percent
 from subsetopt.report.study.tables import cost_text, metric_text, metric_title
 
@@ -28,7 +28,7 @@ class Picture:
     caption: str
 
 
-def shown_methods(study: Study) -> frozenset[int]:
+def shown_methods(study: StudyDocument) -> frozenset[int]:
     """Return which methods the pictures show before the reader chooses: all, or the best at the largest budget."""
     if len(study.methods) <= SHOWN_AT_FIRST:
         return frozenset(range(len(study.methods)))
@@ -51,7 +51,7 @@ def curve_kinds(points: Iterable[CurvePoint]) -> list[str]:
     return [kind for kind in _CURVES if kind in present]
 
 
-def kind_title(study: Study, kind: str) -> str:
+def kind_title(study: StudyDocument, kind: str) -> str:
     """Return a kind of curve in words."""
     if kind == "metric":
         return "validation accuracy" if study.metric == "accuracy" else "validation MSE"
@@ -59,7 +59,7 @@ def kind_title(study: Study, kind: str) -> str:
 
 
 def curve_picture(
-    study: Study, points: Sequence[CurvePoint], budget: float, kind: str, axis: Axis, shown: frozenset[int]
+    study: StudyDocument, points: Sequence[CurvePoint], budget: float, kind: str, axis: Axis, shown: frozenset[int]
 ) -> Picture | None:
     """Draw one kind of curve of every method against cost or seconds, None where there are none."""
     mine = [point for point in points if point.budget == budget and point.kind == kind]
@@ -77,9 +77,13 @@ def curve_picture(
     plot = Plot(
         [0.0, *(float(band.x[-1]) for band in bands.values())],
         [_inside(value, share) for value in _extent(visible, log=log)],
-        label=f"{title}: one line per method", x_title=_AXES[axis], y_title=kind_title(study, kind), log_y=log,
-        x_from_zero=True, y_format=percent if share else number,
-    )  # fmt: skip
+        label=f"{title}: one line per method",
+        x_title=_AXES[axis],
+        y_title=kind_title(study, kind),
+        log_y=log,
+        x_from_zero=True,
+        y_format=percent if share else number,
+    )
     for index, band in bands.items():
         if band.seeds > 1:
             plot.band(index, band.x.tolist(), band.low.tolist(), band.high.tolist(), hidden=index not in shown)
@@ -100,7 +104,7 @@ def _extent(bands: Sequence[Band], *, log: bool) -> tuple[float, float]:
     return (math.exp(low), math.exp(high)) if log else (low, high)
 
 
-def metric_picture(study: Study, axis: Axis, shown: frozenset[int]) -> Picture | None:
+def metric_picture(study: StudyDocument, axis: Axis, shown: frozenset[int]) -> Picture | None:
     """Draw the test metric of every method against what it cost, a point with its interval per budget."""
     spent = partial(_spent, axis=axis)
     rows = [row for row in study.results if row.metric == study.metric and row.mean is not None and spent(row)]
@@ -116,10 +120,12 @@ def metric_picture(study: Study, axis: Axis, shown: frozenset[int]) -> Picture |
             for value in (row.mean, *(row.interval or ()))
             if value is not None
         ],
-        label=f"{metric_title(study.metric)} against {_AXES[axis]}", x_title=_AXES[axis],
-        y_title=metric_title(study.metric), log_x=max(costs) / min(costs) > _DECADE,
+        label=f"{metric_title(study.metric)} against {_AXES[axis]}",
+        x_title=_AXES[axis],
+        y_title=metric_title(study.metric),
+        log_x=max(costs) / min(costs) > _DECADE,
         y_format=percent if study.metric == "accuracy" else number,
-    )  # fmt: skip
+    )
     for index, name in enumerate(study.names):
         mine, hidden = sorted((row for row in rows if row.method == name), key=spent), index not in shown
         if mine:
@@ -148,7 +154,7 @@ def _point_title(row: Result, cost: float) -> str:
     return f"{row.method}, budget {number(row.budget)}: {metric_text(row.mean, row.metric)} at {cost_text(cost)}"
 
 
-def pareto_front(study: Study) -> list[Result]:
+def pareto_front(study: StudyDocument) -> list[Result]:
     """Return the results that no other result beats at the same or lower cost including tuning, cheapest first."""
     sign = -1.0 if study.higher_is_better else 1.0
     rows = [row for row in study.results if row.metric == study.metric and row.mean is not None and _full_cost(row)]
@@ -161,7 +167,7 @@ def pareto_front(study: Study) -> list[Result]:
     return front
 
 
-def pareto_picture(study: Study, shown: frozenset[int]) -> Picture | None:
+def pareto_picture(study: StudyDocument, shown: frozenset[int]) -> Picture | None:
     """Draw every result against its cost including tuning, with the front of those that nothing cheaper beats."""
     front = pareto_front(study)
     if not front:
@@ -169,11 +175,14 @@ def pareto_picture(study: Study, shown: frozenset[int]) -> Picture | None:
     rows = [row for row in study.results if row.metric == study.metric and row.mean is not None and _full_cost(row)]
     costs = [_full_cost(row) for row in rows]
     plot = Plot(
-        costs, [row.mean or 0.0 for row in rows],
+        costs,
+        [row.mean or 0.0 for row in rows],
         label=f"Pareto front of {metric_title(study.metric)} and cost including tuning",
-        x_title="epoch-equivalents, tuning included", y_title=metric_title(study.metric),
-        log_x=max(costs) / min(costs) > _DECADE, y_format=percent if study.metric == "accuracy" else number,
-    )  # fmt: skip
+        x_title="epoch-equivalents, tuning included",
+        y_title=metric_title(study.metric),
+        log_x=max(costs) / min(costs) > _DECADE,
+        y_format=percent if study.metric == "accuracy" else number,
+    )
     plot.steps([(_full_cost(row), row.mean or 0.0) for row in front])
     on_front = {(row.method, row.budget) for row in front}
     for row in rows:
@@ -182,6 +191,7 @@ def pareto_picture(study: Study, shown: frozenset[int]) -> Picture | None:
         plot.marker(index, _full_cost(row), row.mean or 0.0, _point_title(row, _full_cost(row)), hidden=hidden)
     members = "; ".join(
         f"{row.method} with budget {number(row.budget)} ({metric_text(row.mean, row.metric)} for "
-        f"{cost_text(_full_cost(row))})" for row in front
-    )  # fmt: skip
+        f"{cost_text(_full_cost(row))})"
+        for row in front
+    )
     return Picture(plot.svg(), f"Pareto front, tuning included. On the front: {members}")

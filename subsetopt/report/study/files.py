@@ -38,7 +38,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Method(_Part):
+class MethodEntry(_Part):
     """One contender: its name as typed, what it is, and how its learning rate was found."""
 
     name: str
@@ -75,7 +75,7 @@ class TimeToTarget(_Part):
     of: int | None = None
 
 
-class Comparison(_Part):
+class ComparisonEntry(_Part):
     """One paired difference, a minus b, with its test."""
 
     a: str
@@ -103,7 +103,7 @@ class Friedman(_Part):
     p: Number = None
 
 
-class Study(_Part):
+class StudyDocument(_Part):
     """The content of `summary.json`."""
 
     kind: Literal["compare"] = "compare"
@@ -115,12 +115,12 @@ class Study(_Part):
     budgets: list[float]
     budget_unit: str = "epoch-equivalents"
     seeds: int | list[int] = 0
-    methods: Annotated[list[Method], Field(min_length=1)]
+    methods: Annotated[list[MethodEntry], Field(min_length=1)]
     results: list[Result]
     time_to_target: Many[TimeToTarget] = []
     ranks: Any = None
     friedman: Many[Friedman] = []
-    comparisons: Many[Comparison] = []
+    comparisons: Many[ComparisonEntry] = []
     verdict: Many[str] = []
     failures: Many[Failure] = []
     command: str | list[str] = ""
@@ -173,13 +173,13 @@ def study_kind(directory: Path) -> str:
     return str(_read_summary(directory).get("kind", "compare"))
 
 
-def read_study(directory: Path) -> Study:
+def read_study(directory: Path) -> StudyDocument:
     """Read `summary.json`.
 
     Raises `RunDirectoryError` when the study has none or it cannot be read, `DataError` when an entry is malformed.
     """
     try:
-        return Study.model_validate(_read_summary(directory))
+        return StudyDocument.model_validate(_read_summary(directory))
     except ValidationError as error:
         first = error.errors()[0]
         entry = ".".join(str(part) for part in first["loc"]) or "the document"

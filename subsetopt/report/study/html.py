@@ -33,10 +33,10 @@ from subsetopt.report.study.figures import (
     pareto_picture,
     shown_methods,
 )
-from subsetopt.report.study.files import CurvePoint, Study
+from subsetopt.report.study.files import CurvePoint, StudyDocument
 from subsetopt.report.study.svg import colour
 from subsetopt.report.study.tables import (
-    Table,
+    StudyTable,
     comparison_groups,
     comparison_matrix,
     comparisons_table,
@@ -60,12 +60,12 @@ class _Section(NamedTuple):
 class _Shown(NamedTuple):
     """A table as the page shows it: a class of the style sheet, and whether it is folded at first."""
 
-    table: Table
+    table: StudyTable
     style: str = ""
     folded: bool = False
 
 
-def study_html(study: Study, points: Sequence[CurvePoint]) -> str:
+def study_html(study: StudyDocument, points: Sequence[CurvePoint]) -> str:
     """Return the page. Everything from the study is escaped; equal input gives equal text."""
     return _rendered(
         "study.html",
@@ -113,12 +113,12 @@ def _pixels(strip: tuple[float, float, float]) -> list[str]:
     return [f"{2 + 96 * share:.1f}" for share in strip]
 
 
-def _lead(study: Study) -> str:
+def _lead(study: StudyDocument) -> str:
     facts = [fact for fact in (study.dataset, study.model) if fact]
     return ", ".join([*facts, f"{len(study.methods)} methods, {study.seed_count} seeds"])
 
 
-def _sections(study: Study, points: Sequence[CurvePoint]) -> Iterator[_Section]:
+def _sections(study: StudyDocument, points: Sequence[CurvePoint]) -> Iterator[_Section]:
     results = [_Shown(results_table(study, budget)) for budget in study.budgets]
     targets = [_Shown(table, "bars") for table in target_tables(study)]
     yield _Section("summary", "In short", _summary(study))
@@ -136,15 +136,15 @@ def _tables(shown: Sequence[_Shown]) -> str:
     return _rendered("tables.html", tables=shown) if shown else ""
 
 
-def _present(table: Table | None, *, folded: bool = False) -> list[_Shown]:
+def _present(table: StudyTable | None, *, folded: bool = False) -> list[_Shown]:
     return [] if table is None else [_Shown(table, folded=folded)]
 
 
-def _summary(study: Study) -> str:
+def _summary(study: StudyDocument) -> str:
     return _rendered("summary.html", verdict=study.verdict, facts=study_facts(study), command=command_line(study))
 
 
-def _differences(study: Study) -> list[_Shown]:
+def _differences(study: StudyDocument) -> list[_Shown]:
     groups = comparison_groups(study)
     if not groups:
         return []
@@ -155,17 +155,17 @@ def _differences(study: Study) -> list[_Shown]:
     return [*opened, *folded, _Shown(comparisons_table(study), folded=True)]
 
 
-def _tuning(study: Study) -> list[_Shown]:
+def _tuning(study: StudyDocument) -> list[_Shown]:
     return _present(tuning_cost_table(study)) + _present(tuning_table(study), folded=True)
 
 
-def _pictures(study: Study, points: Sequence[CurvePoint]) -> str:
+def _pictures(study: StudyDocument, points: Sequence[CurvePoint]) -> str:
     shown = shown_methods(study)
     groups = _picture_groups(study, points, shown)
     return _rendered("pictures.html", names=study.names, shown=shown, groups=groups) if groups else ""
 
 
-def _picture_groups(study: Study, points: Sequence[CurvePoint], shown: frozenset[int]) -> _Groups:
+def _picture_groups(study: StudyDocument, points: Sequence[CurvePoint], shown: frozenset[int]) -> _Groups:
     by_metric = [metric_picture(study, axis, shown) for axis, _ in _AXES]
     groups = [(f"{metric_title(study.metric)} against cost and time", [*by_metric, pareto_picture(study, shown)])]
     for kind in curve_kinds(points):

@@ -15,9 +15,9 @@ from subsetopt.report.study.details import (
     tuning_table,
 )
 from subsetopt.report.study.figures import pareto_picture, shown_methods
-from subsetopt.report.study.files import Study
+from subsetopt.report.study.files import StudyDocument
 from subsetopt.report.study.tables import (
-    Table,
+    StudyTable,
     comparison_groups,
     comparison_matrix,
     comparisons_table,
@@ -29,12 +29,12 @@ from subsetopt.report.study.tables import (
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&])")
 
 
-def study_markdown(study: Study) -> str:
+def study_markdown(study: StudyDocument) -> str:
     """Return the report; equal input gives equal text."""
     return "\n\n".join(_blocks(study)) + "\n"
 
 
-def _blocks(study: Study) -> Iterator[str]:
+def _blocks(study: StudyDocument) -> Iterator[str]:
     yield f"# {_text(study.title)}"
     if study.verdict:
         yield "\n".join(f"- {_text(sentence)}" for sentence in study.verdict)
@@ -52,9 +52,9 @@ def _blocks(study: Study) -> Iterator[str]:
             yield _text(front.caption) + "."
 
 
-def _sections(study: Study) -> Iterator[tuple[str, list[Table | None]]]:
+def _sections(study: StudyDocument) -> Iterator[tuple[str, list[StudyTable | None]]]:
     yield "Results at equal budget", [results_table(study, budget) for budget in study.budgets]
-    matrices: list[Table | None] = [comparison_matrix(study, *group) for group in comparison_groups(study)]
+    matrices: list[StudyTable | None] = [comparison_matrix(study, *group) for group in comparison_groups(study)]
     yield "Which differences are noise", [*matrices, comparisons_table(study)] if matrices else []
     yield "Cost to reach a target", [*target_tables(study)]
     yield "Methods", [methods_table(study)]
@@ -63,7 +63,7 @@ def _sections(study: Study) -> Iterator[tuple[str, list[Table | None]]]:
     yield "How it was made", [environment_table(study)]
 
 
-def _table(table: Table) -> Iterator[str]:
+def _table(table: StudyTable) -> Iterator[str]:
     yield f"### {_text(table.caption)}"
     rule = "|".join("---:" if index in table.numeric else "---" for index in range(len(table.columns)))
     lines = [_row(table.columns), f"|{rule}|", *(_row(cell.text for cell in row) for row in table.rows)]

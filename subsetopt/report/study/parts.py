@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Trial:
+class TuningTrial:
     """One value of a tuned setting at one budget, its validation loss (None: not finite), and whether it was taken."""
 
     budget: float | None
@@ -41,10 +41,12 @@ def tuned_values(lr: Any, tuning: Any) -> list[tuple[float | None, str, float]]:
     return [(budget, setting, value) for budget, setting, value in entries if value is not None]
 
 
-def trials(tuning: Any) -> list[Trial]:
+def trials(tuning: Any) -> list[TuningTrial]:
     """Return every trial of `[{budget, setting: "lr", lr: VALUE, trials: [{lr, score}]}]`, in its order."""
     return [
-        Trial(_float(entry.get("budget")), _setting(entry), value, _float(trial.get("score")), value == _taken(entry))
+        TuningTrial(
+            _float(entry.get("budget")), _setting(entry), value, _float(trial.get("score")), value == _taken(entry)
+        )
         for entry in _entries(tuning)
         for trial in _entries(entry.get("trials"))
         if (value := _float(trial.get(_setting(entry)))) is not None
@@ -66,9 +68,7 @@ def _taken(entry: Mapping[str, Any]) -> float | None:
 def facts(content: Any) -> list[tuple[str, str]]:
     """Return versions or machine as (name, text) pairs, whatever their nesting."""
     if isinstance(content, Mapping):
-        return [
-            (f"{key} {inner}".strip(), text) for key, value in content.items() for inner, text in facts(value)
-        ]  # fmt: skip
+        return [(f"{key} {inner}".strip(), text) for key, value in content.items() for inner, text in facts(value)]
     if isinstance(content, Sequence) and not isinstance(content, str):
         return [("", ", ".join(map(str, content)))]
     return [] if content is None else [("", str(content))]

@@ -104,9 +104,18 @@ class Plot:
     """
 
     def __init__(
-        self, xs: Sequence[float], ys: Sequence[float], *, label: str, x_title: str, y_title: str,
-        log_x: bool = False, log_y: bool = False, x_from_zero: bool = False, y_format: Formatter = number,
-    ) -> None:  # fmt: skip
+        self,
+        xs: Sequence[float],
+        ys: Sequence[float],
+        *,
+        label: str,
+        x_title: str,
+        y_title: str,
+        log_x: bool = False,
+        log_y: bool = False,
+        x_from_zero: bool = False,
+        y_format: Formatter = number,
+    ) -> None:
         self._x = Scale(*_range(xs, log=log_x, from_zero=x_from_zero), _LEFT, WIDTH - _RIGHT, log_x)
         self._y = Scale(*_range(ys, log=log_y), HEIGHT - _BOTTOM, _TOP, log_y)
         self._label, self._x_title, self._y_title, self._y_format = label, x_title, y_title, y_format

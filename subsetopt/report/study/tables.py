@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from subsetopt.report.study.files import Comparison, Interval, Result, Study, TimeToTarget
+from subsetopt.report.study.files import ComparisonEntry, Interval, Result, StudyDocument, TimeToTarget
 from subsetopt.report.study.parts import rank_of
 from subsetopt.report.study.svg import number
 
@@ -18,7 +18,7 @@ _OPPOSITE = {"better": "worse", "worse": "better", "no difference": "no differen
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell of a table: text, the number it sorts by, a style, and a bar as shares of the cell's width."""
 
     text: str
@@ -29,12 +29,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class StudyTable:
     """Rows under headings; the first column names the row, `numeric` has the columns that hold numbers."""
 
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     numeric: frozenset[int] = frozenset()
     sortable: bool = True
     note: str = ""
@@ -73,34 +73,41 @@ def p_text(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else number(value, 2)
 
 
-def budget_text(study: Study, budget: float) -> str:
+def budget_text(study: StudyDocument, budget: float) -> str:
     """Return a budget with its unit."""
     unit = unit_title(study)
     return f"{number(budget)} {unit.removesuffix('s') if budget == 1 else unit}"
 
 
-def unit_title(study: Study) -> str:
+def unit_title(study: StudyDocument) -> str:
     """Return the unit of the budgets in the plural."""
     unit = study.budget_unit.replace("_", "-")
     return "epoch-equivalents" if unit == "epochs" else unit
 
 
-def results_at(study: Study, budget: float) -> list[Result]:
+def results_at(study: StudyDocument, budget: float) -> list[Result]:
     """Return the results of the study's metric at a budget, best first; those without a value come last."""
     sign = -1.0 if study.higher_is_better else 1.0
     rows = [row for row in study.results if row.budget == budget and row.metric == study.metric]
     return sorted(rows, key=lambda row: (row.mean is None, sign * (row.mean or 0.0)))
 
 
-def results_table(study: Study, budget: float) -> Table:
+def results_table(study: StudyDocument, budget: float) -> StudyTable:
     """Return quality and cost of every method at one budget, best first."""
     rows = results_at(study, budget)
     columns = (
-        "Method", metric_title(study.metric), "95 % interval", "Test loss", "Cost", "Cost with tuning", "Seconds",
-        "Rank", "Seeds",
-    )  # fmt: skip
+        "Method",
+        metric_title(study.metric),
+        "95 % interval",
+        "Test loss",
+        "Cost",
+        "Cost with tuning",
+        "Seconds",
+        "Rank",
+        "Seeds",
+    )
     limits = _limits(rows)
-    return Table(
+    return StudyTable(
         f"After {budget_text(study, budget)}",
         columns,
         tuple(_result_row(study, row, limits) for row in rows),
@@ -110,25 +117,25 @@ def results_table(study: Study, budget: float) -> Table:
     )
 
 
-def _friedman_note(study: Study, budget: float) -> str:
+def _friedman_note(study: StudyDocument, budget: float) -> str:
     p = next((row.p for row in study.friedman if row.budget == budget and row.p is not None), None)
     return "" if p is None else f" Rank is the mean over seeds; Friedman's test that all rank alike: p = {p_text(p)}."
 
 
-def _result_row(study: Study, row: Result, limits: tuple[float, float] | None) -> tuple[Cell, ...]:
+def _result_row(study: StudyDocument, row: Result, limits: tuple[float, float] | None) -> tuple[TableCell, ...]:
     rank = rank_of(study.ranks, row.method, row.budget)
     width = None if row.interval is None or None in row.interval else (row.interval[1] or 0) - (row.interval[0] or 0)
     seeds = f"{row.n}" if row.n >= study.seed_count else f"{row.n} of {study.seed_count}"
     return (
-        Cell(row.method),
-        Cell(metric_text(row.mean, row.metric), row.mean),
-        Cell(interval_text(row.interval, row.metric), width, strip=_strip(row, limits)),
-        Cell(loss_text(row.loss_mean), row.loss_mean),
-        Cell(cost_text(row.cost_mean), row.cost_mean),
-        Cell(cost_text(row.cost_including_tuning), row.cost_including_tuning),
-        Cell(cost_text(row.seconds_mean), row.seconds_mean),
-        Cell(MISSING if rank is None else number(rank), rank),
-        Cell(seeds, row.n, style="" if row.n >= study.seed_count else "worse"),
+        TableCell(row.method),
+        TableCell(metric_text(row.mean, row.metric), row.mean),
+        TableCell(interval_text(row.interval, row.metric), width, strip=_strip(row, limits)),
+        TableCell(loss_text(row.loss_mean), row.loss_mean),
+        TableCell(cost_text(row.cost_mean), row.cost_mean),
+        TableCell(cost_text(row.cost_including_tuning), row.cost_including_tuning),
+        TableCell(cost_text(row.seconds_mean), row.seconds_mean),
+        TableCell(MISSING if rank is None else number(rank), rank),
+        TableCell(seeds, row.n, style="" if row.n >= study.seed_count else "worse"),
     )
 
 
@@ -159,24 +166,27 @@ def _strip(row: Result, limits: tuple[float, float] | None) -> tuple[float, floa
     return shares[0], shares[1], shares[2]
 
 
-def comparison_groups(study: Study) -> list[tuple[float, str]]:
+def comparison_groups(study: StudyDocument) -> list[tuple[float, str]]:
     """Return the (budget, metric) pairs that were compared, in the order of the study."""
     return list(dict.fromkeys((row.budget, row.metric) for row in study.comparisons))
 
 
-def comparison_matrix(study: Study, budget: float, metric: str) -> Table:
+def comparison_matrix(study: StudyDocument, budget: float, metric: str) -> StudyTable:
     """Return a square table: is the method of the row better or worse than that of the column?"""
-    verdicts: dict[tuple[str, str], Cell] = {}
+    verdicts: dict[tuple[str, str], TableCell] = {}
     for row in study.comparisons:
         if (row.budget, row.metric) == (budget, metric):
             verdicts[row.a, row.b] = _verdict_cell(row, row.verdict)
             verdicts.setdefault((row.b, row.a), _verdict_cell(row, _OPPOSITE[row.verdict]))
     names = [name for name in study.names if any(name in pair for pair in verdicts)]
     rows = tuple(
-        (Cell(a), *(Cell("", style="self") if a == b else verdicts.get((a, b), Cell(MISSING)) for b in names))
+        (
+            TableCell(a),
+            *(TableCell("", style="self") if a == b else verdicts.get((a, b), TableCell(MISSING)) for b in names),
+        )
         for a in names
     )
-    return Table(
+    return StudyTable(
         f"{metric_title(metric)} after {budget_text(study, budget)}: row against column",
         ("Row against column", *names),
         rows,
@@ -185,12 +195,12 @@ def comparison_matrix(study: Study, budget: float, metric: str) -> Table:
     )
 
 
-def _verdict_cell(row: Comparison, verdict: str) -> Cell:
+def _verdict_cell(row: ComparisonEntry, verdict: str) -> TableCell:
     p = row.p if row.p_adjusted is None else row.p_adjusted
-    return Cell(f"{_MARKS[verdict]} {p_text(p)}", style=verdict.replace("no difference", "same"))
+    return TableCell(f"{_MARKS[verdict]} {p_text(p)}", style=verdict.replace("no difference", "same"))
 
 
-def comparisons_table(study: Study) -> Table:
+def comparisons_table(study: StudyDocument) -> StudyTable:
     """Return every paired comparison with its difference, interval and p values."""
     rows = []
     for row in study.comparisons:
@@ -198,13 +208,18 @@ def comparisons_table(study: Study) -> Table:
         difference = MISSING if row.difference is None else _signed(row.difference, accuracy)
         rows.append(
             (
-                Cell(row.a), Cell(row.b), Cell(number(row.budget), row.budget), Cell(metric_title(row.metric)),
-                Cell(difference, row.difference), Cell(interval_text(row.interval, row.metric)),
-                Cell(p_text(row.p), row.p), Cell(p_text(row.p_adjusted), row.p_adjusted),
-                Cell(row.verdict, style=row.verdict.replace("no difference", "same")),
+                TableCell(row.a),
+                TableCell(row.b),
+                TableCell(number(row.budget), row.budget),
+                TableCell(metric_title(row.metric)),
+                TableCell(difference, row.difference),
+                TableCell(interval_text(row.interval, row.metric)),
+                TableCell(p_text(row.p), row.p),
+                TableCell(p_text(row.p_adjusted), row.p_adjusted),
+                TableCell(row.verdict, style=row.verdict.replace("no difference", "same")),
             )
-        )  # fmt: skip
-    return Table(
+        )
+    return StudyTable(
         "Every paired comparison",
         ("A", "B", "Budget", "Metric", "A minus B", "95 % interval", "p", "p adjusted", "A is"),
         tuple(rows),
@@ -218,7 +233,7 @@ def _signed(value: float, accuracy: bool) -> str:
     return text.replace("-", "−")
 
 
-def target_tables(study: Study) -> list[Table]:
+def target_tables(study: StudyDocument) -> list[StudyTable]:
     """Return one table per target loss: what every method paid to reach it, with bars; quickest first."""
     targets = list(dict.fromkeys(row.target for row in study.time_to_target))
     return [
@@ -227,19 +242,19 @@ def target_tables(study: Study) -> list[Table]:
     ]
 
 
-def _target_table(rows: Sequence[TimeToTarget], target: float, seeds: int) -> Table:
+def _target_table(rows: Sequence[TimeToTarget], target: float, seeds: int) -> StudyTable:
     cost_limit = max((row.cost_mean for row in rows if row.cost_mean is not None), default=0.0)
     seconds_limit = max((row.seconds_mean for row in rows if row.seconds_mean is not None), default=0.0)
     ordered = sorted(rows, key=lambda row: (row.cost_mean is None, row.cost_mean or 0.0))
-    return Table(
+    return StudyTable(
         f"Until the held-out loss first reaches {number(target, 4)}",
         ("Method", "Cost", "Seconds", "Reached"),
         tuple(
             (
-                Cell(row.method),
+                TableCell(row.method),
                 _bar_cell(row.cost_mean, cost_limit),
                 _bar_cell(row.seconds_mean, seconds_limit),
-                Cell(_reached(row, seeds), style="worse" if row.cost_mean is None else ""),
+                TableCell(_reached(row, seeds), style="worse" if row.cost_mean is None else ""),
             )
             for row in ordered
         ),
@@ -248,16 +263,16 @@ def _target_table(rows: Sequence[TimeToTarget], target: float, seeds: int) -> Ta
     )
 
 
-def _bar_cell(value: float | None, limit: float) -> Cell:
+def _bar_cell(value: float | None, limit: float) -> TableCell:
     if value is None:
-        return Cell("never", None, style="worse")
-    return Cell(cost_text(value), value, bar=value / limit if limit > 0 else 0.0)
+        return TableCell("never", None, style="worse")
+    return TableCell(cost_text(value), value, bar=value / limit if limit > 0 else 0.0)
 
 
 def _reached(row: TimeToTarget, seeds: int) -> str:
     return MISSING if row.reached is None else f"{row.reached} of {seeds if row.of is None else row.of}"
 
 
-def plain_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+def plain_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> StudyTable:
     """Return a table of texts that does not sort."""
-    return Table(caption, tuple(columns), tuple(tuple(map(Cell, row)) for row in rows), sortable=False)
+    return StudyTable(caption, tuple(columns), tuple(tuple(map(TableCell, row)) for row in rows), sortable=False)

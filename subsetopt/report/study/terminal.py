@@ -5,14 +5,14 @@ from __future__ import annotations
 import textwrap
 
 from subsetopt.report.study.details import failures_table
-from subsetopt.report.study.files import Study
+from subsetopt.report.study.files import StudyDocument
 from subsetopt.report.study.tables import results_table
 from subsetopt.report.table import text_table
 
 _WIDTH = 96
 
 
-def study_text(study: Study) -> str:
+def study_text(study: StudyDocument) -> str:
     """Return the title, the verdict in sentences, the results at every budget and the failures."""
     verdict = [line for sentence in study.verdict for line in _wrapped(sentence)]
     blocks = [[study.title], verdict]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from subsetopt.errors import setting
 from subsetopt.objective import make_loss
-from subsetopt.objective.chunks import Data
+from subsetopt.objective.chunks import PlacedSamples
 from subsetopt.objective.evaluation import model_outputs
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.position import Snapshot
@@ -71,9 +71,14 @@ def assess(
 
 
 def _harm(
-    workspace: Workspace, final: Snapshot, solve: Snapshot | None, name: str, metrics: Metrics, before: Metrics | None,
+    workspace: Workspace,
+    final: Snapshot,
+    solve: Snapshot | None,
+    name: str,
+    metrics: Metrics,
+    before: Metrics | None,
     constant: Mapping[str, float],
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Return what to say of a hand-off that left the subset minimum for something worse."""
     if before is None or solve is None or name == "train" or name not in before:
         return None
@@ -99,9 +104,13 @@ def _no_worse(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
 
 
 def _trivial(
-    workspace: Workspace, final: Snapshot, name: str, metrics: Mapping[str, float], constant: Mapping[str, float],
+    workspace: Workspace,
+    final: Snapshot,
+    name: str,
+    metrics: Mapping[str, float],
+    constant: Mapping[str, float],
     harmed: bool,
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Return what to say of a model that a constant prediction equals or beats."""
     if "accuracy" in constant and "accuracy" in metrics:
         targets = _targets(workspace, name)
@@ -164,7 +173,7 @@ def _losses(workspace: Workspace, snapshot: Snapshot, name: str) -> Tensor:
     tensors, kind, flat = workspace.split(name), make_loss(workspace.loss), workspace.flat
     assert tensors is not None, "a split that was measured"
     flat.load_buffers(snapshot.buffers)
-    data = Data(tensors[0], None, None, flat.device, flat.dtype, workspace.preprocess)
+    data = PlacedSamples(tensors[0], None, None, flat.device, flat.dtype, workspace.preprocess)
     outputs = model_outputs(flat, snapshot.w, data, meter=workspace.ledger)
     return kind.per_sample(outputs, kind.prepare(tensors[1].to(flat.device), flat.dtype))
 

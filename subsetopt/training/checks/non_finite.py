@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from subsetopt.objective.chunks import Data
+from subsetopt.objective.chunks import PlacedSamples
 from subsetopt.objective.evaluation import model_outputs
 from subsetopt.training.workspace import Workspace
 
@@ -23,7 +23,7 @@ def non_finite_notes(workspace: Workspace, metrics: Mapping[str, Mapping[str, fl
         if tensors is None:
             continue
         flat = workspace.flat
-        data = Data(tensors[0], None, None, flat.device, flat.dtype, workspace.preprocess)
+        data = PlacedSamples(tensors[0], None, None, flat.device, flat.dtype, workspace.preprocess)
         bad = ~torch.isfinite(model_outputs(flat, flat.initial(), data)).flatten(1).all(1)
         if bool(bad.any()):
             notes.append(

@@ -11,7 +11,7 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.settings.phase import PhaseConfig
 
 
-class Outcome(NamedTuple):
+class PhaseOutcome(NamedTuple):
     """What a phase hands on: parameters, and the training loss and max|g| of exactly these (None if unknown)."""
 
     w: Tensor
@@ -54,7 +54,7 @@ class Phase(Protocol):
     def details(self) -> dict[str, Any]:
         """Return what the report says of a finished phase beside the common record."""
 
-    def finish(self, state: Any) -> Outcome:
+    def finish(self, state: Any) -> PhaseOutcome:
         """Return the parameters that the phase hands on, with their loss and gradient norm."""
 
     def save(self, state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

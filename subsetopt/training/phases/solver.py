@@ -14,7 +14,7 @@ from subsetopt.solvers import SOLVERS, make_solver
 from subsetopt.solvers.protocol import Solver, State, StopReason
 from subsetopt.training.loss_scale import relative_to
 from subsetopt.training.phases.methods import METHODS
-from subsetopt.training.phases.protocol import Outcome
+from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.workspace import Workspace
@@ -100,17 +100,17 @@ class SolverPhase:
         test = {"gtol": self._gtol, "loss_scale": self._scale}
         return {"settings": self.config.settings, "gradient_test": test if known else None}
 
-    def finish(self, state: SolverState) -> Outcome:
+    def finish(self, state: SolverState) -> PhaseOutcome:
         """Return the iterate that the tests chose, or else the best one, with BatchNorm statistics to match."""
         solver, reason = state.solver, self.terminate(state)
         if reason is not None and reason.converged:
-            outcome = Outcome(solver.w, solver.loss, solver.gradient_norm)
+            outcome = PhaseOutcome(solver.w, solver.loss, solver.gradient_norm)
         else:
-            outcome = Outcome(solver.best_w, solver.best_loss, solver.best_gradient_norm)
+            outcome = PhaseOutcome(solver.best_w, solver.best_loss, solver.best_gradient_norm)
         chosen = self._test.choose(outcome.w)
         if chosen is not outcome.w:
             loss, gradient = self._objective.value_and_gradient(chosen, "evaluation")
-            outcome = Outcome(chosen, float(loss), float(gradient.abs().max()))
+            outcome = PhaseOutcome(chosen, float(loss), float(gradient.abs().max()))
         self._workspace.refresh_batch_norm(outcome.w, self.config.data)
         if self.config.role == "grow" and self._workspace.config.grow_carry:
             self._workspace.carried.put(self.config.method, self._solver, solver)
@@ -177,6 +177,8 @@ def _check_ranks(solver: Solver, workspace: Workspace) -> None:
     if workspace.flat.batch_dependent and (share != 1.0 or kind != "none"):
         name, given, plain = ("sample_share", share, 1) if share != 1.0 else ("preconditioner", kind, "none")
         raise SettingError(
-            name, given, "parts of the samples change what BatchNorm does, and there are several ranks",
+            name,
+            given,
+            "parts of the samples change what BatchNorm does, and there are several ranks",
             f"use {plain}, or one process",
-        )  # fmt: skip
+        )

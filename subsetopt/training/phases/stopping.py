@@ -13,7 +13,7 @@ from subsetopt.objective.host import host_read
 from subsetopt.solvers.protocol import State, StopReason
 
 
-class Iterate(Protocol):
+class MonitoredIterate(Protocol):
     """What a held-out test needs to know of a state."""
 
     w: Tensor
@@ -86,7 +86,7 @@ class HeldOutTest:
     checks_without_gain: int = 0
     best_w: Tensor | None = field(default=None, repr=False)
 
-    def look(self, state: Iterate) -> StopReason | None:
+    def look(self, state: MonitoredIterate) -> StopReason | None:
         """Check at every `every`-th iterate."""
         if state.iterations % self.every:
             return None

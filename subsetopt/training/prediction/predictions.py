@@ -71,8 +71,20 @@ def read_inputs(path: Path) -> NDArray[Any]:
             return array
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, MemoryError, KeyError, zipfile.BadZipFile, zlib.error,
-            NotImplementedError, RuntimeError, SyntaxError, TypeError, OverflowError) as error:  # fmt: skip
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        SyntaxError,
+        TypeError,
+        OverflowError,
+    ) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(f"{path}: cannot be read ({reason}); write it with numpy.savez(FILE, x=...)") from None
 

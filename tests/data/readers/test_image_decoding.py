@@ -21,9 +21,15 @@ COLOUR = RNG.integers(0, 256, (6, 4, 3), np.uint8)
 def test_images_are_upright_as_exif_says(tmp_path: Path, orientation: int, suffix: str) -> None:
     """The eight orientations of EXIF 2.3, table 6, as numpy operations on what is stored."""
     stored = {
-        1: COLOUR, 2: COLOUR[:, ::-1], 3: COLOUR[::-1, ::-1], 4: COLOUR[::-1], 5: COLOUR.transpose(1, 0, 2),
-        6: np.rot90(COLOUR, 1), 7: COLOUR[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(COLOUR, -1),
-    }[orientation]  # fmt: skip
+        1: COLOUR,
+        2: COLOUR[:, ::-1],
+        3: COLOUR[::-1, ::-1],
+        4: COLOUR[::-1],
+        5: COLOUR.transpose(1, 0, 2),
+        6: np.rot90(COLOUR, 1),
+        7: COLOUR[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(COLOUR, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"lossless": True} if suffix == ".webp" else {}

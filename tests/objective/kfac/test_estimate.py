@@ -122,8 +122,10 @@ def test_norm_layers_have_the_diagonal_of_squared_sample_gradients(norm):
     torch.testing.assert_close(found[:own], expected)
 
 
-@pytest.mark.parametrize(("loss", "draw"), [("cross_entropy", "curvature"), ("cross_entropy", "labels"),
-                                            ("mse", "curvature"), ("mse", "labels")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("loss", "draw"),
+    [("cross_entropy", "curvature"), ("cross_entropy", "labels"), ("mse", "curvature"), ("mse", "labels")],
+)
 def test_drawn_output_gradients_have_the_hessian_as_their_second_moment(loss, draw):
     outputs = torch.randn(1, 3, dtype=torch.float64)
     targets = torch.zeros(1, 3) if loss == "mse" else torch.tensor([0])

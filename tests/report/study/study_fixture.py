@@ -30,12 +30,20 @@ def summary() -> dict[str, Any]:
     results = [_result(rng, index, budget) for index in range(len(METHODS)) for budget in BUDGETS]
     return {
         "title": "Digits: does second-order subset training beat SGD?",
-        "dataset": "digits (1294 train, 143 validation, 360 test)", "model": "mlp with P = 610 parameters",
-        "metric": "accuracy", "higher_is_better": True, "budgets": list(BUDGETS), "budget_unit": "epoch-equivalents",
+        "dataset": "digits (1294 train, 143 validation, 360 test)",
+        "model": "mlp with P = 610 parameters",
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "budgets": list(BUDGETS),
+        "budget_unit": "epoch-equivalents",
         "seeds": SEEDS,
         "methods": [
-            {"name": name, "description": f"the method {name}", "lr": {str(b): 0.01 * (i + 1) for b in BUDGETS},
-             "tuning": [_tuning(i, budget) for budget in BUDGETS]}
+            {
+                "name": name,
+                "description": f"the method {name}",
+                "lr": {str(b): 0.01 * (i + 1) for b in BUDGETS},
+                "tuning": [_tuning(i, budget) for budget in BUDGETS],
+            }
             for i, name in enumerate(METHODS)
         ],
         "results": results,
@@ -52,7 +60,7 @@ def summary() -> dict[str, Any]:
         "command": ["subsetopt", "compare", "--methods", ",".join(METHODS), "--budget", "1,3,10", "--seeds", "5"],
         "versions": {"subsetopt": "0.1.0", "torch": "2.6.0", "python": "3.12.1"},
         "machine": {"processor": "a CPU with 2 cores", "device": "cpu"},
-    }  # fmt: skip
+    }
 
 
 def _result(rng: np.random.Generator, index: int, budget: float) -> dict[str, Any]:
@@ -61,11 +69,19 @@ def _result(rng: np.random.Generator, index: int, budget: float) -> dict[str, An
     mean, half = float(values.mean()), float(2.776 * values.std(ddof=1) / np.sqrt(n))
     loss = 0.12 + 0.5 / budget + 0.03 * index
     return {
-        "method": METHODS[index], "budget": budget, "metric": "accuracy", "mean": mean,
-        "interval": [mean - half, mean + half], "n": n, "values": values.tolist(), "loss_mean": loss,
-        "loss_interval": [loss * 0.95, loss * 1.05], "seconds_mean": budget * (0.8 + 0.15 * index),
-        "cost_mean": budget * 0.99, "cost_including_tuning": budget * (6.0 + 0.5 * index),
-    }  # fmt: skip
+        "method": METHODS[index],
+        "budget": budget,
+        "metric": "accuracy",
+        "mean": mean,
+        "interval": [mean - half, mean + half],
+        "n": n,
+        "values": values.tolist(),
+        "loss_mean": loss,
+        "loss_interval": [loss * 0.95, loss * 1.05],
+        "seconds_mean": budget * (0.8 + 0.15 * index),
+        "cost_mean": budget * 0.99,
+        "cost_including_tuning": budget * (6.0 + 0.5 * index),
+    }
 
 
 def _tuning(index: int, budget: float) -> dict[str, Any]:
@@ -73,10 +89,16 @@ def _tuning(index: int, budget: float) -> dict[str, Any]:
     values, taken = (0.003, 0.01, 0.03, 0.1), 0.01
     scores = [None if value == 0.1 else 0.2 + abs(value - taken) * (index + 1) for value in values]
     return {
-        "budget": budget, "setting": setting, setting: taken, "grid": list(values), "scores": scores, "inside": True,
+        "budget": budget,
+        "setting": setting,
+        setting: taken,
+        "grid": list(values),
+        "scores": scores,
+        "inside": True,
         "trials": [{setting: value, "score": score} for value, score in zip(values, scores, strict=True)],
-        "epoch_equivalents": 4 * budget, "seconds": 5 * budget,
-    }  # fmt: skip
+        "epoch_equivalents": 4 * budget,
+        "seconds": 5 * budget,
+    }
 
 
 def _time_to_target(index: int, target: float) -> dict[str, Any]:
@@ -107,9 +129,16 @@ def _comparison(rng: np.random.Generator, pair: tuple[str, str], budget: float) 
     adjusted = min(1.0, p * 28)
     verdict = "no difference" if adjusted > 0.05 else "better" if difference > 0 else "worse"
     return {
-        "a": pair[0], "b": pair[1], "budget": budget, "metric": "accuracy", "difference": difference,
-        "interval": [difference - 0.008, difference + 0.008], "p": p, "p_adjusted": adjusted, "verdict": verdict,
-    }  # fmt: skip
+        "a": pair[0],
+        "b": pair[1],
+        "budget": budget,
+        "metric": "accuracy",
+        "difference": difference,
+        "interval": [difference - 0.008, difference + 0.008],
+        "p": p,
+        "p_adjusted": adjusted,
+        "verdict": verdict,
+    }
 
 
 def write_study(directory: Path, content: dict[str, Any] | None = None) -> Path:

@@ -16,10 +16,18 @@ from tests.report.study.study_fixture import METHODS, NEVER, summary, write_stud
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
-    "--hide-scrollbars", "--window-size=700,900",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--allow-file-access-from-files",
+    "--hide-scrollbars",
+    "--window-size=700,900",
+)
 # A window of a headless browser may not be as narrow as a phone; a frame may.
 DRIVER = """<!DOCTYPE html><iframe id="phone" src="report.html" style="width:360px;height:640px;border:0"></iframe>
 <pre id="seen"></pre><script>

@@ -48,10 +48,12 @@ def test_a_truncated_summary_is_one_line(tmp_path: Path) -> None:
         ({"methods": []}, "methods"),
         ({"results": [{"method": "adam", "budget": "much", "metric": "accuracy"}]}, r"results\.0\.budget"),
         ({"results": [{"method": "who", "budget": 1, "metric": "accuracy"}]}, "method 'who' is not listed"),
-        ({"comparisons": [{"a": "adam", "b": "sgd", "budget": 1, "metric": "accuracy", "verdict": "maybe"}]},
-         r"comparisons\.0\.verdict"),
+        (
+            {"comparisons": [{"a": "adam", "b": "sgd", "budget": 1, "metric": "accuracy", "verdict": "maybe"}]},
+            r"comparisons\.0\.verdict",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_entry_is_named(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
     write_study(tmp_path, {**summary(), **change})
     with pytest.raises(DataError, match=problem) as caught:

@@ -112,9 +112,12 @@ def test_results_show_the_numbers_of_the_summary(page: Page, budget: float) -> N
     table = f"After {budget:g} epoch-equivalent{'' if budget == 1 else 's'}"
     rows = {row["method"]: row for row in summary()["results"] if row["budget"] == budget}
     for title, key in (
-        ("Test accuracy", "mean"), ("Test loss", "loss_mean"), ("Cost", "cost_mean"), ("Seconds", "seconds_mean"),
+        ("Test accuracy", "mean"),
+        ("Test loss", "loss_mean"),
+        ("Cost", "cost_mean"),
+        ("Seconds", "seconds_mean"),
         ("Cost with tuning", "cost_including_tuning"),
-    ):  # fmt: skip
+    ):
         shown = _column(page, table, title)
         assert {name: float(str(attributes["data-sort"])) for name, (_, attributes) in shown.items()} == {
             name: row[key] for name, row in rows.items()

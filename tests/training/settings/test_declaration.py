@@ -105,8 +105,11 @@ def test_a_setting_of_first_order_phases_is_one_field(tmp_path: Path) -> None:
     assert look(tmp_path, PHASE, before, "", *names)["handoff_sharpness"]["error"].endswith("'handoff_args'?")
     found = look(tmp_path, PHASE, before, field, *names)
     for name, heading in zip(names, ("Hand-off", "Warm-up"), strict=True):
-        line = next(line for line in section(found["help"], heading).splitlines() if f"--{name[:4]}" in line
-                    and "sharpness" in line)  # fmt: skip
+        line = next(
+            line
+            for line in section(found["help"], heading).splitlines()
+            if f"--{name[:4]}" in line and "sharpness" in line
+        )
         assert "A made-up radius  [default: 0.5]" in line and " X " in line
         role = name.partition("_")[0]
         one = found[name]
@@ -177,6 +180,8 @@ def test_the_stopping_test_of_a_growing_stage_is_named_by_its_flag() -> None:
     config = make_config({"grow": 2.0})
     stage, *_, last = (phase for phase in config.phases() if phase.role in ("grow", "solve"))
     assert [setting_name(config, stage, name) for name in ("stop_at", "share", "gtol")] == [
-        "grow_stop", "grow_start", "gtol",
-    ]  # fmt: skip
+        "grow_stop",
+        "grow_start",
+        "gtol",
+    ]
     assert setting_name(config, last, "stop_at") == "stop_at"

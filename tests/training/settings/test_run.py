@@ -45,8 +45,10 @@ def test_flags_for_warmup_solve_and_handoff_are_three_phases():
     config = make_config({"warmup": "adam", "solver": "newton-cg", "handoff": "sgd", "handoff_epochs": 2})
     phases = config.phases()
     assert [(p.role, p.method, p.data) for p in phases] == [
-        ("warmup", "adam", "subset"), ("solve", "newton-cg", "subset"), ("handoff", "sgd", "full"),
-    ]  # fmt: skip
+        ("warmup", "adam", "subset"),
+        ("solve", "newton-cg", "subset"),
+        ("handoff", "sgd", "full"),
+    ]
     assert phases[2].epochs == 2
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.phases.stopping import HeldOutTest, Iterate
+from subsetopt.training.phases.stopping import HeldOutTest, MonitoredIterate
 from subsetopt.training.workspace import Workspace
 
 CHECKS, CHECK_SHARE = 20, 0.05  # 20 checks per phase, fewer where they would take over 5 % of its cost
@@ -37,7 +37,7 @@ class HeldOutChecks:
         self._interval = max(affordable / CHECKS, self.cost / CHECK_SHARE)
         self._due = self._workspace.ledger.cost + self._interval
 
-    def look(self, iterate: Iterate, end: StopReason) -> StopReason | None:
+    def look(self, iterate: MonitoredIterate, end: StopReason) -> StopReason | None:
         """Check where it is due, and return why to stop: `end` where the check cannot be paid. One synchronisation."""
         ledger, before = self._workspace.ledger, self.test.best_loss
         if ledger.cost < self._due:

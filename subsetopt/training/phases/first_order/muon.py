@@ -81,9 +81,12 @@ class Muon(torch.optim.Optimizer):
         """Take back what `state_dict` gave."""
         for name, part in self._parts.items():
             entries = state_dict["state"].get(0, {}).get(name, {})
-            part.load_state_dict({
-                **part.state_dict(), "state": {int(index): dict(entry) for index, entry in entries.items()},
-            })  # fmt: skip
+            part.load_state_dict(
+                {
+                    **part.state_dict(),
+                    "state": {int(index): dict(entry) for index, entry in entries.items()},
+                }
+            )
 
     @property
     def _begun(self) -> bool:

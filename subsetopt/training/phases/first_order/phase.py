@@ -39,7 +39,7 @@ from subsetopt.training.phases.first_order.setup import (
     weight_decay_of,
 )
 from subsetopt.training.phases.first_order.vector_optimizer import VectorOptimizer
-from subsetopt.training.phases.protocol import Outcome
+from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.random_streams import installed, new_states
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.workspace import Workspace
@@ -162,11 +162,11 @@ class FirstOrderPhase:
         """What the report says beside the common record."""
         return {"sampler": self.config.sampler, "learning_rate": self._lr, "sampling": self._sampler.statistics()}
 
-    def finish(self, state: FirstOrderState) -> Outcome:
+    def finish(self, state: FirstOrderState) -> PhaseOutcome:
         """Return the last parameters, or the best checked on held-out data; BatchNorm's statistics go with them."""
         last = state.w.detach()
         chosen = last if self._checks is None else self._checks.choose(last)
-        return Outcome(chosen, state.loss if chosen is last else None, None)
+        return PhaseOutcome(chosen, state.loss if chosen is last else None, None)
 
     def save(self, state: FirstOrderState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Parameters, optimizer, sampler, held-out test and random states."""

@@ -29,7 +29,7 @@ from subsetopt.training.budget import Budget, record_of
 from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, Place, statistics_samples
 from subsetopt.training.phases.kfac_stream.output_change import OutputChange
 from subsetopt.training.phases.kfac_stream.settings import Guard, stream_settings
-from subsetopt.training.phases.protocol import Outcome
+from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.random_streams import new_states
 from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.phase import PhaseConfig
@@ -152,12 +152,12 @@ class StreamPhase:
         """What the report says beside the common record."""
         return {"rate": self._settings.rate, **self._told}
 
-    def finish(self, state: StreamState) -> Outcome:
+    def finish(self, state: StreamState) -> PhaseOutcome:
         """Return the last parameters, with BatchNorm's statistics to match. Their loss on all samples is not known."""
         self._subsets.refresh_batch_norm(state.w, state.statistics, "calibration")
         calls = state.iterations + state.estimates
         self._told = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
-        return Outcome(state.w, None, None)
+        return PhaseOutcome(state.w, None, None)
 
     def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Parameters, momentum, factors, guard and random states."""

@@ -22,7 +22,7 @@ from subsetopt.errors import SettingError, setting
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.saving import under
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.phases.protocol import Outcome
+from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.subsets.minima import SubsetMinimum, join_minima
 from subsetopt.training.phases.subsets.solve import SubsetSolve
 from subsetopt.training.settings.phase import PhaseConfig
@@ -136,7 +136,7 @@ class SubsetsPhase:
         """The solver's settings, and `subsets`: every minimum, their average and the best, compared."""
         return {"settings": self.config.settings, "subsets": self._joined}
 
-    def finish(self, state: SubsetsState) -> Outcome:
+    def finish(self, state: SubsetsState) -> PhaseOutcome:
         """Compare the minima, a solve cut short by its own iterate, and return the one to hand on."""
         for index in sorted(state.progress):
             self._round(state, partial(self._end, index, StopReason.BUDGET))
@@ -144,7 +144,7 @@ class SubsetsPhase:
         w, self._joined = join_minima(self._workspace, self._union, self.config, minima)
         loss, gradient = self._judges[0].value_and_gradient(w, "evaluation")
         self._union.refresh_batch_norm(w, "subset")
-        return Outcome(w, float(loss), float(gradient.abs().max()))
+        return PhaseOutcome(w, float(loss), float(gradient.abs().max()))
 
     def save(self, state: SubsetsState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the minima found, and the states of all solves under way, which their ranks tell one by one."""

@@ -77,9 +77,15 @@ def test_every_donor_of_a_mixture_is_credited_with_its_own_error(sampler, augmen
         },
     )
     running = begin(
-        Decided(), two, handoff=sampler, handoff_args={"fraction": 1.0}, handoff_augmentation=augmentation,
-        handoff_lr=1e-30, handoff_weight_decay=0.0, handoff_epochs=4,
-    )  # fmt: skip
+        Decided(),
+        two,
+        handoff=sampler,
+        handoff_args={"fraction": 1.0},
+        handoff_augmentation=augmentation,
+        handoff_lr=1e-30,
+        handoff_weight_decay=0.0,
+        handoff_epochs=4,
+    )
     state = running.finish()
     memory = running.phase._sampler
     rows = running.workspace.ledger.by_purpose()["train"]["samples"]

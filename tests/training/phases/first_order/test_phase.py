@@ -62,9 +62,13 @@ def plain_loop(workspace, model, kind, *, epochs, schedule, smoothing, clip, see
 def test_the_trajectory_is_that_of_torch_in_a_plain_loop(kind, smoothing, clip, schedule, begin, net):
     """Reference: torch.optim on the module's own parameters, clip_grad_norm_, and cross_entropy's label smoothing."""
     running = begin(
-        net(), dtype="float64", handoff_label_smoothing=smoothing, handoff_clip_norm=clip,
-        handoff_schedule=schedule, **SETTINGS[kind],
-    )  # fmt: skip
+        net(),
+        dtype="float64",
+        handoff_label_smoothing=smoothing,
+        handoff_clip_norm=clip,
+        handoff_schedule=schedule,
+        **SETTINGS[kind],
+    )
     state = running.finish()
     expected, losses = plain_loop(
         running.workspace, net().double(), kind, epochs=3, schedule=schedule, smoothing=smoothing, clip=clip

@@ -134,8 +134,10 @@ def test_a_stream_resumes_in_the_middle_bit_for_bit():
     assert state.iterations == whole.state.iterations == 30
     assert state.estimates == whole.state.estimates > 2
     assert torch.equal(state.w, whole.state.w)
-    assert all(torch.equal(a, b) for a, b in zip(again.workspace.flat.buffers().values(),
-                                                 whole.workspace.flat.buffers().values(), strict=True))  # fmt: skip
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(again.workspace.flat.buffers().values(), whole.workspace.flat.buffers().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(("poison", "norm"), [(1e4, False), (math.nan, True)])
