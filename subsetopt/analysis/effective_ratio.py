@@ -24,7 +24,6 @@ from subsetopt.analysis.finished_phase import FinishedPhase, open_phase
 from subsetopt.analysis.leave_one_out import leave_one_out_parameters
 from subsetopt.analysis.sample_gradients import SampleGradients
 from subsetopt.analysis.spectrum import TraceEstimate
-from subsetopt.data import Dataset
 from subsetopt.errors import SettingError
 from subsetopt.training.run_model import training_loss
 from subsetopt.training.splits import SplitName
@@ -43,7 +42,7 @@ def effective_run(
     data_dir: Path | None = None,
     device: str | None = None,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     tell: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Return the document of `ratio --effective RUN --json`: a phase's effective ratio and what follows from it.

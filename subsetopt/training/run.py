@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks, join
 from subsetopt.errors import ModelError, RunDirectoryError, SettingError, UserError
 from subsetopt.files import MALFORMED, reason, sealed
@@ -82,7 +81,7 @@ def train(
     *,
     progress: Progress | None = None,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     keep: bool = True,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
@@ -110,7 +109,7 @@ def train(
 
 
 def _prepared(
-    config: RunConfig, model: nn.Module | None, dataset: Dataset | None, ranks: Ranks, may_idle: bool
+    config: RunConfig, model: nn.Module | None, dataset: object, ranks: Ranks, may_idle: bool
 ) -> tuple[PreparedRun, list[Phase]]:
     """Build and check everything on every rank; a mistake that one of them finds ends all."""
 
@@ -147,7 +146,7 @@ def resume_run(
     *,
     progress: Progress | None = None,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
     may_idle: bool = False,
@@ -241,7 +240,7 @@ def evaluate_run(
     device: str | None = None,
     splits: Sequence[str] = ("train", "validation", "test"),
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     notes: list[str] | None = None,
 ) -> dict[str, Any]:
     """Return {split: {loss, accuracy | mse, r2}} of a finished run's model, computed afresh.
@@ -333,7 +332,7 @@ def _kept(
     return Predictor.of_result(run.model.flat.module(snapshot.w), result).eval()
 
 
-def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) -> RunConfig:
+def _named(config: RunConfig, model: nn.Module | None, dataset: object) -> RunConfig:
     """Record in the configuration that objects replace the named model or data set."""
     changes: dict[str, Any] = {}
     if model is not None:
@@ -359,7 +358,7 @@ def _stored(config: RunConfig) -> dict[str, Any]:
 def load_config(
     directory: RunDirectory,
     model: nn.Module | None,
-    dataset: Dataset | None,
+    dataset: object,
     overrides: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Read the settings of a run; raises `RunDirectoryError` where it was given objects that are missing now."""
