@@ -61,7 +61,7 @@ def test_what_the_budget_left_out_is_run_after_it(tmp_path: Path) -> None:
             "cosine learning-rate schedule ended",
         ),
         ({"subsets": 2, "max_iterations": 2}, {"max_iterations": 9}, "each of its 2 solves ended"),
-        ({"solver": "kfac-stream", "solver_epochs": 0.4}, {"solver_epochs": 0.8}, "batch sizes, damping and rate"),
+        ({"solver": "kfac-stream", "solver_epochs": 1.0}, {"solver_epochs": 2.0}, "batch sizes, damping and rate"),
         ({"l2": 1.0}, {"max_iterations": 900}, "no solver"),
     ],
 )
