@@ -10,24 +10,16 @@ import click
 
 from subsetopt.errors import unknown_name
 from subsetopt.examples import examples
+from subsetopt.guide.tables import REGISTRIES
 from subsetopt.report.table import text_table
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 from subsetopt_cli.presets import preset_files, preset_summary
 
-_REGISTRIES = {
-    "datasets": ("subsetopt.data", "DATASETS"),
-    "models": ("subsetopt.models", "MODELS"),
-    "solvers": ("subsetopt.solvers", "SOLVERS"),
-    "strategies": ("subsetopt.training.phases.methods", "METHODS"),
-    "optimizers": ("subsetopt.training.phases.first_order.optimizers", "OPTIMIZERS"),
-    "samplers": ("subsetopt.samplers", "SAMPLERS"),
-    "augmentations": ("subsetopt.data.batch_augmentation", "AUGMENTATIONS"),
-}
-_TAKEN_TOO = {"solvers": "strategies"}  # `--solver` takes them
+_TAKEN_TOO = {"solvers": ("subsetopt.training.phases.methods", "METHODS")}  # `--solver` takes them
 
 
 @click.command("list", short_help="List data sets, models, solvers, samplers, augmentations, presets or examples.")
-@click.argument("kind", type=click.Choice([*_REGISTRIES, "presets", "examples"]))
+@click.argument("kind", type=click.Choice([*REGISTRIES, "presets", "examples"]))
 @click.argument("name", required=False)
 @json_option
 @debug_option
@@ -67,24 +59,21 @@ def _presets(name: str | None) -> list[tuple[str, str]]:
     return [(each, preset_summary(path)) for each, path in files.items() if name in (None, each)]
 
 
-def _registry(kind: str) -> Any:
-    package, registry = _REGISTRIES[kind]
-    return getattr(importlib.import_module(package), registry)
+def _registries(kind: str) -> list[Any]:
+    homes = [*REGISTRIES[kind], *([_TAKEN_TOO[kind]] if kind in _TAKEN_TOO else [])]
+    return [getattr(importlib.import_module(package), registry) for package, registry in homes]
 
 
 def _entries(kind: str) -> list[tuple[str, str]]:
-    kinds = [kind, _TAKEN_TOO[kind]] if kind in _TAKEN_TOO else [kind]
-    return sorted((entry.name, entry.summary) for each in kinds for entry in _registry(each))
+    return sorted((entry.name, entry.summary) for registry in _registries(kind) for entry in registry)
 
 
 def _card(kind: str, name: str) -> dict[str, Any]:
     """Return the card of `name`; raises `SettingError` with "did you mean" where there is none."""
     from subsetopt.cards import settings_of
 
-    other = _TAKEN_TOO.get(kind)
-    if other is not None and name in _registry(other):
-        kind = other
-    entry = _registry(kind).entry(name)
+    registries = _registries(kind)
+    entry = next((registry for registry in registries if name in registry), registries[0]).entry(name)
     readers = kind == "datasets"  # what they are given is the query of a run, no settings
     settings = [] if readers else [row._asdict() for row in settings_of(entry)]
     return {"name": entry.name, "summary": entry.summary, "card": entry.card, "settings": settings}
