@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
+from typing import Any
 
-# The command `subsetopt list KIND` shows the same entries.
+from subsetopt.registry import Registry
+
 REGISTRIES = {
     "datasets": ("subsetopt.data", "DATASETS"),
     "models": ("subsetopt.models", "MODELS"),
@@ -16,14 +18,26 @@ REGISTRIES = {
     "samplers": ("subsetopt.samplers", "SAMPLERS"),
     "augmentations": ("subsetopt.data.batch_augmentation", "AUGMENTATIONS"),
 }
+"""Kind -> module and name of its registry: what `subsetopt list KIND` and the guide's tables show."""
+
 _PLACE = re.compile(r"<!-- table: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
+def registry(kind: str) -> Registry[Any]:
+    """Return the registry of `kind`, importing its module: nothing is imported before it is asked for."""
+    module, name = REGISTRIES[kind]
+    found: Registry[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def rows(*kinds: str) -> list[tuple[str, str]]:
+    """Return name and summary of each entry of these kinds, by name."""
+    return sorted((entry.name, entry.summary) for kind in kinds for entry in registry(kind))
+
+
 def table(kind: str) -> str:
-    """Return the Markdown table of the registry `kind`: name and summary of each entry, by name."""
-    package, registry = REGISTRIES[kind]
-    rows = sorted((entry.name, entry.summary) for entry in getattr(importlib.import_module(package), registry))
-    lines = [f"| `{name}` | {summary.replace('|', chr(92) + '|')} |" for name, summary in rows]
+    """Return the Markdown table of the registry `kind`."""
+    lines = [f"| `{name}` | {summary.replace('|', chr(92) + '|')} |" for name, summary in rows(kind)]
     return "\n".join(["| name | summary |", "|---|---|", *lines]) + "\n"
 
 
