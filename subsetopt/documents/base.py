@@ -19,6 +19,8 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**63)]
 Finite = Annotated[float | None, BeforeValidator(_null_unless_finite)]
 """A figure that may have overflowed: JSON has neither NaN nor infinities, so that these are written as null."""
+Measured = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A figure of a document that is printed, not stored: what is not finite is printed as null and read as NaN."""
 
 
 class Entry(BaseModel):
