@@ -36,7 +36,8 @@ from subsetopt.documents.analysis import (
     TargetEntry,
 )
 from subsetopt.errors import SettingError
-from subsetopt.training.workspace import training_loss
+from subsetopt.training.run_model import training_loss
+from subsetopt.training.splits import SplitName
 
 
 def effective_run(
@@ -64,7 +65,7 @@ def effective_run(
     began = time.perf_counter()
     _check(subset_size, subset_frac, excess, rows)
     found = open_phase(path, on=on, dtype="float64", data_dir=data_dir, device=device, model=model, dataset=dataset)
-    K, N = found.objective.n_samples, found.workspace.full_size
+    K, N = found.objective.n_samples, found.data.full_size
     if subset_frac is not None:
         subset_size = max(1, round(subset_frac * N))
     if subset_size is not None and subset_size > N:
@@ -82,10 +83,10 @@ def effective_run(
         phase=found.described,
         samples=K,
         samples_full=N,
-        outputs=found.workspace.dataset.n_outputs,
+        outputs=found.data.dataset.n_outputs,
         parameters=dimension,
-        ratio=K * found.workspace.dataset.n_outputs / dimension,
-        l2=found.workspace.config.l2,
+        ratio=K * found.data.dataset.n_outputs / dimension,
+        l2=found.run.config.l2,
         loss=own,
         hessian=matrix,
         trace=_estimate(plain),
@@ -103,7 +104,7 @@ def effective_run(
         target=None if excess is None else _target(p, excess, best, N),
         observed=observed,
         notes=[*notes, *_notes(found, plain, left_out)],
-        cost=analysis_cost(found.workspace.ledger, began),
+        cost=analysis_cost(found.budget.ledger, began),
     )
 
 
@@ -146,7 +147,7 @@ def _traces(
         factor=factor,
         probes=probes,
         max_products=max_products,
-        seed=found.workspace.config.seed,
+        seed=found.run.config.seed,
         tell=tell,
     )
     for name, product in (("hessian", products.hvp), ("gauss-newton", products.ggnvp)):
@@ -177,11 +178,11 @@ def _leave_one_out(
 ) -> TraceEstimate | None:
     if rows == 0:
         return None
-    if found.workspace.flat.batch_dependent:
+    if found.run.model.flat.batch_dependent:
         notes.append("no leave-one-out: with BatchNorm the loss of a sample depends on the others")
         return None
     product = found.objective.linearise(found.w).ggnvp
-    settings = {"rows": rows, "max_products": max_products, "seed": found.workspace.config.seed}
+    settings = {"rows": rows, "max_products": max_products, "seed": found.run.config.seed}
     try:
         return leave_one_out_parameters(found.objective, found.w, product, factor=factor, tell=tell, **settings)
     except (RuntimeError, FloatingPointError) as error:
@@ -190,8 +191,7 @@ def _leave_one_out(
 
 
 def _stratified(found: FinishedPhase) -> bool:
-    workspace = found.workspace
-    return workspace.config.stratify and workspace.dataset.task == "classification"
+    return found.data.strata is not None
 
 
 def _prediction(chosen: TraceEstimate, trace: TraceEstimate, samples: int, total: int, best: float) -> PredictionEntry:
@@ -224,11 +224,11 @@ def _observed(found: FinishedPhase, own: float) -> ObservedEntry:
     `full_minimum` is there where a later phase on the full set passed its gradient test; `full_reached` is the lowest
     objective of the run's phases there, to which `excess_at_least` refers.
     """
-    workspace = found.workspace
-    full = workspace.objective("full")
+    data, model = found.data, found.run.model
+    full = model.objective(data, SplitName.TRAIN)
     whole = own if found.objective is full else float(full.value(found.w, "evaluation"))
-    held_out = workspace.evaluate(found.w, "validation")
-    here = workspace.evaluate(found.w, found.record["data"])
+    held_out = model.evaluate(data, found.w, SplitName.VALIDATION)
+    here = model.evaluate(data, found.w, SplitName.trained_on(found.record["data"]))
     optimism = None if held_out is None or here is None else training_loss(held_out) - training_loss(here)
     later = [
         (float(full.value(w, "evaluation")), bool(record["converged"]))
@@ -257,7 +257,7 @@ def _notes(found: FinishedPhase, trace: TraceEstimate, left_out: TraceEstimate |
             "the trace is far below what leaving samples out tells, because the samples are fitted so well that their "
             "own gradients no longer show the noise; trust leave-one-out"
         )
-    if found.workspace.config.augment_copies and found.record["data"] == "subset":
+    if found.run.config.augment_copies and found.record["data"] == "subset":
         notes.append("augmented copies count as samples here, though they are not independent")
     return notes
 
