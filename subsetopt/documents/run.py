@@ -136,6 +136,7 @@ class Purpose(Entry):
     epoch_equivalents: Number
     samples: Number = 0
     calls: Number
+    flops: Number = 0
 
 
 class Cost(Entry):
