@@ -2,7 +2,7 @@
 
 Only contractions are counted, one multiplication and one addition for each pair of numbers that meet: products of
 matrices and vectors, convolutions, attention, and decompositions of matrices. Work entry by entry (activations, norms,
-sums, updates of a vector) is counted nowhere, neither a model's nor a method's: it waits for memory, and seconds show it.
+sums, updates of a vector) is counted nowhere, neither a model's nor a method's: memory bounds it, and seconds show it.
 torch's FlopCounterMode has the formulas of matrix products, convolutions and attention; those that it lacks are here.
 """
 
@@ -165,22 +165,23 @@ def count_contractions(work: Callable[[], object]) -> int:
     """Return the same as `count_flops` for work that calls no model, at a few microseconds per operation of torch."""
     with _Contractions() as counted:
         work()
-    return counted.flops
+    return int(counted.flops)
 
 
 class _Contractions(TorchDispatchMode):
     """The formulas alone, without records of what was counted where."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         formula = _ALL.get(func._overloadpacket)
         if formula is not None:
-            self.flops += int(formula(*args, **(kwargs or {}), out_val=out))
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
 
-_ALL: dict[Any, Callable[..., int]] = {**flop_registry, **{op: shape_wrapper(each) for op, each in FORMULAS.items()}}
+_WRAPPED: Any = shape_wrapper  # torch leaves its types out
+_ALL: dict[Any, Callable[..., int]] = {**flop_registry, **{op: _WRAPPED(each) for op, each in FORMULAS.items()}}

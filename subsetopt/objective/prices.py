@@ -37,8 +37,8 @@ def calibrate_prices(
     """Return the price of each kind of call per sample, counted on the samples given (see `flops.py`).
 
     "linearise" is the dearer of recording for Hessian and for Gauss-Newton products, the others are as called with
-    stored graphs; "flops" is the price of one operation of a method's own. For an `Objective` its own loss and preprocess hold. Nothing is charged. A kind that has no
-    countable operation falls back to `FALLBACK_PRICES`.
+    stored graphs; "flops" is the price of one operation of a method's own. For an `Objective` its own loss and
+    preprocess hold. Nothing is charged. A kind that has no countable operation falls back to `FALLBACK_PRICES`.
     """
     if isinstance(model, Objective):
         flat, loss, preprocess = model.flat, model.loss, model.preprocess

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Tally:
-    """Floating-point operations noted so far; `host` are those among them of numpy and scipy, which torch cannot see."""
+    """Floating-point operations noted so far; `host` are those of numpy and scipy, which torch cannot see."""
 
     flops: int = 0
     host: int = 0

@@ -1,4 +1,4 @@
-"""Dot products in float64 on the device, whatever the dtype of the vectors; what they take is noted (see `tally.py`)."""
+"""Dot products in float64 on the device, whatever the dtype of the vectors; their operations are noted (`tally.py`)."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Ledger:
 
     @contextmanager
     def arithmetic(self, purpose: Purpose = "arithmetic") -> Iterator[None]:
-        """Enter what the enclosed step notes of its own arithmetic (see `tally.py`): before each call, and at the end."""
+        """Enter what the enclosed step notes of its own arithmetic (`tally.py`), before each call and at the end."""
         with tallied() as tally:
             self._noted = tally, purpose
             try:
@@ -104,7 +104,7 @@ class Ledger:
         return sum(self.price(kind, n) for (purpose, kind), n in self._samples.items() if purpose == "evaluation")
 
     def by_purpose(self) -> dict[str, dict[str, float]]:
-        """Return calls, samples and epoch-equivalents for each purpose that occurred, and operations where it has any."""
+        """Return calls, samples and epoch-equivalents of each purpose that occurred, and operations if it has any."""
         table: dict[str, dict[str, float]] = {}
         for (purpose, kind), samples in sorted(self._samples.items()):
             row = table.setdefault(purpose, {"epoch_equivalents": 0.0, "samples": 0, "calls": 0})

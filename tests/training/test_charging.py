@@ -1,7 +1,7 @@
 """All arithmetic is charged: for everything in the registries, the ledger against the operations that were made.
 
 Reference: FlopCounterMode around the phases of a run, with the formulas of `objective/flops.py` for what it does not
-know (products of vectors, decompositions), plus the operations that numpy and scipy make, as stated where they are made.
+know (products of vectors, decompositions), plus the operations of numpy and scipy, as stated where they are made.
 What is counted only to find a price is no work of the method. Whatever is registered anew is tested, too.
 """
 
@@ -41,12 +41,12 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     **{f"solver:{entry.name}": {**SOLVE, "solver": entry.name} for entry in SOLVERS},
     **{f"optimizer:{name}": {"solver": "none", "handoff": name, "handoff_epochs": 2} for name in OPTIMIZERS.names},
     **{f"sampler:{entry.name}": {"solver": "none", "handoff": entry.name, "handoff_epochs": 3} for entry in SAMPLERS},
-    **{f"strategy:{name}": {"solver": name, "solver_epochs": 2, "handoff": "none"} for name in METHODS.names},
+    **{f"strategy:{name}": {"solver": name, "solver_epochs": 5, "handoff": "none"} for name in METHODS.names},
     "lbfgs with many pairs": {**SOLVE, "solver": "lbfgs", "max_iterations": 40},
     "lbfgs from K-FAC": {**SOLVE, "solver": "lbfgs", "solver_args": {"preconditioner": "kfac"}},
     "lbfgs from a diagonal": {**SOLVE, "solver": "lbfgs", "solver_args": {"preconditioner": "diagonal"}},
     "newton-cg with K-FAC": {**SOLVE, "solver": "newton-cg", "solver_args": {"preconditioner": "kfac"}},
-    "newton-cg on parts": {**SOLVE, "solver": "newton-cg", "solver_args": {"sample_share": 0.3, "curvature": "ggn"}},
+    "newton-cg on parts": {**SOLVE, "solver": "newton-cg", "solver_args": {"sample_share": 0.5, "curvature": "ggn"}},
     "growing subsets": {"solver": "lbfgs", "grow_start": 0.2, "max_iterations": 4},
     "several subsets": {"solver": "lbfgs", "subset_frac": 0.2, "subsets": 3, "max_iterations": 4, "handoff": "none"},
     "until held-out loss rises": {**SOLVE, "solver": "ncg", "stop_at": "validation"},
@@ -65,15 +65,15 @@ class Measured:
 
 def measure(settings: Mapping[str, Any], dataset: Dataset, model: nn.Module) -> Measured:
     """Run the phases of a configuration under a counter of operations."""
-    workspace = prepare(make_config({"track_validation": None, **settings}), model, dataset)
-    phases = build_phases(workspace, may_idle=True)
-    ledger = workspace.ledger
+    prepared = prepare(make_config({"track_validation": None, **settings}), model, dataset)
+    phases = build_phases(*prepared, may_idle=True)
+    ledger = prepared.budget.ledger
     before = ledger.cost + ledger.evaluation_cost
     torchs_own = FlopCounterMode(display=False)
     with pricing_set_aside() as aside, tallied() as tally, FlopCounter() as counter, torchs_own:
-        loop = Loop(workspace, phases, None, Silent())
+        loop = Loop(prepared, phases, None, Silent())
         loop.run(loop.start())
-    unit = workspace.full_size / ledger.prices["flops"]
+    unit = ledger.full_size / ledger.prices["flops"]
     made = counter.get_total_flops() - sum(aside) + tally.host
     known = torchs_own.get_total_flops() - sum(aside)
     return Measured(made / unit, known / unit, ledger.cost + ledger.evaluation_cost - before, ledger)
@@ -121,8 +121,8 @@ def test_every_method_is_charged_for_what_it_computes_on_digits(name: str, digit
 def briefly(name: str) -> dict[str, Any]:
     """Return the settings with few steps, for data of which the tests need no more than their shape."""
     settings = METHOD_SETTINGS[name]
-    limits = {key: min(value, 4) for key, value in settings.items() if key == "max_iterations"}
-    limits |= {key: 1.5 for key in settings if key.endswith("_epochs")}
+    limits = {key: min(value, 3) for key, value in settings.items() if key == "max_iterations"}
+    limits |= {key: 1.0 for key in settings if key == "handoff_epochs"}
     return {**settings, **limits, "subset_frac": 0.3 if "subsets" in settings else 0.8}
 
 
