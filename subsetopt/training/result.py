@@ -90,7 +90,7 @@ def _dataset(data: TrainingData) -> DatasetEntry:
     return DatasetEntry(
         name=dataset.name,
         task=dataset.task,
-        in_shape=dataset.in_shape if isinstance(dataset.in_shape, dict) else list(dataset.in_shape),
+        in_shape=_shape(dataset.in_shape),
         columns=list(dataset.columns) or None,
         n_outputs=dataset.n_outputs,
         train=len(dataset.train),
@@ -115,6 +115,10 @@ def _ratio(data: TrainingData, parameters: int) -> Ratio:
         augment_copies=data.copies,
         verdict=verdict(subset, full, task=data.dataset.task),
     )
+
+
+def _shape(shape: Any) -> list[int] | dict[str, list[int]]:
+    return {key: list(own) for key, own in shape.items()} if isinstance(shape, dict) else list(shape)
 
 
 def _scalings(by: Normalization | dict[str, Normalization] | None) -> Scaling | dict[str, Scaling] | None:

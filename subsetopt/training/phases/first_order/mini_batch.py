@@ -69,7 +69,9 @@ class MiniBatch:
     @property
     def bind_rows(self) -> int:
         """What the sampler's look at the training inputs costs, in gradients of one sample."""
-        return self._gradients(self._sampler.bind_flops(_require_one_tensor(self._inputs[:1]).numel()))
+        if not self._sampler.needs_data:
+            return 0
+        return self._gradients(self._sampler.bind_flops(_require_one_tensor(self._inputs)[0].numel()))
 
     @property
     def first_step_cost(self) -> float:
