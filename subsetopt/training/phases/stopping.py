@@ -21,9 +21,9 @@ class MonitoredIterate(Protocol):
 
 
 class StopTest(Protocol):
-    """Looks at each new iterate. A test is created per phase and holds what it has seen."""
+    """Checks each new iterate. A test is created per phase and holds what it has seen."""
 
-    def look(self, state: State) -> StopReason | None:
+    def check(self, state: State) -> StopReason | None:
         """Return why to stop after this iterate, or None."""
 
     def choose(self, w: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class StopTest(Protocol):
 class MinimumTest:
     """No test beside the solver's own gradient test."""
 
-    def look(self, state: State) -> StopReason | None:
+    def check(self, state: State) -> StopReason | None:
         """Never stop."""
         return None
 
@@ -68,7 +68,7 @@ class NoiseTest(MinimumTest):
     noise: Callable[[], Tensor]
     theta: float = 0.1
 
-    def look(self, state: State) -> StopReason | None:
+    def check(self, state: State) -> StopReason | None:
         """Compare gradient and noise; one host synchronisation."""
         gradient = self.gradient(state).double()
         squared_norm, noise = host_read(torch.stack([gradient @ gradient, self.noise()]))
@@ -86,7 +86,7 @@ class HeldOutTest:
     checks_without_gain: int = 0
     best_w: Tensor | None = field(default=None, repr=False)
 
-    def look(self, state: MonitoredIterate) -> StopReason | None:
+    def check(self, state: MonitoredIterate) -> StopReason | None:
         """Check at every `every`-th iterate."""
         if state.iterations % self.every:
             return None
