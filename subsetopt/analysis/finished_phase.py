@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.data import Dataset
+from subsetopt.documents.analysis import AnalysedPhase
 from subsetopt.errors import ModelError, RunDirectoryError, SettingError, setting
 from subsetopt.objective import Objective
 from subsetopt.saving import under
@@ -56,10 +57,16 @@ class FinishedPhase:
         return self.run.config.phases()[self.index]
 
     @property
-    def described(self) -> dict[str, Any]:
+    def described(self) -> AnalysedPhase:
         """What a JSON document says of the phase."""
-        keys = ("role", "method", "data", "stop_reason")
-        return {"index": self.index, **{key: self.record[key] for key in keys}}
+        record = self.record
+        return AnalysedPhase(
+            index=self.index,
+            role=record["role"],
+            method=record["method"],
+            data=record["data"],
+            stop_reason=record["stop_reason"],
+        )
 
 
 def open_phase(

@@ -166,7 +166,7 @@ def test_a_run_is_trained_resumed_and_verified_on_the_device(device: torch.devic
     }
     outcome = train(make_config({**config, "output": tmp_path / "run"}), model=model, dataset=data, figure=False)
     assert outcome.result["solve"]["converged"] and outcome.result["version"].count(".") == 2
-    verified = verify_run(tmp_path / "run", model=model, dataset=data)
+    verified = verify_run(tmp_path / "run", model=model, dataset=data).content()
     assert verified["verdict"] == "minimum"
     again = resume_run(tmp_path / "run", model=model, dataset=data)
     assert again.result == outcome.result

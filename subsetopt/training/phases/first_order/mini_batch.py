@@ -1,7 +1,7 @@
 """One mini-batch: the sampler proposes, selection looks where it must, the kept rows are trained on and credited.
 
-Every model call is charged before it is made: looks and scans to "selection", the training pass to "train". Looks and
-scans see the stored rows, never augmented ones, without graph and in evaluation mode, so that BatchNorm statistics and
+Every model call is charged before it is made: selection and scans to "selection", the training pass to "train". The
+former see the stored rows, never augmented ones, without graph and in evaluation mode, so that BatchNorm statistics and
 dropout see only what is trained on. A sampler's own arithmetic over whole splits (hashing, matching) is counted and
 charged like the gradients that it could have paid for. Several ranks draw the same batch and compute a part of it each;
 what the sampler observes is the whole.
@@ -21,7 +21,8 @@ from subsetopt.data.batch_augmentation import Augmentation, Augmented
 from subsetopt.devices import moved
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
-from subsetopt.objective.flops import count_flops
+from subsetopt.objective.flops import count_contractions, count_flops
+from subsetopt.objective.tally import tallied
 from subsetopt.samplers import Batch, Sampler, Scan, Seen
 from subsetopt.training.context import RunContext
 from subsetopt.training.ledger import Ledger
@@ -134,7 +135,13 @@ class MiniBatch:
             passed = self._forward(w, self._data.preprocess(self._stored(indices[own])), "eval")
             losses = self._loss.per_sample(passed.outputs, targets[own])
         seen = self._seen(indices, losses, passed, targets)
-        return self._sampler.select(batch, seen.losses, seen.probabilities, seen.features, seen.targets)
+        columns = seen.losses, seen.probabilities, seen.features, seen.targets
+        chosen: list[Batch | None] = []
+        with tallied() as tally:
+            flops = count_contractions(lambda: chosen.append(self._sampler.select(batch, *columns)))
+        if flops + tally.host:
+            self._ledger.enter(flops + tally.host, "selection")
+        return chosen[0]
 
     def _seen(
         self,
@@ -192,9 +199,12 @@ class MiniBatch:
 
     def _counted(self, work: Callable[[], None]) -> None:
         """Do a sampler's own arithmetic and charge it, afterwards: how much it is depends on the data."""
-        rows = self._gradients(count_flops(work))
+        with tallied() as tally:
+            rows = self._gradients(count_contractions(work))
         if rows:
             self._ledger.charge("gradient", rows, "selection")
+        if tally.host:
+            self._ledger.charge("flops", tally.host, "selection")
 
     def _gradients(self, flops: int) -> int:
         """Return `flops` in gradients of one sample; 0 for a model in which torch counts none: seconds show it."""
