@@ -20,10 +20,10 @@ from subsetopt.training.budget import Budget
 from subsetopt.training.checks.identity import OtherRunError, check_identity, check_outputs
 from subsetopt.training.context import RunContext
 from subsetopt.training.preparation import prepare
-from subsetopt.training.run import load_config
 from subsetopt.training.run_directory import CHECKPOINT, RunDirectory
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.splits import SplitName
+from subsetopt.training.stored_settings import load_config
 from subsetopt.training.training_data import TrainingData
 
 

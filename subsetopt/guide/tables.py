@@ -5,39 +5,28 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
-from typing import Any
 
-from subsetopt.registry import Registry
-
+# The command `subsetopt list KIND` shows the same entries.
 REGISTRIES = {
-    "datasets": ("subsetopt.data", "DATASETS"),
-    "models": ("subsetopt.models", "MODELS"),
-    "solvers": ("subsetopt.solvers", "SOLVERS"),
-    "strategies": ("subsetopt.training.phases.methods", "METHODS"),
-    "optimizers": ("subsetopt.training.phases.first_order.optimizers", "OPTIMIZERS"),
-    "samplers": ("subsetopt.samplers", "SAMPLERS"),
-    "augmentations": ("subsetopt.data.batch_augmentation", "AUGMENTATIONS"),
+    "datasets": (("subsetopt.data", "DATASETS"),),
+    "models": (("subsetopt.models", "MODELS"),),
+    "solvers": (("subsetopt.solvers", "SOLVERS"),),
+    "strategies": (
+        ("subsetopt.training.phases.methods", "METHODS"),
+        ("subsetopt.training.settings.plans", "PLANS"),
+    ),
+    "optimizers": (("subsetopt.training.phases.first_order.optimizers", "OPTIMIZERS"),),
+    "samplers": (("subsetopt.samplers", "SAMPLERS"),),
+    "augmentations": (("subsetopt.data.batch_augmentation", "AUGMENTATIONS"),),
 }
-"""Kind -> module and name of its registry: what `subsetopt list KIND` and the guide's tables show."""
-
 _PLACE = re.compile(r"<!-- table: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
-def registry(kind: str) -> Registry[Any]:
-    """Return the registry of `kind`, importing its module: nothing is imported before it is asked for."""
-    module, name = REGISTRIES[kind]
-    found: Registry[Any] = getattr(importlib.import_module(module), name)
-    return found
-
-
-def rows(*kinds: str) -> list[tuple[str, str]]:
-    """Return name and summary of each entry of these kinds, by name."""
-    return sorted((entry.name, entry.summary) for kind in kinds for entry in registry(kind))
-
-
 def table(kind: str) -> str:
-    """Return the Markdown table of the registry `kind`."""
-    lines = [f"| `{name}` | {summary.replace('|', chr(92) + '|')} |" for name, summary in rows(kind)]
+    """Return the Markdown table of the registries of `kind`: name and summary of each entry, by name."""
+    found = [getattr(importlib.import_module(package), registry) for package, registry in REGISTRIES[kind]]
+    rows = sorted((entry.name, entry.summary) for registry in found for entry in registry)
+    lines = [f"| `{name}` | {summary.replace('|', chr(92) + '|')} |" for name, summary in rows]
     return "\n".join(["| name | summary |", "|---|---|", *lines]) + "\n"
 
 

@@ -122,14 +122,14 @@ def test_cells_of_another_version_are_run_again_and_kept(tmp_path: Path) -> None
 
 def test_initial_weights_and_splits_depend_on_the_seed_alone(small: ValidatedStudy) -> None:
     maker = CellMaker(make_study({**SMALL, "methods": "lbfgs@0.2+full,adam,srs@0.1,newton-cg"}))
-    spaces = {
+    prepared = {
         (name, seed): prepare(maker.cell(name, 2.0, seed, None).config) for name in maker.methods for seed in (0, 1)
     }
-    first = spaces["adam", 0]
-    for (_, seed), space in spaces.items():
-        same = torch.equal(space.flat.initial(), first.flat.initial())
+    first = prepared["adam", 0]
+    for (_, seed), (data, _, run) in prepared.items():
+        same = torch.equal(run.model.flat.initial(), first.run.model.flat.initial())
         assert same == (seed == 0)
-        assert torch.equal(space.dataset.train.inputs, first.dataset.train.inputs) == (seed == 0)
+        assert torch.equal(data.dataset.train.inputs, first.data.dataset.train.inputs) == (seed == 0)
 
 
 def test_a_failing_cell_is_recorded_and_tried_again(

@@ -18,7 +18,8 @@ from subsetopt.data.batch_augmentation import AUGMENTATIONS, make_augmentation
 from subsetopt.samplers import SAMPLERS
 from subsetopt.seeding import make_generator
 from subsetopt.training.phases.first_order.phase import _on_host
-from subsetopt.training.run import resume_run, train
+from subsetopt.training.resume import resume_run
+from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 
 CHEAP = {"nw-sketch": {"handoff_args": {"repetitions": 4}}}

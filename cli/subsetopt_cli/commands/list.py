@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import Any
 
@@ -9,12 +10,12 @@ import click
 
 from subsetopt.errors import unknown_name
 from subsetopt.examples import examples
-from subsetopt.guide.tables import REGISTRIES, registry, rows
+from subsetopt.guide.tables import REGISTRIES
 from subsetopt.report.table import text_table
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 from subsetopt_cli.presets import preset_files, preset_summary
 
-_TAKEN_TOO = {"solvers": "strategies"}  # `--solver` takes them
+_TAKEN_TOO = {"solvers": ("subsetopt.training.phases.methods", "METHODS")}  # `--solver` takes them
 
 
 @click.command("list", short_help="List data sets, models, solvers, samplers, augmentations, presets or examples.")
@@ -37,9 +38,7 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
             click.echo("\n".join(_lines(card)))
         return
     with standard_output_reserved():
-        entries = (
-            _presets(name) if kind == "presets" else _examples(name) if kind == "examples" else rows(*_listed(kind))
-        )
+        entries = _presets(name) if kind == "presets" else _examples(name) if kind == "examples" else _entries(kind)
     if as_json:
         print_json([{"name": name, "summary": text} for name, text in entries])
     else:
@@ -60,18 +59,21 @@ def _presets(name: str | None) -> list[tuple[str, str]]:
     return [(each, preset_summary(path)) for each, path in files.items() if name in (None, each)]
 
 
-def _listed(kind: str) -> list[str]:
-    return [kind, _TAKEN_TOO[kind]] if kind in _TAKEN_TOO else [kind]
+def _registries(kind: str) -> list[Any]:
+    homes = [*REGISTRIES[kind], *([_TAKEN_TOO[kind]] if kind in _TAKEN_TOO else [])]
+    return [getattr(importlib.import_module(package), registry) for package, registry in homes]
+
+
+def _entries(kind: str) -> list[tuple[str, str]]:
+    return sorted((entry.name, entry.summary) for registry in _registries(kind) for entry in registry)
 
 
 def _card(kind: str, name: str) -> dict[str, Any]:
     """Return the card of `name`; raises `SettingError` with "did you mean" where there is none."""
     from subsetopt.cards import settings_of
 
-    other = _TAKEN_TOO.get(kind)
-    if other is not None and name in registry(other):
-        kind = other
-    entry = registry(kind).entry(name)
+    registries = _registries(kind)
+    entry = next((registry for registry in registries if name in registry), registries[0]).entry(name)
     readers = kind == "datasets"  # what they are given is the query of a run, no settings
     settings = [] if readers else [row._asdict() for row in settings_of(entry)]
     return {"name": entry.name, "summary": entry.summary, "card": entry.card, "settings": settings}
@@ -81,9 +83,9 @@ def _lines(card: dict[str, Any]) -> list[str]:
     lines = [f"{card['name']}: {card['summary']}", "", card["card"]]
     if not card["settings"]:
         return lines
-    table = [("setting", "default", "values")]
-    table += [(each["name"], _shown(each["default"]), each["values"]) for each in card["settings"]]
-    return [*lines, "", *text_table(table, indent="", left=3)]
+    rows = [("setting", "default", "values")]
+    rows += [(each["name"], _shown(each["default"]), each["values"]) for each in card["settings"]]
+    return [*lines, "", *text_table(rows, indent="", left=3)]
 
 
 def _shown(value: Any) -> str:

@@ -60,6 +60,11 @@ class SolverPhase:
         """The evaluation at the start, and one at the end of a first step."""
         return self._budget.ledger.price("gradient", 2 * self.samples)
 
+    @property
+    def fixed_length(self) -> str | None:
+        """A solver has no schedule: it can go on."""
+        return None
+
     def start(self, w: Tensor) -> SolverState:
         """Evaluate at w; with `carry`, take over the curvature that the phase before has handed on."""
         state, carried = self._solver.init(self._objective, w), self._run.carried

@@ -119,6 +119,13 @@ class FirstOrderPhase:
             config.amp,
         )
 
+    @property
+    def fixed_length(self) -> str | None:
+        """The learning rate, records and held-out checks follow the share of the cost that is spent."""
+        if self.config.schedule != "constant":
+            return f"its {self.config.schedule} learning-rate schedule ended with its budget"
+        return "records and held-out checks were planned for its budget, and a mini-batch beyond it was drawn already"
+
     def start(self, w: Tensor) -> FirstOrderState:
         """Take what the phase may spend, within the run's budget, and let the sampler look at the data."""
         seed, device = self._run.config.seed, self._data.device
