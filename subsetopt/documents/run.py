@@ -137,6 +137,7 @@ class Purpose(Entry):
     epoch_equivalents: Number
     samples: Number = 0
     calls: Number
+    flops: Number = 0
 
 
 def purposes(table: Mapping[str, Mapping[str, float]]) -> dict[str, Purpose]:

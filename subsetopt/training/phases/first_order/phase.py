@@ -209,7 +209,8 @@ class FirstOrderPhase:
         )
 
     def _optimizer(self, w: Tensor) -> VectorOptimizer:
-        return VectorOptimizer(optimizer_of(self.config, self._model.flat, w, self._lr, self._weight_decay))
+        optimizer = optimizer_of(self.config, self._model.flat, w, self._lr, self._weight_decay)
+        return VectorOptimizer(optimizer, OPTIMIZERS.get(self.config.method).step_work)
 
     @property
     def _decoupled(self) -> bool:
@@ -223,7 +224,8 @@ class FirstOrderPhase:
         loss, state.w.grad = computed
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(state.w, self.config.clip_norm)
-        state.optimizer.step(rate)
+        if flops := state.optimizer.step(rate):
+            self._budget.ledger.enter(flops, "arithmetic")
         state.iterations += 1
         losses.append(loss)
 

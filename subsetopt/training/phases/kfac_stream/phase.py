@@ -136,9 +136,10 @@ class StreamPhase:
     def step(self, state: StreamState) -> StreamState:
         """Take one step on one fresh subset; one host synchronisation, and two more where factors are estimated."""
         try:
-            if self._estimate_due(state):
-                self._estimate(state)
-            self._advance(state)
+            with self._budget.ledger.arithmetic():
+                if self._estimate_due(state):
+                    self._estimate(state)
+                self._advance(state)
         except BudgetExhausted:
             state.stopped = state.budget.end if state.iterations else StopReason.BUDGET
         return state
