@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from subsetopt.documents.comparison import ComparisonDocument, ComparisonEntry, Interval, ResultEntry
+from subsetopt.report.numbers import epochs
 
 _Pairs = Mapping[tuple[str, str], ComparisonEntry]
 CONTENDERS = {
@@ -24,7 +25,9 @@ def sentences(summary: ComparisonDocument) -> list[str]:
     lines += _targets(summary)
     lines.append(_how_tested(summary))
     if summary.failures:
-        lines.append(f"{len(summary.failures)} cells failed and are left out; the report lists them.")
+        count = len(summary.failures)
+        failed = "1 cell failed and is" if count == 1 else f"{count} cells failed and are"
+        lines.append(f"{failed} left out; the report lists them.")
     return lines
 
 
@@ -110,7 +113,7 @@ def _targets(summary: ComparisonDocument) -> list[str]:
         fastest = min(rows, key=lambda row: row.seconds_mean or 0.0)
         lines.append(
             f"A held-out loss of {target:g} was reached with the least cost by {cheapest.method} "
-            f"({cheapest.cost_mean or 0.0:.3g} epoch-equivalents) and in the least time by {fastest.method} "
+            f"({epochs(cheapest.cost_mean or 0.0)}) and in the least time by {fastest.method} "
             f"({fastest.seconds_mean or 0.0:.3g} s), of the {len(rows)} methods that reached it with every seed."
         )
     return lines
