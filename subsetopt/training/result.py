@@ -34,7 +34,7 @@ from subsetopt.training.checks.non_finite import non_finite_notes
 from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import BEST, ENVIRONMENT, MODEL, RunDirectory
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.workspace import Workspace, training_loss
 from subsetopt.version import own_version
 
 Measured = dict[str, dict[str, float]]
@@ -65,6 +65,7 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
         solve=None if solve is None else SolveEntry.model_validate({"solver": solve.record["method"], **solve.record}),
         handoff=None if handoff is None else PhaseEntry.model_validate(handoff.record),
         metrics=_written(metrics),
+        objective=_objective(workspace, snapshots[-1], metrics),
         metrics_before_handoff=None if before is None else _written(before),
         assessment=assessment,
         models=Models(last=MODEL, best=None if assessment.better is None else BEST),
@@ -107,6 +108,13 @@ def _metrics(workspace: Workspace, snapshot: Snapshot, splits: Sequence[str]) ->
     metrics = {name: measured for name, measured in found.items() if measured is not None}
     workspace.warnings += [note for note in non_finite_notes(workspace, metrics) if note not in workspace.warnings]
     return metrics
+
+
+def _objective(workspace: Workspace, snapshot: Snapshot, metrics: Measured) -> float | None:
+    """Return the loss on all training data with the run's L2 penalty; None where they were not measured."""
+    if "train" not in metrics:
+        return None
+    return training_loss(metrics["train"]) + 0.5 * workspace.config.l2 * float(snapshot.w.double().square().sum())
 
 
 def _written(metrics: Measured) -> Metrics:

@@ -17,7 +17,7 @@ from torch import Tensor
 from subsetopt.errors import UserError
 from subsetopt.files import MALFORMED
 from subsetopt.training.settings.declaration import declaration
-from subsetopt.training.settings.phase import present_names
+from subsetopt.training.settings.phase import PhaseConfig, present_names
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.workspace import Workspace
 
@@ -101,11 +101,20 @@ def _check_settings(saved: Mapping[str, Any], config: RunConfig, free: frozenset
     for name in [name for name in fields if name not in free]:
         # A setting that the version that saved did not have was as its default is now.
         before = saved.get(name, fields[name].get_default(call_default_factory=True, validated_data={}))
+        if name == "phase":
+            before = [_with_defaults(phase) for phase in before]
         if before != now[name]:
             raise OtherRunError(
                 f"it was made with {name} = {_brief(before)}, config.toml has {_brief(now[name])}; "
                 "restore config.toml, or start a new run with other settings (`subsetopt train --init-from RUN`)"
             )
+
+
+def _with_defaults(phase: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the saved settings of a phase, and the defaults of those that the version that saved did not have."""
+    fields = PhaseConfig.model_fields
+    defaults = {name: field.get_default(call_default_factory=True, validated_data={}) for name, field in fields.items()}
+    return {**defaults, **phase}
 
 
 def _architecture(workspace: Workspace) -> str:
