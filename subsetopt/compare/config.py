@@ -23,22 +23,19 @@ DEFAULT_METHODS = ("lbfgs@0.1+full", "lbfgs@0.1+srs", "lbfgs", "adam", "sgd", "s
 SHARED = names_of(RunConfig, owner="shared")
 TuningSearch = Literal["rate", "l2"]
 FIRST_TUNING_SEED = 1_000_000
-NOT_TUNED = ("none", False, None)
 
 
 def _searches(value: Any) -> Any:
-    """Take `rate`, `rate,l2`, their list, and what switches tuning on or off."""
-    if value is True:
-        return ("rate",)
-    if any(value is no or value == no for no in NOT_TUNED if not isinstance(value, (list, tuple))):
-        return ()
+    """Take `rate`, `rate,l2` or `none`, and lists of these words."""
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
+    words = (
+        [part.strip() if isinstance(part, str) else "" for part in parts] if isinstance(parts, (list, tuple)) else [""]
+    )
+    if not words or words == ["none"]:
+        return ()
+    if len(set(words)) < len(words) or not {"rate"} <= set(words) <= {"rate", "l2"}:
         raise ValueError("must be rate, or rate,l2, or none")
-    words = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-    if parts and words not in (("rate",), ("rate", "l2"), ("l2", "rate")):
-        raise ValueError("must be rate, or rate,l2, or none")
-    return tuple(sorted(words, reverse=True))
+    return ("rate", "l2")[: len(words)]
 
 
 def _tuning_seeds(value: Any) -> Any:
@@ -72,7 +69,7 @@ class StudyConfig(Settings):
     )
     tuning_seeds: Annotated[int | tuple[int, ...], BeforeValidator(_tuning_seeds)] = Field(
         1,
-        description="seeds for tuning, apart from the others: so many for each seed of the comparison, or all in a list",
+        description="seeds for tuning, apart from the others: so many for each seed of the comparison, or their list",
         examples=[1],
     )
     max_extensions: int = Field(
@@ -96,6 +93,14 @@ class StudyConfig(Settings):
     target: tuple[float, ...] = Field(
         (), description="held-out losses to reach [default: the median method's at each budget]", examples=["0.2,0.1"]
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switched(cls, given: Any) -> Any:
+        """Take `tune` as a switch too, which it was: on is the search of the rate alone."""
+        if isinstance(given, Mapping) and isinstance(given.get("tune"), bool):
+            return {**given, "tune": "rate" if given["tune"] else "none"}
+        return given
 
     @field_validator("methods", "budget", "target", mode="before")
     @classmethod

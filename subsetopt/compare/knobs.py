@@ -1,10 +1,10 @@
 """What a study tunes of each method, and the search for its values.
 
-Every method gets the same number of trials: a grid of three values per setting, then one more at a time, beyond the best
-one while it lies at an end of what was tried, else halfway to its neighbours. First-order training tunes its learning
-rate. A method without one tunes what matters most to it: the share of the budget for its subset solve, the noise at
-which subsets grow, or what the registration of a solver or strategy names, e.g. L-BFGS's memory or the tightness of
-CG's line search. A study may search the strength of the regularisation beside it.
+Every method gets the same number of trials: a grid of three values per setting, then one more at a time, beyond the
+best one while it lies at an end of what was tried, else halfway to its neighbours. First-order training tunes its
+learning rate. A method without one tunes what matters most to it: the share of the budget for its subset solve, the
+noise at which subsets grow, or what the registration of a solver or strategy names, e.g. L-BFGS's memory or the
+tightness of CG's line search. A study may search the strength of the regularisation beside it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ DECAY_FACTOR = 10.0
 """Between neighbours of the grid of L2 strengths and weight decays, which matter less than learning rates."""
 Index = tuple[float, ...]
 """A point of a grid, one coordinate per knob; (0, 0) has the default of both."""
+
 
 def knob_of(phases: tuple[PhaseConfig, ...], solve_share: float) -> Knob | None:
     """Return what a method tunes, None where there is nothing to tune (scipy's reference solvers)."""

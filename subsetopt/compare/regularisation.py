@@ -39,7 +39,7 @@ def check_common_l2(method: Method, base: RunConfig, study: ValidatedStudy) -> N
 
 
 def sentence(kind: str, l2: float) -> str:
-    """Return what a report says of the objective: "same" for one L2 strength, "tuned" where each method chose its own."""
+    """Return what a report says of the objective: one L2 strength ("same"), or each method chose its own ("tuned")."""
     if kind == "tuned":
         return "Every method tuned its regularisation by the same search as its rate (tune = rate,l2)."
     return (

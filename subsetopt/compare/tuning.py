@@ -122,9 +122,7 @@ def _trial_cells(maker: CellMaker, search: Search, index: Index) -> list[Cell]:
     return [maker.cell(search.method, search.budget, seed, values, "tuning") for seed in search.seeds]
 
 
-def _enter(
-    search: Search, index: Index, cells: Sequence[Cell], outcomes: dict[str, CellOutcome], root: Path
-) -> None:
+def _enter(search: Search, index: Index, cells: Sequence[Cell], outcomes: dict[str, CellOutcome], root: Path) -> None:
     losses = []
     for cell in cells:
         result = read_result(cell, root) if outcomes[cell.id].status == "done" else None

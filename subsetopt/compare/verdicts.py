@@ -27,7 +27,8 @@ def sentences(summary: Mapping[str, Any], families: Mapping[str, str]) -> list[s
         lines += _at_budget(summary, families, budget)
     lines += _cost_of_tuning(summary)
     lines += _targets(summary)
-    lines.append(summary["objective"]["text"])
+    if summary.get("objective"):
+        lines.append(summary["objective"]["text"])
     lines.append(_how_tested(summary))
     if summary["failures"]:
         lines.append(f"{len(summary['failures'])} cells failed and are left out; the report lists them.")
@@ -47,7 +48,7 @@ def _at_budget(summary: Mapping[str, Any], families: Mapping[str, str], budget: 
         f"{_objective_reached(summary, best, rows) if summary['metric'] == 'mse' else ''}"
         f"{_relations(best['method'], [row['method'] for row in ordered[1:]], pairs)}."
     ]
-    if summary["baseline"] is not None:
+    if summary.get("baseline") is not None:
         lines += _against_baseline(summary["baseline"], [row["method"] for row in ordered], pairs)
     rival = _best_of(ordered, families, "first-order")
     for family, called in CONTENDERS.items():
@@ -72,25 +73,26 @@ def _power(summary: Mapping[str, Any], budget: float) -> list[str]:
     found = sorted(
         row["detectable"]
         for row in summary["comparisons"]
-        if (row["budget"], row["metric"]) == (budget, summary["metric"]) and row["detectable"] is not None
+        if (row["budget"], row["metric"]) == (budget, summary["metric"]) and row.get("detectable") is not None
     )
     if not found:
         return []
     middle = found[len(found) // 2] if len(found) % 2 else (found[len(found) // 2 - 1] + found[len(found) // 2]) / 2
     spread = "" if len(found) == 1 else f" ({_size(summary, found[0])} to {_size(summary, found[-1])}, by pair)"
     return [
-        f"A difference of {_size(summary, middle)}{spread} is the smallest that {len(summary['seeds'])} seeds with this "
-        f"scatter show with {100 * summary['power']:.0f} % power."
+        f"The smallest difference that {len(summary['seeds'])} seeds with this scatter show with "
+        f"{100 * summary['power']:.0f} % power is {_size(summary, middle)}{spread}."
     ]
 
 
 def _objective_reached(summary: Mapping[str, Any], row: Row, rows: Sequence[Row]) -> str:
     """Return the training objective beside a test loss, where all methods minimise the same."""
-    values = sorted(other["objective_mean"] for other in rows if other["objective_mean"] is not None)
-    if summary["objective"]["kind"] != "same" or row["objective_mean"] is None or len(values) < 2:
+    values = sorted(other["objective_mean"] for other in rows if other.get("objective_mean") is not None)
+    same = summary.get("objective", {}).get("kind") == "same"
+    if not same or row.get("objective_mean") is None or len(values) < 2:
         return ""
     place = values.index(row["objective_mean"]) + 1
-    order = "lowest" if place == 1 else f"{place}{ {2: 'nd', 3: 'rd'}.get(place, 'th')} lowest"
+    order = "lowest" if place == 1 else f"{place}{ {2: 'nd', 3: 'rd'}.get(place, 'th') } lowest"
     return f" (training objective {row['objective_mean']:.4g}, the {order} of {len(values)})"
 
 
@@ -137,9 +139,9 @@ def _cost_of_tuning(summary: Mapping[str, Any]) -> list[str]:
         if search["setting"] is not None and not search["inside"]
     )
     text = (
-        f"Tuning cost {costs[low]:.3g} ({low}) to {costs[high]:.3g} ({high}) epoch-equivalents per method and seed over "
-        f"all budgets, {summary['trials']} trials per search; it is not in the budgets and stands under cost including "
-        "tuning."
+        f"Tuning cost {costs[low]:.3g} ({low}) to {costs[high]:.3g} ({high}) epoch-equivalents per method and seed, "
+        f"over all budgets, in {summary['trials']} trials per search; it is not in the budgets and stands under "
+        "cost including tuning."
     )
     lines = [text]
     if ends:
@@ -160,7 +162,8 @@ def _targets(summary: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"A held-out loss of {target:g} was reached with the least cost by {cheapest['method']} "
             f"({cheapest['cost_mean']:.3g} epoch-equivalents) and in the least time by {fastest['method']} "
-            f"({fastest['seconds_mean']:.3g} s), of the {len(rows)} methods that reached it with every seed"
+            f"({fastest['seconds_mean']:.3g} s), of the {len(rows)} method{'' if len(rows) == 1 else 's'} that reached "
+            "it with every seed"
             f"{_objective_of(summary, cheapest['method'])}."
         )
     return lines
@@ -182,12 +185,16 @@ def _how_tested(summary: Mapping[str, Any]) -> str:
     methods = len(summary["methods"])
     if methods < 2:
         return "One method has nothing to be compared with: no test was made."
-    baseline = summary["baseline"]
+    baseline = summary.get("baseline")
     pairs = methods * (methods - 1) // 2 if baseline is None else methods - 1
     family = "all pairs of methods" if baseline is None else f"the comparisons with {baseline}"
     remedy = "more seeds, fewer methods or a baseline show" if baseline is None else "more seeds show"
     power = f" Among {pairs} pairs the first must have p < {0.05 / pairs:.2g}: {remedy} more."
-    luck = " Each seed was tuned on seeds of its own, so that the luck of tuning is counted." if summary["tune"] else ""
+    luck = (
+        " Each seed was tuned on seeds of its own, so that the luck of tuning is counted."
+        if summary.get("tune")
+        else ""
+    )
     return (
         f"Tests are paired over {n} seeds, with Holm's correction over {family} at one budget; "
         "no difference shown means that chance could explain it, not that the methods are equal."

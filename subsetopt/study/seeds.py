@@ -9,10 +9,15 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+from subsetopt.errors import SettingError
+
 MOST_SEEDS = 1000
 LARGEST_SEED = 10**15  # seeds for tuning are made of them, and fit into the 64 bits of TOML
-SEEDS_EXAMPLE = "5 (seeds 0 to 4), 11-13, or 1,2,5-7"
-_PROBLEM = f"must be a number of seeds from 1 to {MOST_SEEDS}, or different seeds from 0 such as 11-13 or 1,2,5-7"
+SEEDS_EXAMPLE = "5"
+_PROBLEM = (
+    f"must be a number of seeds, at least 1 and at most {MOST_SEEDS}, or their list, none below 0 and none twice, "
+    "such as 11-13 or 1,2,5-7"
+)
 
 
 def read_seeds(value: object, first: int = 0) -> tuple[int, ...]:
@@ -35,6 +40,14 @@ def read_seeds(value: object, first: int = 0) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST_SEED for seed in seeds):
         raise ValueError(_PROBLEM)
     return tuple(seeds)
+
+
+def as_seeds(value: object) -> tuple[int, ...]:
+    """Return the setting `seeds` as `read_seeds` does; raises `SettingError` in one line."""
+    try:
+        return read_seeds(value)
+    except ValueError as error:
+        raise SettingError("seeds", value, str(error), f"for example {SEEDS_EXAMPLE}") from None
 
 
 def seed_count(value: object) -> int | None:

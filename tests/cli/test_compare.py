@@ -14,7 +14,7 @@ def test_compare_says_its_verdict_and_where_the_files_are(cli: Any) -> None:
     outcome = cli("compare", *SMALL)
     assert outcome.code == 0, outcome.err
     assert "At 0.3 epoch-equivalents" in outcome.out and "Files in runs/compare-digits" in outcome.out
-    assert "tuning, round 1: 6 cells" in outcome.err
+    assert "tuning, round 1: 12 cells" in outcome.err
     for name in ("report.html", "report.md", "results.csv", "curves.csv", "summary.json", "study.toml"):
         assert (Path("runs/compare-digits") / name).stat().st_size > 0
     again = cli("compare", "--config", "runs/compare-digits/study.toml", "--output", "runs/compare-digits", "--json")

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from subsetopt.report.study.files import MethodEntry, StudyDocument
-from subsetopt.report.study.parts import facts, trials, tuned_values
+from subsetopt.report.study.parts import TunedValue, TuningTrial, facts, trials, tuned_values
 from subsetopt.report.study.svg import number
 from subsetopt.report.study.tables import MISSING, StudyTable, TableCell, cost_text, loss_text, plain_table, unit_title
 
@@ -19,15 +19,23 @@ def methods_table(study: StudyDocument) -> StudyTable:
 
 def _tuned(method: MethodEntry) -> str:
     values = tuned_values(method.lr, method.tuning)
-    settings = list(dict.fromkeys(setting for _, setting, _ in values))
+    settings = list(dict.fromkeys(found.setting for found in values))
     return "; ".join(f"{setting} {_by_budget(values, setting)}" for setting in settings) or MISSING
 
 
-def _by_budget(values: list[tuple[float | None, str, float]], setting: str) -> str:
-    mine = [(budget, value) for budget, name, value in values if name == setting]
-    return ", ".join(
-        number(value) if budget is None else f"{number(budget)}: {number(value)}" for budget, value in mine
-    )
+def _by_budget(values: list[TunedValue], setting: str) -> str:
+    """Return `1: 0.01, 3: 0.0316 (4 of 5) or 0.1`: by budget, the values and how many searches took the first."""
+    mine = [found for found in values if found.setting == setting]
+    texts = []
+    for budget in dict.fromkeys(found.budget for found in mine):
+        first, *others = (found for found in mine if found.budget == budget)
+        text = " or ".join([_counted(first) if others else number(first.value), *(number(o.value) for o in others)])
+        texts.append(text if budget is None else f"{number(budget)}: {text}")
+    return ", ".join(texts)
+
+
+def _counted(found: TunedValue) -> str:
+    return f"{number(found.value)} ({found.count} of {found.searches})"
 
 
 def tuning_table(study: StudyDocument) -> StudyTable | None:
@@ -40,8 +48,9 @@ def tuning_table(study: StudyDocument) -> StudyTable | None:
         ("Method", "Budget", "Setting", "Value", "Validation loss", "Taken"),
         rows,
         numeric=frozenset((1, 3, 4)),
-        note="Chosen by validation loss, on seeds of their own; the search continues beyond its best value until that "
-        "lies inside the grid, or its limit is reached.",
+        note="Chosen by validation loss, on seeds of their own, by a search for each seed of the comparison; the loss "
+        "is the mean over the searches that tried a value. All searches have the same number of trials: beyond the "
+        "best value while it lies at an end, else closer to it.",
     )
 
 
@@ -51,11 +60,17 @@ def _tuning_rows(study: StudyDocument) -> Iterator[tuple[TableCell, ...]]:
             yield (
                 TableCell(method.name),
                 TableCell(cost_text(trial.budget), trial.budget),
-                TableCell(trial.setting),
-                TableCell(cost_text(trial.value), trial.value),
+                TableCell(", ".join(trial.settings)),
+                TableCell(", ".join(map(cost_text, trial.values)), trial.values[0]),
                 TableCell("not finite" if trial.score is None else loss_text(trial.score), trial.score),
-                TableCell("taken" if trial.taken else "", style="better" if trial.taken else ""),
+                TableCell(_taken(trial), style="better" if trial.taken else ""),
             )
+
+
+def _taken(trial: TuningTrial) -> str:
+    if trial.searches == 1:
+        return "taken" if trial.taken else ""
+    return f"{trial.taken} of {trial.searches}" if trial.taken else ""
 
 
 def tuning_cost_table(study: StudyDocument) -> StudyTable | None:

@@ -62,6 +62,7 @@ class Result(_Part):
     seconds_mean: Number = None
     cost_mean: Number = None
     cost_including_tuning: Number = None
+    objective_mean: Number = None
 
 
 class TimeToTarget(_Part):
@@ -86,6 +87,7 @@ class ComparisonEntry(_Part):
     interval: Interval = None
     p: Number = None
     p_adjusted: Number = None
+    detectable: Number = None
     verdict: Literal["better", "worse", "no difference"]
 
 
@@ -94,6 +96,14 @@ class Failure(_Part):
 
     cell: str
     error: str
+
+
+class ObjectiveEntry(_Part):
+    """What the methods minimise: one function ("same"), or each with a regularisation that it tuned ("tuned")."""
+
+    kind: Literal["same", "tuned"]
+    l2: Number = None
+    text: str = ""
 
 
 class Friedman(_Part):
@@ -119,6 +129,8 @@ class StudyDocument(_Part):
     results: list[Result]
     time_to_target: Many[TimeToTarget] = []
     ranks: Any = None
+    baseline: str | None = None
+    objective: ObjectiveEntry | None = None
     friedman: Many[Friedman] = []
     comparisons: Many[ComparisonEntry] = []
     verdict: Many[str] = []

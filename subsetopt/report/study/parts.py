@@ -6,20 +6,39 @@ explain the answers, they are not the answers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+REGULARISATION = ("l2", "weight_decay")
+
 
 @dataclass(frozen=True)
 class TuningTrial:
-    """One value of a tuned setting at one budget, its validation loss (None: not finite), and whether it was taken."""
+    """Values that were tried at one budget: `settings` by name, their validation loss, and how often they were taken.
+
+    `score` is the mean over the searches that tried them, None where it is not finite; `searches` are those at the
+    budget.
+    """
+
+    budget: float | None
+    settings: tuple[str, ...]
+    values: tuple[float, ...]
+    score: float | None
+    taken: int
+    searches: int
+
+
+@dataclass(frozen=True)
+class TunedValue:
+    """A value that a setting got at one budget, by `count` of the `searches` there."""
 
     budget: float | None
     setting: str
-    value: float | None
-    score: float | None
-    taken: bool
+    value: float
+    count: int
+    searches: int
 
 
 def rank_of(ranks: Any, method: str, budget: float) -> float | None:
@@ -32,24 +51,44 @@ def rank_of(ranks: Any, method: str, budget: float) -> float | None:
     return None
 
 
-def tuned_values(lr: Any, tuning: Any) -> list[tuple[float | None, str, float]]:
-    """Return (budget, setting, value) of what was tuned, else the learning rate from a number or `{budget: lr}`."""
-    entries = [(_float(entry.get("budget")), _setting(entry), _taken(entry)) for entry in _entries(tuning)]
-    if not any(value is not None for _, _, value in entries):
+def tuned_values(lr: Any, tuning: Any) -> list[TunedValue]:
+    """Return what was tuned, else the learning rate from a number or `{budget: lr}`; most frequent values first."""
+    found: Counter[tuple[float | None, str, float]] = Counter()
+    searches: Counter[float | None] = Counter()
+    for entry in _entries(tuning):
+        budget = _float(entry.get("budget"))
+        searches[budget] += 1
+        chosen = ((name, _float(entry.get(name))) for name in _settings(entry))
+        found.update((budget, name, value) for name, value in chosen if value is not None)
+    if not found:
         pairs = lr.items() if isinstance(lr, Mapping) else [(None, lr)]
-        entries = [(_float(budget), "lr", _float(value)) for budget, value in pairs]
-    return [(budget, setting, value) for budget, setting, value in entries if value is not None]
+        rates = ((_float(budget), _float(rate)) for budget, rate in pairs)
+        found.update((budget, "lr", rate) for budget, rate in rates if rate is not None)
+    order = list(dict.fromkeys((budget, name) for budget, name, _ in found))
+    ranked = sorted(found.items(), key=lambda item: (order.index(item[0][:2]), -item[1], item[0][2]))
+    return [TunedValue(*key, count, max(searches[key[0]], 1)) for key, count in ranked]
 
 
 def trials(tuning: Any) -> list[TuningTrial]:
-    """Return every trial of `[{budget, setting: "lr", lr: VALUE, trials: [{lr, score}]}]`, in its order."""
+    """Return what was tried, of `[{budget, setting: "lr", lr: VALUE, trials: [{lr, score}]}]`, an entry per search.
+
+    Searches at one budget are joined, in the order of budgets and values.
+    """
+    scores: dict[tuple[float | None, tuple[str, ...], tuple[float, ...]], list[float | None]] = {}
+    taken: Counter[tuple[float | None, tuple[str, ...], tuple[float, ...]]] = Counter()
+    searches: Counter[float | None] = Counter()
+    for entry in _entries(tuning):
+        budget, names = _float(entry.get("budget")), _settings(entry)
+        searches[budget] += 1
+        for trial in _entries(entry.get("trials")):
+            if (values := _values(trial, names)) is not None:
+                key = (budget, names, values)
+                scores.setdefault(key, []).append(_float(trial.get("score")))
+                taken[key] += values == _values(entry, names)
+    budgets = list(dict.fromkeys(budget for budget, _, _ in scores))
     return [
-        TuningTrial(
-            _float(entry.get("budget")), _setting(entry), value, _float(trial.get("score")), value == _taken(entry)
-        )
-        for entry in _entries(tuning)
-        for trial in _entries(entry.get("trials"))
-        if (value := _float(trial.get(_setting(entry)))) is not None
+        TuningTrial(*key, _mean(scores[key]), taken[key], searches[key[0]])
+        for key in sorted(scores, key=lambda key: (budgets.index(key[0]), key[2]))
     ]
 
 
@@ -57,12 +96,20 @@ def _entries(content: Any) -> list[Mapping[str, Any]]:
     return [entry for entry in content if isinstance(entry, Mapping)] if isinstance(content, list) else []
 
 
-def _setting(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("setting") or "lr")
+def _settings(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of what a search chose: the method's own setting, and its regularisation where tuned."""
+    own = str(entry.get("setting") or "lr")
+    return (own, *(name for name in REGULARISATION if name in entry and name != own))
 
 
-def _taken(entry: Mapping[str, Any]) -> float | None:
-    return _float(entry.get(_setting(entry)))
+def _values(entry: Mapping[str, Any], names: Sequence[str]) -> tuple[float, ...] | None:
+    values = tuple(value for name in names if (value := _float(entry.get(name))) is not None)
+    return values if len(values) == len(names) else None
+
+
+def _mean(scores: Sequence[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if len(known) == len(scores) else None
 
 
 def facts(content: Any) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ def test_every_entry_of_the_summary_arrives(tmp_path: Path) -> None:
     assert study.names == list(METHODS) and study.seed_count == 5
     assert [row.mean for row in study.results] == [row["mean"] for row in content["results"]]
     assert [row.model_dump() for row in study.comparisons] == [
-        {**row, "interval": tuple(row["interval"])} for row in content["comparisons"]
+        {"detectable": None, **row, "interval": tuple(row["interval"])} for row in content["comparisons"]
     ]
 
 
