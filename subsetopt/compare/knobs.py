@@ -114,7 +114,7 @@ def _neighbours(scores: Mapping[Index, float]) -> Iterator[Index]:
     for axis, line in enumerate(lines):
         at = line.index(best[axis])
         beside = [other for other in line[max(0, at - 1) : at + 2] if other != best[axis]]
-        for other in sorted(beside, key=lambda other: scores[_moved(best, axis, other)]):
+        for other in sorted(beside, key=lambda other: (-abs(other - best[axis]), scores[_moved(best, axis, other)])):
             yield _moved(best, axis, (best[axis] + other) / 2)
     for step in range(1, len(scores) + 1):  # whole numbers may leave nothing new in between
         for axis, line in enumerate(lines):

@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from subsetopt.compare.cells import Cell, CellMaker, CellOutcome, read_result
 from subsetopt.compare.knobs import Index, best_index, is_inside, next_index, start_grid, values_at
+from subsetopt.documents.comparison import TuningSearch, TuningTrial
 from subsetopt.facts import Knob
 
 RunCells = Callable[[str, Sequence[Cell]], dict[str, CellOutcome]]
@@ -60,31 +60,30 @@ class Search:
         index = next_index(self.scores, self.knobs, self.trials)
         return [] if index is None else [index]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what `summary.json` says of this search; rates stand under `lr`, other knobs under their name."""
-        name = self.knobs[0].name if self.knobs else "value"
-        trials = [
-            {**self.named(index), "score": score if math.isfinite(score) else None}
-            for index, score in sorted(self.scores.items())
-        ]
-        return {
-            "budget": self.budget,
-            "seed": self.seed,
-            "tuning_seeds": list(self.seeds),
-            "setting": name if self.knobs else None,
-            **({knob.name: None for knob in self.knobs} or {name: None}),
-            **self.values,
-            "grid": [trial[name] for trial in trials],
-            "scores": [trial["score"] for trial in trials],
-            "trials": trials,
-            "inside": self.inside,
-            "epoch_equivalents": self.epoch_equivalents,
-            "seconds": self.seconds,
-        }
+    def entry(self) -> TuningSearch:
+        """Return what `summary.json` holds of this search."""
+        taken = values_at(self.knobs, best_index(self.scores)) if self.scores else ()
+        return TuningSearch(
+            budget=self.budget,
+            seed=self.seed,
+            tuning_seeds=list(self.seeds),
+            setting=self.knobs[0].name if self.knobs else None,
+            value=taken[0] if taken else None,
+            decay_setting=self.knobs[1].name if len(self.knobs) > 1 else None,
+            decay=taken[1] if len(taken) > 1 else None,
+            trials=[_trial(values_at(self.knobs, index), score) for index, score in sorted(self.scores.items())],
+            inside=self.inside,
+            epoch_equivalents=self.epoch_equivalents,
+            seconds=self.seconds,
+        )
 
     def named(self, index: Index) -> dict[str, float]:
         """Return the value of each knob by its name at a grid index."""
         return dict(zip((knob.name for knob in self.knobs), values_at(self.knobs, index), strict=True))
+
+
+def _trial(values: tuple[float, ...], score: float) -> TuningTrial:
+    return TuningTrial(value=values[0], decay=values[1] if len(values) > 1 else None, score=score)
 
 
 def tune(maker: CellMaker, root: Path, run: RunCells) -> dict[SearchKey, Search]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import Literal
 
@@ -97,7 +98,12 @@ def detectable_difference(
     values = np.asarray(differences, dtype=float)
     if n < 2 or np.ptp(values) <= 1e-12 * np.abs(values).max():
         return None
-    deviation = float(np.std(values, ddof=1))
+    return _detectable_shift(n, comparisons, power, level) * float(np.std(values, ddof=1)) / math.sqrt(n)
+
+
+@cache
+def _detectable_shift(n: int, comparisons: int, power: float, level: float) -> float:
+    """Return the noncentrality d of `detectable_difference`."""
     critical = float(stats.t.isf((1 - level) / (2 * comparisons), n - 1))
     quantiles = (np.arange(2000) + 0.5) / 2000
     scaled = critical * np.sqrt(stats.chi2.ppf(quantiles, n - 1) / (n - 1))
@@ -106,8 +112,7 @@ def detectable_difference(
         found = stats.norm.cdf(shift - scaled) + stats.norm.cdf(-shift - scaled)
         return float(found.mean()) - power
 
-    shift = float(optimize.brentq(missing, 0.0, critical * 10 + 10))
-    return shift * deviation / math.sqrt(n)
+    return float(optimize.brentq(missing, 0.0, critical * 10 + 10))
 
 
 def compare_all(

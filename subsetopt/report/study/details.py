@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 
-from subsetopt.report.study.files import MethodEntry, StudyDocument
-from subsetopt.report.study.parts import TunedValue, TuningTrial, facts, trials, tuned_values
+from subsetopt.documents.comparison import ComparisonDocument, MethodEntry, TuningSearch
 from subsetopt.report.study.svg import number
 from subsetopt.report.study.tables import MISSING, StudyTable, TableCell, cost_text, loss_text, plain_table, unit_title
 
 
-def methods_table(study: StudyDocument) -> StudyTable:
+def methods_table(study: ComparisonDocument) -> StudyTable:
     """Return what each method is and which setting was tuned to which value at each budget."""
     rows = [(method.name, method.description or MISSING, _tuned(method)) for method in study.methods]
     return plain_table("The methods", ("Method", "What it is", "Tuned setting (budget: value)"), rows)
 
 
 def _tuned(method: MethodEntry) -> str:
-    values = tuned_values(method.lr, method.tuning)
-    settings = list(dict.fromkeys(found.setting for found in values))
+    values = [(s.budget, s.setting or "lr", s.value) for s in method.tuning if s.value is not None]
+    values += [(s.budget, s.decay_setting or "l2", s.decay) for s in method.tuning if s.decay is not None]
+    if not values:
+        values = [(float(budget), "lr", lr) for budget, lr in (method.lr or {}).items() if lr is not None]
+    settings = list(dict.fromkeys(setting for _, setting, _ in values))
     return "; ".join(f"{setting} {_by_budget(values, setting)}" for setting in settings) or MISSING
 
 
-def _by_budget(values: list[TunedValue], setting: str) -> str:
+def _by_budget(values: list[tuple[float, str, float]], setting: str) -> str:
     """Return `1: 0.01, 3: 0.0316 (4 of 5) or 0.1`: by budget, the values and how many searches took the first."""
-    mine = [found for found in values if found.setting == setting]
     texts = []
-    for budget in dict.fromkeys(found.budget for found in mine):
-        first, *others = (found for found in mine if found.budget == budget)
-        text = " or ".join([_counted(first) if others else number(first.value), *(number(o.value) for o in others)])
-        texts.append(text if budget is None else f"{number(budget)}: {text}")
+    for budget in dict.fromkeys(budget for budget, name, _ in values if name == setting):
+        taken = Counter(value for at, name, value in values if (at, name) == (budget, setting))
+        ranked = sorted(taken, key=lambda value: (-taken[value], value))
+        share = f" ({taken[ranked[0]]} of {taken.total()})" if len(ranked) > 1 else ""
+        texts.append(f"{number(budget)}: {' or '.join([number(ranked[0]) + share, *map(number, ranked[1:])])}")
     return ", ".join(texts)
 
 
-def _counted(found: TunedValue) -> str:
-    return f"{number(found.value)} ({found.count} of {found.searches})"
-
-
-def tuning_table(study: StudyDocument) -> StudyTable | None:
+def tuning_table(study: ComparisonDocument) -> StudyTable | None:
     """Return every value that was tried and its validation loss, None where nothing was tuned."""
     rows = tuple(_tuning_rows(study))
     if not rows:
@@ -54,26 +54,40 @@ def tuning_table(study: StudyDocument) -> StudyTable | None:
     )
 
 
-def _tuning_rows(study: StudyDocument) -> Iterator[tuple[TableCell, ...]]:
+def _tuning_rows(study: ComparisonDocument) -> Iterator[tuple[TableCell, ...]]:
     for method in study.methods:
-        for trial in trials(method.tuning):
-            yield (
-                TableCell(method.name),
-                TableCell(cost_text(trial.budget), trial.budget),
-                TableCell(", ".join(trial.settings)),
-                TableCell(", ".join(map(cost_text, trial.values)), trial.values[0]),
-                TableCell("not finite" if trial.score is None else loss_text(trial.score), trial.score),
-                TableCell(_taken(trial), style="better" if trial.taken else ""),
-            )
+        for budget in dict.fromkeys(search.budget for search in method.tuning):
+            searches = [search for search in method.tuning if search.budget == budget]
+            settings = ", ".join(filter(None, (searches[0].setting, searches[0].decay_setting))) or MISSING
+            for value, decay in sorted(_tried(searches)):
+                scores = _tried(searches)[value, decay]
+                score = None if None in scores else fmean(score for score in scores if score is not None)
+                taken = sum((search.value, search.decay or 0.0) == (value, decay) for search in searches)
+                yield (
+                    TableCell(method.name),
+                    TableCell(cost_text(budget), budget),
+                    TableCell(settings),
+                    TableCell(cost_text(value) + (f", {cost_text(decay)}" if decay else ""), value),
+                    TableCell("not finite" if score is None else loss_text(score), score),
+                    TableCell(_taken(taken, len(searches)), style="better" if taken else ""),
+                )
 
 
-def _taken(trial: TuningTrial) -> str:
-    if trial.searches == 1:
-        return "taken" if trial.taken else ""
-    return f"{trial.taken} of {trial.searches}" if trial.taken else ""
+def _tried(searches: Sequence[TuningSearch]) -> dict[tuple[float, float], list[float | None]]:
+    """Return the scores of every value, and regularisation beside it (0 where that was not searched)."""
+    scores: dict[tuple[float, float], list[float | None]] = {}
+    for search in searches:
+        for trial in search.trials:
+            if trial.value is not None:
+                scores.setdefault((trial.value, trial.decay or 0.0), []).append(trial.score)
+    return scores
 
 
-def tuning_cost_table(study: StudyDocument) -> StudyTable | None:
+def _taken(count: int, searches: int) -> str:
+    return "" if not count else "taken" if searches == 1 else f"{count} of {searches}"
+
+
+def tuning_cost_table(study: ComparisonDocument) -> StudyTable | None:
     """Return what tuning added to each method's cost, per budget; None where it added nothing anywhere."""
     shares = {
         (row.method, row.budget): row.cost_including_tuning - row.cost_mean
@@ -90,19 +104,19 @@ def tuning_cost_table(study: StudyDocument) -> StudyTable | None:
     return StudyTable("Cost of tuning in epoch-equivalents", columns, rows, frozenset(range(1, len(columns))))
 
 
-def failures_table(study: StudyDocument) -> StudyTable | None:
+def failures_table(study: ComparisonDocument) -> StudyTable | None:
     """Return the cells that failed with their errors, None where all went well."""
     rows = [(failure.cell, failure.error) for failure in study.failures]
     return plain_table("Cells that failed", ("Cell", "Error"), rows) if rows else None
 
 
-def environment_table(study: StudyDocument) -> StudyTable | None:
+def environment_table(study: ComparisonDocument) -> StudyTable | None:
     """Return versions and machine, None where the study does not say."""
-    rows = [*facts(study.versions), *((name or "machine", text) for name, text in facts(study.machine))]
+    rows = [(name, str(value)) for name, value in (study.versions | study.machine).items() if value is not None]
     return plain_table("Versions and machine", ("What", "Which"), rows) if rows else None
 
 
-def study_facts(study: StudyDocument) -> list[tuple[str, str]]:
+def study_facts(study: ComparisonDocument) -> list[tuple[str, str]]:
     """Return (name, text) pairs: what was compared, at which budgets, and what it cost altogether."""
     budgets = ", ".join(number(budget) for budget in study.budgets)
     pairs = [
@@ -117,7 +131,7 @@ def study_facts(study: StudyDocument) -> list[tuple[str, str]]:
     return [(name, text) for name, text in pairs if text]
 
 
-def _total_cost(study: StudyDocument) -> str:
+def _total_cost(study: ComparisonDocument) -> str:
     rows = [row for row in study.results if row.metric == study.metric and row.cost_mean is not None]
     if not rows:
         return ""
@@ -128,6 +142,6 @@ def _total_cost(study: StudyDocument) -> str:
     return f"{text}, and {cost_text(tuning)} epoch-equivalents for tuning" if tuning else text
 
 
-def command_line(study: StudyDocument) -> str:
+def command_line(study: ComparisonDocument) -> str:
     """Return the command that made the study, quoted for a shell where it came as a list."""
     return study.command if isinstance(study.command, str) else shlex.join(study.command)
