@@ -45,7 +45,7 @@ class ClosureOptimizer(Optimizer):
         self._solve: Any = None
         self._solver: Any = None
         self._saved: Mapping[str, Any] | None = None
-        self._process_group, self._warned = process_group, False
+        self._process_group, self._warned, self._idle = process_group, False, False
         super().__init__(params, defaults)
         FlatParameters(self.param_groups[0]["params"])
         self._settings()
@@ -155,7 +155,7 @@ class ClosureOptimizer(Optimizer):
         self._solve, self._solver, self._saved = None, None, kept or None
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("_solve", "_solver", "_saved", "_process_group", "_warned", "_infeasible")
+        names = ("_solve", "_solver", "_saved", "_process_group", "_warned", "_infeasible", "_idle")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in names}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -212,12 +212,17 @@ class ClosureOptimizer(Optimizer):
     def _iterate(
         self, solver: Any, objective: ClosureObjective, settings: StepSettings, counts: dict[str, Any]
     ) -> None:
-        """Iterate from `self._solve`, and count as torch does: an attempt counts, a start at the minimum does not."""
+        """Iterate from `self._solve`, and count as torch does: an attempt counts, a start at the minimum does not.
+
+        From the second step in a row that starts there it does: DeepXDE ends when a step counts one, and never else.
+        """
         start = state = cast(Iterate, self._solve)
         for attempt in range(settings.max_iter):
             reason = solver.terminate(state)
-            if reason is None or (attempt == 0 and reason != StopReason.GRADIENT):
+            idle = attempt == 0 and reason == StopReason.GRADIENT
+            if reason is None or (attempt == 0 and (not idle or self._idle)):
                 counts["n_iter"] += 1
+            self._idle = idle
             if reason is not None or settings.lr == 0:
                 break
             before = state
