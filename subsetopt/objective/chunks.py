@@ -136,8 +136,9 @@ class PlacedSamples:
         small = len(self) * self._inputs[:1].nbytes <= _FINGERPRINT_BYTES
         places = slice(None, None, 1 if small else max(1, len(self) // 512))
         feed(digest, self._inputs[places] if self.rows is None else self._inputs[self.rows[places]])
-        if self._targets is not None:
-            feed(digest, self._targets)
+        if self._targets is not None:  # with factors, or alone
+            for part in (self._targets,) if isinstance(self._targets, Tensor) else vars(self._targets).values():
+                feed(digest, part)
 
 
 def resident_bytes(device: torch.device) -> float:

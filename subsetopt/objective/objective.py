@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from subsetopt.objective.module_call import outputs_of
 from subsetopt.objective.noise import NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner, Purpose
+from subsetopt.objective.sample_factors import checked_weights
 from subsetopt.objective.sampled import SampledPart
 from subsetopt.objective.samples import Samples
 from subsetopt.objective.sharding import Edges
@@ -73,6 +75,7 @@ class Objective:
         cuda_graphs: bool = False,
         ranks: Ranks | None = None,
         memory_limits: MemoryLimits | None = None,
+        sample_weight: Any = None,
     ) -> None:
         l2 = finite_number("l2", l2, "1e-4")
         _check_kinds(model, inputs, targets, preprocess, device, dtype)
@@ -90,6 +93,7 @@ class Objective:
         self.meter: Meter = CountingMeter() if meter is None else meter
         self._gradient_noise: dict[int, Tensor] = {}  # by thread: each reads that of its own last gradient
         self.by_differences: dict[CallKind, str] = {}
+        self.by_hessian: list[str] = []  # why the Hessian stands in for a Gauss-Newton matrix
         self.graph_bytes: dict[CallKind, float] = {}
         self.preprocess = preprocess
         self.ranks = Ranks() if ranks is None else ranks
@@ -110,7 +114,9 @@ class Objective:
             allow_tf32=allow_tf32,
             linearisation_memory=linearisation_memory,
             limits=memory_limits or MemoryLimits(),
+            weights=checked_weights(sample_weight, len(inputs)),
         )
+        self.loss = self.samples.loss
         self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None
         self._graphs: ChunkGraphs | None = None
         if cuda_graphs and not track_noise:
