@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
+from subsetopt.inputs import Given, Stored, as_inputs, cut
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.chunks import (
     PlacedSamples,
@@ -34,7 +35,7 @@ EVALUATION_CHUNK = 512
 def evaluate_split(
     flat: FlatModel,
     w: Tensor,
-    inputs: Tensor,
+    inputs: Given,
     targets: Tensor,
     loss: str | LossFunction | Loss = "cross_entropy",
     preprocess: Preprocess | None = None,
@@ -59,6 +60,7 @@ def evaluate_split(
     Several `ranks` are given the same data, share the rows, and return the same figures, after one collective.
     Raises `DataError` or `ModelError` when data, model and loss do not fit.
     """
+    inputs = flat.fitting(as_inputs(inputs))
     rows, kind = check_rows(indices, inputs, targets), make_loss(loss)
     samples = len(inputs) if rows is None else len(rows)
     ranks = ranks if ranks is not None and samples >= ranks.size else Ranks()
@@ -68,7 +70,7 @@ def evaluate_split(
     if factors is not None:
         factors, kind = factors[start:stop].to(flat.device, flat.dtype), WeightedLoss(kind)
     if rows is None:
-        inputs, targets = inputs[start:stop], targets[start:stop]
+        inputs, targets = cut(inputs, start, stop), targets[start:stop]
     else:
         rows = rows[start:stop]
     data = PlacedSamples(inputs, targets, rows, flat.device, flat.dtype, preprocess)
@@ -130,7 +132,7 @@ def model_outputs(
 def update_batch_norm(
     flat: FlatModel,
     w: Tensor,
-    inputs: Tensor,
+    inputs: Stored,
     preprocess: Preprocess | None = None,
     chunk_size: int | None = None,
     meter: Meter | None = None,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.errors import ModelError
+from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import UNMEASURED, with_saved_bytes
@@ -29,7 +30,7 @@ class Probe:
     bytes_per_sample: float
 
 
-def probe(flat: FlatModel, loss: Loss, x: Tensor, y: Tensor, all_targets: Tensor, check_deterministic: bool) -> Probe:
+def probe(flat: FlatModel, loss: Loss, x: Inputs, y: Tensor, all_targets: Tensor, check_deterministic: bool) -> Probe:
     """Evaluate the model on a few samples and return what that tells.
 
     Raises `ModelError` when the model fails, has outputs of the wrong shape or NaN, gives another result the second
@@ -52,7 +53,7 @@ def probe(flat: FlatModel, loss: Loss, x: Tensor, y: Tensor, all_targets: Tensor
     return Probe(outputs[0].numel(), saved / len(x))
 
 
-def _outputs(flat: FlatModel, parameters: list[Tensor], x: Tensor) -> Tensor:
+def _outputs(flat: FlatModel, parameters: list[Tensor], x: Inputs) -> Tensor:
     return _checked(outputs_of(lambda x: flat.call(parameters, x, "deterministic"), x), len(x))
 
 
@@ -82,7 +83,7 @@ def _require_finite(outputs: Tensor) -> None:
         )
 
 
-def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Tensor, total: Tensor) -> None:
+def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Inputs, total: Tensor) -> None:
     if not bool(torch.isfinite(total)):
         raise ModelError(
             f"loss: it is {float(total.detach())} at the starting point; keep what it takes a logarithm, root or "
@@ -101,7 +102,7 @@ def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Tensor, total: T
 
 
 def _require_repeatable(
-    flat: FlatModel, w: Tensor, x: Tensor, outputs: tuple[Tensor, Tensor], buffers: dict[str, Tensor]
+    flat: FlatModel, w: Tensor, x: Inputs, outputs: tuple[Tensor, Tensor], buffers: dict[str, Tensor]
 ) -> None:
     first, second = outputs
     if _close(first, second):
@@ -125,7 +126,7 @@ def _require_repeatable(
     raise ModelError(f"{said}; they depend on the time, or on what earlier calls left behind: remove that, {UNCHECKED}")
 
 
-def _require_independent_samples(flat: FlatModel, w: Tensor, x: Tensor, whole: Tensor) -> None:
+def _require_independent_samples(flat: FlatModel, w: Tensor, x: Inputs, whole: Tensor) -> None:
     """Evaluate unequal parts: what a model makes of a sample must not depend on which others are in the chunk."""
     n = len(x)
     cut = n // 3

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
+from subsetopt.inputs import Inputs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.guard import PROBE_SAMPLES
@@ -60,7 +61,7 @@ class ChunkSource(Protocol):
     def edges(self) -> Edges: ...
     @property
     def n_samples(self) -> int: ...
-    def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]: ...
+    def piece(self, start: int, stop: int) -> tuple[Inputs, Tensor]: ...
     def charge_product(self, kind: CallKind, samples: int) -> None: ...
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from subsetopt.arguments import finite_number, kind_of, require_device, require_module, require_switch
 from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError
+from subsetopt.inputs import Given, Inputs, as_inputs
 from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.chunks import PlacedSamples, Preprocess, feed
@@ -36,7 +37,8 @@ from subsetopt.objective.sharding import Edges
 class Objective:
     """f(w) = (1/K) sum_i loss_i(w) + (l2/2) ||w||^2 over the K rows `indices` (default: all).
 
-    inputs `(n, ...)`, kept in their dtype and passed through `preprocess` per chunk; targets `(n,)` or `(n, M)`.
+    inputs: a tensor `(n, ...)`, or several in a tuple or dict, for a model called as `model(*inputs)` or
+    `model(**inputs)`; kept in their dtype and passed through `preprocess` per chunk. targets `(n,)` or `(n, M)`.
     `loss`: "cross_entropy", "mse" or a function (outputs, targets) -> n losses or their mean. `l2` equals the weight
     decay of SGD. `chunk_size` (automatic by default: see `memory.py`) bounds memory; sums over chunks equal the
     unchunked value to rounding, except with BatchNorm, where each chunk is normalised by its own statistics, so that
@@ -56,7 +58,7 @@ class Objective:
     def __init__(
         self,
         model: nn.Module | FlatModel,
-        inputs: Tensor,
+        inputs: Given,
         targets: Tensor,
         loss: str | LossFunction | Loss = "cross_entropy",
         l2: float = 0.0,
@@ -78,7 +80,8 @@ class Objective:
         sample_weight: Any = None,
     ) -> None:
         l2 = finite_number("l2", l2, "1e-4")
-        _check_kinds(model, inputs, targets, preprocess, device, dtype)
+        _check_kinds(model, targets, preprocess, device, dtype)
+        given = as_inputs(inputs)
         switches = {
             "track_noise": track_noise,
             "allow_tf32": allow_tf32,
@@ -102,7 +105,7 @@ class Objective:
         self.samples = Samples(
             self.flat,
             self.loss,
-            inputs,
+            self.flat.fitting(given),
             targets,
             indices,
             chunk_size,
@@ -225,18 +228,20 @@ class Objective:
         """Return factors, not estimated yet, that approximate the Gauss-Newton matrix: "kfac" or "diagonal"."""
         return make_preconditioner(kind, self.flat, self.loss)
 
-    def outputs(self, w: Tensor, inputs: Tensor | None = None) -> Tensor:
+    def outputs(self, w: Tensor, inputs: Given | None = None) -> Tensor:
         """Return the model's outputs in eval mode for `inputs`; by default for this rank's samples, in their order."""
         source = self.samples.data
         if inputs is not None:
-            source = PlacedSamples(inputs, None, None, self.device, self.dtype, self.preprocess)
+            source = PlacedSamples(
+                self.flat.fitting(as_inputs(inputs)), None, None, self.device, self.dtype, self.preprocess
+            )
         return model_outputs(self.flat, w, source, self.chunk_size, self.meter, "evaluation", self.allow_tf32)
 
-    def chunk(self, index: int) -> tuple[Tensor, Tensor]:
+    def chunk(self, index: int) -> tuple[Inputs, Tensor]:
         """Return inputs and targets of one chunk, as the model gets them."""
         return self.piece(*self.edges[index])
 
-    def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def piece(self, start: int, stop: int) -> tuple[Inputs, Tensor]:
         """Return inputs and targets of samples `start` to `stop` of this rank, as the model gets them."""
         return self.samples.piece(start, stop)
 
@@ -256,7 +261,7 @@ class Objective:
             return value, gradient, noise
         return self._sum(leaves, gradient, self.samples), gradient, None
 
-    def _sum(self, leaves: list[Tensor], gradient: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    def _sum(self, leaves: list[Tensor], gradient: Tensor, pieces: Iterable[tuple[Inputs, Tensor]]) -> Tensor:
         for leaf, view in zip(leaves, self.flat.views(gradient), strict=True):
             leaf.grad = view
         total = self._zero()
@@ -278,7 +283,7 @@ class Objective:
             gradient += part
         return total, noise
 
-    def _chunk_loss(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def _chunk_loss(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Inputs, y: Tensor) -> Tensor:
         if self._compiled is not None:
             return self._compiled(evaluate, parameters, x, y)
         return self.loss.total(outputs_of(evaluate, x), y, self._accumulate)
@@ -301,14 +306,11 @@ class Objective:
         return digest.hexdigest()
 
 
-def _check_kinds(
-    model: object, inputs: object, targets: object, preprocess: object, device: object, dtype: object
-) -> None:
+def _check_kinds(model: object, targets: object, preprocess: object, device: object, dtype: object) -> None:
     if not isinstance(model, FlatModel):
         require_module("model", model)
-    for name, value in (("inputs", inputs), ("targets", targets)):
-        if not isinstance(value, Tensor):
-            raise DataError(f"{name}: is {kind_of(value)}, needs a tensor; torch.as_tensor makes one of an array")
+    if not isinstance(targets, Tensor):
+        raise DataError(f"targets: is {kind_of(targets)}, needs a tensor; torch.as_tensor makes one of an array")
     if preprocess is not None and (isinstance(preprocess, type) or not callable(preprocess)):
         raise SettingError("preprocess", preprocess, f"is {kind_of(preprocess)}", "give a function of the inputs")
     if device is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
+from subsetopt.inputs import Inputs, Stored, cut
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.chunks import (
     KeptChunks,
@@ -60,7 +61,7 @@ class Samples:
         self,
         flat: FlatModel,
         loss: Loss,
-        inputs: Tensor,
+        inputs: Stored,
         targets: Tensor,
         indices: Tensor | Sequence[int] | None,
         chunk_size: int | None,
@@ -132,10 +133,10 @@ class Samples:
         """Samples in this rank's largest chunk."""
         return self._shard.chunk_size
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:
         return iter(self._chunks)
 
-    def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def piece(self, start: int, stop: int) -> tuple[Inputs, Tensor]:
         """Return inputs and targets of samples `start` to `stop` of this rank, as the model gets them."""
         return self._chunks[start, stop]
 
@@ -200,9 +201,10 @@ class Samples:
         rows = torch.arange(n, device="cpu") if rows is None else rows.cpu()
         return rows[row_order(len(rows))]
 
-    def _part(self, inputs: Tensor, targets: Tensor, start: int, stop: int, stay: bool = False) -> PlacedSamples:
+    def _part(self, inputs: Stored, targets: Tensor, start: int, stop: int, stay: bool = False) -> PlacedSamples:
         if self.rows is None:
-            inputs, targets, rows = inputs[start:stop], targets[start:stop], None
+            inputs = cut(inputs, start, stop)
+            targets, rows = targets[start:stop], None
         else:
             rows = self.rows[start:stop]
         device = inputs.device if stay else self._flat.device
