@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from subsetopt.errors import DataError, ModelError, SettingError, UserError, unknown_name
 from subsetopt.objective.loss_guard import require_loss_of_samples
 from subsetopt.objective.loss_name import callable_name
+from subsetopt.objective.model_loss import ModelLoss, calls_the_model
 from subsetopt.objective.sample_factors import normalised
 from subsetopt.objective.torch_losses import adapted
 
@@ -168,7 +169,9 @@ class CallableLoss:
             losses = self.function(outputs, targets)
         except Exception as error:
             shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} {targets.dtype}"
-            raise ModelError(f"loss: it fails on {shapes}: {str(error).splitlines()[0][:160]}") from error
+            reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+            hint = "; a loss(model, batch) is given as model_loss(function)" if "callable" in reason else ""
+            raise ModelError(f"loss: it fails on {shapes}: {reason}{hint}") from error
         if not isinstance(losses, Tensor) or not losses.is_floating_point():
             raise ModelError("loss: it returns no floating-point tensor; return (n,) losses or their mean")
         return losses
@@ -178,7 +181,10 @@ _NAMED: dict[str, Callable[[], Loss]] = {"cross_entropy": CrossEntropy, "mse": M
 
 
 def make_loss(loss: str | LossFunction | Loss) -> Loss:
-    """Return the loss meant by a name, by a function of (outputs, targets), or by a `Loss` itself."""
+    """Return the loss meant by a name, a module of torch.nn, a function, or a `Loss` itself.
+
+    A function is one of (outputs, targets), unless its arguments are named or annotated as (model, batch).
+    """
     if isinstance(loss, str):
         if loss not in _NAMED:
             raise unknown_name("loss", loss, _NAMED)
@@ -187,8 +193,9 @@ def make_loss(loss: str | LossFunction | Loss) -> Loss:
         return cast(Loss, loss)
     if isinstance(loss, type) or not callable(loss):
         raise SettingError("loss", loss, "neither a name nor a function", "use 'cross_entropy', 'mse' or a function")
-    known = adapted(loss) if isinstance(loss, nn.Module) else None
-    return known or CallableLoss(loss)
+    if isinstance(loss, nn.Module):
+        return adapted(loss) or CallableLoss(loss)
+    return ModelLoss(loss) if calls_the_model(loss) else CallableLoss(loss)
 
 
 def _shape_message(outputs: Tensor, need: str) -> str:

@@ -12,13 +12,14 @@ from torch.overrides import TorchFunctionMode
 from subsetopt.errors import ModelError, UserError
 from subsetopt.inputs import Arguments, Inputs, Style, arguments_of, describe, each_part, style_of, version_of
 
-
 InPlaceOfForward = Callable[[nn.Module, Inputs], Any]
 """What is evaluated in place of `module(x)`: a loss or residuals, which call the module as they like."""
 
 
 class ModuleCall:
-    """Calls `module`, or `function(module, x)` where one is given; the first call in each mode tells how the others have to be made.
+    """Calls `module`, whose first call in each mode tells how the others have to be made.
+
+    Where a `function` is given, it is called as `function(module, x)` in place of the module.
 
     `changes_inputs`: its forward pass works in place on what it is given (`nn.ReLU(inplace=True)` as first layer);
     every call then gets a copy, so that the data stay as they are. `differentiates`: its forward pass calls autograd

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
+from subsetopt.objective.model_loss import ModelLoss
 from subsetopt.objective.weighting import values_of, without_weights
 from subsetopt.seeding import make_generator
 
@@ -19,6 +20,8 @@ def output_hessian_fault(loss: Loss, outputs: Tensor, targets: Tensor) -> str:
     """
     if isinstance(without_weights(loss), CrossEntropy | MeanSquaredError):
         return ""
+    if isinstance(without_weights(loss), ModelLoss):
+        return "a loss(model, batch) shows no outputs; residuals do: see Residuals"
     generator = make_generator(0, "output curvature")
     noise = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
     places, y = [outputs, *(scale * noise for scale in SCALES)], values_of(targets)

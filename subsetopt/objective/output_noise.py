@@ -10,6 +10,7 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
+from subsetopt.objective.residuals import Residuals
 from subsetopt.objective.sharding import SampleShare
 from subsetopt.objective.torch_losses import ClassLoss
 from subsetopt.objective.weighting import WeightedLoss, along, values_of
@@ -36,7 +37,7 @@ def output_noise(
     if isinstance(loss, WeightedLoss):
         noise = output_noise(loss.inner, outputs, values_of(targets), draw, generator, share)
         return noise if isinstance(targets, Tensor) else noise * along(targets, outputs).sqrt()
-    if isinstance(loss, ClassLoss) and draw != "empirical" and loss.has_spread:
+    if isinstance(loss, ClassLoss | Residuals) and draw != "empirical" and loss.has_spread:
         return loss.spread(outputs, targets, _signs(outputs, generator, share))
     if draw == "empirical" or not isinstance(loss, CrossEntropy | MeanSquaredError):
         z = outputs.detach().requires_grad_()
