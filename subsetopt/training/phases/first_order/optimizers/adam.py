@@ -38,6 +38,7 @@ class Adam(FirstOrderMethod):
     """Adam with torch's defaults."""
 
     rate = 1e-3
+    step_work = "entrywise"
 
     @classmethod
     def make(

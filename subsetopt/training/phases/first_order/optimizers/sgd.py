@@ -39,6 +39,7 @@ class SGD(FirstOrderMethod):
     """Takes momentum and Nesterov's variant from the settings of the phase."""
 
     rate = 0.05
+    step_work = "entrywise"
 
     @classmethod
     def make(
