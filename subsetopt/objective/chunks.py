@@ -146,8 +146,9 @@ class PlacedSamples:
             name = "" if key is None else f"{key}:"
             digest.update(f"{name}{tuple(part.shape[1:])}{part.dtype}{len(self)}".encode())
             feed(digest, part[places] if self.rows is None else part[self.rows[places]])
-        if self._targets is not None:
-            feed(digest, self._targets)
+        if self._targets is not None:  # with factors, or alone
+            for part in (self._targets,) if isinstance(self._targets, Tensor) else vars(self._targets).values():
+                feed(digest, part)
 
 
 def _plain(inputs: Stored) -> Any:

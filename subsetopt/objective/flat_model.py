@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from subsetopt.errors import ModelError
 from subsetopt.inputs import Inputs, Stored, fitted_to
 from subsetopt.objective.arithmetic import plain
-from subsetopt.objective.module_call import ModuleCall, outputs_of
+from subsetopt.objective.module_call import InPlaceOfForward, ModuleCall, outputs_of
 from subsetopt.objective.private_copy import check_parameters, copied, plain_names, private_copy
 
 Mode = Literal["deterministic", "train", "eval", "statistics"]
@@ -160,6 +161,17 @@ class FlatModel:
         arguments, named = self._call.arguments(self._call.own(x))
         in_place = dict(zip(self.names, parameters, strict=True))
         return cast(Tensor, functional_call(self._module, in_place, arguments, dict(named)))
+
+    def evaluated_by(self, function: InPlaceOfForward) -> FlatModel:
+        """Return the same model, sharing all it has, whose outputs for `x` are `function(module, x)`."""
+        view = copy.copy(self)
+        view.exclusive, view._call = self.exclusive, ModuleCall(self._module, function)
+        return view
+
+    @property
+    def is_called_by_loss(self) -> bool:
+        """Whether outputs are those of a function that calls the module (see `evaluated_by`)."""
+        return self._call.function is not None
 
     def buffers(self) -> dict[str, Tensor]:
         """Return copies of the model's buffers (running statistics and the like) by name, for a checkpoint."""

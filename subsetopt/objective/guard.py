@@ -15,7 +15,9 @@ from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import UNMEASURED, with_saved_bytes
+from subsetopt.objective.model_loss import ModelLoss, is_mean, require_mean_of_samples
 from subsetopt.objective.module_call import outputs_of
+from subsetopt.objective.weighting import values_of, without_weights
 from subsetopt.seeding import borrowed_generators
 
 PROBE_SAMPLES = 16
@@ -49,7 +51,7 @@ def probe(flat: FlatModel, loss: Loss, x: Inputs, y: Tensor, all_targets: Tensor
         if check_deterministic:
             _require_repeatable(flat, w, x, (outputs, second), buffers)
             if not flat.batch_dependent:
-                _require_independent_samples(flat, w, x, outputs)
+                _require_independent_samples(flat, w, x, outputs, loss, y)
     return Probe(outputs[0].numel(), saved / len(x))
 
 
@@ -74,7 +76,7 @@ def _checked(outputs: Any, samples: int) -> Tensor:
 
 
 def _require_finite(outputs: Tensor) -> None:
-    bad = ~torch.isfinite(outputs.detach()).flatten(1).all(1)
+    bad = ~torch.isfinite(outputs.detach()).reshape(len(outputs), -1).all(1)
     if bool(bad.any()):
         row, value = int(bad.nonzero()[0]), outputs.detach()[bad][0].flatten()
         raise ModelError(
@@ -126,19 +128,24 @@ def _require_repeatable(
     raise ModelError(f"{said}; they depend on the time, or on what earlier calls left behind: remove that, {UNCHECKED}")
 
 
-def _require_independent_samples(flat: FlatModel, w: Tensor, x: Inputs, whole: Tensor) -> None:
+def _require_independent_samples(
+    flat: FlatModel, w: Tensor, x: Inputs, whole: Tensor, loss: Loss, targets: Tensor
+) -> None:
     """Evaluate unequal parts: what a model makes of a sample must not depend on which others are in the chunk."""
     n = len(x)
     cut = n // 3
     if not cut:
         return
     try:
-        parts = torch.cat([_outputs(flat, flat.leaves(w), part) for part in (x[:cut], x[cut:])])
+        both = [_outputs(flat, flat.leaves(w), part) for part in (x[:cut], x[cut:])]
     except ModelError:
         if cut > 1:
             raise
         return  # a single sample is no chunk for some models, and need not become one
-    if not _close(whole, parts):
+    plainly, parts = without_weights(loss), torch.cat(both)
+    if isinstance(plainly, ModelLoss) and is_mean(whole):
+        require_mean_of_samples(whole, both, values_of(targets), plainly)
+    elif not _close(whole, parts):
         difference = float((whole - parts).detach().abs().max())
         raise ModelError(
             f"model: its outputs for a sample depend on the others beside it (by {difference:.3g} at most, when {n} "

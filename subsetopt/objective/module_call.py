@@ -12,18 +12,24 @@ from torch.overrides import TorchFunctionMode
 from subsetopt.errors import ModelError, UserError
 from subsetopt.inputs import Arguments, Inputs, Style, arguments_of, describe, each_part, style_of, version_of
 
+InPlaceOfForward = Callable[[nn.Module, Inputs], Any]
+"""What is evaluated in place of `module(x)`: a loss or residuals, which call the module as they like."""
+
 
 class ModuleCall:
     """Calls `module`, whose first call in each mode tells how the others have to be made.
+
+    Where a `function` is given, it is called as `function(module, x)` in place of the module.
 
     `changes_inputs`: its forward pass works in place on what it is given (`nn.ReLU(inplace=True)` as first layer);
     every call then gets a copy, so that the data stay as they are. `differentiates`: its forward pass calls autograd
     (forces from an energy), which needs gradients recorded even where nobody asks for those of the parameters.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.changes_inputs = self.differentiates = False
+    def __init__(self, module: nn.Module, function: InPlaceOfForward | None = None) -> None:
+        self.module, self.function = module, function
+        # What a loss does inside, by torch.func for one, is not seen from outside.
+        self.changes_inputs, self.differentiates = False, function is not None
         self._known: set[str] = set()
         self._styles: dict[tuple[str, ...], Style] = {}
 
@@ -55,6 +61,8 @@ class ModuleCall:
         return self._plainly(x)
 
     def _plainly(self, x: Inputs) -> Any:
+        if self.function is not None:
+            return self.function(self.module, x)
         if isinstance(x, Tensor):
             return self.module(x)
         arguments, named = self.arguments(x)
@@ -62,6 +70,8 @@ class ModuleCall:
 
     def arguments(self, x: Inputs) -> Arguments:
         """Return the arguments by which the module takes `x`; how is looked up once for inputs of the same keys."""
+        if self.function is not None:
+            raise ModelError("loss: it calls the model itself, which cannot be traced from outside")
         if isinstance(x, Tensor):
             return (x,), {}
         if x.keys not in self._styles:

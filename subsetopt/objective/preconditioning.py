@@ -92,7 +92,8 @@ class Diagonal:
         into = self._flat.views(total)
         with exact_arithmetic(self._flat.device):
             leaves = self._flat.leaves(w)
-            for x_part, y_part in zip(x.split(GROUP), y.split(GROUP), strict=True):
+            for group in (slice(start, start + GROUP) for start in range(0, len(x), GROUP)):
+                x_part, y_part = x[group], y[group]
                 outputs = self._flat.call(leaves, x_part, "deterministic")
                 u = output_noise(self._loss, outputs, y_part, "curvature", generator)
                 pulled = torch.autograd.grad(outputs, leaves, u, materialize_grads=True, allow_unused=True)

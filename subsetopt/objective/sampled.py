@@ -43,6 +43,7 @@ class SampledPart:
         self.l2, self.allow_tf32, self.ranks = whole.l2, whole.allow_tf32, whole.ranks
         # What is learned about recording holds for the objective: shared, so that it is found out once.
         self.by_differences, self.graph_bytes = whole.by_differences, whole.graph_bytes
+        self.by_hessian = whole.by_hessian
 
     @property
     def edges(self) -> Edges:
