@@ -5,7 +5,7 @@ scikit-learn and Pillow are imported by the readers that need them, when they ne
 
 from subsetopt.data.augment import augmented_copies
 from subsetopt.data.catalog import DATASETS
-from subsetopt.data.coercion import as_dataset, as_samples, require_readable
+from subsetopt.data.coercion import as_batches, as_dataset, as_samples, require_readable
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.download import download
 from subsetopt.data.loading import dataset_from_arrays, load_dataset
@@ -23,6 +23,7 @@ __all__ = [
     "Restore",
     "Split",
     "Task",
+    "as_batches",
     "as_dataset",
     "as_samples",
     "augmented_copies",

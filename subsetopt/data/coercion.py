@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from subsetopt.arguments import kind_of
+from subsetopt.data.checks import as_tensor
 from subsetopt.data.dataset import Dataset, Task
 from subsetopt.data.given.columns import TARGET_NAMES, Columns, GivenSamples, Key, as_stored, divided, refused
 from subsetopt.data.given.loaders import length, loader_rows, own_collate, streamed
@@ -29,7 +30,7 @@ from subsetopt.data.given.tables import (
 )
 from subsetopt.data.loading import dataset_of
 from subsetopt.errors import SettingError
-from subsetopt.inputs import LazyRows, Parts
+from subsetopt.inputs import LazyRows, Parts, Stored
 
 ACCEPTED = (
     "give a pair (x, y) of tensors, arrays, frames or sparse matrices (x may be a tuple or dict of several), a torch "
@@ -69,11 +70,18 @@ def as_dataset(
     return dataset_of(given, task=task, validation_fraction=validation_fraction, seed=seed, normalize=normalize)
 
 
-def as_samples(thing: object) -> tuple[Any, Tensor]:
+def as_samples(thing: object) -> tuple[Stored, Tensor]:
     """Return inputs and targets of a thing that `as_dataset` takes, all rows in their order, nothing standardised."""
     given = read_given(thing, Columns(), None)
-    stored = given.inputs if isinstance(given.inputs, LazyRows) else as_stored(given.inputs, "inputs")
-    return stored, torch.as_tensor(given.targets)
+    inputs = given.inputs if isinstance(given.inputs, LazyRows) else as_stored(given.inputs, "inputs")
+    return inputs, as_tensor(given.targets, "targets")
+
+
+def as_batches(thing: object) -> Stored:
+    """Return whole samples, targets among them, as a loss takes them that calls the model itself: a dict or a tuple."""
+    source, _ = map_style_of(thing)
+    inputs = read_rows(source, lambda batch: (batch, None), None).inputs
+    return inputs if isinstance(inputs, LazyRows) else as_stored(inputs, "inputs")
 
 
 def require_readable(thing: object) -> None:
