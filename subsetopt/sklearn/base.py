@@ -88,6 +88,13 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         X, y, weights = _counting(_dense(X), y, weights)
         continued = self.warm_start and hasattr(self, "module_")
+        if continued and X.shape[1] != len(self.feature_scaling_.mean):
+            raise SettingError(
+                "X",
+                X.shape,
+                f"the fit to go on from had {len(self.feature_scaling_.mean)} features",
+                "set warm_start=False",
+            )
         if not continued:
             self.feature_scaling_ = Scaling.of(X, weights) if self.standardize else Scaling.none(X.shape[1])
         targets = self._learn_targets(y, weights, continued)
@@ -124,6 +131,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         flat = FlatModel(self.module_, dtype=dtype, device=torch.device(self.device))
         previous = getattr(self, "_curvature", None) if continued else None
         solve = Solve(self.solver, self.gtol, self.max_iter, flat.initial(), curvature=previous)
+        solve.keeps = self.warm_start
         rows = self._subset(X, targets, seed, continued)
         inputs = torch.from_numpy(X)
         labels = torch.from_numpy(np.ascontiguousarray(targets))
@@ -140,12 +148,12 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             objective = Objective(
                 flat, inputs, labels, self._loss, self.l2, stage, check_deterministic=False, **weighting
             )
-            result = solve.stage(objective)
+            result = solve.stage(objective, last=stage is None)
         assert result is not None
         flat.write_back(result.x, self.module_)
         self.result_, self.n_iter_ = result, max(1, solve.done)
         self.loss_curve_ = solve.losses
-        self._curvature = solve.curvature
+        self._curvature = solve.curvature if self.warm_start else None
         if solve.held_out is not None:
             self.validation_losses_ = solve.held_out.losses
         if result.stop_reason is StopReason.MAX_ITERATIONS:

@@ -61,7 +61,9 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
             unknown = np.setdiff1d(y, self.classes_)
             if len(unknown):
                 raise SettingError(
-                    "y", unknown[:3].tolist(), f"classes not seen before, known are {self.classes_.tolist()}",
+                    "y",
+                    unknown[:3].tolist(),
+                    f"classes not seen before, known are {self.classes_.tolist()}",
                     "set warm_start=False",
                 )
         else:

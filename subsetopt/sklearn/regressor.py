@@ -29,9 +29,7 @@ class SubsetRegressor(RegressorMixin, SubsetEstimator):  # type: ignore[misc]  #
         return values.ravel() if self._flat_targets else values
 
     def _checked(self, X: Any, y: Any) -> tuple[Any, NDArray[Any]]:
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=np.float64, multi_output=True, y_numeric=True
-        )
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, multi_output=True, y_numeric=True)
         return X, y.astype(np.float64)
 
     def _learn_targets(self, y: NDArray[Any], weights: Floats | None, continued: bool) -> NDArray[Any]:

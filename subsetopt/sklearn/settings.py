@@ -73,7 +73,9 @@ def _number(name: str, value: Any, low: float, high: float, open_ends: bool = Fa
     inside = low < value < high if open_ends else low <= value <= high
     if not inside:
         span = f"{'(' if open_ends else '['}{low:g}, {high:g}{')' if open_ends else ']'}"
-        raise SettingError(name, value, f"must lie in {span}" if high < math.inf else f"must be at least {low:g}", "try 0.1")
+        raise SettingError(
+            name, value, f"must lie in {span}" if high < math.inf else f"must be at least {low:g}", "try 0.1"
+        )
 
 
 def _whole(name: str, value: Any, least: int) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from subsetopt.objective import FlatModel, Objective
+from subsetopt.objective import Objective
 from subsetopt.solvers import SolveResult, StopReason, make_solver
 from subsetopt.solvers.minimize import run, summarise
 from subsetopt.training.loss_scale import loss_scale, relative_to
@@ -62,10 +61,11 @@ class Solve:
     held_out: HeldOut | None = None
     curvature: Curvature | None = None
     scale: float | None = None
+    keeps: bool = False  # curvature at the end, for a later solve; between stages it is always carried
     losses: list[float] = field(default_factory=list)
     done: int = 0
 
-    def stage(self, objective: Objective) -> SolveResult:
+    def stage(self, objective: Objective, last: bool) -> SolveResult:
         """Minimise `objective` from the last point to max|g| <= gtol S; S is measured at the first stage's start."""
         solver = make_solver(self.method, gtol=self.gtol, max_iterations=max(1, self.iterations - self.done))
         state = solver.init(objective, self.w)
@@ -89,6 +89,6 @@ class Solve:
             result = replace(result, x=self.held_out.w)
         self.done += result.iterations
         self.w = result.x
-        if hasattr(solver, "inherit"):
+        if (self.keeps or not last) and hasattr(solver, "inherit"):
             self.curvature = Curvature(self.method, *solver.save(state))
         return result
