@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from subsetopt.data.subset import draw
 from subsetopt.errors import SettingError
 from subsetopt.models import build_model
-from subsetopt.objective import FlatModel, Objective
+from subsetopt.objective import FlatModel
 from subsetopt.overdetermination import overdetermination_ratio
+from subsetopt.sklearn.perceptron import PerceptronObjective, Sample
 from subsetopt.sklearn.scaling import Floats, Scaling
 from subsetopt.sklearn.settings import check_parameters, hidden_widths, working_dtype
 from subsetopt.sklearn.solve import HeldOut, Solve
@@ -133,9 +134,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         solve = Solve(self.solver, self.gtol, self.max_iter, flat.initial(), curvature=previous)
         solve.keeps = self.warm_start
         rows = self._subset(X, targets, seed, continued)
-        inputs = torch.from_numpy(X)
-        labels = torch.from_numpy(np.ascontiguousarray(targets))
-        importance = None if weights is None else torch.from_numpy(weights)
+        everything = self._sample(flat, X, targets, weights)
         first = len(X) if rows is None else len(rows)
         self.overdetermination_ = overdetermination_ratio(flat.size, first, self._n_out)
         result = None
@@ -144,10 +143,8 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
                 break
             if stage is None and held_out_rows is not None:
                 solve.held_out = self._watch(flat, *held_out_rows)
-            weighting = {} if importance is None else {"sample_weight": importance}
-            objective = Objective(
-                flat, inputs, labels, self._loss, self.l2, stage, check_deterministic=False, **weighting
-            )
+            sample = everything if stage is None else everything.take(stage)
+            objective = PerceptronObjective(flat, self.activation, sample, self.l2)
             result = solve.stage(objective, last=stage is None)
         assert result is not None
         flat.write_back(result.x, self.module_)
@@ -188,16 +185,14 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         return *first, second
 
     def _watch(self, flat: FlatModel, X: Floats, targets: NDArray[Any], weights: Floats | None) -> HeldOut:
-        weighting = {} if weights is None else {"sample_weight": torch.from_numpy(weights)}
-        held_out = Objective(
-            flat,
-            torch.from_numpy(X),
-            torch.from_numpy(np.ascontiguousarray(targets)),
-            self._loss,
-            check_deterministic=False,
-            **weighting,
-        )
+        held_out = PerceptronObjective(flat, self.activation, self._sample(flat, X, targets, weights), 0.0)
         return HeldOut(lambda w: float(held_out.value(w, "selection")), self.n_iter_no_change)
+
+    def _sample(self, flat: FlatModel, X: Floats, targets: NDArray[Any], weights: Floats | None) -> Sample:
+        inputs = torch.from_numpy(X).to(flat.device, flat.dtype)
+        aims = torch.from_numpy(np.ascontiguousarray(targets)).to(flat.device)
+        aims = aims.to(flat.dtype) if aims.is_floating_point() else aims
+        return Sample(inputs, aims, None if weights is None else torch.from_numpy(weights).to(flat.device))
 
     def _subset(self, X: Floats, targets: NDArray[Any], seed: int, continued: bool) -> Tensor | None:
         """Return the rows of the first stage, None where it has all; raises `SettingError` for a subset too small."""

@@ -17,7 +17,7 @@ class SubsetRegressor(RegressorMixin, SubsetEstimator):  # type: ignore[misc]  #
     """Multilayer perceptron for regression, one target or several, solved to a minimum by a second-order method.
 
     Parameters and fitted attributes are those of `SubsetClassifier`, without classes. Targets are standardised for the
-    solve; the objective is half the mean squared error in those units, as `loss_` reports it.
+    solve; the objective is the mean squared error in those units, as `loss_` reports it.
     """
 
     _loss = "mse"

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from subsetopt.objective import Objective
+from subsetopt.objective.protocol import SmoothObjective
 from subsetopt.solvers import SolveResult, StopReason, make_solver
 from subsetopt.solvers.minimize import run, summarise
 from subsetopt.training.loss_scale import loss_scale, relative_to
@@ -65,7 +65,7 @@ class Solve:
     losses: list[float] = field(default_factory=list)
     done: int = 0
 
-    def stage(self, objective: Objective, last: bool) -> SolveResult:
+    def stage(self, objective: SmoothObjective, last: bool) -> SolveResult:
         """Minimise `objective` from the last point to max|g| <= gtol S; S is measured at the first stage's start."""
         solver = make_solver(self.method, gtol=self.gtol, max_iterations=max(1, self.iterations - self.done))
         state = solver.init(objective, self.w)
