@@ -8,7 +8,7 @@ a random subset and then, from its minimum and with its curvature pairs, over al
 from __future__ import annotations
 
 import warnings
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -26,11 +26,12 @@ from subsetopt.errors import SettingError
 from subsetopt.models import build_model
 from subsetopt.objective import FlatModel
 from subsetopt.overdetermination import overdetermination_ratio
+from subsetopt.sklearn.online import BATCH, OnlinePass
 from subsetopt.sklearn.perceptron import PerceptronObjective, Sample
 from subsetopt.sklearn.scaling import Floats, Scaling
 from subsetopt.sklearn.settings import check_parameters, hidden_widths, working_dtype
 from subsetopt.sklearn.solve import HeldOut, Solve
-from subsetopt.solvers import StopReason
+from subsetopt.solvers import SolveResult, StopReason
 
 MANY_ROWS = 20_000  # from here on `subset_frac="auto"` solves a tenth of the rows first
 AUTO_SHARE = 0.1
@@ -40,7 +41,12 @@ BLOCK = 2**22  # numbers in the widest layer that a prediction holds at once
 class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """See `SubsetClassifier` and `SubsetRegressor`."""
 
-    _loss: str
+    module_: nn.Module
+    feature_scaling_: Scaling
+    result_: SolveResult
+    loss_curve_: list[float]
+    n_iter_: int
+    _n_out: int
 
     def __init__(
         self,
@@ -104,13 +110,45 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
 
     @property
     def loss_(self) -> float:
-        """The objective at the parameters found, on the rows of the last stage."""
+        """The objective at the parameters found, on the rows of the last stage or the last `partial_fit`."""
         check_is_fitted(self)
-        return float(self.result_.loss)
+        return float(self.result_.loss) if hasattr(self, "result_") else self.loss_curve_[-1]
 
-    def _checked(self, X: Any, y: Any) -> tuple[Any, NDArray[Any]]:
+    def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[Any, NDArray[Any]]:
         """Return X and y as scikit-learn checks them; sets `n_features_in_` and `feature_names_in_`."""
         raise NotImplementedError
+
+    def _take_part(self, X: Any, y: Any, sample_weight: Any) -> Self:
+        """Go once over some rows by Adam; standardisation is that of the first call (see `partial_fit`)."""
+        check_parameters(self.get_params(deep=False))
+        first = not hasattr(self, "module_")
+        X, y = self._checked(X, y, reset=first)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        X, y, weights = _counting(_dense(X), y, weights)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if first:
+            self.feature_scaling_ = Scaling.of(X, weights) if self.standardize else Scaling.none(X.shape[1])
+        targets = self._learn_targets(y, weights, not first)
+        if first:
+            widths = hidden_widths(self.hidden_layer_sizes)
+            dtype = working_dtype(self.dtype, len(X), (X.shape[1], *widths, self._n_out))
+            self.module_ = self._network(X.shape[1], widths, seed, dtype)
+            self.loss_curve_, self.n_iter_, self._pass = [], 0, OnlinePass()
+        if not hasattr(self, "_pass"):
+            self._pass = OnlinePass()
+        flat = FlatModel(self.module_, device=torch.device(self.device))
+        sample = self._sample(flat, self.feature_scaling_.apply(X), targets, weights)
+        order = torch.from_numpy(np.random.default_rng((seed, self.n_iter_)).permutation(len(X)))
+        objectives = [
+            PerceptronObjective(flat, self.activation, sample.take(rows), self.l2) for rows in order.split(BATCH)
+        ]
+        w = self._pass.over(objectives, flat.initial())
+        flat.write_back(w, self.module_)
+        self.n_iter_ += 1
+        self.loss_curve_.append(float(PerceptronObjective(flat, self.activation, sample, self.l2).value(w)))
+        for stale in ("result_", "overdetermination_"):
+            self.__dict__.pop(stale, None)
+        return self
 
     def _learn_targets(self, y: NDArray[Any], weights: Floats | None, continued: bool) -> NDArray[Any]:
         """Return class numbers (n,) or standardised targets (n, M); sets what undoes it and `n_outputs_`."""
@@ -155,7 +193,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             self.validation_losses_ = solve.held_out.losses
         if result.stop_reason is StopReason.MAX_ITERATIONS:
             warnings.warn(
-                f"stopped at max_iter={self.max_iter} before the gradient test; use a larger max_iter, or a larger gtol",
+                f"stopped at max_iter={self.max_iter} before the gradient test; use a larger max_iter or gtol",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -218,7 +256,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
 
     def __sklearn_is_fitted__(self) -> bool:
         """Return whether there is a fitted network."""
-        return hasattr(self, "result_")
+        return hasattr(self, "module_")
 
     def __sklearn_tags__(self) -> Any:
         """Return scikit-learn's tags: sparse matrices are taken, and made dense."""
@@ -228,7 +266,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
 
 
 def _dense(X: Any) -> Floats:
-    return np.ascontiguousarray(X.toarray() if sparse.issparse(X) else X, dtype=np.float64)
+    return np.ascontiguousarray(cast(Any, X).toarray() if sparse.issparse(X) else X, dtype=np.float64)
 
 
 def _counting(X: Floats, y: NDArray[Any], weights: Floats | None) -> tuple[Floats, NDArray[Any], Floats | None]:

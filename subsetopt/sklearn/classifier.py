@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,20 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
     `module_` (the network on standardised features), `feature_scaling_`.
     """
 
-    _loss = "cross_entropy"
+    classes_: NDArray[Any]
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Go once over some rows by Adam in mini-batches of 200; the first call needs all `classes`.
+
+        Features are standardised as in the first call. Afterwards `fit` with `warm_start` can finish the solve.
+        """
+        if not hasattr(self, "module_"):
+            if classes is None:
+                raise SettingError("classes", None, "the first partial_fit needs all of them", "give classes=[...]")
+            self._announced = np.unique(column_or_1d(classes))
+        elif classes is not None and not np.array_equal(np.unique(column_or_1d(classes)), self.classes_):
+            raise SettingError("classes", list(classes), f"the first call had {self.classes_.tolist()}", "leave it out")
+        return self._take_part(X, y, sample_weight)
 
     def predict_proba(self, X: Any) -> Floats:
         """Return class probabilities (n, classes)."""
@@ -51,24 +64,20 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
         result: NDArray[Any] = self.classes_[outputs.argmax(axis=1)]
         return result
 
-    def _checked(self, X: Any, y: Any) -> tuple[Any, NDArray[Any]]:
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
+    def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[Any, NDArray[Any]]:
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, reset=reset)
         check_classification_targets(y)
         return X, column_or_1d(y, warn=True)
 
     def _learn_targets(self, y: NDArray[Any], weights: Floats | None, continued: bool) -> NDArray[Any]:
-        if continued:
-            unknown = np.setdiff1d(y, self.classes_)
-            if len(unknown):
-                raise SettingError(
-                    "y",
-                    unknown[:3].tolist(),
-                    f"classes not seen before, known are {self.classes_.tolist()}",
-                    "set warm_start=False",
-                )
-        else:
-            self.classes_ = np.unique(y)
+        if not continued:
+            announced = self.__dict__.pop("_announced", None)
+            self.classes_ = np.unique(y) if announced is None else announced
             self._n_out = len(self.classes_)
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            known = f"is not among the classes {self.classes_.tolist()}"
+            raise SettingError("y", unknown[:3].tolist(), known, "check the labels, or fit anew with warm_start=False")
         if len(self.classes_) < 2:
             raise SettingError("y", self.classes_.tolist(), "has one class, a classifier needs two", "check the labels")
         return np.searchsorted(self.classes_, y)

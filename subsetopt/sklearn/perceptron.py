@@ -33,8 +33,9 @@ def _silu_slope(a: Tensor, h: Tensor) -> Tensor:
 
 
 def _gelu_slope(a: Tensor, h: Tensor) -> Tensor:
-    normal = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
-    return torch.special.ndtr(a) + a * normal
+    density = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
+    below: Tensor = torch.special.ndtr(a)
+    return below + a * density
 
 
 ACTIVATIONS: dict[str, tuple[Activated, Slope]] = {

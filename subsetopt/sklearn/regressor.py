@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,12 @@ class SubsetRegressor(RegressorMixin, SubsetEstimator):  # type: ignore[misc]  #
     solve; the objective is the mean squared error in those units, as `loss_` reports it.
     """
 
-    _loss = "mse"
+    _flat_targets: bool
+    target_scaling_: Scaling
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Go once over some rows by Adam in mini-batches of 200; scales are those of the first call's rows."""
+        return self._take_part(X, y, sample_weight)
 
     def predict(self, X: Any) -> Floats:
         """Return the targets (n,), or (n, M) where `fit` had several columns, in the units of the data."""
@@ -28,8 +33,10 @@ class SubsetRegressor(RegressorMixin, SubsetEstimator):  # type: ignore[misc]  #
         values = self.target_scaling_.undo(outputs)
         return values.ravel() if self._flat_targets else values
 
-    def _checked(self, X: Any, y: Any) -> tuple[Any, NDArray[Any]]:
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, multi_output=True, y_numeric=True)
+    def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[Any, NDArray[Any]]:
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", dtype=np.float64, multi_output=True, y_numeric=True, reset=reset
+        )
         return X, y.astype(np.float64)
 
     def _learn_targets(self, y: NDArray[Any], weights: Floats | None, continued: bool) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Standardisation with sample weights: each feature (or target) minus its weighted mean, over its weighted deviation."""
+"""Standardisation with sample weights: each column minus its weighted mean, over its weighted standard deviation."""
 
 from __future__ import annotations
 

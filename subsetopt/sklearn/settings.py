@@ -43,7 +43,7 @@ def check_parameters(given: Mapping[str, Any]) -> None:
 
 
 def hidden_widths(sizes: Any) -> tuple[int, ...]:
-    """Return the widths of hidden layers of `hidden_layer_sizes`: a number or a sequence of them; () is a linear model."""
+    """Return the widths of hidden layers that `hidden_layer_sizes`, a number or a sequence, means; () is linear."""
     whole = isinstance(sizes, Integral) and not isinstance(sizes, bool)
     parts = (sizes,) if whole else sizes
     if isinstance(parts, (str, bytes)) or not (isinstance(parts, Sequence) or hasattr(parts, "__iter__")):
@@ -70,7 +70,8 @@ def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
 def _number(name: str, value: Any, low: float, high: float, open_ends: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise SettingError(name, value, "is not a finite number", "give for example 0.1")
-    inside = low < value < high if open_ends else low <= value <= high
+    number = float(value)
+    inside = low < number < high if open_ends else low <= number <= high
     if not inside:
         span = f"{'(' if open_ends else '['}{low:g}, {high:g}{')' if open_ends else ']'}"
         raise SettingError(
