@@ -29,7 +29,7 @@ from subsetopt.overdetermination import overdetermination_ratio
 from subsetopt.sklearn.online import BATCH, OnlinePass
 from subsetopt.sklearn.perceptron import PerceptronObjective, Sample
 from subsetopt.sklearn.scaling import Floats, Scaling
-from subsetopt.sklearn.settings import check_parameters, hidden_widths, working_dtype
+from subsetopt.sklearn.settings import check_parameters, hidden_widths, resolved_device, working_dtype
 from subsetopt.sklearn.solve import HeldOut, Solve
 from subsetopt.solvers import SolveResult, StopReason
 
@@ -136,7 +136,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             self.loss_curve_, self.n_iter_, self._pass = [], 0, OnlinePass()
         if not hasattr(self, "_pass"):
             self._pass = OnlinePass()
-        flat = FlatModel(self.module_, device=torch.device(self.device))
+        flat = FlatModel(self.module_, device=resolved_device(self.device))
         sample = self._sample(flat, self.feature_scaling_.apply(X), targets, weights)
         order = torch.from_numpy(np.random.default_rng((seed, self.n_iter_)).permutation(len(X)))
         objectives = [
@@ -167,7 +167,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         else:
             self.module_ = self._network(X.shape[1], widths, seed, dtype)
         X, targets, weights, held_out_rows = self._hold_out(X, targets, weights, seed)
-        flat = FlatModel(self.module_, dtype=dtype, device=torch.device(self.device))
+        flat = FlatModel(self.module_, dtype=dtype, device=resolved_device(self.device))
         previous = getattr(self, "_curvature", None) if continued else None
         solve = Solve(self.solver, self.gtol, self.max_iter, flat.initial(), curvature=previous)
         solve.keeps = self.warm_start

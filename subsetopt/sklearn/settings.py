@@ -42,6 +42,14 @@ def check_parameters(given: Mapping[str, Any]) -> None:
             raise SettingError(name, given[name], "is not a switch", "give True or False")
 
 
+def resolved_device(name: Any) -> torch.device:
+    """Return the device of `device`; raises `SettingError` where torch knows none of that name, or has none here."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise SettingError("device", name, "is no device that torch can use here", "use device='cpu'") from error
+
+
 def hidden_widths(sizes: Any) -> tuple[int, ...]:
     """Return the widths of hidden layers that `hidden_layer_sizes`, a number or a sequence, means; () is linear."""
     whole = isinstance(sizes, Integral) and not isinstance(sizes, bool)
