@@ -171,6 +171,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         previous = getattr(self, "_curvature", None) if continued else None
         solve = Solve(self.solver, self.gtol, self.max_iter, flat.initial(), curvature=previous)
         solve.keeps = self.warm_start
+        solve.scale = getattr(self, "_scale", None) if continued else None
         rows = self._subset(X, targets, seed, continued)
         everything = self._sample(flat, X, targets, weights)
         first = len(X) if rows is None else len(rows)
@@ -188,7 +189,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         flat.write_back(result.x, self.module_)
         self.result_, self.n_iter_ = result, max(1, solve.done)
         self.loss_curve_ = solve.losses
-        self._curvature = solve.curvature if self.warm_start else None
+        self._curvature, self._scale = solve.curvature if self.warm_start else None, solve.scale
         if solve.held_out is not None:
             self.validation_losses_ = solve.held_out.losses
         if result.stop_reason is StopReason.MAX_ITERATIONS:
