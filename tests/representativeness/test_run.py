@@ -6,10 +6,9 @@ import csv
 import json
 from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
 from typing import Any
 
+import numpy as np
 import pytest
 
 from subsetopt.errors import UserError
