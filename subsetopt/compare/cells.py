@@ -169,7 +169,7 @@ def set_aside(cell: Cell, root: Path) -> str | None:
 
 
 def run_cell(cell: Cell, root: Path, threads: int | None = None) -> CellOutcome:
-    """Run a cell, go on with one that was interrupted, or take one that is finished; never raises for its failure.
+    """Run a cell, resume it where it was interrupted, or reuse its result; never raises for its failure.
 
     `threads` limits torch's threads, for workers that share a machine.
     """

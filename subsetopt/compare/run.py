@@ -33,7 +33,7 @@ def run_comparison(
 ) -> ComparisonDocument:
     """Run what is missing of `study` in `output`, write its files and return what summary.json holds.
 
-    Cells that are finished there are taken as they are, those begun are gone on with; a cell that fails is recorded
+    Finished cells in `output` are reused, unfinished ones resumed; a cell that fails is recorded
     and does not stop the others. Raises `UserError` before any work for settings that cannot be run, and
     `StudyInterrupted` when asked to stop.
     """

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from subsetopt.documents.comparison import ComparisonDocument, ComparisonEntry, Interval, ResultEntry
+from subsetopt.report.numbers import epochs
 
 VERDICTS = ("better", "worse", "no difference")
 _Pairs = Mapping[tuple[str, str], ComparisonEntry]
@@ -30,7 +31,9 @@ def sentences(summary: ComparisonDocument) -> list[str]:
     lines += _equal_methods(summary)
     lines.append(_how_tested(summary))
     if summary.failures:
-        lines.append(f"{len(summary.failures)} cells failed and are left out; the report lists them.")
+        count = len(summary.failures)
+        failed = "1 cell failed and is" if count == 1 else f"{count} cells failed and are"
+        lines.append(f"{failed} left out; the report lists them.")
     return lines
 
 
@@ -154,7 +157,7 @@ def _targets(summary: ComparisonDocument) -> list[str]:
         fastest = min(rows, key=lambda row: row.seconds_mean or 0.0)
         lines.append(
             f"A held-out loss of {target:g} was reached with the least cost by {cheapest.method} "
-            f"({cheapest.cost_mean or 0.0:.3g} epoch-equivalents) and in the least time by {fastest.method} "
+            f"({epochs(cheapest.cost_mean or 0.0)}) and in the least time by {fastest.method} "
             f"({fastest.seconds_mean or 0.0:.3g} s), of the {len(rows)} method{'' if len(rows) == 1 else 's'} that "
             f"reached it with every seed{_objective_of(summary, cheapest.method)}."
         )

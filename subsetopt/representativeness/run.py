@@ -68,7 +68,7 @@ def run_representativeness(
     """Solve what is missing in `output`, write results.csv and summary.json, and return the latter's content.
 
     `tell(done, total, what)` hears of every minimum. Raises `UserError` before any work for unusable settings and
-    `StudyInterrupted` on Ctrl-C; the same call goes on.
+    `StudyInterrupted` on Ctrl-C; the same call continues the study.
     """
     workers = workers or Workers()
     first = _check(plan)

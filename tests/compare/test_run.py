@@ -166,7 +166,7 @@ def test_a_failing_cell_is_recorded_and_tried_again(
     (failure,) = summary.failures
     assert failure.cell.startswith("adam-b2-s1-") and failure.error == "RuntimeError: the disk is on fire"
     assert [row.n for row in summary.results] == [2, 1]
-    assert any("1 cells failed" in sentence for sentence in summary.verdict)
+    assert any("1 cell failed and is left out" in sentence for sentence in summary.verdict)
     monkeypatch.undo()
     assert not run_comparison(small, tmp_path / "a").failures
 

@@ -129,7 +129,7 @@ class FirstOrderPhase:
         return "records and held-out checks were planned for its budget, and a mini-batch beyond it was drawn already"
 
     def start(self, w: Tensor) -> FirstOrderState:
-        """Take what the phase may spend, within the run's budget, and let the sampler look at the data."""
+        """Take what the phase may spend, within the run's budget, and prepare the sampler on the data."""
         seed, device = self._run.config.seed, self._data.device
         # What is reserved is kept for the check of the last parameters.
         budget = self._budget.for_phase(0.0 if self._checks is None else self._checks.cost)
@@ -165,7 +165,7 @@ class FirstOrderPhase:
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
         if state.stopped is None and self._checks is not None:
-            state.stopped = self._checks.look(state, state.budget.end)
+            state.stopped = self._checks.check(state, state.budget.end)
         return state
 
     def terminate(self, state: FirstOrderState) -> StopReason | None:

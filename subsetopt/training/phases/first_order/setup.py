@@ -64,7 +64,7 @@ def loss_of(config: PhaseConfig, run: RunContext) -> Loss:
 def sampler_of(
     config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, samples: int, stream: str
 ) -> Sampler:
-    """Return the sampler over `samples` rows; a sampler that has a window in time is told how long the training is."""
+    """Return the sampler over `samples` rows; a sampler that has a window in time gets the planned number of steps."""
     settings = dict(config.sampler_settings)
     batch_size = min(config.batch_size, samples)
     if "total_steps" in default_settings(config.sampler) and config.epochs is not None:
