@@ -18,7 +18,7 @@ from subsetopt.analysis.verification import verify_run
 from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.training import make_config, train
-from subsetopt.training.checks.identity import OtherRunError, _check_settings
+from subsetopt.training.checks.identity import FREE, OtherRunError, _check_settings
 from subsetopt.training.evaluation import evaluate_run
 from subsetopt.training.resume import resume_run
 from subsetopt.training.run_directory import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory
@@ -199,6 +199,6 @@ def test_a_phase_written_before_a_setting_existed_has_its_default() -> None:
     config = make_config({"solver": "none", "phase": [phase]})
     saved = config.model_dump(mode="json")
     del saved["phase"][0]["coupled_l2"]
-    _check_settings(saved, config, frozenset())
+    _check_settings(saved, config, FREE)
     with pytest.raises(OtherRunError, match="it was made with phase"):
-        _check_settings({**saved, "phase": [{**saved["phase"][0], "lr": 0.02}]}, config, frozenset())
+        _check_settings({**saved, "phase": [{**saved["phase"][0], "lr": 0.02}]}, config, FREE)
