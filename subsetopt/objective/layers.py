@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from subsetopt.errors import ModelError
 from subsetopt.objective.flat_model import FlatModel
 
-
 KRONECKER = nn.Linear | nn.Conv2d
 """Modules whose curvature is a Kronecker product."""
 
