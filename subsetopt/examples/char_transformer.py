@@ -39,8 +39,8 @@ def text() -> str:
 
 def main() -> None:
     """Take 120 steps of KFAC; print the loss in nats per character beside that of letters alone."""
-    warnings.simplefilter("ignore")  # KFAC names attention's in_proj, which takes Adam steps
     torch.manual_seed(0)
+    warnings.simplefilter("ignore")  # KFAC names attention's in_proj, which takes Adam steps
     alphabet = sorted(set(written := text()))
     codes = torch.tensor([alphabet.index(letter) for letter in written])
     print(f"{len(codes)} characters; without context {torch.distributions.Categorical(codes.bincount()).entropy():.3f}")
@@ -50,8 +50,7 @@ def main() -> None:
         starts = torch.randint(len(codes) - CONTEXT - 1, (64, 1))
         windows = codes[starts + torch.arange(CONTEXT + 1)]
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
-        loss.backward()
+        (loss := nn.functional.cross_entropy(model(windows[:, :-1]).mT, windows[:, 1:])).backward()
         optimizer.step()
         if step % 40 == 39:
             print(f"step {step + 1}: loss {float(loss.detach()):.3f}")

@@ -1,4 +1,4 @@
-"""Fit a linear probe for eight strengths of L2, each solve started from the ones before: the path for the price of two."""
+"""Fit a linear probe for eight strengths of L2, each started from the ones before: the path for the price of two."""
 
 from __future__ import annotations
 
