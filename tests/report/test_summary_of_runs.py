@@ -34,7 +34,7 @@ def commands(text: str) -> list[str]:
 def test_a_subset_minimum_and_a_handoff(tmp_path: Path) -> None:
     text, result = run_of(tmp_path / "run", handoff_epochs=1)
     assert commands(text)[:3] == ["verify", "ratio", "compare"] and "--effective" in text
-    assert " 1 epoch-equivalent in" in text and "1 epoch-equivalents" not in text
+    assert " 1 epoch-equivalent in" in text and " 1 epoch-equivalents" not in text
     constant = 100 * result["assessment"]["baseline"]["validation"]["accuracy"]
     reached = 100 * result["metrics"]["validation"]["accuracy"]
     assert f"accuracy {reached:.2f} %, always predicting the largest class {constant:.2f} %" in text
