@@ -15,14 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from subsetopt.documents.run import RunDocument
+from subsetopt.documents.run import LossOf, RunDocument
 from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.files import replace_file
 from subsetopt.report.figure_labels import EndLabel, label_ends
 from subsetopt.report.metrics_file import read_metrics
 from subsetopt.report.palette import GRID, INK, LINE_COLOURS
 from subsetopt.report.result_file import read_result_file
-from subsetopt.report.words import loss_words, role_words
+from subsetopt.report.words import loss_of, loss_words, role_words
 
 FILE = "loss.png"
 _FORMATS = (".png", ".svg")
@@ -94,7 +94,9 @@ def _curves(records: Iterable[Mapping[str, Any]], result: RunDocument | None) ->
 def _label(record: Mapping[str, Any], result: RunDocument | None) -> str:
     phases = [] if result is None else result.phases
     several = record["phase"] < len(phases) and phases[record["phase"]].subsets is not None
-    what = loss_words(record["method"], record["data"], record["role"], several)
+    kind = loss_of(record["method"], record.get("loss_of"))
+    kind = LossOf.ONE_SUBSET if several and kind == LossOf.OBJECTIVE else kind
+    what = loss_words(kind, record["data"], record["role"])
     return f"{role_words(record['role'], record['data'])}: {record['method']}, {what}"
 
 

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 
+from subsetopt.documents.run import LossOf
 from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.report import figure, loss_figure
 
@@ -146,7 +147,7 @@ def test_a_failed_write_leaves_neither_half_a_figure_nor_a_temporary_file(
             ": sgd, mean over the latest mini-batches of the full training set, with L2",
         ),
         ("handoff", "muon", "full", "mean over the latest mini-batches of the full training set, without weight decay"),
-        ("solve", "kfac-stream", "full", "solve: kfac-stream, loss on each fresh subset before its step, with L2"),
+        ("solve", "kfac-stream", "full", "solve: kfac-stream, loss on each fresh mini-batch before its step, with L2"),
         ("grow", "lbfgs", "subset", "growing stage: lbfgs, loss on the subset of the stage, with L2"),
         ("solve", "lbfgs", "full", "solve: lbfgs, loss on the full training set, with L2"),
     ],
@@ -160,6 +161,20 @@ def test_the_legend_says_what_the_loss_is(
     (run_directory / "result.json").unlink()
     loss_figure(run_directory)
     assert axes[0].get_legend().get_texts()[0].get_text().endswith(words)
+
+
+@pytest.mark.parametrize("kind", list(LossOf))
+def test_the_legend_follows_what_the_phase_says_of_its_loss_whatever_the_method(
+    kind: LossOf, run_directory: Path, axes: list[Axes]
+) -> None:
+    """Before: the words followed a list of five methods, and another optimizer's mean was an objective."""
+    line = {"phase": 0, "role": "handoff", "method": "theirs", "data": "full", "loss": 0.5, "epoch_equivalents": 1.0}
+    (run_directory / "metrics.jsonl").write_text(json.dumps({**line, "loss_of": str(kind)}) + "\n")
+    (run_directory / "result.json").unlink()
+    loss_figure(run_directory)
+    (legend,) = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert ("mini-batches" in legend) == (kind in (LossOf.MINI_BATCHES, LossOf.MINI_BATCHES_WITHOUT_DECAY))
+    assert ("with L2" in legend) == (kind != LossOf.MINI_BATCHES_WITHOUT_DECAY)
 
 
 def test_disjoint_subsets_are_recorded_one_after_the_other(
