@@ -70,11 +70,27 @@ class MiniBatch:
         ledger, sampler = self._workspace.ledger, self._sampler
         cost = ledger.price("gradient", self.bind_rows if sampler.needs_data else 0)
         if sampler.scan_due:
-            held_out = self._workspace.dataset.validation if sampler.needs_validation_scan else None
-            cost += ledger.price("forward", len(self._targets) + (0 if held_out is None else len(held_out)))
+            cost += self._scan_cost
         rows, candidates = sampler.opening
         looked = ledger.price("forward", rows) if candidates else 0.0
         return cost + looked + ledger.price("gradient", 1 if candidates else rows)
+
+    @property
+    def _scan_cost(self) -> float:
+        """Epoch-equivalents of a scan, without the sampler's own arithmetic after it."""
+        workspace = self._workspace
+        held_out = workspace.dataset.validation if self._sampler.needs_validation_scan else None
+        return workspace.ledger.price("forward", len(self._targets) + (0 if held_out is None else len(held_out)))
+
+    def _affords_scan(self) -> bool:
+        """Whether a scan leaves anything to train; if not, the sampler goes on with the rows that it has."""
+        ledger, sampler = self._workspace.ledger, self._sampler
+        if ledger.cost + self._scan_cost + ledger.price("gradient", sampler.opening[0]) <= ledger.limit:
+            return True
+        warning = f"{sampler.name} selected nothing: what was left of the budget does not hold a scan of the data"
+        if not sampler.statistics().get("scans", 0) and warning not in self._workspace.warnings:
+            self._workspace.warnings.append(warning)
+        return False
 
     def bind(self) -> None:
         """Let the sampler look at the training inputs once, where it wants to; a restored sampler has done so."""
@@ -113,7 +129,7 @@ class MiniBatch:
         return loss, gradient
 
     def _chosen(self, w: Tensor) -> Batch | None:
-        if self._sampler.scan_due:
+        if self._sampler.scan_due and self._affords_scan():
             held_out = self._workspace.split("validation") if self._sampler.needs_validation_scan else None
             validation = None if held_out is None else self._scan(w, *held_out)
             scan = self._scan(w, self._inputs, self._targets)
