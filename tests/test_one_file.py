@@ -106,10 +106,10 @@ class RestStream(Strategy):
     epochs = 1.5
 
     @classmethod
-    def phase(cls, config, workspace, index):
+    def phase(cls, config, data, budget, run, index):
         from subsetopt.training.phases.kfac_stream.phase import StreamPhase
         settings = {"momentum": 0.0, **config.settings}
-        return StreamPhase(config.model_copy(update={"settings": settings}), workspace, index)
+        return StreamPhase(config.model_copy(update={"settings": settings}), data, budget, run, index)
 ''',
     "datasets": '''"""Two clusters."""
 import numpy as np

@@ -14,6 +14,7 @@ import numpy as np
 from subsetopt.distributed import join
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
+from subsetopt.training.splits import SplitName
 
 SAMPLES, FEATURES, CLASSES = 200_000, 512, 4
 
@@ -42,10 +43,10 @@ def main(path: str) -> None:
                 print(f"{stage:>16} rank {rank}: own {now['RssAnon:']} MiB, of the file {now['RssFile:']} MiB")
 
     settings = {"subset_frac": 0.5, "validation_fraction": 0.0, "stratify": False, "model": "mlp", "handoff": "none"}
-    workspace = prepare(make_config(settings, {"dataset": "npz", "data_file": path}), ranks=ranks)
+    data, _, run = prepare(make_config(settings, {"dataset": "npz", "data_file": path}), ranks=ranks)
     tell("read and checked")
-    for which in ("full", "subset"):
-        objective = workspace.objective(which)
+    for which in (SplitName.TRAIN, SplitName.SUBSET):
+        objective = run.model.objective(data, which)
         objective.value_and_gradient(objective.initial())
         tell(f"{which} evaluated")
 

@@ -19,15 +19,15 @@ from subsetopt.training.settings.run import make_config
 def iteration_costs(solver: str, subsets: int) -> list[list[float]]:
     """Return for each subset of 10 % of the digits what every iteration costs, in epoch-equivalents."""
     settings = {"subsets": subsets, "subset_frac": 0.1, "handoff": "none", "solver": solver, "dtype": "float64"}
-    workspace = prepare(make_config(settings))
-    (config,) = workspace.config.phases()
-    ledger, costs = workspace.ledger, []
+    data, budget, run = prepare(make_config(settings))
+    (config,) = run.config.phases()
+    ledger, costs = budget.ledger, []
     for index in range(subsets):
-        solve, reason = SubsetSolve(workspace, config, index), None
+        solve, reason = SubsetSolve(config, data, budget, run, index), None
         solve.charges()
         costs.append([])
         while reason is None:
-            reason, before = solve.advance(workspace.flat.initial(), math.inf), ledger.cost
+            reason, before = solve.advance(run.model.flat.initial(), math.inf), ledger.cost
             ledger.add(solve.charges())
             costs[-1].append(ledger.cost - before)
     return costs

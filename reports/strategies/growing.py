@@ -11,11 +11,14 @@ import sys
 from typing import Any
 
 from subsetopt.objective.protocol import BudgetExhausted
+from subsetopt.training.budget import Budget
+from subsetopt.training.context import RunContext
 from subsetopt.training.phases.solver import SolverPhase
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.settings.run import make_config
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 LEVELS = (1.1, 1.05, 1.02)
 LOOK = 0.25  # epoch-equivalents between looks at the objective on all data, which are not charged
@@ -45,22 +48,30 @@ for carry in (False, True):
 
 def trace(settings: dict[str, Any], cap: float, goal: float = 0.0) -> list[tuple[float, float]]:
     """Return (cost, objective on all data) along a run, until the latter is at or below `goal`."""
-    workspace = prepare(make_config({"handoff": "none", "max_iterations": None, **settings, "max_epochs": cap}))
+    data, budget, run = prepare(make_config({"handoff": "none", "max_iterations": None, **settings, "max_epochs": cap}))
     points: list[tuple[float, float]] = []
-    w = workspace.flat.initial()
-    for config in workspace.config.phases():
-        w, met = _run(workspace, config, w, points, goal)
+    w = run.model.flat.initial()
+    for config in run.config.phases():
+        w, met = _run(data, budget, run, config, w, points, goal)
         if met:
             break
     return points
 
 
-def _run(workspace: Workspace, config: PhaseConfig, w: Any, points: list[tuple[float, float]], goal: float) -> Any:
-    phase, full = SolverPhase(config, workspace.for_phase(config)), workspace.objective("full")
+def _run(
+    data: TrainingData,
+    budget: Budget,
+    run: RunContext,
+    config: PhaseConfig,
+    w: Any,
+    points: list[tuple[float, float]],
+    goal: float,
+) -> Any:
+    phase, full = SolverPhase(config, data.for_phase(config), budget, run), run.model.objective(data, SplitName.TRAIN)
     try:
         state = phase.start(w)
         while phase.terminate(state) is None:
-            state, cost = phase.step(state), workspace.ledger.cost
+            state, cost = phase.step(state), budget.ledger.cost
             if config.data == "full":
                 points.append((cost, state.solver.loss))
             elif not points or cost >= points[-1][0] + LOOK:

@@ -17,6 +17,7 @@ from growing import reached, trace
 from subsetopt.plan.plan import make_plan
 from subsetopt.training import make_config, train
 from subsetopt.training.preparation import prepare
+from subsetopt.training.splits import SplitName
 
 CAP = 2000.0
 BUDGETS = (2, 4, 8, 16, 32, 64)
@@ -38,9 +39,9 @@ def at_budgets(shared: dict[str, Any], variants: Sequence[dict[str, Any]], goal:
         for variant in variants:
             key = "solver_epochs" if variant.get("solver") == "kfac-stream" else "handoff_epochs"
             done = train(make_config({**shared, **variant, key: float(epochs)}), keep=False, splits=())
-            workspace = prepare(make_config(shared))
-            w = workspace.flat.load_state_dict(done.model.state_dict())
-            values.append(float(workspace.objective("full").value(w, "evaluation")))
+            data, _, run = prepare(make_config(shared))
+            w = run.model.flat.load_state_dict(done.model.state_dict())
+            values.append(float(run.model.objective(data, SplitName.TRAIN).value(w, "evaluation")))
         points.append((float(epochs), min(values)))
         if points[-1][1] <= goal:
             break

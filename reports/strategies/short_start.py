@@ -38,10 +38,10 @@ def trace(runs: list[dict[str, Any]], cap: float, goal: float = 0.0) -> list[tup
     points: list[tuple[float, float]] = []
     w, before = None, 0.0
     for settings in runs:
-        workspace = prepare(make_config({"max_iterations": None, **settings, "max_epochs": cap - before}))
-        w = workspace.flat.initial() if w is None else w
-        for phase in build_phases(workspace):
-            workspace.ledger.open_phase(phase.config.epochs)
+        data, budget, run = prepare(make_config({"max_iterations": None, **settings, "max_epochs": cap - before}))
+        w = run.model.flat.initial() if w is None else w
+        for phase in build_phases(data, budget, run):
+            budget.ledger.open_phase(phase.config.epochs)
             state = phase.start(w)
             while phase.terminate(state) is None:
                 try:
@@ -49,11 +49,11 @@ def trace(runs: list[dict[str, Any]], cap: float, goal: float = 0.0) -> list[tup
                 except BudgetExhausted:  # of a solve: the other phases end by themselves
                     return points
                 if hasattr(state, "solver"):
-                    points.append((before + workspace.ledger.cost, state.solver.loss))
+                    points.append((before + budget.ledger.cost, state.solver.loss))
                     if points[-1][1] <= goal:
                         return points
             w = phase.finish(state).w
-        before += workspace.ledger.cost
+        before += budget.ledger.cost
     return points
 
 

@@ -12,6 +12,7 @@ from subsetopt.solvers import minimize
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
+from subsetopt.training.splits import SplitName
 
 
 def main(dataset: str, model: str, held_out: str, l2s: str, seeds: str, cases: str) -> None:
@@ -26,8 +27,10 @@ def main(dataset: str, model: str, held_out: str, l2s: str, seeds: str, cases: s
             "handoff": "none",
             "max_iterations": 1500,
         }
-        workspace = prepare(make_config(shared))
-        full = minimize(workspace.objective("full"), workspace.flat.initial(), gtol=1e-5, max_iterations=1500)
+        data, _, run = prepare(make_config(shared))
+        full = minimize(
+            run.model.objective(data, SplitName.TRAIN), run.model.flat.initial(), gtol=1e-5, max_iterations=1500
+        )
         for case in cases.split(","):
             share, count = case.split("x")
             config = make_config(shared, {"subset_frac": float(share), "subsets": int(count)})

@@ -26,7 +26,8 @@ from subsetopt.analysis.sample_gradients import SampleGradients
 from subsetopt.analysis.spectrum import TraceEstimate
 from subsetopt.data import Dataset
 from subsetopt.errors import SettingError
-from subsetopt.training.workspace import training_loss
+from subsetopt.training.run_model import training_loss
+from subsetopt.training.splits import SplitName
 
 
 def effective_run(
@@ -54,7 +55,7 @@ def effective_run(
     began = time.perf_counter()
     _check(subset_size, subset_frac, excess, rows)
     found = open_phase(path, on=on, dtype="float64", data_dir=data_dir, device=device, model=model, dataset=dataset)
-    K, N = found.objective.n_samples, found.workspace.full_size
+    K, N = found.objective.n_samples, found.data.full_size
     if subset_frac is not None:
         subset_size = max(1, round(subset_frac * N))
     if subset_size is not None and subset_size > N:
@@ -72,10 +73,10 @@ def effective_run(
         "phase": found.described,
         "samples": K,
         "samples_full": N,
-        "outputs": found.workspace.dataset.n_outputs,
+        "outputs": found.data.dataset.n_outputs,
         "parameters": dimension,
-        "ratio": K * found.workspace.dataset.n_outputs / dimension,
-        "l2": found.workspace.config.l2,
+        "ratio": K * found.data.dataset.n_outputs / dimension,
+        "l2": found.run.config.l2,
         "loss": own,
         "hessian": matrix,
         "trace": asdict(plain),
@@ -96,8 +97,8 @@ def effective_run(
         "observed": observed,
         "notes": [*notes, *_notes(found, plain, left_out)],
         "cost": {
-            "epoch_equivalents": found.workspace.ledger.cost + found.workspace.ledger.evaluation_cost,
-            "by_purpose": found.workspace.ledger.by_purpose(),
+            "epoch_equivalents": found.budget.ledger.cost + found.budget.ledger.evaluation_cost,
+            "by_purpose": found.budget.ledger.by_purpose(),
             "seconds": time.perf_counter() - began,
         },
     }
@@ -138,7 +139,7 @@ def _traces(
         factor=factor,
         probes=probes,
         max_products=max_products,
-        seed=found.workspace.config.seed,
+        seed=found.run.config.seed,
         tell=tell,
     )
     for name, product in (("hessian", products.hvp), ("gauss-newton", products.ggnvp)):
@@ -169,11 +170,11 @@ def _leave_one_out(
 ) -> TraceEstimate | None:
     if rows == 0:
         return None
-    if found.workspace.flat.batch_dependent:
+    if found.run.model.flat.batch_dependent:
         notes.append("no leave-one-out: with BatchNorm the loss of a sample depends on the others")
         return None
     product = found.objective.linearise(found.w).ggnvp
-    settings = {"rows": rows, "max_products": max_products, "seed": found.workspace.config.seed}
+    settings = {"rows": rows, "max_products": max_products, "seed": found.run.config.seed}
     try:
         return leave_one_out_parameters(found.objective, found.w, product, factor=factor, tell=tell, **settings)
     except (RuntimeError, FloatingPointError) as error:
@@ -182,8 +183,7 @@ def _leave_one_out(
 
 
 def _stratified(found: FinishedPhase) -> bool:
-    workspace = found.workspace
-    return workspace.config.stratify and workspace.dataset.task == "classification"
+    return found.data.strata is not None
 
 
 def _prediction(chosen: TraceEstimate, trace: TraceEstimate, samples: int, total: int, best: float) -> dict[str, Any]:
@@ -216,11 +216,11 @@ def _observed(found: FinishedPhase, own: float) -> dict[str, Any]:
     `full_minimum` is there where a later phase on the full set passed its gradient test; `full_reached` is the lowest
     objective of the run's phases there, to which `excess_at_least` refers.
     """
-    workspace = found.workspace
-    full = workspace.objective("full")
+    data, model = found.data, found.run.model
+    full = model.objective(data, SplitName.TRAIN)
     whole = own if found.objective is full else float(full.value(found.w, "evaluation"))
-    held_out = workspace.evaluate(found.w, "validation")
-    here = workspace.evaluate(found.w, found.record["data"])
+    held_out = model.evaluate(data, found.w, SplitName.VALIDATION)
+    here = model.evaluate(data, found.w, SplitName.trained_on(found.record["data"]))
     optimism = None if held_out is None or here is None else training_loss(held_out) - training_loss(here)
     later = [
         (float(full.value(w, "evaluation")), bool(record["converged"]))
@@ -249,7 +249,7 @@ def _notes(found: FinishedPhase, trace: TraceEstimate, left_out: TraceEstimate |
             "the trace is far below what leaving samples out tells, because the samples are fitted so well that their "
             "own gradients no longer show the noise; trust leave-one-out"
         )
-    if found.workspace.config.augment_copies and found.record["data"] == "subset":
+    if found.run.config.augment_copies and found.record["data"] == "subset":
         notes.append("augmented copies count as samples here, though they are not independent")
     return notes
 

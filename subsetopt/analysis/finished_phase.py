@@ -15,12 +15,15 @@ from subsetopt.data import Dataset
 from subsetopt.errors import ModelError, RunDirectoryError, SettingError, setting
 from subsetopt.objective import Objective
 from subsetopt.saving import under
+from subsetopt.training.budget import Budget
 from subsetopt.training.checks.identity import OtherRunError, check_identity, check_outputs
+from subsetopt.training.context import RunContext
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import load_config
 from subsetopt.training.run_directory import CHECKPOINT, RunDirectory
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class FinishedPhase:
     of this one.
     """
 
-    workspace: Workspace
+    data: TrainingData
+    budget: Budget
+    run: RunContext
     index: int
     records: Sequence[Mapping[str, Any]]
     parameters: Sequence[Tensor]
@@ -48,7 +53,7 @@ class FinishedPhase:
 
     @property
     def phase(self) -> PhaseConfig:
-        return self.workspace.config.phases()[self.index]
+        return self.run.config.phases()[self.index]
 
     @property
     def described(self) -> dict[str, Any]:
@@ -77,35 +82,38 @@ def open_phase(
     # No budget ends a measurement, and where the run once started may be gone.
     fresh = {"dtype": dtype, "max_epochs": None, "init_from": None}
     model = None if model is None else copy.deepcopy(model).to(getattr(torch, dtype))
-    workspace = prepare(stored.model_copy(update=fresh), model, dataset)
-    index, records, parameters = _load_phase(directory, workspace, on)
+    data, budget, run = prepare(stored.model_copy(update=fresh), model, dataset)
+    index, records, parameters = _load_phase(directory, data, run, on)
     record = records[index]
-    phase = workspace.config.phases()[index]
-    workspace = workspace.for_phase(phase)
-    objective = workspace.objective(record["data"], track_noise=phase.stop_at == "noise")
+    phase = run.config.phases()[index]
+    data = data.for_phase(phase)
+    objective = run.model.objective(data, SplitName.trained_on(record["data"]), track_noise=phase.stop_at == "noise")
     if objective.n_samples != record["samples"]:
         raise RunDirectoryError(
             f"run = {str(directory.path)!r}: phase {index + 1} trained on {record['samples']} samples, "
             f"the data give {objective.n_samples} now; restore the data, or train anew"
         )
-    return FinishedPhase(workspace, index, records, parameters, objective, stored.dtype)
+    return FinishedPhase(data, budget, run, index, records, parameters, objective, stored.dtype)
 
 
 def _check(
-    directory: RunDirectory, workspace: Workspace, checkpoint: tuple[Mapping[str, Tensor], Mapping[str, Any]]
+    directory: RunDirectory,
+    data: TrainingData,
+    run: RunContext,
+    checkpoint: tuple[Mapping[str, Tensor], Mapping[str, Any]],
 ) -> None:
     """Raise `RunDirectoryError` where the checkpoint was not made with these settings, data and model."""
     tensors, state = checkpoint
     try:
-        check_identity(state, workspace, changed=("dtype", "max_epochs"))
-        workspace.flat.load_buffers(under("buffer/", tensors))
-        check_outputs(state, workspace, tensors["w"])
+        check_identity(state, data, run, changed=("dtype", "max_epochs"))
+        run.model.flat.load_buffers(under("buffer/", tensors))
+        check_outputs(state, data, run.model.flat, tensors["w"])
     except (OtherRunError, ModelError, KeyError) as error:
         raise RunDirectoryError(f"run = {str(directory.path)!r}: {CHECKPOINT} does not fit: {error}") from None
 
 
 def _load_phase(
-    directory: RunDirectory, workspace: Workspace, on: str | None
+    directory: RunDirectory, data: TrainingData, run: RunContext, on: str | None
 ) -> tuple[int, Sequence[Mapping[str, Any]], list[Tensor]]:
     """Return the index of the phase meant, all records and parameters, and put its buffers into the model."""
     checkpoint = directory.load_checkpoint()
@@ -119,8 +127,8 @@ def _load_phase(
         raise SettingError("on", on, "no finished phase trained on it", f"use {setting('on', records[-1]['data'])}")
     solves = [index for index in there if records[index]["role"] == "solve"]
     index = (solves or there)[-1]
-    tensors, flat = checkpoint[0], workspace.flat
-    _check(directory, workspace, checkpoint)
+    tensors, flat = checkpoint[0], run.model.flat
+    _check(directory, data, run, checkpoint)
     flat.load_buffers(under(f"done/{index}/buffer/", tensors))
     parameters = [flat.check(tensors[f"done/{i}/w"].to(flat.device, flat.dtype)) for i in range(len(records))]
     return index, records, parameters

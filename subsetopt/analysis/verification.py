@@ -21,12 +21,11 @@ from subsetopt.analysis.lanczos import FAILURE_PROBABILITY
 from subsetopt.analysis.spectrum import Spectrum, find_spectrum
 from subsetopt.data import Dataset
 from subsetopt.errors import RunDirectoryError, SettingError
-from subsetopt.objective import Objective, SmoothObjective
+from subsetopt.objective import FlatModel, Objective, SmoothObjective
 from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.training.ledger import Ledger
 from subsetopt.training.loss_scale import loss_scale
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace
 
 Verdict = Literal["minimum", "saddle", "not stationary", "undecided"]
 
@@ -119,8 +118,8 @@ def verify_run(
     """
     began = time.perf_counter()
     found = open_phase(path, on=on, dtype=dtype, data_dir=data_dir, device=device, model=model, dataset=dataset)
-    workspace, phase, objective, record, w = found.workspace, found.phase, found.objective, found.record, found.w
-    l2, test = workspace.config.l2, record.get("gradient_test") or {"gtol": phase.gtol, "loss_scale": None}
+    data, run, phase, objective, record, w = found.data, found.run, found.phase, found.objective, found.record, found.w
+    l2, test = run.config.l2, record.get("gradient_test") or {"gtol": phase.gtol, "loss_scale": None}
     damping = l2 or None if damping is None else damping
     try:
         certificate = certify(
@@ -132,7 +131,7 @@ def verify_run(
             shift=l2,
             probes=probes,
             max_products=max_products,
-            seed=workspace.config.seed,
+            seed=run.config.seed,
             tell=tell,
         )
     except FloatingPointError as error:
@@ -143,22 +142,22 @@ def verify_run(
         "verdict": certificate.verdict,
         "phase": found.described,
         "dtype": dtype,
-        **_figures(certificate, workspace, objective, damping),
-        "notes": _notes(certificate, workspace, objective, found.trained_in, phase, record),
-        "cost": {**_cost(workspace.ledger), "seconds": time.perf_counter() - began},
+        **_figures(certificate, data.dataset.n_outputs, l2, objective, damping),
+        "notes": _notes(certificate, run.model.flat, objective, found.trained_in, phase, record),
+        "cost": {**_cost(found.budget.ledger), "seconds": time.perf_counter() - began},
     }
 
 
 def _figures(
-    certificate: Certificate, workspace: Workspace, objective: Objective, damping: float | None
+    certificate: Certificate, outputs: int, l2: float, objective: Objective, damping: float | None
 ) -> dict[str, Any]:
     """Return the numbers of the certificate, named and nested as the JSON document has them."""
-    spectrum, l2 = certificate.spectrum, workspace.config.l2
-    equations, size = objective.n_samples * workspace.dataset.n_outputs, objective.size
+    spectrum = certificate.spectrum
+    equations, size = objective.n_samples * outputs, objective.size
     estimate = spectrum.effective_dimension
     return {
         "samples": objective.n_samples,
-        "outputs": workspace.dataset.n_outputs,
+        "outputs": outputs,
         "parameters": size,
         "loss": certificate.loss,
         "l2": l2,
@@ -195,7 +194,7 @@ def _cost(ledger: Ledger) -> dict[str, Any]:
 
 def _notes(
     certificate: Certificate,
-    workspace: Workspace,
+    flat: FlatModel,
     objective: Objective,
     trained_in: str,
     phase: PhaseConfig,
@@ -208,7 +207,7 @@ def _notes(
         )
     if certificate.verdict == "saddle":
         notes.append("negative curvature is a way down: `subsetopt train --init-from RUN --solver newton-cg` takes it")
-    if trained_in != str(workspace.flat.dtype).removeprefix("torch."):
+    if trained_in != str(flat.dtype).removeprefix("torch."):
         notes.append(f"the run computed in {trained_in}")
     if phase.first_order or phase.streaming:
         notes.append(f"{phase.method} saw mini-batches; verified is the full-batch loss with l2 = {objective.l2:g}")

@@ -20,6 +20,7 @@ from subsetopt.study.directory import RESULTS, open_study, write_csv
 from subsetopt.study.workers import Workers
 from subsetopt.training.run import check_run
 from subsetopt.training.run_directory import RunDirectory, finite
+from subsetopt.training.splits import SplitName
 
 
 def run_comparison(
@@ -74,8 +75,8 @@ def check_study(maker: CellMaker) -> None:
     """Raise `UserError` for settings that no run could start with, before anything is written or trained."""
     config = maker.study.config
     for name in maker.methods:
-        workspace = check_run(maker.cell(name, min(config.budget), config.seeds[0], None).config, may_idle=True)
-        if workspace.split("test") is None:
-            raise SettingError("dataset", workspace.dataset.name, "has no test data to compare on", "add a test split")
+        data = check_run(maker.cell(name, min(config.budget), config.seeds[0], None).config, may_idle=True).data
+        if not data.samples(SplitName.TEST):
+            raise SettingError("dataset", data.dataset.name, "has no test data to compare on", "add a test split")
         for budget in config.budget:
             maker.cell(name, budget, config.seeds[0], None)

@@ -13,10 +13,12 @@ import torch
 from subsetopt.analysis.excess import estimated_minimum
 from subsetopt.data import draw
 from subsetopt.objective import Objective
+from subsetopt.training.context import PreparedRun
 from subsetopt.training.loss_scale import minimize_relative
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
+from subsetopt.training.run_model import training_loss
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace, training_loss
+from subsetopt.training.splits import SplitName
 
 TIMED_ROWS = 4096
 REPEATS = 3
@@ -82,32 +84,36 @@ class Pilot:
         return own if self.held_out is None else max(own, estimated_minimum(own, self.held_out + self.penalty))
 
 
-def measure_speeds(workspace: Workspace, clock: Callable[[], float] = time.perf_counter) -> Speeds:
+def measure_speeds(prepared: PreparedRun, clock: Callable[[], float] = time.perf_counter) -> Speeds:
     """Time each kind of call, the median of three after one to warm up; over at most 4096 rows, scaled to all."""
-    full, rows = workspace.full_size, min(workspace.full_size, TIMED_ROWS)
-    timed = _objective(workspace, rows)
+    data, _, run = prepared
+    full, rows = data.full_size, min(data.full_size, TIMED_ROWS)
+    timed = _objective(prepared, rows)
     w, scale = timed.initial(), full / rows
     v = torch.ones_like(w) / w.numel() ** 0.5
     products = timed.linearise(w)
-    small = _objective(workspace, min(full, STREAM_BATCH))
-    held_out = workspace.split("validation")
+    small = _objective(prepared, min(full, STREAM_BATCH))
     return Speeds(
-        unit=scale * _timed(lambda: timed.value_and_gradient(w, "calibration"), clock, workspace),
-        hvp=scale * _timed(lambda: products.hvp(v), clock, workspace),
-        ggnvp=scale * _timed(lambda: products.ggnvp(v), clock, workspace),
-        step=_step_seconds(workspace, clock),
-        small_gradient=_timed(lambda: small.value_and_gradient(w, "calibration"), clock, workspace),
-        held_out=None if held_out is None else _timed(lambda: workspace.evaluate(w, "validation"), clock, workspace),
+        unit=scale * _timed(lambda: timed.value_and_gradient(w, "calibration"), clock, data.device),
+        hvp=scale * _timed(lambda: products.hvp(v), clock, data.device),
+        ggnvp=scale * _timed(lambda: products.ggnvp(v), clock, data.device),
+        step=_step_seconds(prepared, clock),
+        small_gradient=_timed(lambda: small.value_and_gradient(w, "calibration"), clock, data.device),
+        held_out=(
+            _timed(lambda: run.model.evaluate(data, w, SplitName.VALIDATION), clock, data.device)
+            if data.samples(SplitName.VALIDATION)
+            else None
+        ),
     )
 
 
-def run_pilot(workspace: Workspace, limit: float, clock: Callable[[], float] = time.perf_counter) -> Pilot:
+def run_pilot(prepared: PreparedRun, limit: float, clock: Callable[[], float] = time.perf_counter) -> Pilot:
     """Solve a tenth of the data, at most 2000 rows, for at most `limit` seconds, and look at held-out data."""
-    dataset, config = workspace.dataset, workspace.config
-    size = min(max(1, round(PILOT_SHARE * workspace.full_size)), PILOT_ROWS)
-    stratify = dataset.train.targets if dataset.task == "classification" and config.stratify else None
-    own = workspace.with_subset(draw(workspace.full_size, size=size, seed=config.seed, stratify=stratify))
-    objective, before, began = own.objective("subset"), workspace.ledger.cost, clock()
+    data, budget, run = prepared
+    config = run.config
+    size = min(max(1, round(PILOT_SHARE * data.full_size)), PILOT_ROWS)
+    own = data.with_subset(draw(data.full_size, size=size, seed=config.seed, stratify=data.strata))
+    objective, before, began = run.model.objective(own, SplitName.SUBSET), budget.ledger.cost, clock()
     curve: list[tuple[int, float]] = []
 
     def look(state: Any) -> bool:
@@ -119,9 +125,12 @@ def run_pilot(workspace: Workspace, limit: float, clock: Callable[[], float] = t
     )
     curve.append((solved.counts["evaluations"], solved.loss))
     seconds = clock() - began
-    call = _timed(lambda: objective.value_and_gradient(solved.x, "calibration"), clock, workspace)
-    own.refresh_batch_norm(solved.x, "subset")
-    here, held_out = own.evaluate(solved.x, "subset"), own.evaluate(solved.x, "validation")
+    call = _timed(lambda: objective.value_and_gradient(solved.x, "calibration"), clock, data.device)
+    run.model.refresh_batch_norm(own, solved.x, SplitName.SUBSET)
+    here, held_out = (
+        run.model.evaluate(own, solved.x, SplitName.SUBSET),
+        run.model.evaluate(own, solved.x, SplitName.VALIDATION),
+    )
     assert here is not None, "a subset has samples"
     return Pilot(
         samples=objective.n_samples,
@@ -132,53 +141,55 @@ def run_pilot(workspace: Workspace, limit: float, clock: Callable[[], float] = t
         penalty=0.5 * config.l2 * float(solved.x.double().square().sum()),
         held_out=None if held_out is None else training_loss(held_out),
         overhead=max(0.0, seconds / max(solved.counts["evaluations"], 1) - call),
-        epoch_equivalents=workspace.ledger.cost - before,
+        epoch_equivalents=budget.ledger.cost - before,
         seconds=clock() - began,
     )
 
 
-def _objective(workspace: Workspace, rows: int) -> Objective:
-    inputs, targets = workspace.training_set
+def _objective(prepared: PreparedRun, rows: int) -> Objective:
+    data, budget, run = prepared
+    inputs, targets = data.trained(SplitName.TRAIN)
     return Objective(
-        workspace.flat,
+        run.model.flat,
         inputs[:rows],
         targets[:rows],
-        loss=workspace.loss,
-        l2=workspace.config.l2,
-        preprocess=workspace.preprocess,
-        meter=workspace.ledger,
+        loss=run.model.loss,
+        l2=run.config.l2,
+        preprocess=data.preprocess,
+        meter=budget.ledger,
     )
 
 
-def _step_seconds(workspace: Workspace, clock: Callable[[], float]) -> float:
-    epochs = STEPS * BATCH / workspace.full_size
+def _step_seconds(prepared: PreparedRun, clock: Callable[[], float]) -> float:
+    data, budget, run = prepared
+    epochs = STEPS * BATCH / data.full_size
     config = PhaseConfig(method="sgd", data="full", role="handoff", epochs=epochs, batch_size=BATCH, lr=1e-6)
     taken = []
     for _ in range(2):
-        phase = FirstOrderPhase(config, workspace)
-        workspace.ledger.open_phase(epochs)
-        state = phase.start(workspace.flat.initial())
+        phase = FirstOrderPhase(config, data, budget, run)
+        budget.ledger.open_phase(epochs)
+        state = phase.start(run.model.flat.initial())
         began = clock()
         while phase.terminate(state) is None:
             state = phase.step(state)
-        _finish(workspace)
+        _finish(data.device)
         taken.append((clock() - began) / max(state.iterations, 1))
-    workspace.ledger.open_phase(None)
+    budget.ledger.open_phase(None)
     return min(taken)
 
 
-def _timed(call: Callable[[], object], clock: Callable[[], float], workspace: Workspace) -> float:
+def _timed(call: Callable[[], object], clock: Callable[[], float], device: torch.device) -> float:
     call()
     taken = []
     for _ in range(REPEATS):
-        _finish(workspace)
+        _finish(device)
         began = clock()
         call()
-        _finish(workspace)
+        _finish(device)
         taken.append(clock() - began)
     return median(taken)
 
 
-def _finish(workspace: Workspace) -> None:
-    if workspace.device.type == "cuda":
-        torch.cuda.synchronize(workspace.device)
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

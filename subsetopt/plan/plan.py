@@ -18,7 +18,7 @@ from subsetopt.plan.pilot import Pilot, measure_speeds, run_pilot
 from subsetopt.plan.predictions import PlannedRun, Prediction, middle_of, predict, recommend
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import RunConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.training_data import TrainingData
 
 
 def make_plan(
@@ -39,20 +39,21 @@ def make_plan(
     """
     began = clock()
     _check(excess, target_loss, pilot_seconds)
-    workspace = prepare(config)
-    speeds = measure_speeds(workspace, clock)
-    measured = workspace.ledger.by_purpose()
-    pilot = run_pilot(workspace, pilot_seconds, clock) if pilot_seconds > 0 else None
-    wanted = _wanted(excess, target_loss, pilot, workspace)
-    least = workspace.dataset.n_outputs if workspace.dataset.task == "classification" else 1
-    problem = PlannedRun(workspace.full_size, config.l2, wanted["excess"], speeds, pilot, shlex.join(flags), least)
+    prepared = prepare(config)
+    data, budget, run = prepared
+    speeds = measure_speeds(prepared, clock)
+    measured = budget.ledger.by_purpose()
+    pilot = run_pilot(prepared, pilot_seconds, clock) if pilot_seconds > 0 else None
+    wanted = _wanted(excess, target_loss, pilot, data)
+    least = data.dataset.n_outputs if data.dataset.task == "classification" else 1
+    problem = PlannedRun(data.full_size, config.l2, wanted["excess"], speeds, pilot, shlex.join(flags), least)
     predictions = predict(problem, shipped_laws() if laws is None else laws)
     chosen = recommend(predictions, by)
     return {
-        "dataset": workspace.dataset.name,
-        "model": workspace.config.model,
-        "samples": workspace.full_size,
-        "parameters": workspace.flat.size,
+        "dataset": data.dataset.name,
+        "model": run.config.model,
+        "samples": data.full_size,
+        "parameters": run.model.flat.size,
         "l2": config.l2,
         "wanted": wanted,
         "speeds": asdict(speeds),
@@ -61,20 +62,18 @@ def make_plan(
         "recommendation": None
         if chosen is None
         else {"strategy": chosen.strategy, "command": chosen.command, "by": by, "why": _why(chosen, predictions, by)},
-        "notes": _notes(problem, workspace),
+        "notes": _notes(problem, data.dataset.task),
         "cost": {
-            "epoch_equivalents": workspace.ledger.cost,
+            "epoch_equivalents": budget.ledger.cost,
             "timing": measured,
             "seconds": clock() - began,
         },
     }
 
 
-def _wanted(
-    excess: float | None, target_loss: float | None, pilot: Pilot | None, workspace: Workspace
-) -> dict[str, Any]:
+def _wanted(excess: float | None, target_loss: float | None, pilot: Pilot | None, data: TrainingData) -> dict[str, Any]:
     """Return the wanted relative excess; a held-out loss is compared with that predicted at the full minimum."""
-    total = workspace.full_size
+    total = data.full_size
     best = None if pilot is None else pilot.full_minimum
     if target_loss is None:
         return {"excess": 0.1 if excess is None else excess, "target_loss": None, "full_minimum": best}
@@ -87,7 +86,7 @@ def _wanted(
             f"use {setting('excess')}",
         )
     # On fresh samples the full minimum's loss is as much above that on its own as theory says, p / N.
-    unit = workspace.loss_unit
+    unit = data.loss_unit
     held_out = unit * (best - pilot.penalty + p / total)
     if target_loss <= held_out:
         raise SettingError(
@@ -113,13 +112,13 @@ def _why(chosen: Prediction, predictions: Sequence[Prediction], by: Literal["sec
     return f"fewest {what}: {second.strategy} is predicted to take {ratio:.2g} times as many{sure}"
 
 
-def _notes(problem: PlannedRun, workspace: Workspace) -> list[str]:
+def _notes(problem: PlannedRun, task: str) -> list[str]:
     notes = ["rates of sgd and adam are taken as tuned; the search for them is not counted"]
     if problem.pilot is not None and not problem.pilot.converged:
         notes.append(
             f"the pilot ran out of time: evaluations are those of the laws; allow more {setting('pilot_seconds')}"
         )
-    if workspace.dataset.task != "classification":
+    if task != "classification":
         notes.append("the laws were measured on classification")
     return notes
 

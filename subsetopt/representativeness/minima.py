@@ -19,11 +19,13 @@ from subsetopt.errors import RunDirectoryError
 from subsetopt.files import DIGEST
 from subsetopt.overdetermination import overdetermination_ratio
 from subsetopt.seeding import derive_seed
+from subsetopt.training.context import PreparedRun
 from subsetopt.training.loss_scale import minimize_relative
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.settings.run import RunConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,16 @@ class Task:
     repeat: int
 
 
-def draw_subset(workspace: Workspace, fraction: float, repeat: int) -> Tensor:
+def draw_subset(data: TrainingData, fraction: float, repeat: int) -> Tensor:
     """Return the rows of a subset, stratified where the run is; raises `UserError` where a class would be missing."""
-    dataset = workspace.dataset
-    classes = dataset.task == "classification"
+    dataset = data.dataset
     rows = draw(
         len(dataset.train),
         fraction=fraction,
-        seed=derive_seed(workspace.config.seed, f"repeat:{repeat}"),
-        stratify=dataset.train.targets if classes and workspace.config.stratify else None,
+        seed=derive_seed(data.seed, f"repeat:{repeat}"),
+        stratify=data.strata,
     )
-    if classes:
+    if dataset.task == "classification":
         require_all_classes(dataset.train.targets[rows], dataset.n_outputs)
     return rows
 
@@ -82,9 +83,9 @@ def stored_or_found(run: RunConfig, root: Path, threads: int | None, task: Task)
         return stored
     if threads is not None:
         torch.set_num_threads(threads)
-    workspace = _workspace(run.model_copy(update={"seed": task.seed}).model_dump_json())
-    subset = None if task.fraction == 1 else draw_subset(workspace, task.fraction, task.repeat)
-    found = _solve(workspace, subset, task)
+    prepared = _prepared(run.model_copy(update={"seed": task.seed}).model_dump_json())
+    subset = None if task.fraction == 1 else draw_subset(prepared.data, task.fraction, task.repeat)
+    found = _solve(prepared, subset, task)
     directory.write_json(name, {**asdict(found), "version": version("subsetopt")})
     return found
 
@@ -123,36 +124,44 @@ def _file_name(run: RunConfig, task: Task) -> str:
 
 
 @lru_cache(maxsize=1)
-def _workspace(settings: str) -> Workspace:
-    """Return the workspace of these settings (JSON); a worker that goes on with the same seed reads the data once."""
+def _prepared(settings: str) -> PreparedRun:
+    """Return data and model of these settings (JSON); a worker that goes on with the same seed reads the data once."""
     return prepare(RunConfig.model_validate_json(settings))
 
 
-def _solve(workspace: Workspace, subset: Tensor | None, task: Task) -> Minimum:
-    config, before = workspace.config, workspace.ledger.cost
-    which = "full" if subset is None else "subset"
-    own = workspace if subset is None else workspace.with_subset(subset)
-    objective = own.objective(which)
+def _solve(prepared: PreparedRun, subset: Tensor | None, task: Task) -> Minimum:
+    data, budget, run = prepared
+    config, before = run.config, budget.ledger.cost
+    split = SplitName.TRAIN if subset is None else SplitName.SUBSET
+    own = data if subset is None else data.with_subset(subset)
+    objective = run.model.objective(own, split)
     solved = minimize_relative(
         objective,
-        workspace.flat.initial(),
+        run.model.flat.initial(),
         config.solver,
         gtol=config.gtol,
         max_iterations=config.max_iterations,
         **config.solver_args,
     )
-    cost = workspace.ledger.cost - before
-    whole = solved.loss if which == "full" else float(workspace.objective("full").value(solved.x, "evaluation"))
-    own.refresh_batch_norm(solved.x, which)
-    train, test = workspace.evaluate(solved.x, "train"), workspace.evaluate(solved.x, "test")
+    cost = budget.ledger.cost - before
+    whole = (
+        solved.loss
+        if subset is None
+        else float(run.model.objective(data, SplitName.TRAIN).value(solved.x, "evaluation"))
+    )
+    run.model.refresh_batch_norm(own, solved.x, split)
+    train, test = (
+        run.model.evaluate(data, solved.x, SplitName.TRAIN),
+        run.model.evaluate(data, solved.x, SplitName.TEST),
+    )
     assert train is not None, "every data set has training data"
-    samples = len(own.data(which)[1])
+    samples = own.samples(split)
     return Minimum(
         task.seed,
         task.fraction,
         task.repeat,
         samples,
-        overdetermination_ratio(workspace.flat.size, samples, workspace.dataset.n_outputs).ratio,
+        overdetermination_ratio(run.model.flat.size, samples, data.dataset.n_outputs).ratio,
         solved.loss,
         whole,
         None,

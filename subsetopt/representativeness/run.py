@@ -20,10 +20,10 @@ from subsetopt.representativeness.minima import Minimum, Task, draw_subset, set_
 from subsetopt.representativeness.summary import summarise
 from subsetopt.study.directory import RESULTS, open_study, write_csv
 from subsetopt.study.workers import StudyInterrupted, Workers, each
+from subsetopt.training.context import PreparedRun
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run_directory import finite
 from subsetopt.training.settings.run import RunConfig
-from subsetopt.training.workspace import Workspace
 
 MOST_MINIMA = 100_000
 Tell = Callable[[int, int, str], None]
@@ -66,7 +66,7 @@ def run_representativeness(
     `StudyInterrupted` on Ctrl-C; the same call goes on.
     """
     workers = workers or Workers()
-    workspace = _check(plan)
+    first = _check(plan)
     # The full minima come first: they take longest, and everything is measured against them.
     tasks = [Task(seed, 1.0, 0) for seed in plan.seeds] + [
         Task(seed, fraction, repeat)
@@ -95,17 +95,17 @@ def run_representativeness(
             for task in tasks
         ]
         write_csv(directory, RESULTS, [field.name for field in fields(Minimum)], map(asdict, rows))
-        summary = sealed(finite(summarise(workspace, rows, plan.repeats, command)))
+        summary = sealed(finite(summarise(first, rows, plan.repeats, command)))
         directory.write_json(SUMMARY, summary)
     return summary
 
 
-def _check(plan: Plan) -> Workspace:
-    """Raise `UserError` for what could not be solved; return the workspace of the first seed."""
-    workspaces = [prepare(plan.run.model_copy(update={"seed": seed})) for seed in plan.seeds]
-    for workspace in workspaces:
-        draw_subset(workspace, min(plan.fractions), 0)
-    return workspaces[0]
+def _check(plan: Plan) -> PreparedRun:
+    """Raise `UserError` for what could not be solved; return data and model of the first seed."""
+    prepared = [prepare(plan.run.model_copy(update={"seed": seed})) for seed in plan.seeds]
+    for each_seed in prepared:
+        draw_subset(each_seed.data, min(plan.fractions), 0)
+    return prepared[0]
 
 
 def _stored_plan(plan: Plan) -> dict[str, Any]:

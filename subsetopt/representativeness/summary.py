@@ -8,14 +8,15 @@ from typing import Any
 
 from subsetopt.representativeness.minima import Minimum
 from subsetopt.study.statistics import mean_interval
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.context import PreparedRun
 
 MEASURES = ("subset_objective", "full_objective", "excess", "train_loss", "test_loss", "test_metric")
 
 
-def summarise(workspace: Workspace, rows: Sequence[Minimum], repeats: int, command: Sequence[str]) -> dict[str, Any]:
-    """Return the content of summary.json from all minima; `workspace` is that of any seed."""
-    config, dataset, seeds = workspace.config, workspace.dataset, list(dict.fromkeys(row.seed for row in rows))
+def summarise(prepared: PreparedRun, rows: Sequence[Minimum], repeats: int, command: Sequence[str]) -> dict[str, Any]:
+    """Return the content of summary.json from all minima; `prepared` is that of any seed."""
+    data, _, run = prepared
+    config, dataset, seeds = run.config, data.dataset, list(dict.fromkeys(row.seed for row in rows))
     fractions = sorted({row.fraction for row in rows})
     results = [_figures([row for row in rows if row.fraction == fraction]) for fraction in fractions]
     metric = "accuracy" if dataset.task == "classification" else "mse"
@@ -23,8 +24,8 @@ def summarise(workspace: Workspace, rows: Sequence[Minimum], repeats: int, comma
         "kind": "representativeness",
         "title": f"How far subset minima stand for the full set: {dataset.name}, {config.model}",
         "dataset": f"{dataset.name} ({len(dataset.train)} training samples)",
-        "model": f"{config.model} with {workspace.flat.size} parameters",
-        "parameters": workspace.flat.size,
+        "model": f"{config.model} with {run.model.flat.size} parameters",
+        "parameters": run.model.flat.size,
         "outputs": dataset.n_outputs,
         "l2": config.l2,
         "solver": config.solver,

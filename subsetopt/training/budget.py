@@ -66,8 +66,24 @@ class Clock:
             self._zero += self._now() - begin
 
 
-@dataclass
+@dataclass(frozen=True)
 class Budget:
+    """What a run may spend: epoch-equivalents in the ledger, seconds on the clock; its phases get parts of both."""
+
+    ledger: Ledger
+    clock: Clock = field(default_factory=Clock)
+
+    def for_phase(self, reserve: float = 0.0) -> PhaseBudget:
+        """Return what a phase that starts now may spend; `reserve` epoch-equivalents are kept for what finishes it."""
+        ledger, clock = self.ledger, self.clock
+        end = StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END
+        ledger.reserve(reserve)
+        began, seconds = ledger.cost, clock.seconds
+        return PhaseBudget(ledger, clock, began, ledger.limit - began, end, seconds, clock.limit - seconds)
+
+
+@dataclass
+class PhaseBudget:
     """What a phase may spend and since when; schedules, records and stops ask it. Part of the phase's state.
 
     `began` and `affordable` are the cost at its start and what it may spend, in epoch-equivalents; `began_seconds` and
@@ -82,14 +98,6 @@ class Budget:
     end: StopReason
     began_seconds: float = 0.0
     affordable_seconds: float = math.inf
-
-    @classmethod
-    def open(cls, ledger: Ledger, clock: Clock, reserve: float = 0.0) -> Budget:
-        """Return what a phase that starts now may spend; `reserve` epoch-equivalents are kept for what finishes it."""
-        end = StopReason.BUDGET if ledger.limit >= ledger.budget else StopReason.SCHEDULE_END
-        ledger.reserve(reserve)
-        began, seconds = ledger.cost, clock.seconds
-        return cls(ledger, clock, began, ledger.limit - began, end, seconds, clock.limit - seconds)
 
     @property
     def share_spent(self) -> float:
@@ -116,7 +124,7 @@ class Budget:
 class Steps(Protocol):
     """The part of a state that says how far a phase has come whose every step evaluates one gradient."""
 
-    budget: Budget
+    budget: PhaseBudget
     iterations: int
     loss: float
 

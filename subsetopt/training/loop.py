@@ -14,34 +14,36 @@ from subsetopt.errors import UserError
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.checks.identity import check_identity, check_outputs
+from subsetopt.training.context import PreparedRun
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.phases.solver import SolverPhase
 from subsetopt.training.position import Held, Position, Snapshot, pack, unpack
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import LOG, METRICS, RunDirectory, finite
+from subsetopt.training.splits import SplitName
 from subsetopt.training.stop_request import StopRequest
-from subsetopt.training.workspace import Workspace
 
 LIMITS = (StopReason.MAX_ITERATIONS, StopReason.MAX_EVALUATIONS, StopReason.BUDGET)
 
 
 class Loop:
-    """Runs `phases` in `workspace`; `directory` None keeps everything in memory."""
+    """Runs `phases`; `directory` None keeps everything in memory."""
 
     def __init__(
-        self, workspace: Workspace, phases: Sequence[Phase], directory: RunDirectory | None, progress: Progress
+        self, prepared: PreparedRun, phases: Sequence[Phase], directory: RunDirectory | None, progress: Progress
     ) -> None:
-        self._workspace = workspace
+        self._prepared = prepared
+        self._data, self._budget, self._run = prepared
+        self._model, self._ranks = self._run.model, self._run.ranks
         self._phases = phases
         self._directory = directory
         self._progress = progress
-        self._ranks = workspace.ranks
-        self._stop = StopRequest(progress, relayed=workspace.ranks.size > 1)
+        self._stop = StopRequest(progress, relayed=self._ranks.size > 1)
         self._last_save: float | None = None
 
     def start(self) -> Position:
         """Return the position before the first phase."""
-        return Position(self._workspace.flat.initial())
+        return Position(self._model.flat.initial())
 
     def begin_again(self) -> Position:
         """Return the position before the first phase of a run that was stopped before its first checkpoint."""
@@ -51,7 +53,7 @@ class Loop:
 
     def run(self, position: Position) -> bool:
         """Go on from `position` to the end; returns False when interrupted, with everything saved."""
-        self._workspace.clock.start(position.seconds)
+        self._budget.clock.start(position.seconds)
         with self._stop.listening():
             while len(position.snapshots) < len(self._phases):
                 if not self._run_phase(position):
@@ -65,7 +67,7 @@ class Loop:
         reason = self._begin(phase, position) if position.state is None else None
         while reason is None:
             reason = phase.terminate(position.state)
-            if reason is None and self._workspace.clock.over:
+            if reason is None and self._budget.clock.over:
                 reason = StopReason.BUDGET
             if reason is not None:
                 break
@@ -84,11 +86,11 @@ class Loop:
 
     def _begin(self, phase: Phase, position: Position) -> StopReason | None:
         """Evaluate at the start; a budget that does not even admit this ends the phase at once."""
-        ledger = self._workspace.ledger
+        ledger = self._budget.ledger
         position.phase_start = (ledger.cost, self._seconds(position))
         spent, begin = (position.phase_start[0], 0.0) if phase.config.cumulative else (0.0, position.phase_start[1])
         ledger.open_phase(None if phase.config.epochs is None else phase.config.epochs - spent)
-        self._workspace.clock.open_phase(begin, phase.config.seconds)
+        self._budget.clock.open_phase(begin, phase.config.seconds)
         try:
             position.state = phase.start(position.w)
         except BudgetExhausted:
@@ -97,7 +99,7 @@ class Loop:
         return None
 
     def _end(self, phase: Phase, position: Position, reason: StopReason) -> None:
-        ledger = self._workspace.ledger
+        ledger = self._budget.ledger
         if reason is not StopReason.BUDGET:
             position.held = None
         if position.state is not None:
@@ -124,7 +126,7 @@ class Loop:
             "seconds": self._seconds(position) - seconds,
             **phase.details(),
         }
-        position.snapshots.append(Snapshot(summary, position.w.detach().clone(), self._workspace.flat.buffers()))
+        position.snapshots.append(Snapshot(summary, position.w.detach().clone(), self._model.flat.buffers()))
         position.state = None
         self._progress.phase_ended(reason)
         self._log(f"{phase.title}: {reason} after {record['iteration']} iterations, loss {record['loss']}")
@@ -132,7 +134,7 @@ class Loop:
 
     def _hold(self, phase: Phase, position: Position, reason: StopReason) -> None:
         """Keep the state of a solver that a limit stopped, where no other phase goes on from its end to speak of."""
-        index, ledger = len(position.snapshots), self._workspace.ledger
+        index, ledger = len(position.snapshots), self._budget.ledger
         whole = reason is StopReason.BUDGET and (phase.config.epochs is None or ledger.limit >= ledger.budget)
         last = index == len(self._phases) - 1 and reason in LIMITS
         if isinstance(phase, SolverPhase) and (whole or last) and phase.record(position.state)["iteration"]:
@@ -149,7 +151,7 @@ class Loop:
             "method": phase.config.method,
             "data": phase.config.data,
             **record,
-            "epoch_equivalents": self._workspace.ledger.cost,
+            "epoch_equivalents": self._budget.ledger.cost,
             "seconds": self._seconds(position),
             **self._held_out(phase, position),
         }
@@ -170,36 +172,36 @@ class Loop:
         if self._directory is None:
             return False
         waited = None if self._last_save is None else time.monotonic() - self._last_save
-        return waited is None or waited >= self._workspace.config.checkpoint_seconds
+        return waited is None or waited >= self._run.config.checkpoint_seconds
 
     def _fraction(self, phase: Phase, position: Position, of_iterations: float | None) -> float | None:
         """Return the larger share used up of the phase's limits, iterations or cost; None without limits."""
         start, epochs = position.phase_start[0], phase.config.epochs
-        of_cost = None if epochs is None else (self._workspace.ledger.cost - start) / epochs
-        limit, begin = self._workspace.clock.limit, position.phase_start[1]
+        of_cost = None if epochs is None else (self._budget.ledger.cost - start) / epochs
+        limit, begin = self._budget.clock.limit, position.phase_start[1]
         of_time = None if math.isinf(limit) else (position.seconds - begin) / max(limit - begin, 1e-9)
         shares = [share for share in (of_iterations, of_cost, of_time) if share is not None]
         return max(shares, default=None)
 
     def _seconds(self, position: Position) -> float:
-        position.seconds = self._workspace.clock.seconds
+        position.seconds = self._budget.clock.seconds
         return position.seconds
 
     def _held_out(self, phase: Phase, position: Position) -> dict[str, Any]:
         """Return the held-out metrics of the current iterate when another interval has passed, else nothing."""
-        every = self._workspace.config.track_validation
-        if every is None or (looks := int(self._workspace.ledger.cost / every)) <= position.looks:
+        every = self._run.config.track_validation
+        if every is None or (looks := int(self._budget.ledger.cost / every)) <= position.looks:
             return {}
         position.looks = looks
-        with self._workspace.clock.stopped():
-            return {"validation": self._workspace.evaluate(phase.iterate(position.state), "validation")}
+        with self._budget.clock.stopped():
+            return {"validation": self._model.evaluate(self._data, phase.iterate(position.state), SplitName.VALIDATION)}
 
     def save(self, position: Position) -> None:
         """Write a checkpoint; every rank takes part."""
         if self._directory is None and self._ranks.size == 1:
             return
         # On every rank: a part of the state may be spread over them.
-        packed = pack(position, self._workspace, self._phases)
+        packed = pack(position, self._prepared, self._phases)
         if self._directory is not None:
             self._directory.save_checkpoint(*packed)
         self._last_save = time.monotonic()
@@ -209,7 +211,7 @@ class Loop:
 
         The settings in `changed` may differ.
         """
-        if not check_identity(state, self._workspace, changed):
+        if not check_identity(state, self._data, self._run, changed):
             self._progress.warn("the checkpoint is of an earlier version: that settings and data fit is not checked")
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Position:
@@ -217,8 +219,8 @@ class Loop:
 
         Raises `OtherRunError` where the model computes something else than then, before anything is written.
         """
-        position = unpack(tensors, state, self._workspace, self._phases)
-        check_outputs(state, self._workspace, position.w)
+        position = unpack(tensors, state, self._prepared, self._phases)
+        check_outputs(state, self._data, self._model.flat, position.w)
         if self._directory is not None:
             position.metrics_bytes = self._directory.cut_metrics(position.metrics_bytes, self._progress.warn)
         return position
@@ -228,7 +230,7 @@ class Loop:
 
         Raises `UserError` where no full-batch solver was stopped by a limit at the end, or its limit is no larger now.
         """
-        workspace, held = self._workspace, position.held
+        budget, held = self._budget, position.held
         if position.state is not None:
             phase, start = self._phases[len(position.snapshots)], position.phase_start
             if not isinstance(phase, SolverPhase):
@@ -237,18 +239,18 @@ class Loop:
             raise _not_reopened("no solver that was stopped by a limit ended the run")
         else:
             phase, start = self._phases[held.index], held.start
-            workspace.flat.load_buffers(position.snapshots[held.index].buffers)
+            self._model.flat.load_buffers(position.snapshots[held.index].buffers)
             del position.snapshots[held.index :]
             position.phase_start, position.held = start, None
-            spent = workspace.ledger.save()
+            spent = budget.ledger.save()
             position.state = phase.restore(held.tensors, held.numbers)
-            workspace.ledger.restore(spent)  # rebuilding an objective charges a calibration that was paid before
+            budget.ledger.restore(spent)  # rebuilding an objective charges a calibration that was paid before
         begin = (0.0, 0.0) if phase.config.cumulative else start
         epochs = phase.config.epochs
-        workspace.ledger.limit = min(workspace.ledger.budget, math.inf if epochs is None else begin[0] + epochs)
-        workspace.clock.open_phase(begin[1], phase.config.seconds)
-        left = workspace.ledger.limit - workspace.ledger.cost
-        if phase.terminate(position.state) is not None or left < workspace.ledger.price("gradient", phase.samples):
+        budget.ledger.limit = min(budget.ledger.budget, math.inf if epochs is None else begin[0] + epochs)
+        budget.clock.open_phase(begin[1], phase.config.seconds)
+        left = budget.ledger.limit - budget.ledger.cost
+        if phase.terminate(position.state) is not None or left < budget.ledger.price("gradient", phase.samples):
             raise _not_reopened(f"the limits leave no room for another iteration of {phase.config.method}")
 
     def _log(self, text: str) -> None:

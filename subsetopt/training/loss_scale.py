@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ from subsetopt.objective import Objective, SmoothObjective
 from subsetopt.solvers import SolveResult, make_solver
 from subsetopt.solvers.minimize import run, summarise
 from subsetopt.solvers.protocol import Solver, State
-
-if TYPE_CHECKING:
-    from subsetopt.training.workspace import Workspace
+from subsetopt.training.run_model import RunModel
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 LEAST_REDUCTION = 100.0  # S in first gradients at most: no solve ends before its gradient fell by 1 / (100 gtol)
 SAMPLES = 128  # on which S is measured where no phase begins at w0
@@ -44,16 +44,16 @@ class LossScale:
 
     value: float | None = None
 
-    def at_start(self, workspace: Workspace, data: str, w: Tensor, state: State) -> float:
-        """Return S; if it is not known yet, from the `state` of a solver that starts at w on `data` of the workspace.
+    def at_start(self, model: RunModel, data: TrainingData, split: SplitName, w: Tensor, state: State) -> float:
+        """Return S; if it is not known yet, from the `state` of a solver that starts at w on `split` of the data.
 
         Where w is not w0 (after a warm-up, or with `init_from`), one gradient at w0 is computed on 128 samples and
         charged as calibration.
         """
         if self.value is None:
             found = loss_scale(state.loss, state.gradient_norm)
-            if not torch.equal(w, workspace.flat.initial() if workspace.origin is None else workspace.origin):
-                elsewhere = _measured(workspace, data)
+            if not torch.equal(w, model.initial):
+                elsewhere = _measured(model, data, split)
                 found = elsewhere if math.isfinite(elsewhere) else found
             self.value = found
         return self.value
@@ -88,22 +88,22 @@ def minimize_relative(
     return summarise(state, reason, w.shape)
 
 
-def _measured(workspace: Workspace, data: str) -> float:
-    """Return S on evenly spaced samples of `data`, on every rank the same."""
-    inputs, targets, rows = workspace.stored(data)
+def _measured(model: RunModel, data: TrainingData, split: SplitName) -> float:
+    """Return S on evenly spaced samples of `split`, on every rank the same."""
+    inputs, targets, rows = data.stored(split)
     count = len(targets) if rows is None else len(rows)
     places = torch.linspace(0, count - 1, min(count, SAMPLES), device="cpu").round().long()
     places = places if rows is None else rows[places]
     few = Objective(
-        workspace.flat,
+        model.flat,
         inputs[places],
         targets[places],
-        loss=workspace.loss,
-        l2=workspace.config.l2,
-        preprocess=workspace.preprocess,
-        meter=workspace.ledger,
+        loss=model.loss,
+        l2=model.l2,
+        preprocess=data.preprocess,
+        meter=model.ledger,
         check_deterministic=False,
     )
-    w0 = workspace.flat.initial() if workspace.origin is None else workspace.origin
+    w0 = model.initial
     loss, gradient = few.value_and_gradient(w0, "calibration")
     return loss_scale(float(loss), float(gradient.abs().max()))

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from subsetopt.saving import under
 from subsetopt.training.checks.identity import identity
+from subsetopt.training.context import PreparedRun
 from subsetopt.training.earlier_checkpoints import EARLIER, upgraded
 from subsetopt.training.phases.protocol import Phase
-from subsetopt.training.workspace import Workspace
 
 FORMAT = 4
 """Of checkpoints; another number says that what a phase saves has another meaning, though it may look the same."""
@@ -51,10 +51,13 @@ class Position:
     looks: int = -1  # how many intervals of `track_validation` had passed at the last look at held-out data
 
 
-def pack(position: Position, workspace: Workspace, phases: Sequence[Phase]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack(
+    position: Position, prepared: PreparedRun, phases: Sequence[Phase]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return everything that `unpack` needs, as tensors and JSON-able numbers; every rank takes part."""
+    data, budget, run = prepared
     tensors = {"w": position.w}
-    tensors |= {f"buffer/{name}": value for name, value in workspace.flat.buffers().items()}
+    tensors |= {f"buffer/{name}": value for name, value in run.model.flat.buffers().items()}
     for index, snapshot in enumerate(position.snapshots):
         tensors[f"done/{index}/w"] = snapshot.w
         tensors |= {f"done/{index}/buffer/{name}": value for name, value in snapshot.buffers.items()}
@@ -65,27 +68,27 @@ def pack(position: Position, workspace: Workspace, phases: Sequence[Phase]) -> t
     held = position.held
     if held is not None:
         tensors |= {f"held/{name}": value for name, value in held.tensors.items()}
-    carried_tensors, carried = workspace.carried.save()
+    carried_tensors, carried = run.carried.save()
     tensors |= {f"carried/{name}": value for name, value in carried_tensors.items()}
-    position.seconds = workspace.clock.seconds
+    position.seconds = budget.clock.seconds
     return tensors, {
         "format": FORMAT,
         "carried": carried,
         "phase_state": numbers,
         "held": None if held is None else {"index": held.index, "start": list(held.start), "numbers": held.numbers},
         "records": [snapshot.record for snapshot in position.snapshots],
-        "ledger": workspace.ledger.save(),
+        "ledger": budget.ledger.save(),
         "seconds": position.seconds,
         "phase_start": list(position.phase_start),
         "metrics_bytes": position.metrics_bytes,
         "looks": position.looks,
-        "memory_limits": workspace.save_memory_limits(),
-        **(identity(workspace, position.w) if workspace.ranks.main else {}),
+        "memory_limits": run.model.save_memory_limits(),
+        **(identity(data, run, position.w) if run.ranks.main else {}),
     }
 
 
 def unpack(
-    tensors: Mapping[str, Tensor], state: Mapping[str, Any], workspace: Workspace, phases: Sequence[Phase]
+    tensors: Mapping[str, Tensor], state: Mapping[str, Any], prepared: PreparedRun, phases: Sequence[Phase]
 ) -> Position:
     """Return the position that `pack` has packed, and set buffers, clock and ledger back to it.
 
@@ -93,15 +96,16 @@ def unpack(
     """
     if state["phase_state"] is not None and state["format"] not in (FORMAT, EARLIER):
         raise TypeError(f"format {state['format']}, not {FORMAT}")
-    device = workspace.device
+    data, budget, run = prepared
+    device = data.device
     snapshots = [
         Snapshot(record, tensors[f"done/{index}/w"].to(device), under(f"done/{index}/buffer/", tensors))
         for index, record in enumerate(state["records"])
     ]
-    workspace.flat.load_buffers(under("buffer/", tensors))
-    workspace.scale.recall(state["records"])
+    run.model.flat.load_buffers(under("buffer/", tensors))
+    run.scale.recall(state["records"])
     position = Position(
-        workspace.flat.check(tensors["w"].to(device)),
+        run.model.flat.check(tensors["w"].to(device)),
         snapshots,
         seconds=state["seconds"],
         phase_start=(state["phase_start"][0], state["phase_start"][1]),
@@ -110,17 +114,17 @@ def unpack(
         held=_held(state.get("held"), under("held/", tensors)),
     )
     phase = phases[len(snapshots)] if len(snapshots) < len(phases) else None
-    workspace.clock.start(position.seconds)
+    budget.clock.start(position.seconds)
     begin = 0.0 if phase and phase.config.cumulative else position.phase_start[1]
-    workspace.clock.open_phase(begin, phase.config.seconds if phase else None)
+    budget.clock.open_phase(begin, phase.config.seconds if phase else None)
     if phase is not None and state["phase_state"] is not None:
         saved = under("phase/", tensors), state["phase_state"]
         position.state = phase.restore(*(upgraded(*saved) if state["format"] == EARLIER else saved))
     on_device = {name: tensor.to(device) for name, tensor in under("carried/", tensors).items()}
-    workspace.carried.restore(on_device, state.get("carried"))
-    workspace.restore_memory_limits(state.get("memory_limits", []))
+    run.carried.restore(on_device, state.get("carried"))
+    run.model.restore_memory_limits(state.get("memory_limits", []))
     # Last, because rebuilding an objective charges a calibration that the checkpoint has already.
-    workspace.ledger.restore(state["ledger"])
+    budget.ledger.restore(state["ledger"])
     return position
 
 

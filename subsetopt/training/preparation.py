@@ -1,4 +1,4 @@
-"""From a configuration to a workspace: everything is built and checked before any work starts."""
+"""From a configuration to data, budget and model: everything is built and checked before any work starts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from subsetopt.errors import SettingError, setting
 from subsetopt.models import build_model, check_output_shape, initialise_lazy, refuse_reserved
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
-from subsetopt.training.budget import Clock
+from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
 from subsetopt.training.checks.inputs import fitted_inputs
 from subsetopt.training.checks.run_data import standardised_as
 from subsetopt.training.checks.scale_notes import scale_notes
+from subsetopt.training.context import PreparedRun, RunContext
 from subsetopt.training.initialisation import initialised_from
 from subsetopt.training.ledger import Ledger
+from subsetopt.training.run_model import RunModel
 from subsetopt.training.settings.run import RunConfig
-from subsetopt.training.workspace import Workspace, strata
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData, strata
 
 PRICE_SAMPLES, CHECKED_SAMPLES = 8, 16
 
@@ -35,8 +38,8 @@ def prepare(
     dataset: Dataset | None = None,
     ranks: Ranks | None = None,
     statistics: Mapping[str, Any] | None = None,
-) -> Workspace:
-    """Build the workspace of `config`; `model` and `dataset` replace the named ones, `ranks` share the work.
+) -> PreparedRun:
+    """Build data, budget and model of `config`; `model` and `dataset` replace the named ones, `ranks` share the work.
 
     `statistics` is the result.json of a run whose standardisation holds, whatever the data are now.
 
@@ -85,19 +88,33 @@ def prepare(
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
     ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
-    workspace = Workspace(config, dataset, flat, loss, preprocess, device, ledger, subset, Clock(config.max_seconds))
-    workspace.ranks, workspace.given, workspace.origin = ranks, given, origin
-    workspace.embedded = embedded
-    workspace.warnings += [*dataset.notes, *scale_notes(given)]
-    _check_ratio(workspace)
+    budget = Budget(ledger, Clock(config.max_seconds))
+    data = TrainingData(
+        dataset, given, preprocess, device, subset, config.seed, config.stratify, copies=config.augment_copies
+    )
+    run_model = RunModel(
+        flat,
+        loss,
+        config.l2,
+        ledger,
+        ranks,
+        origin,
+        compile=config.compile,
+        cuda_graphs=config.cuda_graphs,
+    )
+    run = RunContext(config, run_model, ranks, [*dataset.notes, *scale_notes(given)])
+    _check_ratio(data, run)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
-        with within_budget(workspace):
-            size = tuned_chunk_size(flat, *workspace.subset_data, loss=loss, preprocess=preprocess, meter=ledger)
+        with within_budget(config):
+            size = tuned_chunk_size(
+                flat, *data.trained(SplitName.SUBSET), loss=loss, preprocess=preprocess, meter=ledger
+            )
         # From here on all ranks are known to be well: rank 0's number is everybody's.
         size = ranks.together(lambda: ranks).broadcast(size)
-        workspace.config = config.model_copy(update={"chunk_size": size})
-    return workspace
+        run.config = config.model_copy(update={"chunk_size": size})
+    run_model.chunk_size = None if run.config.chunk_size == "tune" else run.config.chunk_size
+    return PreparedRun(data, budget, run)
 
 
 def resolve_device(name: str, dtype: str) -> torch.device:
@@ -140,7 +157,7 @@ def _draw_subset(config: RunConfig, dataset: Dataset) -> Tensor:
         fraction=config.subset_share or None,
         size=config.subset_size,
         seed=config.seed,
-        stratify=strata(config, dataset),
+        stratify=strata(dataset, config.stratify),
     )
     if dataset.task == "classification":
         require_all_classes(dataset.train.targets[subset], dataset.n_outputs)
@@ -155,9 +172,9 @@ def _prices(
     return calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
 
 
-def _check_ratio(workspace: Workspace) -> None:
-    subset, _ = workspace.overdetermination
-    required = workspace.config.require_ratio
+def _check_ratio(data: TrainingData, run: RunContext) -> None:
+    subset, _ = data.overdetermination(run.model.flat.size)
+    required = run.config.require_ratio
     if required is not None and subset.ratio < required:
         raise SettingError(
             "require_ratio",
@@ -166,6 +183,6 @@ def _check_ratio(workspace: Workspace) -> None:
             f"/ {subset.parameters} parameters)",
             f"use a larger {setting('subset_frac')}, {setting('augment_copies')} or a smaller model",
         )
-    text = warning(subset, task=workspace.dataset.task)
+    text = warning(subset, task=data.dataset.task)
     if text:
-        workspace.warnings.append(text)
+        run.warnings.append(text)

@@ -13,6 +13,7 @@ import torch
 
 from subsetopt.data import Normalization
 from subsetopt.data.digest import dataset_digest, split_digests
+from subsetopt.distributed import Ranks
 from subsetopt.documents.run import (
     Assessment,
     Cost,
@@ -28,39 +29,43 @@ from subsetopt.documents.run import (
     SolveEntry,
 )
 from subsetopt.errors import RunDirectoryError
+from subsetopt.overdetermination import verdict
 from subsetopt.training.checks.affordable import stepless
 from subsetopt.training.checks.assessment import assess
 from subsetopt.training.checks.non_finite import non_finite_notes
+from subsetopt.training.context import PreparedRun, RunContext
 from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import BEST, ENVIRONMENT, MODEL, RunDirectory
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 from subsetopt.version import own_version
 
 Measured = dict[str, dict[str, float]]
 
 
-def assemble_result(workspace: Workspace, position: Position, splits: Sequence[str]) -> RunDocument:
+def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[SplitName]) -> RunDocument:
     """Assemble result.json; this is where the test split is read, once, after all training."""
+    data, budget, run = prepared
     snapshots = position.snapshots
     solve = next((s for s in reversed(snapshots) if s.record["role"] == "solve"), None)
     handoff = next((s for s in reversed(snapshots) if s.record["role"] == "handoff"), None)
-    config, dataset, ledger = workspace.config, workspace.dataset, workspace.ledger
+    config, dataset, ledger = run.config, data.dataset, budget.ledger
     if not any(snapshot.record["data"] == "subset" for snapshot in snapshots):
-        splits = [split for split in splits if split != "subset"]  # drawn, but nothing was trained on it
-    metrics = _metrics(workspace, snapshots[-1], splits)
-    before = None if solve is None or handoff is None else _metrics(workspace, solve, splits)
-    assessment = Assessment.model_validate(assess(workspace, snapshots[-1], solve, metrics, before))
-    warnings = [*assessment.alarms, *workspace.warnings, *stepless(snapshot.record for snapshot in snapshots)]
+        splits = [split for split in splits if split is not SplitName.SUBSET]  # drawn, but nothing was trained on it
+    metrics = _metrics(data, run, snapshots[-1], splits)
+    before = None if solve is None or handoff is None else _metrics(data, run, solve, splits)
+    assessment = Assessment.model_validate(assess(data, run, snapshots[-1], solve, metrics, before))
+    warnings = [*assessment.alarms, *run.warnings, *stepless(snapshot.record for snapshot in snapshots)]
     return RunDocument(
         version=own_version(),
         status="done",
         seed=config.seed,
-        dataset=_data(workspace),
+        dataset=_dataset(data),
         normalization=_scaling(dataset.normalization),
         target_normalization=_scaling(dataset.target_normalization),
-        model=Model(name=config.model, args=config.model_args, parameters=workspace.flat.size),
-        overdetermination=Ratio(**workspace.describe_overdetermination()),
+        model=Model(name=config.model, args=config.model_args, parameters=run.model.flat.size),
+        overdetermination=_ratio(data, run.model.flat.size),
         phases=[PhaseEntry.model_validate(snapshot.record) for snapshot in snapshots],
         solve=None if solve is None else SolveEntry.model_validate({"solver": solve.record["method"], **solve.record}),
         handoff=None if handoff is None else PhaseEntry.model_validate(handoff.record),
@@ -79,9 +84,9 @@ def assemble_result(workspace: Workspace, position: Position, splits: Sequence[s
     )
 
 
-def _data(workspace: Workspace) -> DatasetEntry:
-    dataset = workspace.dataset
-    given = dataset if workspace.given is None else workspace.given
+def _dataset(data: TrainingData) -> DatasetEntry:
+    dataset = data.dataset
+    given = data.given
     return DatasetEntry(
         name=dataset.name,
         task=dataset.task,
@@ -91,9 +96,23 @@ def _data(workspace: Workspace) -> DatasetEntry:
         validation=len(dataset.validation) if dataset.validation else 0,
         test=len(dataset.test) if dataset.test else 0,
         class_names=list(dataset.class_names),
-        embedded=workspace.embedded,
+        embedded=data.preprocess.embedded,
         digest=dataset_digest(given),
         digests=split_digests(given),
+    )
+
+
+def _ratio(data: TrainingData, parameters: int) -> Ratio:
+    subset, full = data.overdetermination(parameters)
+    return Ratio(
+        samples=subset.samples,
+        outputs=subset.outputs,
+        parameters=subset.parameters,
+        ratio=subset.ratio,
+        ratio_full=full.ratio,
+        drawn=len(data.subset),
+        augment_copies=data.copies,
+        verdict=verdict(subset, full, task=data.dataset.task),
     )
 
 
@@ -101,11 +120,11 @@ def _scaling(normalization: Normalization | None) -> Scaling | None:
     return None if normalization is None else Scaling(mean=list(normalization.mean), std=list(normalization.std))
 
 
-def _metrics(workspace: Workspace, snapshot: Snapshot, splits: Sequence[str]) -> Measured:
-    workspace.flat.load_buffers(snapshot.buffers)
-    found = {name: workspace.evaluate(snapshot.w, name) for name in splits}
+def _metrics(data: TrainingData, run: RunContext, snapshot: Snapshot, splits: Sequence[SplitName]) -> Measured:
+    run.model.flat.load_buffers(snapshot.buffers)
+    found = {split.value: run.model.evaluate(data, snapshot.w, split) for split in splits}
     metrics = {name: measured for name, measured in found.items() if measured is not None}
-    workspace.warnings += [note for note in non_finite_notes(workspace, metrics) if note not in workspace.warnings]
+    run.warnings += [note for note in non_finite_notes(data, run.model.flat, metrics) if note not in run.warnings]
     return metrics
 
 
@@ -113,7 +132,7 @@ def _written(metrics: Measured) -> Metrics:
     return {split: {**figures} for split, figures in metrics.items()}
 
 
-def environment(workspace: Workspace) -> dict[str, Any]:
+def environment(device: torch.device, ranks: Ranks) -> dict[str, Any]:
     return {
         "subsetopt": own_version(),
         "torch": torch.__version__,
@@ -123,9 +142,9 @@ def environment(workspace: Workspace) -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
-        "device": str(workspace.device),
-        "device_name": torch.cuda.get_device_name(workspace.device) if workspace.device.type == "cuda" else None,
-        "ranks": workspace.ranks.size,
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "ranks": ranks.size,
         "command": sys.argv,
     }
 
@@ -138,11 +157,11 @@ def version_of(directory: RunDirectory) -> str:
         return "unknown"
 
 
-def warn_of_other_environment(directory: RunDirectory, workspace: Workspace, progress: Progress) -> None:
+def warn_of_other_environment(directory: RunDirectory, device: torch.device, ranks: Ranks, progress: Progress) -> None:
     """Resuming is bit-identical only under the same software, device and number of threads; where that is not known,
     the present environment is recorded.
     """
-    now = environment(workspace)
+    now = environment(device, ranks)
     try:
         before = {"ranks": 1, **directory.read_json(ENVIRONMENT, unchanged=False)}
     except RunDirectoryError:

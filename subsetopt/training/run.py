@@ -19,6 +19,7 @@ from subsetopt.files import MALFORMED, reason, sealed
 from subsetopt.training.checks.affordable import check_trained, stepless
 from subsetopt.training.checks.identity import OtherRunError, check_identity, check_outputs, identity
 from subsetopt.training.checks.run_data import changed_data
+from subsetopt.training.context import PreparedRun, RunContext
 from subsetopt.training.loop import Loop
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.phases.protocol import Phase
@@ -39,7 +40,8 @@ from subsetopt.training.run_directory import (
     finite,
 )
 from subsetopt.training.settings.run import RunConfig, make_config, read_toml
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 from subsetopt.version import own_version
 
 SPLITS = ("subset", "train", "validation", "test")
@@ -99,34 +101,35 @@ def train(
     """
     ranks = join(config.rank_timeout, config.device)
     progress = (progress if ranks.main else None) or Silent()
-    workspace, phases = _prepared(_named(config, model, dataset), model, dataset, ranks, may_idle)
-    directory = ranks.together(lambda: _new_directory(workspace) if keep and ranks.main else None)
+    prepared, phases = _prepared(_named(config, model, dataset), model, dataset, ranks, may_idle)
+    directory = ranks.together(lambda: _new_directory(prepared) if keep and ranks.main else None)
     _hint(ranks, directory)
-    loop = Loop(workspace, phases, directory, progress)
+    loop = Loop(prepared, phases, directory, progress)
     with _alone_in(directory, ranks):
-        return _finish(loop, loop.start(), workspace, phases, directory, progress, splits, figure, may_idle)
+        return _finish(loop, loop.start(), prepared, phases, directory, progress, splits, figure, may_idle)
 
 
 def _prepared(
     config: RunConfig, model: nn.Module | None, dataset: Dataset | None, ranks: Ranks, may_idle: bool
-) -> tuple[Workspace, list[Phase]]:
+) -> tuple[PreparedRun, list[Phase]]:
     """Build and check everything on every rank; a mistake that one of them finds ends all."""
 
-    def work() -> tuple[Workspace, list[Phase]]:
-        workspace = prepare(config, model, dataset, ranks)
-        return workspace, build_phases(workspace, may_idle=may_idle)
+    def work() -> tuple[PreparedRun, list[Phase]]:
+        prepared = prepare(config, model, dataset, ranks)
+        return prepared, build_phases(*prepared, may_idle=may_idle)
 
-    workspace, phases = ranks.together(work)
+    prepared, phases = ranks.together(work)
     if ranks.size > 1 and (config.max_seconds or any(phase.config.seconds for phase in phases)):
-        workspace.clock.follow(ranks.now)
-    return workspace, phases
+        prepared.budget.clock.follow(ranks.now)
+    return prepared, phases
 
 
-def _new_directory(workspace: Workspace) -> RunDirectory:
-    config = workspace.config
-    stem = "-".join([workspace.dataset.name, config.model.split(":")[-1], config.solver.replace(":", "-")])
+def _new_directory(prepared: PreparedRun) -> RunDirectory:
+    data, _, run = prepared
+    config = run.config
+    stem = "-".join([data.dataset.name, config.model.split(":")[-1], config.solver.replace(":", "-")])
     directory = RunDirectory.create(config.output, stem.replace("/", "-"), _stored(config))
-    directory.write_json(ENVIRONMENT, environment(workspace))
+    directory.write_json(ENVIRONMENT, environment(data.device, run.ranks))
     directory.write_bytes(METRICS, b"")  # there even when the budget admits not one evaluation
     return directory
 
@@ -163,15 +166,15 @@ def resume_run(
     config = _within(load_config(directory, model, dataset, limits), limits)
     ranks = join(config.rank_timeout, config.device)
     progress = (progress if ranks.main else None) or Silent()
-    workspace, phases = _prepared(config, model, dataset, ranks, may_idle)
+    prepared, phases = _prepared(config, model, dataset, ranks, may_idle)
     written = directory if ranks.main else None
-    loop = Loop(workspace, phases, written, progress)
+    loop = Loop(prepared, phases, written, progress)
     with _alone_in(written, ranks):
         ranks.together(lambda: None if written is None else written.prepare_to_go_on())
         checkpoint = ranks.together(directory.load_checkpoint)
         _hint(ranks, directory)
         if ranks.main:
-            warn_of_other_environment(directory, workspace, progress)
+            warn_of_other_environment(directory, prepared.data.device, ranks, progress)
         ranks.together(
             lambda: (
                 None if checkpoint is None else _fits(directory, CHECKPOINT, loop.check, checkpoint[1], tuple(limits))
@@ -182,7 +185,7 @@ def resume_run(
             ranks.together(lambda: None if checkpoint is None else loop.reopen(position))
             ranks.together(lambda: None if written is None else written.write_toml(CONFIG, _stored(config)))
             loop.save(position)
-        return _finish(loop, position, workspace, phases, written, progress, splits, figure, may_idle)
+        return _finish(loop, position, prepared, phases, written, progress, splits, figure, may_idle)
 
 
 def _within(config: RunConfig, limits: Mapping[str, Any]) -> RunConfig:
@@ -202,11 +205,11 @@ def _alone_in(directory: RunDirectory | None, ranks: Ranks) -> Iterator[None]:
 
 
 @ordinary_torch()
-def check_run(config: RunConfig, *, may_idle: bool = False) -> Workspace:
-    """Raise what `train` would raise before its first step and return the workspace; nothing is written or trained."""
-    workspace = prepare(config)
-    build_phases(workspace, may_idle=may_idle)
-    return workspace
+def check_run(config: RunConfig, *, may_idle: bool = False) -> PreparedRun:
+    """Raise what `train` would raise before its first step and return what it would work on; nothing is written."""
+    prepared = prepare(config)
+    build_phases(*prepared, may_idle=may_idle)
+    return prepared
 
 
 def _fits(directory: RunDirectory, name: str, check: Callable[..., T], *arguments: Any) -> T:
@@ -250,32 +253,33 @@ def evaluate_run(
     overrides = {"data_dir": data_dir, "device": device}
     config = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
     # The run's own model says all; where it once started may be gone.
-    workspace = prepare(config.model_copy(update={"init_from": None}), model, dataset, statistics=result)
+    data, _, run = prepare(config.model_copy(update={"init_from": None}), model, dataset, statistics=result)
     if notes is not None:
-        notes += changed_data(result, workspace.given, splits)
-    w = load_model(directory, workspace, other_data=bool(changed_data(result, workspace.given, SPLITS)))
-    return {name: metrics for name in splits if (metrics := workspace.evaluate(w, name)) is not None}
+        notes += changed_data(result, data.given, splits)
+    w = load_model(directory, data, run, other_data=bool(changed_data(result, data.given, SPLITS)))
+    measured = {name: run.model.evaluate(data, w, SplitName(name)) for name in splits}
+    return {name: metrics for name, metrics in measured.items() if metrics is not None}
 
 
-def load_model(directory: RunDirectory, workspace: Workspace, other_data: bool = False) -> Tensor:
-    """Put the finished run's buffers into the workspace's model and return its parameters.
+def load_model(directory: RunDirectory, data: TrainingData, run: RunContext, other_data: bool = False) -> Tensor:
+    """Put the finished run's buffers into the model and return its parameters.
 
     Raises `RunDirectoryError` where the file is damaged, or settings, model or (unless `other_data`) data are not those
     of the run.
     """
     tensors, state = directory.load_tensors(MODEL)
     if state is not None:
-        _fits(directory, MODEL, partial(check_identity, other_data=other_data), state, workspace)
-    w = _fits(directory, MODEL, workspace.flat.load_state_dict, tensors)
+        _fits(directory, MODEL, partial(check_identity, other_data=other_data), state, data, run)
+    w = _fits(directory, MODEL, run.model.flat.load_state_dict, tensors)
     if state is not None and not other_data:
-        _fits(directory, MODEL, check_outputs, state, workspace, w)
+        _fits(directory, MODEL, check_outputs, state, data, run.model.flat, w)
     return w
 
 
 def _finish(
     loop: Loop,
     position: Position,
-    workspace: Workspace,
+    prepared: PreparedRun,
     phases: Sequence[Phase],
     directory: RunDirectory | None,
     progress: Progress,
@@ -283,23 +287,24 @@ def _finish(
     figure: bool,
     may_idle: bool,
 ) -> RunResult:
-    for text in workspace.warnings:
+    run = prepared.run
+    for text in run.warnings:
         progress.warn(text)
     if not loop.run(position):
         raise Interrupted(directory.path if directory else None)
     records = [snapshot.record for snapshot in position.snapshots]
     if not may_idle:
-        check_trained(workspace, records)
+        check_trained(run.config, records)
     for text in stepless(records):
         progress.warn(text)
-    result = sealed(finite(assemble_result(workspace, position, splits).content()))
+    result = sealed(finite(assemble_result(prepared, position, [SplitName(name) for name in splits]).content()))
     for text in result["assessment"]["alarms"]:
         progress.warn(text)
     better = None
     if result["models"]["best"] is not None:
         solve = [snapshot for snapshot in position.snapshots if snapshot.record["role"] == "solve"][-1]
-        better = _kept(workspace, solve, result, directory, BEST)
-    last = _kept(workspace, position.snapshots[-1], result, directory, MODEL)
+        better = _kept(prepared, solve, result, directory, BEST)
+    last = _kept(prepared, position.snapshots[-1], result, directory, MODEL)
     if directory is not None:
         if figure:
             _draw(directory, result, progress)
@@ -318,13 +323,14 @@ def _draw(directory: RunDirectory, result: dict[str, Any], progress: Progress) -
 
 
 def _kept(
-    workspace: Workspace, snapshot: Snapshot, result: Mapping[str, Any], directory: RunDirectory | None, name: str
+    prepared: PreparedRun, snapshot: Snapshot, result: Mapping[str, Any], directory: RunDirectory | None, name: str
 ) -> Predictor:
     """Write the parameters of a finished phase, where there is a directory, and return their model."""
-    workspace.flat.load_buffers(snapshot.buffers)
+    data, _, run = prepared
+    run.model.flat.load_buffers(snapshot.buffers)
     if directory is not None:
-        directory.save_tensors(name, workspace.flat.state_dict(snapshot.w), identity(workspace, snapshot.w))
-    return Predictor.of_result(workspace.flat.module(snapshot.w), result).eval()
+        directory.save_tensors(name, run.model.flat.state_dict(snapshot.w), identity(data, run, snapshot.w))
+    return Predictor.of_result(run.model.flat.module(snapshot.w), result).eval()
 
 
 def _named(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) -> RunConfig:

@@ -86,16 +86,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dense_hessian(run: Path, phase: int, l2: float) -> np.ndarray[Any, Any]:
     """The eigenvalues of the subset's Hessian at the parameters of a phase, from nothing but the files of the run."""
     from subsetopt.training.preparation import prepare
+    from subsetopt.training.splits import SplitName
 
     config = make_config(SETTINGS)
-    workspace = prepare(config, **OBJECTS)
-    x, y = workspace.subset_data
+    data = prepare(config, **OBJECTS).data
+    x, y = data.trained(SplitName.SUBSET)
     names = {name: p.shape for name, p in OBJECTS["model"].named_parameters()}
 
     def loss(w: Tensor) -> Tensor:
         parts = torch.split(w, [shape.numel() for shape in names.values()])
         parameters = {name: part.view(shape) for (name, shape), part in zip(names.items(), parts, strict=True)}
-        outputs = torch.func.functional_call(OBJECTS["model"], parameters, (workspace.preprocess(x),))
+        outputs = torch.func.functional_call(OBJECTS["model"], parameters, (data.preprocess(x),))
         return F.cross_entropy(outputs, y) + l2 / 2 * w @ w
 
     w = safetensors.torch.load_file(run / "checkpoint.safetensors")[f"done/{phase}/w"]

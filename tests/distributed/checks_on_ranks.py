@@ -26,6 +26,7 @@ from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver, minimize
+from subsetopt.training.context import PreparedRun
 from subsetopt.training.phases.batch_sharing import REPLICATED
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
 from subsetopt.training.phases.kfac_stream.phase import StreamPhase
@@ -35,7 +36,7 @@ from subsetopt.training.phases.subsets.minima import SubsetMinimum
 from subsetopt.training.phases.subsets.phase import SubsetsPhase, SubsetsState
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
 
 K, D, M = 100, 6, 3  # 100 is no multiple of 3
 EXACT = {"rtol": 1e-12, "atol": 1e-14}
@@ -195,9 +196,9 @@ def check_curvature_that_one_process_alone_can_have(ranks: Ranks) -> None:
         (network(nn.BatchNorm1d(8)), {"sample_share": 0.5}, "use 1, or one process"),
     ):
         settings = {"solver": "newton-cg", "solver_args": solver_args, "chunk_size": 8, "subset_frac": 0.5}
-        workspace = prepare(make_config(settings), model.float(), data_set(), ranks)
+        data, budget, run = prepare(make_config(settings), model.float(), data_set(), ranks)
         try:
-            SolverPhase(workspace.config.phases()[0], workspace)
+            SolverPhase(run.config.phases()[0], data, budget, run)
         except SettingError as error:
             assert said in str(error), error
         else:
@@ -209,13 +210,13 @@ def check_streams_of_subsets(ranks: Ranks) -> None:
         ends = []
         for each in (ranks, Ranks()):
             config = make_config({"solver": "kfac-stream", "dtype": "float64", "solver_epochs": 3.0, "handoff": "none"})
-            workspace = prepare(config, model, data_set(), each)
-            phase = StreamPhase(config.phases()[0], workspace)
-            workspace.ledger.open_phase(3.0)
-            state = phase.start(workspace.flat.initial())
+            data, budget, run = prepare(config, model, data_set(), each)
+            phase = StreamPhase(config.phases()[0], data, budget, run)
+            budget.ledger.open_phase(3.0)
+            state = phase.start(run.model.flat.initial())
             while phase.terminate(state) is None:
                 state = phase.step(state)
-            ends.append((state.w, state.iterations, workspace.ledger.by_purpose(), workspace.warnings))
+            ends.append((state.w, state.iterations, budget.ledger.by_purpose(), run.warnings))
         (one, steps, cost, notes), (other, expected, price, _) = ends
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
         assert steps == expected > 3 and cost == price and (REPLICATED in notes) == (len(model) == 4)
@@ -259,13 +260,13 @@ def check_each_rank_reads_its_own_rows(ranks: Ranks) -> None:
         assert ranks.rank == 2 and "first nan at [99, 0]" in str(error), error
     else:
         assert ranks.rank != 2
-    workspace = prepare(make_config({"dtype": "float64", "subset_frac": 0.5}), network(), data_set(), ranks)
-    objective = workspace.objective("subset")
+    data, budget, run = prepare(make_config({"dtype": "float64", "subset_frac": 0.5}), network(), data_set(), ranks)
+    objective = run.model.objective(data, SplitName.SUBSET)
     objective.value_and_gradient(objective.initial())
-    workspace.evaluate(objective.initial(), "subset")
-    assert "_drawn" not in vars(workspace), "the whole subset has been copied"
-    start, stop = ranks.share(len(workspace.subset))
-    own = workspace.preprocess(workspace.dataset.train.inputs[workspace.subset][start:stop])
+    run.model.evaluate(data, objective.initial(), "subset")
+    assert "_drawn" not in vars(data, budget, run), "the whole subset has been copied"
+    start, stop = ranks.share(len(data.subset))
+    own = data.preprocess(data.dataset.train.inputs[data.subset][start:stop])
     assert torch.equal(objective.samples.data.inputs(0, stop - start), own)
 
 
@@ -285,14 +286,14 @@ def data_set() -> Dataset:
 
 def trained(ranks: Ranks, model: nn.Module, **settings: object) -> tuple[Tensor, float, list[str]]:
     config = make_config({"dtype": "float64", "seed": 3, "subset_frac": 0.5})
-    workspace = prepare(config, model, data_set(), ranks)
+    data, budget, run = prepare(config, model, data_set(), ranks)
     phase_settings = {"method": "sgd", "data": "full", "epochs": 3, "batch_size": 16, **settings}
-    phase = FirstOrderPhase(make_config({"phase": [phase_settings]}).phase[0], workspace)
-    workspace.ledger.open_phase(3.0)
-    state = phase.start(workspace.flat.initial())
+    phase = FirstOrderPhase(make_config({"phase": [phase_settings]}).phase[0], data, budget, run)
+    budget.ledger.open_phase(3.0)
+    state = phase.start(run.model.flat.initial())
     while phase.terminate(state) is None:
         phase.step(state)
-    return state.w.detach(), workspace.ledger.cost, workspace.warnings
+    return state.w.detach(), budget.ledger.cost, run.warnings
 
 
 def check_first_order(ranks: Ranks) -> None:
@@ -314,13 +315,14 @@ def check_first_order(ranks: Ranks) -> None:
         assert REPLICATED in notes
 
 
-def subsets_phase(ranks: Ranks, subsets: int, **settings: object) -> tuple[SubsetsPhase, Workspace]:
+def subsets_phase(ranks: Ranks, subsets: int, **settings: object) -> tuple[SubsetsPhase, PreparedRun]:
     model = network(nn.BatchNorm1d(8)) if settings.pop("batch_norm", False) else network()
     common = {"dtype": "float64", "subset_size": 24, "subsets": subsets, "handoff": "none", "l2": 1e-2}
-    workspace = prepare(make_config({**common, "validation_fraction": 0.2, **settings}), model, data_set(), ranks)
-    phase = SubsetsPhase(workspace.config.phases()[0], workspace)
-    workspace.ledger.open_phase(None)
-    return phase, workspace
+    config = make_config({**common, "validation_fraction": 0.2, **settings})
+    prepared = prepare(config, model, data_set(), ranks)
+    phase = SubsetsPhase(prepared.run.config.phases()[0], *prepared)
+    prepared.budget.ledger.open_phase(None)
+    return phase, prepared
 
 
 def finished(phase: SubsetsPhase, state: SubsetsState) -> tuple[PhaseOutcome, list[SubsetMinimum]]:
@@ -338,17 +340,17 @@ def check_subsets_are_dealt_out(ranks: Ranks) -> None:
     for subsets, settings in cases:
         outcomes = []
         for each in (ranks, Ranks()):
-            phase, workspace = subsets_phase(each, subsets, **settings)
-            outcome, minima = finished(phase, phase.start(workspace.flat.initial()))
-            outcomes.append((outcome.w, minima, workspace.ledger.by_purpose(), workspace.flat.buffers()))
+            phase, (_, budget, run) = subsets_phase(each, subsets, **settings)
+            outcome, minima = finished(phase, phase.start(run.model.flat.initial()))
+            outcomes.append((outcome.w, minima, budget.ledger.by_purpose(), run.model.flat.buffers()))
         (w, dealt, cost, buffers), (expected, minima, price, others) = outcomes
         assert torch.equal(w, expected) and [m.record for m in dealt] == [m.record for m in minima], settings
         assert all(torch.equal(one.w, other.w) for one, other in zip(dealt, minima, strict=True))
         assert cost == price, "the whole, as in one process"
         assert all(torch.equal(buffers[name], value) for name, value in others.items())
     try:
-        phase, workspace = subsets_phase(ranks, 3, max_epochs=0.5)
-        phase.start(workspace.flat.initial())
+        phase, (_, _, run) = subsets_phase(ranks, 3, max_epochs=0.5)
+        phase.start(run.model.flat.initial())
     except BudgetExhausted:
         return
     raise AssertionError("a budget that does not admit one evaluation of each")
@@ -356,14 +358,14 @@ def check_subsets_are_dealt_out(ranks: Ranks) -> None:
 
 def check_subset_solves_change_hands(ranks: Ranks) -> None:
     """What any number of ranks has saved, any other goes on with: minima found and solves under way."""
-    whole_phase, workspace = subsets_phase(Ranks(), 3, subset_size=20)
-    whole, _ = finished(whole_phase, whole_phase.start(workspace.flat.initial()))
+    whole_phase, (_, budget, run) = subsets_phase(Ranks(), 3, subset_size=20)
+    whole, _ = finished(whole_phase, whole_phase.start(run.model.flat.initial()))
     for saving, resuming in ((ranks, Ranks()), (Ranks(), ranks)):
         phase, before = subsets_phase(saving, 3, subset_size=20)
-        state = phase.start(before.flat.initial())
+        state = phase.start(before.run.model.flat.initial())
         while not state.done or not state.progress:
             state = phase.step(state)
-        loss = before.evaluate(phase.iterate(state), "validation")
+        loss = before.run.model.evaluate(before.data, phase.iterate(state), SplitName.VALIDATION)
         assert ranks.gather(loss) == [loss] * 3, "all ranks look at the same iterate"
         tensors, numbers = phase.save(state)
         assert not saving.main or len(tensors) > 3, "minima and states"
@@ -371,11 +373,11 @@ def check_subset_solves_change_hands(ranks: Ranks) -> None:
             continue  # only rank 0 has a file to resume from
         again, after = subsets_phase(resuming, 3, subset_size=20)
         resumed = again.restore(tensors, json.loads(json.dumps(numbers)))
-        after.ledger.restore(before.ledger.save())
+        after.budget.ledger.restore(before.budget.ledger.save())
         assert again.record(resumed) == phase.record(state)
         outcome, _ = finished(again, resumed)
         assert torch.equal(outcome.w, whole.w)
-        assert after.ledger.by_purpose()["train"] == workspace.ledger.by_purpose()["train"]
+        assert after.budget.ledger.by_purpose()["train"] == budget.ledger.by_purpose()["train"]
 
 
 def check_ranks_that_drift_apart_are_stopped(ranks: Ranks) -> None:

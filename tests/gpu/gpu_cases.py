@@ -15,10 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.objective.host import observe_reads
 from subsetopt.seeding import make_generator, seeded_globals
+from subsetopt.training.budget import Budget
+from subsetopt.training.context import RunContext
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.training_data import TrainingData
 
 TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-11}, torch.float32: {"rtol": 2e-4, "atol": 2e-5}}
 """Of a result on a device against the same in float64 on the CPU."""
@@ -68,7 +70,9 @@ class Running(NamedTuple):
     """One phase of a run, and where it is."""
 
     phase: Any
-    workspace: Workspace
+    data: TrainingData
+    budget: Budget
+    run: RunContext
     state: Any
 
     def steps(self, number: int) -> Running:
@@ -87,18 +91,18 @@ class Running(NamedTuple):
 def begin(device: torch.device, model: nn.Module, dataset: Dataset, **settings: Any) -> Running:
     """Prepare a run on `device` and start its last phase."""
     given = {"handoff": "none", "dtype": "float64", "l2": 0.01, **settings, "device": device.type}
-    workspace = prepare(make_config(given), copy.deepcopy(model), dataset)
-    phase = build_phases(workspace)[-1]
-    workspace.ledger.open_phase(phase.config.epochs)
-    return Running(phase, workspace, phase.start(workspace.flat.initial()))
+    data, budget, run = prepare(make_config(given), copy.deepcopy(model), dataset)
+    phase = build_phases(data, budget, run)[-1]
+    budget.ledger.open_phase(phase.config.epochs)
+    return Running(phase, data, budget, run, phase.start(run.model.flat.initial()))
 
 
 def resumed(running: Running, again: Running) -> Running:
     """Return `again` where `running` is, by way of what a checkpoint holds: tensors on the CPU, and numbers."""
     tensors, numbers = running.phase.save(running.state)
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    again.workspace.flat.load_buffers({name: b.cpu() for name, b in running.workspace.flat.buffers().items()})
-    again.workspace.ledger.restore(running.workspace.ledger.save())
+    again.run.model.flat.load_buffers({name: b.cpu() for name, b in running.run.model.flat.buffers().items()})
+    again.budget.ledger.restore(running.budget.ledger.save())
     return again._replace(state=again.phase.restore(tensors, copy.deepcopy(numbers)))
 
 

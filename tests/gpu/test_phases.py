@@ -65,7 +65,7 @@ def test_a_resumed_phase_ends_with_the_same_bits(name: str, device: torch.device
     whole, cut = whole.steps(9), cut.steps(4)
     again = resumed(cut, begin(device, model, dataset, **settings)).steps(5)
     assert torch.equal(again.w, whole.w)
-    buffers = zip(again.workspace.flat.buffers().values(), whole.workspace.flat.buffers().values(), strict=True)
+    buffers = zip(again.run.model.flat.buffers().values(), whole.run.model.flat.buffers().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in buffers)
 
 

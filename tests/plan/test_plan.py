@@ -140,7 +140,7 @@ def test_the_shipped_table_is_sound_and_every_strategy_has_a_law() -> None:
 
 
 @pytest.fixture(scope="module")
-def workspace() -> Any:
+def prepared() -> Any:
     return prepare(make_config({"dataset": "digits", "model": "linear", "l2": 0.1}))
 
 
@@ -150,17 +150,17 @@ def ticking(seconds: float = 1.0) -> Callable[[], float]:
     return lambda: seconds * next(counter)
 
 
-def test_speeds_are_scaled_medians_of_the_clock(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speeds_are_scaled_medians_of_the_clock(prepared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subsetopt.plan.pilot.TIMED_ROWS", 647)
-    speeds = measure_speeds(workspace, ticking())
+    speeds = measure_speeds(prepared, ticking())
     assert speeds.unit == speeds.hvp == pytest.approx(1294 / 647), "one tick for half of the rows"
     assert speeds.small_gradient == 1.0 and speeds.held_out == 1.0
     assert speeds.step == pytest.approx(1 / 24, rel=0.05), "one tick for 24 steps"
-    assert workspace.ledger.by_purpose()["calibration"]["samples"] >= 4 * 647
+    assert prepared.budget.ledger.by_purpose()["calibration"]["samples"] >= 4 * 647
 
 
-def test_a_pilot_ends_at_its_minimum_or_when_the_clock_says_so(workspace: Any) -> None:
-    whole = run_pilot(workspace, 1e9, ticking())
+def test_a_pilot_ends_at_its_minimum_or_when_the_clock_says_so(prepared: Any) -> None:
+    whole = run_pilot(prepared, 1e9, ticking())
     assert whole.converged and whole.samples == 129 and whole.epoch_equivalents > 0
     first, last = whole.evaluations(1.0), whole.evaluations(0.001)
     assert first is not None and last is not None and first < last <= whole.curve[-1][0]
@@ -169,7 +169,7 @@ def test_a_pilot_ends_at_its_minimum_or_when_the_clock_says_so(workspace: Any) -
         and whole.full_minimum is not None
         and whole.loss < whole.full_minimum < whole.held_out + whole.penalty
     )
-    cut = run_pilot(workspace, 3.0, ticking())
+    cut = run_pilot(prepared, 3.0, ticking())
     assert not cut.converged and cut.evaluations(0.1) is None and len(cut.curve) <= 5
     assert cut.full_minimum is None and cut.effective_parameters is None
 

@@ -11,19 +11,23 @@ from torch import nn
 
 from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.seeding import make_generator
+from subsetopt.training.budget import Budget
+from subsetopt.training.context import RunContext
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase, FirstOrderState
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.training_data import TrainingData
 
 SIDE = 12
 
 
 class Running(NamedTuple):
-    """A phase, its workspace and where it is."""
+    """A phase, what it works on, and its state."""
 
     phase: FirstOrderPhase
-    workspace: Workspace
+    data: TrainingData
+    budget: Budget
+    run: RunContext
     state: FirstOrderState
 
     def finish(self) -> FirstOrderState:
@@ -75,9 +79,9 @@ def begin() -> Callable[..., Running]:
     def call(model: nn.Module | None = None, dataset: Dataset | None = None, **settings: Any) -> Running:
         given = {"solver": "none", "handoff": "sgd", "handoff_epochs": 3, "handoff_batch_size": 16, **settings}
         module = (model or small_net()).double() if settings.get("dtype") == "float64" else model or small_net()
-        workspace = prepare(make_config(given), module, dataset or make_images())
-        phase = FirstOrderPhase(workspace.config.phases()[-1], workspace)
-        workspace.ledger.open_phase(phase.config.epochs)
-        return Running(phase, workspace, phase.start(workspace.flat.initial()))
+        data, budget, run = prepare(make_config(given), module, dataset or make_images())
+        phase = FirstOrderPhase(run.config.phases()[-1], data, budget, run)
+        budget.ledger.open_phase(phase.config.epochs)
+        return Running(phase, data, budget, run, phase.start(run.model.flat.initial()))
 
     return call

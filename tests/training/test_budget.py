@@ -13,7 +13,7 @@ import torch
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.saving import join, split
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.budget import Budget, Clock
+from subsetopt.training.budget import Budget, Clock, PhaseBudget
 from subsetopt.training.ledger import Ledger
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
@@ -39,7 +39,7 @@ def test_a_phase_has_spent_the_larger_share_of_cost_and_seconds() -> None:
     ledger, clock = Ledger(10, {"gradient": 1.0}, budget=5.0), Clock(now=lambda: time[0])
     ledger.open_phase(4.0)
     clock.open_phase(0.0, 20.0)
-    budget = Budget.open(ledger, clock, reserve=1.0)
+    budget = Budget(ledger, clock).for_phase(reserve=1.0)
     assert (budget.affordable, budget.affordable_seconds, budget.end) == (3.0, 20.0, StopReason.SCHEDULE_END)
     enough = budget.part(2)
     ledger.charge("gradient", 10, "train")
@@ -54,12 +54,12 @@ def test_a_phase_has_spent_the_larger_share_of_cost_and_seconds() -> None:
 
 def test_a_budget_comes_back_from_json_and_asks_the_ledger_and_clock_of_the_resumed_run() -> None:
     ledger, clock = Ledger(10, {"gradient": 1.0}, budget=3.0), Clock()
-    budget = Budget.open(ledger, clock)
+    budget = Budget(ledger, clock).for_phase()
     ledger.charge("gradient", 10, "train")
     tensors, numbers = split(budget)
     again = Ledger(10, {"gradient": 1.0}, budget=3.0)
     again.restore(ledger.save())
-    back = join(Budget, tensors, json.loads(json.dumps(numbers)), ledger=again, clock=clock)
+    back = join(PhaseBudget, tensors, json.loads(json.dumps(numbers)), ledger=again, clock=clock)
     assert back.end is StopReason.BUDGET and math.isinf(back.affordable_seconds) and back.ledger is again
     assert back.share_spent == budget.share_spent == pytest.approx(1 / 3)
 
@@ -67,7 +67,7 @@ def test_a_budget_comes_back_from_json_and_asks_the_ledger_and_clock_of_the_resu
 def test_a_phase_that_seconds_alone_end_foresees_its_cost() -> None:
     time = [0.0]
     ledger, clock = Ledger(10, {"gradient": 1.0}), Clock(8.0, now=lambda: time[0])
-    budget = Budget.open(ledger, clock)
+    budget = Budget(ledger, clock).for_phase()
     ledger.charge("gradient", 10, "train")
     time[0] = 2.0
     assert budget.share_spent == 0.25 and budget.total(budget.share_spent) == 4.0

@@ -16,6 +16,7 @@ from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Silent
 from subsetopt.training.run import resume_run, train
 from subsetopt.training.settings.run import make_config, read_toml
+from subsetopt.training.splits import SplitName
 
 SETTINGS = {"dataset": "digits", "max_iterations": 3, "handoff": "none", "subset_frac": 0.2}
 
@@ -65,10 +66,10 @@ def test_a_chunk_size_halved_for_want_of_memory_outlives_the_process(
         train(make_config(settings, {"output": run}), progress=Cut(), splits=(), figure=False)
     limits = json.loads((run / "state.json").read_text())["memory_limits"]
     assert limits == [{"chunk_size": 87, "graph_bytes": None}], "259 samples in three chunks"
-    tight = prepare(make_config(settings))
-    assert tight.objective("subset").chunk_size == 259
-    tight.objective("subset").value(tight.flat.initial())
-    stage = tight.with_subset(torch.arange(200)).objective("subset")
+    data, _, tight = prepare(make_config(settings))
+    assert tight.model.objective(data, SplitName.SUBSET).chunk_size == 259
+    tight.model.objective(data, SplitName.SUBSET).value(tight.model.flat.initial())
+    stage = tight.model.objective(data.with_subset(torch.arange(200)), SplitName.SUBSET)
     assert stage.chunk_size == 67, "200 samples in chunks of at most 87"
     monkeypatch.setattr(CrossEntropy, "total", total)
     resumed = resume_run(run, splits=(), figure=False)
@@ -77,6 +78,6 @@ def test_a_chunk_size_halved_for_want_of_memory_outlives_the_process(
 
 
 def test_another_number_of_ranks_takes_the_tightest_of_all_memory_limits() -> None:
-    workspace = prepare(make_config({"model": "linear"}))
-    workspace.restore_memory_limits([{"chunk_size": 8, "graph_bytes": None}, {"chunk_size": 4, "graph_bytes": 100}])
-    assert (workspace.memory_limits.chunk_size, workspace.memory_limits.graph_bytes) == (4, 100)
+    run = prepare(make_config({"model": "linear"})).run
+    run.model.restore_memory_limits([{"chunk_size": 8, "graph_bytes": None}, {"chunk_size": 4, "graph_bytes": 100}])
+    assert (run.model.memory_limits.chunk_size, run.model.memory_limits.graph_bytes) == (4, 100)

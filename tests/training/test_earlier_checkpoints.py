@@ -9,7 +9,7 @@ import torch
 
 from subsetopt.saving import join
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.budget import Budget, Clock
+from subsetopt.training.budget import Clock, PhaseBudget
 from subsetopt.training.earlier_checkpoints import upgraded
 from subsetopt.training.ledger import Ledger
 from subsetopt.training.phases.kfac_stream.fresh_subsets import Place
@@ -25,7 +25,7 @@ class Streaming:
 
     w: torch.Tensor
     random: dict[str, torch.Tensor]
-    budget: Budget
+    budget: PhaseBudget
     place: Place
     change: OutputChange
     checks: dict[str, Any]
@@ -57,7 +57,7 @@ def test_the_parts_of_a_streaming_phase_are_found() -> None:
     }
     ledger, clock = Ledger(1, {}), Clock()
     state = join(Streaming, *upgraded(tensors, numbers), ledger=ledger, clock=clock)
-    assert state.budget == Budget(ledger, clock, 1.5, 4.0, StopReason.BUDGET, 2.0)
+    assert state.budget == PhaseBudget(ledger, clock, 1.5, 4.0, StopReason.BUDGET, 2.0)
     assert state.place == Place(1, 2, 3) and torch.equal(state.change.rows, rows) and state.change.ratio == 2.0
     assert state.random["cpu"].tolist() == [7] and state.iterations == 12 and state.stopped is None
     test = HeldOutTest(lambda w: 0.0)

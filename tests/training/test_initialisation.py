@@ -8,6 +8,7 @@ from subsetopt.errors import SettingError
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import evaluate_run, resume_run, train
 from subsetopt.training.settings.run import make_config
+from subsetopt.training.splits import SplitName
 
 SHORT = {"solver": "none", "handoff": "sgd", "handoff_epochs": 1}
 
@@ -22,13 +23,13 @@ def finished(tmp_path, images, net, monkeypatch):
 @pytest.mark.parametrize("what", ["run", "file"])
 def test_parameters_and_statistics_are_those_of_the_run(what, finished, images, net):
     path = finished.directory if what == "run" else finished.directory / "model.safetensors"
-    workspace = prepare(make_config({**SHORT, "init_from": path}), net(norm=True), images)
-    state = workspace.flat.state_dict(workspace.flat.initial())
+    data, _, run = prepare(make_config({**SHORT, "init_from": path}), net(norm=True), images)
+    state = run.model.flat.state_dict(run.model.flat.initial())
     expected = finished.model.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert not torch.equal(state["1.running_mean"], net(norm=True).state_dict()["1.running_mean"])
-    assert workspace.evaluate(workspace.flat.initial(), "test") == finished.result["metrics"]["test"]
+    assert run.model.evaluate(data, run.model.flat.initial(), SplitName.TEST) == finished.result["metrics"]["test"]
 
 
 def test_a_run_that_started_from_another_is_evaluated_without_it(finished, images, net, tmp_path):

@@ -13,55 +13,56 @@ from typing import Any
 
 from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import BudgetExhausted
+from subsetopt.training.budget import Budget
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.settings.run import RunConfig
 
 SLACK = 1e-9
 MARGIN = 2.0  # what is recommended, in first steps: one for what their lower bounds leave out
 _ROLES = {"warmup": "the warm-up", "grow": "a growing stage", "solve": "the solve", "handoff": "the hand-off"}
 
 
-def check_budgets(workspace: Workspace, phases: Sequence[Phase]) -> None:
+def check_budgets(budget: Budget, config: RunConfig, phases: Sequence[Phase]) -> None:
     """Raise `SettingError` where a phase could not take a single step, naming the setting and the least that it takes.
 
     Phases of a first-order method or a stream spend all that they are given, others at least their first evaluation.
     What is left of the run's budget after a solve, or of a stage's after smaller ones, is not certain before the run:
     there the result says which phases took no step.
     """
-    budget, spent = workspace.ledger.budget, workspace.ledger.cost
+    total, spent = budget.ledger.budget, budget.ledger.cost
     given = spent  # what the phases before may take, of which they take at least `spent`
     started, growing = False, False
     for phase in phases:
-        config, least = phase.config, phase.least_cost
-        own = math.inf if config.epochs is None else config.epochs
-        left = min(budget, own if config.cumulative else math.inf) - spent
-        allowed = min(left, math.inf if config.cumulative else own)
+        planned, least = phase.config, phase.least_cost
+        own = math.inf if planned.epochs is None else planned.epochs
+        left = min(total, own if planned.cumulative else math.inf) - spent
+        allowed = min(left, math.inf if planned.cumulative else own)
         if least > allowed * (1 + SLACK):
-            if own <= left and not config.cumulative and not growing:
-                raise _too_little(workspace, config, least)
+            if own <= left and not planned.cumulative and not growing:
+                raise _too_little(config, planned, least)
             if own > left and not started:
-                raise _used_up(workspace, config, least, given)
-        certain = _certain(workspace, phase, max(allowed, 0.0))
-        spent, given = spent + certain, given + (allowed if config.first_order and certain else certain)
-        started = started or config.role != "warmup"
-        growing = growing or config.role == "grow"
+                raise _used_up(config, planned, least, given)
+        certain = _certain(budget, config, phase, max(allowed, 0.0))
+        spent, given = spent + certain, given + (allowed if planned.first_order and certain else certain)
+        started = started or planned.role != "warmup"
+        growing = growing or planned.role == "grow"
 
 
-def _certain(workspace: Workspace, phase: Phase, allowed: float) -> float:
+def _certain(budget: Budget, run: RunConfig, phase: Phase, allowed: float) -> float:
     """Return what `phase` spends at least."""
     config = phase.config
-    if math.isinf(allowed) or config.seconds is not None or workspace.config.max_seconds is not None:
+    if math.isinf(allowed) or config.seconds is not None or run.max_seconds is not None:
         return 0.0
     if (config.first_order or config.streaming) and config.stop_at == "minimum":
         return max(0.0, allowed - phase.least_cost)  # it ends where the next step does not fit
-    return 0.0 if config.first_order else workspace.ledger.price("gradient", phase.samples)
+    return 0.0 if config.first_order else budget.ledger.price("gradient", phase.samples)
 
 
-def _too_little(workspace: Workspace, config: PhaseConfig, least: float) -> SettingError:
+def _too_little(run: RunConfig, config: PhaseConfig, least: float) -> SettingError:
     return SettingError(
-        setting_name(workspace.config, config, "epochs"),
+        setting_name(run, config, "epochs"),
         config.epochs,
         f"{_ROLES[config.role]} by {_method(config)} would train nothing: its first step costs {least:.3g} "
         "epoch-equivalents",
@@ -69,11 +70,11 @@ def _too_little(workspace: Workspace, config: PhaseConfig, least: float) -> Sett
     )
 
 
-def _used_up(workspace: Workspace, config: PhaseConfig, least: float, given: float) -> SettingError:
+def _used_up(run: RunConfig, config: PhaseConfig, least: float, given: float) -> SettingError:
     before = f", and what comes before it takes {given:.3g}" if given > SLACK else ""
     return SettingError(
         "max_epochs",
-        workspace.config.max_epochs,
+        run.max_epochs,
         f"{_ROLES[config.role]} by {_method(config)} would train nothing: its first step costs {least:.3g} "
         f"epoch-equivalents{before}",
         f"use {_up(MARGIN * least + given)} or more",
@@ -81,24 +82,24 @@ def _used_up(workspace: Workspace, config: PhaseConfig, least: float, given: flo
 
 
 @contextmanager
-def within_budget(workspace: Workspace) -> Iterator[None]:
+def within_budget(run: RunConfig) -> Iterator[None]:
     """Raise `SettingError` where the budget of the run does not even admit what is evaluated before its first phase."""
     try:
         yield
     except BudgetExhausted:
         raise SettingError(
             "max_epochs",
-            workspace.config.max_epochs,
+            run.max_epochs,
             "nothing would be trained: checking model and data on a few samples costs more",
             "use 1 or more",
         ) from None
 
 
-def check_trained(workspace: Workspace, records: Sequence[Mapping[str, Any]]) -> None:
+def check_trained(config: RunConfig, records: Sequence[Mapping[str, Any]]) -> None:
     """Raise `SettingError` after a run in which no phase has taken a step, and none was at its minimum."""
     if not all(map(untrained, records)):
         return
-    config, phase = workspace.config, workspace.config.phases()[0]
+    phase = config.phases()[0]
     value: float | None
     timed = config.max_seconds if phase.seconds is None else phase.seconds
     if timed is not None:

@@ -13,9 +13,13 @@ from subsetopt.errors import setting
 from subsetopt.objective import make_loss
 from subsetopt.objective.chunks import PlacedSamples
 from subsetopt.objective.evaluation import model_outputs
+from subsetopt.training.context import RunContext
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.position import Snapshot
-from subsetopt.training.workspace import Workspace, training_loss
+from subsetopt.training.run_model import RunModel, training_loss
+from subsetopt.training.settings.run import RunConfig
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 ERRORS = 2.0  # standard errors that chance explains
 WORSE = 1.1  # times the loss before: worse, whatever the sampling noise
@@ -24,22 +28,22 @@ NEGLIGIBLE = 1e-3  # of a constant prediction's loss: two good fits, not a good 
 Metrics = Mapping[str, Mapping[str, float]]
 
 
-def baseline(workspace: Workspace, name: str) -> dict[str, float] | None:
+def baseline(data: TrainingData, split: SplitName) -> dict[str, float] | None:
     """Return loss and accuracy, or mse, of the best constant prediction of the training data on a split.
 
     That is the largest class with the class shares for probabilities, or the mean; in the units of the data.
     """
-    train, part = workspace.dataset.train.targets, _targets(workspace, name)
+    train, part = data.dataset.train.targets, data.targets(split)
     if part is None:
         return None
-    if workspace.dataset.task == "classification":
-        counts = torch.bincount(train, minlength=workspace.dataset.n_outputs).double()
+    if data.dataset.task == "classification":
+        counts = torch.bincount(train, minlength=data.dataset.n_outputs).double()
         shares = counts.clamp_min(0.5) / counts.sum()
         return {
             "loss": float(-shares.log()[part].mean()),
             "accuracy": float((part == int(counts.argmax())).double().mean()),
         }
-    by = workspace.dataset.target_normalization
+    by = data.dataset.target_normalization
     squares = (part.double() - train.double().mean(0)).square().mean(0)
     if by is None:
         return {"loss": float(squares.mean()), "mse": float(squares.mean())}
@@ -48,7 +52,12 @@ def baseline(workspace: Workspace, name: str) -> dict[str, float] | None:
 
 
 def assess(
-    workspace: Workspace, final: Snapshot, solve: Snapshot | None, metrics: Metrics, before: Metrics | None
+    data: TrainingData,
+    run: RunContext,
+    final: Snapshot,
+    solve: Snapshot | None,
+    metrics: Metrics,
+    before: Metrics | None,
 ) -> dict[str, Any]:
     """Return the `assessment` of result.json: the constant predictions, alarms, and what is better than the last model.
 
@@ -56,22 +65,23 @@ def assess(
     the hand-off ended with a held-out loss that is higher by more than chance explains (two standard errors of the
     paired differences) or by a tenth.
     """
-    constants = {name: found for name in metrics if (found := baseline(workspace, name)) is not None}
+    constants = {name: found for name in metrics if (found := baseline(data, SplitName(name))) is not None}
     judged = next((name for name in ("validation", "test", "train") if name in constants), None)
     if judged is None:
         return {"split": None, "baseline": constants, "alarms": [], "better": None}
     alarms = []
-    harm = _harm(workspace, final, solve, judged, metrics, before, constants[judged])
+    harm = _harm(data, run, final, solve, judged, metrics, before, constants[judged])
     if harm:
         alarms.append(harm)
-    trivial = _trivial(workspace, final, judged, metrics[judged], constants[judged], bool(harm))
+    trivial = _trivial(data, run, final, judged, metrics[judged], constants[judged], bool(harm))
     if trivial:
         alarms.append(trivial)
     return {"split": judged, "baseline": constants, "alarms": alarms, "better": "subset minimum" if harm else None}
 
 
 def _harm(
-    workspace: Workspace,
+    data: TrainingData,
+    run: RunContext,
     final: Snapshot,
     solve: Snapshot | None,
     name: str,
@@ -87,14 +97,16 @@ def _harm(
         difference = later - earlier
         if difference <= NEGLIGIBLE * training_loss(constant) or _no_worse(before[name], metrics[name]):
             return None
-        if later <= WORSE * earlier and difference <= ERRORS * _paired_error(workspace, solve, final, name):
+        if later <= WORSE * earlier and difference <= ERRORS * _paired_error(
+            data, run.model, solve, final, SplitName(name)
+        ):
             return None
     elif not math.isfinite(earlier) or math.isfinite(later):
         return None
     return (
         f"the hand-off did harm: {name} loss {_shown(metrics[name]['loss'])} at its end, "
         f"{_shown(before[name]['loss'])} at the subset minimum, whose parameters are kept beside the last ones; "
-        f"{_remedy_for_harm(workspace, final)}"
+        f"{_remedy_for_harm(run.config, final)}"
     )
 
 
@@ -104,7 +116,8 @@ def _no_worse(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
 
 
 def _trivial(
-    workspace: Workspace,
+    data: TrainingData,
+    run: RunContext,
     final: Snapshot,
     name: str,
     metrics: Mapping[str, float],
@@ -113,7 +126,7 @@ def _trivial(
 ) -> str | None:
     """Return what to say of a model that a constant prediction equals or beats."""
     if "accuracy" in constant and "accuracy" in metrics:
-        targets = _targets(workspace, name)
+        targets = data.targets(SplitName(name))
         share, count = constant["accuracy"], 1 if targets is None else len(targets)
         chance = ERRORS * math.sqrt(share * (1 - share) / count)
         fits = math.isfinite(metrics["loss"]) and metrics["loss"] < constant["loss"]
@@ -121,18 +134,18 @@ def _trivial(
             return None
         found = f"{name} accuracy {100 * metrics['accuracy']:.1f} %, always the largest class {100 * share:.1f} %"
         worse = "the model is no better than always predicting the largest class"
-        return f"{worse}: {found}; {_remedy(workspace, final, harmed)}"
+        return f"{worse}: {found}; {_remedy(data, run, final, harmed)}"
     if "mse" not in metrics:
         return None
-    least = NEGLIGIBLE**2 * workspace.spread  # targets that do not vary leave nothing to explain
+    least = NEGLIGIBLE**2 * data.spread  # targets that do not vary leave nothing to explain
     if training_loss(metrics) <= training_loss(constant) + least:
         return None
     found = f"{name} mse {_shown(metrics['mse'])}, the mean's {_shown(constant['mse'])}"
-    return f"the model is worse than predicting the mean: {found}; {_remedy(workspace, final, harmed)}"
+    return f"the model is worse than predicting the mean: {found}; {_remedy(data, run, final, harmed)}"
 
 
-def _remedy_for_harm(workspace: Workspace, final: Snapshot) -> str:
-    config, record = workspace.config, final.record
+def _remedy_for_harm(config: RunConfig, final: Snapshot) -> str:
+    record = final.record
     if config.phase:
         return "lower the lr of its [[phase]], or leave the phase out"
     if record["method"] in OPTIMIZERS:
@@ -141,9 +154,9 @@ def _remedy_for_harm(workspace: Workspace, final: Snapshot) -> str:
     return f"try {setting('handoff_stop_at', 'validation')}, or {setting('handoff', 'none')}"
 
 
-def _remedy(workspace: Workspace, final: Snapshot, harmed: bool) -> str:
-    config, record = workspace.config, final.record
-    if workspace.dataset.normalization is None and not workspace.embedded:
+def _remedy(data: TrainingData, run: RunContext, final: Snapshot, harmed: bool) -> str:
+    config, record = run.config, final.record
+    if data.dataset.normalization is None and not data.preprocess.embedded:
         return f"inputs and targets are not standardised: try {setting('normalize', 'auto')}"
     if harmed:
         return "see the hand-off"
@@ -156,34 +169,26 @@ def _remedy(workspace: Workspace, final: Snapshot, harmed: bool) -> str:
         return f"try {setting(f'{name}_lr', _tenth(rate))}, or {setting(f'{name}_epochs', 4 * epochs)}"
     if not record["converged"] and record["stop_reason"] == "max_iterations" and config.max_iterations:
         return f"the solve is not at its minimum: try {setting('max_iterations', 4 * config.max_iterations)}"
-    share = len(workspace.subset) / workspace.full_size
+    share = len(data.subset) / data.full_size
     if record["data"] == "subset" and share < 1:
         return f"try a larger subset, {setting('subset_frac', min(1.0, round(4 * share, 3)))}"
     return f"try another {setting('model')}, or {setting('l2', float(f'{config.l2 / 10:.2g}'))}"
 
 
-def _paired_error(workspace: Workspace, first: Snapshot, second: Snapshot, name: str) -> float:
+def _paired_error(data: TrainingData, model: RunModel, first: Snapshot, second: Snapshot, split: SplitName) -> float:
     """Return the standard error of the mean difference between the losses of two models on the rows of a split."""
-    a, b = (_losses(workspace, snapshot, name) for snapshot in (first, second))
+    a, b = (_losses(data, model, snapshot, split) for snapshot in (first, second))
     difference = (b - a).double()
     return float(difference.std() / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
 
 
-def _losses(workspace: Workspace, snapshot: Snapshot, name: str) -> Tensor:
-    tensors, kind, flat = workspace.split(name), make_loss(workspace.loss), workspace.flat
+def _losses(data: TrainingData, model: RunModel, snapshot: Snapshot, split: SplitName) -> Tensor:
+    tensors, kind, flat = data.tensors(split), make_loss(model.loss), model.flat
     assert tensors is not None, "a split that was measured"
     flat.load_buffers(snapshot.buffers)
-    data = PlacedSamples(tensors[0], None, None, flat.device, flat.dtype, workspace.preprocess)
-    outputs = model_outputs(flat, snapshot.w, data, meter=workspace.ledger)
+    placed = PlacedSamples(tensors[0], None, None, flat.device, flat.dtype, data.preprocess)
+    outputs = model_outputs(flat, snapshot.w, placed, meter=model.ledger)
     return kind.per_sample(outputs, kind.prepare(tensors[1].to(flat.device), flat.dtype))
-
-
-def _targets(workspace: Workspace, name: str) -> Tensor | None:
-    data = workspace.dataset
-    if name == "subset":
-        return data.train.targets[workspace.subset]
-    split = {"train": data.train, "validation": data.validation, "test": data.test}.get(name)
-    return None if split is None or len(split) == 0 else split.targets
 
 
 def _tenth(rate: float) -> float:

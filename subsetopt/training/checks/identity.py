@@ -16,10 +16,12 @@ from torch import Tensor
 
 from subsetopt.errors import UserError
 from subsetopt.files import MALFORMED
+from subsetopt.objective import FlatModel
+from subsetopt.training.context import RunContext
 from subsetopt.training.settings.declaration import declaration
 from subsetopt.training.settings.phase import present_names
 from subsetopt.training.settings.run import RunConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.training_data import TrainingData
 
 FREE = frozenset(name for name, field in RunConfig.model_fields.items() if declaration(field).free)
 """Settings that may change between two parts of a run: where things lie, where it computes, how often it records."""
@@ -34,17 +36,17 @@ class OtherRunError(UserError):
     """Something is not what it was when the file was saved; `str(error)` says what, and the remedy."""
 
 
-def identity(workspace: Workspace, w: Tensor) -> dict[str, Any]:
+def identity(data: TrainingData, run: RunContext, w: Tensor) -> dict[str, Any]:
     """Return the entries by which `check_identity` knows settings, data and model, whose parameters are w (P,)."""
     return {
-        "settings": _settings(workspace.config),
-        "data": workspace.data_digest,
-        "model": {"parameters": _architecture(workspace), "outputs": _outputs(workspace, w)},
+        "settings": _settings(run.config),
+        "data": data.digest,
+        "model": {"parameters": _architecture(run.model.flat), "outputs": _outputs(data, run.model.flat, w)},
     }
 
 
 def check_identity(
-    saved: Mapping[str, Any], workspace: Workspace, changed: Sequence[str] = (), other_data: bool = False
+    saved: Mapping[str, Any], data: TrainingData, run: RunContext, changed: Sequence[str] = (), other_data: bool = False
 ) -> bool:
     """Raise `OtherRunError` where settings, data or parameters are not those of `saved`; False where it names none.
 
@@ -53,10 +55,10 @@ def check_identity(
     if not {"settings", "data", "model"} <= saved.keys():
         return False
     try:
-        _check_settings(saved["settings"], workspace.config, FREE | set(changed))
-        if not other_data and saved["data"] != workspace.data_digest:
+        _check_settings(saved["settings"], run.config, FREE | set(changed))
+        if not other_data and saved["data"] != data.digest:
             raise OtherRunError("the data are not those of the run; restore the data, or train anew")
-        if saved["model"]["parameters"] != _architecture(workspace):
+        if saved["model"]["parameters"] != _architecture(run.model.flat):
             raise OtherRunError(f"the model has other parameters than that of the run; {_MODEL_REMEDY}")
     except OtherRunError:
         raise
@@ -67,13 +69,13 @@ def check_identity(
     return True
 
 
-def check_outputs(saved: Mapping[str, Any], workspace: Workspace, w: Tensor) -> None:
+def check_outputs(saved: Mapping[str, Any], data: TrainingData, flat: FlatModel, w: Tensor) -> None:
     """Raise `OtherRunError` where the model, with its buffers set, computes at w what it did not when `saved` was."""
     if "model" not in saved:
         return
     try:
         then = saved["model"]["outputs"]
-        now = _outputs(workspace, w)
+        now = _outputs(data, flat, w)
         if then is None or now is None:
             return
         before, after = (
@@ -108,19 +110,17 @@ def _check_settings(saved: Mapping[str, Any], config: RunConfig, free: frozenset
             )
 
 
-def _architecture(workspace: Workspace) -> str:
-    flat = workspace.flat
+def _architecture(flat: FlatModel) -> str:
     buffers = [(name, tuple(value.shape)) for name, value in flat.buffers().items()]
     text = repr([*zip(flat.names, map(tuple, flat.shapes), strict=True), *buffers])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _outputs(workspace: Workspace, w: Tensor) -> list[list[float]] | None:
+def _outputs(data: TrainingData, flat: FlatModel, w: Tensor) -> list[list[float]] | None:
     """Return the model's outputs at w on the first training samples; None where it has none on so few."""
-    flat = workspace.flat
     try:
         with torch.no_grad():
-            inputs = workspace.preprocess(workspace.dataset.train.inputs[:_ROWS].to(workspace.device))
+            inputs = data.preprocess(data.dataset.train.inputs[:_ROWS].to(data.device))
             outputs = flat.forward(w.to(flat.device, flat.dtype), inputs, "deterministic")
         found: list[list[float]] = outputs.reshape(len(outputs), -1)[:, :_OUTPUTS].double().cpu().tolist()
     except (TypeError, ValueError, RuntimeError):

@@ -7,24 +7,25 @@ from collections.abc import Mapping
 
 import torch
 
+from subsetopt.objective import FlatModel
 from subsetopt.objective.chunks import PlacedSamples
 from subsetopt.objective.evaluation import model_outputs
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 
-def non_finite_notes(workspace: Workspace, metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+def non_finite_notes(data: TrainingData, flat: FlatModel, metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Return one line for each split whose loss is not finite although that is not the training's doing.
 
     Looks at the starting parameters, at which a run that diverged later had finite outputs for all samples.
     """
     notes = []
     for name in metrics:
-        tensors = None if math.isfinite(metrics[name]["loss"]) else workspace.split(name)
+        tensors = None if math.isfinite(metrics[name]["loss"]) else data.tensors(SplitName(name))
         if tensors is None:
             continue
-        flat = workspace.flat
-        data = PlacedSamples(tensors[0], None, None, flat.device, flat.dtype, workspace.preprocess)
-        bad = ~torch.isfinite(model_outputs(flat, flat.initial(), data)).flatten(1).all(1)
+        placed = PlacedSamples(tensors[0], None, None, flat.device, flat.dtype, data.preprocess)
+        bad = ~torch.isfinite(model_outputs(flat, flat.initial(), placed)).flatten(1).all(1)
         if bool(bad.any()):
             notes.append(
                 f"{name}: the model's outputs are NaN or infinite for {int(bad.sum())} of {len(bad)} samples before "

@@ -12,7 +12,8 @@ from subsetopt.distributed import Ranks
 from subsetopt.objective import FlatModel
 from subsetopt.objective.sharding import SampleShare
 from subsetopt.seeding import borrowed_generators
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.context import RunContext
+from subsetopt.training.training_data import TrainingData
 
 PROBE_ROWS = 8
 REPLICATED = (
@@ -63,12 +64,12 @@ class BatchSharing:
         return self._ranks if count >= self._ranks.size else Ranks()
 
 
-def shared_batches(workspace: Workspace, inputs: Tensor) -> BatchSharing:
+def shared_batches(data: TrainingData, run: RunContext, inputs: Tensor) -> BatchSharing:
     """Return how batches of rows of `inputs` are shared; where they cannot be parted, with a warning."""
-    ranks = workspace.ranks
-    parted = ranks.size == 1 or rows_may_be_parted(workspace.flat, inputs, workspace.preprocess)
-    if not parted and REPLICATED not in workspace.warnings:
-        workspace.warnings.append(REPLICATED)
+    ranks = run.ranks
+    parted = ranks.size == 1 or rows_may_be_parted(run.model.flat, inputs, data.preprocess)
+    if not parted and REPLICATED not in run.warnings:
+        run.warnings.append(REPLICATED)
     return BatchSharing(ranks, parted)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from subsetopt.errors import unknown_name
 from subsetopt.samplers import SAMPLERS
+from subsetopt.training.budget import Budget
 from subsetopt.training.checks.affordable import check_budgets, within_budget
+from subsetopt.training.context import RunContext
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
 from subsetopt.training.phases.methods import METHODS
@@ -12,29 +14,31 @@ from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.phases.solver import SolverPhase
 from subsetopt.training.phases.subsets.phase import SubsetsPhase
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.training_data import TrainingData
 
 
-def build_phases(workspace: Workspace, *, may_idle: bool = False) -> list[Phase]:
+def build_phases(data: TrainingData, budget: Budget, run: RunContext, *, may_idle: bool = False) -> list[Phase]:
     """Build and check every phase before the first one starts; raises `UserError` for what would fail later.
 
     With `may_idle` a phase may be too dear for its budget: that is a finding where methods are compared at equal cost.
     """
-    config, handoffs = workspace.config, ("none", "full", *OPTIMIZERS.names)
+    config, handoffs = run.config, ("none", "full", *OPTIMIZERS.names)
     if config.handoff not in handoffs and config.handoff not in SAMPLERS:
         raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
-    with within_budget(workspace):
-        phases = [_build_phase(phase, workspace, index) for index, phase in enumerate(config.phases())]
+    with within_budget(config):
+        phases = [_build_phase(phase, data, budget, run, index) for index, phase in enumerate(config.phases())]
     if not may_idle:
-        check_budgets(workspace, phases)
+        check_budgets(budget, config, phases)
     return phases
 
 
-def _build_phase(config: PhaseConfig, workspace: Workspace, index: int) -> Phase:
+def _build_phase(config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> Phase:
     if config.method in METHODS:
-        own = workspace if config.streaming else workspace.for_phase(config)
-        return METHODS.get(config.method).phase(config, own, index)
+        own = data if config.streaming else data.for_phase(config)
+        return METHODS.get(config.method).phase(config, own, budget, run, index)
     if config.subsets > 1 and config.subsets_then != "together":
-        return SubsetsPhase(config, workspace)
-    workspace = workspace.for_phase(config)
-    return FirstOrderPhase(config, workspace, index) if config.first_order else SolverPhase(config, workspace)
+        return SubsetsPhase(config, data, budget, run)
+    own = data.for_phase(config)
+    if config.first_order:
+        return FirstOrderPhase(config, own, budget, run, index)
+    return SolverPhase(config, own, budget, run)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from subsetopt.registry import Registry
 
 if TYPE_CHECKING:
+    from subsetopt.training.budget import Budget
+    from subsetopt.training.context import RunContext
     from subsetopt.training.phases.protocol import Phase
     from subsetopt.training.settings.phase import PhaseConfig
-    from subsetopt.training.workspace import Workspace
+    from subsetopt.training.training_data import TrainingData
 
 
 class Strategy:
@@ -26,7 +28,7 @@ class Strategy:
     epochs: ClassVar[float | None] = None
 
     @classmethod
-    def phase(cls, config: PhaseConfig, workspace: Workspace, index: int) -> Phase:
+    def phase(cls, config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> Phase:
         """Return the phase; `index` is its place in the run. Raises `UserError` for what would fail later."""
         raise NotImplementedError
 

@@ -12,12 +12,14 @@ from subsetopt.errors import SettingError
 from subsetopt.saving import join, split, under
 from subsetopt.solvers import SOLVERS, make_solver
 from subsetopt.solvers.protocol import Solver, State, StopReason
+from subsetopt.training.budget import Budget
+from subsetopt.training.context import RunContext
 from subsetopt.training.loss_scale import relative_to
 from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.training_data import TrainingData
 
 
 @dataclass
@@ -31,12 +33,12 @@ class SolverState:
 class SolverPhase:
     """Runs one solver on one full-batch objective."""
 
-    def __init__(self, config: PhaseConfig, workspace: Workspace) -> None:
+    def __init__(self, config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext) -> None:
         self.config = config
-        self._workspace = workspace
+        self._data, self._budget, self._run, self._model = data, budget, run, run.model
         self._solver: Solver = solver_of(config)
-        _check_ranks(self._solver, workspace)
-        self._objective = workspace.objective(config.data, track_noise=config.stop_at == "noise")
+        _check_ranks(self._solver, run)
+        self._objective = run.model.objective(data, config.split, track_noise=config.stop_at == "noise")
         self._test = self._make_test()
         self._gtol: float | None = getattr(self._solver, "gtol", None)
         self._scale: float | None = None
@@ -44,24 +46,24 @@ class SolverPhase:
     @property
     def samples(self) -> int:
         """K for the subset, N for the full set."""
-        return self._workspace.samples(self.config.data)
+        return self._data.samples(self.config.split)
 
     @property
     def title(self) -> str:
         """For the progress bar."""
-        dataset = self._workspace.dataset
+        dataset = self._data.dataset
         classes = f" of {dataset.n_outputs} classes" if dataset.task == "classification" else ""
         return f"{self.config.method} on {self.samples} samples{classes}"
 
     @property
     def least_cost(self) -> float:
         """The evaluation at the start, and one at the end of a first step."""
-        return self._workspace.ledger.price("gradient", 2 * self.samples)
+        return self._budget.ledger.price("gradient", 2 * self.samples)
 
     def start(self, w: Tensor) -> SolverState:
         """Evaluate at w; with `carry`, take over the curvature that the phase before has handed on."""
-        state, carried = self._solver.init(self._objective, w), self._workspace.carried
-        self._measure_in(self._workspace.scale.at_start(self._workspace, self.config.data, w, state))
+        state, carried = self._solver.init(self._objective, w), self._run.carried
+        self._measure_in(self._run.scale.at_start(self._model, self._data, self.config.split, w, state))
         if self.config.carry:
             state = carried.take(self.config.method, self._solver, self._objective, state)
         carried.clear()
@@ -91,7 +93,7 @@ class SolverPhase:
 
     def iterate(self, state: SolverState) -> Tensor:
         """Return the current iterate; a look at it costs nothing."""
-        self._workspace.refresh_batch_norm(state.solver.w, self.config.data, "evaluation")
+        self._model.refresh_batch_norm(self._data, state.solver.w, self.config.split, "evaluation")
         return state.solver.w
 
     def details(self) -> dict[str, Any]:
@@ -111,9 +113,9 @@ class SolverPhase:
         if chosen is not outcome.w:
             loss, gradient = self._objective.value_and_gradient(chosen, "evaluation")
             outcome = PhaseOutcome(chosen, float(loss), float(gradient.abs().max()))
-        self._workspace.refresh_batch_norm(outcome.w, self.config.data)
-        if self.config.role == "grow" and self._workspace.config.grow_carry:
-            self._workspace.carried.put(self.config.method, self._solver, solver)
+        self._model.refresh_batch_norm(self._data, outcome.w, self.config.split)
+        if self.config.role == "grow" and self._run.config.grow_carry:
+            self._run.carried.put(self.config.method, self._solver, solver)
         return outcome
 
     def save(self, state: SolverState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -125,10 +127,10 @@ class SolverPhase:
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> SolverState:
         """Rebuild both without evaluating."""
-        tensors = {name: tensor.to(self._workspace.device) for name, tensor in tensors.items()}
+        tensors = {name: tensor.to(self._data.device) for name, tensor in tensors.items()}
         self._test.load_state_dict(join(dict, under("test/", tensors), numbers["test"]))
         self._measure_in(numbers["loss_scale"])
-        self._workspace.scale.value = numbers["loss_scale"]
+        self._run.scale.value = numbers["loss_scale"]
         solver_state = self._solver.restore(self._objective, under("solver.", tensors), numbers["solver"])
         stopped = numbers["stopped"]
         return SolverState(solver_state, None if stopped is None else StopReason(stopped))
@@ -151,8 +153,8 @@ class SolverPhase:
         return noise
 
     def _held_out_loss(self, w: Tensor) -> float:
-        self._workspace.refresh_batch_norm(w, self.config.data)
-        return self._workspace.held_out_loss(w)
+        self._model.refresh_batch_norm(self._data, w, self.config.split)
+        return self._model.held_out_loss(self._data, w)
 
 
 def solver_of(config: PhaseConfig) -> Solver:
@@ -165,16 +167,16 @@ def solver_of(config: PhaseConfig) -> Solver:
     return make_solver(config.method, **settings)
 
 
-def _check_ranks(solver: Solver, workspace: Workspace) -> None:
+def _check_ranks(solver: Solver, run: RunContext) -> None:
     """Raise `SettingError` for curvature that one process alone can have."""
-    if workspace.ranks.size == 1:
+    if run.ranks.size == 1:
         return
     share, kind = getattr(solver, "sample_share", 1.0), getattr(solver, "preconditioner", "none")
     if kind == "diagonal":
         raise SettingError(
-            "preconditioner", kind, f"is for one process, and there are {workspace.ranks.size}", "use kfac or none"
+            "preconditioner", kind, f"is for one process, and there are {run.ranks.size}", "use kfac or none"
         )
-    if workspace.flat.batch_dependent and (share != 1.0 or kind != "none"):
+    if run.model.flat.batch_dependent and (share != 1.0 or kind != "none"):
         name, given, plain = ("sample_share", share, 1) if share != 1.0 else ("preconditioner", kind, "none")
         raise SettingError(
             name,

@@ -23,6 +23,7 @@ from subsetopt.errors import FORMER_NAMES, SettingsConflictError, setting
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.methods import METHODS, is_stream
 from subsetopt.training.settings.declaration import declared, old_names
+from subsetopt.training.splits import SplitName
 
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
@@ -224,6 +225,11 @@ class PhaseConfig(StoppingSettings):
     def first_order(self) -> bool:
         """True when a mini-batch optimizer runs this phase, false for a full-batch solver."""
         return self.method in OPTIMIZERS
+
+    @property
+    def split(self) -> SplitName:
+        """What the phase trains on: the subset, or all training data."""
+        return SplitName.trained_on(self.data)
 
     @property
     def streaming(self) -> bool:

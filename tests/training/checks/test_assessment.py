@@ -18,6 +18,7 @@ from subsetopt.report import summary
 from subsetopt.training.checks.assessment import baseline
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
+from subsetopt.training.splits import SplitName
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(400, 6))
@@ -97,11 +98,11 @@ def test_targets_that_do_not_vary_are_no_alarm_and_have_no_r2() -> None:
 
 def test_the_baseline_is_the_best_constant_of_the_training_data() -> None:
     labels = np.array([0, 1, 1, 2] * 100)
-    workspace = prepare(
+    data, _, _ = prepare(
         make_config({}), nn.Linear(6, 3), dataset_from_arrays(X, labels, X[:40], labels[:40][::-1].copy())
     )
-    found = baseline(workspace, "test")
-    shares = torch.bincount(workspace.dataset.train.targets).double() / len(workspace.dataset.train)
+    found = baseline(data, SplitName.TEST)
+    shares = torch.bincount(data.dataset.train.targets).double() / len(data.dataset.train)
     expected = F.nll_loss(shares.log().expand(40, 3), torch.from_numpy(labels[:40]))
     assert found == pytest.approx({"accuracy": 0.5, "loss": float(expected)}, rel=1e-9)
     regression = prepare(make_config({}), nn.Linear(6, 1), prices())

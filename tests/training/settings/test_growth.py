@@ -20,6 +20,7 @@ from subsetopt.training.run import train
 from subsetopt.training.settings.growth import growth_stages
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.settings.run import make_config
+from subsetopt.training.splits import SplitName
 
 
 def test_stages_grow_by_the_factor_and_leave_out_what_is_nearly_the_end() -> None:
@@ -39,23 +40,23 @@ def test_disjoint_stages_follow_each_other_in_the_draw_and_the_last_holds_them()
 @pytest.mark.parametrize("mode", ["nested", "disjoint"])
 def test_the_rows_of_the_stages(mode: str) -> None:
     settings = {"grow": 2, "grow_start": 0.05, "subset_frac": 0.8, "grow_mode": mode, "handoff": "none", "seed": 3}
-    workspace = prepare(make_config(settings))
-    n, phases = workspace.full_size, workspace.config.phases()
-    rows = [set(workspace.for_phase(phase).subset.tolist()) for phase in phases]
+    data, _, run = prepare(make_config(settings))
+    n, phases = data.full_size, run.config.phases()
+    rows = [set(data.for_phase(phase).subset.tolist()) for phase in phases]
     assert [len(part) for part in rows[:-1]] == pytest.approx([0.05 * 2**i * n for i in range(len(rows) - 1)], abs=1)
-    assert rows[-1] == set(draw(n, fraction=0.8, seed=3, stratify=workspace.dataset.train.targets).tolist())
+    assert rows[-1] == set(draw(n, fraction=0.8, seed=3, stratify=data.dataset.train.targets).tolist())
     for smaller, larger in itertools.pairwise(rows):
         assert smaller < larger if mode == "nested" or larger == rows[-1] else not smaller & larger
-    counts = torch.bincount(workspace.dataset.train.targets[sorted(rows[1])], minlength=10)
-    expected = torch.bincount(workspace.dataset.train.targets, minlength=10) * len(rows[1]) / n
+    counts = torch.bincount(data.dataset.train.targets[sorted(rows[1])], minlength=10)
+    expected = torch.bincount(data.dataset.train.targets, minlength=10) * len(rows[1]) / n
     assert (counts - expected).abs().max() <= 2, "a stage keeps the class shares"
 
 
 def test_growing_to_the_full_set_ends_on_all_samples_and_the_subset_is_the_full_set() -> None:
     config = make_config({"grow": 4, "handoff": "none"})
     assert [phase.data for phase in config.phases()] == ["subset"] * 3 + ["full"]
-    workspace = prepare(config)
-    assert len(workspace.subset) == workspace.full_size
+    data, _, _ = prepare(config)
+    assert len(data.subset) == data.full_size
     copies = make_config({"grow": 4, "handoff": "none", "augment_copies": 1}).phases()
     assert copies[-1].data == "subset", "the full set alone has no augmented copies"
 
@@ -82,29 +83,31 @@ def grown(**settings: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("theta", [0.03, 1.0])
 def test_a_stage_ends_at_the_first_iterate_whose_gradient_is_below_theta_times_its_noise(theta: float) -> None:
-    workspace = prepare(make_config({"dtype": "float64"}), softmax_regression(), noisy_classes())
+    data, budget, run = prepare(make_config({"dtype": "float64"}), softmax_regression(), noisy_classes())
     phase = SolverPhase(
         PhaseConfig(method="lbfgs", role="grow", share=0.4, stop_at="noise", noise_theta=theta, gtol=1e-9),
-        workspace.for_phase(PhaseConfig(method="lbfgs", share=0.4)),
+        (own := data.for_phase(PhaseConfig(method="lbfgs", share=0.4))),
+        budget,
+        run,
     )
-    state, ratios = phase.start(workspace.flat.initial()), []
-    x, y = phase._workspace.subset_data
+    state, ratios = phase.start(run.model.flat.initial()), []
+    x, y = own.trained(SplitName.SUBSET)
     x = x.double()
     while phase.terminate(state) is None:
         state = phase.step(state)
-        ratios.append(noise_ratio(workspace, state.solver.w, x, y))
+        ratios.append(noise_ratio(run.config.l2, state.solver.w, x, y))
     assert phase.terminate(state) == "noise"
     # The phase estimates tr(cov) from 8 chunks, here it is exact; 8 chunks of 18 parameters are good to a third or so.
     assert ratios[-1] <= 2 * theta and all(ratio > theta / 2 for ratio in ratios[:-1])
 
 
-def noise_ratio(workspace: Any, w: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> float:
+def noise_ratio(l2: float, w: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> float:
     """||g||^2 K / tr(cov g_i) of softmax regression, from per-sample gradients (p - e_y) [x, 1]^T."""
     weight, bias = w[:18].reshape(3, 6), w[18:]
     residual = (x @ weight.T + bias).softmax(1) - torch.nn.functional.one_hot(y, 3)
     each = torch.cat([residual[:, :, None] * x[:, None, :], residual[:, :, None]], dim=2)
     flat = torch.cat([each[:, :, :6].flatten(1), each[:, :, 6]], dim=1)
-    gradient = flat.mean(0) + workspace.config.l2 * w
+    gradient = flat.mean(0) + l2 * w
     return float(gradient @ gradient * len(x) / flat.var(dim=0).sum())
 
 
@@ -194,11 +197,11 @@ def test_contradictions_are_refused_in_one_line(settings: dict[str, Any], said: 
 
 
 def test_a_first_stage_too_small_names_a_start_that_is_not() -> None:
-    workspace = prepare(make_config({"grow": 2, "grow_start": 0.005}))
+    data, _, run = prepare(make_config({"grow": 2, "grow_start": 0.005}))
     with pytest.raises(SettingError, match=r"grow_start = 0\.005: is 6 of 1294 samples.*grow_start=0\.008"):
-        workspace.for_phase(workspace.config.phases()[0])
-    enough = prepare(make_config({"grow": 2, "grow_start": 0.008}))
-    assert len(enough.for_phase(enough.config.phases()[0]).subset) == 10
+        data.for_phase(run.config.phases()[0])
+    enough, _, run = prepare(make_config({"grow": 2, "grow_start": 0.008}))
+    assert len(enough.for_phase(run.config.phases()[0]).subset) == 10
 
 
 def test_a_study_lays_one_share_of_the_budget_on_all_stages_and_tunes_theta() -> None:

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.budget import Budget
 from subsetopt.training.phases.stopping import HeldOutTest, MonitoredIterate
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.run_model import RunModel
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 CHECKS, CHECK_SHARE = 20, 0.05  # 20 checks per phase, fewer where they would take over 5 % of its cost
 
@@ -19,8 +22,8 @@ CHECKS, CHECK_SHARE = 20, 0.05  # 20 checks per phase, fewer where they would ta
 class HeldOutChecks:
     """A `HeldOutTest` that is due by cost, charged to "selection", and keeps BatchNorm's statistics with the best w."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, data: TrainingData, budget: Budget, model: RunModel) -> None:
+        self._data, self._ledger, self._model = data, budget.ledger, model
         self.test = HeldOutTest(self._loss, every=1)
         self._interval = self._due = math.inf
         self._best_buffers: dict[str, Tensor] = {}
@@ -28,18 +31,16 @@ class HeldOutChecks:
     @property
     def cost(self) -> float:
         """Epoch-equivalents of one check."""
-        held_out = self._workspace.dataset.validation
-        assert held_out is not None, "checked before step 0"
-        return self._workspace.ledger.price("forward", len(held_out))
+        return self._ledger.price("forward", self._data.samples(SplitName.VALIDATION))
 
     def begin(self, affordable: float) -> None:
         """Plan the checks of a phase that may spend `affordable` epoch-equivalents."""
         self._interval = max(affordable / CHECKS, self.cost / CHECK_SHARE)
-        self._due = self._workspace.ledger.cost + self._interval
+        self._due = self._ledger.cost + self._interval
 
     def look(self, iterate: MonitoredIterate, end: StopReason) -> StopReason | None:
         """Check where it is due, and return why to stop: `end` where the check cannot be paid. One synchronisation."""
-        ledger, before = self._workspace.ledger, self.test.best_loss
+        ledger, before = self._ledger, self.test.best_loss
         if ledger.cost < self._due:
             return None
         try:
@@ -47,7 +48,7 @@ class HeldOutChecks:
         except BudgetExhausted:
             return end
         if self.test.best_loss < before:
-            self._best_buffers = self._workspace.flat.buffers()
+            self._best_buffers = self._model.flat.buffers()
         self._due = ledger.cost + self._interval
         return reason
 
@@ -55,7 +56,7 @@ class HeldOutChecks:
         """Return `w` itself, or the best parameters checked, with the model's buffers set to match."""
         chosen = self.test.choose(w)
         if chosen is not w:
-            self._workspace.flat.load_buffers(self._best_buffers)
+            self._model.flat.load_buffers(self._best_buffers)
         return chosen
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,4 +71,4 @@ class HeldOutChecks:
         self._interval, self._due = state_dict["interval"], state_dict["due"]
 
     def _loss(self, w: Tensor) -> float:
-        return self._workspace.held_out_loss(w.detach())
+        return self._model.held_out_loss(self._data, w.detach())

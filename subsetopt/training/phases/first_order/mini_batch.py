@@ -23,8 +23,11 @@ from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
 from subsetopt.objective.flops import count_flops
 from subsetopt.samplers import Batch, Sampler, Scan, Seen
+from subsetopt.training.context import RunContext
+from subsetopt.training.ledger import Ledger
 from subsetopt.training.phases.batch_sharing import shared_batches
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 SCAN_CHUNK = 512
 COUNTED_ROWS = 8
@@ -43,18 +46,20 @@ class MiniBatch:
 
     def __init__(
         self,
-        workspace: Workspace,
-        data: str,
+        data: TrainingData,
+        ledger: Ledger,
+        run: RunContext,
+        split: SplitName,
         sampler: Sampler,
         loss: Loss,
         augmentation: Augmentation | None = None,
         amp: bool = False,
     ) -> None:
-        self._workspace, self._sampler, self._loss = workspace, sampler, loss
-        self._augmentation, self._amp = augmentation, amp
-        self._inputs, targets = workspace.data(data)
-        self._targets = loss.prepare(targets, workspace.flat.dtype)
-        self._sharing = shared_batches(workspace, self._inputs)
+        self._data, self._ledger, self._flat, self._sampler, self._loss = data, ledger, run.model.flat, sampler, loss
+        self._augmentation, self._amp, self._run = augmentation, amp, run
+        self._inputs, targets = data.trained(split)
+        self._targets = loss.prepare(targets, run.model.flat.dtype)
+        self._sharing = shared_batches(data, run, self._inputs)
 
     @property
     def bind_rows(self) -> int:
@@ -67,7 +72,7 @@ class MiniBatch:
 
         Without a sampler's own arithmetic after a scan; of a batch of candidates one row is counted as trained on.
         """
-        ledger, sampler = self._workspace.ledger, self._sampler
+        ledger, sampler = self._ledger, self._sampler
         cost = ledger.price("gradient", self.bind_rows if sampler.needs_data else 0)
         if sampler.scan_due:
             cost += self._scan_cost
@@ -78,24 +83,23 @@ class MiniBatch:
     @property
     def _scan_cost(self) -> float:
         """Epoch-equivalents of a scan, without the sampler's own arithmetic after it."""
-        workspace = self._workspace
-        held_out = workspace.dataset.validation if self._sampler.needs_validation_scan else None
-        return workspace.ledger.price("forward", len(self._targets) + (0 if held_out is None else len(held_out)))
+        held_out = self._data.samples(SplitName.VALIDATION) if self._sampler.needs_validation_scan else 0
+        return self._ledger.price("forward", len(self._targets) + held_out)
 
     def _affords_scan(self) -> bool:
         """Whether a scan leaves anything to train; if not, the sampler goes on with the rows that it has."""
-        ledger, sampler = self._workspace.ledger, self._sampler
+        ledger, sampler = self._ledger, self._sampler
         if ledger.cost + self._scan_cost + ledger.price("gradient", sampler.opening[0]) <= ledger.limit:
             return True
         warning = f"{sampler.name} selected nothing: what was left of the budget does not hold a scan of the data"
-        if not sampler.statistics().get("scans", 0) and warning not in self._workspace.warnings:
-            self._workspace.warnings.append(warning)
+        if not sampler.statistics().get("scans", 0) and warning not in self._run.warnings:
+            self._run.warnings.append(warning)
         return False
 
     def bind(self) -> None:
         """Let the sampler look at the training inputs once, where it wants to; a restored sampler has done so."""
         if self._sampler.needs_data:
-            self._workspace.ledger.charge("gradient", self.bind_rows, "selection")
+            self._ledger.charge("gradient", self.bind_rows, "selection")
             self._sampler.bind(self._inputs)
 
     def gradient(self, w: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
@@ -105,10 +109,10 @@ class MiniBatch:
         reads. A single row is no batch for a model with BatchNorm, and is passed over.
         """
         batch = self._chosen(w)
-        if batch is None or (self._workspace.flat.batch_dependent and len(batch.indices) == 1):
+        if batch is None or (self._flat.batch_dependent and len(batch.indices) == 1):
             return None
         indices = moved(batch.indices, self._targets.device)
-        self._workspace.ledger.charge("gradient", len(indices), "train")
+        self._ledger.charge("gradient", len(indices), "train")
         inputs, donors, shares = self._augmented(self._stored(indices), generator)
         rows = indices if donors is None else indices[donors]
         targets = self._targets[rows]
@@ -130,7 +134,7 @@ class MiniBatch:
 
     def _chosen(self, w: Tensor) -> Batch | None:
         if self._sampler.scan_due and self._affords_scan():
-            held_out = self._workspace.split("validation") if self._sampler.needs_validation_scan else None
+            held_out = self._data.tensors(SplitName.VALIDATION) if self._sampler.needs_validation_scan else None
             validation = None if held_out is None else self._scan(w, *held_out)
             scan = self._scan(w, self._inputs, self._targets)
             self._counted(lambda: self._sampler.refresh(scan, validation))
@@ -138,11 +142,11 @@ class MiniBatch:
         if not self._sampler.selection_due:
             return batch
         indices = moved(batch.indices, self._targets.device)
-        self._workspace.ledger.charge("forward", len(indices), "selection")
+        self._ledger.charge("forward", len(indices), "selection")
         targets = self._targets[indices]
         own = self._sharing.rows(len(indices))
         with torch.no_grad():
-            look = self._forward(w, self._workspace.preprocess(self._stored(indices[own])), "eval")
+            look = self._forward(w, self._data.preprocess(self._stored(indices[own])), "eval")
             losses = self._loss.per_sample(look.outputs, targets[own])
         seen = self._seen(indices, losses, look, targets)
         return self._sampler.select(batch, seen.losses, seen.probabilities, seen.features, seen.targets)
@@ -164,15 +168,15 @@ class MiniBatch:
 
     def _scan(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Scan:
         """Return last-layer gradients e = dl/dz (n, M) and features h (n, D) of all rows."""
-        targets = self._loss.prepare(targets, self._workspace.flat.dtype)
-        self._workspace.ledger.charge("forward", len(targets), "selection")
+        targets = self._loss.prepare(targets, self._flat.dtype)
+        self._ledger.charge("forward", len(targets), "selection")
         residuals: list[Tensor] = []
         features: list[Tensor] = []
         own = self._sharing.rows(len(targets))
         for start in range(own.start, own.stop, SCAN_CHUNK):
             piece = slice(start, min(start + SCAN_CHUNK, own.stop))
             with torch.no_grad():
-                look = self._forward(w, self._workspace.preprocess(moved(inputs[piece], w.device)), "eval")
+                look = self._forward(w, self._data.preprocess(moved(inputs[piece], w.device)), "eval")
             assert look.features is not None, "every sampler that scans is given features"
             outputs = look.outputs.requires_grad_()
             loss = self._loss.per_sample(outputs, moved(targets[piece], w.device)).sum()
@@ -187,12 +191,12 @@ class MiniBatch:
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Augmented:
         if self._augmentation is None:
-            return Augmented(self._workspace.preprocess(images))
-        return self._augmentation(images, self._workspace.preprocess, generator)
+            return Augmented(self._data.preprocess(images))
+        return self._augmentation(images, self._data.preprocess, generator)
 
     def _forward(self, w: Tensor, x: Tensor, mode: Mode) -> Look:
-        flat, needs, features = self._workspace.flat, self._sampler.needs, None
-        with torch.autocast(self._workspace.device.type, torch.bfloat16, enabled=self._amp):
+        flat, needs, features = self._flat, self._sampler.needs, None
+        with torch.autocast(self._data.device.type, torch.bfloat16, enabled=self._amp):
             if "features" in needs or self._sampler.needs_scan:
                 outputs, features = evaluate_last_layer(flat, w, x, mode)
             else:
@@ -205,7 +209,7 @@ class MiniBatch:
         """Do a sampler's own arithmetic and charge it, afterwards: how much it is depends on the data."""
         rows = self._gradients(count_flops(work))
         if rows:
-            self._workspace.ledger.charge("gradient", rows, "selection")
+            self._ledger.charge("gradient", rows, "selection")
 
     def _gradients(self, flops: int) -> int:
         """Return `flops` in gradients of one sample; 0 for a model in which torch counts none: seconds show it."""
@@ -214,11 +218,11 @@ class MiniBatch:
     @cached_property
     def _gradient_flops(self) -> float:
         """Flops of the forward and backward pass of one sample, the unit of the ledger's prices."""
-        flat, rows = self._workspace.flat, slice(COUNTED_ROWS)
+        flat, rows = self._flat, slice(COUNTED_ROWS)
         w = flat.initial().requires_grad_()
 
         def gradient() -> None:
-            outputs = flat.forward(w, self._workspace.preprocess(self._inputs[rows].to(w.device)), "deterministic")
+            outputs = flat.forward(w, self._data.preprocess(self._inputs[rows].to(w.device)), "deterministic")
             torch.autograd.grad(self._loss.per_sample(outputs, self._targets[rows]).sum(), w)
 
         return count_flops(gradient) / len(self._inputs[rows])

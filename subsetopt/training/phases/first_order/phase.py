@@ -24,7 +24,8 @@ from subsetopt.samplers import Sampler
 from subsetopt.saving import join, split
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.budget import Budget, record_of
+from subsetopt.training.budget import Budget, PhaseBudget, record_of
+from subsetopt.training.context import RunContext
 from subsetopt.training.phases.first_order.held_out import HeldOutChecks
 from subsetopt.training.phases.first_order.mini_batch import MiniBatch
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
@@ -42,7 +43,7 @@ from subsetopt.training.phases.first_order.vector_optimizer import VectorOptimiz
 from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.random_streams import installed, new_states
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.training_data import TrainingData
 
 RECORDS = 200  # per phase; what lies between two records is one "step" of the phase
 
@@ -59,7 +60,7 @@ class FirstOrderState:
     optimizer: VectorOptimizer
     random: dict[str, Tensor]
     augmentation: torch.Generator
-    budget: Budget
+    budget: PhaseBudget
     sampler: Sampler
     checks: HeldOutChecks | None
     iterations: int = 0
@@ -73,23 +74,25 @@ class FirstOrderPhase:
     `index` is the phase's place in the run: two phases that are otherwise alike draw different batches.
     """
 
-    def __init__(self, config: PhaseConfig, workspace: Workspace, index: int = 0) -> None:
+    def __init__(
+        self, config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int = 0
+    ) -> None:
         self.config = config
-        self._workspace = workspace
+        self._data, self._budget, self._run, self._model = data, budget, run, run.model
         self._stream = f"{index}:{config.role}"
         self._lr = learning_rate(config)
-        self._weight_decay = weight_decay_of(config, workspace)
-        self._loss = loss_of(config, workspace)
-        self._sampler: Sampler = sampler_of(config, workspace, self.samples, self._stream)
-        self._augmentation = make_augmentation(config.augmentation, workspace.dataset.in_shape)
-        self._checks = HeldOutChecks(workspace) if config.stop_at == "validation" else None
-        check_phase(config, workspace, self._sampler)
-        check_affordable(config, workspace, self._sampler.name, self._mini_batch.bind_rows)
+        self._weight_decay = weight_decay_of(config, run.config)
+        self._loss = loss_of(config, run)
+        self._sampler: Sampler = sampler_of(config, data, budget, run, self.samples, self._stream)
+        self._augmentation = make_augmentation(config.augmentation, data.dataset.in_shape)
+        self._checks = HeldOutChecks(data, budget, run.model) if config.stop_at == "validation" else None
+        check_phase(config, data, run, self._sampler)
+        check_affordable(config, budget.ledger, run.config, self._sampler.name, self._mini_batch.bind_rows)
 
     @property
     def samples(self) -> int:
         """K for the subset, N for the full set."""
-        return self._workspace.samples(self.config.data)
+        return self._data.samples(self.config.split)
 
     @property
     def title(self) -> str:
@@ -105,20 +108,29 @@ class FirstOrderPhase:
     @cached_property
     def _mini_batch(self) -> MiniBatch:
         config = self.config
-        return MiniBatch(self._workspace, config.data, self._sampler, self._loss, self._augmentation, config.amp)
+        return MiniBatch(
+            self._data,
+            self._budget.ledger,
+            self._run,
+            config.split,
+            self._sampler,
+            self._loss,
+            self._augmentation,
+            config.amp,
+        )
 
     def start(self, w: Tensor) -> FirstOrderState:
         """Take what the phase may spend, within the run's budget, and let the sampler look at the data."""
-        workspace, seed = self._workspace, self._workspace.config.seed
+        seed, device = self._run.config.seed, self._data.device
         # What is reserved is kept for the check of the last parameters.
-        budget = Budget.open(workspace.ledger, workspace.clock, 0.0 if self._checks is None else self._checks.cost)
+        budget = self._budget.for_phase(0.0 if self._checks is None else self._checks.cost)
         if self._checks is not None:
             self._checks.begin(budget.affordable)
         w = w.detach().clone()
         state = FirstOrderState(
             w,
             self._optimizer(w),
-            new_states(seed, f"{self._stream}:dropout", workspace.device),
+            new_states(seed, f"{self._stream}:dropout", device),
             make_generator(seed, f"{self._stream}:augmentation"),
             budget,
             self._sampler,
@@ -131,7 +143,7 @@ class FirstOrderPhase:
         """Take the mini-batch steps between two records, with one host synchronisation at their end."""
         enough = state.budget.part(RECORDS)
         losses: list[Tensor] = []
-        with installed(state.random, self._workspace.device):
+        with installed(state.random, self._data.device):
             try:
                 while not losses or not enough():
                     self._mini_batch_step(state, losses)
@@ -174,8 +186,8 @@ class FirstOrderPhase:
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> FirstOrderState:
         """Rebuild optimizer, sampler and held-out test as they were."""
-        workspace = self._workspace
-        on_device = {name: t if _on_host(name) else t.to(workspace.device) for name, t in tensors.items()}
+        device = self._data.device
+        on_device = {name: t if _on_host(name) else t.to(device) for name, t in tensors.items()}
         w = on_device["w"].clone()
         return join(
             FirstOrderState,
@@ -185,12 +197,12 @@ class FirstOrderPhase:
             optimizer=self._optimizer(w),
             sampler=self._sampler,
             checks=self._checks,
-            ledger=workspace.ledger,
-            clock=workspace.clock,
+            ledger=self._budget.ledger,
+            clock=self._budget.clock,
         )
 
     def _optimizer(self, w: Tensor) -> VectorOptimizer:
-        return VectorOptimizer(optimizer_of(self.config, self._workspace.flat, w, self._lr, self._weight_decay))
+        return VectorOptimizer(optimizer_of(self.config, self._model.flat, w, self._lr, self._weight_decay))
 
     @property
     def _decoupled(self) -> bool:

@@ -12,10 +12,15 @@ from subsetopt.errors import SettingError, setting
 from subsetopt.objective import CrossEntropy, FlatModel, Loss, has_last_layer, make_loss
 from subsetopt.samplers import Sampler, default_settings, make_sampler
 from subsetopt.seeding import derive_seed
+from subsetopt.training.budget import Budget
+from subsetopt.training.context import RunContext
+from subsetopt.training.ledger import Ledger
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.settings.run import RunConfig
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 
 def learning_rate(config: PhaseConfig) -> float:
@@ -23,12 +28,12 @@ def learning_rate(config: PhaseConfig) -> float:
     return OPTIMIZERS.get(config.method).rate if config.lr is None else config.lr
 
 
-def weight_decay_of(config: PhaseConfig, workspace: Workspace) -> float:
+def weight_decay_of(config: PhaseConfig, run: RunConfig) -> float:
     """Return the setting, else the run's L2 strength where it means the same; decoupled decay has a default."""
     if config.weight_decay is not None:
         return config.weight_decay
     decoupled = OPTIMIZERS.get(config.method).decoupled_decay
-    return workspace.config.l2 if decoupled is None else decoupled
+    return run.l2 if decoupled is None else decoupled
 
 
 def optimizer_of(
@@ -39,34 +44,36 @@ def optimizer_of(
     return OPTIMIZERS.get(config.method).make(config, flat, w, lr, weight_decay)
 
 
-def loss_of(config: PhaseConfig, workspace: Workspace) -> Loss:
+def loss_of(config: PhaseConfig, run: RunContext) -> Loss:
     """Return the run's loss, smoothed where asked; raises `SettingError` where it cannot be."""
     smoothing = config.label_smoothing
-    if smoothing and workspace.loss != "cross_entropy":
-        name = setting_name(workspace.config, config, "label_smoothing")
+    if smoothing and run.model.loss != "cross_entropy":
+        name = setting_name(run.config, config, "label_smoothing")
         raise SettingError(name, smoothing, "only cross-entropy has it", "use 0")
-    return CrossEntropy(smoothing) if smoothing else make_loss(workspace.loss)
+    return CrossEntropy(smoothing) if smoothing else make_loss(run.model.loss)
 
 
-def sampler_of(config: PhaseConfig, workspace: Workspace, samples: int, stream: str) -> Sampler:
+def sampler_of(
+    config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, samples: int, stream: str
+) -> Sampler:
     """Return the sampler over `samples` rows; a sampler that has a window in time is told how long the training is."""
     settings = dict(config.sampler_settings)
     batch_size = min(config.batch_size, samples)
     if "total_steps" in default_settings(config.sampler) and config.epochs is not None:
         # As if every batch were trained whole. Selection saves cost, so a few more steps may follow; not fewer.
-        rows = min(config.epochs, workspace.ledger.budget) * workspace.full_size
+        rows = min(config.epochs, budget.ledger.budget) * data.full_size
         settings.setdefault("total_steps", max(1, math.floor(rows / batch_size)))
     sampler = make_sampler(
         config.sampler,
         samples,
         batch_size,
-        derive_seed(workspace.config.seed, f"{stream}:{config.sampler}"),
-        device=workspace.device,
+        derive_seed(run.config.seed, f"{stream}:{config.sampler}"),
+        device=data.device,
         **settings,
     )
-    if workspace.flat.batch_dependent and min(sampler.rows_per_proposal, sampler.epoch_rows) < 2:
+    if run.model.flat.batch_dependent and min(sampler.rows_per_proposal, sampler.epoch_rows) < 2:
         raise SettingError(
-            setting_name(workspace.config, config, "batch_size"),
+            setting_name(run.config, config, "batch_size"),
             config.batch_size,
             "leaves one row per step, and BatchNorm needs two",
             "use a larger one",
@@ -74,26 +81,25 @@ def sampler_of(config: PhaseConfig, workspace: Workspace, samples: int, stream: 
     return sampler
 
 
-def check_phase(config: PhaseConfig, workspace: Workspace, sampler: Sampler) -> None:
+def check_phase(config: PhaseConfig, data: TrainingData, run: RunContext, sampler: Sampler) -> None:
     """Raise `SettingError` for what would otherwise fail in the middle of the training."""
-    named = partial(setting_name, workspace.config, config)
-    OPTIMIZERS.get(config.method).check(workspace.flat, named("method"))
-    held_out = workspace.dataset.validation
-    if held_out is None or len(held_out) == 0:
+    named = partial(setting_name, run.config, config)
+    OPTIMIZERS.get(config.method).check(run.model.flat, named("method"))
+    if not data.samples(SplitName.VALIDATION):
         remedy = f"set {setting('validation_fraction')} above 0"
         if sampler.needs_validation_scan:
             raise SettingError(named("sampler"), sampler.name, "needs held-out data", remedy)
         if config.stop_at == "validation":
             raise SettingError(named("stop_at"), "validation", "needs held-out data", remedy)
-    if config.amp and workspace.config.dtype == "float64":
+    if config.amp and run.config.dtype == "float64":
         raise SettingError(
             named("amp"), True, "float64 parameters are never autocast", f"use {setting('dtype', 'float32')}"
         )
-    if (sampler.needs_scan or "features" in sampler.needs) and not has_last_layer(workspace.flat):
+    if (sampler.needs_scan or "features" in sampler.needs) and not has_last_layer(run.model.flat):
         raise SettingError(
             named("sampler"), sampler.name, "needs a model that ends in a linear layer", "use another sampler or model"
         )
-    if (sampler.needs_scan or "probabilities" in sampler.needs) and workspace.dataset.task != "classification":
+    if (sampler.needs_scan or "probabilities" in sampler.needs) and data.dataset.task != "classification":
         raise SettingError(
             named("sampler"),
             sampler.name,
@@ -102,14 +108,14 @@ def check_phase(config: PhaseConfig, workspace: Workspace, sampler: Sampler) -> 
         )
 
 
-def check_affordable(config: PhaseConfig, workspace: Workspace, sampler: str, rows: int) -> None:
+def check_affordable(config: PhaseConfig, ledger: Ledger, run: RunConfig, sampler: str, rows: int) -> None:
     """Raise `SettingError` where preparing the sampler, for the price of `rows` gradients, leaves nothing to train."""
-    cost = workspace.ledger.price("gradient", rows)
-    if config.epochs is not None and cost >= min(config.epochs, workspace.ledger.budget):
+    cost = ledger.price("gradient", rows)
+    if config.epochs is not None and cost >= min(config.epochs, ledger.budget):
         raise SettingError(
-            setting_name(workspace.config, config, "sampler"),
+            setting_name(run, config, "sampler"),
             sampler,
             f"preparing it (hashing all inputs) costs {cost:.2g} epoch-equivalents of a model as small as this",
-            f"allow it more by {setting(setting_name(workspace.config, config, 'epochs'))}, or give it cheaper "
+            f"allow it more by {setting(setting_name(run, config, 'epochs'))}, or give it cheaper "
             "settings, for example repetitions=8",
         )

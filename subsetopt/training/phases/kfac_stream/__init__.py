@@ -30,9 +30,11 @@ from subsetopt.facts import Knob, PlannedStrategy
 from subsetopt.training.phases.methods import METHODS, Strategy
 
 if TYPE_CHECKING:
+    from subsetopt.training.budget import Budget
+    from subsetopt.training.context import RunContext
     from subsetopt.training.phases.protocol import Phase
     from subsetopt.training.settings.phase import PhaseConfig
-    from subsetopt.training.workspace import Workspace
+    from subsetopt.training.training_data import TrainingData
 
 _THEN_LBFGS = "--solver kfac-stream --solver-epochs 2 --handoff full --handoff-arg preconditioner=kfac"
 
@@ -55,11 +57,11 @@ class KfacStream(Strategy):
     epochs = 3.0
 
     @classmethod
-    def phase(cls, config: PhaseConfig, workspace: Workspace, index: int) -> Phase:
+    def phase(cls, config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> Phase:
         """Return a `StreamPhase`."""
         from subsetopt.training.phases.kfac_stream.phase import StreamPhase
 
-        return StreamPhase(config, workspace, index)
+        return StreamPhase(config, data, budget, run, index)
 
     @classmethod
     def settings(cls) -> type[Any]:

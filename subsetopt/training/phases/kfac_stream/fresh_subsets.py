@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.devices import moved
+from subsetopt.objective import FlatModel
 from subsetopt.objective.chunks import bounds
 from subsetopt.objective.evaluation import update_batch_norm
 from subsetopt.objective.guard import PROBE_SAMPLES
@@ -19,9 +20,12 @@ from subsetopt.objective.protocol import Purpose
 from subsetopt.objective.sharding import SampleShare
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.inner_products import dot
+from subsetopt.training.context import RunContext
+from subsetopt.training.ledger import Ledger
 from subsetopt.training.phases.batch_sharing import shared_batches
 from subsetopt.training.phases.random_streams import installed
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 
 @dataclass
@@ -47,11 +51,14 @@ class Measured(NamedTuple):
 class FreshSubsets:
     """Consecutive slices of a random order, so that every sample is seen once per pass; `stream` names the order."""
 
-    def __init__(self, workspace: Workspace, data: str, stream: str, loss: Loss) -> None:
-        self._workspace, self._stream, self._loss = workspace, stream, loss
-        self.inputs, targets = workspace.data(data)
-        self.targets = loss.prepare(targets, workspace.flat.dtype)
-        self._sharing = shared_batches(workspace, self.inputs)
+    def __init__(
+        self, data: TrainingData, ledger: Ledger, run: RunContext, split: SplitName, stream: str, loss: Loss
+    ) -> None:
+        self._data, self._ledger, self._run, self._stream, self._loss = data, ledger, run, stream, loss
+        self._flat = run.model.flat
+        self.inputs, targets = data.trained(split)
+        self.targets = loss.prepare(targets, run.model.flat.dtype)
+        self._sharing = shared_batches(data, run, self.inputs)
         self._order: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -68,14 +75,14 @@ class FreshSubsets:
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return model inputs and targets of these rows, from wherever they are."""
         rows = rows.to(self.inputs.device)  # a checkpoint gives rows back on the device
-        return self._workspace.preprocess(moved(self.inputs[rows], self._workspace.device)), self.targets[rows]
+        return self._data.preprocess(moved(self.inputs[rows], self._data.device)), self.targets[rows]
 
     def outputs(self, w: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return model outputs, without randomness, and targets of these rows; charged as a forward pass."""
-        self._workspace.ledger.charge("forward", len(rows), "calibration")
+        self._ledger.charge("forward", len(rows), "calibration")
         x, y = self.batch(rows)
         with torch.no_grad():
-            return self._workspace.flat.forward(w, x, "deterministic"), y
+            return self._flat.forward(w, x, "deterministic"), y
 
     def refresh_batch_norm(self, w: Tensor, count: int, purpose: Purpose) -> None:
         """Set BatchNorm's running statistics to those at w of `count` random samples, the same every time.
@@ -84,12 +91,9 @@ class FreshSubsets:
         """
         if count == 0:
             return
-        workspace = self._workspace
-        rows = self.random_rows(count, make_generator(workspace.config.seed, f"{self._stream}:statistics"))
+        rows = self.random_rows(count, make_generator(self._run.config.seed, f"{self._stream}:statistics"))
         inputs = self.inputs[rows]
-        update_batch_norm(
-            workspace.flat, w, inputs, preprocess=workspace.preprocess, meter=workspace.ledger, purpose=purpose
-        )
+        update_batch_norm(self._flat, w, inputs, preprocess=self._data.preprocess, meter=self._ledger, purpose=purpose)
 
     def next_rows(self, place: Place, size: int) -> Tensor:
         """Return the rows of the next subset: `size`, but the end of a pass is taken whole or in equal halves.
@@ -99,7 +103,7 @@ class FreshSubsets:
         if place.position >= len(self):
             place.epoch, place.position = place.epoch + 1, 0
         if self._order is None or self._order[0] != place.epoch:
-            generator = make_generator(self._workspace.config.seed, f"{self._stream}:order:{place.epoch}")
+            generator = make_generator(self._run.config.seed, f"{self._stream}:order:{place.epoch}")
             self._order = place.epoch, moved(torch.randperm(len(self), generator=generator), self.inputs.device)
         left = len(self) - place.position
         count = left if left < 1.5 * size else math.ceil(left / 2) if left < 2 * size else size
@@ -112,15 +116,15 @@ class FreshSubsets:
         """
         place.chunk = place.chunk or self.chunk()
         rows = self.next_rows(place, size)
-        self._workspace.ledger.charge("gradient", len(rows), "train")
+        self._ledger.charge("gradient", len(rows), "train")
         place.position += len(rows)
         count, own = len(rows), rows[self._sharing.rows(len(rows))]
-        w, l2 = w.detach().requires_grad_(), self._workspace.config.l2
+        w, l2 = w.detach().requires_grad_(), self._run.config.l2
         losses, gradient = [], torch.zeros_like(w)
-        with installed(random, self._workspace.device):
+        with installed(random, self._data.device):
             for start, stop in bounds(len(own), place.chunk):
                 x, y = self.batch(own[start:stop])
-                each = self._loss.per_sample(self._workspace.flat.forward(w, x, "train"), y)
+                each = self._loss.per_sample(self._flat.forward(w, x, "train"), y)
                 gradient += torch.autograd.grad(each.sum() / count, w)[0]
                 losses.append(each.detach())
         (all_losses,), w = self._sharing.sum_(count, [gradient], [torch.cat(losses)]), w.detach()
@@ -133,17 +137,17 @@ class FreshSubsets:
 
         With BatchNorm, which takes its statistics over the whole subset, all of them.
         """
-        workspace, chosen = self._workspace, self._workspace.config.chunk_size
-        if workspace.flat.batch_dependent:
+        data, flat, chosen = self._data, self._flat, self._run.config.chunk_size
+        if flat.batch_dependent:
             return len(self)
         if isinstance(chosen, int):
             return chosen
-        few = self.inputs[:PROBE_SAMPLES].to(workspace.device)
-        workspace.ledger.charge("forward", len(few), "calibration")
-        w = workspace.flat.initial().requires_grad_()
-        x = workspace.preprocess(few)
-        _, saved = with_saved_bytes(lambda: workspace.flat.forward(w, x, "deterministic"), w, UNMEASURED * x.nbytes)
-        return automatic_chunk_size(saved / len(few), workspace.device, False)
+        few = self.inputs[:PROBE_SAMPLES].to(data.device)
+        self._ledger.charge("forward", len(few), "calibration")
+        w = flat.initial().requires_grad_()
+        x = data.preprocess(few)
+        _, saved = with_saved_bytes(lambda: flat.forward(w, x, "deterministic"), w, UNMEASURED * x.nbytes)
+        return automatic_chunk_size(saved / len(few), data.device, False)
 
 
 MOST, FEWEST = 1000, 16  # samples; below the fewest the averages stay
@@ -152,10 +156,10 @@ MOST, FEWEST = 1000, 16  # samples; below the fewest the averages stay
 COST_SHARE = 0.03  # of what the stream may spend
 
 
-def statistics_samples(workspace: Workspace, samples: int, affordable: float) -> int:
+def statistics_samples(flat: FlatModel, ledger: Ledger, samples: int, affordable: float) -> int:
     """Return how many of `samples` to take for `COST_SHARE` of the `affordable` cost; 0 for none."""
-    if not workspace.flat.has_running_statistics:
+    if not flat.has_running_statistics:
         return 0
-    bought = MOST if math.isinf(affordable) else int(COST_SHARE * affordable / workspace.ledger.price("forward", 1))
+    bought = MOST if math.isinf(affordable) else int(COST_SHARE * affordable / ledger.price("forward", 1))
     count = min(MOST, samples, bought)
     return count if count >= FEWEST else 0

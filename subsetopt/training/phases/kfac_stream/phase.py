@@ -25,7 +25,8 @@ from subsetopt.saving import join, split
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.inner_products import dot
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.budget import Budget, record_of
+from subsetopt.training.budget import Budget, PhaseBudget, record_of
+from subsetopt.training.context import RunContext
 from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, Place, statistics_samples
 from subsetopt.training.phases.kfac_stream.output_change import OutputChange
 from subsetopt.training.phases.kfac_stream.settings import Guard, stream_settings
@@ -33,7 +34,7 @@ from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.random_streams import new_states
 from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.training_data import TrainingData
 
 GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
@@ -55,7 +56,7 @@ class StreamState:
     good_buffers: dict[str, Tensor]
     random: dict[str, Tensor]
     generator: torch.Generator
-    budget: Budget
+    budget: PhaseBudget
     kfac: Kfac
     guard: Guard = field(default_factory=Guard)
     place: Place = field(default_factory=Place)
@@ -74,29 +75,31 @@ class StreamState:
 class StreamPhase:
     """Runs `kfac-stream` on the subset or the full set until its cost is spent; `index` is its place in the run."""
 
-    def __init__(self, config: PhaseConfig, workspace: Workspace, index: int = 0) -> None:
+    def __init__(
+        self, config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int = 0
+    ) -> None:
         self.config = config
-        self._workspace = workspace
+        self._data, self._budget, self._run, self._model = data, budget, run, run.model
         self._stream = f"{index}:{config.role}"
         self._settings = stream_settings(config.settings, self.samples)
         if config.stop_at != "minimum":
-            name = setting_name(workspace.config, config, "stop_at")
+            name = setting_name(run.config, config, "stop_at")
             raise SettingError(name, config.stop_at, "kfac-stream ends with its cost alone", "use minimum")
         if self.samples < 2:
-            name = setting_name(workspace.config, config, "method")
+            name = setting_name(run.config, config, "method")
             raise SettingError(name, config.method, "needs at least two samples", "use another solver")
-        self._loss = make_loss(workspace.loss)
-        self._kfac = Kfac(workspace.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
-        self._subsets = FreshSubsets(workspace, config.data, self._stream, self._loss)
+        self._loss = make_loss(run.model.loss)
+        self._kfac = Kfac(run.model.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
+        self._subsets = FreshSubsets(data, budget.ledger, run, config.split, self._stream, self._loss)
         self._known: tuple[int, KfacSpectrum] | None = None
         self._told: dict[str, int] = {}
         if self._kfac.note:
-            workspace.warnings.append(self._kfac.note)
+            run.warnings.append(self._kfac.note)
 
     @property
     def samples(self) -> int:
         """K for the subset, N for the full set."""
-        return self._workspace.samples(self.config.data)
+        return self._data.samples(self.config.split)
 
     @property
     def title(self) -> str:
@@ -106,21 +109,21 @@ class StreamPhase:
     @property
     def least_cost(self) -> float:
         """The gradient of the first subset; what its factors cost depends on the model and comes on top."""
-        return self._workspace.ledger.price("gradient", min(self._settings.size(0.0), self.samples))
+        return self._budget.ledger.price("gradient", min(self._settings.size(0.0), self.samples))
 
     def start(self, w: Tensor) -> StreamState:
         """Take what the phase may spend, within the run's budget; nothing is evaluated yet."""
-        ledger, clock, seed = self._workspace.ledger, self._workspace.clock, self._workspace.config.seed
+        ledger, seed = self._budget.ledger, self._run.config.seed
         w = w.detach().clone()
-        statistics = statistics_samples(self._workspace, self.samples, ledger.limit - ledger.cost)
+        statistics = statistics_samples(self._model.flat, ledger, self.samples, ledger.limit - ledger.cost)
         return StreamState(
             w,
             torch.zeros_like(w),
             w.clone(),
-            self._workspace.flat.buffers(),
-            new_states(seed, f"{self._stream}:dropout", self._workspace.device),
+            self._model.flat.buffers(),
+            new_states(seed, f"{self._stream}:dropout", self._data.device),
             make_generator(seed, f"{self._stream}:factors"),
-            Budget.open(ledger, clock, ledger.price("forward", statistics)),
+            self._budget.for_phase(ledger.price("forward", statistics)),
             self._kfac,
             statistics=statistics,
         )
@@ -165,9 +168,9 @@ class StreamPhase:
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> StreamState:
         """Rebuild everything as it was."""
-        device, on_host = self._workspace.device, ("random/", "generator", "kfac/updates")
+        device, on_host = self._data.device, ("random/", "generator", "kfac/updates")
         moved = {name: t if name.startswith(on_host) else t.to(device) for name, t in tensors.items()}
-        ledger, clock = self._workspace.ledger, self._workspace.clock
+        ledger, clock = self._budget.ledger, self._budget.clock
         return join(StreamState, moved, numbers, kfac=self._kfac, ledger=ledger, clock=clock)
 
     def _estimate_due(self, state: StreamState) -> bool:
@@ -179,12 +182,12 @@ class StreamPhase:
         """Estimate factors on samples of their own, so that they are independent of the gradient."""
         rows = self._subsets.random_rows(self._settings.factor_samples, state.generator)
         share = self._subsets.share(len(rows))
-        before = self._workspace.ledger.cost
+        before = self._budget.ledger.cost
         x, y = self._subsets.batch(rows[share.places.to(rows.device)])
-        self._kfac.update(state.w, x, y, state.generator, self._workspace.ledger, share)
+        self._kfac.update(state.w, x, y, state.generator, self._budget.ledger, share)
         size = self._settings.size(state.budget.share_spent)
-        state.change.watch(rows, size, self._workspace.flat.batch_dependent)
-        state.estimate_cost += self._workspace.ledger.cost - before
+        state.change.watch(rows, size, self._model.flat.batch_dependent)
+        state.estimate_cost += self._budget.ledger.cost - before
         state.estimates += 1
         state.stale = False
 
@@ -204,8 +207,8 @@ class StreamPhase:
             self._return(state)
             return
         if state.iterations % GOOD_EVERY == 1:
-            state.good, state.good_buffers = state.w.clone(), self._workspace.flat.buffers()
-        trust = settings.trust * self._workspace.spread
+            state.good, state.good_buffers = state.w.clone(), self._model.flat.buffers()
+        trust = settings.trust * self._data.spread
         foreseen = change.ratio * curvature
         length = min(rate, math.sqrt(trust / foreseen)) if foreseen > 0 else rate
         change.step = length**2 * curvature
@@ -222,7 +225,7 @@ class StreamPhase:
     def _return(self, state: StreamState) -> None:
         """Go back to the last good point, at rest, to take smaller and more damped steps."""
         state.w, state.velocity = state.good.clone(), torch.zeros_like(state.good)
-        self._workspace.flat.load_buffers(state.good_buffers)
+        self._model.flat.load_buffers(state.good_buffers)
         state.change.forget()
         state.caution *= CAUTION
         state.returns += 1

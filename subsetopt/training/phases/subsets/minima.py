@@ -12,8 +12,10 @@ from torch import Tensor
 
 from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.objective.protocol import Purpose
+from subsetopt.training.run_model import RunModel, training_loss
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace, training_loss
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 
 @dataclass
@@ -31,7 +33,7 @@ def average(minima: Sequence[Tensor]) -> Tensor:
 
 
 def join_minima(
-    workspace: Workspace, union: Workspace, config: PhaseConfig, minima: Sequence[SubsetMinimum]
+    data: TrainingData, model: RunModel, union: TrainingData, config: PhaseConfig, minima: Sequence[SubsetMinimum]
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the parameters to hand on, and the comparison for result.json.
 
@@ -39,12 +41,12 @@ def join_minima(
     are in the units of the training. What choosing the best needs to know is charged to selection, everything else to
     evaluation.
     """
-    criterion = selection_criterion(config, workspace)
+    criterion = selection_criterion(config, data)
     chosen_by = "objective_full" if criterion == "train" else "validation_loss"
     mean = average([minimum.w for minimum in minima])
     needed = criterion if config.subsets_then == "best" else None
-    each = [{**minimum.record, **_losses(workspace, union, minimum.w, needed)} for minimum in minima]
-    joined = _losses(workspace, union, mean, None)
+    each = [{**minimum.record, **_losses(data, model, union, minimum.w, needed)} for minimum in minima]
+    joined = _losses(data, model, union, mean, None)
     scores = [math.inf if math.isnan(entry[chosen_by]) else entry[chosen_by] for entry in each]
     best = min(range(len(each)), key=scores.__getitem__)
     record = {
@@ -59,19 +61,21 @@ def join_minima(
     return (mean if config.subsets_then == "average" else minima[best].w), record
 
 
-def selection_criterion(config: PhaseConfig, workspace: Workspace) -> str:
+def selection_criterion(config: PhaseConfig, data: TrainingData) -> str:
     """Return the data that decide which minimum is the best: `validation`, or `train` for all training data."""
     if config.subsets_select != "auto":
         return config.subsets_select
-    return "validation" if workspace.dataset.validation else "train"
+    return "validation" if data.samples(SplitName.VALIDATION) else "train"
 
 
-def _losses(workspace: Workspace, union: Workspace, w: Tensor, needed: str | None) -> dict[str, float]:
+def _losses(
+    data: TrainingData, model: RunModel, union: TrainingData, w: Tensor, needed: str | None
+) -> dict[str, float]:
     """Return objective_full and, where there are held-out data, validation_loss; `needed` is charged as selection."""
     purposes: dict[str, Purpose] = {
         name: "selection" if name == needed else "evaluation" for name in ("train", "validation")
     }
-    union.refresh_batch_norm(w, "subset")
-    losses = {"objective_full": float(workspace.objective("full").value(w, purposes["train"]))}
-    held_out = workspace.evaluate(w, "validation", purpose=purposes["validation"])
+    model.refresh_batch_norm(union, w, SplitName.SUBSET)
+    losses = {"objective_full": float(model.objective(data, SplitName.TRAIN).value(w, purposes["train"]))}
+    held_out = model.evaluate(data, w, SplitName.VALIDATION, purpose=purposes["validation"])
     return losses if held_out is None else {**losses, "validation_loss": training_loss(held_out)}

@@ -22,11 +22,14 @@ from subsetopt.errors import SettingError, setting
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.saving import under
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.budget import Budget
+from subsetopt.training.context import RunContext
 from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.subsets.minima import SubsetMinimum, join_minima
 from subsetopt.training.phases.subsets.solve import SubsetSolve
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 TOTALS = {"iteration": "iterations", "evaluations": "evaluations", "products": "products"}
 
@@ -49,24 +52,25 @@ class SubsetsState:
 class SubsetsPhase:
     """Solves `config.subsets` disjoint subsets and hands on the average of their minima, or the best of them."""
 
-    def __init__(self, config: PhaseConfig, workspace: Workspace) -> None:
-        if config.subsets_select == "validation" and not workspace.dataset.validation:
+    def __init__(self, config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext) -> None:
+        if config.subsets_select == "validation" and not data.samples(SplitName.VALIDATION):
             raise SettingError(
                 "subsets_select", "validation", "needs held-out data", f"use {setting('subsets_select', 'train')}"
             )
         self.config = config
-        self._workspace, self._ranks = workspace, workspace.ranks
-        self._union = workspace.for_phase(config)
+        self._data, self._budget, self._run, self._model = data, budget, run, run.model
+        self._ranks = run.ranks
+        self._union = data.for_phase(config)
         own = range(self._ranks.rank, config.subsets, self._ranks.size)
-        self._solves = {index: SubsetSolve(workspace, config, index) for index in own}
+        self._solves = {index: SubsetSolve(config, data, budget, run, index) for index in own}
         # Built before the training, so that what building them costs cannot overrun its budget at the end.
-        self._judges = (self._union.objective("subset"), workspace.objective("full"))
+        self._judges = (run.model.objective(self._union, SplitName.SUBSET), run.model.objective(data, SplitName.TRAIN))
         self._joined: dict[str, Any] = {}
 
     @property
     def samples(self) -> int:
         """All samples of all subsets."""
-        return self._union.samples("subset")
+        return self._union.samples(SplitName.SUBSET)
 
     @property
     def title(self) -> str:
@@ -76,11 +80,11 @@ class SubsetsPhase:
     @property
     def least_cost(self) -> float:
         """The evaluation at the start, and one at the end of a first step, of every solve."""
-        return self._workspace.ledger.price("gradient", 2 * self.samples)
+        return self._budget.ledger.price("gradient", 2 * self.samples)
 
     def start(self, w: Tensor) -> SubsetsState:
         """Begin the first solve of each rank."""
-        ledger = self._workspace.ledger
+        ledger = self._budget.ledger
         state = SubsetsState(w.detach().clone(), (ledger.limit - ledger.cost) / self.config.subsets)
         self._round(state, partial(self._advance, state))
         if state.exhausted:
@@ -127,10 +131,10 @@ class SubsetsPhase:
         index, tensors = min(state.progress), {}
         if (solve := self._solves.get(index)) is not None and solve.state is not None:
             tensors = {"w": solve.phase.iterate(solve.state)}
-            tensors |= {f"buffer/{name}": value for name, value in self._workspace.flat.buffers().items()}
+            tensors |= {f"buffer/{name}": value for name, value in self._model.flat.buffers().items()}
         told = self._ranks.broadcast_tensors(tensors, self._rank_of(index))
-        self._workspace.flat.load_buffers(under("buffer/", told))
-        return told["w"].to(self._workspace.device)
+        self._model.flat.load_buffers(under("buffer/", told))
+        return told["w"].to(self._data.device)
 
     def details(self) -> dict[str, Any]:
         """The solver's settings, and `subsets`: every minimum, their average and the best, compared."""
@@ -141,9 +145,9 @@ class SubsetsPhase:
         for index in sorted(state.progress):
             self._round(state, partial(self._end, index, StopReason.BUDGET))
         minima = [state.done[index] for index in sorted(state.done)]
-        w, self._joined = join_minima(self._workspace, self._union, self.config, minima)
+        w, self._joined = join_minima(self._data, self._model, self._union, self.config, minima)
         loss, gradient = self._judges[0].value_and_gradient(w, "evaluation")
-        self._union.refresh_batch_norm(w, "subset")
+        self._model.refresh_batch_norm(self._union, w, SplitName.SUBSET)
         return PhaseOutcome(w, float(loss), float(gradient.abs().max()))
 
     def save(self, state: SubsetsState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -167,7 +171,7 @@ class SubsetsPhase:
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> SubsetsState:
         """Rebuild all without evaluating; each rank takes up the solves that are its own now."""
-        device = self._workspace.device
+        device = self._data.device
         for index, solve in self._solves.items():
             if (saved := numbers["underway"].get(str(index))) is not None:
                 solve.restore(under(f"underway/{index}/", tensors), saved)
@@ -189,12 +193,12 @@ class SubsetsPhase:
         report["charges"] = [solve.charges() for solve in self._solves.values()]
         for rank, told in enumerate(self._ranks.gather(report)):
             for charges in told["charges"]:
-                self._workspace.ledger.add(charges)
+                self._budget.ledger.add(charges)
             state.exhausted |= told["exhausted"]
             index = told["index"]
             if told["minimum"] is not None:
                 own = {} if found is None else {"w": found.w}
-                w = self._ranks.broadcast_tensors(own, rank)["w"].to(self._workspace.device)
+                w = self._ranks.broadcast_tensors(own, rank)["w"].to(self._data.device)
                 state.done[index] = SubsetMinimum(w, told["minimum"])
                 state.progress.pop(index, None)
             elif told["progress"] is not None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from subsetopt.distributed import Ranks
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.budget import Budget
+from subsetopt.training.context import RunContext
 from subsetopt.training.ledger import Ledger
-from subsetopt.training.loss_scale import LossScale
 from subsetopt.training.phases.solver import SolverPhase, SolverState
 from subsetopt.training.phases.subsets.minima import SubsetMinimum
 from subsetopt.training.settings.phase import PhaseConfig
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.training_data import TrainingData
 
 
 class SubsetSolve:
@@ -26,17 +25,17 @@ class SubsetSolve:
     is done; whoever runs it enters its `charges` elsewhere. `state` is None before the first evaluation.
     """
 
-    def __init__(self, workspace: Workspace, config: PhaseConfig, index: int) -> None:
-        rows = workspace.disjoint_subsets(config.subsets)[index]
+    def __init__(self, config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> None:
+        rows = data.disjoint_subsets(config.subsets)[index]
         # Pairs spread over ranks would need the other ranks in every iteration.
         settings = {name: value for name, value in config.settings.items() if name != "shard_memory"}
         alone = {"subsets": 1, "subsets_then": "average", "subsets_select": "auto", "settings": settings}
         single = config.model_copy(update=alone)
-        self._ledger = Ledger(workspace.full_size, workspace.ledger.prices)
+        self._ledger = Ledger(data.full_size, budget.ledger.prices)
         self._entered = self._ledger.counts()
         # A scale of its own, too: it must not depend on which subset this process has solved before.
-        own = replace(workspace.with_subset(rows), ledger=self._ledger, ranks=Ranks(), scale=LossScale())
-        self.phase = SolverPhase(single, own)
+        own = Budget(self._ledger, budget.clock)
+        self.phase = SolverPhase(single, data.with_subset(rows), own, run.alone(self._ledger))
         self.state: SolverState | None = None
 
     def advance(self, start: Tensor, allowance: float) -> StopReason | None:

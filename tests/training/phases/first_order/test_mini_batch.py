@@ -12,6 +12,7 @@ from subsetopt.data.batch_augmentation import Augmented
 from subsetopt.models import build_model
 from subsetopt.objective import make_loss
 from subsetopt.training.phases.first_order.mini_batch import donor_losses
+from subsetopt.training.splits import SplitName
 
 SELECTING = ["selective-backprop", "gradient-matching", "craig", "gradmatch", "glister"]
 
@@ -21,9 +22,9 @@ def test_selection_runs_in_eval_mode_and_leaves_batch_norm_alone(sampler, begin,
     """Fault 6. Reference: BatchNorm counts its own updates, one per training step."""
     running = begin(net(norm=True, dropout=0.5), handoff=sampler)
     running.finish()
-    buffers = running.workspace.flat.buffers()
+    buffers = running.run.model.flat.buffers()
     updates = next(value for name, value in buffers.items() if name.endswith("num_batches_tracked"))
-    assert running.workspace.ledger.by_purpose()["selection"]["calls"] >= 1
+    assert running.budget.ledger.by_purpose()["selection"]["calls"] >= 1
     assert int(updates) == running.state.iterations > 0
 
 
@@ -89,7 +90,7 @@ def test_every_donor_of_a_mixture_is_credited_with_its_own_error(sampler, augmen
     )
     state = running.finish()
     memory = running.phase._sampler
-    rows = running.workspace.ledger.by_purpose()["train"]["samples"]
+    rows = running.budget.ledger.by_purpose()["train"]["samples"]
     assert float(memory.visits.sum()) == pytest.approx(rows, rel=1e-5), "the shares of a row sum to one"
     expected = torch.where(two.train.targets == 0, 0.1, 0.9)
     seen = memory.visits > 0.01
@@ -109,8 +110,8 @@ def test_the_loss_of_a_mixture_weighs_each_donor_by_its_share_and_its_own_import
     w = running.state.w
     loss, gradient = batch.gradient(w, running.state.augmentation)
     mixed, donors, shares = inputs["seen"]
-    targets = running.workspace.training_set[1][proposal.indices]
-    outputs = running.workspace.flat.forward(w, mixed, "eval")
+    targets = running.data.trained(SplitName.TRAIN)[1][proposal.indices]
+    outputs = running.run.model.flat.forward(w, mixed, "eval")
     terms = [
         shares[r, d] * proposal.weights[donors[r, d]] * cross_entropy(outputs[r], targets[donors[r, d]])
         for r in range(len(targets))
@@ -134,13 +135,13 @@ def test_donor_losses_of_unmixed_rows_are_the_losses():
 def test_a_scan_holds_the_gradients_of_the_loss_that_is_trained(begin):
     """Reference: p - (1 - s) onehot - s / M in closed form, s the label smoothing."""
     running = begin(handoff="craig", handoff_label_smoothing=0.2)
-    inputs, targets = running.workspace.training_set
+    inputs, targets = running.data.trained(SplitName.TRAIN)
     w = running.state.w.detach()
     scan = running.phase._mini_batch._scan(w, inputs, targets)
-    p = running.workspace.flat.forward(w, running.workspace.preprocess(inputs), "eval").softmax(1)
+    p = running.run.model.flat.forward(w, running.data.preprocess(inputs), "eval").softmax(1)
     expected = p - 0.8 * torch.nn.functional.one_hot(targets, 3) - 0.2 / 3
     assert torch.allclose(scan.residuals, expected, atol=1e-6)
-    weight, bias = list(running.workspace.flat.module(w).parameters())[-2:]
+    weight, bias = list(running.run.model.flat.module(w).parameters())[-2:]
     outputs = scan.features @ weight.T + bias
     assert torch.allclose(outputs.softmax(1), p, atol=1e-5), "features are the inputs of the last layer"
 
@@ -159,13 +160,13 @@ def test_the_ledger_agrees_with_the_flops_of_a_whole_phase(sampler, begin):
         "handoff_args": {"repetitions": 8} if sampler == "nw-sketch" else {},
     }
     begun = begin(model, data, **settings)
-    unit = begun.phase._mini_batch._gradient_flops * begun.workspace.full_size
+    unit = begun.phase._mini_batch._gradient_flops * begun.data.full_size
     with FlopCounterMode(display=False) as counter:
-        begun.phase.start(begun.workspace.flat.initial())  # once more, for what binding costs
+        begun.phase.start(begun.run.model.flat.initial())  # once more, for what binding costs
         begun.finish()
-    assert begun.workspace.ledger.cost > 3
-    bound_before = begun.workspace.ledger.price("gradient", begun.phase._mini_batch.bind_rows)
-    assert counter.get_total_flops() / unit == pytest.approx(begun.workspace.ledger.cost - bound_before, rel=0.02)
+    assert begun.budget.ledger.cost > 3
+    bound_before = begun.budget.ledger.price("gradient", begun.phase._mini_batch.bind_rows)
+    assert counter.get_total_flops() / unit == pytest.approx(begun.budget.ledger.cost - bound_before, rel=0.02)
 
 
 def test_a_single_row_is_passed_over_where_batch_norm_cannot_take_it(begin, net):

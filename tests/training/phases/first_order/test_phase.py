@@ -19,6 +19,7 @@ from subsetopt.training.phases.first_order.phase import FirstOrderPhase
 from subsetopt.training.phases.first_order.schedules import rate_factor
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
+from subsetopt.training.splits import SplitName
 
 NAMES = [entry.name for entry in SAMPLERS if entry.name != "full"] + ["sgd"]
 CHEAP = {"nw-sketch": {"repetitions": 4}}  # hashing 432 inputs 384 times costs more than training so small a model
@@ -36,9 +37,9 @@ SETTINGS = {
 }
 
 
-def plain_loop(workspace, model, kind, *, epochs, schedule, smoothing, clip, seed=0):
+def plain_loop(data, model, kind, *, epochs, schedule, smoothing, clip, seed=0):
     """What a user of torch would write, on the same batches; returns the flat parameters and the losses."""
-    inputs, targets = workspace.training_set
+    inputs, targets = data.trained(SplitName.TRAIN)
     optimizer = OPTIMIZERS[kind](list(model.parameters()))
     peak, n, losses = optimizer.param_groups[0]["lr"], len(targets), []
     sampler = make_sampler("full", n, 16, seed=derive_seed(seed, "0:handoff:full"))
@@ -47,7 +48,7 @@ def plain_loop(workspace, model, kind, *, epochs, schedule, smoothing, clip, see
         rows = sampler.propose().indices
         optimizer.param_groups[0]["lr"] = peak * rate_factor(schedule, seen / n / epochs)
         optimizer.zero_grad()
-        loss = cross_entropy(model(workspace.preprocess(inputs[rows])), targets[rows], label_smoothing=smoothing)
+        loss = cross_entropy(model(data.preprocess(inputs[rows])), targets[rows], label_smoothing=smoothing)
         loss.backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -71,23 +72,23 @@ def test_the_trajectory_is_that_of_torch_in_a_plain_loop(kind, smoothing, clip, 
     )
     state = running.finish()
     expected, losses = plain_loop(
-        running.workspace, net().double(), kind, epochs=3, schedule=schedule, smoothing=smoothing, clip=clip
+        running.data, net().double(), kind, epochs=3, schedule=schedule, smoothing=smoothing, clip=clip
     )
     assert state.iterations == len(losses)
     assert torch.allclose(state.w.detach(), expected, rtol=1e-10, atol=1e-12)
     penalty = 0.0 if kind == "adamw" else 0.5e-3 * float(expected.square().sum())
     assert state.loss == pytest.approx(losses[-1] + penalty, rel=1e-9), "one step per record on so few steps"
-    assert not torch.allclose(expected, running.workspace.flat.initial(), atol=1e-4)
+    assert not torch.allclose(expected, running.run.model.flat.initial(), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_budget_is_spent_and_never_exceeded(name, begin):
     """A batch of 16 is a tenth of the 162 rows, and no selection step costs more than a batch in and a batch out."""
     running = begin(handoff=name, handoff_epochs=2.5, handoff_args=CHEAP.get(name, {}))
-    scan = (162 + 18) * running.workspace.ledger.prices["forward"] / 162
+    scan = (162 + 18) * running.budget.ledger.prices["forward"] / 162
     running.finish()
-    assert running.workspace.ledger.cost <= 2.5 * (1 + 1e-9)
-    assert running.workspace.ledger.cost > 2.5 - 2 * 16 / 162 - (scan if running.phase._sampler.needs_scan else 0)
+    assert running.budget.ledger.cost <= 2.5 * (1 + 1e-9)
+    assert running.budget.ledger.cost > 2.5 - 2 * 16 / 162 - (scan if running.phase._sampler.needs_scan else 0)
     assert running.state.stopped is StopReason.SCHEDULE_END
 
 
@@ -95,7 +96,7 @@ def test_the_budget_of_the_run_ends_a_phase_that_wanted_more(begin):
     running = begin(handoff_epochs=3, max_epochs=1)
     running.finish()
     assert running.state.stopped is StopReason.BUDGET
-    assert 0.9 < running.workspace.ledger.cost <= 1 + 1e-9
+    assert 0.9 < running.budget.ledger.cost <= 1 + 1e-9
 
 
 def test_the_rate_ends_with_the_budget(begin):
@@ -108,7 +109,7 @@ def test_the_rate_ends_with_the_budget(begin):
 def test_equal_seeds_give_equal_runs_and_other_seeds_other_batches(begin):
     def after(seed, index=0):
         running = begin(seed=seed, handoff="rs2")
-        phase = FirstOrderPhase(running.phase.config, running.workspace, index)
+        phase = FirstOrderPhase(running.phase.config, running.data, running.budget, running.run, index)
         return phase._sampler.propose().indices.tolist()
 
     assert after(0) == after(0)
@@ -158,21 +159,21 @@ def test_early_stopping_ends_the_phase_and_keeps_the_best_checked_parameters(beg
     test.held_out_loss = lambda w: losses.append(inner(w)) or losses[-1]
     state = running.finish()
     assert state.stopped is StopReason.VALIDATION
-    assert running.workspace.ledger.cost < 200
+    assert running.budget.ledger.cost < 200
     outcome = running.phase.finish(state)
-    assert running.workspace.evaluate(outcome.w, "validation")["loss"] == min(losses) < losses[-1]
-    spent = running.workspace.ledger.by_purpose()["selection"]
+    assert running.run.model.evaluate(running.data, outcome.w, SplitName.VALIDATION)["loss"] == min(losses) < losses[-1]
+    spent = running.budget.ledger.by_purpose()["selection"]
     assert spent["calls"] == len(losses), "every look is charged"
-    assert spent["epoch_equivalents"] <= 0.06 * running.workspace.ledger.cost + 0.2
+    assert spent["epoch_equivalents"] <= 0.06 * running.budget.ledger.cost + 0.2
 
 
 @pytest.mark.parametrize("epochs", [0.5, 2, 7])
 def test_checks_of_held_out_data_stay_within_the_budget(epochs, begin):
     running = begin(handoff_epochs=epochs, handoff_batch_size=4, handoff_stop_at="validation")
     state = running.finish()
-    running.workspace.ledger.open_phase(epochs - running.workspace.ledger.cost)
+    running.budget.ledger.open_phase(epochs - running.budget.ledger.cost)
     running.phase.finish(state)
-    assert 0.6 * epochs < running.workspace.ledger.cost <= epochs * (1 + 1e-9)
+    assert 0.6 * epochs < running.budget.ledger.cost <= epochs * (1 + 1e-9)
 
 
 def test_a_loss_that_is_no_longer_finite_ends_the_phase(begin):
@@ -187,7 +188,7 @@ def test_composers_window_lies_within_the_budgeted_steps(begin):
     inner = running.phase._sampler.select
 
     def watch(batch, *rest):
-        selected.append(running.workspace.ledger.cost / 3)
+        selected.append(running.budget.ledger.cost / 3)
         return inner(batch, *rest)
 
     running.phase._sampler.select = watch
@@ -267,13 +268,13 @@ def test_held_out_data_that_a_data_set_lacks_are_asked_for(begin, images):
 @pytest.mark.parametrize("sampler", ["gradient-matching", "p-sgd", "c-sgd", "craig"])
 def test_samplers_of_classes_refuse_regression(sampler):
     x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-    workspace = prepare(
+    data, budget, run = prepare(
         make_config({"solver": "none", "handoff": sampler, "dataset": "digits"}),
         torch.nn.Linear(4, 1),
         dataset_from_arrays(x, x.sum(1)),
     )
     with pytest.raises(SettingError, match="class probabilities"):
-        FirstOrderPhase(workspace.config.phases()[-1], workspace)
+        FirstOrderPhase(run.config.phases()[-1], data, budget, run)
 
 
 def test_a_batch_of_one_row_is_refused_with_batch_norm_only(begin, net):

@@ -15,6 +15,8 @@ from subsetopt.errors import SettingError
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.budget import Budget
+from subsetopt.training.context import RunContext
 from subsetopt.training.phases.kfac_stream.fresh_subsets import Place
 from subsetopt.training.phases.kfac_stream.output_change import UNMEASURED
 from subsetopt.training.phases.kfac_stream.phase import StreamPhase, StreamState
@@ -22,12 +24,15 @@ from subsetopt.training.phases.kfac_stream.settings import Guard, stream_setting
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
+from subsetopt.training.training_data import TrainingData
 
 
 class Running(NamedTuple):
     phase: StreamPhase
-    workspace: Workspace
+    data: TrainingData
+    budget: Budget
+    run: RunContext
     state: StreamState
 
     def steps(self, number: int) -> None:
@@ -52,10 +57,10 @@ def net() -> nn.Module:
 def begin(module: nn.Module | None = None, dataset: Dataset | None = None, **settings: Any) -> Running:
     epochs = settings.pop("epochs", 3.0)
     given = {"solver": "kfac-stream", "handoff": "none", "solver_epochs": epochs, "solver_args": settings}
-    workspace = prepare(make_config(given), module or net(), dataset or made())
-    phase = StreamPhase(workspace.config.phases()[0], workspace)
-    workspace.ledger.open_phase(phase.config.epochs)
-    return Running(phase, workspace, phase.start(workspace.flat.initial()))
+    data, budget, run = prepare(make_config(given), module or net(), dataset or made())
+    phase = StreamPhase(run.config.phases()[0], data, budget, run)
+    budget.ledger.open_phase(phase.config.epochs)
+    return Running(phase, data, budget, run, phase.start(run.model.flat.initial()))
 
 
 @pytest.mark.parametrize("caution", [1.0, 0.25])
@@ -66,10 +71,10 @@ def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound(caut
     before = state.w.clone()
     running.steps(1)
     rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:order:0"))[: state.place.position]
-    inputs, targets = running.workspace.training_set
+    inputs, targets = running.data.trained(SplitName.TRAIN)
     w = before.clone().requires_grad_()
-    outputs = running.workspace.flat.forward(w, running.workspace.preprocess(inputs[rows]), "eval")
-    l2 = running.workspace.config.l2
+    outputs = running.run.model.flat.forward(w, running.data.preprocess(inputs[rows]), "eval")
+    l2 = running.run.config.l2
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(outputs, targets[rows]) + l2 / 2 * (w @ w), w)
     # The share spent before the step is that of the factors; the size of the subset, and damping with it, follow it.
     damping = phase._settings.step_damping(phase._spectrum(), state.estimate_cost / 3.0) / caution**2
@@ -105,7 +110,7 @@ def test_the_budget_is_obeyed_to_the_unit(epochs):
     running = begin(epochs=epochs)
     while running.phase.terminate(running.state) is None:
         running.phase.step(running.state)
-    ledger = running.workspace.ledger
+    ledger = running.budget.ledger
     assert running.phase.terminate(running.state) is (
         StopReason.SCHEDULE_END if running.state.iterations else StopReason.BUDGET
     )
@@ -125,18 +130,18 @@ def test_a_stream_resumes_in_the_middle_bit_for_bit():
     whole.steps(30)
     cut.steps(11)
     tensors, numbers = copy.deepcopy(cut.phase.save(cut.state))
-    buffers, ledger = cut.workspace.flat.buffers(), cut.workspace.ledger.save()
+    buffers, ledger = cut.run.model.flat.buffers(), cut.budget.ledger.save()
     again = begin(**share)
-    again.workspace.flat.load_buffers(buffers)
+    again.run.model.flat.load_buffers(buffers)
     state = again.phase.restore(tensors, numbers)
-    again.workspace.ledger.restore(ledger)
+    again.budget.ledger.restore(ledger)
     again._replace(state=state).steps(19)
     assert state.iterations == whole.state.iterations == 30
     assert state.estimates == whole.state.estimates > 2
     assert torch.equal(state.w, whole.state.w)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(again.workspace.flat.buffers().values(), whole.workspace.flat.buffers().values(), strict=True)
+        for a, b in zip(again.run.model.flat.buffers().values(), whole.run.model.flat.buffers().values(), strict=True)
     )
 
 
@@ -153,7 +158,7 @@ def test_a_poisoned_subset_sends_the_stream_back_to_its_last_good_point(poison, 
     running.steps(1)
     assert state.returns == 1
     assert torch.equal(state.w, good)
-    found = running.workspace.flat.buffers()
+    found = running.run.model.flat.buffers()
     assert all(torch.equal(found[name], value) for name, value in buffers.items())
     assert float(state.velocity.abs().max()) == 0.0
     assert state.caution == 0.5
@@ -198,8 +203,8 @@ def test_a_measured_subset_has_the_standard_error_of_its_mean_loss():
     assert not state.w.requires_grad
     rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:order:0"))[: state.place.position]
     x, y = phase._subsets.batch(rows)
-    each = nn.functional.cross_entropy(running.workspace.flat.forward(state.w, x, "eval"), y, reduction="none")
-    l2 = running.workspace.config.l2 / 2 * float(state.w @ state.w)
+    each = nn.functional.cross_entropy(running.run.model.flat.forward(state.w, x, "eval"), y, reduction="none")
+    l2 = running.run.config.l2 / 2 * float(state.w @ state.w)
     assert float(measured.loss) == pytest.approx(float(each.mean()) + l2, rel=1e-5)
     assert float(measured.error) == pytest.approx(float(each.std(correction=0)) / len(rows) ** 0.5, rel=1e-5)
 
@@ -242,16 +247,16 @@ def test_running_statistics_at_the_end_are_those_of_samples_at_the_last_paramete
     """Mean and unbiased variance by hand, of the inputs to the norm layer; averages over subsets are not these."""
     running = begin(epochs=1.0)
     running.steps(1000)
-    phase, workspace, state = running.phase, running.workspace, running.state
-    averages = workspace.flat.buffers()
-    workspace.ledger.limit = math.inf
+    phase, budget, run, state = running.phase, running.budget, running.run, running.state
+    averages = run.model.flat.buffers()
+    budget.ledger.limit = math.inf
     phase.finish(state)
     rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:statistics"))[: state.statistics]
-    assert len(rows) == int(0.03 / workspace.ledger.price("forward", 1))
+    assert len(rows) == int(0.03 / budget.ledger.price("forward", 1))
     x, _ = phase._subsets.batch(rows)
-    weight, bias = workspace.flat.views(state.w)[:2]
+    weight, bias = run.model.flat.views(state.w)[:2]
     inner = x @ weight.T + bias
-    buffers = workspace.flat.buffers()
+    buffers = run.model.flat.buffers()
     torch.testing.assert_close(buffers["1.running_mean"], inner.mean(0))
     torch.testing.assert_close(buffers["1.running_var"], inner.var(0))
     assert not torch.allclose(averages["1.running_var"], inner.var(0), rtol=0.05)
@@ -260,10 +265,10 @@ def test_running_statistics_at_the_end_are_those_of_samples_at_the_last_paramete
 def test_too_few_samples_for_statistics_leave_the_averages():
     running = begin(epochs=0.3)
     running.steps(1000)
-    averages = running.workspace.flat.buffers()
+    averages = running.run.model.flat.buffers()
     running.phase.finish(running.state)
     assert running.state.statistics == 0 and running.state.iterations > 0
-    assert all(torch.equal(value, averages[name]) for name, value in running.workspace.flat.buffers().items())
+    assert all(torch.equal(value, averages[name]) for name, value in running.run.model.flat.buffers().items())
 
 
 def test_a_misspelt_name_suggests_the_stream():

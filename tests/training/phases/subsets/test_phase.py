@@ -13,13 +13,14 @@ from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.errors import SettingError
 from subsetopt.report.summary import summary
 from subsetopt.seeding import make_generator
+from subsetopt.training.context import PreparedRun
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.phases.subsets.phase import SubsetsPhase
 from subsetopt.training.phases.subsets.solve import SubsetSolve
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import check_run, train
 from subsetopt.training.settings.run import make_config
-from subsetopt.training.workspace import Workspace
+from subsetopt.training.splits import SplitName
 
 SETTINGS = {"subsets": 3, "subset_frac": 0.2, "handoff": "none", "dtype": "float64", "l2": 1e-2, "gtol": 1e-7}
 
@@ -38,7 +39,7 @@ def linear() -> torch.nn.Module:
     return model
 
 
-def workspace_of(**settings: Any) -> Workspace:
+def prepared(**settings: Any) -> PreparedRun:
     return prepare(make_config({**SETTINGS, **settings}), linear(), regression_data())
 
 
@@ -54,24 +55,24 @@ def ridge(x: torch.Tensor, y: torch.Tensor, l2: float) -> torch.Tensor:
 
 
 def test_subsets_are_disjoint_of_the_right_size_and_the_first_is_the_runs_own() -> None:
-    workspace = prepare(make_config({"subsets": 4, "subset_frac": 0.2}))
-    parts = workspace.disjoint_subsets(4)
-    assert torch.equal(parts[0], workspace.subset)
-    assert {len(part) for part in parts} == {len(workspace.subset)}
-    assert len(torch.cat(parts).unique()) == 4 * len(workspace.subset)
-    union = workspace.for_phase(workspace.config.phases()[0]).subset
+    data, _, run = prepare(make_config({"subsets": 4, "subset_frac": 0.2}))
+    parts = data.disjoint_subsets(4)
+    assert torch.equal(parts[0], data.subset)
+    assert {len(part) for part in parts} == {len(data.subset)}
+    assert len(torch.cat(parts).unique()) == 4 * len(data.subset)
+    union = data.for_phase(run.config.phases()[0]).subset
     assert torch.equal(union, torch.cat(parts).unique())
 
 
 def test_each_minimum_is_that_of_its_own_subset_and_the_average_their_mean() -> None:
-    workspace = workspace_of()
-    x, y = workspace.dataset.train.inputs, workspace.dataset.train.targets
-    expected = [ridge(x[rows], y[rows], 1e-2) for rows in workspace.disjoint_subsets(3)]
+    data, _, run = prepared()
+    x, y = data.dataset.train.inputs, data.dataset.train.targets
+    expected = [ridge(x[rows], y[rows], 1e-2) for rows in data.disjoint_subsets(3)]
     outcome = solved()
     final = torch.cat([parameter.detach().flatten() for parameter in outcome.model.parameters()])
     assert torch.allclose(final, torch.stack(expected).mean(0), atol=1e-6)
     record = outcome.result["solve"]["subsets"]
-    full = workspace.objective("full")
+    full = run.model.objective(data, SplitName.TRAIN)
     losses = [float(full.value(w)) for w in [*expected, torch.stack(expected).mean(0)]]
     assert [entry["objective_full"] for entry in record["minima"]] == pytest.approx(losses[:3], rel=1e-6)
     assert record["average"]["objective_full"] == pytest.approx(losses[3], rel=1e-6)
@@ -96,9 +97,9 @@ def test_the_best_is_handed_on_and_its_choice_is_charged() -> None:
 
 def test_resolving_starts_at_the_average_and_ends_at_the_minimum_of_all_subsets_together() -> None:
     outcome = solved(subsets_then="resolve")
-    workspace = workspace_of()
-    rows = torch.cat(workspace.disjoint_subsets(3))
-    x, y = workspace.dataset.train.inputs[rows], workspace.dataset.train.targets[rows]
+    data, _, _ = prepared()
+    rows = torch.cat(data.disjoint_subsets(3))
+    x, y = data.dataset.train.inputs[rows], data.dataset.train.targets[rows]
     final = torch.cat([parameter.detach().flatten() for parameter in outcome.model.parameters()])
     assert torch.allclose(final, ridge(x, y, 1e-2), atol=1e-6)
     together, again = outcome.result["phases"]
@@ -106,17 +107,17 @@ def test_resolving_starts_at_the_average_and_ends_at_the_minimum_of_all_subsets_
     assert again["iterations"] < together["iterations"] and again["loss"] < together["loss"]
 
 
-def test_the_solve_of_one_subset_depends_on_workspace_and_number_alone() -> None:
-    workspace = workspace_of()
-    (config,) = workspace.config.phases()
+def test_the_solve_of_one_subset_depends_on_the_run_and_its_number_alone() -> None:
+    data, budget, run = prepared()
+    (config,) = run.config.phases()
     record = solved().result["solve"]["subsets"]["minima"]
-    before = workspace.ledger.save()
+    before = budget.ledger.save()
     for index in (2, 0, 1):
-        solve, reason = SubsetSolve(workspace, config, index), None
+        solve, reason = SubsetSolve(config, data, budget, run, index), None
         while reason is None:
-            reason = solve.advance(workspace.flat.initial(), math.inf)
+            reason = solve.advance(run.model.flat.initial(), math.inf)
         assert solve.end(reason).record.items() <= record[index].items()
-    assert workspace.ledger.save() == before, "what a solve costs is entered by whoever runs it"
+    assert budget.ledger.save() == before, "what a solve costs is entered by whoever runs it"
 
 
 def test_a_budget_is_shared_equally_and_a_solve_cut_short_counts() -> None:
@@ -131,28 +132,28 @@ def test_a_budget_is_shared_equally_and_a_solve_cut_short_counts() -> None:
 
 
 def test_a_phase_saves_and_restores_in_the_middle_of_any_solve() -> None:
-    def phase_and_ledger() -> tuple[SubsetsPhase, Workspace]:
-        workspace = workspace_of(max_epochs=50.0)
-        (phase,) = build_phases(workspace)
+    def phase_and_ledger() -> tuple[SubsetsPhase, PreparedRun]:
+        made = prepared(max_epochs=50.0)
+        (phase,) = build_phases(*made)
         assert isinstance(phase, SubsetsPhase)
-        return phase, workspace
+        return phase, made
 
-    phase, workspace = phase_and_ledger()
-    state, saved = phase.start(workspace.flat.initial()), []
+    phase, (_, budget, run) = phase_and_ledger()
+    state, saved = phase.start(run.model.flat.initial()), []
     while phase.terminate(state) is None:
         tensors, numbers = phase.save(state)
-        saved.append(({k: v.clone() for k, v in tensors.items()}, json.dumps(numbers), workspace.ledger.save()))
+        saved.append(({k: v.clone() for k, v in tensors.items()}, json.dumps(numbers), budget.ledger.save()))
         state = phase.step(state)
     whole = phase.finish(state)
     assert len({json.loads(numbers)["underway"] == {} for _, numbers, _ in saved}) == 2, "between solves, too"
     for tensors, numbers, ledger in saved[::4] + [entry for entry in saved if json.loads(entry[1])["underway"] == {}]:
         again, other = phase_and_ledger()
         resumed = again.restore(tensors, json.loads(numbers))
-        other.ledger.restore(ledger)
+        other.budget.ledger.restore(ledger)
         while again.terminate(resumed) is None:
             resumed = again.step(resumed)
         assert torch.equal(again.finish(resumed).w, whole.w)
-        assert other.ledger.cost == workspace.ledger.cost
+        assert other.budget.ledger.cost == budget.ledger.cost
 
 
 def test_the_summary_says_in_words_what_the_average_is_worth() -> None:
@@ -176,8 +177,7 @@ def test_the_summary_says_in_words_what_the_average_is_worth() -> None:
 )
 def test_what_cannot_be_is_refused_in_one_line(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError) as caught:
-        workspace = workspace_of(**settings)
-        build_phases(workspace)
+        build_phases(*prepared(**settings))
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
