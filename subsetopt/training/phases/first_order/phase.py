@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -32,11 +32,13 @@ from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.schedules import rate_factor
 from subsetopt.training.phases.first_order.setup import (
     check_affordable,
+    check_optimizer,
     check_phase,
     learning_rate,
     loss_of,
     optimizer_of,
     sampler_of,
+    schedule_of,
     weight_decay_of,
 )
 from subsetopt.training.phases.first_order.vector_optimizer import VectorOptimizer
@@ -80,7 +82,9 @@ class FirstOrderPhase:
         self.config = config
         self._data, self._budget, self._run, self._model = data, budget, run, run.model
         self._stream = f"{index}:{config.role}"
+        check_optimizer(config, run)
         self._lr = learning_rate(config)
+        self._schedule = partial(rate_factor, schedule_of(config), warmup=config.wsd_warmup, decay=config.wsd_decay)
         self._weight_decay = weight_decay_of(config, run.config)
         self._loss = loss_of(config, run)
         self._sampler: Sampler = sampler_of(config, data, budget, run, self.samples, self._stream)
@@ -155,7 +159,7 @@ class FirstOrderPhase:
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
         if state.stopped is None and self._checks is not None:
-            state.stopped = self._checks.look(state, state.budget.end)
+            state.stopped = self._checks.look(replace(state, w=self.iterate(state)), state.budget.end)
         return state
 
     def terminate(self, state: FirstOrderState) -> StopReason | None:
@@ -167,8 +171,8 @@ class FirstOrderPhase:
         return record_of(state)
 
     def iterate(self, state: FirstOrderState) -> Tensor:
-        """Return the current parameters."""
-        return state.w.detach()
+        """Return the current parameters; of an optimizer that averages, the average."""
+        return state.optimizer.evaluated(state.w)
 
     def details(self) -> dict[str, Any]:
         """What the report says beside the common record."""
@@ -176,7 +180,7 @@ class FirstOrderPhase:
 
     def finish(self, state: FirstOrderState) -> PhaseOutcome:
         """Return the last parameters, or the best checked on held-out data; BatchNorm's statistics go with them."""
-        last = state.w.detach()
+        last = self.iterate(state)
         chosen = last if self._checks is None else self._checks.choose(last)
         return PhaseOutcome(chosen, state.loss if chosen is last else None, None)
 
@@ -209,7 +213,7 @@ class FirstOrderPhase:
         return OPTIMIZERS.get(self.config.method).decoupled_decay is not None
 
     def _mini_batch_step(self, state: FirstOrderState, losses: list[Tensor]) -> None:
-        rate = self._lr * rate_factor(self.config.schedule, state.budget.share_spent)
+        rate = self._lr * self._schedule(state.budget.share_spent)
         computed = self._mini_batch.gradient(state.w, state.augmentation)
         if computed is None:
             return
