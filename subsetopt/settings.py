@@ -98,7 +98,8 @@ def _convert(name: str, value: Any, hint: Any, limits: Limits) -> Any:
         converted = int(value)
     if hint is float and isinstance(value, int) and abs(value) <= sys.float_info.max:
         converted = float(value)
-    if not isinstance(converted, hint) or (isinstance(value, bool) and hint is not bool) or value != value:
+    infinite = isinstance(converted, float) and not math.isfinite(converted)
+    if not isinstance(converted, hint) or (isinstance(value, bool) and hint is not bool) or infinite:
         raise wrong_type(name, value, hint, limits)
     if hint in (int, float):
         _check_range(name, value, hint, limits)
@@ -112,7 +113,8 @@ def _check_range(name: str, value: float, kind: Any, limits: Limits) -> None:
             raise SettingError(name, value, "is out of range", f"give {_wanted(kind, limits)}")
 
 
-CORRECTIONS = ("none", "importance", "self-normalised")
+Correction = typing.Literal["none", "importance", "self-normalised"]
+"""Weights of importance sampling: none, 1/(N P_i), or these over their sum in a batch."""
 
 
 def check_number(setting: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
@@ -152,15 +154,27 @@ def rows_of(fraction: float, n: int) -> int:
 
 
 @dataclass(frozen=True)
-class NoSettings:
+class CheckedSettings:
+    """Base of frozen dataclasses of settings: construction checks and converts what the fields declare.
+
+    A field's type and its `setting(...)` range are what is checked here and what `subsetopt list` prints. Rules between
+    settings belong in the `__post_init__` of the subclass, after this one. Raises `SettingError`.
+    """
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _convert(field.name, plain(getattr(self, field.name)), hints[field.name], field.metadata)
+            object.__setattr__(self, field.name, value)
+
+
+@dataclass(frozen=True)
+class NoSettings(CheckedSettings):
     """A sampler without settings."""
 
 
 @dataclass(frozen=True)
-class FractionSettings:
+class FractionSettings(CheckedSettings):
     """A sampler whose only setting is its share of the data."""
 
-    fraction: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_fraction(self.fraction)
+    fraction: float = setting(0.1, above=0, at_most=1)

@@ -14,6 +14,8 @@ from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.iterate import StopSettings
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.methods import METHODS
+from subsetopt.training.settings.plans import PLANS
+from subsetopt.training.settings.run import RunConfig
 
 OURS: list[Entry[Any]] = [entry for entry in SOLVERS if not entry.name.startswith("scipy:")] + list(METHODS)
 COMMON = set(StopSettings.__dataclass_fields__)
@@ -29,7 +31,7 @@ def test_the_card_of_a_solver_or_strategy_names_every_setting_of_its_own_with_it
             assert given == str(row.default).lower(), row.name
 
 
-@pytest.mark.parametrize("entry", [*OURS, *OPTIMIZERS], ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [*OURS, *OPTIMIZERS, *PLANS], ids=lambda entry: entry.name)
 def test_cards_have_their_sections_in_one_order(entry: Entry[Any]) -> None:
     assert re.findall("^## (.*)$", entry.card, re.M) == ["What it does", "Settings", "True cost", "Source"]
 
@@ -56,3 +58,13 @@ def test_rows_say_types_and_ranges() -> None:
     assert rows["preconditioner"].values == "none | diagonal | kfac"
     assert "method" not in {row.name for row in settings_of(SOLVERS.entry("scipy:BFGS"))}
     assert [row.name for row in settings_of(MODELS.entry("linear"))] == ["bias"]
+
+
+@pytest.mark.parametrize("entry", list(PLANS), ids=lambda entry: entry.name)
+def test_the_card_of_a_plan_names_flags_that_exist_with_their_defaults(entry: Entry[Any]) -> None:
+    flags = re.findall(r"`--([a-z-]+)[^`]*`(?:\s+\(([\w.]+)\))?", entry.card)
+    assert flags
+    for flag, default in flags:
+        field = RunConfig.model_fields[flag.replace("-", "_")]
+        if default:
+            assert default == {True: "on"}.get(field.default, str(field.default)), flag

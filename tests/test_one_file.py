@@ -346,3 +346,32 @@ def test_metadata_that_cannot_be_read_leaves_the_others(
     assert "bb" in SOLVERS
     (record,) = caplog.records
     assert "other" in record.getMessage() and "\n" not in record.getMessage()
+
+
+PLAN = '''"""Solve twice."""
+from subsetopt.training.settings.plans import PLANS, SubsetPlan
+
+@PLANS.register("again", "the same solve twice")
+class Again(SubsetPlan):
+    @classmethod
+    def chosen(cls, config):
+        return config.subset_size == 77
+
+    @classmethod
+    def phases(cls, config, solve):
+        return [solve, solve]
+'''
+
+
+def test_a_plan_for_subsets_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subsetopt.training.settings.plans as package
+
+    list(package.PLANS)
+    monkeypatch.setattr(package.PLANS, "_entries", dict(package.PLANS._entries))
+    monkeypatch.setattr(package.PLANS, "_discovered", False)
+    (tmp_path / "dropped_in_plan.py").write_text(PLAN, encoding="utf-8")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    assert "| `again` |" in table("strategies")
+    assert [phase.role for phase in make_config({"subset_size": 77, "handoff": "none"}).phases()] == ["solve", "solve"]
+    assert len(make_config({"subset_size": 78, "handoff": "none"}).phases()) == 1
+    sys.modules.pop(f"{package.__name__}.dropped_in_plan", None)

@@ -13,8 +13,8 @@ from subsetopt_cli.failures import INTERRUPTED
 from subsetopt_cli.output import print_json, standard_output_reserved
 
 if TYPE_CHECKING:
+    from subsetopt.training.finishing import RunResult
     from subsetopt.training.progress import Progress
-    from subsetopt.training.run import RunResult
 
 quiet_option = click.option(
     "--quiet", is_flag=True, help="Show no progress and no summary; print only the run directory."
@@ -24,8 +24,8 @@ quiet_option = click.option(
 @contextlib.contextmanager
 def progress_shown(quiet: bool) -> Iterator[Progress]:
     """Yield the progress display of a run; an interrupted run ends here with how to resume it."""
+    from subsetopt.training.finishing import Interrupted
     from subsetopt.training.progress import Silent
-    from subsetopt.training.run import Interrupted
     from subsetopt_cli.bars import Bars
 
     bars = Bars()

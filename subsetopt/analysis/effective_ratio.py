@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,18 @@ from subsetopt.analysis.finished_phase import FinishedPhase, open_phase
 from subsetopt.analysis.leave_one_out import leave_one_out_parameters
 from subsetopt.analysis.sample_gradients import SampleGradients
 from subsetopt.analysis.spectrum import TraceEstimate
+from subsetopt.analysis.verification import analysis_cost
 from subsetopt.data import Dataset
+from subsetopt.documents.analysis import (
+    EffectiveParametersEntry,
+    EffectiveRatioDocument,
+    EstimateEntry,
+    FullMinimumEntry,
+    LeaveOneOutEntry,
+    ObservedEntry,
+    PredictionEntry,
+    TargetEntry,
+)
 from subsetopt.errors import SettingError
 from subsetopt.training.run_model import training_loss
 from subsetopt.training.splits import SplitName
@@ -45,7 +55,7 @@ def effective_run(
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
     tell: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> EffectiveRatioDocument:
     """Return the document of `ratio --effective RUN --json`: a phase's effective ratio and what follows from it.
 
     The phase is that which `verify_run` examines. `subset_size` or `subset_frac`: predict the excess for a subset of
@@ -67,41 +77,39 @@ def effective_run(
     chosen = trace if left_out is None else _scaled(left_out, trace.value / plain.value if plain.value else 1.0)
     own = float(found.objective.value(found.w, "evaluation"))
     observed = _observed(found, own)
-    best = observed["full_minimum"] or estimated_minimum(own, observed["loss_full"])
+    best = observed.full_minimum or estimated_minimum(own, observed.loss_full)
     p, dimension = chosen.value, found.objective.size
-    return {
-        "phase": found.described,
-        "samples": K,
-        "samples_full": N,
-        "outputs": found.data.dataset.n_outputs,
-        "parameters": dimension,
-        "ratio": K * found.data.dataset.n_outputs / dimension,
-        "l2": found.run.config.l2,
-        "loss": own,
-        "hessian": matrix,
-        "trace": asdict(plain),
-        "trace_within_classes": asdict(trace) if _stratified(found) else None,
-        "leave_one_out": None
+    return EffectiveRatioDocument(
+        phase=found.described,
+        samples=K,
+        samples_full=N,
+        outputs=found.data.dataset.n_outputs,
+        parameters=dimension,
+        ratio=K * found.data.dataset.n_outputs / dimension,
+        l2=found.run.config.l2,
+        loss=own,
+        hessian=matrix,
+        trace=_estimate(plain),
+        trace_within_classes=_estimate(trace) if _stratified(found) else None,
+        leave_one_out=None
         if left_out is None
-        else {"value": left_out.value, "error": left_out.error, "rows": left_out.probes},
-        "effective_parameters": {
-            "value": p,
-            "error": chosen.error,
-            "by": "trace" if left_out is None else "leave-one-out",
-        },
-        "effective_ratio": K / p if p > 0 else None,
-        "full_minimum": {"value": best, "observed": observed["full_minimum"] is not None},
-        "predicted": _prediction(chosen, trace, K, N, best),
-        "asked": None if subset_size is None else _prediction(chosen, trace, subset_size, N, best),
-        "target": None if excess is None else _target(p, excess, best, N),
-        "observed": observed,
-        "notes": [*notes, *_notes(found, plain, left_out)],
-        "cost": {
-            "epoch_equivalents": found.budget.ledger.cost + found.budget.ledger.evaluation_cost,
-            "by_purpose": found.budget.ledger.by_purpose(),
-            "seconds": time.perf_counter() - began,
-        },
-    }
+        else LeaveOneOutEntry(value=left_out.value, error=left_out.error, rows=left_out.probes),
+        effective_parameters=EffectiveParametersEntry(
+            value=p, error=chosen.error, by="trace" if left_out is None else "leave-one-out"
+        ),
+        effective_ratio=K / p if p > 0 else None,
+        full_minimum=FullMinimumEntry(value=best, observed=observed.full_minimum is not None),
+        predicted=_prediction(chosen, trace, K, N, best),
+        asked=None if subset_size is None else _prediction(chosen, trace, subset_size, N, best),
+        target=None if excess is None else _target(p, excess, best, N),
+        observed=observed,
+        notes=[*notes, *_notes(found, plain, left_out)],
+        cost=analysis_cost(found.budget.ledger, began),
+    )
+
+
+def _estimate(trace: TraceEstimate) -> EstimateEntry:
+    return EstimateEntry(value=trace.value, error=trace.error, probes=trace.probes)
 
 
 def _factor(found: FinishedPhase) -> Tensor | None:
@@ -186,31 +194,31 @@ def _stratified(found: FinishedPhase) -> bool:
     return found.data.strata is not None
 
 
-def _prediction(chosen: TraceEstimate, trace: TraceEstimate, samples: int, total: int, best: float) -> dict[str, Any]:
+def _prediction(chosen: TraceEstimate, trace: TraceEstimate, samples: int, total: int, best: float) -> PredictionEntry:
     excess = predicted_excess(chosen.value, samples, total)
-    return {
-        "samples": samples,
-        "fraction": samples / total,
-        "effective_ratio": samples / chosen.value if chosen.value > 0 else None,
-        "excess": excess,
-        "excess_error": predicted_excess(chosen.error, samples, total),
-        "relative_excess": excess / best,
-        "optimism": predicted_optimism(chosen.value, samples, total),
-        "excess_by_trace": predicted_excess(trace.value, samples, total),
-    }
+    return PredictionEntry(
+        samples=samples,
+        fraction=samples / total,
+        effective_ratio=samples / chosen.value if chosen.value > 0 else None,
+        excess=excess,
+        excess_error=predicted_excess(chosen.error, samples, total),
+        relative_excess=excess / best,
+        optimism=predicted_optimism(chosen.value, samples, total),
+        excess_by_trace=predicted_excess(trace.value, samples, total),
+    )
 
 
-def _target(p: float, excess: float, best: float, total: int) -> dict[str, Any]:
+def _target(p: float, excess: float, best: float, total: int) -> TargetEntry:
     samples = samples_for_excess(p, excess * best, total)
-    return {
-        "relative_excess": excess,
-        "excess": excess * best,
-        "samples": samples,
-        "fraction": samples / total,
-    }
+    return TargetEntry(
+        relative_excess=excess,
+        excess=excess * best,
+        samples=samples,
+        fraction=samples / total,
+    )
 
 
-def _observed(found: FinishedPhase, own: float) -> dict[str, Any]:
+def _observed(found: FinishedPhase, own: float) -> ObservedEntry:
     """Measure what can be seen of the predictions: losses of w on other data, and a full solve after the subset's.
 
     `full_minimum` is there where a later phase on the full set passed its gradient test; `full_reached` is the lowest
@@ -229,15 +237,15 @@ def _observed(found: FinishedPhase, own: float) -> dict[str, Any]:
     ]
     reached = min((value for value, _ in later), default=None)
     converged = [value for value, done in later if done]
-    return {
-        "loss_full": whole,
-        "optimism": None if found.objective is full else whole - own,
-        "held_out_optimism": optimism,
-        "full_minimum": min(converged) if converged else None,
-        "full_reached": reached,
-        "excess": whole - min(converged) if converged else None,
-        "excess_at_least": None if reached is None else whole - reached,
-    }
+    return ObservedEntry(
+        loss_full=whole,
+        optimism=None if found.objective is full else whole - own,
+        held_out_optimism=optimism,
+        full_minimum=min(converged) if converged else None,
+        full_reached=reached,
+        excess=whole - min(converged) if converged else None,
+        excess_at_least=None if reached is None else whole - reached,
+    )
 
 
 def _notes(found: FinishedPhase, trace: TraceEstimate, left_out: TraceEstimate | None) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.data import Dataset
+from subsetopt.documents.analysis import AnalysedPhase
 from subsetopt.errors import ModelError, RunDirectoryError, SettingError, setting
 from subsetopt.objective import Objective
 from subsetopt.saving import under
@@ -19,10 +20,10 @@ from subsetopt.training.budget import Budget
 from subsetopt.training.checks.identity import OtherRunError, check_identity, check_outputs
 from subsetopt.training.context import RunContext
 from subsetopt.training.preparation import prepare
-from subsetopt.training.run import load_config
 from subsetopt.training.run_directory import CHECKPOINT, RunDirectory
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.splits import SplitName
+from subsetopt.training.stored_settings import load_config
 from subsetopt.training.training_data import TrainingData
 
 
@@ -56,10 +57,16 @@ class FinishedPhase:
         return self.run.config.phases()[self.index]
 
     @property
-    def described(self) -> dict[str, Any]:
+    def described(self) -> AnalysedPhase:
         """What a JSON document says of the phase."""
-        keys = ("role", "method", "data", "stop_reason")
-        return {"index": self.index, **{key: self.record[key] for key in keys}}
+        record = self.record
+        return AnalysedPhase(
+            index=self.index,
+            role=record["role"],
+            method=record["method"],
+            data=record["data"],
+            stop_reason=record["stop_reason"],
+        )
 
 
 def open_phase(

@@ -17,9 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.analysis.finished_phase import open_phase
-from subsetopt.analysis.lanczos import FAILURE_PROBABILITY
+from subsetopt.analysis.lanczos import FAILURE_PROBABILITY, Bounded
 from subsetopt.analysis.spectrum import Spectrum, find_spectrum
 from subsetopt.data import Dataset
+from subsetopt.documents.analysis import (
+    AnalysisCost,
+    BoundedEntry,
+    DimensionEntry,
+    GradientEntry,
+    HessianEntry,
+    VerificationDocument,
+)
+from subsetopt.documents.run import purposes
 from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.objective import FlatModel, Objective, SmoothObjective
 from subsetopt.objective.arithmetic import accumulation_dtype
@@ -107,7 +116,7 @@ def verify_run(
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
     tell: Callable[[int], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> VerificationDocument:
     """Tell whether a phase of a run ended in a minimum of the function that it minimised.
 
     Examined are the parameters which that phase handed on: by default the last solve; with `on`, the last solve on
@@ -138,14 +147,14 @@ def verify_run(
         raise RunDirectoryError(
             f"run = {str(path)!r}: {error} after phase {found.index + 1}; there is nothing to verify, train anew"
         ) from None
-    return {
-        "verdict": certificate.verdict,
-        "phase": found.described,
-        "dtype": dtype,
+    return VerificationDocument(
+        verdict=certificate.verdict,
+        phase=found.described,
+        dtype=dtype,
         **_figures(certificate, data.dataset.n_outputs, l2, objective, damping),
-        "notes": _notes(certificate, run.model.flat, objective, found.trained_in, phase, record),
-        "cost": {**_cost(found.budget.ledger), "seconds": time.perf_counter() - began},
-    }
+        notes=_notes(certificate, run.model.flat, objective, found.trained_in, phase, record),
+        cost=analysis_cost(found.budget.ledger, began),
+    )
 
 
 def _figures(
@@ -155,41 +164,50 @@ def _figures(
     spectrum = certificate.spectrum
     equations, size = objective.n_samples * outputs, objective.size
     estimate = spectrum.effective_dimension
+    dimension = None
+    if estimate is not None and damping is not None:
+        dimension = DimensionEntry(damping=damping, **asdict(estimate))
     return {
         "samples": objective.n_samples,
         "outputs": outputs,
         "parameters": size,
         "loss": certificate.loss,
         "l2": l2,
-        "gradient": {
-            "max": certificate.gradient_max,
-            "l2_norm": certificate.gradient_l2,
-            "loss_scale": certificate.loss_scale,
-            "gtol": certificate.gtol,
-            "stationary": certificate.stationary,
-        },
-        "hessian": {
-            "smallest": asdict(spectrum.smallest),
-            "largest": asdict(spectrum.largest),
-            "smallest_without_l2": spectrum.smallest.value - l2,
-            "condition": None if spectrum.condition is None else asdict(spectrum.condition),
-            "exact": spectrum.exact,
-            "failure_probability": 0.0 if spectrum.exact else FAILURE_PROBABILITY,
-            "products": spectrum.products,
-        },
+        "gradient": GradientEntry(
+            max=certificate.gradient_max,
+            l2_norm=certificate.gradient_l2,
+            loss_scale=certificate.loss_scale,
+            gtol=certificate.gtol,
+            stationary=certificate.stationary,
+        ),
+        "hessian": HessianEntry(
+            smallest=_bounded(spectrum.smallest),
+            largest=_bounded(spectrum.largest),
+            smallest_without_l2=spectrum.smallest.value - l2,
+            condition=None if spectrum.condition is None else _bounded(spectrum.condition),
+            exact=spectrum.exact,
+            failure_probability=0.0 if spectrum.exact else FAILURE_PROBABILITY,
+            products=spectrum.products,
+        ),
         "distance": certificate.distance,
         "ratio": equations / size,
-        "effective_dimension": None if estimate is None else {"damping": damping, **asdict(estimate)},
+        "effective_dimension": dimension,
         "effective_ratio": None if estimate is None or estimate.value == 0 else equations / estimate.value,
     }
 
 
-def _cost(ledger: Ledger) -> dict[str, Any]:
-    return {
-        "epoch_equivalents": ledger.cost + ledger.evaluation_cost,
-        "by_purpose": ledger.by_purpose(),
-        "prices": ledger.prices,
-    }
+def analysis_cost(ledger: Ledger, began: float) -> AnalysisCost:
+    """Return what was charged to a fresh `ledger` since `began`, in seconds of `time.perf_counter`."""
+    return AnalysisCost(
+        epoch_equivalents=ledger.cost + ledger.evaluation_cost,
+        by_purpose=purposes(ledger.by_purpose()),
+        prices=ledger.prices,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _bounded(number: Bounded) -> BoundedEntry:
+    return BoundedEntry(**asdict(number))
 
 
 def _notes(

@@ -26,8 +26,10 @@ from subsetopt.errors import RunDirectoryError, UserError
 from subsetopt.facts import Knob
 from subsetopt.report.metrics_file import read_metrics
 from subsetopt.report.result_file import read_result_file
+from subsetopt.training.finishing import SPLITS, Interrupted
 from subsetopt.training.result import version_of
-from subsetopt.training.run import SPLITS, Interrupted, resume_run, train
+from subsetopt.training.resume import resume_run
+from subsetopt.training.run import train
 from subsetopt.training.run_directory import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, RunDirectory
 from subsetopt.training.settings.run import RunConfig, make_config
 
@@ -152,7 +154,7 @@ def set_aside(cell: Cell, root: Path) -> str | None:
 
 
 def run_cell(cell: Cell, root: Path, threads: int | None = None) -> CellOutcome:
-    """Run a cell, go on with one that was interrupted, or take one that is finished; never raises for its failure.
+    """Run a cell, resume it where it was interrupted, or reuse its result; never raises for its failure.
 
     `threads` limits torch's threads, for workers that share a machine.
     """

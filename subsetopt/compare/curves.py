@@ -10,6 +10,7 @@ from statistics import mean, median
 from typing import Any
 
 from subsetopt.compare.cells import Cell, read_result
+from subsetopt.documents.comparison import TimeToTarget
 from subsetopt.documents.run import RunDocument
 from subsetopt.report.metrics_file import read_metrics
 from subsetopt.training.run_directory import METRICS
@@ -53,7 +54,7 @@ def points_of(cell: Cell, result: RunDocument, root: Path) -> Iterator[Point]:
 
 def time_to_targets(
     points: Iterable[Point], methods: Sequence[str], seeds: Sequence[int], targets: Sequence[float]
-) -> list[dict[str, Any]]:
+) -> list[TimeToTarget]:
     """Return for every method and target the mean cost and seconds to a held-out loss at or below it, without tuning.
 
     A seed's cost is the least over the budgets, whose learning rates and schedules differ; the means are over the seeds
@@ -76,14 +77,14 @@ def time_to_targets(
                 ):
                     hits[seed] = point
             rows.append(
-                {
-                    "method": method,
-                    "target": target,
-                    "cost_mean": mean(point.epoch_equivalents for point in hits.values()) if hits else None,
-                    "seconds_mean": mean(point.seconds for point in hits.values()) if hits else None,
-                    "reached": len(hits),
-                    "of": len(seeds),
-                }
+                TimeToTarget(
+                    method=method,
+                    target=target,
+                    cost_mean=mean(point.epoch_equivalents for point in hits.values()) if hits else None,
+                    seconds_mean=mean(point.seconds for point in hits.values()) if hits else None,
+                    reached=len(hits),
+                    of=len(seeds),
+                )
             )
     return rows
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from subsetopt.compare.cells import Cell, CellMaker, CellOutcome
 from subsetopt.compare.config import ValidatedStudy
@@ -13,13 +12,14 @@ from subsetopt.compare.curves import Point, point_row
 from subsetopt.compare.execution import SilentStudy, StudyProgress, run_cells
 from subsetopt.compare.summary import RESULT_COLUMNS, collect, summarise
 from subsetopt.compare.tuning import RunCells, tune
+from subsetopt.documents.comparison import ComparisonDocument
 from subsetopt.errors import SettingError
 from subsetopt.files import sealed
 from subsetopt.report.study.files import CURVES, STUDY, SUMMARY
 from subsetopt.study.directory import RESULTS, open_study, write_csv
 from subsetopt.study.workers import Workers
 from subsetopt.training.run import check_run
-from subsetopt.training.run_directory import RunDirectory, finite
+from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.splits import SplitName
 
 
@@ -30,10 +30,10 @@ def run_comparison(
     workers: Workers | None = None,
     progress: StudyProgress | None = None,
     command: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Run what is missing of `study` in `output`, write its files and return the content of summary.json.
+) -> ComparisonDocument:
+    """Run what is missing of `study` in `output`, write its files and return what summary.json holds.
 
-    Cells that are finished there are taken as they are, those begun are gone on with; a cell that fails is recorded
+    Finished cells in `output` are reused, unfinished ones resumed; a cell that fails is recorded
     and does not stop the others. Raises `UserError` before any work for settings that cannot be run, and
     `StudyInterrupted` when asked to stop.
     """
@@ -51,7 +51,7 @@ def run_comparison(
 
 def _compare(
     maker: CellMaker, output: Path, directory: RunDirectory, run: RunCells, command: Sequence[str]
-) -> dict[str, Any]:
+) -> ComparisonDocument:
     """Tune, run, test and write; see `run_comparison`."""
     searches = tune(maker, output, run)
     config = maker.study.config
@@ -64,10 +64,10 @@ def _compare(
     outcomes = run("comparison", cells)
     order = sorted(cells, key=lambda cell: (config.budget.index(cell.budget), list(maker.methods).index(cell.method)))
     findings = collect(order, outcomes, searches, output)
-    summary = sealed(finite(summarise(maker, searches, findings, command)))
+    summary = summarise(maker, searches, findings, command)
     write_csv(directory, RESULTS, RESULT_COLUMNS, findings.rows)
     write_csv(directory, CURVES, [field.name for field in fields(Point)], map(point_row, findings.points))
-    directory.write_json(SUMMARY, summary)
+    directory.write_json(SUMMARY, sealed(summary.content()))
     return summary
 
 

@@ -18,6 +18,17 @@ from subsetopt.compare.curves import Point, automatic_targets, finished, points_
 from subsetopt.compare.methods import describe
 from subsetopt.compare.tuning import Search
 from subsetopt.compare.verdicts import sentences
+from subsetopt.documents.comparison import (
+    Architecture,
+    ComparisonDocument,
+    ComparisonEntry,
+    FailedCell,
+    FriedmanTest,
+    MeanRank,
+    MethodEntry,
+    Metric,
+    ResultEntry,
+)
 from subsetopt.documents.run import RunDocument
 from subsetopt.study.statistics import compare_all, mean_interval, rank_all
 from subsetopt.training.settings.run import RunConfig
@@ -63,11 +74,11 @@ def collect(cells: Iterable[Cell], outcomes: Mapping[str, CellOutcome], searches
     return Findings(rows, points, next(iter(results.values()), None))
 
 
-def summarise(maker: CellMaker, searches: Searches, findings: Findings, command: Sequence[str]) -> dict[str, Any]:
+def summarise(maker: CellMaker, searches: Searches, findings: Findings, command: Sequence[str]) -> ComparisonDocument:
     """Return the content of summary.json."""
     study = maker.study.config
     task = findings.example.dataset.task if findings.example else "classification"
-    metric = "accuracy" if task == "classification" else "mse"
+    metric: Metric = "accuracy" if task == "classification" else "mse"
     done = [row for row in findings.rows if row["status"] == "done"]
     names = list(maker.methods)
     final = {
@@ -77,30 +88,29 @@ def summarise(maker: CellMaker, searches: Searches, findings: Findings, command:
         {key: list(found.values()) for key, found in final.items()}, study.budget
     )
     comparisons, ranks, friedman = _tests(done, names, study.budget, metric)
-    summary: dict[str, Any] = {
-        "kind": "compare",
-        "title": study.title or f"{_dataset_name(maker)}: {len(names)} methods at equal cost",
+    summary = ComparisonDocument(
+        kind="compare",
+        title=study.title or f"{_dataset_name(maker)}: {len(names)} methods at equal cost",
         **_subject(maker, findings.example),
-        "metric": metric,
-        "higher_is_better": metric == "accuracy",
-        "budgets": list(study.budget),
-        "budget_unit": "seconds" if study.budget_unit == "seconds" else "epoch-equivalents",
-        "seeds": list(study.seeds),
-        "tuning_seeds": list(study.tuning_seeds) if study.tune else [],
-        "methods": [_method(maker, name, searches) for name in names],
-        "results": [_result(done, searches[name, b], name, b, metric) for b in study.budget for name in names],
-        "time_to_target": time_to_targets(findings.points, names, study.seeds, targets),
-        "ranks": ranks,
-        "friedman": friedman,
-        "comparisons": comparisons,
-        "failures": [{"cell": r["cell"], "error": r["error"]} for r in findings.rows if r["status"] != "done"],
-        "command": list(command),
-        "versions": {name: version(name) for name in ("subsetopt", "torch", "numpy", "scipy")}
+        metric=metric,
+        higher_is_better=metric == "accuracy",
+        budgets=list(study.budget),
+        budget_unit="seconds" if study.budget_unit == "seconds" else "epoch-equivalents",
+        seeds=list(study.seeds),
+        tuning_seeds=list(study.tuning_seeds) if study.tune else [],
+        methods=[_method(maker, name, searches) for name in names],
+        results=[_result(done, searches[name, b], name, b, metric) for b in study.budget for name in names],
+        time_to_target=time_to_targets(findings.points, names, study.seeds, targets),
+        ranks=ranks,
+        friedman=friedman,
+        comparisons=comparisons,
+        failures=[FailedCell(cell=r["cell"], error=r["error"]) for r in findings.rows if r["status"] != "done"],
+        command=list(command),
+        versions={name: version(name) for name in ("subsetopt", "torch", "numpy", "scipy")}
         | {"python": platform.python_version()},
-        "machine": {"platform": platform.platform(), "processors": os.cpu_count(), "byte_order": sys.byteorder},
-    }
-    families = {name: _family(maker.description(name)) for name in names}
-    return {**summary, "verdict": sentences(summary, families)}
+        machine={"platform": platform.platform(), "processors": os.cpu_count(), "byte_order": sys.byteorder},
+    )
+    return summary.model_copy(update={"verdict": sentences(summary)})
 
 
 def _row(cell: Cell, result: RunDocument | None, outcome: CellOutcome, search: Search) -> Row:
@@ -145,7 +155,7 @@ def _values(rows: Iterable[Row], method: str, budget: float, column: str) -> dic
     }
 
 
-def _result(done: Sequence[Row], search: Search, method: str, budget: float, metric: str) -> dict[str, Any]:
+def _result(done: Sequence[Row], search: Search, method: str, budget: float, metric: str) -> ResultEntry:
     found = {
         column: list(_values(done, method, budget, column).values())
         for column in (f"test_{metric}", "test_loss", "seconds", "epoch_equivalents")
@@ -155,58 +165,58 @@ def _result(done: Sequence[Row], search: Search, method: str, budget: float, met
     if interval is not None and metric == "accuracy":
         interval = max(interval[0], 0.0), min(interval[1], 1.0)  # Student's knows no bounds
     cost = _mean(found["epoch_equivalents"])
-    return {
-        "method": method,
-        "budget": budget,
-        "metric": metric,
-        "mean": _mean(values),
-        "interval": interval,
-        "n": len(values),
-        "values": values,
-        "loss_mean": _mean(losses),
-        "loss_interval": mean_interval(losses),
-        "seconds_mean": _mean(found["seconds"]),
-        "cost_mean": cost,
-        "cost_including_tuning": None if cost is None else cost + search.epoch_equivalents,
-        "seconds_of_tuning": search.seconds,
-    }
+    return ResultEntry(
+        method=method,
+        budget=budget,
+        metric=metric,
+        mean=_mean(values),
+        interval=interval,
+        n=len(values),
+        values=list(values),
+        loss_mean=_mean(losses),
+        loss_interval=mean_interval(losses),
+        seconds_mean=_mean(found["seconds"]),
+        cost_mean=cost,
+        cost_including_tuning=None if cost is None else cost + search.epoch_equivalents,
+        seconds_of_tuning=search.seconds,
+    )
 
 
 def _tests(
     done: Sequence[Row], names: Sequence[str], budgets: Sequence[float], metric: str
-) -> tuple[list[Row], list[Row], list[Row]]:
+) -> tuple[list[ComparisonEntry], list[MeanRank], list[FriedmanTest]]:
     """Return comparisons, mean ranks and Friedman's tests; at each budget the pairs on one metric are a family."""
-    comparisons: list[Row] = []
-    ranks: list[Row] = []
-    friedman: list[Row] = []
+    comparisons: list[ComparisonEntry] = []
+    ranks: list[MeanRank] = []
+    friedman: list[FriedmanTest] = []
     for budget in budgets:
         for kind in dict.fromkeys((metric, "loss")):
             better_high = kind == "accuracy"
             values = {name: _values(done, name, budget, f"test_{kind}") for name in names}
             for pair in compare_all(values, better_high):
-                comparisons.append({**vars(pair), "budget": budget, "metric": kind})
+                comparisons.append(ComparisonEntry(**vars(pair), budget=budget, metric=kind))
             if kind == metric and (ranked := rank_all(values, better_high)) is not None:
-                at = {"budget": budget, "metric": kind, "n": ranked.n}
-                ranks += [{"method": name, "rank": rank, **at} for name, rank in ranked.ranks.items()]
-                friedman.append({**at, "statistic": ranked.statistic, "p": ranked.p})
+                at: dict[str, Any] = {"budget": budget, "metric": kind, "n": ranked.n}
+                ranks += [MeanRank(method=name, rank=rank, **at) for name, rank in ranked.ranks.items()]
+                friedman.append(FriedmanTest(statistic=ranked.statistic, p=ranked.p, **at))
     return comparisons, ranks, friedman
 
 
-def _method(maker: CellMaker, name: str, searches: Searches) -> dict[str, Any]:
+def _method(maker: CellMaker, name: str, searches: Searches) -> MethodEntry:
     mine = [search for (method, _), search in searches.items() if method == name]
     base = maker.description(name)
     cells = {budget: maker.cell(name, budget, 0, searches[name, budget].value) for budget in maker.study.config.budget}
     rates = {f"{b:g}": cell.config.phase[-1].lr for b, cell in cells.items() if cell.config.phase[-1].first_order}
     knob = maker.knobs[name]
     tuned = "nothing to tune" if knob is None else "learning rate" if knob.name == "lr" else knob.name
-    return {
-        "name": name,
-        "description": describe(base),
-        "family": _family(base),
-        "tuned": tuned if maker.study.config.tune else "not tuned",
-        "lr": rates or None,
-        "tuning": [search.to_json() for search in mine],
-    }
+    return MethodEntry(
+        name=name,
+        description=describe(base),
+        family=_family(base),
+        tuned=tuned if maker.study.config.tune else "not tuned",
+        lr=rates or None,
+        tuning=[search.entry() for search in mine],
+    )
 
 
 def _family(base: RunConfig) -> str:
@@ -222,16 +232,13 @@ def _subject(maker: CellMaker, example: RunDocument | None) -> dict[str, Any]:
     """Return data set and model as a line each, and in numbers."""
     shared = maker.study.shared
     if example is None:
-        return {"dataset": shared["dataset"], "model": shared.get("model", "auto"), "data": {}, "architecture": {}}
+        return {"dataset": shared["dataset"], "model": shared.get("model", "auto"), "data": None, "architecture": None}
     data, model = example.dataset, example.model
     return {
         "dataset": f"{data.name} ({data.train} train, {data.validation} validation, {data.test} test)",
         "model": f"{model.name} with {model.parameters} parameters",
-        "data": data.model_dump(mode="json", exclude_unset=True),
-        "architecture": {
-            **model.model_dump(mode="json", exclude_unset=True),
-            "l2": shared.get("l2", RunConfig.model_fields["l2"].default),
-        },
+        "data": data,
+        "architecture": Architecture(**dict(model), l2=shared.get("l2", RunConfig.model_fields["l2"].default)),
     }
 
 

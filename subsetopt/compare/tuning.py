@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from subsetopt.compare.cells import Cell, CellMaker, CellOutcome, read_result
 from subsetopt.compare.knobs import START, best_index, next_index
+from subsetopt.documents.comparison import TuningSearch, TuningTrial
 from subsetopt.facts import Knob
 
 RunCells = Callable[[str, Sequence[Cell]], dict[str, CellOutcome]]
@@ -49,25 +49,19 @@ class Search:
         index = next_index(self.scores, self.knob, limit)
         return [] if index is None else [index]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what `summary.json` says of this search; rates stand under `lr`, other knobs under their name."""
-        name = "value" if self.knob is None else self.knob.name
-        trials = [
-            {name: self.knob.value(index), "score": score if math.isfinite(score) else None}
-            for index, score in sorted(self.scores.items())
-            if self.knob is not None
-        ]
-        return {
-            "budget": self.budget,
-            "setting": None if self.knob is None else name,
-            name: self.value,
-            "grid": [trial[name] for trial in trials],
-            "scores": [trial["score"] for trial in trials],
-            "trials": trials,
-            "inside": self.inside,
-            "epoch_equivalents": self.epoch_equivalents,
-            "seconds": self.seconds,
-        }
+    def entry(self) -> TuningSearch:
+        """Return what `summary.json` holds of this search."""
+        knob = self.knob
+        scores = [] if knob is None else [(knob.value(index), score) for index, score in sorted(self.scores.items())]
+        return TuningSearch(
+            budget=self.budget,
+            setting=None if knob is None else knob.name,
+            value=self.value,
+            trials=[TuningTrial(value=value, score=score) for value, score in scores],
+            inside=self.inside,
+            epoch_equivalents=self.epoch_equivalents,
+            seconds=self.seconds,
+        )
 
 
 def tune(maker: CellMaker, root: Path, run: RunCells) -> dict[tuple[str, float], Search]:

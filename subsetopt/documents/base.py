@@ -19,6 +19,8 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**63)]
 Finite = Annotated[float | None, BeforeValidator(_null_unless_finite)]
 """A figure that may have overflowed: JSON has neither NaN nor infinities, so that these are written as null."""
+Measured = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A figure of a document that is printed, not stored: what is not finite is printed as null and read as NaN."""
 
 
 class Entry(BaseModel):
@@ -33,23 +35,23 @@ class Entry(BaseModel):
             return {name: value for name, value in content.items() if name in cls.model_fields}
         return content
 
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Self:
+        """Return the entry that parsed JSON holds; raises pydantic's `ValidationError`, see `problem`."""
+        return cls.model_validate(content, context=_READING)
+
+    def content(self) -> dict[str, Any]:
+        """Return JSON-able values; entries that were never set are absent."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
 
 class Document(Entry):
     """A whole document."""
 
     @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
-        """Return the document of parsed JSON; raises pydantic's `ValidationError`, see `problem`."""
-        return cls.model_validate(content, context=_READING)
-
-    @classmethod
     def of(cls, content: Mapping[str, Any] | Self) -> Self:
         """Return a document as it is, and parsed JSON as one; raises as `read` does."""
         return cls.read(content) if isinstance(content, Mapping) else content
-
-    def content(self) -> dict[str, Any]:
-        """Return the document as JSON-able values; entries that were never set are absent."""
-        return self.model_dump(mode="json", exclude_unset=True)
 
 
 def problem(error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -136,6 +137,12 @@ class Purpose(Entry):
     epoch_equivalents: Number
     samples: Number = 0
     calls: Number
+    flops: Number = 0
+
+
+def purposes(table: Mapping[str, Mapping[str, float]]) -> dict[str, Purpose]:
+    """Return the entries of `Ledger.by_purpose()`."""
+    return {name: Purpose(**row) for name, row in table.items()}
 
 
 class Cost(Entry):

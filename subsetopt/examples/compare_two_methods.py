@@ -26,11 +26,12 @@ def main(output: Path | None = None) -> None:
     with TemporaryDirectory() as temporary:
         folder = output or Path(temporary)
         summary = run_comparison(study, folder)
-        for row in summary["results"]:
-            low, high = row["interval"]
-            print(f"{row['method']}: test {row['metric']} {row['mean']:.4f} (95 %: {low:.4f} to {high:.4f})")
-        for row in summary["comparisons"]:
-            print(f"{row['a']} against {row['b']}, {row['metric']}: {row['verdict']}, p = {row['p_adjusted']:.2g}")
+        for row in summary.results:
+            assert row.mean is not None and row.interval is not None, "a method with two seeds has both"
+            low, high = row.interval
+            print(f"{row.method}: test {row.metric} {row.mean:.4f} (95 %: {low:.4f} to {high:.4f})")
+        for pair in summary.comparisons:
+            print(f"{pair.a} against {pair.b}, {pair.metric}: {pair.verdict}, p = {pair.p_adjusted:.2g}")
         print(f"page: {render_study(folder).html.name}")
 
 

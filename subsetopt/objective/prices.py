@@ -20,9 +20,11 @@ FALLBACK_PRICES: dict[CallKind, float] = {
     "linearise": 1.0,
     "hvp": 2.0,
     "ggnvp": 4 / 3,
+    "flops": 0.0,
 }
 """Prices of an inner dense layer (1 matrix product forward, 3 for a gradient, 6 for a Hessian and 4 for a Gauss-Newton
-product on stored graphs), for models in which torch can count no operation."""
+product on stored graphs), for models in which torch can count no operation: beside those a method's own operations have
+no price, and seconds alone show them."""
 
 
 def calibrate_prices(
@@ -35,8 +37,8 @@ def calibrate_prices(
     """Return the price of each kind of call per sample, counted on the samples given (see `flops.py`).
 
     "linearise" is the dearer of recording for Hessian and for Gauss-Newton products, the others are as called with
-    stored graphs. For an `Objective` its own loss and preprocess hold. Nothing is charged. A kind that has no
-    countable operation falls back to `FALLBACK_PRICES`.
+    stored graphs; "flops" is the price of one operation of a method's own. For an `Objective` its own loss and
+    preprocess hold. Nothing is charged. A kind that has no countable operation falls back to `FALLBACK_PRICES`.
     """
     if isinstance(model, Objective):
         flat, loss, preprocess = model.flat, model.loss, model.preprocess
@@ -62,6 +64,9 @@ def calibrate_prices(
     recording = [count_flops(partial(again.record, "hvp")), count_flops(partial(again.record, "ggnvp"))]
     counts["linearise"] = max(recording)
     unit = counts["gradient"]
-    if unit == 0 or sample.by_differences:
+    if unit == 0:
         return dict[str, float](FALLBACK_PRICES.items())
-    return {kind: count / unit if count else FALLBACK_PRICES[kind] for kind, count in counts.items()}
+    found: dict[str, float] = dict(FALLBACK_PRICES.items())
+    if not sample.by_differences:
+        found |= {kind: count / unit for kind, count in counts.items() if count}
+    return found | {"flops": samples / unit}

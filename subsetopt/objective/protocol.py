@@ -14,8 +14,11 @@ from torch import Tensor
 
 from subsetopt.objective.sharding import SampleShare
 
-Purpose = Literal["train", "line_search", "product", "selection", "calibration", "evaluation"]
-CallKind = Literal["forward", "gradient", "linearise", "hvp", "ggnvp"]
+Purpose = Literal[
+    "train", "line_search", "product", "arithmetic", "selection", "augmentation", "calibration", "evaluation"
+]
+CallKind = Literal["forward", "gradient", "linearise", "hvp", "ggnvp", "flops"]
+"""Calls of the model; "flops" are a method's own operations, as many as there are "samples" (see `flops.py`)."""
 
 
 class Meter(Protocol):

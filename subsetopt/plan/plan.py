@@ -8,10 +8,21 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal
 
+from subsetopt.documents.plan import (
+    PilotEntry,
+    PlanCost,
+    PlanDocument,
+    RangeEntry,
+    RecommendationEntry,
+    SpeedsEntry,
+    StrategyEntry,
+    WantedEntry,
+)
+from subsetopt.documents.run import purposes
 from subsetopt.errors import SettingError, setting
 from subsetopt.plan.laws import Law, Range, shipped_laws
 from subsetopt.plan.pilot import Pilot, measure_speeds, run_pilot
@@ -31,7 +42,7 @@ def make_plan(
     by: Literal["seconds", "units"] = "seconds",
     laws: Sequence[Law] | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Any]:
+) -> PlanDocument:
     """Return the document of `subsetopt plan --json`: speeds, pilot, predictions and the recommendation.
 
     `excess` (0.1 by default) or `target_loss`, a held-out loss without L2, is the wanted quality; `flags` are repeated
@@ -42,41 +53,39 @@ def make_plan(
     prepared = prepare(config)
     data, budget, run = prepared
     speeds = measure_speeds(prepared, clock)
-    measured = budget.ledger.by_purpose()
+    measured = purposes(budget.ledger.by_purpose())
     pilot = run_pilot(prepared, pilot_seconds, clock) if pilot_seconds > 0 else None
     wanted = _wanted(excess, target_loss, pilot, data)
     least = data.dataset.n_outputs if data.dataset.task == "classification" else 1
-    problem = PlannedRun(data.full_size, config.l2, wanted["excess"], speeds, pilot, shlex.join(flags), least)
+    problem = PlannedRun(data.full_size, config.l2, wanted.excess, speeds, pilot, shlex.join(flags), least)
     predictions = predict(problem, shipped_laws() if laws is None else laws)
     chosen = recommend(predictions, by)
-    return {
-        "dataset": data.dataset.name,
-        "model": run.config.model,
-        "samples": data.full_size,
-        "parameters": run.model.flat.size,
-        "l2": config.l2,
-        "wanted": wanted,
-        "speeds": asdict(speeds),
-        "pilot": None if pilot is None else _pilot_document(pilot),
-        "strategies": [_document(prediction) for prediction in predictions],
-        "recommendation": None
+    return PlanDocument(
+        dataset=data.dataset.name,
+        model=run.config.model,
+        samples=data.full_size,
+        parameters=run.model.flat.size,
+        l2=config.l2,
+        wanted=wanted,
+        speeds=SpeedsEntry(**asdict(speeds)),
+        pilot=None if pilot is None else _pilot(pilot),
+        strategies=[_strategy(prediction) for prediction in predictions],
+        recommendation=None
         if chosen is None
-        else {"strategy": chosen.strategy, "command": chosen.command, "by": by, "why": _why(chosen, predictions, by)},
-        "notes": _notes(problem, data.dataset.task),
-        "cost": {
-            "epoch_equivalents": budget.ledger.cost,
-            "timing": measured,
-            "seconds": clock() - began,
-        },
-    }
+        else RecommendationEntry(
+            strategy=chosen.strategy, command=chosen.command, by=by, why=_why(chosen, predictions, by)
+        ),
+        notes=_notes(problem, data.dataset.task),
+        cost=PlanCost(epoch_equivalents=budget.ledger.cost, timing=measured, seconds=clock() - began),
+    )
 
 
-def _wanted(excess: float | None, target_loss: float | None, pilot: Pilot | None, data: TrainingData) -> dict[str, Any]:
+def _wanted(excess: float | None, target_loss: float | None, pilot: Pilot | None, data: TrainingData) -> WantedEntry:
     """Return the wanted relative excess; a held-out loss is compared with that predicted at the full minimum."""
     total = data.full_size
     best = None if pilot is None else pilot.full_minimum
     if target_loss is None:
-        return {"excess": 0.1 if excess is None else excess, "target_loss": None, "full_minimum": best}
+        return WantedEntry(excess=0.1 if excess is None else excess, target_loss=None, full_minimum=best)
     p = None if pilot is None else pilot.effective_parameters
     if pilot is None or p is None or best is None:
         raise SettingError(
@@ -96,7 +105,7 @@ def _wanted(excess: float | None, target_loss: float | None, pilot: Pilot | None
             f"choose a higher one, another model, or another {setting('l2')}",
         )
     relative = (target_loss - held_out) / (unit * best)
-    return {"excess": relative, "target_loss": target_loss, "full_minimum": best, "held_out_minimum": held_out}
+    return WantedEntry(excess=relative, target_loss=target_loss, full_minimum=best, held_out_minimum=held_out)
 
 
 def _why(chosen: Prediction, predictions: Sequence[Prediction], by: Literal["seconds", "units"]) -> str:
@@ -123,23 +132,23 @@ def _notes(problem: PlannedRun, task: str) -> list[str]:
     return notes
 
 
-def _pilot_document(pilot: Pilot) -> dict[str, Any]:
-    kept: dict[str, Any] = {key: value for key, value in asdict(pilot).items() if key != "curve"}
-    return {**kept, "evaluations": pilot.curve[-1][0], "effective_parameters": pilot.effective_parameters}
+def _pilot(pilot: Pilot) -> PilotEntry:
+    figures = {key: value for key, value in asdict(pilot).items() if key != "curve"}
+    return PilotEntry(**figures, evaluations=pilot.curve[-1][0], effective_parameters=pilot.effective_parameters)
 
 
-def _document(prediction: Prediction) -> Mapping[str, Any]:
-    def shown(cost: Range | None) -> dict[str, float] | None:
-        return None if cost is None else {"low": cost.low, "high": cost.high}
+def _strategy(prediction: Prediction) -> StrategyEntry:
+    def shown(cost: Range | None) -> RangeEntry | None:
+        return None if cost is None else RangeEntry(low=cost.low, high=cost.high)
 
-    return {
-        "strategy": prediction.strategy,
-        "command": prediction.command,
-        "epoch_equivalents": shown(prediction.units),
-        "seconds": shown(prediction.seconds),
-        "calls": shown(prediction.calls),
-        "rests_on": list(prediction.rests_on),
-    }
+    return StrategyEntry(
+        strategy=prediction.strategy,
+        command=prediction.command,
+        epoch_equivalents=shown(prediction.units),
+        seconds=shown(prediction.seconds),
+        calls=shown(prediction.calls),
+        rests_on=list(prediction.rests_on),
+    )
 
 
 def _check(excess: float | None, target_loss: float | None, pilot_seconds: float) -> None:

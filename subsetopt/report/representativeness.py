@@ -13,8 +13,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from subsetopt.documents.representativeness import FractionResult, Measure, RepresentativenessDocument
 from subsetopt.errors import RunDirectoryError, UserError
-from subsetopt.files import MALFORMED, read_document, reason, replace_file
+from subsetopt.files import MALFORMED, reason, replace_file
+from subsetopt.report.study.files import read_representativeness, study_kind
 
 FILE = "representativeness.png"
 # Okabe and Ito's palette; each curve has a marker of its own as well.
@@ -29,40 +31,37 @@ _INK, _GRID = "#333333", "#DDDDDD"
 def representativeness_figure(directory: Path) -> Path:
     """Draw representativeness.png beside the study's files and return its path; raises `RunDirectoryError`."""
     subject, remedy = f"study = {str(directory)!r}", "run the study again"
-    summary = read_document(directory / "summary.json", subject, remedy)
-    if summary.get("kind") != "representativeness":
+    if study_kind(directory) != "representativeness":
         raise RunDirectoryError(f"{subject}: is no representativeness study; use `subsetopt report`")
+    summary = read_representativeness(directory)
     try:
         with (directory / "results.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         content = _drawn(summary, rows)
     except UserError:
         raise
-    except (OSError, csv.Error, StopIteration, *MALFORMED) as error:
+    except (OSError, csv.Error, *MALFORMED) as error:
         problem = f"summary.json or results.csv cannot be drawn ({type(error).__name__}: {reason(error)})"
         raise RunDirectoryError(f"{subject}: {problem}; {remedy}") from None
     return replace_file(directory / FILE, content)
 
 
-def _drawn(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> bytes:
+def _drawn(summary: RepresentativenessDocument, rows: Sequence[Mapping[str, str]]) -> bytes:
     figure = Figure(figsize=(7.2, 7.0), dpi=150, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    subsets = [row for row in summary["results"] if row["fraction"] < 1]
-    full = next(row for row in summary["results"] if row["fraction"] == 1)
-    _losses(upper, subsets, full, [row for row in rows if float(row["fraction"]) < 1])
-    _excess(lower, subsets, [row for row in rows if float(row["fraction"]) < 1])
+    _losses(upper, summary, [row for row in rows if float(row["fraction"]) < 1])
+    _excess(lower, summary.subsets, [row for row in rows if float(row["fraction"]) < 1])
     _samples_axis(upper, summary)
-    figure.suptitle(f"{summary['title']}\nP = {summary['parameters']}, l2 = {summary['l2']:g}", fontsize=10, color=_INK)
+    figure.suptitle(f"{summary.title}\nP = {summary.parameters}, l2 = {summary.l2:g}", fontsize=10, color=_INK)
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _losses(
-    axes: Axes, subsets: Sequence[Mapping[str, Any]], full: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
-) -> None:
+def _losses(axes: Axes, summary: RepresentativenessDocument, rows: Sequence[Mapping[str, str]]) -> None:
     for name, label, colour, marker in _CURVES:
-        if full[name] is None:
+        full = _mean(summary.full, name)
+        if full is None:
             continue
         points = [(float(row["ratio"]), float(row[name])) for row in rows if row[name]]
         axes.scatter(
@@ -74,10 +73,12 @@ def _losses(
             marker=marker,
             linewidths=0,
         )
-        means = [(row["ratio"], row[name]["mean"]) for row in subsets]
-        axes.plot(*zip(*means, strict=True), color=colour, marker=marker, markersize=5, label=label)
+        means = [(row.ratio, mean) for row in summary.subsets if (mean := _mean(row, name)) is not None]
+        axes.plot(
+            [q for q, _ in means], [mean for _, mean in means], color=colour, marker=marker, markersize=5, label=label
+        )
         if name != "subset_objective":
-            axes.axhline(full[name]["mean"], color=colour, linestyle=(0, (4, 2)), linewidth=1)
+            axes.axhline(full, color=colour, linestyle=(0, (4, 2)), linewidth=1)
     axes.plot([], [], color=_INK, linestyle=(0, (4, 2)), linewidth=1, label="the same at the full minimum")
     axes.set_yscale("log")
     _plain_ticks(axes.yaxis)
@@ -86,20 +87,33 @@ def _losses(
     axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
 
 
-def _excess(axes: Axes, subsets: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, str]]) -> None:
+def _excess(axes: Axes, subsets: Sequence[FractionResult], rows: Sequence[Mapping[str, str]]) -> None:
     colour = _CURVES[1][2]
-    points = [(float(row["ratio"]), float(row["excess"])) for row in rows]
+    points = [(float(row["ratio"]), float(row["excess"])) for row in rows if row["excess"]]
     axes.scatter([q for q, _ in points], [excess for _, excess in points], s=12, color=colour, alpha=0.45, linewidths=0)
-    axes.plot([row["ratio"] for row in subsets], [row["excess"]["mean"] for row in subsets], color=colour, marker="o")
+    means = [(row.ratio, mean) for row in subsets if (mean := _mean(row, "excess")) is not None]
+    axes.plot([q for q, _ in means], [mean for _, mean in means], color=colour, marker="o")
     axes.axhline(1.0, color=_INK, linewidth=1, linestyle=(0, (4, 2)))
     axes.set_ylabel("F / F*: full objective over\nthe full minimum", color=_INK)
     axes.set_xlabel("overdetermination ratio of the subset, Q = K·M/P", color=_INK)
     _dress(axes)
 
 
-def _samples_axis(axes: Axes, summary: Mapping[str, Any]) -> None:
-    factor = summary["outputs"] / summary["parameters"]
-    top = axes.secondary_xaxis("top", functions=(lambda q: q / factor, lambda k: k * factor))
+def _mean(row: FractionResult, name: str) -> float | None:
+    measure: Measure | None = getattr(row, name)
+    return None if measure is None else measure.mean
+
+
+def _samples_axis(axes: Axes, summary: RepresentativenessDocument) -> None:
+    factor = summary.outputs / summary.parameters
+
+    def samples(ratio: Any) -> Any:
+        return ratio / factor
+
+    def ratio(samples: Any) -> Any:
+        return samples * factor
+
+    top = axes.secondary_xaxis("top", functions=(samples, ratio))
     top.set_xlabel("K, samples in the subset", color=_INK, fontsize=9)
     _plain_ticks(top.xaxis)
     top.tick_params(colors=_INK, labelsize=8)

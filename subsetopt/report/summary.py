@@ -20,7 +20,9 @@ _PURPOSES = {
     "train": "loss and gradient",
     "line_search": "line search",
     "product": "curvature products",
+    "arithmetic": "the method's own arithmetic",
     "selection": "choosing samples and stopping",
+    "augmentation": "augmentation",
     "calibration": "calibration",
     "evaluation": "evaluation (not counted)",
 }
@@ -162,7 +164,7 @@ def _cost(run: RunDocument) -> list[str]:
     for purpose, title in _PURPOSES.items():
         entry = cost.by_purpose.get(purpose)
         if entry:
-            rows.append([title, f"{entry.epoch_equivalents:.3g}", f"{entry.calls:.0f}"])
+            rows.append([title, f"{entry.epoch_equivalents:.3g}", f"{entry.calls:.0f}" if entry.calls else "-"])
     return [opening, *text_table(rows)]
 
 

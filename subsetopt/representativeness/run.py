@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from subsetopt.documents.representativeness import RepresentativenessDocument
 from subsetopt.errors import SettingError
 from subsetopt.files import sealed
 from subsetopt.report.study.files import STUDY, SUMMARY
@@ -22,7 +23,6 @@ from subsetopt.study.directory import RESULTS, open_study, write_csv
 from subsetopt.study.workers import StudyInterrupted, Workers, each
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.preparation import prepare
-from subsetopt.training.run_directory import finite
 from subsetopt.training.settings.run import RunConfig
 
 MOST_MINIMA = 100_000
@@ -59,11 +59,11 @@ def run_representativeness(
     workers: Workers | None = None,
     tell: Tell | None = None,
     command: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> RepresentativenessDocument:
     """Solve what is missing in `output`, write results.csv and summary.json, and return the latter's content.
 
     `tell(done, total, what)` hears of every minimum. Raises `UserError` before any work for unusable settings and
-    `StudyInterrupted` on Ctrl-C; the same call goes on.
+    `StudyInterrupted` on Ctrl-C; the same call continues the study.
     """
     workers = workers or Workers()
     first = _check(plan)
@@ -95,8 +95,8 @@ def run_representativeness(
             for task in tasks
         ]
         write_csv(directory, RESULTS, [field.name for field in fields(Minimum)], map(asdict, rows))
-        summary = sealed(finite(summarise(first, rows, plan.repeats, command)))
-        directory.write_json(SUMMARY, summary)
+        summary = summarise(first, rows, plan.repeats, command)
+        directory.write_json(SUMMARY, sealed(summary.content()))
     return summary
 
 

@@ -19,24 +19,17 @@ from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.draws import draw_permutation
 from subsetopt.samplers.last_layer import in_index_order
 from subsetopt.samplers.protocol import Batch, Scan
-from subsetopt.settings import check_count, check_fraction, check_number, rows_of
+from subsetopt.settings import CheckedSettings, rows_of, setting
 
 
 @dataclass(frozen=True)
-class CoresetSettings:
+class CoresetSettings(CheckedSettings):
     """What all coreset methods can be told; see their cards."""
 
-    fraction: float = 0.1
-    scan_period: int = 20
-    warmup: float = 0.5
-    total_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        check_fraction(self.fraction)
-        check_count("scan_period", self.scan_period)
-        check_number("warmup", self.warmup, 0, 1)
-        if self.total_steps is not None:
-            check_count("total_steps", self.total_steps)
+    fraction: float = setting(0.1, above=0, at_most=1)
+    scan_period: int = setting(20, at_least=1)
+    warmup: float = setting(0.5, at_least=0, at_most=1)
+    total_steps: int | None = setting(None, at_least=1)
 
 
 def class_quotas(targets: Tensor, k: int) -> Iterator[tuple[Tensor, int]]:

@@ -56,8 +56,7 @@ def make_sampler(
     require_device("device", device)
     check_flag("drop_last", drop_last)
     given = {key: plain(value) for key, value in settings.items()}
-    check_settings(target.Settings, given, name, what="sampler")
-    checked = target.Settings(**given)  # as they were given: the ranges that it checks are named with these values
+    checked = target.Settings(**check_settings(target.Settings, given, name, what="sampler"))
     sampler = target(n_samples, batch_size, seed, torch.device(device), checked, drop_last)
     if drop_last and sampler.epoch_rows < sampler.rows_per_proposal:
         problem = f"exceeds the {sampler.epoch_rows} rows of an epoch, so drop_last leaves no batch"

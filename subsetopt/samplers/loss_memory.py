@@ -12,7 +12,7 @@ from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.credit import add_at, credit, true_class_probability
 from subsetopt.samplers.draws import draw_with_replacement, draw_without_replacement, importance_weights, wide_dtype
 from subsetopt.samplers.protocol import Batch, Seen
-from subsetopt.settings import CORRECTIONS, check_choice, check_flag, check_fraction, rows_of
+from subsetopt.settings import CheckedSettings, Correction, rows_of, setting
 
 
 def smoothed_probabilities(scores: Tensor, seen: Tensor) -> Tensor:
@@ -28,17 +28,12 @@ def smoothed_probabilities(scores: Tensor, seen: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class BudgetedImportanceSettings:
+class BudgetedImportanceSettings(CheckedSettings):
     """See the method cards of p-sgd and c-sgd."""
 
-    fraction: float = 0.3
+    fraction: float = setting(0.3, above=0, at_most=1)
     replacement: bool = False
-    correction: str = "none"
-
-    def __post_init__(self) -> None:
-        check_fraction(self.fraction)
-        check_flag("replacement", self.replacement)
-        check_choice("correction", self.correction, CORRECTIONS)
+    correction: Correction = "none"
 
 
 def credit_errors(total: Tensor, visits: Tensor, seen: Seen) -> None:

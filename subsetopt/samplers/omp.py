@@ -4,6 +4,9 @@ min over w >= 0 with at most k entries of ||b - A w||^2 + ridge ||w||^2, given o
 column with the largest correlation and refitting under w >= 0 is Lawson and Hanson's active-set method (1974) stopped
 at k passive columns, so the weights are the exact non-negative fit on the columns selected.
 
+Noted for the ledger, with s passive columns of n: 2 n s for the residual of each pick, s^2 for a row of the factor,
+2 s^2 for a fit, s^3 / 3 for factorising anew.
+
 scikit-learn's `orthogonal_mp_gram` has no weights >= 0 and no ridge, and scipy's `nnls` no limit on entries.
 """
 
@@ -15,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrs, dtrtrs
+
+from subsetopt.objective.tally import note_flops
 
 Vector = NDArray[np.float64]
 
@@ -41,6 +46,7 @@ class _Passive:
         column = self.column(i)
         pivot = column[i] + self.ridge
         if s:
+            note_flops(s * s + 2 * s, host=True)
             row = dtrtrs(self.factor[:s, :s], column[self.support], lower=1)[0]
             pivot -= row @ row
             self.factor[s, :s] = row
@@ -57,11 +63,13 @@ class _Passive:
         self.columns[:s] = self.columns[positions]
         self.support = [self.support[p] for p in positions]
         block = self.columns[:s][:, self.support] + self.ridge * np.eye(s)
+        note_flops(s**3 // 3, host=True)
         self.factor[:s, :s] = np.linalg.cholesky(block)
 
     def solve(self, correlation: Vector) -> Vector:
         """Return the unconstrained fit on the passive columns."""
         s = len(self.support)
+        note_flops(2 * s * s, host=True)
         return np.asarray(dpotrs(self.factor[:s, :s], correlation[self.support], lower=1)[0])
 
 
@@ -84,6 +92,7 @@ def omp_nonnegative(
         s = len(passive.support)
         if s == k:
             break
+        note_flops(2 * s * n, host=True)
         dual = correlation - weights @ passive.columns[:s]
         dual[barred] = -np.inf
         dual[passive.support] = -np.inf

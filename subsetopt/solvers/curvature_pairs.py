@@ -19,7 +19,8 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
-from subsetopt.solvers.inner_products import ring_products
+from subsetopt.objective.tally import note_flops
+from subsetopt.solvers.inner_products import combination, ring_products
 
 GAMMA_PAIRS = 5  # newest pairs among which H0 is chosen
 
@@ -125,6 +126,7 @@ class CurvaturePairs:
         H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg]. gamma is the largest s·y / y·y of the newest
         few pairs: that quotient leans to the stiff directions, the more so the worse the conditioning.
         """
+        note_flops(4 * pairs**2, host=True)  # two triangular systems and a product
         s = 2 * np.array(self.order[-pairs:])
         y = s + 1
         R = np.triu(self.gram[np.ix_(s, y)])
@@ -154,7 +156,7 @@ class CurvaturePairs:
             pairs //= 2
         used = 2 * len(self.order) + 2
         weights = moved(torch.from_numpy(c[:used]), gradient.device, gradient.dtype)
-        return torch.addmv(gradient, self.rows[:used].T, weights, beta=gamma), square
+        return combination(gradient, self.rows[:used], weights, beta=gamma), square
 
 
 def curvature_correction(decrease: float, slope: float, new_slope: float, noise: float) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from subsetopt.devices import moved
 from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import ObjectivePart, Preconditioner, SampledObjective, SmoothObjective
+from subsetopt.objective.tally import note_flops
 from subsetopt.seeding import make_generator
 from subsetopt.settings import setting
 
@@ -79,6 +80,7 @@ class PreconditionerSettings:
             bits = torch.randint(0, 2, w.shape, generator=make_generator(self.seed, "trace"))
             signs = moved(bits, w.device, w.dtype) * 2 - 1
             scale = torch.dot(signs, estimate.product(signs)) / len(w)
+            note_flops(2 * len(w))
             # Saturated outputs have no curvature: M is a multiple of the identity then, and not zero.
             scale = torch.where(scale > 0, scale, 1.0)
         return Factors(estimate, {**estimate.state_dict(), "scale": scale}, iteration)

@@ -1,4 +1,4 @@
-"""Dot products in float64 on the device, whatever the dtype of the vectors."""
+"""Dot products in float64 on the device, whatever the dtype of the vectors; their operations are noted (`tally.py`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
+from subsetopt.objective.tally import note_flops
 
 BLOCK = 1 << 22  # entries converted to float64 at a time: bounds the extra memory of a float32 product
 CUDA_BLOCK = 1 << 26  # there each block costs launches, not memory: at P = 1e7 small ones took twice as long as torch
@@ -16,8 +17,10 @@ RUN = 8192  # entries of two float32 vectors whose product is summed in float32 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return a·b, accumulated in float64 whatever the dtype; a 0-d tensor on the device."""
     if a.dtype == torch.float64:
+        note_flops(2 * a.numel())
         return torch.dot(a, b)
     if a.device.type == "cpu":
+        note_flops(2 * a.numel())
         parts = zip(torch.split(a, CACHED), torch.split(b, CACHED), strict=True)
         return torch.stack([torch.dot(x.double(), y.double()) for x, y in parts]).sum()
     return products(a.unsqueeze(0), b.unsqueeze(1)).reshape(())
@@ -29,6 +32,7 @@ def gradient_products(gradient: Tensor, w: Tensor, along: Tensor | None) -> list
         scaled = gradient * w
         return [dot(gradient, gradient), dot(scaled, scaled), *([] if along is None else [dot(gradient, along)])]
     vectors = [gradient, w] if along is None else [gradient, w, along]
+    note_flops(2 * gradient.numel() * len(vectors))
     sums = []
     for g, part, *direction in zip(*(torch.split(vector, CACHED) for vector in vectors), strict=True):
         wide = g.double()
@@ -40,6 +44,7 @@ def gradient_products(gradient: Tensor, w: Tensor, along: Tensor | None) -> list
 
 def products(rows: Tensor, columns: Tensor) -> Tensor:
     """Return `rows @ columns` for shapes (r, P) and (P, c), accumulated in float64 block by block."""
+    note_flops(2 * rows.numel() * columns.shape[1])
     if rows.dtype == torch.float64:
         return rows @ columns
     wide = accumulation_dtype(rows.device)
@@ -49,6 +54,15 @@ def products(rows: Tensor, columns: Tensor) -> Tensor:
         block = slice(start, start + width)
         total += rows[:, block].to(wide) @ columns[block].to(wide)
     return total
+
+
+def combination(start: Tensor, rows: Tensor, weights: Tensor, *, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
+    """Return beta start + alpha rowsᵀ weights for shapes (P,), (r, P) and (r,)."""
+    note_flops(2 * rows.numel())
+    if rows.device.type == "cpu":
+        # The same sums as addmv's, bit for bit, by an operation that torch's own FlopCounterMode counts.
+        return torch.addmm(start[None], weights[None], rows, alpha=alpha, beta=beta)[0]
+    return torch.addmv(start, rows.T, weights, alpha=alpha, beta=beta)
 
 
 def ring_products(rows: Tensor, vectors: Tensor) -> Tensor:
@@ -62,6 +76,7 @@ def ring_products(rows: Tensor, vectors: Tensor) -> Tensor:
         return products(rows, vectors.T)
     if rows.device.type == "cuda":
         return runs_at_once(rows, vectors)
+    note_flops(2 * rows.numel() * len(vectors))
     runs = torch.empty(-(-rows.shape[1] // RUN), len(rows), len(vectors), device="cpu")
     with exact_arithmetic(rows.device):
         for out, left, right in zip(runs, torch.split(rows, RUN, 1), torch.split(vectors, RUN, 1), strict=True):
@@ -75,6 +90,7 @@ def runs_at_once(rows: Tensor, vectors: Tensor) -> Tensor:
     whole = count * RUN
     left = rows[:, :whole].view(len(rows), count, RUN).transpose(0, 1)
     right = vectors[:, :whole].view(len(vectors), count, RUN).permute(1, 2, 0)
+    note_flops(2 * len(rows) * whole * len(vectors))
     with exact_arithmetic(rows.device):
         sums = torch.bmm(left, right)
     return sums.sum(0, dtype=torch.float64) + products(rows[:, whole:], vectors[:, whole:].T)

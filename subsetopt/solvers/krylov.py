@@ -23,11 +23,15 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
-from subsetopt.solvers.inner_products import dot, products
+from subsetopt.objective.tally import note_flops
+from subsetopt.solvers.inner_products import combination, dot, products
 
 Vector = NDArray[np.float64]
 Operator = Callable[[Tensor], Tensor]
 SECULAR_STEPS = 60
+TRIDIAGONAL_FLOPS = 30
+"""k^2 operations, about, of the eigenvalues and vectors of a tridiagonal matrix by LAPACK's MRRR, and a product with
+these (Dhillon, Parlett and Voemel 2006: a few dozen for each entry)."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class KrylovSpace:
         for _ in range(2):  # twice is enough (Kahan, Parlett)
             weights = products(rows, vector.unsqueeze(1)).squeeze(1)
             diagonal.append(weights[k])
-            vector = torch.addmv(vector, dual.T, weights.to(vector.dtype), alpha=-1)
+            vector = combination(vector, dual, weights.to(vector.dtype), alpha=-1)
         solved = vector if self.inverse is None else self.inverse(vector)
         alpha, square = host_read(torch.stack([diagonal[0] + diagonal[1], dot(vector, solved)]))
         if not (math.isfinite(alpha) and math.isfinite(square)):
@@ -124,7 +128,7 @@ class KrylovSpace:
     def vector(self, step: TridiagonalStep) -> Tensor:
         """Return p = Q h, shape (P,)."""
         weights = moved(torch.from_numpy(step.coefficients), self.basis.device, self.basis.dtype)
-        return self.basis[: len(weights)].T @ weights
+        return combination(torch.zeros_like(self.basis[0]), self.basis[: len(weights)], weights, beta=0.0)
 
 
 def solve_tridiagonal(diagonal: Vector, off_diagonal: Vector, start_norm: float, radius: float) -> TridiagonalStep:
@@ -133,6 +137,7 @@ def solve_tridiagonal(diagonal: Vector, off_diagonal: Vector, start_norm: float,
     In the hard case, where (T - lambda_min I) h = -`start_norm` e_1 has a solution inside, the lowest eigenvector is
     added.
     """
+    note_flops(TRIDIAGONAL_FLOPS * len(diagonal) ** 2, host=True)
     values, vectors = (np.asarray(part, np.float64) for part in eigh_tridiagonal(diagonal, off_diagonal))
     c = start_norm * vectors[0]
     if values[0] > 0:

@@ -19,6 +19,7 @@ from scipy import optimize
 from torch import Tensor
 
 from subsetopt.objective.protocol import BudgetExhausted, Linearisation, Purpose, SmoothObjective
+from subsetopt.objective.tally import note_flops
 from subsetopt.saving import join, split
 from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.iterate import Iterate, StopSettings, advance, evaluate, restart_fields, start_fields
@@ -36,8 +37,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "trust-ncg": {"gtol": 0.0},
     "trust-krylov": {"gtol": 0.0},
 }
+BFGS_B_PAIRS = 10  # scipy's default `maxcor`
 USES_PRODUCTS = ("Newton-CG", "trust-ncg", "trust-krylov")
 MAX_ITERATIONS = 100_000
+ITERATION_DOTS, PRODUCT_DOTS = 3, 3  # inner products that scipy's CG, Newton and trust-region codes make themselves
 MAX_REPEATS = 50  # iterations on one and the same point before scipy is taken to be stuck
 
 
@@ -78,6 +81,19 @@ class ScipySolver(StopSettings):
     def restore(self, objective: SmoothObjective, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Iterate:
         """Rebuild the state for the objective that it was saved with."""
         return join(Iterate, tensors, numbers, identity=objective.identity)
+
+
+def iteration_flops(method: str, size: int, iterations: int) -> int:
+    """Return what scipy's own code multiplies in iteration `iterations` (from 1) on `size` numbers, by its source.
+
+    BFGS forms (I - rho s y') H (I - rho y s') by two products of dense matrices, and a product with H. L-BFGS-B has two
+    inner products with each of at most 10 pairs, and sums over them. The others have a few inner products.
+    """
+    if method == "BFGS":
+        return 4 * size**3 + 2 * size**2
+    if method == "L-BFGS-B":
+        return 8 * size * min(iterations, BFGS_B_PAIRS)
+    return ITERATION_DOTS * 2 * size
 
 
 class _StopError(Exception):
@@ -153,11 +169,13 @@ class _Bridge:
         if self.linearisation is None or x.tobytes() != self.linearised_at:
             self.linearisation, self.linearised_at = self.objective.linearise(self._to_device(x)), x.tobytes()
         self.products += 1
+        note_flops(PRODUCT_DOTS * 2 * v.size, host=True)
         return self._to_host(self.linearisation.hvp(self._to_device(v)))
 
     def after_iteration(self, x: Vector) -> None:
         """Stop scipy by our gradient test, or where it repeats itself."""
         self.iterations += 1
+        note_flops(iteration_flops(self.solver.method, x.size, self.iterations), host=True)
         self.iteration_begins = True
         if self._passes(self.best):
             raise _StopError

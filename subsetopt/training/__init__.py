@@ -6,7 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from subsetopt.training.run import evaluate_run, resume_run, train
+    from subsetopt.training.evaluation import evaluate_run
+    from subsetopt.training.resume import resume_run
+    from subsetopt.training.run import train
     from subsetopt.training.settings.phase import PhaseConfig
     from subsetopt.training.settings.run import RunConfig, make_config
     from subsetopt.training.trainer import SubsetTrainer
@@ -16,8 +18,8 @@ _HOMES = {
     "RunConfig": "settings.run",
     "make_config": "settings.run",
     "SubsetTrainer": "trainer",
-    "evaluate_run": "run",
-    "resume_run": "run",
+    "evaluate_run": "evaluation",
+    "resume_run": "resume",
     "train": "run",
 }
 __all__ = ["PhaseConfig", "RunConfig", "SubsetTrainer", "evaluate_run", "make_config", "resume_run", "train"]

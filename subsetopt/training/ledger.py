@@ -1,17 +1,26 @@
-"""The cost ledger: every model call of a run, by kind and purpose, in epoch-equivalents.
+"""The cost ledger: every model call of a run, and a method's own arithmetic, in epoch-equivalents by purpose.
 
 One epoch-equivalent is one forward and backward pass over the N training samples. Calls are kept as exact integer
 counts, and the cost is computed from them, so that a resumed run has the same cost to the last bit.
+
+The price of a call is its floating-point operations over those of a gradient, as torch counts them. Counted are
+contractions alone (`objective/flops.py`): products of matrices and vectors, convolutions, attention, decompositions.
+Work entry by entry is counted for nobody, neither a model's activations nor an optimizer's update; seconds show it.
+A method's own contractions are entered as "flops": curvature pairs, Krylov bases and factors noted where they are
+computed (`objective/tally.py`), optimizer steps counted (`first_order/step_price.py`), selection counted, with formulas
+for numpy's part (`samplers/omp.py`). Counting prices is not charged, nor are the checks of a model on 16 samples.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, get_args
 
 from subsetopt.objective.protocol import BudgetExhausted, CallKind, Purpose
+from subsetopt.objective.tally import Tally, tallied
 
 _ENTRIES = [(purpose, kind) for purpose in get_args(Purpose) for kind in get_args(CallKind)]
 
@@ -23,7 +32,8 @@ class Ledger:
     """Counts of calls and samples, priced per kind relative to one gradient (forward and backward) of one sample.
 
     `full_size` is N. `budget` (epoch-equivalents, None for no limit) covers every purpose but evaluation;
-    `charge` raises `BudgetExhausted` instead of admitting a call that would overrun it or the current `limit`.
+    `charge` raises `BudgetExhausted` instead of admitting a call that would overrun it or the current `limit`, or would
+    leave no room for the arithmetic that followed the calls of the last step.
     """
 
     def __init__(self, full_size: int, prices: Mapping[str, float], budget: float | None = None) -> None:
@@ -31,15 +41,44 @@ class Ledger:
         self.prices = dict(prices)
         self.budget = math.inf if budget is None else budget
         self.limit = self.budget
+        self._following = 0.0
+        self._noted: tuple[Tally, Purpose] | None = None
         self._calls: Counter[tuple[str, str]] = Counter()
         self._samples: Counter[tuple[str, str]] = Counter()
 
     def charge(self, kind: CallKind, samples: int, purpose: Purpose) -> None:
         """Enter one call over `samples` samples, before it is made."""
-        if purpose != "evaluation" and self.cost + self.price(kind, samples) > self.limit * (1 + _SLACK):
+        self._enter_noted()
+        after = self._following + self.price(kind, samples)
+        if purpose != "evaluation" and self.cost + after > self.limit * (1 + _SLACK):
             raise BudgetExhausted
         self._calls[purpose, kind] += 1
         self._samples[purpose, kind] += samples
+
+    def enter(self, flops: int, purpose: Purpose) -> None:
+        """Enter a step's own arithmetic when it is done and known; from now on steps leave room for as much."""
+        self._calls[purpose, "flops"] += 1
+        self._samples[purpose, "flops"] += flops
+        self._following = self.price("flops", flops)
+
+    @contextmanager
+    def arithmetic(self, purpose: Purpose = "arithmetic") -> Iterator[None]:
+        """Enter what the enclosed step notes of its own arithmetic (`tally.py`), before each call and at the end."""
+        with tallied() as tally:
+            self._noted = tally, purpose
+            try:
+                yield
+            finally:
+                self._enter_noted()
+                self._noted = None
+
+    def _enter_noted(self) -> None:
+        if self._noted is None:
+            return
+        tally, purpose = self._noted
+        if tally.flops:
+            self.enter(tally.flops, purpose)
+            tally.flops = 0
 
     def price(self, kind: str, samples: int) -> float:
         """Return the cost in epoch-equivalents of one call over `samples` samples."""
@@ -47,6 +86,7 @@ class Ledger:
 
     def open_phase(self, epochs: float | None) -> None:
         """Limit what follows to `epochs` more epoch-equivalents, within the budget of the run."""
+        self._following = 0.0
         self.limit = self.budget if epochs is None else min(self.budget, self.cost + epochs)
 
     def reserve(self, epochs: float) -> None:
@@ -64,11 +104,14 @@ class Ledger:
         return sum(self.price(kind, n) for (purpose, kind), n in self._samples.items() if purpose == "evaluation")
 
     def by_purpose(self) -> dict[str, dict[str, float]]:
-        """Return calls, samples and epoch-equivalents for each purpose that occurred."""
+        """Return calls, samples and epoch-equivalents of each purpose that occurred, and operations if it has any."""
         table: dict[str, dict[str, float]] = {}
         for (purpose, kind), samples in sorted(self._samples.items()):
             row = table.setdefault(purpose, {"epoch_equivalents": 0.0, "samples": 0, "calls": 0})
             row["epoch_equivalents"] += self.price(kind, samples)
+            if kind == "flops":
+                row["flops"] = samples
+                continue
             row["samples"] += samples
             row["calls"] += self._calls[purpose, kind]
         return table
@@ -87,11 +130,16 @@ class Ledger:
     def save(self) -> dict[str, Any]:
         """Return the ledger as JSON-able numbers."""
         entries = [[purpose, kind, self._calls[purpose, kind], n] for (purpose, kind), n in self._samples.items()]
-        return {"prices": self.prices, "limit": None if math.isinf(self.limit) else self.limit, "entries": entries}
+        limit = None if math.isinf(self.limit) else self.limit
+        return {"prices": self.prices, "limit": limit, "following": self._following, "entries": entries}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Take back what `save` returned."""
-        self.prices = dict(saved["prices"])
+        """Take back what `save` returned.
+
+        A run that an earlier version began goes on as it began: there a method's own arithmetic had no price.
+        """
+        self.prices = {"flops": 0.0, **saved["prices"]}
+        self._following = saved.get("following", 0.0)
         self.limit = math.inf if saved["limit"] is None else saved["limit"]
         self._calls = Counter({(purpose, kind): calls for purpose, kind, calls, _ in saved["entries"]})
         self._samples = Counter({(purpose, kind): samples for purpose, kind, _, samples in saved["entries"]})

@@ -16,7 +16,6 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.checks.identity import check_identity, check_outputs
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.phases.protocol import Phase
-from subsetopt.training.phases.solver import SolverPhase
 from subsetopt.training.position import Held, Position, Snapshot, pack, unpack
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import LOG, METRICS, RunDirectory, finite
@@ -137,7 +136,7 @@ class Loop:
         index, ledger = len(position.snapshots), self._budget.ledger
         whole = reason is StopReason.BUDGET and (phase.config.epochs is None or ledger.limit >= ledger.budget)
         last = index == len(self._phases) - 1 and reason in LIMITS
-        if isinstance(phase, SolverPhase) and (whole or last) and phase.record(position.state)["iteration"]:
+        if phase.fixed_length is None and (whole or last) and phase.record(position.state)["iteration"]:
             position.held = Held(index, position.phase_start, *phase.save(position.state))
 
     def _note(self, phase: Phase, position: Position) -> None:
@@ -233,10 +232,10 @@ class Loop:
         budget, held = self._budget, position.held
         if position.state is not None:
             phase, start = self._phases[len(position.snapshots)], position.phase_start
-            if not isinstance(phase, SolverPhase):
-                raise _not_reopened(f"the run is in a phase of {phase.config.method}, planned for its length")
+            if phase.fixed_length is not None:
+                raise _not_reopened(f"the run is in a phase of {phase.config.method}: {phase.fixed_length}")
         elif held is None:
-            raise _not_reopened("no solver that was stopped by a limit ended the run")
+            raise _not_reopened(self._why_complete(position))
         else:
             phase, start = self._phases[held.index], held.start
             self._model.flat.load_buffers(position.snapshots[held.index].buffers)
@@ -252,6 +251,14 @@ class Loop:
         left = budget.ledger.limit - budget.ledger.cost
         if phase.terminate(position.state) is not None or left < budget.ledger.price("gradient", phase.samples):
             raise _not_reopened(f"the limits leave no room for another iteration of {phase.config.method}")
+
+    def _why_complete(self, position: Position) -> str:
+        """Return why a larger limit changes nothing where no state of a solver was kept."""
+        last, record = self._phases[len(position.snapshots) - 1], position.snapshots[-1].record
+        limited = record["stop_reason"] in (*map(str, LIMITS), StopReason.SCHEDULE_END)
+        if limited and last.fixed_length is not None:
+            return f"its last phase was {last.config.method}: {last.fixed_length}"
+        return f"no solver that was stopped by a limit ended the run (its last phase ended by {record['stop_reason']})"
 
     def _log(self, text: str) -> None:
         if self._directory is not None:

@@ -10,11 +10,14 @@ from torch import nn
 from subsetopt.arguments import kind_of, refuse_given, require_module
 from subsetopt.data import Dataset, require_dataset
 from subsetopt.errors import SettingError
+from subsetopt.training.finishing import RunResult
 from subsetopt.training.prediction.predictor import Predictor
 from subsetopt.training.progress import Progress
-from subsetopt.training.run import RunResult, load_config, resume_run, train
+from subsetopt.training.resume import resume_run
+from subsetopt.training.run import train
 from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.settings.run import make_config
+from subsetopt.training.stored_settings import load_config
 
 _DATA = ("data_dir", "data_file", "validation_fraction", "normalize")  # how a data set is read by its name
 
@@ -74,13 +77,29 @@ class SubsetTrainer:
         model: nn.Module | None = None,
         dataset: Dataset | None = None,
         progress: Progress | None = None,
+        max_iterations: int | None = None,
+        max_epochs: float | None = None,
+        max_seconds: float | None = None,
+        solver_epochs: float | None = None,
+        handoff_epochs: float | None = None,
     ) -> Self:
-        """Go on with an interrupted run; `model` and `dataset` again where they were objects."""
+        """Go on with an interrupted run; `model` and `dataset` again where they were objects.
+
+        With a larger limit, a solver that its limit stopped goes on where it was, as if it had had that limit from the
+        start. Raises `UserError` in one line where there is none, or where a phase was planned for its budget.
+        """
         if model is not None:
             require_module("model", model)
         if dataset is not None:
             require_dataset(dataset)
-        outcome = resume_run(directory, progress=_checked(progress), model=model, dataset=dataset)
+        limits = {
+            "max_iterations": max_iterations,
+            "max_epochs": max_epochs,
+            "max_seconds": max_seconds,
+            "solver_epochs": solver_epochs,
+            "handoff_epochs": handoff_epochs,
+        }
+        outcome = resume_run(directory, progress=_checked(progress), model=model, dataset=dataset, limits=limits)
         trainer = cls("auto" if model is None else model, "digits" if dataset is None else dataset, progress=progress)
         # The run's own settings, not the defaults: whatever is asked of the trainer later is computed as the run was.
         trainer.config = load_config(RunDirectory.open(Path(directory)), model, dataset)

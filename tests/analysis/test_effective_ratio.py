@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from subsetopt.analysis.effective_ratio import effective_run
 from subsetopt.analysis.excess import predicted_excess, samples_for_excess
 from subsetopt.analysis.verification import verify_run
 from subsetopt.data import Dataset, dataset_from_arrays
+from subsetopt.documents.analysis import EffectiveRatioDocument
 from subsetopt.errors import SettingError
 from subsetopt.seeding import make_generator, seeded_globals
 from subsetopt.training import make_config, train
@@ -44,7 +46,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_predictions_observations_and_answers_belong_together(run: Path) -> None:
-    document = effective_run(run, on="subset", excess=0.02, subset_frac=0.25, **OBJECTS)
+    document = effective_run(run, on="subset", excess=0.02, subset_frac=0.25, **OBJECTS).content()
+    assert EffectiveRatioDocument.read(json.loads(json.dumps(document))).content() == document
     p, full = document["effective_parameters"], document["full_minimum"]
     assert document["hessian"] == "hessian" and p["by"] == "leave-one-out"
     factor = document["trace_within_classes"]["value"] / document["trace"]["value"]
@@ -55,13 +58,13 @@ def test_predictions_observations_and_answers_belong_together(run: Path) -> None
     target = document["target"]
     assert target["samples"] == samples_for_excess(p["value"], 0.02 * full["value"], 216)
     seen = document["observed"]
-    assert full["observed"] and seen["full_minimum"] == verify_run(run, on="full", **OBJECTS)["loss"]
+    assert full["observed"] and seen["full_minimum"] == verify_run(run, on="full", **OBJECTS).loss
     assert seen["excess"] == pytest.approx(seen["loss_full"] - seen["full_minimum"]) and seen["excess"] > 0
     assert seen["optimism"] == pytest.approx(seen["loss_full"] - document["loss"])
 
 
 def test_at_the_full_minimum_there_is_no_excess_and_leave_one_out_agrees_with_the_trace(run: Path) -> None:
-    document = effective_run(run, on="full", **OBJECTS)
+    document = effective_run(run, on="full", **OBJECTS).content()
     assert document["predicted"]["excess"] == 0 and document["observed"]["optimism"] is None
     assert document["leave_one_out"]["value"] == pytest.approx(document["trace"]["value"], rel=0.5)
     assert document["notes"] == []
@@ -70,7 +73,7 @@ def test_at_the_full_minimum_there_is_no_excess_and_leave_one_out_agrees_with_th
 def test_rows_zero_leaves_the_trace_and_an_unfinished_solve_is_told(tmp_path: Path) -> None:
     settings = {**SETTINGS, "handoff": "none", "max_iterations": 6, "stratify": False, "output": tmp_path / "run"}
     train(make_config(settings), **OBJECTS)
-    document = effective_run(tmp_path / "run", rows=0, **OBJECTS)
+    document = effective_run(tmp_path / "run", rows=0, **OBJECTS).content()
     assert document["leave_one_out"] is None and document["trace_within_classes"] is None
     assert document["effective_parameters"] == {**_value(document["trace"]), "by": "trace"}
     assert not document["full_minimum"]["observed"] and document["observed"]["excess_at_least"] is None
@@ -87,7 +90,7 @@ def test_away_from_a_minimum_the_gauss_newton_matrix_stands_in_and_batch_norm_ha
     objects = {**OBJECTS, "model": small_model(norm=True)}
     settings = {**SETTINGS, "l2": 1e-4, "dtype": "float32", "handoff": "none", "max_iterations": 3}
     train(make_config(settings, {"output": tmp_path / "run"}), **objects)
-    document = effective_run(tmp_path / "run", **objects)
+    document = effective_run(tmp_path / "run", **objects).content()
     assert document["hessian"] == "gauss-newton"
     assert "the hessian matrix is not positive definite here" in document["notes"]
     assert any("BatchNorm" in note for note in document["notes"])

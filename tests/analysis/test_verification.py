@@ -16,6 +16,7 @@ from torch import Tensor
 
 from subsetopt.analysis.verification import certify, verify_run
 from subsetopt.data import Dataset, dataset_from_arrays
+from subsetopt.documents.analysis import VerificationDocument
 from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.objective import FunctionObjective
 from subsetopt.seeding import make_generator, seeded_globals
@@ -104,7 +105,8 @@ def dense_hessian(run: Path, phase: int, l2: float) -> np.ndarray[Any, Any]:
 
 
 def test_a_subset_minimum_is_verified_at_the_parameters_of_the_solve_not_of_the_hand_off(run: Path) -> None:
-    document = verify_run(run, **OBJECTS)
+    document = verify_run(run, **OBJECTS).content()
+    assert VerificationDocument.read(json.loads(json.dumps(document))).content() == document
     reference = dense_hessian(run, 0, 0.01)
     assert document["verdict"] == "minimum"
     assert document["phase"] == {
@@ -130,7 +132,7 @@ def test_a_subset_minimum_is_verified_at_the_parameters_of_the_solve_not_of_the_
 
 
 def test_on_full_verifies_the_hand_off(run: Path) -> None:
-    document = verify_run(run, on="full", **OBJECTS)
+    document = verify_run(run, on="full", **OBJECTS).content()
     result = json.loads((run / "result.json").read_text())
     assert document["phase"]["role"] == "handoff" and document["samples"] == 216
     assert document["gradient"]["max"] == pytest.approx(result["handoff"]["gradient_norm"], rel=1e-6)
@@ -139,7 +141,7 @@ def test_on_full_verifies_the_hand_off(run: Path) -> None:
 
 def test_products_are_charged_to_a_ledger_and_the_run_is_left_alone(run: Path) -> None:
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    document = verify_run(run, **OBJECTS)
+    document = verify_run(run, **OBJECTS).content()
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     purposes, parameters = document["cost"]["by_purpose"], document["parameters"]
     assert document["hessian"]["products"] == parameters == 35
@@ -151,17 +153,19 @@ def test_products_are_charged_to_a_ledger_and_the_run_is_left_alone(run: Path) -
 
 
 def test_gtol_and_damping_of_the_caller_rule(run: Path) -> None:
-    document = verify_run(run, gtol=1e-12, damping=1.0, **OBJECTS)
+    document = verify_run(run, gtol=1e-12, damping=1.0, **OBJECTS).content()
     assert document["verdict"] == "not stationary" and document["gradient"]["gtol"] == 1e-12
     assert document["effective_dimension"]["damping"] == 1.0
-    assert document["effective_dimension"]["value"] < verify_run(run, **OBJECTS)["effective_dimension"]["value"]
+    assert (
+        document["effective_dimension"]["value"] < verify_run(run, **OBJECTS).content()["effective_dimension"]["value"]
+    )
 
 
 def test_a_float32_run_is_verified_in_float64(tmp_path: Path) -> None:
     settings = {**SETTINGS, "dtype": "float32", "handoff": "none", "gtol": 1e-5, "output": tmp_path / "run"}
     objects = {**OBJECTS, "model": small_model()}
     train(make_config(settings), **objects)
-    document = verify_run(tmp_path / "run", **objects)
+    document = verify_run(tmp_path / "run", **objects).content()
     assert next(objects["model"].parameters()).dtype == torch.float32, "the caller's model is left alone"
     assert (document["verdict"], document["dtype"]) == ("minimum", "float64")
     assert document["notes"] == ["the run computed in float32"]
@@ -172,15 +176,15 @@ def test_a_float32_run_is_verified_in_float64(tmp_path: Path) -> None:
 def test_without_l2_there_is_no_effective_dimension_until_damping_is_given(tmp_path: Path) -> None:
     settings = {**SETTINGS, "l2": 0.0, "handoff": "none", "max_iterations": 5, "output": tmp_path / "run"}
     train(make_config(settings), **OBJECTS)
-    document = verify_run(tmp_path / "run", **OBJECTS)
+    document = verify_run(tmp_path / "run", **OBJECTS).content()
     assert document["effective_dimension"] is None and document["verdict"] == "not stationary"
-    assert verify_run(tmp_path / "run", damping=0.01, **OBJECTS)["effective_dimension"]["value"] > 0
+    assert verify_run(tmp_path / "run", damping=0.01, **OBJECTS).content()["effective_dimension"]["value"] > 0
 
 
 def test_a_first_order_phase_is_measured_against_the_full_batch_loss(tmp_path: Path) -> None:
     settings = {**SETTINGS, "solver": "none", "handoff": "sgd", "handoff_epochs": 1.0, "output": tmp_path / "run"}
     train(make_config(settings), **OBJECTS)
-    document = verify_run(tmp_path / "run", **OBJECTS)
+    document = verify_run(tmp_path / "run", **OBJECTS).content()
     assert document["phase"]["method"] == "sgd" and document["verdict"] == "not stationary"
     assert document["notes"] == ["sgd saw mini-batches; verified is the full-batch loss with l2 = 0.01"]
 
@@ -190,7 +194,7 @@ def test_batch_normalisation_keeps_the_chunks_of_the_run(tmp_path: Path) -> None
     objects = {**OBJECTS, "model": model}
     settings = {**SETTINGS, "dtype": "float32", "handoff": "none", "max_iterations": 4, "stop_at": "noise"}
     result = train(make_config(settings, {"output": tmp_path / "run"}), **objects).result
-    document = verify_run(tmp_path / "run", **objects)
+    document = verify_run(tmp_path / "run", **objects).content()
     assert document["loss"] == pytest.approx(result["solve"]["loss"], rel=1e-5)
     assert "other data" not in "".join(document["notes"])
 

@@ -42,12 +42,12 @@ def _looks(cells: Path) -> list[int]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Return a finished small study and its summary; tests must not change it."""
     root = tmp_path_factory.mktemp("study") / "a"
-    return root, run_comparison(make_study(SMALL), root, command=["subsetopt", "compare"])
+    return root, run_comparison(make_study(SMALL), root, command=["subsetopt", "compare"]).content()
 
 
 def test_the_files_are_complete_and_the_renderer_reads_them(finished: tuple[Path, dict[str, Any]]) -> None:
     root, summary = finished
-    assert json.loads((root / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert read_study(root).model_copy(update={"digest": None}).content() == {**summary, "digest": None}
     study, points = read_study(root), read_curves(root)
     assert study.names == ["lbfgs@0.2+full", "adam"] and study.seed_count == 2
     assert {point.kind for point in points} >= {"subset", "train", "validation"}
@@ -88,7 +88,7 @@ def test_the_same_command_again_computes_nothing(finished: tuple[Path, dict[str,
     root, summary = finished
     before = _times(root)
     again = run_comparison(make_study(SMALL), root, command=["subsetopt", "compare"])
-    assert _times(root) == before and again == summary
+    assert _times(root) == before and again.content() == summary
 
 
 def test_adding_methods_and_seeds_keeps_what_is_there(tmp_path: Path, small: ValidatedStudy) -> None:
@@ -114,7 +114,7 @@ def test_cells_of_another_version_are_run_again_and_kept(tmp_path: Path) -> None
     (old / ENVIRONMENT).write_text(json.dumps({**environment, "subsetopt": "0.0.9"}))
     (old / RESULT).write_text("{}")
     again = run_comparison(study, tmp_path / "a", progress=Listener())
-    assert again["results"][0]["values"] == before["results"][0]["values"]
+    assert again.results[0].values == before.results[0].values
     assert (old.with_name(f"{old.name}-0.0.9") / RESULT).read_text() == "{}"
     assert _times(tmp_path / "a")[f"cells/{kept.name}/{RESULT}"] == untouched
     assert len(said) == 1 and said[0].startswith("1 cells of subsetopt 0.0.9 are not reused by ")
@@ -122,14 +122,14 @@ def test_cells_of_another_version_are_run_again_and_kept(tmp_path: Path) -> None
 
 def test_initial_weights_and_splits_depend_on_the_seed_alone(small: ValidatedStudy) -> None:
     maker = CellMaker(make_study({**SMALL, "methods": "lbfgs@0.2+full,adam,srs@0.1,newton-cg"}))
-    spaces = {
+    prepared = {
         (name, seed): prepare(maker.cell(name, 2.0, seed, None).config) for name in maker.methods for seed in (0, 1)
     }
-    first = spaces["adam", 0]
-    for (_, seed), space in spaces.items():
-        same = torch.equal(space.flat.initial(), first.flat.initial())
+    first = prepared["adam", 0]
+    for (_, seed), (data, _, run) in prepared.items():
+        same = torch.equal(run.model.flat.initial(), first.run.model.flat.initial())
         assert same == (seed == 0)
-        assert torch.equal(space.dataset.train.inputs, first.dataset.train.inputs) == (seed == 0)
+        assert torch.equal(data.dataset.train.inputs, first.data.dataset.train.inputs) == (seed == 0)
 
 
 def test_a_failing_cell_is_recorded_and_tried_again(
@@ -143,12 +143,12 @@ def test_a_failing_cell_is_recorded_and_tried_again(
     real = cells_module.train
     monkeypatch.setattr(cells_module, "train", train)
     summary = run_comparison(small, tmp_path / "a")
-    (failure,) = summary["failures"]
-    assert failure["cell"].startswith("adam-b2-s1-") and failure["error"] == "RuntimeError: the disk is on fire"
-    assert [row["n"] for row in summary["results"]] == [2, 1]
-    assert any("1 cells failed" in sentence for sentence in summary["verdict"])
+    (failure,) = summary.failures
+    assert failure.cell.startswith("adam-b2-s1-") and failure.error == "RuntimeError: the disk is on fire"
+    assert [row.n for row in summary.results] == [2, 1]
+    assert any("1 cell failed and is left out" in sentence for sentence in summary.verdict)
     monkeypatch.undo()
-    assert not run_comparison(small, tmp_path / "a")["failures"]
+    assert not run_comparison(small, tmp_path / "a").failures
 
 
 def test_a_setting_that_cannot_run_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_worker_processes_give_the_same_results(
 ) -> None:
     summary = run_comparison(small, tmp_path / "a", workers=Workers(2))
     expected = [row["values"] for row in finished[1]["results"]]
-    assert [row["values"] for row in summary["results"]] == expected
+    assert [row.values for row in summary.results] == expected
 
 
 def test_a_dask_cluster_of_two_processes_gives_the_same_results(
@@ -231,7 +231,7 @@ def test_a_dask_cluster_of_two_processes_gives_the_same_results(
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         workers = Workers(2, "dask", cluster.scheduler_address)
         summary = run_comparison(small, tmp_path / "a", workers=workers)
-    assert [row["values"] for row in summary["results"]] == [row["values"] for row in finished[1]["results"]]
+    assert [row.values for row in summary.results] == [row["values"] for row in finished[1]["results"]]
 
 
 def test_a_cluster_that_cannot_be_reached_is_one_line() -> None:
@@ -244,7 +244,8 @@ def test_a_cluster_that_cannot_be_reached_is_one_line() -> None:
 def test_a_budget_in_seconds_ends_the_runs_in_time(tmp_path: Path) -> None:
     settings = {**SMALL, "budget": "0.6", "budget_unit": "seconds", "tune": False, "seeds": 1}
     summary = run_comparison(make_study(settings), tmp_path / "a")
-    assert summary["budget_unit"] == "seconds"
-    for row in summary["results"]:
-        assert row["seconds_mean"] < 2.0, row  # a step begun in time may end late on a busy machine
-    assert summary["results"][1]["seconds_mean"] > 0.5, "adam uses all of it; lbfgs may reach its minimum before"
+    assert summary.budget_unit == "seconds"
+    for row in summary.results:
+        assert row.seconds_mean is not None
+        assert row.seconds_mean < 2.0, row  # a step begun in time may end late on a busy machine
+    assert (summary.results[1].seconds_mean or 0.0) > 0.5, "adam uses all of it; lbfgs may reach its minimum before"

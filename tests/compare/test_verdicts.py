@@ -10,6 +10,7 @@ from subsetopt.compare.cells import CellMaker
 from subsetopt.compare.config import make_study
 from subsetopt.compare.summary import _family
 from subsetopt.compare.verdicts import sentences
+from subsetopt.documents.comparison import ComparisonDocument
 from tests.compare.conftest import SMALL
 
 MEANS = {"kfac-stream": 0.95, "adam": 0.93, "lbfgs@0.2+full": 0.90, "lbfgs": 0.97}
@@ -25,11 +26,12 @@ def summary() -> dict[str, Any]:
         "metric": "accuracy",
         "higher_is_better": True,
         "seeds": [0, 1],
-        "methods": [{"name": name, "tuning": []} for name in names],
+        "methods": [{"name": name, "family": FAMILIES[name], "tuning": []} for name in names],
         "time_to_target": [],
         "failures": [],
         "results": [
-            {"method": name, "budget": 2.0, "n": 2, "mean": mean, "interval": None} for name, mean in MEANS.items()
+            {"method": name, "budget": 2.0, "metric": "accuracy", "n": 2, "mean": mean, "interval": None}
+            for name, mean in MEANS.items()
         ],
         "comparisons": [
             {
@@ -48,7 +50,7 @@ def summary() -> dict[str, Any]:
 
 
 def test_subset_solves_and_streams_are_each_held_against_the_best_first_order_method() -> None:
-    _, subset, stream, *_ = sentences(summary(), FAMILIES)
+    _, subset, stream, *_ = sentences(ComparisonDocument.read(summary()))
     assert "with a subset solve, lbfgs@0.2+full, is worse than the best first-order one, adam: -3.00 points" in subset
     assert "of fresh subsets, kfac-stream, is better than the best first-order one, adam: +2.00 points" in stream
 
@@ -56,7 +58,7 @@ def test_subset_solves_and_streams_are_each_held_against_the_best_first_order_me
 def test_one_method_alone_is_compared_with_nothing() -> None:
     alone = {**summary(), "comparisons": [], "methods": [{"name": "adam", "tuning": []}]}
     alone["results"] = [row for row in alone["results"] if row["method"] == "adam"]
-    best, tested = sentences(alone, FAMILIES)
+    best, tested = sentences(ComparisonDocument.read(alone))
     assert best == "At 2 epoch-equivalents adam has the best mean test accuracy, 93.00 %."
     assert tested == "One method has nothing to be compared with: no test was made."
 

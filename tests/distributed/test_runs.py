@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from subsetopt.training.run import resume_run, train
+from subsetopt.training.resume import resume_run
+from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 
 Launch = Callable[..., Any]

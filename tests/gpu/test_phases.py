@@ -18,7 +18,8 @@ from subsetopt.data.batch_augmentation import AUGMENTATIONS, make_augmentation
 from subsetopt.samplers import SAMPLERS
 from subsetopt.seeding import make_generator
 from subsetopt.training.phases.first_order.phase import _on_host
-from subsetopt.training.run import resume_run, train
+from subsetopt.training.resume import resume_run
+from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 
 CHEAP = {"nw-sketch": {"handoff_args": {"repetitions": 4}}}
@@ -165,7 +166,7 @@ def test_a_run_is_trained_resumed_and_verified_on_the_device(device: torch.devic
     }
     outcome = train(make_config({**config, "output": tmp_path / "run"}), model=model, dataset=data, figure=False)
     assert outcome.result["solve"]["converged"] and outcome.result["version"].count(".") == 2
-    verified = verify_run(tmp_path / "run", model=model, dataset=data)
+    verified = verify_run(tmp_path / "run", model=model, dataset=data).content()
     assert verified["verdict"] == "minimum"
     again = resume_run(tmp_path / "run", model=model, dataset=data)
     assert again.result == outcome.result

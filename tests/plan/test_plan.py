@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from subsetopt.analysis.excess import samples_for_excess
+from subsetopt.documents.plan import PlanDocument
 from subsetopt.errors import SettingError
 from subsetopt.plan.laws import Law, Range, cost_of, pilot_range, shipped_laws
 from subsetopt.plan.pilot import STREAM_BATCH, Pilot, Speeds, measure_speeds, run_pilot
@@ -176,14 +178,15 @@ def test_a_pilot_ends_at_its_minimum_or_when_the_clock_says_so(prepared: Any) ->
 
 def test_a_plan_says_what_it_rests_on_and_a_target_loss_becomes_an_excess() -> None:
     config = make_config({"dataset": "digits", "model": "linear", "l2": 0.1})
-    plan = make_plan(config, excess=0.05, flags=["--l2", "0.1"], laws=LAWS, clock=ticking(1e-6))
+    plan = make_plan(config, excess=0.05, flags=["--l2", "0.1"], laws=LAWS, clock=ticking(1e-6)).content()
+    assert PlanDocument.read(json.loads(json.dumps(plan))).content() == plan
     chosen = plan["recommendation"]
     assert chosen["command"].startswith("subsetopt train --l2 0.1 ") and chosen["why"]
     assert all(row["rests_on"] for row in plan["strategies"] if row["epoch_equivalents"])
     assert plan["cost"]["epoch_equivalents"] > plan["pilot"]["epoch_equivalents"] > 0
-    held_out = make_plan(config, target_loss=2.0, laws=LAWS, clock=ticking(1e-6))["wanted"]
+    held_out = make_plan(config, target_loss=2.0, laws=LAWS, clock=ticking(1e-6)).content()["wanted"]
     assert held_out["excess"] == pytest.approx((2.0 - held_out["held_out_minimum"]) / held_out["full_minimum"])
-    without = make_plan(config, pilot_seconds=0.0, laws=LAWS, clock=ticking(1e-6))
+    without = make_plan(config, pilot_seconds=0.0, laws=LAWS, clock=ticking(1e-6)).content()
     assert without["pilot"] is None and without["wanted"]["excess"] == 0.1
 
 

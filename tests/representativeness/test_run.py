@@ -12,6 +12,7 @@ import pytest
 
 from subsetopt.errors import UserError
 from subsetopt.report.representativeness import FILE, representativeness_figure
+from subsetopt.report.study.files import read_representativeness
 from subsetopt.representativeness.run import Plan, run_representativeness
 from subsetopt.study.directory import open_study
 from subsetopt.study.workers import Workers
@@ -55,11 +56,12 @@ def test_the_full_minimum_is_that_of_ridge_regression(regression: RunConfig, tmp
 
 def test_larger_subsets_stand_better_for_the_full_set(regression: RunConfig, tmp_path: Path) -> None:
     summary = run_representativeness(Plan(regression, (0.05, 0.2, 0.8), 4, (0, 1)), tmp_path / "a")
-    excesses = [row["excess"]["mean"] for row in summary["results"]]
-    assert all(a > b >= 1.0 for a, b in pairwise(excesses))
-    assert [row["samples"] for row in summary["results"]] == [15, 60, 240, 300]
-    assert [row["n"] for row in summary["results"]] == [8, 8, 8, 2] and summary["interval_over"] == "seeds"
-    assert json.loads((tmp_path / "a" / "summary.json").read_text())["kind"] == "representativeness"
+    excesses = [row.excess.mean for row in summary.results if row.excess is not None]
+    assert len(excesses) == 4 and all(a > b >= 1.0 for a, b in pairwise(excesses))
+    assert [row.samples for row in summary.results] == [15, 60, 240, 300]
+    assert [row.n for row in summary.results] == [8, 8, 8, 2] and summary.interval_over == "seeds"
+    read = read_representativeness(tmp_path / "a")
+    assert read.model_copy(update={"digest": None}).content() == {**summary.content(), "digest": None}
 
 
 def test_finished_minima_are_used_again_and_the_figure_is_drawn(regression: RunConfig, tmp_path: Path) -> None:
@@ -78,8 +80,9 @@ def test_minima_of_another_version_are_found_anew_and_kept(regression: RunConfig
     old, _ = sorted((tmp_path / "a" / "cells").iterdir())
     old.write_text(json.dumps({**json.loads(old.read_text()), "version": "0.0.9", "full_objective": 7.0}))
     again = run_representativeness(plan, tmp_path / "a", tell=lambda *what: told.append(what))
-    for row, first in zip(again["results"], before["results"], strict=True):
-        assert row["full_objective"]["mean"] == pytest.approx(first["full_objective"]["mean"], rel=1e-9)
+    for row, first in zip(again.results, before.results, strict=True):
+        assert row.full_objective is not None and first.full_objective is not None
+        assert row.full_objective.mean == pytest.approx(first.full_objective.mean, rel=1e-9)
     assert json.loads(old.with_name(f"{old.stem}-0.0.9.json").read_text())["full_objective"] == 7.0
     assert told[0] == (0, 2, "1 of another version of subsetopt are not reused, but kept beside") and len(told) == 3
 

@@ -14,7 +14,8 @@ from subsetopt.objective import CrossEntropy
 from subsetopt.training import preparation
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Silent
-from subsetopt.training.run import resume_run, train
+from subsetopt.training.resume import resume_run
+from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config, read_toml
 from subsetopt.training.splits import SplitName
 

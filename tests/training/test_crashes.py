@@ -16,7 +16,7 @@ from subsetopt import files
 from subsetopt.data import dataset_from_arrays
 from subsetopt.errors import RunDirectoryError
 from subsetopt.training import make_config, train
-from subsetopt.training.run import resume_run
+from subsetopt.training.resume import resume_run
 from subsetopt.training.run_directory import CHECKPOINT, CONFIG, METRICS, MODEL, RESULT, RunDirectory
 
 SETTINGS: dict[str, Any] = {

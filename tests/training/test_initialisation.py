@@ -5,8 +5,10 @@ import torch
 from safetensors.torch import save_file
 
 from subsetopt.errors import SettingError
+from subsetopt.training.evaluation import evaluate_run
 from subsetopt.training.preparation import prepare
-from subsetopt.training.run import evaluate_run, resume_run, train
+from subsetopt.training.resume import resume_run
+from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 from subsetopt.training.splits import SplitName
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from subsetopt.errors import UserError
-from subsetopt.training.run import resume_run, train
-from subsetopt.training.settings.run import make_config
+from subsetopt.training.resume import resume_run
+from subsetopt.training.run import train
+from subsetopt.training.settings.run import LIMITS, RunConfig, make_config
+from subsetopt.training.trainer import SubsetTrainer
 
 SMALL: dict[str, Any] = {"dataset": "digits", "model": "linear", "subset_frac": 0.1, "handoff": "none"}
 
@@ -52,7 +55,13 @@ def test_what_the_budget_left_out_is_run_after_it(tmp_path: Path) -> None:
     [
         ({"max_iterations": 5}, {"max_iterations": 5}, "no room"),
         ({"max_iterations": 5}, {"max_iterations": 2}, "room"),
-        ({"max_iterations": 2, "handoff": "sgd", "handoff_epochs": 0.1}, {"max_iterations": 9}, "no solver that"),
+        (
+            {"max_iterations": 2, "handoff": "sgd", "handoff_epochs": 0.1},
+            {"max_iterations": 9},
+            "cosine learning-rate schedule ended",
+        ),
+        ({"subsets": 2, "max_iterations": 2}, {"max_iterations": 9}, "each of its 2 solves ended"),
+        ({"solver": "kfac-stream", "solver_epochs": 1.0}, {"solver_epochs": 2.0}, "batch sizes, damping and rate"),
         ({"l2": 1.0}, {"max_iterations": 900}, "no solver"),
     ],
 )
@@ -66,3 +75,16 @@ def test_one_line_where_there_is_nothing_to_go_on_with(
     assert "\n" not in str(caught.value)
     after = (tmp_path / "run" / "config.toml").read_bytes(), (tmp_path / "run" / "result.json").read_bytes()
     assert before == after and resume_run(tmp_path / "run", figure=False).result["status"] == "done"
+
+
+def test_the_trainer_takes_the_limits_of_the_command_line(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", max_iterations=12)["solve"]
+    run(tmp_path / "run", max_iterations=5)
+    more = SubsetTrainer.resume(tmp_path / "run", max_iterations=12)
+    assert more.result["solve"]["loss"] == whole["loss"] and more.config.max_iterations == 12
+    assert {name for name in signature(SubsetTrainer.resume).parameters if name in RunConfig.model_fields} - {
+        "model",
+        "dataset",
+    } == set(LIMITS)
+    with pytest.raises(UserError, match="max_epochs"):
+        SubsetTrainer.resume(tmp_path / "run", max_epochs=-1.0)

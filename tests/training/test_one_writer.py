@@ -8,7 +8,7 @@ import pytest
 
 from subsetopt.errors import RunDirectoryError
 from subsetopt.training import make_config, train
-from subsetopt.training.run import resume_run
+from subsetopt.training.resume import resume_run
 from subsetopt.training.run_directory import CONFIG, RunDirectory
 
 SMALL = {"model": "linear", "max_iterations": 3, "handoff": "none"}
@@ -28,7 +28,7 @@ def test_a_run_in_use_is_not_resumed(tmp_path: Path) -> None:
 
 def test_a_run_keeps_its_directory_while_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is evaluated at the end; at that time nobody else gets in."""
-    from subsetopt.training import run as module
+    from subsetopt.training import finishing as module
 
     refused = []
 

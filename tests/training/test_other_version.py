@@ -10,8 +10,9 @@ import pytest
 from subsetopt.errors import RunDirectoryError
 from subsetopt.training import make_config, train
 from subsetopt.training.earlier_checkpoints import EARLIER
+from subsetopt.training.finishing import Interrupted
 from subsetopt.training.position import FORMAT
-from subsetopt.training.run import Interrupted, resume_run
+from subsetopt.training.resume import resume_run
 from subsetopt.training.run_directory import METRICS, RunDirectory
 from subsetopt.training.stop_request import StopRequest
 

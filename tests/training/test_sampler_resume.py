@@ -8,7 +8,8 @@ from subsetopt.data.batch_augmentation import AUGMENTATIONS
 from subsetopt.samplers import SAMPLERS
 from subsetopt.training.phases.first_order import phase as first_order
 from subsetopt.training.progress import Silent
-from subsetopt.training.run import resume_run, train
+from subsetopt.training.resume import resume_run
+from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 
 CHEAP = {"repetitions": 4}

@@ -13,7 +13,8 @@ import torch
 from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.seeding import make_generator
 from subsetopt.training.progress import Silent
-from subsetopt.training.run import resume_run, train
+from subsetopt.training.resume import resume_run
+from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 
 COMMON: dict[str, Any] = {"subset_frac": 0.5, "max_iterations": 5, "checkpoint_seconds": 0, "handoff": "none"}

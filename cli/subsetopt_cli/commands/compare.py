@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from subsetopt.compare.config import SHARED, StudyConfig, ValidatedStudy, make_study
+from subsetopt.documents.comparison import ComparisonDocument
 from subsetopt.report.table import text_table
 from subsetopt.training.settings.run import RunConfig
 from subsetopt_cli.failures import INTERRUPTED
@@ -81,14 +82,14 @@ def command(
 
     summary = _run(study, directory, Workers(jobs, backend, scheduler), quiet)
     if as_json:
-        print_json({**summary, "directory": str(directory)})
+        print_json({**summary.content(), "directory": str(directory)})
     elif quiet:
         click.echo(directory)
     else:
         click.echo(_text(summary, directory))
 
 
-def _run(study: ValidatedStudy, directory: Path, workers: Workers, quiet: bool) -> dict[str, Any]:
+def _run(study: ValidatedStudy, directory: Path, workers: Workers, quiet: bool) -> ComparisonDocument:
     from subsetopt.compare.execution import SilentStudy
     from subsetopt.compare.run import run_comparison
     from subsetopt.report.study.report import render_study
@@ -111,10 +112,10 @@ def _run(study: ValidatedStudy, directory: Path, workers: Workers, quiet: bool) 
     return summary
 
 
-def _text(summary: Mapping[str, Any], directory: Path) -> str:
+def _text(summary: ComparisonDocument, directory: Path) -> str:
     """Return the answers, a table, and where the files are."""
-    lines = [summary["title"], ""]
-    lines += [f"- {sentence}" for sentence in summary["verdict"]]
+    lines = [summary.title, ""]
+    lines += [f"- {sentence}" for sentence in summary.verdict]
     lines += ["", *text_table([*_rows(summary)], left=1), ""]
     lines += [f"Files in {directory}"]
     lines += [
@@ -131,25 +132,23 @@ def _text(summary: Mapping[str, Any], directory: Path) -> str:
     return "\n".join(lines)
 
 
-def _rows(summary: Mapping[str, Any]) -> Iterable[list[str]]:
-    metric, unit = summary["metric"], summary["budget_unit"]
+def _rows(summary: ComparisonDocument) -> Iterable[list[str]]:
+    from subsetopt.report.study.tables import MISSING, cost_text, interval_text, loss_text, metric_text
+
+    metric, unit = summary.metric, summary.budget_unit
     yield ["method", f"budget ({unit})", f"test {metric}", "95 % interval", "test loss", "cost", "with tuning", "s"]
-    for row in summary["results"]:
-        if row["mean"] is None:
-            yield [row["method"], f"{row['budget']:g}", "failed"]
+    for row in summary.results:
+        if row.mean is None:
+            yield [row.method, f"{row.budget:g}", "failed"]
             continue
-        interval = row["interval"] and " to ".join(_shown(metric, end) for end in row["interval"])
+        interval = interval_text(row.interval, metric)
         yield [
-            row["method"],
-            f"{row['budget']:g}",
-            _shown(metric, row["mean"]),
-            interval or "",
-            f"{row['loss_mean']:.4g}",
-            f"{row['cost_mean']:.3g}",
-            f"{row['cost_including_tuning']:.3g}",
-            f"{row['seconds_mean']:.2g}",
+            row.method,
+            f"{row.budget:g}",
+            metric_text(row.mean, metric),
+            "" if interval == MISSING else interval,
+            loss_text(row.loss_mean),
+            cost_text(row.cost_mean),
+            cost_text(row.cost_including_tuning),
+            cost_text(row.seconds_mean),
         ]
-
-
-def _shown(metric: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4g}"

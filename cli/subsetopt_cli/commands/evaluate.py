@@ -33,7 +33,7 @@ def command(run: Path, splits: tuple[str, ...], data_dir: Path | None, device: s
     RUN is the directory that `subsetopt train` wrote. Figures are in the units of the data. Where the data are not
     those of the run any more, a warning says so.
     """
-    from subsetopt.training.run import evaluate_run
+    from subsetopt.training.evaluation import evaluate_run
 
     notes: list[str] = []
     with standard_output_reserved():

@@ -10,24 +10,17 @@ import click
 
 from subsetopt.errors import unknown_name
 from subsetopt.examples import examples
+from subsetopt.guide.tables import REGISTRIES, registries, rows
+from subsetopt.registry import Registry
 from subsetopt.report.table import text_table
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 from subsetopt_cli.presets import preset_files, preset_summary
 
-_REGISTRIES = {
-    "datasets": ("subsetopt.data", "DATASETS"),
-    "models": ("subsetopt.models", "MODELS"),
-    "solvers": ("subsetopt.solvers", "SOLVERS"),
-    "strategies": ("subsetopt.training.phases.methods", "METHODS"),
-    "optimizers": ("subsetopt.training.phases.first_order.optimizers", "OPTIMIZERS"),
-    "samplers": ("subsetopt.samplers", "SAMPLERS"),
-    "augmentations": ("subsetopt.data.batch_augmentation", "AUGMENTATIONS"),
-}
-_TAKEN_TOO = {"solvers": "strategies"}  # `--solver` takes them
+_TAKEN_TOO = {"solvers": ("subsetopt.training.phases.methods", "METHODS")}  # `--solver` takes them
 
 
 @click.command("list", short_help="List data sets, models, solvers, samplers, augmentations, presets or examples.")
-@click.argument("kind", type=click.Choice([*_REGISTRIES, "presets", "examples"]))
+@click.argument("kind", type=click.Choice([*REGISTRIES, "presets", "examples"]))
 @click.argument("name", required=False)
 @json_option
 @debug_option
@@ -46,7 +39,9 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
             click.echo("\n".join(_lines(card)))
         return
     with standard_output_reserved():
-        entries = _presets(name) if kind == "presets" else _examples(name) if kind == "examples" else _entries(kind)
+        entries = (
+            _presets(name) if kind == "presets" else _examples(name) if kind == "examples" else rows(_listed(kind))
+        )
     if as_json:
         print_json([{"name": name, "summary": text} for name, text in entries])
     else:
@@ -67,24 +62,22 @@ def _presets(name: str | None) -> list[tuple[str, str]]:
     return [(each, preset_summary(path)) for each, path in files.items() if name in (None, each)]
 
 
-def _registry(kind: str) -> Any:
-    package, registry = _REGISTRIES[kind]
-    return getattr(importlib.import_module(package), registry)
-
-
-def _entries(kind: str) -> list[tuple[str, str]]:
-    kinds = [kind, _TAKEN_TOO[kind]] if kind in _TAKEN_TOO else [kind]
-    return sorted((entry.name, entry.summary) for each in kinds for entry in _registry(each))
+def _listed(kind: str) -> list[Registry[Any]]:
+    found = registries(kind)
+    if kind in _TAKEN_TOO:
+        module, name = _TAKEN_TOO[kind]
+        found.append(getattr(importlib.import_module(module), name))
+    return found
 
 
 def _card(kind: str, name: str) -> dict[str, Any]:
     """Return the card of `name`; raises `SettingError` with "did you mean" where there is none."""
     from subsetopt.cards import settings_of
 
-    other = _TAKEN_TOO.get(kind)
-    if other is not None and name in _registry(other):
-        kind = other
-    entry = _registry(kind).entry(name)
+    known = _listed(kind)
+    entry = next((registry.entry(name) for registry in known if name in registry), None)
+    if entry is None:
+        raise known[0].unknown(name, [each for registry in known[1:] for each in registry.names])
     readers = kind == "datasets"  # what they are given is the query of a run, no settings
     settings = [] if readers else [row._asdict() for row in settings_of(entry)]
     return {"name": entry.name, "summary": entry.summary, "card": entry.card, "settings": settings}
@@ -94,9 +87,9 @@ def _lines(card: dict[str, Any]) -> list[str]:
     lines = [f"{card['name']}: {card['summary']}", "", card["card"]]
     if not card["settings"]:
         return lines
-    rows = [("setting", "default", "values")]
-    rows += [(each["name"], _shown(each["default"]), each["values"]) for each in card["settings"]]
-    return [*lines, "", *text_table(rows, indent="", left=3)]
+    table = [("setting", "default", "values")]
+    table += [(each["name"], _shown(each["default"]), each["values"]) for each in card["settings"]]
+    return [*lines, "", *text_table(table, indent="", left=3)]
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import click
 
+from subsetopt.documents.plan import PlanDocument, RangeEntry, StrategyEntry
 from subsetopt.errors import flag_of
+from subsetopt.report.numbers import epochs
 from subsetopt.report.table import text_table
 from subsetopt.training.settings.declaration import names_of
 from subsetopt.training.settings.run import RunConfig, make_config
@@ -88,7 +90,7 @@ def command(
             by=by,
         )
     if as_json:
-        print_json(document)
+        print_json(document.content())
     else:
         click.echo(_text(document))
 
@@ -107,55 +109,57 @@ def _repeated(flags: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _text(document: Mapping[str, Any]) -> str:
-    wanted, speeds, pilot = document["wanted"], document["speeds"], document["pilot"]
+def _text(document: PlanDocument) -> str:
+    wanted, speeds, pilot = document.wanted, document.speeds, document.pilot
     lines = [
-        f"{document['dataset']}, {document['model']}: N = {document['samples']}, P = {document['parameters']}, "
-        f"l2 = {document['l2']:g}. Wanted: {100 * wanted['excess']:.3g} % above the full minimum"
-        + ("" if wanted["full_minimum"] is None else f", which is predicted to be {wanted['full_minimum']:.4g}")
+        f"{document.dataset}, {document.model}: N = {document.samples}, P = {document.parameters}, "
+        f"l2 = {document.l2:g}. Wanted: {100 * wanted.excess:.3g} % above the full minimum"
+        + ("" if wanted.full_minimum is None else f", which is predicted to be {wanted.full_minimum:.4g}")
         + ".",
-        f"Here one epoch-equivalent takes {_seconds(speeds['unit'])}, an epoch of mini-batches of 64 "
-        f"{_seconds(speeds['step'] * document['samples'] / 64)} ({_seconds(speeds['step'])} per step), a Hessian "
-        f"product {_seconds(speeds['hvp'])}, a Gauss-Newton product {_seconds(speeds['ggnvp'])}.",
+        f"Here one epoch-equivalent takes {_seconds(speeds.unit)}, an epoch of mini-batches of 64 "
+        f"{_seconds(speeds.step * document.samples / 64)} ({_seconds(speeds.step)} per step), a Hessian "
+        f"product {_seconds(speeds.hvp)}, a Gauss-Newton product {_seconds(speeds.ggnvp)}.",
     ]
     if pilot is not None:
-        end = "to its minimum" if pilot["converged"] else "without an end"
+        end = "to its minimum" if pilot.converged else "without an end"
         lines.append(
-            f"Pilot: {pilot['samples']} samples, {pilot['evaluations']} evaluations {end}, "
-            f"{pilot['epoch_equivalents']:.3g} epoch-equivalents, {_seconds(pilot['seconds'])}."
+            f"Pilot: {pilot.samples} samples, {pilot.evaluations} evaluations {end}, "
+            f"{epochs(pilot.epoch_equivalents)}, {_seconds(pilot.seconds)}."
         )
     table = [["strategy", "epoch-equivalents", "seconds", "sequential model calls"]]
-    for row in sorted(document["strategies"], key=_order):
-        if row["epoch_equivalents"] is None:
-            table.append([row["strategy"], "not measured to reach it", "", ""])
+    for row in sorted(document.strategies, key=_order):
+        if row.epoch_equivalents is None:
+            table.append([row.strategy, "not measured to reach it", "", ""])
         else:
-            table.append([row["strategy"], *(_span(row[key]) for key in ("epoch_equivalents", "seconds", "calls"))])
+            table.append([row.strategy, _span(row.epoch_equivalents), _span(row.seconds), _span(row.calls)])
     return "\n".join([*_wrapped(lines), "", *text_table(table), "", *_advice(document)])
 
 
-def _advice(document: Mapping[str, Any]) -> list[str]:
-    best, notes = document["recommendation"], [f"Note: {note}." for note in document["notes"]]
-    cost = f"This plan cost {document['cost']['epoch_equivalents']:.3g} epoch-equivalents."
+def _advice(document: PlanDocument) -> list[str]:
+    best, notes = document.recommendation, [f"Note: {note}." for note in document.notes]
+    cost = f"This plan cost {epochs(document.cost.epoch_equivalents)}."
     if best is None:
         return _wrapped(
             ["No strategy was seen to come so close: ask for less, or compare by `subsetopt compare`.", cost]
         )
-    basis = next(row["rests_on"] for row in document["strategies"] if row["strategy"] == best["strategy"])
-    reasons = _wrapped([f"Run {best['strategy']}: {best['why']}.", f"It rests on: {'; '.join(basis)}.", *notes, cost])
-    return [f"  {best['command']}", "", *reasons]
+    basis = next(row.rests_on for row in document.strategies if row.strategy == best.strategy)
+    reasons = _wrapped([f"Run {best.strategy}: {best.why}.", f"It rests on: {'; '.join(basis)}.", *notes, cost])
+    return [f"  {best.command}", "", *reasons]
 
 
 def _wrapped(texts: list[str]) -> list[str]:
     return [line for text in texts for line in textwrap.wrap(text, _WIDTH)]
 
 
-def _order(row: Mapping[str, Any]) -> float:
-    seconds = row["seconds"]
-    return float("inf") if seconds is None else float(seconds["low"] * seconds["high"])
+def _order(row: StrategyEntry) -> float:
+    seconds = row.seconds
+    return float("inf") if seconds is None else float(seconds.low * seconds.high)
 
 
-def _span(cost: Mapping[str, float]) -> str:
-    low, high = (_figure(cost[key]) for key in ("low", "high"))
+def _span(cost: RangeEntry | None) -> str:
+    if cost is None:
+        return ""
+    low, high = _figure(cost.low), _figure(cost.high)
     return low if low == high else f"{low} - {high}"
 
 

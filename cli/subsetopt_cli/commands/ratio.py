@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import click
 
+from subsetopt.documents.analysis import RatioDocument, RatioTarget
 from subsetopt.errors import SettingError, flag_of
 from subsetopt.overdetermination import (
     count_parameters,
@@ -131,7 +132,7 @@ def command(
         sizes = _sizes(config, given, samples, outputs, parameters)
     document = _document(config, sizes, target)
     if as_json:
-        print_json(document)
+        print_json(document.content())
     else:
         click.echo(_text(config, sizes, document))
 
@@ -184,7 +185,7 @@ def _sizes(
     )
 
 
-def _document(config: RunConfig, sizes: _Sizes, target: float | None) -> dict[str, Any]:
+def _document(config: RunConfig, sizes: _Sizes, target: float | None) -> RatioDocument:
     """Return what --json prints."""
     drawn = sizes.samples
     if config.subset_size is not None:
@@ -196,37 +197,38 @@ def _document(config: RunConfig, sizes: _Sizes, target: float | None) -> dict[st
     copies = config.augment_copies + 1
     subset = overdetermination_ratio(sizes.parameters, drawn * copies, sizes.outputs)
     full = overdetermination_ratio(sizes.parameters, sizes.samples, sizes.outputs)
-    document = {
-        "parameters": sizes.parameters,
-        "samples": subset.samples,
-        "outputs": sizes.outputs,
-        "ratio": subset.ratio,
-        "samples_full": full.samples,
-        "ratio_full": full.ratio,
-        "verdict": verdict(subset, full, task=sizes.task),
-    }
+    reach = None
     if target is not None:
         needed = math.ceil(samples_for_ratio(sizes.parameters, sizes.outputs, target) / copies)
-        document["target"] = {"ratio": target, "samples": needed, "fraction": needed / sizes.samples}
-    return document
+        reach = RatioTarget(ratio=target, samples=needed, fraction=needed / sizes.samples)
+    document = RatioDocument(
+        parameters=sizes.parameters,
+        samples=subset.samples,
+        outputs=sizes.outputs,
+        ratio=subset.ratio,
+        samples_full=full.samples,
+        ratio_full=full.ratio,
+        verdict=verdict(subset, full, task=sizes.task),
+    )
+    return document if reach is None else document.model_copy(update={"target": reach})
 
 
-def _text(config: RunConfig, sizes: _Sizes, document: Mapping[str, Any]) -> str:
+def _text(config: RunConfig, sizes: _Sizes, document: RatioDocument) -> str:
     """Return the same for people: the numbers, the verdict, the target, and a table over subset fractions."""
     lines = [
         f"P = {sizes.parameters} parameters, M = {sizes.outputs} outputs, N = {sizes.samples} training samples",
-        f"K = {document['samples']} samples: Q = K·M/P = {document['ratio']:.3g}",
+        f"K = {document.samples} samples: Q = K·M/P = {document.ratio:.3g}",
         "",
-        *textwrap.wrap(document["verdict"], 96),
+        *textwrap.wrap(document.verdict, 96),
     ]
-    if "target" in document:
-        target = document["target"]
+    target = document.target
+    if target is not None:
         reach = (
-            f"Q = {target['ratio']:g} needs --subset-size {target['samples']}, "
-            f"{100 * target['fraction']:.3g} % of the training samples"
+            f"Q = {target.ratio:g} needs --subset-size {target.samples}, "
+            f"{100 * target.fraction:.3g} % of the training samples"
         )
-        if target["fraction"] > 1:
-            reach = f"Q = {target['ratio']:g} needs {target['samples']} samples, more than the training set has"
+        if target.fraction > 1:
+            reach = f"Q = {target.ratio:g} needs {target.samples} samples, more than the training set has"
         lines += ["", reach]
     copies = config.augment_copies + 1
     rows = [["subset", "samples", "K", "Q"]]

@@ -56,7 +56,7 @@ def _study(directory: Path) -> tuple[dict[str, Any], str]:
         "kind": "study",
         "files": [str(path) for path in report],
         "verdict": study.verdict,
-        "comparisons": [comparison.model_dump() for comparison in study.comparisons],
+        "comparisons": study.content()["comparisons"],
     }
     return document, f"{study_text(study)}\n\nWritten: {report.html} and {report.markdown}"
 

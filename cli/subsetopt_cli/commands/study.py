@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from subsetopt.compare.config import MOST_SEEDS, SHARED
+from subsetopt.documents.representativeness import RepresentativenessDocument
 from subsetopt.errors import SettingError
 from subsetopt.report.table import text_table
 from subsetopt.training.settings.run import RunConfig, make_config
@@ -102,7 +103,7 @@ def command(
         click.echo(f"Interrupted; continue with the same command: {shlex.join(arguments)}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     if as_json:
-        print_json({**summary, "directory": str(directory)})
+        print_json({**summary.content(), "directory": str(directory)})
     else:
         click.echo(directory if quiet else _text(summary, directory))
 
@@ -114,23 +115,23 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise SettingError("fractions", text, "is no list of numbers", "for example 0.05,0.1,0.2") from None
 
 
-def _text(summary: dict[str, Any], directory: Path) -> str:
-    heads = ["subset", "K", "Q", "loss on subset", "on full set", "F/F*", "test loss", f"test {summary['metric']}"]
+def _text(summary: RepresentativenessDocument, directory: Path) -> str:
+    heads = ["subset", "K", "Q", "loss on subset", "on full set", "F/F*", "test loss", f"test {summary.metric}"]
     rows = [[*heads, "converged", "cost"]]
-    for row in summary["results"]:
+    for row in summary.results:
         measures = [
-            row[name] and row[name]["mean"]
-            for name in ("subset_objective", "full_objective", "excess", "test_loss", "test_metric")
+            None if measure is None else measure.mean
+            for measure in (row.subset_objective, row.full_objective, row.excess, row.test_loss, row.test_metric)
         ]
         rows.append(
             [
-                f"{100 * row['fraction']:g} %",
-                str(row["samples"]),
-                f"{row['ratio']:.3g}",
+                f"{100 * row.fraction:g} %",
+                str(row.samples),
+                f"{row.ratio:.3g}",
                 *["-" if value is None else f"{value:.4g}" for value in measures],
-                f"{row['converged']}/{row['n']}",
-                f"{row['epoch_equivalents']:.3g}",
+                f"{row.converged}/{row.n}",
+                f"{row.epoch_equivalents:.3g}",
             ]
         )
-    lines = [summary["title"], "", *text_table(rows, indent="", left=1), ""]
+    lines = [summary.title, "", *text_table(rows, indent="", left=1), ""]
     return "\n".join([*lines, f"Files in {directory}: representativeness.png, results.csv, summary.json"])

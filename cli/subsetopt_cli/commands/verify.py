@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
+from subsetopt.documents.analysis import BoundedEntry, VerificationDocument
+from subsetopt.report.numbers import epochs
 from subsetopt.report.table import text_table
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
@@ -92,7 +94,7 @@ def command(
             tell=tell,
         )
     if as_json:
-        print_json({"directory": str(run), **document})
+        print_json({"directory": str(run), **document.content()})
     else:
         click.echo(_text(document))
 
@@ -110,59 +112,56 @@ def _products_shown() -> Iterator[Callable[[int], None]]:
         yield tell
 
 
-def _text(document: Mapping[str, Any]) -> str:
-    phase, hessian, gradient = document["phase"], document["hessian"], document["gradient"]
-    where = "the subset" if phase["data"] == "subset" else "the full training set"
+def _text(document: VerificationDocument) -> str:
+    phase, hessian, gradient = document.phase, document.hessian, document.gradient
+    where = "the subset" if phase.data == "subset" else "the full training set"
     heading = (
-        f"Phase {phase['index'] + 1}, {phase['method']} on {where}: {document['samples']} samples, "
-        f"{document['parameters']} parameters, computed in {document['dtype']}"
+        f"Phase {phase.index + 1}, {phase.method} on {where}: {document.samples} samples, "
+        f"{document.parameters} parameters, computed in {document.dtype}"
     )
-    condition = hessian["condition"]
+    condition = hessian.condition
     rows = [
         ["", "value", "at least", "at most"],
-        ["smallest eigenvalue", *_bounded(hessian["smallest"])],
-        ["largest eigenvalue", *_bounded(hessian["largest"])],
+        ["smallest eigenvalue", *_bounded(hessian.smallest)],
+        ["largest eigenvalue", *_bounded(hessian.largest)],
         ["condition number", *(["-"] * 3 if condition is None else _bounded(condition))],
     ]
-    scale = f"{gradient['loss_scale']:.3g}, the loss's scale"
+    scale = f"{gradient.loss_scale:.3g}, the loss's scale"
     facts = [
-        f"max|g| {gradient['max']:.2e} (stationary up to {gradient['gtol']:.1e} x {scale}), ||g|| "
-        f"{gradient['l2_norm']:.2e}, objective {document['loss']:.6g}.",
-        f"The L2 term adds {document['l2']:g} to every eigenvalue; without it the smallest is "
-        f"{hessian['smallest_without_l2']:.3g}.",
+        f"max|g| {gradient.max:.2e} (stationary up to {gradient.gtol:.1e} x {scale}), ||g|| "
+        f"{gradient.l2_norm:.2e}, objective {document.loss:.6g}.",
+        f"The L2 term adds {document.l2:g} to every eigenvalue; without it the smallest is "
+        f"{hessian.smallest_without_l2:.3g}.",
         "The matrix was written out."
-        if hessian["exact"]
-        else f"The outer bounds fail with probability {hessian['failure_probability']:.0e} over the random start.",
+        if hessian.exact
+        else f"The outer bounds fail with probability {hessian.failure_probability:.0e} over the random start.",
         _dimension(document),
     ]
-    if document["distance"] is not None:
-        facts.insert(1, f"||g|| / smallest eigenvalue: the minimum is about {document['distance']:.1e} away at most.")
-    facts += [f"Note: {note}." for note in document["notes"]]
-    cost = document["cost"]
-    facts.append(
-        f"Cost: {hessian['products']} Hessian products, {cost['epoch_equivalents']:.3g} epoch-equivalents, "
-        f"{cost['seconds']:.1f} s."
-    )
+    if document.distance is not None:
+        facts.insert(1, f"||g|| / smallest eigenvalue: the minimum is about {document.distance:.1e} away at most.")
+    facts += [f"Note: {note}." for note in document.notes]
+    cost = document.cost
+    facts.append(f"Cost: {hessian.products} Hessian products, {epochs(cost.epoch_equivalents)}, {cost.seconds:.1f} s.")
     lines = [
         line for fact in facts for line in textwrap.wrap(fact, _WIDTH, initial_indent="  ", subsequent_indent="  ")
     ]
-    opening = textwrap.wrap(heading, _WIDTH) + textwrap.wrap(f"Verdict: {_VERDICTS[document['verdict']]}", _WIDTH)
+    opening = textwrap.wrap(heading, _WIDTH) + textwrap.wrap(f"Verdict: {_VERDICTS[document.verdict]}", _WIDTH)
     return "\n".join([*opening, "", *text_table(rows), "", *lines])
 
 
-def _bounded(number: Mapping[str, Any]) -> list[str]:
-    return [f"{number[key]:.4g}" for key in ("value", "lower", "upper")]
+def _bounded(number: BoundedEntry) -> list[str]:
+    return [f"{figure:.4g}" for figure in (number.value, number.lower, number.upper)]
 
 
-def _dimension(document: Mapping[str, Any]) -> str:
-    found, parameters = document["effective_dimension"], document["parameters"]
-    nominal = f"Q = K·M/P = {document['ratio']:.3g}"
+def _dimension(document: VerificationDocument) -> str:
+    found, parameters = document.effective_dimension, document.parameters
+    nominal = f"Q = K·M/P = {document.ratio:.3g}"
     if found is None:
         return f"{nominal}. No effective dimension without L2 strength: give --damping."
-    error = "" if found["probes"] == 0 else f" ± {found['error']:.2g} (95 %, {found['probes']} random starts)"
-    ratio = document["effective_ratio"]
+    error = "" if found.probes == 0 else f" ± {found.error:.2g} (95 %, {found.probes} random starts)"
+    ratio = document.effective_ratio
     effective = "" if ratio is None else f", with the effective dimension for P {ratio:.3g}"
     return (
-        f"Effective dimension {found['value']:.4g}{error} of {parameters} parameters at lambda "
-        f"{found['damping']:g}; {nominal}{effective}."
+        f"Effective dimension {found.value:.4g}{error} of {parameters} parameters at lambda "
+        f"{found.damping:g}; {nominal}{effective}."
     )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.kfac.factor import Factor
+from subsetopt.objective.tally import note_flops
 
 TENSORS = ("both", "left", "right", "rest")
 
@@ -91,6 +92,7 @@ def spectral_product(
 ) -> Tensor:
     """Return the product of `function` of a layer's block with a `matrix` (o, d), the widths of g and a."""
     left, right = g.basis, a.basis
+    note_flops(_product_flops(a, g))
     both = function(values.both)
     rotated = left.T @ matrix @ right
     if not (a.is_wide or g.is_wide):
@@ -99,6 +101,15 @@ def spectral_product(
     inner = (both - ga[:, None] - ag + rest) * rotated
     inner = left @ (inner @ right.T + (ga - rest)[:, None] * (left.T @ matrix))
     return inner + ((ag - rest) * (matrix @ right)) @ right.T + rest * matrix
+
+
+def _product_flops(a: Factor, g: Factor) -> int:
+    """Return the operations of `spectral_product`, for widths o and d of which r and q vectors are kept."""
+    (o, r), (d, q) = g.basis.shape, a.basis.shape
+    rotation = r * o * d + r * d * q
+    if not (a.is_wide or g.is_wide):
+        return 2 * (rotation + o * r * q + o * q * d)
+    return 2 * (rotation + r * q * d + 2 * r * o * d + 2 * o * d * q)
 
 
 def _rank_one(x: Tensor, y: Tensor, a: Factor, g: Factor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

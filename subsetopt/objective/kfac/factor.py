@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from subsetopt.devices import moved
+from subsetopt.objective.flops import EIGH_FLOPS
 
-EIGH_FLOPS = 9.0  # d^3 operations of a symmetric eigendecomposition with vectors (Golub and Van Loan 2013, section 8.3)
 RANK = 64  # eigenvectors of a factor at least `WIDE` times as wide
 WIDE = 3
 TENSORS = ("moment", "decomposed", "basis")

@@ -5,32 +5,30 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from subsetopt.report.study.files import MethodEntry, StudyDocument
-from subsetopt.report.study.parts import facts, trials, tuned_values
+from subsetopt.documents.comparison import ComparisonDocument, MethodEntry
 from subsetopt.report.study.svg import number
 from subsetopt.report.study.tables import MISSING, StudyTable, TableCell, cost_text, loss_text, plain_table, unit_title
 
 
-def methods_table(study: StudyDocument) -> StudyTable:
+def methods_table(study: ComparisonDocument) -> StudyTable:
     """Return what each method is and which setting was tuned to which value at each budget."""
     rows = [(method.name, method.description or MISSING, _tuned(method)) for method in study.methods]
     return plain_table("The methods", ("Method", "What it is", "Tuned setting (budget: value)"), rows)
 
 
 def _tuned(method: MethodEntry) -> str:
-    values = tuned_values(method.lr, method.tuning)
+    values = [(s.budget, s.setting or "lr", s.value) for s in method.tuning if s.value is not None]
+    if not values:
+        values = [(float(budget), "lr", lr) for budget, lr in (method.lr or {}).items() if lr is not None]
     settings = list(dict.fromkeys(setting for _, setting, _ in values))
     return "; ".join(f"{setting} {_by_budget(values, setting)}" for setting in settings) or MISSING
 
 
-def _by_budget(values: list[tuple[float | None, str, float]], setting: str) -> str:
-    mine = [(budget, value) for budget, name, value in values if name == setting]
-    return ", ".join(
-        number(value) if budget is None else f"{number(budget)}: {number(value)}" for budget, value in mine
-    )
+def _by_budget(values: list[tuple[float, str, float]], setting: str) -> str:
+    return ", ".join(f"{number(budget)}: {number(value)}" for budget, name, value in values if name == setting)
 
 
-def tuning_table(study: StudyDocument) -> StudyTable | None:
+def tuning_table(study: ComparisonDocument) -> StudyTable | None:
     """Return every value that was tried and its validation loss, None where nothing was tuned."""
     rows = tuple(_tuning_rows(study))
     if not rows:
@@ -45,20 +43,22 @@ def tuning_table(study: StudyDocument) -> StudyTable | None:
     )
 
 
-def _tuning_rows(study: StudyDocument) -> Iterator[tuple[TableCell, ...]]:
+def _tuning_rows(study: ComparisonDocument) -> Iterator[tuple[TableCell, ...]]:
     for method in study.methods:
-        for trial in trials(method.tuning):
-            yield (
-                TableCell(method.name),
-                TableCell(cost_text(trial.budget), trial.budget),
-                TableCell(trial.setting),
-                TableCell(cost_text(trial.value), trial.value),
-                TableCell("not finite" if trial.score is None else loss_text(trial.score), trial.score),
-                TableCell("taken" if trial.taken else "", style="better" if trial.taken else ""),
-            )
+        for search in method.tuning:
+            for trial in search.trials:
+                taken = trial.value is not None and trial.value == search.value
+                yield (
+                    TableCell(method.name),
+                    TableCell(cost_text(search.budget), search.budget),
+                    TableCell(search.setting or MISSING),
+                    TableCell(cost_text(trial.value), trial.value),
+                    TableCell("not finite" if trial.score is None else loss_text(trial.score), trial.score),
+                    TableCell("taken" if taken else "", style="better" if taken else ""),
+                )
 
 
-def tuning_cost_table(study: StudyDocument) -> StudyTable | None:
+def tuning_cost_table(study: ComparisonDocument) -> StudyTable | None:
     """Return what tuning added to each method's cost, per budget; None where it added nothing anywhere."""
     shares = {
         (row.method, row.budget): row.cost_including_tuning - row.cost_mean
@@ -75,19 +75,19 @@ def tuning_cost_table(study: StudyDocument) -> StudyTable | None:
     return StudyTable("Cost of tuning in epoch-equivalents", columns, rows, frozenset(range(1, len(columns))))
 
 
-def failures_table(study: StudyDocument) -> StudyTable | None:
+def failures_table(study: ComparisonDocument) -> StudyTable | None:
     """Return the cells that failed with their errors, None where all went well."""
     rows = [(failure.cell, failure.error) for failure in study.failures]
     return plain_table("Cells that failed", ("Cell", "Error"), rows) if rows else None
 
 
-def environment_table(study: StudyDocument) -> StudyTable | None:
+def environment_table(study: ComparisonDocument) -> StudyTable | None:
     """Return versions and machine, None where the study does not say."""
-    rows = [*facts(study.versions), *((name or "machine", text) for name, text in facts(study.machine))]
+    rows = [(name, str(value)) for name, value in (study.versions | study.machine).items() if value is not None]
     return plain_table("Versions and machine", ("What", "Which"), rows) if rows else None
 
 
-def study_facts(study: StudyDocument) -> list[tuple[str, str]]:
+def study_facts(study: ComparisonDocument) -> list[tuple[str, str]]:
     """Return (name, text) pairs: what was compared, at which budgets, and what it cost altogether."""
     budgets = ", ".join(number(budget) for budget in study.budgets)
     pairs = [
@@ -102,7 +102,7 @@ def study_facts(study: StudyDocument) -> list[tuple[str, str]]:
     return [(name, text) for name, text in pairs if text]
 
 
-def _total_cost(study: StudyDocument) -> str:
+def _total_cost(study: ComparisonDocument) -> str:
     rows = [row for row in study.results if row.metric == study.metric and row.cost_mean is not None]
     if not rows:
         return ""
@@ -113,6 +113,6 @@ def _total_cost(study: StudyDocument) -> str:
     return f"{text}, and {cost_text(tuning)} epoch-equivalents for tuning" if tuning else text
 
 
-def command_line(study: StudyDocument) -> str:
+def command_line(study: ComparisonDocument) -> str:
     """Return the command that made the study, quoted for a shell where it came as a list."""
     return study.command if isinstance(study.command, str) else shlex.join(study.command)

@@ -9,8 +9,9 @@ from functools import partial
 
 import numpy as np
 
+from subsetopt.documents.comparison import ComparisonDocument, ResultEntry
 from subsetopt.report.study.bands import Axis, Band, seed_band
-from subsetopt.report.study.files import CurvePoint, Result, StudyDocument
+from subsetopt.report.study.files import CurvePoint
 from subsetopt.report.study.svg import Plot, colour, dash, marker_path, number, percent
 from subsetopt.report.study.tables import cost_text, metric_text, metric_title
 
@@ -28,7 +29,7 @@ class Picture:
     caption: str
 
 
-def shown_methods(study: StudyDocument) -> frozenset[int]:
+def shown_methods(study: ComparisonDocument) -> frozenset[int]:
     """Return which methods the pictures show before the reader chooses: all, or the best at the largest budget."""
     if len(study.methods) <= SHOWN_AT_FIRST:
         return frozenset(range(len(study.methods)))
@@ -51,7 +52,7 @@ def curve_kinds(points: Iterable[CurvePoint]) -> list[str]:
     return [kind for kind in _CURVES if kind in present]
 
 
-def kind_title(study: StudyDocument, kind: str) -> str:
+def kind_title(study: ComparisonDocument, kind: str) -> str:
     """Return a kind of curve in words."""
     if kind == "metric":
         return "validation accuracy" if study.metric == "accuracy" else "validation MSE"
@@ -59,7 +60,7 @@ def kind_title(study: StudyDocument, kind: str) -> str:
 
 
 def curve_picture(
-    study: StudyDocument, points: Sequence[CurvePoint], budget: float, kind: str, axis: Axis, shown: frozenset[int]
+    study: ComparisonDocument, points: Sequence[CurvePoint], budget: float, kind: str, axis: Axis, shown: frozenset[int]
 ) -> Picture | None:
     """Draw one kind of curve of every method against cost or seconds, None where there are none."""
     mine = [point for point in points if point.budget == budget and point.kind == kind]
@@ -104,7 +105,7 @@ def _extent(bands: Sequence[Band], *, log: bool) -> tuple[float, float]:
     return (math.exp(low), math.exp(high)) if log else (low, high)
 
 
-def metric_picture(study: StudyDocument, axis: Axis, shown: frozenset[int]) -> Picture | None:
+def metric_picture(study: ComparisonDocument, axis: Axis, shown: frozenset[int]) -> Picture | None:
     """Draw the test metric of every method against what it cost, a point with its interval per budget."""
     spent = partial(_spent, axis=axis)
     rows = [row for row in study.results if row.metric == study.metric and row.mean is not None and spent(row)]
@@ -142,23 +143,23 @@ def _inside(value: float, share: bool) -> float:
     return min(max(value, 0.0), 1.0) if share else value
 
 
-def _spent(row: Result, axis: Axis) -> float:
+def _spent(row: ResultEntry, axis: Axis) -> float:
     return (row.cost_mean if axis == "cost" else row.seconds_mean) or 0.0
 
 
-def _full_cost(row: Result) -> float:
+def _full_cost(row: ResultEntry) -> float:
     return row.cost_including_tuning or row.cost_mean or 0.0
 
 
-def _point_title(row: Result, cost: float) -> str:
+def _point_title(row: ResultEntry, cost: float) -> str:
     return f"{row.method}, budget {number(row.budget)}: {metric_text(row.mean, row.metric)} at {cost_text(cost)}"
 
 
-def pareto_front(study: StudyDocument) -> list[Result]:
+def pareto_front(study: ComparisonDocument) -> list[ResultEntry]:
     """Return the results that no other result beats at the same or lower cost including tuning, cheapest first."""
     sign = -1.0 if study.higher_is_better else 1.0
     rows = [row for row in study.results if row.metric == study.metric and row.mean is not None and _full_cost(row)]
-    front: list[Result] = []
+    front: list[ResultEntry] = []
     for row in sorted(rows, key=lambda row: (_full_cost(row), sign * (row.mean or 0.0), row.method)):
         mean, best = row.mean or 0.0, (front[-1].mean or 0.0) if front else math.inf * sign
         # Means of equal values in another order differ by rounding, which is no progress.
@@ -167,7 +168,7 @@ def pareto_front(study: StudyDocument) -> list[Result]:
     return front
 
 
-def pareto_picture(study: StudyDocument, shown: frozenset[int]) -> Picture | None:
+def pareto_picture(study: ComparisonDocument, shown: frozenset[int]) -> Picture | None:
     """Draw every result against its cost including tuning, with the front of those that nothing cheaper beats."""
     front = pareto_front(study)
     if not front:

@@ -1,7 +1,7 @@
 """Reads the files of a study directory: `summary.json` for the answers, `curves.csv` for the lines.
 
-The renderer trusts no file: what is missing or malformed ends in one line that names the file, the entry and the
-remedy. Parts that a study may lack (ranks, time to target, tuning) default to empty and are left out of the report.
+What is missing or malformed ends in one line that names the file, the entry and the remedy. Entries that a study may
+lack (ranks, time to target, tuning) default to empty and are left out of the report.
 """
 
 from __future__ import annotations
@@ -11,140 +11,20 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
+from subsetopt.documents.base import Document, problem
+from subsetopt.documents.comparison import ComparisonDocument
+from subsetopt.documents.representativeness import RepresentativenessDocument
 from subsetopt.errors import DataError
 from subsetopt.files import read_document
 
 SUMMARY, CURVES, STUDY = "summary.json", "curves.csv", "study.toml"
 _CURVE_COLUMNS = ("method", "budget", "seed", "epoch_equivalents", "seconds", "loss", "kind")
 _METRIC = "validation_metric"
-
-_T = TypeVar("_T")
-
-
-def _none_to_empty(value: object) -> object:
-    return [] if value is None else value
-
-
-Number = Annotated[float, Field(allow_inf_nan=False)] | None
-Interval = tuple[Number, Number] | None
-Many = Annotated[list[_T], BeforeValidator(_none_to_empty)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class MethodEntry(_Part):
-    """One contender: its name as typed, what it is, and how its learning rate was found."""
-
-    name: str
-    description: str = ""
-    lr: Any = None
-    tuning: Any = None
-
-
-class Result(_Part):
-    """The test figures of one method at one budget, over the seeds."""
-
-    method: str
-    budget: float
-    metric: str
-    mean: Number = None
-    interval: Interval = None
-    n: int = 0
-    values: Many[Number] = []
-    loss_mean: Number = None
-    loss_interval: Interval = None
-    seconds_mean: Number = None
-    cost_mean: Number = None
-    cost_including_tuning: Number = None
-
-
-class TimeToTarget(_Part):
-    """What a method paid until its held-out loss first fell to a target; None where it never did."""
-
-    method: str
-    target: float
-    cost_mean: Number = None
-    seconds_mean: Number = None
-    reached: int | None = None
-    of: int | None = None
-
-
-class ComparisonEntry(_Part):
-    """One paired difference, a minus b, with its test."""
-
-    a: str
-    b: str
-    budget: float
-    metric: str
-    difference: Number = None
-    interval: Interval = None
-    p: Number = None
-    p_adjusted: Number = None
-    verdict: Literal["better", "worse", "no difference"]
-
-
-class Failure(_Part):
-    """A cell that did not finish."""
-
-    cell: str
-    error: str
-
-
-class Friedman(_Part):
-    """The test at one budget that all methods rank alike."""
-
-    budget: float
-    p: Number = None
-
-
-class StudyDocument(_Part):
-    """The content of `summary.json`."""
-
-    kind: Literal["compare"] = "compare"
-    title: str = "Comparison of training methods"
-    dataset: str = ""
-    model: str = ""
-    metric: Literal["accuracy", "mse"]
-    higher_is_better: bool = True
-    budgets: list[float]
-    budget_unit: str = "epoch-equivalents"
-    seeds: int | list[int] = 0
-    methods: Annotated[list[MethodEntry], Field(min_length=1)]
-    results: list[Result]
-    time_to_target: Many[TimeToTarget] = []
-    ranks: Any = None
-    friedman: Many[Friedman] = []
-    comparisons: Many[ComparisonEntry] = []
-    verdict: Many[str] = []
-    failures: Many[Failure] = []
-    command: str | list[str] = ""
-    versions: Any = None
-    machine: Any = None
-
-    @model_validator(mode="after")
-    def _methods_are_known(self) -> Self:
-        known = set(self.names)
-        used = [*(row.method for row in self.results), *(row.method for row in self.time_to_target)]
-        for name in used:
-            if name not in known:
-                raise ValueError(f"method {name!r} is not listed under methods")
-        return self
-
-    @property
-    def seed_count(self) -> int:
-        """The number of seeds, given as a number or as a list."""
-        return self.seeds if isinstance(self.seeds, int) else len(self.seeds)
-
-    @property
-    def names(self) -> list[str]:
-        """The method names in the order of the study."""
-        return [method.name for method in self.methods]
+_Kind = TypeVar("_Kind", bound=Document)
 
 
 @dataclass(frozen=True)
@@ -170,25 +50,30 @@ def is_study(directory: Path) -> bool:
 
 def study_kind(directory: Path) -> str:
     """Return what a study asks, "compare" where it does not say; raises `RunDirectoryError` as `read_study` does."""
-    return str(_read_summary(directory).get("kind", "compare"))
+    return str(_content(directory).get("kind", "compare"))
 
 
-def read_study(directory: Path) -> StudyDocument:
-    """Read `summary.json`.
+def read_study(directory: Path) -> ComparisonDocument:
+    """Read `summary.json` of a comparison.
 
     Raises `RunDirectoryError` when the study has none or it cannot be read, `DataError` when an entry is malformed.
     """
+    return _read(directory, ComparisonDocument)
+
+
+def read_representativeness(directory: Path) -> RepresentativenessDocument:
+    """Read `summary.json` of a representativeness study; raises as `read_study` does."""
+    return _read(directory, RepresentativenessDocument)
+
+
+def _read(directory: Path, kind: type[_Kind]) -> _Kind:
     try:
-        return StudyDocument.model_validate(_read_summary(directory))
+        return kind.read(_content(directory))
     except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(str(part) for part in first["loc"]) or "the document"
-        problem = first["msg"].removeprefix("Value error, ")
-        problem = problem[:1].lower() + problem[1:]
-        raise DataError(f"{directory / SUMMARY}: {entry}: {problem}; run the study's command again") from None
+        raise DataError(f"{directory / SUMMARY}: {problem(error)}; run the study's command again") from None
 
 
-def _read_summary(directory: Path) -> dict[str, Any]:
+def _content(directory: Path) -> Mapping[str, object]:
     return read_document(directory / SUMMARY, f"study = {str(directory)!r}", "finish the study: run its command again")
 
 

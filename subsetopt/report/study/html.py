@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from subsetopt.documents.comparison import ComparisonDocument
 from subsetopt.report.study.bands import Axis
 from subsetopt.report.study.details import (
     command_line,
@@ -33,7 +34,7 @@ from subsetopt.report.study.figures import (
     pareto_picture,
     shown_methods,
 )
-from subsetopt.report.study.files import CurvePoint, StudyDocument
+from subsetopt.report.study.files import CurvePoint
 from subsetopt.report.study.svg import colour
 from subsetopt.report.study.tables import (
     StudyTable,
@@ -65,7 +66,7 @@ class _Shown(NamedTuple):
     folded: bool = False
 
 
-def study_html(study: StudyDocument, points: Sequence[CurvePoint]) -> str:
+def study_html(study: ComparisonDocument, points: Sequence[CurvePoint]) -> str:
     """Return the page. Everything from the study is escaped; equal input gives equal text."""
     return _rendered(
         "study.html",
@@ -113,12 +114,12 @@ def _pixels(strip: tuple[float, float, float]) -> list[str]:
     return [f"{2 + 96 * share:.1f}" for share in strip]
 
 
-def _lead(study: StudyDocument) -> str:
+def _lead(study: ComparisonDocument) -> str:
     facts = [fact for fact in (study.dataset, study.model) if fact]
     return ", ".join([*facts, f"{len(study.methods)} methods, {study.seed_count} seeds"])
 
 
-def _sections(study: StudyDocument, points: Sequence[CurvePoint]) -> Iterator[_Section]:
+def _sections(study: ComparisonDocument, points: Sequence[CurvePoint]) -> Iterator[_Section]:
     results = [_Shown(results_table(study, budget)) for budget in study.budgets]
     targets = [_Shown(table, "bars") for table in target_tables(study)]
     yield _Section("summary", "In short", _summary(study))
@@ -140,11 +141,11 @@ def _present(table: StudyTable | None, *, folded: bool = False) -> list[_Shown]:
     return [] if table is None else [_Shown(table, folded=folded)]
 
 
-def _summary(study: StudyDocument) -> str:
+def _summary(study: ComparisonDocument) -> str:
     return _rendered("summary.html", verdict=study.verdict, facts=study_facts(study), command=command_line(study))
 
 
-def _differences(study: StudyDocument) -> list[_Shown]:
+def _differences(study: ComparisonDocument) -> list[_Shown]:
     groups = comparison_groups(study)
     if not groups:
         return []
@@ -155,17 +156,17 @@ def _differences(study: StudyDocument) -> list[_Shown]:
     return [*opened, *folded, _Shown(comparisons_table(study), folded=True)]
 
 
-def _tuning(study: StudyDocument) -> list[_Shown]:
+def _tuning(study: ComparisonDocument) -> list[_Shown]:
     return _present(tuning_cost_table(study)) + _present(tuning_table(study), folded=True)
 
 
-def _pictures(study: StudyDocument, points: Sequence[CurvePoint]) -> str:
+def _pictures(study: ComparisonDocument, points: Sequence[CurvePoint]) -> str:
     shown = shown_methods(study)
     groups = _picture_groups(study, points, shown)
     return _rendered("pictures.html", names=study.names, shown=shown, groups=groups) if groups else ""
 
 
-def _picture_groups(study: StudyDocument, points: Sequence[CurvePoint], shown: frozenset[int]) -> _Groups:
+def _picture_groups(study: ComparisonDocument, points: Sequence[CurvePoint], shown: frozenset[int]) -> _Groups:
     by_metric = [metric_picture(study, axis, shown) for axis, _ in _AXES]
     groups = [(f"{metric_title(study.metric)} against cost and time", [*by_metric, pareto_picture(study, shown)])]
     for kind in curve_kinds(points):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from subsetopt.documents.comparison import ComparisonDocument
 from subsetopt.report.study.details import (
     command_line,
     environment_table,
@@ -15,7 +16,6 @@ from subsetopt.report.study.details import (
     tuning_table,
 )
 from subsetopt.report.study.figures import pareto_picture, shown_methods
-from subsetopt.report.study.files import StudyDocument
 from subsetopt.report.study.tables import (
     StudyTable,
     comparison_groups,
@@ -29,12 +29,12 @@ from subsetopt.report.study.tables import (
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&])")
 
 
-def study_markdown(study: StudyDocument) -> str:
+def study_markdown(study: ComparisonDocument) -> str:
     """Return the report; equal input gives equal text."""
     return "\n\n".join(_blocks(study)) + "\n"
 
 
-def _blocks(study: StudyDocument) -> Iterator[str]:
+def _blocks(study: ComparisonDocument) -> Iterator[str]:
     yield f"# {_text(study.title)}"
     if study.verdict:
         yield "\n".join(f"- {_text(sentence)}" for sentence in study.verdict)
@@ -52,7 +52,7 @@ def _blocks(study: StudyDocument) -> Iterator[str]:
             yield _text(front.caption) + "."
 
 
-def _sections(study: StudyDocument) -> Iterator[tuple[str, list[StudyTable | None]]]:
+def _sections(study: ComparisonDocument) -> Iterator[tuple[str, list[StudyTable | None]]]:
     yield "Results at equal budget", [results_table(study, budget) for budget in study.budgets]
     matrices: list[StudyTable | None] = [comparison_matrix(study, *group) for group in comparison_groups(study)]
     yield "Which differences are noise", [*matrices, comparisons_table(study)] if matrices else []

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from subsetopt.report.study.files import ComparisonEntry, Interval, Result, StudyDocument, TimeToTarget
-from subsetopt.report.study.parts import rank_of
+from subsetopt.documents.comparison import ComparisonDocument, ComparisonEntry, Interval, ResultEntry, TimeToTarget
 from subsetopt.report.study.svg import number
 
 MISSING = "–"
 _MARKS = {"better": "▲", "worse": "▼", "no difference": "="}
-_OPPOSITE = {"better": "worse", "worse": "better", "no difference": "no difference"}
 
 
 @dataclass(frozen=True)
@@ -73,26 +71,26 @@ def p_text(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else number(value, 2)
 
 
-def budget_text(study: StudyDocument, budget: float) -> str:
+def budget_text(study: ComparisonDocument, budget: float) -> str:
     """Return a budget with its unit."""
     unit = unit_title(study)
     return f"{number(budget)} {unit.removesuffix('s') if budget == 1 else unit}"
 
 
-def unit_title(study: StudyDocument) -> str:
+def unit_title(study: ComparisonDocument) -> str:
     """Return the unit of the budgets in the plural."""
     unit = study.budget_unit.replace("_", "-")
     return "epoch-equivalents" if unit == "epochs" else unit
 
 
-def results_at(study: StudyDocument, budget: float) -> list[Result]:
+def results_at(study: ComparisonDocument, budget: float) -> list[ResultEntry]:
     """Return the results of the study's metric at a budget, best first; those without a value come last."""
     sign = -1.0 if study.higher_is_better else 1.0
     rows = [row for row in study.results if row.budget == budget and row.metric == study.metric]
     return sorted(rows, key=lambda row: (row.mean is None, sign * (row.mean or 0.0)))
 
 
-def results_table(study: StudyDocument, budget: float) -> StudyTable:
+def results_table(study: ComparisonDocument, budget: float) -> StudyTable:
     """Return quality and cost of every method at one budget, best first."""
     rows = results_at(study, budget)
     columns = (
@@ -117,13 +115,15 @@ def results_table(study: StudyDocument, budget: float) -> StudyTable:
     )
 
 
-def _friedman_note(study: StudyDocument, budget: float) -> str:
+def _friedman_note(study: ComparisonDocument, budget: float) -> str:
     p = next((row.p for row in study.friedman if row.budget == budget and row.p is not None), None)
     return "" if p is None else f" Rank is the mean over seeds; Friedman's test that all rank alike: p = {p_text(p)}."
 
 
-def _result_row(study: StudyDocument, row: Result, limits: tuple[float, float] | None) -> tuple[TableCell, ...]:
-    rank = rank_of(study.ranks, row.method, row.budget)
+def _result_row(
+    study: ComparisonDocument, row: ResultEntry, limits: tuple[float, float] | None
+) -> tuple[TableCell, ...]:
+    rank = study.rank_of(row.method, row.budget)
     width = None if row.interval is None or None in row.interval else (row.interval[1] or 0) - (row.interval[0] or 0)
     seeds = f"{row.n}" if row.n >= study.seed_count else f"{row.n} of {study.seed_count}"
     return (
@@ -148,14 +148,14 @@ def interval_text(interval: Interval, metric: str) -> str:
     return f"{number(interval[0], 4)} to {number(interval[1], 4)}"
 
 
-def _limits(rows: Sequence[Result]) -> tuple[float, float] | None:
+def _limits(rows: Sequence[ResultEntry]) -> tuple[float, float] | None:
     values = [v for row in rows for v in (row.mean, *(row.interval or ())) if v is not None]
     if rows and rows[0].metric == "accuracy":
         values = [min(max(value, 0.0), 1.0) for value in values]
     return (min(values), max(values)) if values and max(values) > min(values) else None
 
 
-def _strip(row: Result, limits: tuple[float, float] | None) -> tuple[float, float, float] | None:
+def _strip(row: ResultEntry, limits: tuple[float, float] | None) -> tuple[float, float, float] | None:
     if limits is None or row.mean is None or row.interval is None:
         return None
     low, high = row.interval
@@ -166,18 +166,18 @@ def _strip(row: Result, limits: tuple[float, float] | None) -> tuple[float, floa
     return shares[0], shares[1], shares[2]
 
 
-def comparison_groups(study: StudyDocument) -> list[tuple[float, str]]:
+def comparison_groups(study: ComparisonDocument) -> list[tuple[float, str]]:
     """Return the (budget, metric) pairs that were compared, in the order of the study."""
     return list(dict.fromkeys((row.budget, row.metric) for row in study.comparisons))
 
 
-def comparison_matrix(study: StudyDocument, budget: float, metric: str) -> StudyTable:
+def comparison_matrix(study: ComparisonDocument, budget: float, metric: str) -> StudyTable:
     """Return a square table: is the method of the row better or worse than that of the column?"""
     verdicts: dict[tuple[str, str], TableCell] = {}
     for row in study.comparisons:
         if (row.budget, row.metric) == (budget, metric):
             verdicts[row.a, row.b] = _verdict_cell(row, row.verdict)
-            verdicts.setdefault((row.b, row.a), _verdict_cell(row, _OPPOSITE[row.verdict]))
+            verdicts.setdefault((row.b, row.a), _verdict_cell(row, row.reversed().verdict))
     names = [name for name in study.names if any(name in pair for pair in verdicts)]
     rows = tuple(
         (
@@ -200,7 +200,7 @@ def _verdict_cell(row: ComparisonEntry, verdict: str) -> TableCell:
     return TableCell(f"{_MARKS[verdict]} {p_text(p)}", style=verdict.replace("no difference", "same"))
 
 
-def comparisons_table(study: StudyDocument) -> StudyTable:
+def comparisons_table(study: ComparisonDocument) -> StudyTable:
     """Return every paired comparison with its difference, interval and p values."""
     rows = []
     for row in study.comparisons:
@@ -233,7 +233,7 @@ def _signed(value: float, accuracy: bool) -> str:
     return text.replace("-", "−")
 
 
-def target_tables(study: StudyDocument) -> list[StudyTable]:
+def target_tables(study: ComparisonDocument) -> list[StudyTable]:
     """Return one table per target loss: what every method paid to reach it, with bars; quickest first."""
     targets = list(dict.fromkeys(row.target for row in study.time_to_target))
     return [

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import textwrap
 
+from subsetopt.documents.comparison import ComparisonDocument
 from subsetopt.report.study.details import failures_table
-from subsetopt.report.study.files import StudyDocument
 from subsetopt.report.study.tables import results_table
 from subsetopt.report.table import text_table
 
 _WIDTH = 96
 
 
-def study_text(study: StudyDocument) -> str:
+def study_text(study: ComparisonDocument) -> str:
     """Return the title, the verdict in sentences, the results at every budget and the failures."""
     verdict = [line for sentence in study.verdict for line in _wrapped(sentence)]
     blocks = [[study.title], verdict]

@@ -41,6 +41,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ from subsetopt.samplers.facility_location import facility_location_greedy
 from subsetopt.samplers.factory import register
 from subsetopt.samplers.last_layer import gram
 from subsetopt.samplers.protocol import Batch, Scan
-from subsetopt.settings import check_choice, check_count, rows_of
+from subsetopt.settings import rows_of, setting
 
 
 def gradient_similarity(e: Tensor, h: Tensor | None = None) -> Callable[[Tensor], Tensor]:
@@ -78,13 +79,8 @@ def gradient_similarity(e: Tensor, h: Tensor | None = None) -> Callable[[Tensor]
 class CraigSettings(CoresetSettings):
     """See the method card."""
 
-    gradients: str = "outputs"
-    block_rows: int = 4096
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("gradients", self.gradients, ("outputs", "last-layer"))
-        check_count("block_rows", self.block_rows, least=2)
+    gradients: Literal["outputs", "last-layer"] = "outputs"
+    block_rows: int = setting(4096, at_least=2)
 
 
 @register("craig", "coreset: per-class gradient medoids weighted by cluster size (CRAIG)")

@@ -1,9 +1,9 @@
 """GLISTER: the samples whose gradients lower the validation loss most.
 
 ## What it does
-After a warm-up on random subsets, and every `scan_period` epochs from then on, picks rows one by one whose gradient
-step lowers the loss on the validation set (on the training set where there is none), and trains on these, unweighted,
-in between.
+At the start (or after a warm-up on random subsets), and every `scan_period` epochs from then on, picks rows one by one
+whose gradient step lowers the loss on the validation set (on the training set where there is none), and trains on
+these, unweighted, in between.
 
 ## Formula
 Gain of row i given S, a Taylor step of the validation loss: <g_i, grad L_val(theta - eta sum_{j in S} g_j)>, where
@@ -14,7 +14,9 @@ z_v - eta sum_j g_j, and z_v = log p_v up to a constant that softmax ignores. Ev
 ## Settings
 - `fraction` (0.1): size of the subset as a share of N.
 - `scan_period` (20): epochs (of the subset) between selections.
-- `warmup` (0.5): share of the training before the first selection, at least one epoch of the subset; 0: select at once.
+- `warmup` (0.0): share of the training before the first selection, on random subsets; above 0 at least one epoch of the
+  subset. What a trained model picks is hard: after half of a training of two epoch-equivalents it led to 39 % accuracy
+  instead of 44 (CIFAR-10, `cnn`), since one selection alone follows.
 - `total_steps` (None): batches of the whole training, known to a run; None: the warm-up is one epoch of the subset.
 - `eta` (0.05): step length of the virtual step, the learning rate of the training in the paper.
 - `epsilon` (0.01): what stochastic greedy may miss of the share 1 - 1/e of the optimum; 0 tries all rows each time.
@@ -28,10 +30,10 @@ Killamsetty et al. 2021, "GLISTER: generalization based data subset selection", 
 greedy: Mirzasoleiman et al. 2015, "Lazier than lazy greedy", arXiv 1409.7938.
 
 ## Deviations from the official code
-The random subset before the first selection is another one every epoch, and the first selection waits for it; CORDS
-selects at epochs 1, 21, ... The gradient of the validation loss is its mean over samples, as in CORDS, so that `eta`
-alone says how far a pick moves; CORDS takes the rate of the training for it, here it is a setting of its own. CORDS
-also has rounds of k/15 picks along one direction: these fill whole rounds with one class, and are left out.
+CORDS trains on one random subset for the first period; those of a `warmup` are redrawn every epoch. The gradient of
+the validation loss is its mean over samples, as in CORDS, so that `eta` alone says how far a pick moves; CORDS takes
+the rate of the training for it, here it is a setting of its own. CORDS also has rounds of k/15 picks along one
+direction: these fill whole rounds with one class, and are left out.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ from subsetopt.errors import DataError
 from subsetopt.samplers.coreset import CoresetSampler, CoresetSettings
 from subsetopt.samplers.factory import register
 from subsetopt.samplers.protocol import Batch, Scan
-from subsetopt.settings import check_number, rows_of
+from subsetopt.settings import rows_of, setting
 
 
 def greedy_validation_gain(
@@ -85,13 +87,9 @@ def _rows_tried(n: int, k: int, epsilon: float) -> int:
 class GlisterSettings(CoresetSettings):
     """See the method card."""
 
-    eta: float = 0.05
-    epsilon: float = 0.01
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("eta", self.eta, 0)
-        check_number("epsilon", self.epsilon, 0, 0.5)
+    warmup: float = setting(0.0, at_least=0, at_most=1)
+    eta: float = setting(0.05, at_least=0)
+    epsilon: float = setting(0.01, at_least=0, at_most=0.5)
 
 
 @register("glister", "coreset: greedy gain in validation loss (GLISTER)")

@@ -44,7 +44,7 @@ from subsetopt.samplers.factory import register
 from subsetopt.samplers.last_layer import gram, residuals
 from subsetopt.samplers.omp import Matching, omp_nonnegative
 from subsetopt.samplers.protocol import Batch, Seen
-from subsetopt.settings import check_flag, check_fraction, check_number, rows_of
+from subsetopt.settings import CheckedSettings, rows_of, setting
 
 
 def match_mean_gradient(e: Tensor, h: Tensor, k: int, ridge: float) -> Matching:
@@ -57,17 +57,12 @@ def match_mean_gradient(e: Tensor, h: Tensor, k: int, ridge: float) -> Matching:
 
 
 @dataclass(frozen=True)
-class GradientMatchingSettings:
+class GradientMatchingSettings(CheckedSettings):
     """See the method card."""
 
-    fraction: float = 0.25
-    ridge: float = 1e-6
+    fraction: float = setting(0.25, above=0, at_most=1)
+    ridge: float = setting(1e-6, at_least=0)
     renormalise: bool = False
-
-    def __post_init__(self) -> None:
-        check_fraction(self.fraction)
-        check_number("ridge", self.ridge, 0)
-        check_flag("renormalise", self.renormalise)
 
 
 @register("gradient-matching", "keep the rows of a batch whose weighted last-layer gradients match its mean gradient")

@@ -45,7 +45,7 @@ from subsetopt.samplers.factory import register
 from subsetopt.samplers.last_layer import gram, inner_with
 from subsetopt.samplers.omp import Matching, Vector, omp_nonnegative
 from subsetopt.samplers.protocol import Batch, Scan
-from subsetopt.settings import check_number, rows_of
+from subsetopt.settings import rows_of, setting
 
 
 def match_gradient_sum(e: Tensor, h: Tensor, k: int, ridge: float) -> Matching:
@@ -71,11 +71,7 @@ def _host(values: Tensor) -> Vector:
 class GradMatchSettings(CoresetSettings):
     """See the method card."""
 
-    ridge: float = 1e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("ridge", self.ridge, 0)
+    ridge: float = setting(1e-3, at_least=0)
 
 
 @register("gradmatch", "coreset: per-class matching of last-layer gradient sums, with weights (GradMatch)")

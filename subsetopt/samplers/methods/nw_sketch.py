@@ -63,42 +63,30 @@ from subsetopt.samplers.sketch import (
     sketch_update,
 )
 from subsetopt.seeding import make_generator
-from subsetopt.settings import CORRECTIONS, check_choice, check_count, check_fraction, check_number, rows_of
+from subsetopt.settings import CheckedSettings, Correction, rows_of, setting
 
 _PSTABLE_BUCKETS = 4096
 _MEAN_RATE = 0.05  # of the running mean feature; angles are taken around it
 
 
 @dataclass(frozen=True)
-class NWSketchSettings:
+class NWSketchSettings(CheckedSettings):
     """See the method card."""
 
-    fraction: float = 0.3
-    codes: str = "inputs"
+    fraction: float = setting(0.3, above=0, at_most=1)
+    codes: Literal["inputs", "features"] = "inputs"
     hash: Literal["srp", "p-stable"] = "srp"
-    repetitions: int = 16
-    hashes: int = 6
-    width: float = 1.0
-    decay: float = 0.9
-    mixing: float = 0.1
+    repetitions: int = setting(16, at_least=1)
+    hashes: int = setting(6, at_least=1, at_most=16)  # 2^hashes buckets per table
+    width: float = setting(1.0, above=0)
+    decay: float = setting(0.9, above=0, at_most=1)
+    mixing: float = setting(0.1, at_least=0, at_most=1)
     score: Literal["loss", "gradient"] = "loss"
-    query_every: int = 50
-    correction: str = "importance"
+    query_every: int = setting(50, at_least=1)
+    correction: Correction = "importance"
 
     def __post_init__(self) -> None:
-        check_fraction(self.fraction)
-        check_choice("codes", self.codes, ("inputs", "features"))
-        check_choice("hash", self.hash, ("srp", "p-stable"))
-        check_count("repetitions", self.repetitions)
-        check_count("hashes", self.hashes)
-        if self.hashes > 16:
-            raise SettingError("hashes", self.hashes, "makes 2^hashes buckets per table", "give at most 16")
-        check_number("width", self.width, 0, open_low=True)
-        check_number("decay", self.decay, 0, 1, open_low=True)
-        check_number("mixing", self.mixing, 0, 1)
-        check_choice("score", self.score, ("loss", "gradient"))
-        check_count("query_every", self.query_every)
-        check_choice("correction", self.correction, CORRECTIONS)
+        super().__post_init__()
         if self.mixing == 0 and self.correction != "none":
             raise SettingError("mixing", self.mixing, "lets weights 1/(N P) grow without bound", "give e.g. 0.1")
 

@@ -30,17 +30,14 @@ from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.draws import draw_permutation
 from subsetopt.samplers.factory import register
 from subsetopt.samplers.protocol import Batch
-from subsetopt.settings import check_fraction, rows_of
+from subsetopt.settings import CheckedSettings, rows_of, setting
 
 
 @dataclass(frozen=True)
-class RandomMinibatchSettings:
+class RandomMinibatchSettings(CheckedSettings):
     """`fraction` is the share of each batch that is kept."""
 
-    fraction: float = 0.25
-
-    def __post_init__(self) -> None:
-        check_fraction(self.fraction)
+    fraction: float = setting(0.25, above=0, at_most=1)
 
 
 @register("random-minibatch", "a random part of every batch, without a selection forward")

@@ -49,7 +49,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ from subsetopt.samplers.credit import Credit, credit, latest
 from subsetopt.samplers.draws import draw_permutation, draw_without_replacement, self_normalised
 from subsetopt.samplers.factory import register
 from subsetopt.samplers.protocol import Batch, Seen
-from subsetopt.settings import CORRECTIONS, check_choice, check_count, check_fraction, check_number, rows_of
+from subsetopt.settings import CheckedSettings, Correction, check_number, rows_of, setting
 
 WARM_SHARE = 0.1  # of a training of known length: the longest warm-up, where none is set
 
@@ -87,43 +87,29 @@ def keep_by_rank(losses: Tensor, fraction: float, generator: torch.Generator) ->
 
 
 @dataclass(frozen=True)
-class SelectiveBackpropSettings:
+class SelectiveBackpropSettings(CheckedSettings):
     """Settings of both variants; see the method card."""
 
-    fraction: float | None = None
-    beta: float | None = None
-    p_min: float = 0.0
-    history: int = 1024
-    stale_epochs: int = 1
-    variant: str = "jiang"
-    start: float = 0.5
-    end: float = 0.9
-    interrupt: int = 2
-    warmup: float | None = None
-    total_steps: int | None = None
-    correction: str = "none"
+    fraction: float | None = setting(None, above=0, at_most=1)
+    beta: float | None = setting(None, at_least=0)
+    p_min: float = setting(0.0, at_least=0, at_most=1)
+    history: int = setting(1024, at_least=1)
+    stale_epochs: int = setting(1, at_least=1)
+    variant: Literal["jiang", "composer"] = "jiang"
+    start: float = setting(0.5, at_least=0, at_most=1)
+    end: float = setting(0.9, at_least=0, at_most=1)
+    interrupt: int = setting(2, at_least=0)
+    warmup: float | None = setting(None, at_least=0, at_most=1)
+    total_steps: int | None = setting(None, at_least=1)
+    correction: Correction = "none"
 
     def __post_init__(self) -> None:
-        check_choice("variant", self.variant, ("jiang", "composer"))
-        check_choice("correction", self.correction, CORRECTIONS)
-        if self.fraction is not None:
-            check_fraction(self.fraction)
-        if self.beta is not None:
-            check_number("beta", self.beta, 0)
-            if self.fraction is not None or self.variant == "composer":
-                raise SettingError("beta", self.beta, "fraction already sets the keep rate", "give only fraction")
-        check_number("p_min", self.p_min, 0, 1)
-        check_count("history", self.history)
-        check_count("stale_epochs", self.stale_epochs)
-        check_number("start", self.start, 0, 1)
+        super().__post_init__()
+        if self.beta is not None and (self.fraction is not None or self.variant == "composer"):
+            raise SettingError("beta", self.beta, "fraction already sets the keep rate", "give only fraction")
         check_number("end", self.end, self.start, 1)
-        check_count("interrupt", self.interrupt, least=0)
-        if self.total_steps is not None:
-            check_count("total_steps", self.total_steps)
-        if self.warmup is not None:
-            check_number("warmup", self.warmup, 0, 1)
-            if self.variant == "composer":
-                raise SettingError("warmup", self.warmup, "composer's variant has a window", "give start and end")
+        if self.warmup is not None and self.variant == "composer":
+            raise SettingError("warmup", self.warmup, "composer's variant has a window", "give start and end")
         if self.correction != "none" and self.variant == "composer":
             raise SettingError("correction", self.correction, "composer's variant has no known P", "use 'none'")
         if self.correction != "none" and self.p_min == 0:

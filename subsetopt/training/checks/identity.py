@@ -8,20 +8,23 @@ tell that the code of a factory has changed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from subsetopt.errors import UserError
+from subsetopt.errors import ModelError, RunDirectoryError, UserError
 from subsetopt.files import MALFORMED
 from subsetopt.objective import FlatModel
 from subsetopt.training.context import RunContext
+from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.settings.declaration import declaration
 from subsetopt.training.settings.phase import present_names
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.training_data import TrainingData
+
+T = TypeVar("T")
 
 FREE = frozenset(name for name, field in RunConfig.model_fields.items() if declaration(field).free)
 """Settings that may change between two parts of a run: where things lie, where it computes, how often it records."""
@@ -91,6 +94,14 @@ def check_outputs(saved: Mapping[str, Any], data: TrainingData, flat: FlatModel,
         raise OtherRunError(
             f"the model computes other outputs than that of the run (has its code changed?); {_MODEL_REMEDY}"
         )
+
+
+def fits(directory: RunDirectory, name: str, check: Callable[..., T], *arguments: Any) -> T:
+    """Return what `check` does; raises `RunDirectoryError` that names the file where it finds a difference."""
+    try:
+        return check(*arguments)
+    except (OtherRunError, ModelError) as error:
+        raise RunDirectoryError(f"run = {str(directory.path)!r}: {name} does not fit: {error}") from None
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

@@ -36,6 +36,10 @@ class Phase(Protocol):
     def least_cost(self) -> float:
         """Epoch-equivalents that the first step takes at least, with what comes before it and is kept for the end."""
 
+    @property
+    def fixed_length(self) -> str | None:
+        """Why the phase cannot go on under a larger limit than it began with; None where it can."""
+
     def start(self, w: Tensor) -> Any:
         """Return the initial state at parameters w."""
 

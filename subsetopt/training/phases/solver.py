@@ -60,19 +60,27 @@ class SolverPhase:
         """The evaluation at the start, and one at the end of a first step."""
         return self._budget.ledger.price("gradient", 2 * self.samples)
 
+    @property
+    def fixed_length(self) -> str | None:
+        """A solver has no schedule: it can go on."""
+        return None
+
     def start(self, w: Tensor) -> SolverState:
         """Evaluate at w; with `carry`, take over the curvature that the phase before has handed on."""
-        state, carried = self._solver.init(self._objective, w), self._run.carried
-        self._measure_in(self._run.scale.at_start(self._model, self._data, self.config.split, w, state))
-        if self.config.carry:
-            state = carried.take(self.config.method, self._solver, self._objective, state)
+        carried = self._run.carried
+        with self._budget.ledger.arithmetic():
+            state = self._solver.init(self._objective, w)
+            self._measure_in(self._run.scale.at_start(self._model, self._data, self.config.split, w, state))
+            if self.config.carry:
+                state = carried.take(self.config.method, self._solver, self._objective, state)
         carried.clear()
         return SolverState(state)
 
     def step(self, state: SolverState) -> SolverState:
         """Take one iteration of the solver and apply the stop test."""
-        solver_state = self._solver.step(self._objective, state.solver)
-        return SolverState(solver_state, self._test.look(solver_state))
+        with self._budget.ledger.arithmetic():
+            solver_state = self._solver.step(self._objective, state.solver)
+            return SolverState(solver_state, self._test.look(solver_state))
 
     def terminate(self, state: SolverState) -> StopReason | None:
         """The solver's own reason first, then the stop test's."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.host import host_read
+from subsetopt.objective.tally import note_flops
 from subsetopt.solvers.protocol import State, StopReason
 
 
@@ -71,6 +72,7 @@ class NoiseTest(MinimumTest):
     def look(self, state: State) -> StopReason | None:
         """Compare gradient and noise; one host synchronisation."""
         gradient = self.gradient(state).double()
+        note_flops(2 * gradient.numel())
         squared_norm, noise = host_read(torch.stack([gradient @ gradient, self.noise()]))
         return StopReason.NOISE if squared_norm <= self.theta * noise else None
 

@@ -9,8 +9,8 @@ from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.methods import METHODS, is_stream
 from subsetopt.training.settings.declaration import Role, names_in_phase
 from subsetopt.training.settings.fields import RunFields
-from subsetopt.training.settings.growth import growing_phases, growth_stages
 from subsetopt.training.settings.phase import PhaseConfig
+from subsetopt.training.settings.plans import chosen_plan
 
 
 def planned_phases(config: RunFields) -> tuple[PhaseConfig, ...]:
@@ -53,22 +53,8 @@ def _handoff(config: RunFields) -> dict[str, Any]:
 
 
 def _solves(config: RunFields) -> list[dict[str, Any]]:
-    """Return the solve on the subset, or those on growing or on several subsets."""
+    """Return the solve on the subset, or what the chosen plan makes of it."""
     solve = {"method": config.solver, **_declared(config, "solve")}
     if config.solver in METHODS and config.solver_epochs is None:
         solve["epochs"] = METHODS.get(config.solver).epochs
-    if config.grow is not None:
-        stages = growth_stages(config.grow_start, config.grow, config.subset_share, config.grow_mode)
-        # All the data without augmented copies are what a phase on "full" works on.
-        whole = {"data": "full"} if config.subset_frac is None and not config.augment_copies else {}
-        stage = _declared(config, "grow")
-        if config.grow_stop == "cost":
-            stage["stop_at"] = "minimum"
-        return growing_phases({**solve, **whole}, stages, stage, config.grow_carry)
-    if config.subsets == 1:
-        return [solve]
-    then = "average" if config.subsets_then == "resolve" else config.subsets_then
-    together = {**solve, "subsets": config.subsets, "subsets_then": then, "subsets_select": config.subsets_select}
-    if config.subsets_then != "resolve":
-        return [together]
-    return [together, {**solve, "subsets": config.subsets, "subsets_then": "together"}]
+    return chosen_plan(config).phases(config, solve)

@@ -21,6 +21,9 @@ from subsetopt.training.settings.growth import MOST_STAGES, stage_count
 from subsetopt.training.settings.phase import PhaseConfig, Settings, present_names
 from subsetopt.training.settings.planning import planned_phases
 
+LIMITS = ("max_iterations", "max_epochs", "max_seconds", "solver_epochs", "handoff_epochs")
+"""Settings that a resumed run may have larger than before."""
+
 if TYPE_CHECKING:
 
     class _Prefixed(Settings):

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from subsetopt.documents.comparison import ComparisonDocument
 from subsetopt.report.study.figures import (
     SHOWN_AT_FIRST,
     curve_kinds,
@@ -17,13 +18,13 @@ from subsetopt.report.study.figures import (
     pareto_picture,
     shown_methods,
 )
-from subsetopt.report.study.files import CurvePoint, StudyDocument, read_curves
+from subsetopt.report.study.files import CurvePoint, read_curves
 from tests.report.study.study_fixture import METHODS, summary, write_study
 
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_front_holds_exactly_the_results_that_nothing_beats(higher: bool) -> None:
-    study = StudyDocument.model_validate({**summary(), "higher_is_better": higher})
+    study = ComparisonDocument.read({**summary(), "higher_is_better": higher})
     sign = 1 if higher else -1
 
     def beaten(row: Any, by: Any) -> bool:
@@ -35,7 +36,7 @@ def test_front_holds_exactly_the_results_that_nothing_beats(higher: bool) -> Non
 
 
 def test_every_line_of_a_curve_picture_belongs_to_a_method(tmp_path: Path) -> None:
-    study, points = StudyDocument.model_validate(summary()), read_curves(write_study(tmp_path))
+    study, points = ComparisonDocument.read(summary()), read_curves(write_study(tmp_path))
     picture = curve_picture(study, points, 10.0, "train", "cost", shown_methods(study))
     assert picture is not None and picture.caption.startswith("Training loss against cost")
     lines = [group for group in ElementTree.fromstring(picture.svg).iter("g") if group.find("title") is not None]
@@ -52,7 +53,7 @@ def test_losses_on_each_methods_own_subset_are_not_compared() -> None:
 
 
 def test_better_points_lie_higher_and_dearer_points_further_right() -> None:
-    study = StudyDocument.model_validate(summary())
+    study = ComparisonDocument.read(summary())
     picture = metric_picture(study, "seconds", frozenset({0}))
     assert picture is not None
     groups = ElementTree.fromstring(picture.svg).iter("g")
@@ -66,11 +67,11 @@ def test_many_methods_start_with_the_best_and_a_study_without_results_has_no_pic
     content = summary()
     extra = [{"name": f"extra-{index}"} for index in range(12)]
     worse = [{"method": m["name"], "budget": 10.0, "metric": "accuracy", "mean": 0.1, "cost_mean": 9.0} for m in extra]
-    study = StudyDocument.model_validate(
+    study = ComparisonDocument.read(
         {**content, "methods": extra + content["methods"], "results": worse + content["results"]}
     )
     assert shown_methods(study) == frozenset(range(12, 12 + SHOWN_AT_FIRST))
-    empty = StudyDocument.model_validate({**content, "results": []})
+    empty = ComparisonDocument.read({**content, "results": []})
     assert metric_picture(empty, "cost", frozenset()) is None and pareto_picture(empty, frozenset()) is None
 
 
@@ -78,14 +79,14 @@ def test_an_interval_beyond_all_samples_does_not_stretch_the_axis_of_an_accuracy
     content = summary()
     for row in content["results"]:
         row["interval"] = [row["mean"] - 2.0, row["mean"] + 2.0]
-    picture = metric_picture(StudyDocument.model_validate(content), "cost", frozenset(range(len(METHODS))))
+    picture = metric_picture(ComparisonDocument.read(content), "cost", frozenset(range(len(METHODS))))
     assert picture is not None
     labels = [text.strip() for text in ElementTree.fromstring(picture.svg).itertext() if text.strip().endswith("%")]
     assert labels[-1] == "100 %" and labels[0] == "0 %"
 
 
 def test_the_band_of_two_unlike_seeds_does_not_flatten_the_lines() -> None:
-    study = StudyDocument.model_validate(summary())
+    study = ComparisonDocument.read(summary())
     losses = {0: (1.0, 1000.0), 1: (1.0, 0.0001)}
     points = [
         CurvePoint("adam", 1.0, seed, float(cost), 0.0, value, "train")
@@ -104,5 +105,5 @@ def test_a_dearer_result_that_is_better_by_rounding_alone_is_not_on_the_front() 
         {"method": "sgd", "budget": 1.0, "metric": "accuracy", "mean": 0.3, "cost_mean": 1.0},
         {"method": "adam", "budget": 1.0, "metric": "accuracy", "mean": 0.1 + 0.2, "cost_mean": 2.0},
     ]
-    study = StudyDocument.model_validate({**summary(), "results": rows})
+    study = ComparisonDocument.read({**summary(), "results": rows})
     assert [row.method for row in pareto_front(study)] == ["sgd"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from subsetopt.documents.comparison import ComparisonDocument
 from subsetopt.errors import RunDirectoryError
-from subsetopt.report.study.files import StudyDocument
 from subsetopt.report.study.markdown import study_markdown
 from subsetopt.report.study.report import render_study
 from subsetopt.report.study.terminal import study_text
@@ -46,7 +46,7 @@ def _rows(text: str, heading: str) -> list[list[str]]:
 
 
 def test_markdown_tables_have_the_numbers_and_as_many_cells_in_every_row() -> None:
-    text = study_markdown(StudyDocument.model_validate(summary()))
+    text = study_markdown(ComparisonDocument.read(summary()))
     head, rule, *rows = _rows(text, "After 10 epoch-equivalents")
     assert rule[0].count("---") == len(head)
     assert all(len(row) == len(head) for row in rows)
@@ -56,41 +56,40 @@ def test_markdown_tables_have_the_numbers_and_as_many_cells_in_every_row() -> No
 
 
 def test_markdown_has_no_html_of_the_study_and_starts_with_the_verdict() -> None:
-    text = study_markdown(StudyDocument.model_validate(summary()))
+    text = study_markdown(ComparisonDocument.read(summary()))
     prose = text.replace(text.split("```")[1], "")
     assert "<script" not in prose.replace("\\<", "") and INJECTION in text.replace("\\", "")
     assert text.splitlines()[0].startswith("# Digits") and text.splitlines()[2].startswith("- After 10")
 
 
 def test_a_command_with_backticks_stays_inside_its_fence() -> None:
-    text = study_markdown(StudyDocument.model_validate({**summary(), "command": "a ```` b"}))
+    text = study_markdown(ComparisonDocument.read({**summary(), "command": "a ```` b"}))
     assert "`````sh\na ```` b\n`````" in text
 
 
 @pytest.mark.parametrize(
     ("parts", "shown"),
     [
-        ({"lr": 0.07}, "lr 0.07"),
         ({"lr": {"1": 0.1, "10": 0.07}}, "lr 1: 0.1, 10: 0.07"),
         ({"lr": {"1": None}, "tuning": [{"budget": 1, "setting": "memory", "memory": 32}]}, "memory 1: 32"),
         ({"lr": None, "tuning": [{"budget": 1, "setting": None, "value": None, "trials": []}]}, "–"),
-        ({"lr": "adaptive", "tuning": "none"}, "–"),
+        ({"lr": None, "tuning": None}, "–"),
     ],
 )
 def test_the_tuned_setting_is_told_whatever_it_is(parts: dict[str, Any], shown: str) -> None:
     methods = [{"name": name, **parts} for name in METHODS]
-    text = study_markdown(StudyDocument.model_validate({**summary(), "methods": methods}))
+    text = study_markdown(ComparisonDocument.read({**summary(), "methods": methods}))
     assert _rows(text, "The methods")[2] == ["lbfgs@0.1+full", "–", shown]
 
 
-@pytest.mark.parametrize("ranks", [dict.fromkeys(METHODS, 2.5), [{"method": "adam", "rank": 2.5}], None, 7])
-def test_ranks_may_be_a_mapping_a_list_or_missing(ranks: Any) -> None:
-    text = study_markdown(StudyDocument.model_validate({**summary(), "ranks": ranks}))
+@pytest.mark.parametrize("ranks", [[{"method": "adam", "budget": 10, "rank": 2.5}], [], None])
+def test_ranks_may_be_missing(ranks: Any) -> None:
+    text = study_markdown(ComparisonDocument.read({**summary(), "ranks": ranks}))
     row = next(row for row in _rows(text, "After 10 epoch-equivalents") if row[0] == "adam")
-    assert row[7] == ("–" if ranks in (None, 7) else "2.5")
+    assert row[7] == ("2.5" if ranks else "–")
 
 
 def test_terminal_text_has_verdict_results_and_failures() -> None:
-    text = study_text(StudyDocument.model_validate(summary()))
+    text = study_text(ComparisonDocument.read(summary()))
     assert all(name in text for name in METHODS)
     assert "Cells that failed" in text and summary()["verdict"][0] in text

@@ -41,8 +41,8 @@ def scan_epochs(sampler, problem, epochs):
     ("settings", "expected"),
     [
         ({"warmup": 0}, [0, 4, 8]),
-        ({}, [1, 5, 9]),  # of unknown length: one epoch
-        ({"total_steps": 36}, [6, 10]),  # half of 12 epochs of 3 steps
+        ({"warmup": 0.5}, [1, 5, 9]),  # of unknown length: one epoch
+        ({"total_steps": 36, "warmup": 0.5}, [6, 10]),  # half of 12 epochs of 3 steps
         ({"total_steps": 36, "warmup": 0.2}, [2, 6, 10]),
         ({"total_steps": 6, "warmup": 1}, [1, 5, 9]),  # one of two epochs is left to train on what is selected
     ],

@@ -91,7 +91,7 @@ def test_what_only_the_run_can_tell_is_refused_at_its_end(name: str, settings: d
         fit(data, **settings)
 
 
-@pytest.mark.parametrize("sampler", ["glister", "gradmatch"])
+@pytest.mark.parametrize("sampler", ["craig", "gradmatch"])
 def test_a_budget_below_a_scan_is_spent_on_the_warm_up_and_said(sampler: str, data: Dataset) -> None:
     """0.3 epoch-equivalents hold three epochs of a tenth, and no forward over all samples after one of them."""
     result = fit(data, solver="none", handoff=sampler, handoff_epochs=0.3)

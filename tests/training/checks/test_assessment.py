@@ -105,9 +105,9 @@ def test_the_baseline_is_the_best_constant_of_the_training_data() -> None:
     shares = torch.bincount(data.dataset.train.targets).double() / len(data.dataset.train)
     expected = F.nll_loss(shares.log().expand(40, 3), torch.from_numpy(labels[:40]))
     assert found == pytest.approx({"accuracy": 0.5, "loss": float(expected)}, rel=1e-9)
-    regression = prepare(make_config({}), nn.Linear(6, 1), prices())
+    regression = prepare(make_config({}), nn.Linear(6, 1), prices()).data
     mean = float(PRICES[:300][regression.dataset.train.rows.numpy()].mean())
     wanted = float(((PRICES[300:] - mean) ** 2).mean())
-    assert baseline(regression, "test") == pytest.approx(
+    assert baseline(regression, SplitName.TEST) == pytest.approx(
         {"loss": wanted, "mse": wanted, "standardised_loss": wanted / regression.loss_unit}, rel=1e-9
     )

@@ -18,7 +18,8 @@ from subsetopt.analysis.verification import verify_run
 from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.training import make_config, train
-from subsetopt.training.run import evaluate_run, resume_run
+from subsetopt.training.evaluation import evaluate_run
+from subsetopt.training.resume import resume_run
 from subsetopt.training.run_directory import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory
 
 SETTINGS: dict[str, Any] = {"subset_size": 40, "max_iterations": 3, "handoff": "none", "checkpoint_seconds": 0}
@@ -172,7 +173,7 @@ def test_what_is_missing_or_damaged_beside_the_checkpoint_is_said_and_gone_on_wi
 def test_what_could_not_be_written_is_found_before_training(
     run: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subsetopt.training.run._finish", lambda *arguments: pytest.fail("it trained"))
+    monkeypatch.setattr("subsetopt.training.resume.finish", lambda *arguments: pytest.fail("it trained"))
     (run / name).unlink(missing_ok=True)
     (run / name).mkdir()
     with pytest.raises(RunDirectoryError, match=f"{name} is no regular file; remove it"):

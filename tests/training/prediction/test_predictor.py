@@ -14,9 +14,9 @@ from torch import nn
 
 from subsetopt import DataError, SettingError, SubsetTrainer, UserError, load_predictor
 from subsetopt.data import Dataset, dataset_from_arrays
+from subsetopt.training.evaluation import evaluate_run
 from subsetopt.training.prediction.predictions import Predictions, predict_file, read_inputs, write_predictions
 from subsetopt.training.prediction.predictor import Predictor
-from subsetopt.training.run import evaluate_run
 
 RNG = np.random.default_rng(1)
 X = 1e3 * (RNG.normal(size=(300, 4)) + np.array([5, 0, -2, 1]))

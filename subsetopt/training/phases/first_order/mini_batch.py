@@ -21,7 +21,8 @@ from subsetopt.data.batch_augmentation import Augmentation, Augmented
 from subsetopt.devices import moved
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
-from subsetopt.objective.flops import count_flops
+from subsetopt.objective.flops import count_contractions, count_flops
+from subsetopt.objective.tally import tallied
 from subsetopt.samplers import Batch, Sampler, Scan, Seen
 from subsetopt.training.context import RunContext
 from subsetopt.training.ledger import Ledger
@@ -149,7 +150,13 @@ class MiniBatch:
             look = self._forward(w, self._data.preprocess(self._stored(indices[own])), "eval")
             losses = self._loss.per_sample(look.outputs, targets[own])
         seen = self._seen(indices, losses, look, targets)
-        return self._sampler.select(batch, seen.losses, seen.probabilities, seen.features, seen.targets)
+        columns = seen.losses, seen.probabilities, seen.features, seen.targets
+        chosen: list[Batch | None] = []
+        with tallied() as tally:
+            flops = count_contractions(lambda: chosen.append(self._sampler.select(batch, *columns)))
+        if flops + tally.host:
+            self._ledger.enter(flops + tally.host, "selection")
+        return chosen[0]
 
     def _seen(
         self,
@@ -207,9 +214,12 @@ class MiniBatch:
 
     def _counted(self, work: Callable[[], None]) -> None:
         """Do a sampler's own arithmetic and charge it, afterwards: how much it is depends on the data."""
-        rows = self._gradients(count_flops(work))
+        with tallied() as tally:
+            rows = self._gradients(count_contractions(work))
         if rows:
             self._ledger.charge("gradient", rows, "selection")
+        if tally.host:
+            self._ledger.charge("flops", tally.host, "selection")
 
     def _gradients(self, flops: int) -> int:
         """Return `flops` in gradients of one sample; 0 for a model in which torch counts none: seconds show it."""

@@ -123,6 +123,13 @@ class FirstOrderPhase:
             config.amp,
         )
 
+    @property
+    def fixed_length(self) -> str | None:
+        """The learning rate, records and held-out checks follow the share of the cost that is spent."""
+        if self.config.schedule != "constant":
+            return f"its {self.config.schedule} learning-rate schedule ended with its budget"
+        return "records and held-out checks were planned for its budget, and a mini-batch beyond it was drawn already"
+
     def start(self, w: Tensor) -> FirstOrderState:
         """Take what the phase may spend, within the run's budget, and let the sampler look at the data."""
         seed, device = self._run.config.seed, self._data.device
@@ -206,7 +213,8 @@ class FirstOrderPhase:
         )
 
     def _optimizer(self, w: Tensor) -> VectorOptimizer:
-        return VectorOptimizer(optimizer_of(self.config, self._model.flat, w, self._lr, self._weight_decay))
+        optimizer = optimizer_of(self.config, self._model.flat, w, self._lr, self._weight_decay)
+        return VectorOptimizer(optimizer, OPTIMIZERS.get(self.config.method).step_work)
 
     @property
     def _decoupled(self) -> bool:
@@ -220,7 +228,8 @@ class FirstOrderPhase:
         loss, state.w.grad = computed
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(state.w, self.config.clip_norm)
-        state.optimizer.step(rate)
+        if flops := state.optimizer.step(rate):
+            self._budget.ledger.enter(flops, "arithmetic")
         state.iterations += 1
         losses.append(loss)
 

@@ -1,4 +1,4 @@
-"""A torch optimizer of the one flat parameter, as a first-order phase steps and saves it."""
+"""A torch optimizer of the one flat parameter, as a first-order phase steps, prices and saves it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import torch
 from torch import Tensor
 
 from subsetopt.training.phases.first_order.per_tensor import PerTensorOptimizer
+from subsetopt.training.phases.first_order.step_price import StepPrice, StepWork
 
 
 class VectorOptimizer:
     """Steps `optimizer` at a given rate; saved without its settings, which the run's configuration has."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, work: StepWork = "varying") -> None:
         self._optimizer = optimizer
+        self._price = StepPrice(work)
 
     @property
     def rate(self) -> float:
         """The learning rate of the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def step(self, rate: float) -> None:
-        """Take one step along the parameter's gradient."""
+    def step(self, rate: float) -> int:
+        """Take one step along the parameter's gradient; return its floating-point operations (see `step_price.py`)."""
         self._optimizer.param_groups[0]["lr"] = rate
-        self._optimizer.step()
+        return self._price.take(self._optimizer.step)
 
     def evaluated(self, w: Tensor) -> Tensor:
         """Return the parameters to evaluate and to hand on: `w` itself, or the averages that the optimizer keeps."""

@@ -111,6 +111,11 @@ class StreamPhase:
         """The gradient of the first subset; what its factors cost depends on the model and comes on top."""
         return self._budget.ledger.price("gradient", min(self._settings.size(0.0), self.samples))
 
+    @property
+    def fixed_length(self) -> str | None:
+        """Batches, damping and rate follow the share of the cost that is spent."""
+        return "batch sizes, damping and rate were planned for its budget"
+
     def start(self, w: Tensor) -> StreamState:
         """Take what the phase may spend, within the run's budget; nothing is evaluated yet."""
         ledger, seed = self._budget.ledger, self._run.config.seed
@@ -131,9 +136,10 @@ class StreamPhase:
     def step(self, state: StreamState) -> StreamState:
         """Take one step on one fresh subset; one host synchronisation, and two more where factors are estimated."""
         try:
-            if self._estimate_due(state):
-                self._estimate(state)
-            self._advance(state)
+            with self._budget.ledger.arithmetic():
+                if self._estimate_due(state):
+                    self._estimate(state)
+                self._advance(state)
         except BudgetExhausted:
             state.stopped = state.budget.end if state.iterations else StopReason.BUDGET
         return state

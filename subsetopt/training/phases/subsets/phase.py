@@ -82,6 +82,11 @@ class SubsetsPhase:
         """The evaluation at the start, and one at the end of a first step, of every solve."""
         return self._budget.ledger.price("gradient", 2 * self.samples)
 
+    @property
+    def fixed_length(self) -> str | None:
+        """The states of finished solves are not kept, only their minima."""
+        return f"each of its {self.config.subsets} solves ended with its own part of the limit"
+
     def start(self, w: Tensor) -> SubsetsState:
         """Begin the first solve of each rank."""
         ledger = self._budget.ledger

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from subsetopt.objective import FlatModel
+    from subsetopt.training.phases.first_order.step_price import StepWork
     from subsetopt.training.settings.phase import PhaseConfig
 
 
@@ -26,13 +27,15 @@ class FirstOrderMethod:
     follows no scale of the loss, since it is bounded by curvature. `decoupled_decay` is the default of a weight decay
     that is applied apart from the gradient; None says that the decay is the L2 penalty itself, by default the run's.
     `schedule` is the default one, `of_phase` names settings of the phase that arguments in parentheses may give, too.
-    Comparisons tune the learning rate.
+    Comparisons tune the learning rate. `step_work` says what is charged for a step beside its gradient: nothing for
+    updates "entrywise", the count of the first step where all multiply the same matrices ("fixed"), else that of each.
     """
 
     rate: ClassVar[float]
     decoupled_decay: ClassVar[float | None] = None
     schedule: ClassVar[str] = "cosine"
     of_phase: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+    step_work: ClassVar[StepWork] = "varying"
 
     @classmethod
     def default_rate(cls, setting: str = "optimizer") -> float:

@@ -40,6 +40,7 @@ class Adam(FirstOrderMethod):
     """Adam with torch's defaults."""
 
     rate = 1e-3
+    step_work = "entrywise"
 
     @classmethod
     def factory(cls) -> Callable[..., Any]:

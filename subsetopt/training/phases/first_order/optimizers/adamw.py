@@ -35,6 +35,7 @@ class AdamW(FirstOrderMethod):
     """AdamW with torch's defaults."""
 
     rate = 1e-3
+    step_work = "entrywise"
     decoupled_decay = 0.01
 
     @classmethod

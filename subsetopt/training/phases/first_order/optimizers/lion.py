@@ -5,7 +5,7 @@ Each step moves every entry by lr times the sign of b1 m + (1 - b1) g, then m <-
 
 ## Settings
 - `lr` (0.0003): peak learning rate, three to ten times below Adam's; a comparison tunes it.
-- `weight_decay` of the phase (the run's L2 strength): the L2 penalty of the loss; one in the optimizer's own arguments
+- `weight_decay` (the run's L2 strength): the L2 penalty of the loss; one in the optimizer's own arguments
   is decoupled, as its authors have it.
 - `betas` ((0.9, 0.99)) and whatever else the class takes, as arguments: `lion(betas=(0.95,0.98))`.
 
@@ -30,3 +30,4 @@ class Lion(ForeignMethod):
     name = "lion"
     package = "optimizers"
     rate = 3e-4
+    step_work = "entrywise"

@@ -10,7 +10,8 @@ gains, the last layer, and the first where another is left, go to AdamW.
 - `weight_decay` (0.01): decoupled.
 
 ## True cost
-One gradient of the mini-batch per step, and the Newton-Schulz products, which show in seconds; needs torch 2.9.
+One gradient of the mini-batch per step, and fifteen products per matrix, charged as the method's own arithmetic: more
+than the gradient itself where batches are small beside the width of layers. Needs torch 2.9.
 
 ## Source
 `torch.optim.Muon`; Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982.
@@ -35,6 +36,7 @@ class MuonMethod(FirstOrderMethod):
     """Muon on views of the flat parameter; see `first_order/muon.py`."""
 
     rate = 1e-2
+    step_work = "fixed"
     decoupled_decay = 0.01
 
     @classmethod

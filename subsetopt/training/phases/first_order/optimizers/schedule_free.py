@@ -7,7 +7,7 @@ batches at y.
 
 ## Settings
 - `lr` (0.0025): learning rate, constant unless a schedule is asked for; a comparison tunes it.
-- `weight_decay` of the phase (the run's L2 strength): the L2 penalty of the loss at y; one in the optimizer's own
+- `weight_decay` (the run's L2 strength): the L2 penalty of the loss at y; one in the optimizer's own
   arguments is decoupled, as its authors have it.
 - `betas` ((0.9, 0.999)), `warmup_steps` (0) and whatever else the class takes, as arguments:
   `schedule-free(warmup_steps=100)`.
@@ -33,4 +33,5 @@ class ScheduleFree(ForeignMethod):
     name = "schedule-free"
     package = "optimizers"
     rate = 2.5e-3
+    step_work = "entrywise"
     schedule = "constant"

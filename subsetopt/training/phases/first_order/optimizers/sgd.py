@@ -41,6 +41,7 @@ class SGD(FirstOrderMethod):
     """Takes momentum and Nesterov's variant from the settings of the phase."""
 
     rate = 0.05
+    step_work = "entrywise"
     of_phase = ("lr", "weight_decay", "momentum", "nesterov")
 
     @classmethod

@@ -6,10 +6,10 @@ Adds up G G^T and G^T G of every matrix (a convolution has one factor per axis),
 
 ## Settings
 - `lr` (0.1): peak learning rate; a comparison tunes it.
-- `weight_decay` of the phase (the run's L2 strength): the L2 penalty of the loss; one in the optimizer's own arguments
+- `weight_decay` (the run's L2 strength): the L2 penalty of the loss; one in the optimizer's own arguments
   replaces it.
-- `momentum` (0.9; the class itself has 0), `preconditioning_compute_steps` (10; the class itself has 1), `matrix_eps`
-  (1e-6) and whatever else the class takes, as arguments: `shampoo(momentum=0.0)`.
+- `momentum` (0.9; the class itself has 0), `preconditioning_compute_steps` (1), `matrix_eps` (1e-6) and whatever else
+  the class takes, as arguments: `shampoo(momentum=0.0)`. Inverse roots at every tenth step alone diverge on digits.
 
 ## True cost
 One gradient of the mini-batch per step, products of matrices as wide as the layers, and their inverse roots every
@@ -29,7 +29,7 @@ from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
     "shampoo", "gradients times inverse roots of their second moments, axis by axis (extra [optimizers])"
 )
 class Shampoo(ForeignMethod):
-    """Shampoo of pytorch_optimizer, with momentum and inverse roots at every tenth step."""
+    """Shampoo of pytorch_optimizer, with momentum."""
 
     path = "pytorch_optimizer:Shampoo"
     name = "shampoo"

@@ -7,7 +7,7 @@ them.
 
 ## Settings
 - `lr` (0.01): peak learning rate; a comparison tunes it.
-- `weight_decay` of the phase (the run's L2 strength): the L2 penalty of the loss; one in the optimizer's own arguments
+- `weight_decay` (the run's L2 strength): the L2 penalty of the loss; one in the optimizer's own arguments
   is decoupled, as its authors have it.
 - `betas` ((0.95, 0.95)), `precondition_frequency` (10), `max_precondition_dim` (10000) and whatever else the class
   takes, as arguments: `soap(precondition_frequency=20)`.

@@ -1,0 +1,98 @@
+"""Resume: from a run directory back to where the run was, and on to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from subsetopt.ambient import ordinary_torch
+from subsetopt.data import Dataset
+from subsetopt.distributed import join
+from subsetopt.errors import RunDirectoryError, SettingError, UserError
+from subsetopt.files import MALFORMED, reason
+from subsetopt.training.checks.identity import fits
+from subsetopt.training.finishing import SPLITS, RunResult, finish
+from subsetopt.training.loop import Loop
+from subsetopt.training.position import Position
+from subsetopt.training.progress import Progress, Silent
+from subsetopt.training.result import version_of, warn_of_other_environment
+from subsetopt.training.run_directory import (
+    CHECKPOINT,
+    CONFIG,
+    RunDirectory,
+)
+from subsetopt.training.settings.run import RunConfig
+from subsetopt.training.starting import alone_in, prepare_all, set_resume_hint
+from subsetopt.training.stored_settings import load_config, stored_settings
+from subsetopt.version import own_version
+
+
+@ordinary_torch()
+def resume_run(
+    path: str | Path,
+    *,
+    progress: Progress | None = None,
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+    splits: Sequence[str] = SPLITS,
+    figure: bool = True,
+    may_idle: bool = False,
+    limits: Mapping[str, Any] | None = None,
+) -> RunResult:
+    """Go on with an interrupted or killed run; a finished one returns its result at once.
+
+    With `limits` (of `LIMITS`, e.g. {"max_iterations": 1000}) a run goes on whose last solver was stopped by a limit,
+    where it was; raises `UserError` where there is none, or the new limits admit no step.
+
+    A run that was given a model or data set as objects needs equal ones again. Any number of ranks may go on with it;
+    all of them read the directory.
+    """
+    directory = RunDirectory.open(Path(path))
+    limits = {name: value for name, value in (limits or {}).items() if value is not None}
+    config = _within(load_config(directory, model, dataset, limits), limits)
+    ranks = join(config.rank_timeout, config.device)
+    progress = (progress if ranks.main else None) or Silent()
+    prepared, phases = prepare_all(config, model, dataset, ranks, may_idle)
+    written = directory if ranks.main else None
+    loop = Loop(prepared, phases, written, progress)
+    with alone_in(written, ranks):
+        ranks.together(lambda: None if written is None else written.prepare_to_go_on())
+        checkpoint = ranks.together(directory.load_checkpoint)
+        set_resume_hint(ranks, directory)
+        if ranks.main:
+            warn_of_other_environment(directory, prepared.data.device, ranks, progress)
+        ranks.together(
+            lambda: (
+                None if checkpoint is None else fits(directory, CHECKPOINT, loop.check, checkpoint[1], tuple(limits))
+            )
+        )
+        position = loop.begin_again() if checkpoint is None else _restored(loop, checkpoint, directory)
+        if limits:
+            ranks.together(lambda: None if checkpoint is None else loop.reopen(position))
+            ranks.together(lambda: None if written is None else written.write_toml(CONFIG, stored_settings(config)))
+            loop.save(position)
+        return finish(loop, position, prepared, phases, written, progress, splits, figure, may_idle)
+
+
+def _within(config: RunConfig, limits: Mapping[str, Any]) -> RunConfig:
+    """Return `config`; raises `SettingError` for limits that its explicit phases do not use."""
+    unused = [name for name in limits if name not in ("max_epochs", "max_seconds")] if config.phase else []
+    if unused:
+        raise SettingError(unused[0], limits[unused[0]], "the run has explicit phases", "give max_epochs")
+    return config
+
+
+def _restored(loop: Loop, checkpoint: tuple[dict[str, Tensor], dict[str, Any]], directory: RunDirectory) -> Position:
+    try:
+        return fits(directory, CHECKPOINT, loop.restore, *checkpoint)
+    except UserError:
+        raise
+    except MALFORMED as error:
+        written, own = version_of(directory), own_version()
+        raise RunDirectoryError(
+            f"run = {str(directory.path)!r}: its checkpoint (subsetopt {written}) does not fit this version {own} "
+            f"({type(error).__name__}: {reason(error)}); resume with the version that wrote it, or train anew"
+        ) from error
