@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from subsetopt.compare.config import ValidatedStudy, table_settings
 from subsetopt.compare.knobs import knob_of
-from subsetopt.compare.methods import Method, parse_method
+from subsetopt.compare.methods import Method, parse_methods
 from subsetopt.documents.run import RunDocument
 from subsetopt.errors import RunDirectoryError, UserError
 from subsetopt.facts import Knob
@@ -201,7 +201,7 @@ def read_result(cell: Cell, root: Path) -> RunDocument | None:
 
 
 def _methods(study: ValidatedStudy) -> dict[str, Method]:
-    methods = [parse_method(name) for name in study.config.methods]
+    methods = parse_methods(study.config.methods)
     for table in study.config.method:
         name, share, settings = table_settings(table)
         methods.append(Method(name, settings, share))

@@ -15,6 +15,13 @@ def name_of(text: str) -> str:
     return text.partition("(")[0].strip()
 
 
+def is_import_path(name: str) -> bool:
+    """Tell `package.module:Class` (which may be dotted) from other names; `scipy:CG` is a solver."""
+    module, colon, attribute = name.partition(":")
+    parts = [*module.split("."), *attribute.split(".")]
+    return bool(colon) and module != "scipy" and all(part.isidentifier() for part in parts)
+
+
 def split_arguments(text: str) -> tuple[str, dict[str, Any]]:
     """Return the name and its arguments: numbers, texts, switches, none, and tuples or lists of these.
 

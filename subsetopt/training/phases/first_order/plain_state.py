@@ -10,7 +10,7 @@ from torch import Tensor
 
 from subsetopt.arguments import kind_of, plain
 
-LIST, TUPLE, NUMBERED, NAMED = "list", "tuple", "numbered", "named"
+LIST, TUPLE, NUMBERED, NAMED, PERMUTED = "list", "tuple", "numbered", "named", "permuted"
 
 
 def encode(value: Any, path: str = "state") -> Any:
@@ -19,7 +19,7 @@ def encode(value: Any, path: str = "state") -> Any:
     if isinstance(value, Tensor):
         if value.layout is not torch.strided or value.is_quantized or value.is_complex():
             raise TypeError(f"{path} is a tensor that is sparse, quantized or complex")
-        return value.detach()
+        return _laid_out(value.detach())
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if type(value) in (list, tuple):
@@ -40,10 +40,24 @@ def decode(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     ((kind, items),) = value.items()
+    if kind == PERMUTED:
+        order = [int(axis) for axis in items["axes"].split()]
+        return items["data"].permute([order.index(axis) for axis in range(len(order))])
     if kind in (LIST, TUPLE):
         ordered = [decode(items[str(index)]) for index in range(len(items))]
         return ordered if kind == LIST else tuple(ordered)
     return {int(key) if kind == NUMBERED else key: decode(item) for key, item in items.items()}
+
+
+def _laid_out(tensor: Tensor) -> Any:
+    """Return a tensor whose axes lie in memory in their own order as it is, another with the order that they have.
+
+    Files hold tensors row by row, and products round otherwise where a matrix lies column by column, as LAPACK's do.
+    """
+    axes = sorted(range(tensor.ndim), key=lambda axis: -tensor.stride()[axis])
+    if tensor.is_contiguous() or not tensor.permute(axes).is_contiguous():
+        return tensor
+    return {PERMUTED: {"axes": " ".join(map(str, axes)), "data": tensor.permute(axes)}}
 
 
 def frozen(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,8 +80,9 @@ def _steps(optimizer: PerTensorOptimizer, w: Tensor, noise: Tensor) -> None:
 
 
 def _copy_state(optimizer: PerTensorOptimizer, other: PerTensorOptimizer) -> None:
-    """Hand the state over as a checkpoint does: tensors apart from numbers, the numbers as JSON."""
+    """Hand the state over as a checkpoint does: tensors row by row, apart from numbers, and these as JSON."""
     tensors, numbers = split({"state": optimizer.state_dict()["state"][0]})
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     other.load_state_dict({"state": {0: join(dict, tensors, json.loads(json.dumps(numbers)))["state"]}})
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from subsetopt.registry import Entry, Registry
-from subsetopt.training.phases.first_order.inline_arguments import name_of
+from subsetopt.training.phases.first_order.inline_arguments import is_import_path, name_of
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ class OptimizerRegistry(Registry[type[FirstOrderMethod]]):
 
     def entry(self, name: str) -> Entry[type[FirstOrderMethod]]:
         """Return the entry of a name, or one made for an import path, which is not imported yet."""
-        if isinstance(name, str) and ":" in (bare := name_of(name)):
+        if isinstance(name, str) and is_import_path(bare := name_of(name)):
             from subsetopt.training.phases.first_order.foreign import foreign_method
 
             return Entry(bare, "an optimizer by its import path", foreign_method(bare))
@@ -92,7 +92,7 @@ class OptimizerRegistry(Registry[type[FirstOrderMethod]]):
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):
             return False
-        return ":" in (bare := name_of(name)) or super().__contains__(bare)
+        return is_import_path(bare := name_of(name)) or super().__contains__(bare)
 
 
 OPTIMIZERS = OptimizerRegistry("optimizer", __name__)
