@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from subsetopt.compare.config import StudyConfig
+from subsetopt.compare.cells import CellMaker
+from subsetopt.compare.config import StudyConfig, make_study
 from subsetopt.compare.knobs import knob_of
 from subsetopt.compare.methods import describe, parse_method, parse_methods
 from subsetopt.errors import SettingError
@@ -64,6 +65,13 @@ def test_arguments_reach_the_phase_and_its_rate_is_what_is_tuned() -> None:
     (radam,) = make_config(parse_method("torch.optim:RAdam").settings).phases()
     knob = knob_of((radam,), 0.5)
     assert knob is not None and knob.centre == 1e-3  # the default of the class itself
+
+
+def test_a_weight_decay_of_the_optimizers_own_is_another_objective() -> None:
+    study = make_study({"methods": ["adam", "torch.optim:AdamW(weight_decay=0.01)"], "dataset": "digits"})
+    with pytest.raises(SettingError, match=r"^weight_decay = 0.01: is the own weight decay of torch.optim:AdamW"):
+        CellMaker(study)
+    assert CellMaker(make_study({"methods": ["torch.optim:AdamW"], "dataset": "digits"})).methods
 
 
 def test_a_method_whose_package_is_missing_is_left_out_where_marked(

@@ -35,7 +35,15 @@ def weight_decay_of(config: PhaseConfig, run: RunConfig) -> float:
     method = OPTIMIZERS.get(config.method)
     if method.has_own_decay(config.settings):
         return 0.0
-    return run.l2 if method.decoupled_decay is None else method.decoupled_decay
+    if method.decoupled_decay is None:
+        return run.l2
+    return 0.0 if config.coupled_l2 else method.decoupled_decay
+
+
+def coupled_l2_of(config: PhaseConfig, run: RunConfig) -> float:
+    """Return the L2 strength that is added to the gradient; other optimizers have it as their weight decay."""
+    decoupled = OPTIMIZERS.get(config.method).decoupled_decay is not None
+    return run.l2 if decoupled and config.coupled_l2 else 0.0
 
 
 def schedule_of(config: PhaseConfig) -> str:
@@ -76,7 +84,7 @@ def loss_of(config: PhaseConfig, run: RunContext) -> Loss:
 def sampler_of(
     config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, samples: int, stream: str
 ) -> Sampler:
-    """Return the sampler over `samples` rows; a sampler that has a window in time is told how long the training is."""
+    """Return the sampler over `samples` rows; a sampler that has a window in time gets the planned number of steps."""
     settings = dict(config.sampler_settings)
     batch_size = min(config.batch_size, samples)
     if "total_steps" in default_settings(config.sampler) and config.epochs is not None:
