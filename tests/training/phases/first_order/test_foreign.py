@@ -293,7 +293,7 @@ def test_those_of_the_extra_train_and_are_charged(name: str, data: Dataset) -> N
 
 
 @needs_extra
-@pytest.mark.parametrize("name", ["AdaHessian", "SophiaH", "Muon", "Lookahead"])
+@pytest.mark.parametrize("name", ["AdaHessian", "SophiaH", "Lookahead"])
 def test_those_that_need_more_than_gradients_are_refused(name: str, data: Dataset) -> None:
     with pytest.raises(SettingError, match=f"pytorch_optimizer:{name}") as caught:
         fit(data, f"pytorch_optimizer:{name}")
