@@ -6,6 +6,7 @@ Adam's step on the gradient alone, and w <- (1 - lr weight_decay) w beside it.
 ## Settings
 - `lr` (0.001): peak learning rate; a comparison tunes it.
 - `weight_decay` (0.01, torch's own default): not the run's L2 strength, which means something else.
+- `coupled_l2` (no): the run's L2 in the gradient and no decoupled decay, as comparisons have it; this is Adam.
 - `betas` ((0.9, 0.999)) and whatever else the class takes, as arguments: `adamw(betas=(0.8,0.95))`.
 
 ## True cost
