@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from subsetopt.compare.seconds import seconds_sentence, target_agreement
 from subsetopt.documents.comparison import ComparisonDocument, ComparisonEntry, Interval, ResultEntry
 
 _Pairs = Mapping[tuple[str, str], ComparisonEntry]
@@ -40,6 +41,7 @@ def _at_budget(summary: ComparisonDocument, families: Mapping[str, str], budget:
         f"{_value(summary, best.mean)}{_interval(summary, best.interval)}"
         f"{_relations(best.method, [row.method for row in ordered[1:]], pairs)}."
     ]
+    lines += seconds_sentence(summary, best, rows)
     rival = _best_of(ordered, families, "first-order")
     for family, called in CONTENDERS.items():
         contender = _best_of(ordered, families, family)
@@ -111,7 +113,8 @@ def _targets(summary: ComparisonDocument) -> list[str]:
         lines.append(
             f"A held-out loss of {target:g} was reached with the least cost by {cheapest.method} "
             f"({cheapest.cost_mean or 0.0:.3g} epoch-equivalents) and in the least time by {fastest.method} "
-            f"({fastest.seconds_mean or 0.0:.3g} s), of the {len(rows)} methods that reached it with every seed."
+            f"({fastest.seconds_mean or 0.0:.3g} s), of the {len(rows)} methods that reached it with every seed"
+            f"{target_agreement(cheapest, fastest)}."
         )
     return lines
 

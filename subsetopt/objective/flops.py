@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
 
 EIGH_FLOPS = 9.0
@@ -185,3 +186,25 @@ class _Contractions(TorchDispatchMode):
 
 _WRAPPED: Any = shape_wrapper  # torch leaves its types out
 _ALL: dict[Any, Callable[..., int]] = {**flop_registry, **{op: _WRAPPED(each) for op, each in FORMULAS.items()}}
+
+
+def count_entries(work: Callable[[], object]) -> int:
+    """Return how many numbers torch's operations write in `work()`: the price of work that has no contractions."""
+    with _Entries() as counted:
+        work()
+    return int(counted.entries)
+
+
+class _Entries(TorchDispatchMode):
+    """Sums the sizes of all results that are no views."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
+        self.entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        views = any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)
+        if not views:
+            self.entries += sum(each.numel() for each in tree_leaves(out) if isinstance(each, torch.Tensor))
+        return out
