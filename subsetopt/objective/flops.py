@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
+from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode, flop_registry, shape_wrapper
 
 EIGH_FLOPS = 9.0
 """d^3 operations of a symmetric eigendecomposition with vectors (Golub and Van Loan 2013, section 8.3)."""
@@ -144,6 +144,30 @@ class FlopCounter(FlopCounterMode):
         super().__init__(display=False, custom_mapping=FORMULAS)
         self.mod_tracker: Any = _NoModules()
 
+    def __enter__(self) -> Self:
+        """Begin to count from zero."""
+        self.flop_counts.clear()
+        mode: Any = _UnguardedMode(self)
+        self.mode = mode
+        mode.__enter__()
+        return self
+
+
+_guarded: Any = _FlopCounterMode.__torch_dispatch__
+
+
+class _UnguardedMode(_FlopCounterMode):
+    """torch's own mode without its guard against torch.compile, which imports for a second and wraps each operation.
+
+    Nothing is compiled while operations are counted.
+    """
+
+    __torch_dispatch__ = getattr(_guarded, "__wrapped__", _guarded)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
 
 class _NoModules:
     """Says that everything happens at the top."""
@@ -176,6 +200,10 @@ class _Contractions(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
         self.flops = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         formula = _ALL.get(func._overloadpacket)
@@ -201,6 +229,10 @@ class _Entries(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
         self.entries = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

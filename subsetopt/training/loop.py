@@ -29,7 +29,12 @@ class Loop:
     """Runs `phases`; `directory` None keeps everything in memory."""
 
     def __init__(
-        self, prepared: PreparedRun, phases: Sequence[Phase], directory: RunDirectory | None, progress: Progress
+        self,
+        prepared: PreparedRun,
+        phases: Sequence[Phase],
+        directory: RunDirectory | None,
+        progress: Progress,
+        save_at_once: bool = True,
     ) -> None:
         self._prepared = prepared
         self._data, self._budget, self._run = prepared
@@ -38,7 +43,8 @@ class Loop:
         self._directory = directory
         self._progress = progress
         self._stop = StopRequest(progress, relayed=self._ranks.size > 1)
-        self._last_save: float | None = None
+        self._save_at_once = save_at_once
+        self._last_save: float | None = None if save_at_once else time.monotonic()
 
     def start(self) -> Position:
         """Return the position before the first phase."""
@@ -129,7 +135,8 @@ class Loop:
         position.state = None
         self._progress.phase_ended(reason)
         self._log(f"{phase.title}: {reason} after {record['iteration']} iterations, loss {record['loss']}")
-        self.save(position)
+        if self._save_at_once or self._ranks.size > 1 or self._save_due():
+            self.save(position)
 
     def _hold(self, phase: Phase, position: Position, reason: StopReason) -> None:
         """Keep the state of a solver that a limit stopped, where no other phase goes on from its end to speak of."""

@@ -37,6 +37,7 @@ def train(
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
     may_idle: bool = False,
+    save_at_once: bool = True,
 ) -> RunResult:
     """Run all phases of `config` and return the result; `keep=False` writes nothing to disk.
 
@@ -44,7 +45,8 @@ def train(
     the time of drawing. Every check is made before the run directory is created. Raises `UserError` for the user's
     mistakes and `Interrupted` after Ctrl-C, with everything saved.
 
-    With `may_idle` a run whose budget admits no step is a finding, not a mistake.
+    With `may_idle` a run whose budget admits no step is a finding, not a mistake. `save_at_once=False` writes the first
+    checkpoint when `checkpoint_seconds` have passed, and none at the end of a phase before: for short runs of a study.
 
     Started by torchrun, the processes share the work; rank 0 alone writes and shows progress, and every rank returns
     the result.
@@ -54,7 +56,7 @@ def train(
     prepared, phases = prepare_all(as_given(config, model, dataset), model, dataset, ranks, may_idle)
     directory = ranks.together(lambda: _new_directory(prepared) if keep and ranks.main else None)
     set_resume_hint(ranks, directory)
-    loop = Loop(prepared, phases, directory, progress)
+    loop = Loop(prepared, phases, directory, progress, save_at_once)
     with alone_in(directory, ranks):
         return finish(loop, loop.start(), prepared, phases, directory, progress, splits, figure, may_idle)
 
