@@ -15,6 +15,7 @@ from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.checks.identity import check_identity, check_outputs
 from subsetopt.training.context import PreparedRun
+from subsetopt.training.observers import Observed, stop_asked
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.position import Held, Position, Snapshot, pack, unpack
 from subsetopt.training.progress import Progress
@@ -134,6 +135,8 @@ class Loop:
         position.snapshots.append(Snapshot(summary, position.w.detach().clone(), self._model.flat.buffers()))
         position.state = None
         self._progress.phase_ended(reason)
+        if isinstance(self._progress, Observed):
+            self._progress.phase_done(summary)
         self._log(f"{phase.title}: {reason} after {record['iteration']} iterations, loss {record['loss']}")
         if self._save_at_once or self._ranks.size > 1 or self._save_due():
             self.save(position)
@@ -169,7 +172,9 @@ class Loop:
     def _agreed_to_stop(self, position: Position) -> bool:
         """Save where rank 0 finds it due, and return whether any rank was asked to stop: one small collective."""
         loss = self._phases[len(position.snapshots)].record(position.state)["loss"]
-        stop, save = self._ranks.agree(self._stop.asked, self._save_due(), figure=math.nan if loss is None else loss)
+        stop, save = self._ranks.agree(
+            self._stop.asked or stop_asked(self._progress), self._save_due(), figure=math.nan if loss is None else loss
+        )
         if save and not stop:
             self.save(position)
         return stop

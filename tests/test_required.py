@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from subsetopt.adapters.required import require
+from subsetopt.required import require
 from subsetopt.errors import UserError
 
 
