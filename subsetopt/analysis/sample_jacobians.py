@@ -4,7 +4,7 @@ The gradient that a sample leaves in a layer z = W a + b is sum g a' over the la
 derivative in z: one row of a plain Linear layer, one for each token, one for each position of a convolution, a being
 the patch that the position sees. One backward pass gives the g of all samples (Goodfellow 2015, arXiv 1510.01799;
 Rochette et al. 2019, arXiv 1912.06015, for convolutions). Models with other parameters than those of Linear and
-Conv2d layers are mapped over samples by torch.func, which is slow for convolutions on a CPU.
+convolution layers are mapped over samples by torch.func, which is slow for convolutions on a CPU.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from subsetopt.errors import ModelError
 from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
-from subsetopt.objective.layers import Layer, find_layers, patches, recording
+from subsetopt.objective.layers import CONVOLUTION, Layer, find_layers, patches, recording
 
 
 class SampleJacobians(Protocol):
@@ -65,7 +65,7 @@ class LayerJacobians:
 
     def _rows(self, layer: Layer, a: Tensor) -> Tensor:
         """Return the layer's inputs by samples and rows, shape (n, rows, d)."""
-        rows = patches(layer.module, a) if isinstance(layer.module, nn.Conv2d) else a
+        rows = patches(layer.module, a) if isinstance(layer.module, CONVOLUTION) else a
         return rows.reshape(self._n, -1, rows.shape[-1])
 
     def _gradients(self, u: Tensor, differentiable: bool) -> Tensor:
@@ -76,7 +76,7 @@ class LayerJacobians:
             )
             found = [u.new_zeros(self._n, shape.numel()) for shape in self._flat.shapes]
             for (layer, rows, _), slope in zip(self._calls, slopes, strict=True):
-                last = slope.movedim(1, -1) if isinstance(layer.module, nn.Conv2d) else slope
+                last = slope.movedim(1, -1) if isinstance(layer.module, CONVOLUTION) else slope
                 g = last.reshape(self._n, -1, last.shape[-1])
                 if layer.weight is not None:
                     found[layer.weight] = found[layer.weight] + (g.mT @ rows).flatten(1)

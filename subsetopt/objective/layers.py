@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from subsetopt.errors import ModelError
 from subsetopt.objective.flat_model import FlatModel
 
-CONVOLUTION = nn.Conv1d | nn.Conv2d
+CONVOLUTION = nn.Conv1d | nn.Conv2d | nn.Conv3d
 KRONECKER = nn.Linear | CONVOLUTION
 """Modules whose curvature is a Kronecker product."""
 
@@ -38,7 +38,7 @@ class Layer:
 def find_layers(flat: FlatModel) -> tuple[list[Layer], list[int]]:
     """Return the layers with a known form of curvature, and the places of all other trainable parameters.
 
-    Known: Linear, Conv1d and Conv2d without groups, BatchNorm, LayerNorm, GroupNorm, Embedding. A parameter that two
+    Known: Linear, Conv1d to Conv3d without groups, BatchNorm, LayerNorm, GroupNorm, Embedding. A parameter that two
     modules share belongs to no layer; nor does a bias whose weight is shared or frozen. A module called twice is one
     layer that has more rows.
     """
@@ -122,7 +122,7 @@ PATCH_BYTES = 64 * 2**20  # of unfolded convolution inputs at a time
 
 
 def patches(module: CONVOLUTION, x: Tensor) -> Tensor:
-    """Return what each output position of `module` sees of x, shape (n, positions, C kh kw)."""
+    """Return what each output position of `module` sees of x, shape (n, positions, C times the kernel's size)."""
     padding: Any = module.padding
     if isinstance(padding, str) or module.padding_mode != "zeros":
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
@@ -131,8 +131,19 @@ def patches(module: CONVOLUTION, x: Tensor) -> Tensor:
     if isinstance(module, nn.Conv1d):  # as one row of an image
         x, padding = x[..., None, :], (0, *padding) if padding else 0
         kernel, dilation, stride = (1, *kernel), (1, *dilation), (1, *stride)
+    if isinstance(module, nn.Conv3d):
+        return _patches_in_space(x, kernel, dilation, padding, stride)
     unfolded = F.unfold(x, cast(Any, kernel), cast(Any, dilation), padding, cast(Any, stride))
     return unfolded.transpose(1, 2)
+
+
+def _patches_in_space(x: Tensor, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
+    """Return what F.unfold, transposed, would give for volumes (n, C, D, H, W)."""
+    if padding:
+        x = F.pad(x, [edge for width in reversed(padding) for edge in (width, width)])
+    for axis, (size, gap, step) in enumerate(zip(kernel, dilation, stride, strict=True), start=2):
+        x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
+    return x.movedim(1, 4).flatten(4).flatten(1, 3)  # from (n, C, *positions, *kernel)
 
 
 def sample_rows(

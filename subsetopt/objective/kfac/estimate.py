@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from subsetopt.errors import ModelError
 from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.flops import count_flops
@@ -34,12 +35,12 @@ NAMED = 16
 class Kfac:
     """Running estimate of F at changing w, without L2; zero until `update` has taken one in.
 
-    Linear, Conv1d and Conv2d layers have a Kronecker eigenbasis; norm layers and embeddings a diagonal of squared per-
-    sample gradients; every other parameter tensor a multiple of the identity, the mean of its squared random gradient,
-    and is named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a warm-up in
-    which all estimates count the same. A factor is decomposed anew when its moment has changed by more than `drift` of
-    its Frobenius norm since the last time: the inputs of the first layer, for one, never change much. Eigenvalues are
-    averaged in their order, whether the basis has turned or not.
+    Linear and Conv1d to Conv3d layers have a Kronecker eigenbasis; norm layers and embeddings a diagonal of squared
+    per-sample gradients; every other parameter tensor a multiple of the identity, the mean of its squared random
+    gradient, and is named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a
+    warm-up in which all estimates count the same. A factor is decomposed anew when its moment has changed by more than
+    `drift` of its Frobenius norm since the last time: the inputs of the first layer, for one, never change much.
+    Eigenvalues are averaged in their order, whether the basis has turned or not.
     """
 
     def __init__(
@@ -167,7 +168,8 @@ class Kfac:
         return tensors
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` returned."""
+        """Take back what `state_dict` returned; raises `ModelError` for the factors of other layers."""
+        self._check_layers(tensors)
         self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
         self._missed = set(tensors["missed"].tolist()) if "missed" in tensors else set()
         count = len(self._kronecker) if self.updates else 0
@@ -176,6 +178,14 @@ class Kfac:
             for index in range(count)
         ]
         self._values = [Eigenvalues.from_state(tensors, f"{index}.eigenvalues.") for index in range(count)]
+
+    def _check_layers(self, tensors: Mapping[str, Tensor]) -> None:
+        known = [index for index in range(len(tensors)) if f"{index}.a.moment" in tensors]
+        if int(tensors["updates"]) and len(known) != len(self._kronecker):
+            raise ModelError(
+                f"checkpoint: it has K-FAC factors of {len(known)} layers, the model has {len(self._kronecker)}; "
+                "start anew, or resume with the version that wrote it"
+            )
 
     def _blocks(self) -> Iterator[tuple[Layer, Factor, Factor, Eigenvalues]]:
         """Return the layers that have factors, with what is known of them; none before the first update."""

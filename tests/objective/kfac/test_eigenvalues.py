@@ -117,6 +117,27 @@ def test_rows_of_a_convolution_give_the_gradient_of_each_sample(bias: bool, time
     assert patches(module, calls[0][0]).shape == (5, 25, 18)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"padding": (1, 0, 2), "stride": (1, 2, 1)},
+        {"dilation": (2, 1, 1), "padding": "same"},
+        {"padding": 1, "padding_mode": "replicate"},
+    ],
+)
+def test_rows_of_a_convolution_in_space_give_the_gradient_of_each_sample(settings) -> None:
+    module = nn.Conv3d(2, 3, (2, 3, 1), **settings).double()
+    x = random(4, 2, 4, 5, 3, name="x")
+    z = module(x)
+    g = random(*z.shape, name="g")
+    rows, gradients = (torch.cat(parts) for parts in zip(*sample_rows(module, True, [(x, g)]), strict=True))
+    for index in range(4):
+        total = (module(x[index : index + 1]) * g[index : index + 1]).sum()
+        weight, bias = torch.autograd.grad(total, list(module.parameters()))
+        expected = torch.cat([weight.flatten(1), bias[:, None]], 1)
+        torch.testing.assert_close(gradients[index].T @ rows[index], expected)
+
+
 @pytest.mark.parametrize("shape", [(6,), (4, 6)])
 def test_rows_of_a_linear_layer_give_the_gradient_of_each_sample(shape: tuple[int, ...]) -> None:
     module = nn.Linear(6, 3).double()

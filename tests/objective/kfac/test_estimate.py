@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from subsetopt.errors import ModelError
 from subsetopt.objective import BudgetExhausted, FlatModel, make_loss
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.objective.output_noise import output_noise
@@ -128,6 +129,29 @@ def test_a_convolution_along_a_sequence_is_one_along_rows_of_an_image(settings):
     torch.testing.assert_close(along.product(v), across.product(v))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"padding": (0, 1, 2), "stride": (1, 2, 1)},
+        {"padding": "same", "dilation": (1, 2, 1)},
+        {"padding": (0, 1, 1), "padding_mode": "circular"},
+    ],
+)
+def test_a_convolution_in_space_with_flat_kernels_is_one_in_the_plane(settings):
+    """Before, Conv3d had no factors."""
+    plane = {name: value[1:] if isinstance(value, tuple) else value for name, value in settings.items()}
+    x, y = torch.randn(4, 2, 5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    space, image = nn.Conv3d(2, 3, (1, 3, 2), **settings), nn.Conv2d(2, 3, (3, 2), **plane)
+    with torch.no_grad():
+        image.weight.copy_(space.weight[:, :, 0])
+        image.bias.copy_(space.bias)
+    deep = fitted(built(space, nn.AdaptiveAvgPool3d(1), nn.Flatten()), x[:, :, None], y, draw="empirical")
+    flat = fitted(built(image, nn.AdaptiveAvgPool2d(1), nn.Flatten()), x, y, draw="empirical")
+    v = torch.randn(39, dtype=torch.float64)
+    assert deep.note == ""
+    torch.testing.assert_close(deep.product(v), flat.product(v))
+
+
 @pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.LayerNorm([4, 3])])
 def test_norm_layers_have_the_diagonal_of_squared_sample_gradients(norm):
     flat = built(norm, nn.Flatten(), nn.Linear(12, 2))
@@ -213,6 +237,13 @@ def test_parameters_used_outside_of_their_layers_calls_have_one_scale_and_are_na
     again.load_state_dict(kfac.state_dict())
     assert torch.equal(again.product(v), product)
     assert again.note == kfac.note
+
+
+def test_factors_of_other_layers_are_refused_in_one_line():
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2
+    one, two = built(nn.Linear(3, 2)), built(nn.Linear(3, 3), nn.Linear(3, 2))
+    with pytest.raises(ModelError, match=r"^checkpoint: it has K-FAC factors of 1 layers, the model has 2; .*$"):
+        Kfac(two, make_loss("cross_entropy")).load_state_dict(fitted(one, x, y).state_dict())
 
 
 def test_checkpointed_layers_have_the_factors_of_plain_ones():
