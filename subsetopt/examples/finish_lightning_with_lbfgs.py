@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from subsetopt.adapters.lightning import FinishWithLBFGS
 
 
-class Wave(LightningModule):
+class Wave(LightningModule):  # type: ignore[misc]  # its types are not read
     """Any module with `training_step` and an optimizer of its own."""
 
     def __init__(self) -> None:

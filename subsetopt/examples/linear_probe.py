@@ -18,8 +18,8 @@ def main() -> None:
     features = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU()).double()  # a frozen backbone
 
     def probed(inputs: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return features(inputs.double() / 16)
+        found: torch.Tensor = features(inputs.double() / 16)
+        return found.detach()
 
     x, y = probed(digits.train.inputs), digits.train.targets
     held_x, held_y = probed(digits.test.inputs), digits.test.targets

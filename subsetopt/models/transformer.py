@@ -46,7 +46,7 @@ class Block(nn.Module):
         return cast(Tensor, x + self.forth(self.second(x)))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return cast(Tensor, x.unflatten(2, (self.heads, -1))).transpose(1, 2)
 
 
 class Encoder(nn.Module):

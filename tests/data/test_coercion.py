@@ -189,6 +189,8 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
     "one entry as both": ("is chosen as the target, too", lambda: _chosen({"x": X, "y": Y}, inputs="y", targets="y")),
     "no such entry": ("has no such entry; it has x, y", lambda: _chosen({"x": X, "y": Y}, targets="z")),
     "no such place": ("has no such entry", lambda: _chosen([(X[0], 1)] * 9, targets=2)),
+    "empty dict": ("has no entries", dict),
+    "target alone": ("has no inputs", lambda: {"y": Y}),
     "no entries": ("names nothing", lambda: _chosen({"x": X, "y": Y}, inputs=())),
     "a size in words": ("not a whole number", lambda: _chosen((X, Y), max_bytes="1GB")),
     "an object as a sample": (

@@ -131,6 +131,8 @@ def _is_number(value: object) -> bool:
 
 def _of_mapping(batch: Mapping[Any, Any], columns: Columns, what: str) -> tuple[Any, Any]:
     names = [str(name) for name in batch]
+    if not names:
+        raise SettingError("dataset", "{}", f"{what} has no entries", "give inputs and targets")
     entries = dict(zip(names, batch.values(), strict=True))
     targets = columns.targets
     found = tuple(name for name in names if name in TARGET_NAMES)

@@ -51,7 +51,7 @@ def require_readable(thing: object) -> None:
         raise refused(thing, f"is {kind_of(thing)}, which is not taken as data", "give what its .to_pandas() returns")
     if isinstance(thing, Tensor | np.ndarray) or is_series(thing) or is_sparse(thing):
         raise refused(thing, f"is {kind_of(thing)} without targets", "give a pair (inputs, targets)")
-    if isinstance(thing, type) or thing is None or isinstance(thing, str | bytes):
+    if isinstance(thing, type) or thing is None or isinstance(thing, str | bytes | range | np.generic):
         raise refused(thing, f"is {kind_of(thing)}, which is not taken as data", ACCEPTED)
     if isinstance(thing, IterableDataset | Iterator) or (
         isinstance(thing, Iterable) and not hasattr(thing, "__getitem__")
@@ -59,7 +59,10 @@ def require_readable(thing: object) -> None:
         raise streamed(thing)
     if not hasattr(thing, "__getitem__"):
         raise refused(thing, f"is {kind_of(thing)}, which is not taken as data", ACCEPTED)
-    if isinstance(thing, tuple) and len(thing) != 2:
+    if isinstance(thing, Mapping) and not any(_is_array(value) or isinstance(value, list) for value in thing.values()):
+        raise refused(thing, f"is {kind_of(thing)} that has no entries that are arrays", ACCEPTED)
+    samples = isinstance(thing, list) and all(isinstance(sample, tuple | list | Mapping) for sample in thing)
+    if isinstance(thing, tuple | list) and not samples and not _is_pair(thing):
         raise refused(thing, f"is {kind_of(thing)} of {_kinds(thing)}", ACCEPTED)
 
 
@@ -77,10 +80,6 @@ def read_given(thing: Any, columns: Columns, max_bytes: int | None) -> GivenSamp
     if _is_pair(thing):
         require_no_choice(columns, "a pair (x, y)")
         return _pair(thing[0], thing[1], max_bytes)
-    if isinstance(thing, tuple):
-        raise refused(thing, f"is {kind_of(thing)} of {_kinds(thing)}", ACCEPTED)
-    if isinstance(thing, list) and not all(isinstance(sample, tuple | list | Mapping) for sample in thing):
-        raise refused(thing, f"is {kind_of(thing)} of {_kinds(thing)}", ACCEPTED)
     return _map_style(thing, columns, max_bytes)
 
 
