@@ -188,7 +188,8 @@ def run_cell(cell: Cell, root: Path, threads: int | None = None) -> CellOutcome:
                 resume_run(directory, splits=splits, figure=False, may_idle=True)
             else:
                 shutil.rmtree(directory, ignore_errors=True)  # killed before it had begun
-                train(cell.config.model_copy(update={"output": directory}), splits=splits, figure=False, may_idle=True)
+                config = cell.config.model_copy(update={"output": directory})
+                train(config, splits=splits, figure=False, may_idle=True, save_at_once=False)
     except Interrupted:
         return CellOutcome("interrupted")
     except UserError as error:

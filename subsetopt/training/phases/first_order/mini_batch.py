@@ -23,9 +23,10 @@ from subsetopt.errors import SettingError
 from subsetopt.inputs import Inputs, Parts, Stored
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
-from subsetopt.objective.flops import count_contractions, count_flops
+from subsetopt.objective.flops import count_contractions, count_entries, count_flops
 from subsetopt.objective.tally import tallied
 from subsetopt.samplers import Batch, Sampler, Scan, Seen
+from subsetopt.seeding import make_generator
 from subsetopt.training.context import RunContext
 from subsetopt.training.ledger import Ledger
 from subsetopt.training.phases.batch_sharing import shared_batches
@@ -119,6 +120,8 @@ class MiniBatch:
         if batch is None or (self._flat.batch_dependent and len(batch.indices) == 1):
             return None
         indices = moved(batch.indices, self._targets.device)
+        if self._augmentation is not None:
+            self._ledger.charge("flops", len(indices) * self._augmentation_flops, "augmentation")
         self._ledger.charge("gradient", len(indices), "train")
         inputs, donors, shares = self._augmented(self._stored(indices), generator)
         rows = indices if donors is None else indices[donors]
@@ -218,6 +221,15 @@ class MiniBatch:
         outputs = outputs.to(w.dtype)
         wanted = "probabilities" in needs and isinstance(self._loss, CrossEntropy)
         return ForwardPass(outputs, outputs.detach().softmax(1) if wanted else None, features)
+
+    @cached_property
+    def _augmentation_flops(self) -> int:
+        """Operations per image: one for each number that it writes, but for what standardising alone writes."""
+        images, preprocess = self._stored(torch.arange(min(COUNTED_ROWS, len(self._inputs)))), self._data.preprocess
+        augmentation = self._augmentation
+        assert augmentation is not None and isinstance(images, Tensor), "augmentation is refused for several inputs"
+        written = count_entries(lambda: augmentation(images, preprocess, make_generator(0, "price of augmentation")))
+        return max(0, written - count_entries(lambda: preprocess(images))) // len(images)
 
     def _counted(self, work: Callable[[], None]) -> None:
         """Do a sampler's own arithmetic and charge it, afterwards: how much it is depends on the data."""
