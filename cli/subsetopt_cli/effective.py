@@ -17,6 +17,7 @@ from subsetopt.documents.analysis import (
     EstimateEntry,
     LeaveOneOutEntry,
 )
+from subsetopt.report.numbers import epochs
 from subsetopt.report.table import text_table
 from subsetopt.training.settings.run import RunConfig
 from subsetopt_cli.output import print_json, standard_output_reserved
@@ -147,5 +148,5 @@ def _observations(document: EffectiveRatioDocument) -> list[str]:
         )
     texts += [f"Note: {note}." for note in document.notes]
     cost = document.cost
-    texts.append(f"Cost: {cost.epoch_equivalents:.3g} epoch-equivalents, {cost.seconds:.1f} s.")
+    texts.append(f"Cost: {epochs(cost.epoch_equivalents)}, {cost.seconds:.1f} s.")
     return [line for text in texts for line in textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="  ")]

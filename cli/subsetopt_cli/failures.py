@@ -28,7 +28,7 @@ _REMEDIES = {
 
 def exit_code_of(error: BaseException, *, debug: bool) -> int:
     """Print `error` in one line (with `debug` after its traceback) and return the exit code."""
-    if not speaks() and _told_elsewhere(error):
+    if not speaks() and _reported_by_rank_0(error):
         return _describe(error)[1]
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         _say("Interrupted.")
@@ -56,7 +56,7 @@ def _describe(error: BaseException) -> tuple[str, int]:
     )
 
 
-def _told_elsewhere(error: BaseException) -> bool:
+def _reported_by_rank_0(error: BaseException) -> bool:
     """Return whether rank 0 reports it: every mistake reaches all ranks, but the lost rank may be rank 0 itself."""
     mistake = isinstance(error, (UserError, click.ClickException))
     return mistake and not isinstance(error, RankLostError)

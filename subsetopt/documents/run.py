@@ -170,6 +170,8 @@ class RunDocument(Document):
     solve: SolveEntry | None = None
     handoff: PhaseEntry | None = None
     metrics: Metrics
+    objective: Finite = None
+    """What all methods minimise: the loss on all training data with l2/2 ||w||^2, in the units of the training."""
     metrics_before_handoff: Metrics | None = None
     assessment: Assessment = Assessment()
     models: Models | None = None

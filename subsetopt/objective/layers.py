@@ -15,6 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from subsetopt.errors import ModelError
 from subsetopt.objective.flat_model import FlatModel
 
+KRONECKER = nn.Linear | nn.Conv2d
+"""Modules whose curvature is a Kronecker product."""
+
 
 @dataclass
 class Layer:
@@ -28,7 +31,7 @@ class Layer:
     @property
     def kronecker(self) -> bool:
         """Whether its curvature is a Kronecker product; otherwise it is a diagonal."""
-        return isinstance(self.module, nn.Linear | nn.Conv2d)
+        return isinstance(self.module, KRONECKER)
 
 
 def find_layers(flat: FlatModel) -> tuple[list[Layer], list[int]]:
@@ -44,14 +47,15 @@ def find_layers(flat: FlatModel) -> tuple[list[Layer], list[int]]:
             places.setdefault(slots[0][0], {})[slots[0][1]] = place
     layers = []
     for module, names in places.items():
-        known = set(names) <= {"weight", "bias"} and _is_known(module)
-        if known and ("weight" in names or not isinstance(module, nn.Linear | nn.Conv2d)):
+        known = set(names) <= {"weight", "bias"} and is_known(module)
+        if known and ("weight" in names or not isinstance(module, KRONECKER)):
             layers.append(Layer(module, names.get("weight"), names.get("bias")))
     covered = {place for layer in layers for place in (layer.weight, layer.bias)}
     return layers, [place for place in range(len(flat.names)) if place not in covered]
 
 
-def _is_known(module: nn.Module) -> bool:
+def is_known(module: nn.Module) -> bool:
+    """Return whether K-FAC has a form of curvature for the module's own weight and bias."""
     if isinstance(module, nn.Conv2d):
         return module.groups == 1
     return isinstance(module, nn.Linear | _BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.Embedding)

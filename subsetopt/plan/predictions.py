@@ -1,8 +1,8 @@
 """What each strategy is predicted to cost to a wanted quality: laws, times the speed of this machine.
 
 Costs in epoch-equivalents come from the laws of `laws.toml`, for L-BFGS from the pilot where it was finished; seconds
-and dependent calls follow from what one call takes here. A law says what was seen on other data: predictions are
-ranges, and each says what it rests on.
+and the sequential model calls follow from what one call takes here. A law says what was seen on other data:
+predictions are ranges, and each says what it rests on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FIRST_STEP = 2.0  # epoch-equivalents that a solver takes at least on the full s
 class Prediction:
     """What a strategy is predicted to cost; `units` None where it was not seen to reach the quality.
 
-    `units` are epoch-equivalents, `calls` dependent model calls; `rests_on` names the measurements.
+    `units` are epoch-equivalents, `calls` sequential model calls; `rests_on` names the measurements.
     """
 
     strategy: str
@@ -145,7 +145,7 @@ def _subset_alone(problem: PlannedRun, laws: Sequence[Law]) -> Prediction | None
 def _priced(
     strategy: PlannedStrategy, units: Range | None, calls: Range | None, rests_on: tuple[str, ...], problem: PlannedRun
 ) -> Prediction:
-    """Add seconds: those of the model calls, and what a solver adds to each of its dependent calls."""
+    """Add seconds: those of the model calls, and what a solver adds to each of its sequential calls."""
     words = ["subsetopt train", problem.flags, strategy.flags]
     if units is not None:
         words += [f"{limit} {math.ceil(10 * units.high) / 10:g}" for limit in strategy.limits]

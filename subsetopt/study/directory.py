@@ -19,7 +19,7 @@ RESULTS = "results.csv"
 
 @contextmanager
 def open_study(output: Path) -> Iterator[RunDirectory]:
-    """Open the directory of a new study or of one to go on with, for this process alone; or `RunDirectoryError`."""
+    """Open the directory of a new study or of one to continue, for this process alone; or `RunDirectoryError`."""
     foreign = output.exists() and (not output.is_dir() or any(path.name != LOCK for path in output.iterdir()))
     if foreign and not (output / STUDY).is_file():
         raise RunDirectoryError(

@@ -39,7 +39,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Return {split: {loss, accuracy | mse, r2}} of a finished run's model, computed afresh.
 
-    Inputs and targets are standardised as the run did. Data that are not those of the run are told in `notes`.
+    Inputs and targets are standardised as the run did. Data that are not those of the run are named in `notes`.
     """
     directory = RunDirectory.open(Path(path))
     result = directory.read_json(RESULT)

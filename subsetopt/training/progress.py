@@ -1,4 +1,4 @@
-"""How a run tells the outside world where it is; the command line shows it as bars."""
+"""Progress of a run, as callbacks; the command line shows it as bars."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ from subsetopt.training.context import PreparedRun, RunContext
 from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import BEST, ENVIRONMENT, MODEL, RunDirectory
+from subsetopt.training.run_model import training_loss
 from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData
 from subsetopt.version import own_version
@@ -70,6 +71,7 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
         solve=None if solve is None else SolveEntry.model_validate({"solver": solve.record["method"], **solve.record}),
         handoff=None if handoff is None else PhaseEntry.model_validate(handoff.record),
         metrics=_written(metrics),
+        objective=_objective(config.l2, snapshots[-1], metrics),
         metrics_before_handoff=None if before is None else _written(before),
         assessment=assessment,
         models=Models(last=MODEL, best=None if assessment.better is None else BEST),
@@ -126,6 +128,13 @@ def _metrics(data: TrainingData, run: RunContext, snapshot: Snapshot, splits: Se
     metrics = {name: measured for name, measured in found.items() if measured is not None}
     run.warnings += [note for note in non_finite_notes(data, run.model.flat, metrics) if note not in run.warnings]
     return metrics
+
+
+def _objective(l2: float, snapshot: Snapshot, metrics: Measured) -> float | None:
+    """Return the loss on all training data with the run's L2 penalty; None where they were not measured."""
+    if "train" not in metrics:
+        return None
+    return training_loss(metrics["train"]) + 0.5 * l2 * float(snapshot.w.double().square().sum())
 
 
 def _written(metrics: Measured) -> Metrics:

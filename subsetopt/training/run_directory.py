@@ -167,7 +167,7 @@ class RunDirectory:
     def cut_metrics(self, length: int, warn: Callable[[str], None]) -> int:
         """Drop the lines written after the checkpoint, beyond `length` bytes, and return the file's length.
 
-        Lines that are no longer what a run writes are dropped too, which is told to `warn`: they serve the curves
+        Lines that are no longer what a run writes are dropped too, with a warning by `warn`: they serve the curves
         alone, and the run goes on without them.
         """
         path = self.path / METRICS

@@ -43,7 +43,7 @@ def alone_in(directory: RunDirectory | None, ranks: Ranks) -> Iterator[None]:
 
 
 def set_resume_hint(ranks: Ranks, directory: RunDirectory | None) -> None:
-    """Tell every rank how the run is resumed if it loses another."""
+    """Set on every rank how the run is resumed if it loses another."""
     path = ranks.broadcast(None if directory is None else str(directory.path))
     if path is not None:
         ranks.resume_hint = f"`subsetopt resume {path}` goes on from the last checkpoint, with any number of ranks"

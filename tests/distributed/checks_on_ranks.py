@@ -260,11 +260,11 @@ def check_each_rank_reads_its_own_rows(ranks: Ranks) -> None:
         assert ranks.rank == 2 and "first nan at [99, 0]" in str(error), error
     else:
         assert ranks.rank != 2
-    data, budget, run = prepare(make_config({"dtype": "float64", "subset_frac": 0.5}), network(), data_set(), ranks)
+    data, _, run = prepare(make_config({"dtype": "float64", "subset_frac": 0.5}), network(), data_set(), ranks)
     objective = run.model.objective(data, SplitName.SUBSET)
     objective.value_and_gradient(objective.initial())
-    run.model.evaluate(data, objective.initial(), "subset")
-    assert "_drawn" not in vars(data, budget, run), "the whole subset has been copied"
+    run.model.evaluate(data, objective.initial(), SplitName.SUBSET)
+    assert "_drawn" not in vars(data), "the whole subset has been copied"
     start, stop = ranks.share(len(data.subset))
     own = data.preprocess(data.dataset.train.inputs[data.subset][start:stop])
     assert torch.equal(objective.samples.data.inputs(0, stop - start), own)

@@ -12,7 +12,7 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import Clock, PhaseBudget
 from subsetopt.training.earlier_checkpoints import upgraded
 from subsetopt.training.ledger import Ledger
-from subsetopt.training.phases.kfac_stream.fresh_subsets import Place
+from subsetopt.training.phases.kfac_stream.fresh_subsets import StreamCursor
 from subsetopt.training.phases.kfac_stream.output_change import OutputChange
 from subsetopt.training.phases.stopping import HeldOutTest
 
@@ -26,7 +26,7 @@ class Streaming:
     w: torch.Tensor
     random: dict[str, torch.Tensor]
     budget: PhaseBudget
-    place: Place
+    place: StreamCursor
     change: OutputChange
     checks: dict[str, Any]
     iterations: int
@@ -58,7 +58,7 @@ def test_the_parts_of_a_streaming_phase_are_found() -> None:
     ledger, clock = Ledger(1, {}), Clock()
     state = join(Streaming, *upgraded(tensors, numbers), ledger=ledger, clock=clock)
     assert state.budget == PhaseBudget(ledger, clock, 1.5, 4.0, StopReason.BUDGET, 2.0)
-    assert state.place == Place(1, 2, 3) and torch.equal(state.change.rows, rows) and state.change.ratio == 2.0
+    assert state.place == StreamCursor(1, 2, 3) and torch.equal(state.change.rows, rows) and state.change.ratio == 2.0
     assert state.random["cpu"].tolist() == [7] and state.iterations == 12 and state.stopped is None
     test = HeldOutTest(lambda w: 0.0)
     test.load_state_dict(state.checks["test"])

@@ -10,6 +10,7 @@ import click
 
 from subsetopt.documents.plan import PlanDocument, RangeEntry, StrategyEntry
 from subsetopt.errors import flag_of
+from subsetopt.report.numbers import epochs
 from subsetopt.report.table import text_table
 from subsetopt.training.settings.declaration import names_of
 from subsetopt.training.settings.run import RunConfig, make_config
@@ -123,7 +124,7 @@ def _text(document: PlanDocument) -> str:
         end = "to its minimum" if pilot.converged else "without an end"
         lines.append(
             f"Pilot: {pilot.samples} samples, {pilot.evaluations} evaluations {end}, "
-            f"{pilot.epoch_equivalents:.3g} epoch-equivalents, {_seconds(pilot.seconds)}."
+            f"{epochs(pilot.epoch_equivalents)}, {_seconds(pilot.seconds)}."
         )
     table = [["strategy", "epoch-equivalents", "seconds", "sequential model calls"]]
     for row in sorted(document.strategies, key=_order):
@@ -136,7 +137,7 @@ def _text(document: PlanDocument) -> str:
 
 def _advice(document: PlanDocument) -> list[str]:
     best, notes = document.recommendation, [f"Note: {note}." for note in document.notes]
-    cost = f"This plan cost {document.cost.epoch_equivalents:.3g} epoch-equivalents."
+    cost = f"This plan cost {epochs(document.cost.epoch_equivalents)}."
     if best is None:
         return _wrapped(
             ["No strategy was seen to come so close: ask for less, or compare by `subsetopt compare`.", cost]

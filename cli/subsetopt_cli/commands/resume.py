@@ -22,7 +22,7 @@ def command(run: Path, as_json: bool, quiet: bool, **flags: Any) -> None:
     """Continue an interrupted run.
 
     RUN is the directory that `subsetopt train` wrote. The final parameters are those of a run that was never stopped.
-    With a larger limit, such as --max-iterations, a solver that its limit stopped goes on where it was.
+    With a larger limit, such as --max-iterations, a solver that stopped at its limit continues from there.
     """
     from subsetopt.training.resume import resume_run
 

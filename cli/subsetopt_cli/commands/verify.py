@@ -12,6 +12,7 @@ from typing import Literal
 import click
 
 from subsetopt.documents.analysis import BoundedEntry, VerificationDocument
+from subsetopt.report.numbers import epochs
 from subsetopt.report.table import text_table
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
@@ -140,10 +141,7 @@ def _text(document: VerificationDocument) -> str:
         facts.insert(1, f"||g|| / smallest eigenvalue: the minimum is about {document.distance:.1e} away at most.")
     facts += [f"Note: {note}." for note in document.notes]
     cost = document.cost
-    facts.append(
-        f"Cost: {hessian.products} Hessian products, {cost.epoch_equivalents:.3g} epoch-equivalents, "
-        f"{cost.seconds:.1f} s."
-    )
+    facts.append(f"Cost: {hessian.products} Hessian products, {epochs(cost.epoch_equivalents)}, {cost.seconds:.1f} s.")
     lines = [
         line for fact in facts for line in textwrap.wrap(fact, _WIDTH, initial_indent="  ", subsequent_indent="  ")
     ]

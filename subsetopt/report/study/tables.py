@@ -98,6 +98,7 @@ def results_table(study: ComparisonDocument, budget: float) -> StudyTable:
         metric_title(study.metric),
         "95 % interval",
         "Test loss",
+        *(["Objective"] if _same_objective(study) else []),
         "Cost",
         "Cost with tuning",
         "Seconds",
@@ -111,8 +112,15 @@ def results_table(study: ComparisonDocument, budget: float) -> StudyTable:
         tuple(_result_row(study, row, limits) for row in rows),
         numeric=frozenset(range(1, len(columns))),
         note="Means over seeds. Cost in epoch-equivalents: forward and backward passes over the training set."
+        + (" Objective: the loss on all training data with its L2 penalty." if _same_objective(study) else "")
         + _friedman_note(study, budget),
     )
+
+
+def _same_objective(study: ComparisonDocument) -> bool:
+    """Tell whether all methods minimise one function, whose value then stands beside the test loss."""
+    same = study.objective is not None and study.objective.kind == "same"
+    return same and any(row.objective_mean is not None for row in study.results)
 
 
 def _friedman_note(study: ComparisonDocument, budget: float) -> str:
@@ -131,6 +139,7 @@ def _result_row(
         TableCell(metric_text(row.mean, row.metric), row.mean),
         TableCell(interval_text(row.interval, row.metric), width, strip=_strip(row, limits)),
         TableCell(loss_text(row.loss_mean), row.loss_mean),
+        *([TableCell(loss_text(row.objective_mean), row.objective_mean)] if _same_objective(study) else []),
         TableCell(cost_text(row.cost_mean), row.cost_mean),
         TableCell(cost_text(row.cost_including_tuning), row.cost_including_tuning),
         TableCell(cost_text(row.seconds_mean), row.seconds_mean),
@@ -216,16 +225,22 @@ def comparisons_table(study: ComparisonDocument) -> StudyTable:
                 TableCell(interval_text(row.interval, row.metric)),
                 TableCell(p_text(row.p), row.p),
                 TableCell(p_text(row.p_adjusted), row.p_adjusted),
+                TableCell(_size(row.detectable, accuracy), row.detectable),
                 TableCell(row.verdict, style=row.verdict.replace("no difference", "same")),
             )
         )
     return StudyTable(
         "Every paired comparison",
-        ("A", "B", "Budget", "Metric", "A minus B", "95 % interval", "p", "p adjusted", "A is"),
+        ("A", "B", "Budget", "Metric", "A minus B", "95 % interval", "p", "p adjusted", "Seen with 80 % power", "A is"),
         tuple(rows),
-        numeric=frozenset((2, 4, 6, 7)),
-        note="Accuracies differ in percentage points.",
+        numeric=frozenset((2, 4, 6, 7, 8)),
+        note="Accuracies differ in percentage points. Seen with 80 % power: the smallest true difference that this "
+        "many seeds, with this scatter and after correction, would have shown in four studies of five.",
     )
+
+
+def _size(value: float | None, accuracy: bool) -> str:
+    return MISSING if value is None else f"{100 * value:.2f}" if accuracy else number(value)
 
 
 def _signed(value: float, accuracy: bool) -> str:

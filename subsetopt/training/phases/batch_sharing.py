@@ -52,7 +52,7 @@ class BatchSharing:
         return tables
 
     def share(self, count: int) -> SampleShare:
-        """Return which samples of a batch of `count` are this rank's, for whoever adds up over ranks itself."""
+        """Return which samples of a batch of `count` are this rank's, for sums over ranks that the caller makes."""
         window = self.rows(count)
         return SampleShare(count, torch.arange(window.start, window.stop, device="cpu"), self._of(count))
 

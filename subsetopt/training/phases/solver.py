@@ -80,7 +80,7 @@ class SolverPhase:
         """Take one iteration of the solver and apply the stop test."""
         with self._budget.ledger.arithmetic():
             solver_state = self._solver.step(self._objective, state.solver)
-            return SolverState(solver_state, self._test.look(solver_state))
+            return SolverState(solver_state, self._test.check(solver_state))
 
     def terminate(self, state: SolverState) -> StopReason | None:
         """The solver's own reason first, then the stop test's."""
@@ -100,7 +100,7 @@ class SolverPhase:
         }
 
     def iterate(self, state: SolverState) -> Tensor:
-        """Return the current iterate; a look at it costs nothing."""
+        """Return the current iterate; free of charge."""
         self._model.refresh_batch_norm(self._data, state.solver.w, self.config.split, "evaluation")
         return state.solver.w
 

@@ -22,9 +22,9 @@ class MonitoredIterate(Protocol):
 
 
 class StopTest(Protocol):
-    """Looks at each new iterate. A test is created per phase and holds what it has seen."""
+    """Checks each new iterate. A test is created per phase and holds what it has seen."""
 
-    def look(self, state: State) -> StopReason | None:
+    def check(self, state: State) -> StopReason | None:
         """Return why to stop after this iterate, or None."""
 
     def choose(self, w: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class StopTest(Protocol):
 class MinimumTest:
     """No test beside the solver's own gradient test."""
 
-    def look(self, state: State) -> StopReason | None:
+    def check(self, state: State) -> StopReason | None:
         """Never stop."""
         return None
 
@@ -69,7 +69,7 @@ class NoiseTest(MinimumTest):
     noise: Callable[[], Tensor]
     theta: float = 0.1
 
-    def look(self, state: State) -> StopReason | None:
+    def check(self, state: State) -> StopReason | None:
         """Compare gradient and noise; one host synchronisation."""
         gradient = self.gradient(state).double()
         note_flops(2 * gradient.numel())
@@ -88,7 +88,7 @@ class HeldOutTest:
     checks_without_gain: int = 0
     best_w: Tensor | None = field(default=None, repr=False)
 
-    def look(self, state: MonitoredIterate) -> StopReason | None:
+    def check(self, state: MonitoredIterate) -> StopReason | None:
         """Check at every `every`-th iterate."""
         if state.iterations % self.every:
             return None

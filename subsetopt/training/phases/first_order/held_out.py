@@ -38,13 +38,13 @@ class HeldOutChecks:
         self._interval = max(affordable / CHECKS, self.cost / CHECK_SHARE)
         self._due = self._ledger.cost + self._interval
 
-    def look(self, iterate: MonitoredIterate, end: StopReason) -> StopReason | None:
+    def check(self, iterate: MonitoredIterate, end: StopReason) -> StopReason | None:
         """Check where it is due, and return why to stop: `end` where the check cannot be paid. One synchronisation."""
         ledger, before = self._ledger, self.test.best_loss
         if ledger.cost < self._due:
             return None
         try:
-            reason = self.test.look(iterate)
+            reason = self.test.check(iterate)
         except BudgetExhausted:
             return end
         if self.test.best_loss < before:

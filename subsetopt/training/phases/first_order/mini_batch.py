@@ -1,7 +1,7 @@
 """One mini-batch: the sampler proposes, selection looks where it must, the kept rows are trained on and credited.
 
-Every model call is charged before it is made: looks and scans to "selection", the training pass to "train". Looks and
-scans see the stored rows, never augmented ones, without graph and in evaluation mode, so that BatchNorm statistics and
+Every model call is charged before it is made: selection and scans to "selection", the training pass to "train". The
+former see the stored rows, never augmented ones, without graph and in evaluation mode, so that BatchNorm statistics and
 dropout see only what is trained on. A sampler's own arithmetic over whole splits (hashing, matching) is counted and
 charged like the gradients that it could have paid for. Several ranks draw the same batch and compute a part of it each;
 what the sampler observes is the whole.
@@ -34,7 +34,7 @@ SCAN_CHUNK = 512
 COUNTED_ROWS = 8
 
 
-class Look(NamedTuple):
+class ForwardPass(NamedTuple):
     """Outputs `(b, M)` of a forward pass, and what the sampler wants of it; `features` feed the last linear layer."""
 
     outputs: Tensor
@@ -64,7 +64,7 @@ class MiniBatch:
 
     @property
     def bind_rows(self) -> int:
-        """What the sampler's look at the training inputs costs, in gradients of one sample."""
+        """Cost of preparing the sampler on the training inputs, in gradients of one sample."""
         return self._gradients(self._sampler.bind_flops(self._inputs[0].numel()))
 
     @property
@@ -83,7 +83,7 @@ class MiniBatch:
         return cost + looked + ledger.price("gradient", 1 if candidates else rows)
 
     def bind(self) -> None:
-        """Let the sampler look at the training inputs once, where it wants to; a restored sampler has done so."""
+        """Prepare a sampler that needs the training inputs, once; a restored sampler has been prepared."""
         if self._sampler.needs_data:
             self._ledger.charge("gradient", self.bind_rows, "selection")
             self._sampler.bind(self._inputs)
@@ -103,9 +103,9 @@ class MiniBatch:
         rows = indices if donors is None else indices[donors]
         targets = self._targets[rows]
         own = self._sharing.rows(len(indices))
-        look = self._forward(w, inputs[own], "train")
+        passed = self._forward(w, inputs[own], "train")
         losses = donor_losses(
-            self._loss.per_sample, look.outputs, targets[own], None if shares is None else shares[own]
+            self._loss.per_sample, passed.outputs, targets[own], None if shares is None else shares[own]
         )
         weighted = losses
         if batch.weights is not None:
@@ -115,7 +115,7 @@ class MiniBatch:
         (gradient,) = torch.autograd.grad(loss, w)
         loss = loss.detach()
         each = losses.detach() if donors is None else losses.detach().sum(1)
-        self._sampler.observe(*self._seen(rows, each, look, targets, shares, sums=(gradient, loss)))
+        self._sampler.observe(*self._seen(rows, each, passed, targets, shares, sums=(gradient, loss)))
         return loss, gradient
 
     def _chosen(self, w: Tensor) -> Batch | None:
@@ -132,9 +132,9 @@ class MiniBatch:
         targets = self._targets[indices]
         own = self._sharing.rows(len(indices))
         with torch.no_grad():
-            look = self._forward(w, self._data.preprocess(self._stored(indices[own])), "eval")
-            losses = self._loss.per_sample(look.outputs, targets[own])
-        seen = self._seen(indices, losses, look, targets)
+            passed = self._forward(w, self._data.preprocess(self._stored(indices[own])), "eval")
+            losses = self._loss.per_sample(passed.outputs, targets[own])
+        seen = self._seen(indices, losses, passed, targets)
         columns = seen.losses, seen.probabilities, seen.features, seen.targets
         chosen: list[Batch | None] = []
         with tallied() as tally:
@@ -147,13 +147,13 @@ class MiniBatch:
         self,
         rows: Tensor,
         losses: Tensor,
-        look: Look,
+        passed: ForwardPass,
         targets: Tensor,
         shares: Tensor | None = None,
         sums: Sequence[Tensor] = (),
     ) -> Seen:
         """Gather what the ranks saw of their rows, and add up `sums` over ranks in the same collective."""
-        columns = self._sharing.sum_(len(rows), sums, [losses, look.probabilities, look.features])
+        columns = self._sharing.sum_(len(rows), sums, [losses, passed.probabilities, passed.features])
         gathered, probabilities, features = columns
         assert gathered is not None, "a column that was given is gathered"
         return Seen(rows, gathered, probabilities, features, targets, shares)
@@ -168,12 +168,12 @@ class MiniBatch:
         for start in range(own.start, own.stop, SCAN_CHUNK):
             piece = slice(start, min(start + SCAN_CHUNK, own.stop))
             with torch.no_grad():
-                look = self._forward(w, self._data.preprocess(moved(inputs[piece], w.device)), "eval")
-            assert look.features is not None, "every sampler that scans is given features"
-            outputs = look.outputs.requires_grad_()
+                passed = self._forward(w, self._data.preprocess(moved(inputs[piece], w.device)), "eval")
+            assert passed.features is not None, "every sampler that scans is given features"
+            outputs = passed.outputs.requires_grad_()
             loss = self._loss.per_sample(outputs, moved(targets[piece], w.device)).sum()
             residuals += torch.autograd.grad(loss, outputs)
-            features.append(look.features)
+            features.append(passed.features)
         e, h = (self._sharing.gather(len(targets), torch.cat(parts)) for parts in (residuals, features))
         return Scan(e, h, targets.to(w.device))
 
@@ -186,7 +186,7 @@ class MiniBatch:
             return Augmented(self._data.preprocess(images))
         return self._augmentation(images, self._data.preprocess, generator)
 
-    def _forward(self, w: Tensor, x: Tensor, mode: Mode) -> Look:
+    def _forward(self, w: Tensor, x: Tensor, mode: Mode) -> ForwardPass:
         flat, needs, features = self._flat, self._sampler.needs, None
         with torch.autocast(self._data.device.type, torch.bfloat16, enabled=self._amp):
             if "features" in needs or self._sampler.needs_scan:
@@ -195,7 +195,7 @@ class MiniBatch:
                 outputs = flat.forward(w, x, mode)
         outputs = outputs.to(w.dtype)
         wanted = "probabilities" in needs and isinstance(self._loss, CrossEntropy)
-        return Look(outputs, outputs.detach().softmax(1) if wanted else None, features)
+        return ForwardPass(outputs, outputs.detach().softmax(1) if wanted else None, features)
 
     def _counted(self, work: Callable[[], None]) -> None:
         """Do a sampler's own arithmetic and charge it, afterwards: how much it is depends on the data."""

@@ -33,6 +33,7 @@ from subsetopt.training.phases.first_order.schedules import rate_factor
 from subsetopt.training.phases.first_order.setup import (
     check_affordable,
     check_phase,
+    coupled_l2_of,
     learning_rate,
     loss_of,
     optimizer_of,
@@ -82,6 +83,7 @@ class FirstOrderPhase:
         self._stream = f"{index}:{config.role}"
         self._lr = learning_rate(config)
         self._weight_decay = weight_decay_of(config, run.config)
+        self._coupled_l2 = coupled_l2_of(config, run.config)
         self._loss = loss_of(config, run)
         self._sampler: Sampler = sampler_of(config, data, budget, run, self.samples, self._stream)
         self._augmentation = make_augmentation(config.augmentation, data.dataset.in_shape)
@@ -127,7 +129,7 @@ class FirstOrderPhase:
         return "records and held-out checks were planned for its budget, and a mini-batch beyond it was drawn already"
 
     def start(self, w: Tensor) -> FirstOrderState:
-        """Take what the phase may spend, within the run's budget, and let the sampler look at the data."""
+        """Take what the phase may spend, within the run's budget, and prepare the sampler on the data."""
         seed, device = self._run.config.seed, self._data.device
         # What is reserved is kept for the check of the last parameters.
         budget = self._budget.for_phase(0.0 if self._checks is None else self._checks.cost)
@@ -157,12 +159,13 @@ class FirstOrderPhase:
             except BudgetExhausted:
                 state.stopped = state.budget.end if state.iterations else StopReason.BUDGET
         if losses:
-            penalty = 0.0 if self._decoupled else 0.5 * self._weight_decay * state.w.detach().square().sum()
+            strength = self._coupled_l2 if self._decoupled else self._weight_decay
+            penalty = 0.5 * strength * state.w.detach().square().sum() if strength else 0.0
             (state.loss,) = host_read((torch.stack(losses).mean() + penalty).reshape(1))
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
         if state.stopped is None and self._checks is not None:
-            state.stopped = self._checks.look(state, state.budget.end)
+            state.stopped = self._checks.check(state, state.budget.end)
         return state
 
     def terminate(self, state: FirstOrderState) -> StopReason | None:
@@ -224,6 +227,8 @@ class FirstOrderPhase:
         loss, state.w.grad = computed
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(state.w, self.config.clip_norm)
+        if self._coupled_l2:  # after clipping, where torch's optimizers have theirs
+            state.w.grad.add_(state.w.detach(), alpha=self._coupled_l2)
         if flops := state.optimizer.step(rate):
             self._budget.ledger.enter(flops, "arithmetic")
         state.iterations += 1

@@ -29,7 +29,7 @@ from subsetopt.training.training_data import TrainingData
 
 
 @dataclass
-class Place:
+class StreamCursor:
     """How far passes over the samples have come: the pass, and the samples of it that have been handed out.
 
     `chunk` is how many samples of a subset are computed at once, 0 until that is known.
@@ -95,34 +95,34 @@ class FreshSubsets:
         inputs = self.inputs[rows]
         update_batch_norm(self._flat, w, inputs, preprocess=self._data.preprocess, meter=self._ledger, purpose=purpose)
 
-    def next_rows(self, place: Place, size: int) -> Tensor:
+    def next_rows(self, cursor: StreamCursor, size: int) -> Tensor:
         """Return the rows of the next subset: `size`, but the end of a pass is taken whole or in equal halves.
 
         So that no subset has less than three quarters of `size` samples, or more than one and a half times as many.
         """
-        if place.position >= len(self):
-            place.epoch, place.position = place.epoch + 1, 0
-        if self._order is None or self._order[0] != place.epoch:
-            generator = make_generator(self._run.config.seed, f"{self._stream}:order:{place.epoch}")
-            self._order = place.epoch, moved(torch.randperm(len(self), generator=generator), self.inputs.device)
-        left = len(self) - place.position
+        if cursor.position >= len(self):
+            cursor.epoch, cursor.position = cursor.epoch + 1, 0
+        if self._order is None or self._order[0] != cursor.epoch:
+            generator = make_generator(self._run.config.seed, f"{self._stream}:order:{cursor.epoch}")
+            self._order = cursor.epoch, moved(torch.randperm(len(self), generator=generator), self.inputs.device)
+        left = len(self) - cursor.position
         count = left if left < 1.5 * size else math.ceil(left / 2) if left < 2 * size else size
-        return self._order[1][place.position : place.position + count]
+        return self._order[1][cursor.position : cursor.position + count]
 
-    def measure(self, w: Tensor, place: Place, size: int, random: dict[str, Tensor]) -> Measured:
-        """Evaluate at w on the next subset, charged as one gradient; moves `place` and the `random` states.
+    def measure(self, w: Tensor, cursor: StreamCursor, size: int, random: dict[str, Tensor]) -> Measured:
+        """Evaluate at w on the next subset, charged as one gradient; moves `cursor` and the `random` states.
 
         Ranks compute a part each, and add up in one collective.
         """
-        place.chunk = place.chunk or self.chunk()
-        rows = self.next_rows(place, size)
+        cursor.chunk = cursor.chunk or self.chunk()
+        rows = self.next_rows(cursor, size)
         self._ledger.charge("gradient", len(rows), "train")
-        place.position += len(rows)
+        cursor.position += len(rows)
         count, own = len(rows), rows[self._sharing.rows(len(rows))]
         w, l2 = w.detach().requires_grad_(), self._run.config.l2
         losses, gradient = [], torch.zeros_like(w)
         with installed(random, self._data.device):
-            for start, stop in bounds(len(own), place.chunk):
+            for start, stop in bounds(len(own), cursor.chunk):
                 x, y = self.batch(own[start:stop])
                 each = self._loss.per_sample(self._flat.forward(w, x, "train"), y)
                 gradient += torch.autograd.grad(each.sum() / count, w)[0]

@@ -27,7 +27,7 @@ from subsetopt.solvers.inner_products import dot
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import Budget, PhaseBudget, record_of
 from subsetopt.training.context import RunContext
-from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, Place, statistics_samples
+from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, StreamCursor, statistics_samples
 from subsetopt.training.phases.kfac_stream.output_change import OutputChange
 from subsetopt.training.phases.kfac_stream.settings import Guard, stream_settings
 from subsetopt.training.phases.protocol import PhaseOutcome
@@ -59,7 +59,7 @@ class StreamState:
     budget: PhaseBudget
     kfac: Kfac
     guard: Guard = field(default_factory=Guard)
-    place: Place = field(default_factory=Place)
+    place: StreamCursor = field(default_factory=StreamCursor)
     change: OutputChange = field(default_factory=OutputChange)
     iterations: int = 0
     estimates: int = 0
@@ -92,7 +92,7 @@ class StreamPhase:
         self._kfac = Kfac(run.model.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
         self._subsets = FreshSubsets(data, budget.ledger, run, config.split, self._stream, self._loss)
         self._known: tuple[int, KfacSpectrum] | None = None
-        self._told: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
         if self._kfac.note:
             run.warnings.append(self._kfac.note)
 
@@ -153,19 +153,19 @@ class StreamPhase:
         return record_of(state)
 
     def iterate(self, state: StreamState) -> Tensor:
-        """Return the current parameters; a look at them costs nothing."""
+        """Return the current parameters; free of charge."""
         self._subsets.refresh_batch_norm(state.w, state.statistics, "evaluation")
         return state.w
 
     def details(self) -> dict[str, Any]:
         """What the report says beside the common record."""
-        return {"rate": self._settings.rate, **self._told}
+        return {"rate": self._settings.rate, **self._counts}
 
     def finish(self, state: StreamState) -> PhaseOutcome:
         """Return the last parameters, with BatchNorm's statistics to match. Their loss on all samples is not known."""
         self._subsets.refresh_batch_norm(state.w, state.statistics, "calibration")
         calls = state.iterations + state.estimates
-        self._told = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
+        self._counts = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
         return PhaseOutcome(state.w, None, None)
 
     def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 The solves are dealt out: rank r of R has subsets r, r + R, ... and works on them one after the other, without the other
 ranks. They keep step, by one iteration of each rank's current solve per step of the phase, after which all ranks are
-told how far each has come and what it cost; a minimum is told to all as soon as it is found. So ranks wait for one
+informed of the progress and cost of each; a minimum is sent to all as soon as it is found. So ranks wait for one
 another here and in the loop alone, as in any phase, and all hold the same state but for the solves under way. The
 average of minima from one start is the point of Zhang, Duchi, Wainwright (2013), "Communication-efficient algorithms
 for statistical optimization".
@@ -130,16 +130,16 @@ class SubsetsPhase:
         }
 
     def iterate(self, state: SubsetsState) -> Tensor:
-        """Return the iterate of the first solve under way, whose rank tells it to all."""
+        """Return the iterate of the first solve under way, broadcast by its rank."""
         if not state.progress:
             return state.done[max(state.done)].w if state.done else state.start
         index, tensors = min(state.progress), {}
         if (solve := self._solves.get(index)) is not None and solve.state is not None:
             tensors = {"w": solve.phase.iterate(solve.state)}
             tensors |= {f"buffer/{name}": value for name, value in self._model.flat.buffers().items()}
-        told = self._ranks.broadcast_tensors(tensors, self._rank_of(index))
-        self._model.flat.load_buffers(under("buffer/", told))
-        return told["w"].to(self._data.device)
+        received = self._ranks.broadcast_tensors(tensors, self._rank_of(index))
+        self._model.flat.load_buffers(under("buffer/", received))
+        return received["w"].to(self._data.device)
 
     def details(self) -> dict[str, Any]:
         """The solver's settings, and `subsets`: every minimum, their average and the best, compared."""
@@ -156,7 +156,7 @@ class SubsetsPhase:
         return PhaseOutcome(w, float(loss), float(gradient.abs().max()))
 
     def save(self, state: SubsetsState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the minima found, and the states of all solves under way, which their ranks tell one by one."""
+        """Return the minima found, and the states of all solves under way, which their ranks broadcast one by one."""
         tensors = {"start": state.start} | {f"done/{index}": minimum.w for index, minimum in state.done.items()}
         underway: dict[str, Any] = {}
         for index in sorted(state.progress):
@@ -193,21 +193,21 @@ class SubsetsPhase:
         return index % self._ranks.size
 
     def _round(self, state: SubsetsState, work: Callable[[], tuple[dict[str, Any], SubsetMinimum | None]]) -> None:
-        """Do `work` on each rank's own solves, tell all how far each has come, and share minima found and cost."""
+        """Do `work` on each rank's own solves, share the progress of each, minima found and cost."""
         report, found = self._ranks.together(work)
         report["charges"] = [solve.charges() for solve in self._solves.values()]
-        for rank, told in enumerate(self._ranks.gather(report)):
-            for charges in told["charges"]:
+        for rank, received in enumerate(self._ranks.gather(report)):
+            for charges in received["charges"]:
                 self._budget.ledger.add(charges)
-            state.exhausted |= told["exhausted"]
-            index = told["index"]
-            if told["minimum"] is not None:
+            state.exhausted |= received["exhausted"]
+            index = received["index"]
+            if received["minimum"] is not None:
                 own = {} if found is None else {"w": found.w}
                 w = self._ranks.broadcast_tensors(own, rank)["w"].to(self._data.device)
-                state.done[index] = SubsetMinimum(w, told["minimum"])
+                state.done[index] = SubsetMinimum(w, received["minimum"])
                 state.progress.pop(index, None)
-            elif told["progress"] is not None:
-                state.progress[index] = told["progress"]
+            elif received["progress"] is not None:
+                state.progress[index] = received["progress"]
 
     def _advance(self, state: SubsetsState) -> tuple[dict[str, Any], SubsetMinimum | None]:
         """Take one iteration of this rank's current solve, if there is one left."""
@@ -236,5 +236,5 @@ def _report(
     minimum: dict[str, Any] | None = None,
     exhausted: bool = False,
 ) -> dict[str, Any]:
-    """Return what one rank tells the others of its solve of subset `index`."""
+    """Return what one rank sends to the others of its solve of subset `index`."""
     return {"index": index, "progress": progress, "minimum": minimum, "exhausted": exhausted}

@@ -22,7 +22,7 @@ class SubsetSolve:
     """An ordinary `SolverPhase` on the rows of subset `index` (from 0) of `config.subsets`, without other ranks.
 
     It charges a ledger of its own, so that what it may spend does not depend on when, where and beside which others it
-    is done; whoever runs it enters its `charges` elsewhere. `state` is None before the first evaluation.
+    is done; the caller enters its `charges` elsewhere. `state` is None before the first evaluation.
     """
 
     def __init__(self, config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> None:

@@ -17,7 +17,7 @@ from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import Budget
 from subsetopt.training.context import RunContext
-from subsetopt.training.phases.kfac_stream.fresh_subsets import Place
+from subsetopt.training.phases.kfac_stream.fresh_subsets import StreamCursor
 from subsetopt.training.phases.kfac_stream.output_change import UNMEASURED
 from subsetopt.training.phases.kfac_stream.phase import StreamPhase, StreamState
 from subsetopt.training.phases.kfac_stream.settings import Guard, stream_settings
@@ -95,13 +95,13 @@ def test_every_sample_is_seen_once_per_pass():
     first = torch.cat(seen[:-1])
     assert sorted(first.tolist()) == list(range(phase.samples))
     assert min(len(rows) for rows in seen) >= 45
-    state.place = Place(position=phase.samples - 100)
+    state.place = StreamCursor(position=phase.samples - 100)
     halves = []
     while state.place.position < phase.samples:
         halves.append(len(phase._subsets.next_rows(state.place, 60)))
         state.place.position += halves[-1]
     assert halves == [50, 50], "not 60 and 40"
-    state.place = Place(position=phase.samples - 80)
+    state.place = StreamCursor(position=phase.samples - 80)
     assert len(phase._subsets.next_rows(state.place, 60)) == 80, "twenty would be left"
 
 
@@ -233,8 +233,8 @@ def test_bad_settings_are_refused_before_any_work(name, value):
 def test_a_subset_in_chunks_gives_the_gradient_of_the_whole():
     running = begin(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
     subsets, state = running.phase._subsets, running.state
-    whole = subsets.measure(state.w, Place(chunk=running.phase.samples), 60, state.random)
-    in_chunks = subsets.measure(state.w, Place(chunk=17), 60, state.random)
+    whole = subsets.measure(state.w, StreamCursor(chunk=running.phase.samples), 60, state.random)
+    in_chunks = subsets.measure(state.w, StreamCursor(chunk=17), 60, state.random)
     torch.testing.assert_close(in_chunks, whole, rtol=1e-5, atol=1e-6)  # float32; chunks add up in another order
 
 
