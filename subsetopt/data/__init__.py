@@ -5,7 +5,7 @@ scikit-learn and Pillow are imported by the readers that need them, when they ne
 
 from subsetopt.data.augment import augmented_copies
 from subsetopt.data.catalog import DATASETS
-from subsetopt.data.coercion import as_dataset, require_dataset
+from subsetopt.data.coercion import as_dataset, as_samples, require_readable
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.download import download
 from subsetopt.data.loading import dataset_from_arrays, load_dataset
@@ -24,6 +24,7 @@ __all__ = [
     "Split",
     "Task",
     "as_dataset",
+    "as_samples",
     "augmented_copies",
     "dataset_from_arrays",
     "disjoint",
@@ -32,7 +33,7 @@ __all__ = [
     "load_dataset",
     "missing_classes",
     "require_all_classes",
-    "require_dataset",
+    "require_readable",
     "standardised_targets",
     "subset_size",
 ]

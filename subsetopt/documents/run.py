@@ -18,13 +18,14 @@ class DatasetEntry(Entry):
 
     name: str
     task: str
-    in_shape: list[int] = Field(default_factory=list)
+    in_shape: list[int] | dict[str, list[int]] = Field(default_factory=list)
     n_outputs: Count = 0
     train: Count
     validation: Count
     test: Count
     class_names: list[Any] | None = None
     embedded: bool = False
+    columns: list[str] | None = None
     digest: str | None = None
     digests: dict[str, Any] | None = None
 
@@ -162,7 +163,7 @@ class RunDocument(Document):
     status: Literal["done"] = "done"
     seed: int
     dataset: DatasetEntry
-    normalization: Scaling | None = None
+    normalization: Scaling | dict[str, Scaling] | None = None
     target_normalization: Scaling | None = None
     model: Model
     overdetermination: Ratio

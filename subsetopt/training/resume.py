@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.data import Dataset
 from subsetopt.distributed import join
 from subsetopt.errors import RunDirectoryError, SettingError, UserError
 from subsetopt.files import MALFORMED, reason
@@ -36,7 +35,7 @@ def resume_run(
     *,
     progress: Progress | None = None,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
     may_idle: bool = False,

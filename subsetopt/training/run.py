@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.data import Dataset
 from subsetopt.distributed import join
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.finishing import SPLITS, RunResult, finish
@@ -32,7 +31,7 @@ def train(
     *,
     progress: Progress | None = None,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     keep: bool = True,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,

@@ -8,7 +8,7 @@ from typing import Any, Self
 from torch import nn
 
 from subsetopt.arguments import kind_of, refuse_given, require_module
-from subsetopt.data import Dataset, require_dataset
+from subsetopt.data import Dataset, require_readable
 from subsetopt.errors import SettingError
 from subsetopt.training.finishing import RunResult
 from subsetopt.training.prediction.predictor import Predictor
@@ -19,15 +19,16 @@ from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.settings.run import make_config
 from subsetopt.training.stored_settings import load_config
 
-_DATA = ("data_dir", "data_file", "validation_fraction", "normalize")  # how a data set is read by its name
+_NAMED = ("data_dir", "data_file")  # where a data set lies that has a name
+_MADE = ("validation_fraction", "normalize")  # how a `Dataset` was made
 
 
 class SubsetTrainer:
     """Solves a subset to its minimum and hands over, for any `nn.Module` and any `Dataset`.
 
     `model` is a module (never modified: the fitted copy is `trainer.model`) or a model name; `dataset` a data set name,
-    or a `Dataset`: `dataset_from_arrays` makes one of tensors or arrays, `as_dataset` of a pair (x, y), a
-    `TensorDataset` or a plain `DataLoader`. Settings are those of `subsetopt train` with underscores, e.g.
+    a `Dataset`, or what `as_dataset` makes one of: a pair (x, y) of tensors or arrays, a torch Dataset or DataLoader, a
+    Hugging Face Dataset, a frame of pandas. Settings are those of `subsetopt train` with underscores, e.g.
     `subset_frac=0.1, solver="newton-cg", handoff="adam"`. Without `output` nothing is written to disk.
     Raises `UserError` (a `ValueError`) in one line for unusable settings, for those that would have no effect beside
     an object, and for data or a model of another type.
@@ -36,7 +37,7 @@ class SubsetTrainer:
     def __init__(
         self,
         model: nn.Module | str = "auto",
-        dataset: Dataset | str = "digits",
+        dataset: object = "digits",
         *,
         progress: Progress | None = None,
         **settings: Any,
@@ -50,8 +51,9 @@ class SubsetTrainer:
         if isinstance(dataset, str):
             names["dataset"] = dataset
         else:
-            require_dataset(dataset)
-            refuse_given(settings, _DATA, "the data set", "set it where the data set is made")
+            require_readable(dataset)
+            without = _NAMED + (_MADE if isinstance(dataset, Dataset) else ())
+            refuse_given(settings, without, "the data set", "set it where the data set is made")
         self.config = make_config(settings, names)
         self._model = None if isinstance(model, str) else model
         self._dataset = None if isinstance(dataset, str) else dataset
@@ -75,7 +77,7 @@ class SubsetTrainer:
         directory: str | Path,
         *,
         model: nn.Module | None = None,
-        dataset: Dataset | None = None,
+        dataset: object = None,
         progress: Progress | None = None,
         max_iterations: int | None = None,
         max_epochs: float | None = None,
@@ -91,7 +93,7 @@ class SubsetTrainer:
         if model is not None:
             require_module("model", model)
         if dataset is not None:
-            require_dataset(dataset)
+            require_readable(dataset)
         limits = {
             "max_iterations": max_iterations,
             "max_epochs": max_epochs,
