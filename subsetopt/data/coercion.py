@@ -28,6 +28,7 @@ from subsetopt.data.given.tables import (
     targets_of,
 )
 from subsetopt.data.loading import dataset_of
+from subsetopt.data.weights import weighted
 from subsetopt.errors import SettingError
 from subsetopt.inputs import LazyRows, Parts
 
@@ -47,6 +48,7 @@ def as_dataset(
     seed: int = 0,
     normalize: Literal["auto", "none", "standard"] = "auto",
     max_bytes: int | None = None,
+    sample_weight: Any = None,
 ) -> Dataset:
     """Return `thing` as a `Dataset`; its training rows are all that `thing` has but the validation split.
 
@@ -58,15 +60,17 @@ def as_dataset(
     are, stay so. Several inputs reach the model as `model(**inputs)` or `model(*inputs)`.
 
     Rows are read into memory up to `max_bytes` (default: half of what is free) and by their number, whenever they
-    are needed, above; the numbers are the same. The other settings are those of `dataset_from_arrays`.
+    are needed, above; the numbers are the same. `sample_weight` has a weight for every row. The other settings are
+    those of `dataset_from_arrays`.
 
     Raises `SettingError` and `DataError` in one line: for streams, for rows that change from one reading to the next,
     for rows of different shapes that no collate function pads.
     """
     if isinstance(thing, Dataset):
-        return thing
+        return weighted(thing, sample_weight)
     given = read_given(thing, Columns(_keys(inputs), _keys(targets)), max_bytes)
-    return dataset_of(given, task=task, validation_fraction=validation_fraction, seed=seed, normalize=normalize)
+    made = dataset_of(given, task=task, validation_fraction=validation_fraction, seed=seed, normalize=normalize)
+    return weighted(made, sample_weight)
 
 
 def as_samples(thing: object) -> tuple[Any, Tensor]:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from subsetopt.data.weights import checked_weights
 from subsetopt.errors import DataError, UserError
 from subsetopt.objective import CrossEntropy, Objective, evaluate_split
 from subsetopt.objective.output_noise import output_noise
-from subsetopt.objective.sample_factors import checked_weights
 from subsetopt.objective.weighting import WeightedLoss, WeightedTargets
 from subsetopt.seeding import make_generator, seeded_globals
 
