@@ -22,11 +22,12 @@ from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
 from subsetopt.inputs import Inputs
 from subsetopt.models import build_model, check_output_shape, initialise_lazy, refuse_reserved
-from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
+from subsetopt.objective import FlatModel, Loss, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
 from subsetopt.training.checks.inputs import fitted_inputs
+from subsetopt.training.checks.own_loss import check_own_loss, own_loss
 from subsetopt.training.checks.run_data import standardised_as
 from subsetopt.training.checks.scale_notes import scale_notes
 from subsetopt.training.context import PreparedRun, RunContext
@@ -47,6 +48,7 @@ def prepare(
     dataset: object = None,
     ranks: Ranks | None = None,
     statistics: Mapping[str, Any] | None = None,
+    loss: Any = None,
 ) -> PreparedRun:
     """Build data, budget and model of `config`; `model` and `dataset` replace the named ones, `ranks` share the work.
 
@@ -79,7 +81,7 @@ def prepare(
         )
     elif config.task not in (None, dataset.task):
         raise SettingError("task", config.task, f"the data set given is for {dataset.task}", "leave it out")
-    loss = resolve_loss(config.loss, dataset)
+    kind = resolve_loss(config.loss, dataset) if loss is None else own_loss(loss)
     subset = _draw_subset(config, dataset)
     if model is None:
         refuse_reserved(config.model_args)
@@ -101,17 +103,19 @@ def prepare(
         dataset = standardised_as(dataset, statistics)
         preprocess = Preprocess(dataset.normalization, dtype, embedded)
     given, dataset = dataset, standardised_targets(dataset)
+    if not isinstance(kind, str):
+        check_own_loss(kind, flat, dataset.train, preprocess, CHECKED_SAMPLES)
     origin = None if config.init_from is None else flat.initial()
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
-    ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
+    ledger = Ledger(len(dataset.train), _prices(flat, dataset, kind, preprocess, device), config.max_epochs)
     budget = Budget(ledger, Clock(config.max_seconds))
     data = TrainingData(
         dataset, given, preprocess, device, subset, config.seed, config.stratify, copies=config.augment_copies
     )
     run_model = RunModel(
         flat,
-        loss,
+        kind,
         config.l2,
         ledger,
         ranks,
@@ -125,7 +129,7 @@ def prepare(
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
         with within_budget(config):
             size = tuned_chunk_size(
-                flat, *data.trained(SplitName.SUBSET), loss=loss, preprocess=preprocess, meter=ledger
+                flat, *data.trained(SplitName.SUBSET), loss=kind, preprocess=preprocess, meter=ledger
             )
         # From here on all ranks are known to be well: rank 0's number is everybody's.
         size = ranks.together(lambda: ranks).broadcast(size)
@@ -188,7 +192,7 @@ def _few(dataset: Dataset, dtype: torch.dtype) -> Inputs:
 
 
 def _prices(
-    flat: FlatModel, dataset: Dataset, loss: str, preprocess: Preprocess, device: torch.device
+    flat: FlatModel, dataset: Dataset, loss: str | Loss, preprocess: Preprocess, device: torch.device
 ) -> dict[str, float]:
     inputs = dataset.train.inputs[:PRICE_SAMPLES].to(device)
     targets = dataset.train.targets[:PRICE_SAMPLES].to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -32,6 +33,7 @@ def train(
     progress: Progress | None = None,
     model: nn.Module | None = None,
     dataset: object = None,
+    loss: Any = None,
     keep: bool = True,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
@@ -43,6 +45,8 @@ def train(
     the time of drawing. Every check is made before the run directory is created. Raises `UserError` for the user's
     mistakes and `Interrupted` after Ctrl-C, with everything saved.
 
+    `loss` replaces the named one: a module of torch.nn, or a function (outputs, targets) -> one loss per sample.
+
     With `may_idle` a run whose budget admits no step is a finding, not a mistake.
 
     Started by torchrun, the processes share the work; rank 0 alone writes and shows progress, and every rank returns
@@ -50,7 +54,7 @@ def train(
     """
     ranks = join(config.rank_timeout, config.device)
     progress = (progress if ranks.main else None) or Silent()
-    prepared, phases = prepare_all(as_given(config, model, dataset), model, dataset, ranks, may_idle)
+    prepared, phases = prepare_all(as_given(config, model, dataset), model, dataset, ranks, may_idle, loss)
     directory = ranks.together(lambda: _new_directory(prepared) if keep and ranks.main else None)
     set_resume_hint(ranks, directory)
     loop = Loop(prepared, phases, directory, progress)

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
-from subsetopt.objective import FlatModel, Objective, evaluate_split, update_batch_norm
+from subsetopt.objective import FlatModel, Loss, Objective, evaluate_split, update_batch_norm
 from subsetopt.objective.memory import MemoryLimits
 from subsetopt.objective.protocol import Purpose
 from subsetopt.training.ledger import Ledger
@@ -27,7 +27,7 @@ class RunModel:
     """
 
     flat: FlatModel
-    loss: str
+    loss: str | Loss
     l2: float
     ledger: Ledger
     ranks: Ranks = field(default_factory=Ranks)

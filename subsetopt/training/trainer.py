@@ -30,6 +30,7 @@ class SubsetTrainer:
     a `Dataset`, or what `as_dataset` makes one of: a pair (x, y) of tensors or arrays, a torch Dataset or DataLoader, a
     Hugging Face Dataset, a frame of pandas. Settings are those of `subsetopt train` with underscores, e.g.
     `subset_frac=0.1, solver="newton-cg", handoff="adam"`. Without `output` nothing is written to disk.
+    `loss` may be a loss module of torch.nn or a function (outputs, targets) that returns one loss per sample.
     Raises `UserError` (a `ValueError`) in one line for unusable settings, for those that would have no effect beside
     an object, and for data or a model of another type.
     """
@@ -40,6 +41,7 @@ class SubsetTrainer:
         dataset: object = "digits",
         *,
         progress: Progress | None = None,
+        loss: Any = "auto",
         **settings: Any,
     ) -> None:
         names: dict[str, Any] = {}
@@ -54,7 +56,10 @@ class SubsetTrainer:
             require_readable(dataset)
             without = _NAMED + (_MADE if isinstance(dataset, Dataset) else ())
             refuse_given(settings, without, "the data set", "set it where the data set is made")
+        if isinstance(loss, str) and loss != "auto":
+            names["loss"] = loss
         self.config = make_config(settings, names)
+        self._loss = None if isinstance(loss, str) else loss
         self._model = None if isinstance(model, str) else model
         self._dataset = None if isinstance(dataset, str) else dataset
         self._progress = _checked(progress)
@@ -67,6 +72,7 @@ class SubsetTrainer:
             progress=self._progress,
             model=self._model,
             dataset=self._dataset,
+            loss=self._loss,
             keep=self.config.output is not None,
         )
         return self
@@ -78,6 +84,7 @@ class SubsetTrainer:
         *,
         model: nn.Module | None = None,
         dataset: object = None,
+        loss: Any = None,
         progress: Progress | None = None,
         max_iterations: int | None = None,
         max_epochs: float | None = None,
@@ -85,7 +92,7 @@ class SubsetTrainer:
         solver_epochs: float | None = None,
         handoff_epochs: float | None = None,
     ) -> Self:
-        """Go on with an interrupted run; `model` and `dataset` again where they were objects.
+        """Go on with an interrupted run; `model`, `dataset` and `loss` again where they were objects.
 
         With a larger limit, a solver that its limit stopped goes on where it was, as if it had had that limit from the
         start. Raises `UserError` in one line where there is none, or where a phase was planned for its budget.
@@ -101,7 +108,8 @@ class SubsetTrainer:
             "solver_epochs": solver_epochs,
             "handoff_epochs": handoff_epochs,
         }
-        outcome = resume_run(directory, progress=_checked(progress), model=model, dataset=dataset, limits=limits)
+        shown = _checked(progress)
+        outcome = resume_run(directory, progress=shown, model=model, dataset=dataset, limits=limits, loss=loss)
         trainer = cls("auto" if model is None else model, "digits" if dataset is None else dataset, progress=progress)
         # The run's own settings, not the defaults: whatever is asked of the trainer later is computed as the run was.
         trainer.config = load_config(RunDirectory.open(Path(directory)), model, dataset)

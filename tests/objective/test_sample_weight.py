@@ -134,7 +134,7 @@ def test_kfac_factors_are_those_of_repeated_rows(kind: str) -> None:
             net = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(2, M)).double()
         x = X.view(N, 1, 2, 2)
     flat = FlatModel(net)
-    w, scale = flat.initial(), REPEATS * (N / int(REPEATS.sum()))
+    w, scale = flat.initial(), REPEATS.double() * (N / int(REPEATS.sum()))
     v = torch.randn(len(w), generator=make_generator(1, "v"), dtype=torch.float64)
     weighted = Kfac(flat, WeightedLoss(CrossEntropy()), draw="empirical")
     weighted.update(w, x, WeightedTargets(CLASSES, scale), make_generator(2, "k"))  # type: ignore[arg-type]
