@@ -108,7 +108,9 @@ def prepared(loss: Loss, targets: Tensor, weights: Tensor | None, dtype: torch.d
 
 def without_weights(loss: Loss) -> Loss:
     """Return the loss of samples that count alike."""
-    return loss.inner if isinstance(loss, WeightedLoss) else loss
+    while isinstance(loss, WeightedLoss):
+        loss = loss.inner
+    return loss
 
 
 def values_of(targets: Tensor | WeightedTargets) -> Tensor:

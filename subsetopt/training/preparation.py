@@ -22,12 +22,13 @@ from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
 from subsetopt.inputs import Inputs
 from subsetopt.models import build_model, check_output_shape, initialise_lazy, refuse_reserved
-from subsetopt.objective import FlatModel, Loss, calibrate_prices, tuned_chunk_size
+from subsetopt.objective import FlatModel, Loss, Residuals, calibrate_prices, tuned_chunk_size
+from subsetopt.objective.weighting import without_weights
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
 from subsetopt.training.checks.inputs import fitted_inputs
-from subsetopt.training.checks.own_loss import check_own_loss, own_loss
+from subsetopt.training.checks.own_loss import as_run_data, check_own_loss, own_loss
 from subsetopt.training.checks.run_data import standardised_as
 from subsetopt.training.checks.scale_notes import scale_notes
 from subsetopt.training.context import PreparedRun, RunContext
@@ -59,6 +60,11 @@ def prepare(
     ranks = ranks or Ranks()
     device = resolve_device(config.device, config.dtype)
     dtype = getattr(torch, config.dtype)
+    function = None
+    if isinstance(dataset, Residuals):
+        if model is None or loss is not None:
+            raise SettingError("dataset", "residuals", "they are a loss of a model", "give model, and leave loss out")
+        dataset, loss, function = as_run_data(dataset, model)
     if dataset is None:
         dataset = load_dataset(
             config.dataset,
@@ -96,9 +102,11 @@ def prepare(
         )
     initialise_lazy(model, dataset.in_shape, _few(dataset, dtype))
     flat = FlatModel(model, dtype=dtype, device=device)
+    flat = flat if function is None else flat.evaluated_by(function)
     dataset, embedded = fitted_inputs(flat, dataset)
     preprocess = Preprocess(dataset.normalization, dtype, embedded)
-    check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
+    if function is None:
+        check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
     if statistics is not None:
         dataset = standardised_as(dataset, statistics)
         preprocess = Preprocess(dataset.normalization, dtype, embedded)
@@ -194,8 +202,11 @@ def _few(dataset: Dataset, dtype: torch.dtype) -> Inputs:
 def _prices(
     flat: FlatModel, dataset: Dataset, loss: str | Loss, preprocess: Preprocess, device: torch.device
 ) -> dict[str, float]:
-    inputs = dataset.train.inputs[:PRICE_SAMPLES].to(device)
-    targets = dataset.train.targets[:PRICE_SAMPLES].to(device)
+    rows: slice | Tensor = slice(PRICE_SAMPLES)
+    if isinstance(plainly := loss if isinstance(loss, str) else without_weights(loss), Residuals):
+        rows = plainly.covering(dataset.train.targets, torch.arange(min(PRICE_SAMPLES, len(dataset.train))))
+    inputs = dataset.train.inputs[rows].to(device)
+    targets = dataset.train.targets[rows].to(device)
     return calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from subsetopt.arguments import kind_of, refuse_given, require_module
 from subsetopt.data import Dataset, require_readable
 from subsetopt.errors import SettingError
+from subsetopt.objective import Residuals
 from subsetopt.training.finishing import RunResult
 from subsetopt.training.prediction.predictor import Predictor
 from subsetopt.training.progress import Progress
@@ -30,6 +31,7 @@ class SubsetTrainer:
     a `Dataset`, or what `as_dataset` makes one of: a pair (x, y) of tensors or arrays, a torch Dataset or DataLoader, a
     Hugging Face Dataset, a frame of pandas. Settings are those of `subsetopt train` with underscores, e.g.
     `subset_frac=0.1, solver="newton-cg", handoff="adam"`. Without `output` nothing is written to disk.
+    `Residuals` in place of data make a run on collocation points.
     `loss` may be a loss module of torch.nn or a function (outputs, targets) that returns one loss per sample.
     Raises `UserError` (a `ValueError`) in one line for unusable settings, for those that would have no effect beside
     an object, and for data or a model of another type.
@@ -53,8 +55,9 @@ class SubsetTrainer:
         if isinstance(dataset, str):
             names["dataset"] = dataset
         else:
-            require_readable(dataset)
-            without = _NAMED + (_MADE if isinstance(dataset, Dataset) else ())
+            if not isinstance(dataset, Residuals):
+                require_readable(dataset)
+            without = _NAMED + (_MADE if isinstance(dataset, Dataset | Residuals) else ())
             refuse_given(settings, without, "the data set", "set it where the data set is made")
         if isinstance(loss, str) and loss != "auto":
             names["loss"] = loss
@@ -99,7 +102,7 @@ class SubsetTrainer:
         """
         if model is not None:
             require_module("model", model)
-        if dataset is not None:
+        if dataset is not None and not isinstance(dataset, Residuals):
             require_readable(dataset)
         limits = {
             "max_iterations": max_iterations,
