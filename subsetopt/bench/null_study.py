@@ -1,4 +1,4 @@
-"""How often a comparison finds a difference between a method and itself: `python -m subsetopt.bench.null_study`.
+"""How often a comparison finds a difference between a method and itself: `python -m subsetopt.bench.null_study BANK`.
 
 Two names mean one method: `adam` takes all samples in a shuffled order, and so does `rs2@1/adam`, in another order of
 the same distribution. A bank holds the figures of both for many seeds and every learning rate that a search may try.
@@ -166,16 +166,15 @@ def table(bank: Bank, seeds: Sequence[int], studies: int) -> Iterator[str]:
 def main() -> None:
     """Fill the bank, and print the table."""
     parser = argparse.ArgumentParser(description="How often a comparison finds a difference between equal methods.")
-    parser.add_argument("--bank", type=Path, default=Path("reports/null/bank.csv"), help="runs, computed where missing")
-    parser.add_argument("--bank-seeds", type=int, default=150, help="seeds of the bank")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 5, 10], help="seeds of a study")
-    parser.add_argument("--studies", type=int, default=2000, help="studies to draw")
+    parser.add_argument("bank", type=Path, help="bank.csv; runs that it lacks are computed and added")
+    parser.add_argument("studies", type=int, nargs="?", default=1000, help="studies to draw for each row")
+    parser.add_argument("bank_seeds", type=int, nargs="?", default=152, help="seeds that the bank has at least")
     given = parser.parse_args()
     bank = Bank(given.bank)
     for seed in range(given.bank_seeds):
         for name in NAMES:
             _search(bank, {seed: name}, [seed], PROCEDURES[2])
-    for line in table(bank, given.seeds, given.studies):
+    for line in table(bank, (3, 5, 10), given.studies):
         print(line, flush=True)
 
 

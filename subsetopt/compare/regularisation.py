@@ -6,7 +6,7 @@ the other optimizers minimise; compared without more ado, the strength that nobo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from subsetopt.compare.config import ValidatedStudy
@@ -38,13 +38,23 @@ def check_common_l2(method: Method, base: RunConfig, study: ValidatedStudy) -> N
             raise SettingError(name, decay, problem, remedy)
 
 
-def sentence(kind: str, l2: float) -> str:
-    """Return what a report says of the objective: one L2 strength ("same"), or each method chose its own ("tuned")."""
+def changes_its_loss(base: RunConfig) -> bool:
+    """Tell whether first-order steps of a method smooth labels or augment batches, which solvers do not."""
+    return any(phase.first_order and (phase.label_smoothing or phase.augmentation != "none") for phase in base.phases())
+
+
+def sentence(kind: str, l2: float, changed: Sequence[str] = ()) -> str:
+    """Return what a report says of the objective: one L2 strength ("same"), or each method chose its own ("tuned").
+
+    `changed` are the methods that train on another loss than the objective.
+    """
+    beside = f" Label smoothing or augmentation changes what these train on: {', '.join(changed)}." if changed else ""
     if kind == "tuned":
-        return "Every method tuned its regularisation by the same search as its rate (tune = rate,l2)."
+        return f"Every method tuned its regularisation by the same search as its rate (tune = rate,l2).{beside}"
     return (
         f"All methods minimise the same objective, L2 strength {l2:g} in the gradient and no decoupled weight decay; "
-        "nobody tuned this strength (tune = rate,l2 would), so a test loss alone ranks no method."
+        "nobody tuned this strength (tune = rate,l2 would), so a test loss alone ranks no "
+        f"method.{beside}"
     )
 
 

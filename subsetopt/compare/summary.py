@@ -16,7 +16,7 @@ from typing import Any, Literal
 from subsetopt.compare.cells import Cell, CellMaker, CellOutcome
 from subsetopt.compare.curves import Point, automatic_targets, finished, points_of, time_to_targets
 from subsetopt.compare.methods import describe
-from subsetopt.compare.regularisation import sentence
+from subsetopt.compare.regularisation import changes_its_loss, sentence
 from subsetopt.compare.tuning import Search, SearchKey
 from subsetopt.compare.verdicts import sentences
 from subsetopt.documents.comparison import (
@@ -247,7 +247,8 @@ def _objective(maker: CellMaker) -> ObjectiveEntry:
     """Return which problem the methods solve."""
     kind: Literal["same", "tuned"] = "tuned" if "l2" in maker.study.config.tune else "same"
     l2 = float(maker.study.shared.get("l2", RunConfig.model_fields["l2"].default))
-    return ObjectiveEntry(kind=kind, l2=l2, text=sentence(kind, l2))
+    changed = [name for name in maker.methods if changes_its_loss(maker.description(name))]
+    return ObjectiveEntry(kind=kind, l2=l2, text=sentence(kind, l2, changed))
 
 
 def _family(base: RunConfig) -> str:

@@ -51,7 +51,7 @@ def _at_budget(summary: ComparisonDocument, families: Mapping[str, str], budget:
         f"{_relations(best.method, [row.method for row in ordered[1:]], pairs)}."
     ]
     if summary.baseline is not None:
-        lines += _against_baseline(summary.baseline, [row.method for row in ordered], pairs)
+        lines += _against_baseline(summary, summary.baseline, ordered, pairs)
     rival = _best_of(ordered, families, "first-order")
     for family, called in CONTENDERS.items():
         contender = _best_of(ordered, families, family)
@@ -60,10 +60,15 @@ def _at_budget(summary: ComparisonDocument, families: Mapping[str, str], budget:
     return [*lines, *_power(summary, budget)]
 
 
-def _against_baseline(baseline: str, ordered: Sequence[str], pairs: _Pairs) -> list[str]:
+def _against_baseline(
+    summary: ComparisonDocument, baseline: str, ordered: Sequence[ResultEntry], pairs: _Pairs
+) -> list[str]:
     """Return one sentence on every method that was tested against the baseline."""
-    found = {name: pairs[name, baseline].verdict for name in ordered if (name, baseline) in pairs}
-    named = {verdict: [name for name in found if found[name] == verdict] for verdict in VERDICTS}
+    tested = [row for row in ordered if (row.method, baseline) in pairs]
+    named = {
+        verdict: [_with_objective(summary, row) for row in tested if pairs[row.method, baseline].verdict == verdict]
+        for verdict in VERDICTS
+    }
     parts = [f"{verdict}: {_list(names)}" for verdict, names in named.items() if names]
     return [f"Against {baseline}, {'; '.join(parts)}."] if parts else []
 
@@ -79,6 +84,13 @@ def _power(summary: ComparisonDocument, budget: float) -> list[str]:
         f"The smallest difference that {summary.seed_count} seeds with this scatter show with "
         f"{100 * summary.power:.0f} % power is {_size(summary, median(found))}{spread}."
     ]
+
+
+def _with_objective(summary: ComparisonDocument, row: ResultEntry) -> str:
+    """Return a method's name, with the objective that it reached where a test loss would rank it alone."""
+    same = summary.objective is not None and summary.objective.kind == "same" and summary.metric == "mse"
+    known = same and row.objective_mean is not None
+    return f"{row.method} (training objective {row.objective_mean:.4g})" if known else row.method
 
 
 def _objective_reached(summary: ComparisonDocument, row: ResultEntry, rows: Sequence[ResultEntry]) -> str:
@@ -111,8 +123,8 @@ def _relations(best: str, others: Sequence[str], pairs: _Pairs) -> str:
 def _against_rival(
     summary: ComparisonDocument, called: str, contender: ResultEntry, rival: ResultEntry, pairs: _Pairs
 ) -> str:
-    a, b = contender.method, rival.method
-    pair = pairs[a, b]
+    pair = pairs[contender.method, rival.method]
+    a, b = _with_objective(summary, contender), _with_objective(summary, rival)
     facts = f"{_difference(summary, pair.difference)}{_interval(summary, pair.interval)}"
     p = "" if pair.p_adjusted is None else f", p = {pair.p_adjusted:.2g} after correction"
     said = "not shown to differ from" if pair.verdict == "no difference" else f"{pair.verdict} than"
@@ -170,7 +182,7 @@ def _objective_of(summary: ComparisonDocument, method: str) -> str:
     rows = [row for row in summary.results if row.budget == budget and row.mean is not None]
     mine = next((row for row in rows if row.method == method), None)
     reached = "" if mine is None else _objective_reached(summary, mine, rows).strip(" ()")
-    return f"; after {_budget(summary, budget)} the {reached}, has {method}" if reached else ""
+    return f"; after {_budget(summary, budget)} {method} has the {reached}" if reached else ""
 
 
 def _equal_methods(summary: ComparisonDocument) -> list[str]:

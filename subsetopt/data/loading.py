@@ -111,7 +111,7 @@ def dataset_of(
         raise DataError(f"{name}: y_train is missing; give targets, or name them with targets=...")
     classes = () if task == "regression" else given.class_names
     raw = RawData(
-        RawSplit(given.inputs, given.targets),
+        RawSplit(given.inputs, given.targets, None if given.rows is None else given.rows.numpy()),
         n_classes=len(classes) or None,
         class_names=classes,
         notes=given.notes,

@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from subsetopt.data.checks import checked_inputs
-from subsetopt.data.coercion import arrays_of, is_hugging_face, map_style_of
 from subsetopt.data.dataset import Dataset
 from subsetopt.data.given.columns import TARGET_NAMES, as_stored
 from subsetopt.data.given.map_style import read_rows
+from subsetopt.data.given.reading import arrays_of, is_hugging_face, map_style_of
 from subsetopt.data.given.tables import columns_fit, is_frame, is_series, is_sparse, matrix_of, read_sparse, targets_of
 from subsetopt.data.names import listed
 from subsetopt.errors import DataError

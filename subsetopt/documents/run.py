@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -89,8 +90,21 @@ class Joined(Entry):
     best: Count
 
 
+class LossOf(StrEnum):
+    """What the loss is that a phase records: the phase knows, and readers need no list of methods."""
+
+    OBJECTIVE = "objective"
+    ONE_SUBSET = "one subset after the other"
+    MINI_BATCHES = "mini-batches, with L2"
+    MINI_BATCHES_WITHOUT_DECAY = "mini-batches, without weight decay"
+    FRESH_BATCH = "fresh batch before its step"
+
+
 class PhaseEntry(Entry):
-    """A finished phase. Beside these entries it has those of its own method, sampler or strategy."""
+    """A finished phase. Beside these entries it has those of its own method, sampler or strategy.
+
+    `loss_of` is one of `LossOf`, None in files of version 0.1.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -101,6 +115,7 @@ class PhaseEntry(Entry):
     stop_reason: str
     converged: bool = False
     loss: Finite
+    loss_of: str | None = None
     gradient_norm: Finite
     iterations: Count
     counts: dict[str, Count] = Field(default_factory=dict)

@@ -62,6 +62,7 @@ _ORDER = (
     "data",
     "models",
     "losses",
+    "estimators",
     "strategies",
     "solvers",
     "minima",

@@ -11,7 +11,8 @@ from subsetopt.arguments import kind_of, refuse_given, require_module
 from subsetopt.data import Dataset, require_readable
 from subsetopt.errors import SettingError
 from subsetopt.objective import Residuals
-from subsetopt.training.finishing import RunResult
+from subsetopt.training.finishing import Interrupted, RunResult
+from subsetopt.training.observers import Callback, Callbacks
 from subsetopt.training.prediction.predictor import Predictor
 from subsetopt.training.progress import Progress
 from subsetopt.training.resume import resume_run
@@ -33,6 +34,8 @@ class SubsetTrainer:
     `subset_frac=0.1, solver="newton-cg", handoff="adam"`. Without `output` nothing is written to disk.
     `Residuals` in place of data make a run on collocation points.
     `loss` may be a loss module of torch.nn or a function (outputs, targets) that returns one loss per sample.
+    `on_iteration(record)` and `on_phase_end(record)` are called with what metrics.jsonl and result.json say of an
+    iteration and a phase; one that returns True stops the run. The logger `subsetopt` has phases and warnings.
     Raises `UserError` (a `ValueError`) in one line for unusable settings, for those that would have no effect beside
     an object, and for data or a model of another type.
     """
@@ -44,6 +47,8 @@ class SubsetTrainer:
         *,
         progress: Progress | None = None,
         loss: Any = "auto",
+        on_iteration: Callback | None = None,
+        on_phase_end: Callback | None = None,
         **settings: Any,
     ) -> None:
         names: dict[str, Any] = {}
@@ -66,18 +71,28 @@ class SubsetTrainer:
         self._model = None if isinstance(model, str) else model
         self._dataset = None if isinstance(dataset, str) else dataset
         self._progress = _checked(progress)
+        self._callbacks = Callbacks(on_iteration, on_phase_end)
         self._outcome: RunResult | None = None
+        self.stopped = False
 
     def fit(self) -> Self:
-        """Run all phases; `result`, `model` and `directory` hold the outcome."""
-        self._outcome = train(
-            self.config,
-            progress=self._progress,
-            model=self._model,
-            dataset=self._dataset,
-            loss=self._loss,
-            keep=self.config.output is not None,
-        )
+        """Run all phases; `result`, `model` and `directory` hold the outcome.
+
+        Where a callback stops the run, `stopped` is True, and `SubsetTrainer.resume(output)` goes on with it. Raises
+        `SettingError` where one does and there is no `output` to save the state in.
+        """
+        keep = self.config.output is not None
+        given: dict[str, Any] = {"model": self._model, "dataset": self._dataset, "loss": self._loss}
+        try:
+            self._outcome = train(self.config, progress=self._progress, keep=keep, callbacks=self._callbacks, **given)
+        except Interrupted as stop:
+            if not self._callbacks.stopped:
+                raise
+            if stop.directory is None:
+                raise SettingError(
+                    "output", None, "a callback stopped the run, and nothing is saved", "give output"
+                ) from stop
+            self.stopped = True
         return self
 
     @classmethod
@@ -89,6 +104,8 @@ class SubsetTrainer:
         dataset: object = None,
         loss: Any = None,
         progress: Progress | None = None,
+        on_iteration: Callback | None = None,
+        on_phase_end: Callback | None = None,
         max_iterations: int | None = None,
         max_epochs: float | None = None,
         max_seconds: float | None = None,
@@ -111,9 +128,16 @@ class SubsetTrainer:
             "solver_epochs": solver_epochs,
             "handoff_epochs": handoff_epochs,
         }
-        shown = _checked(progress)
-        outcome = resume_run(directory, progress=shown, model=model, dataset=dataset, limits=limits, loss=loss)
+        callbacks = Callbacks(on_iteration, on_phase_end)
+        outcome: RunResult | None = None
+        given: dict[str, Any] = {"model": model, "dataset": dataset, "loss": loss, "limits": limits}
+        try:
+            outcome = resume_run(directory, progress=_checked(progress), callbacks=callbacks, **given)
+        except Interrupted:
+            if not callbacks.stopped:
+                raise
         trainer = cls("auto" if model is None else model, "digits" if dataset is None else dataset, progress=progress)
+        trainer.stopped = outcome is None
         # The run's own settings, not the defaults: whatever is asked of the trainer later is computed as the run was.
         trainer.config = load_config(RunDirectory.open(Path(directory)), model, dataset)
         trainer._outcome = outcome
@@ -159,6 +183,8 @@ class SubsetTrainer:
 
     @property
     def _fitted(self) -> RunResult:
+        if self.stopped:
+            raise SettingError("trainer", "stopped", "a callback stopped the run", "use SubsetTrainer.resume(output)")
         if self._outcome is None:
             raise SettingError("trainer", "not fitted", "there is no result yet", "call fit() first")
         return self._outcome

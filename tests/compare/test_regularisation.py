@@ -8,6 +8,7 @@ from typing import Any
 from subsetopt.compare.cells import CellMaker
 from subsetopt.compare.config import make_study
 from subsetopt.compare.run import run_comparison
+from subsetopt.compare.summary import _objective
 from tests.compare.conftest import SMALL
 
 
@@ -54,3 +55,9 @@ def test_rate_and_l2_are_searched_by_as_many_trials_for_every_method(tmp_path: P
     assert {search["decay_setting"] for search in searches["adamw"]} == {"weight_decay"}
     assert {search["decay_setting"] for search in searches["sgd"]} == {"l2"}
     assert summary["objective"]["kind"] == "tuned" and "tuned its regularisation" in summary["objective"]["text"]
+
+
+def test_a_loss_of_its_own_is_said_beside_the_common_objective() -> None:
+    settings = {"methods": "adam,lbfgs", "handoff_label_smoothing": 0.1}
+    objective = _objective(CellMaker(make_study({**SMALL, **settings})))
+    assert objective.text.endswith("Label smoothing or augmentation changes what these train on: adam.")

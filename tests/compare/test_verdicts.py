@@ -80,7 +80,9 @@ def test_a_test_loss_never_ranks_alone_where_nobody_tuned_the_regularisation() -
     lines = sentences(ComparisonDocument.read(content))
     assert "lbfgs@0.2+full has the best mean test mse, 0.9 (training objective 1.1, the 4th lowest of 4)" in lines[0]
     (target,) = (line for line in lines if line.startswith("A held-out loss"))
-    assert target.endswith("after 2 epoch-equivalents the training objective 1.07, the 3rd lowest of 4, has adam.")
+    assert target.endswith("after 2 epoch-equivalents adam has the training objective 1.07, the 3rd lowest of 4.")
+    (rival,) = (line for line in lines if line.startswith("The best method with a subset solve"))
+    assert "lbfgs@0.2+full (training objective 1.1), is " in rival and "adam (training objective 1.07)" in rival
     assert content["objective"]["text"] in lines
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
@@ -89,6 +90,10 @@ class Failing(Mapped):
         if index == 39:
             raise OSError("broken file")
         return super().__getitem__(index)
+
+
+def _chosen(thing: object, **settings: Any) -> object:
+    return as_dataset(thing, **settings)
 
 
 def _as_dict(samples: list[Any]) -> dict[str, Any]:
@@ -179,6 +184,19 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
     "two target names": ("may all be targets", lambda: {"x": X, "y": Y, "label": Y}),
     "parts of other lengths": ("give each a row", lambda: ({"a": X, "b": X[:5]}, Y)),
     "NaN in a part": (r"x_train\['b'\].*NaN", lambda: ({"a": X, "b": X / 0}, Y)),
+    "choice on a pair": ("no effect on a pair", lambda: _chosen((X, Y), inputs="x")),
+    "choice on a data set": ("no effect on a Dataset", lambda: _chosen(dataset_from_arrays(X, Y), targets="y")),
+    "one entry as both": ("is chosen as the target, too", lambda: _chosen({"x": X, "y": Y}, inputs="y", targets="y")),
+    "no such entry": ("has no such entry; it has x, y", lambda: _chosen({"x": X, "y": Y}, targets="z")),
+    "no such place": ("has no such entry", lambda: _chosen([(X[0], 1)] * 9, targets=2)),
+    "empty dict": ("has no entries", dict),
+    "target alone": ("has no inputs", lambda: {"y": Y}),
+    "no entries": ("names nothing", lambda: _chosen({"x": X, "y": Y}, inputs=())),
+    "a size in words": ("not a whole number", lambda: _chosen((X, Y), max_bytes="1GB")),
+    "an object as a sample": (
+        "is no pair, tuple or dict",
+        lambda: DataLoader(Mapped(), 8, collate_fn=lambda _: object()),
+    ),
     "splits": ("has the splits train, test", lambda: HuggingFace(("train", "test"))),
 }
 
@@ -263,6 +281,27 @@ def test_targets_and_inputs_are_chosen_by_name_or_place() -> None:
     named = [{"a": X[i], "b": "text", "class": Y[i]} for i in range(40)]
     data = as_dataset(named, inputs="a", targets="class", seed=3)
     assert torch.equal(data.train.targets, as_dataset((X, Y), seed=3).train.targets)
+
+
+def test_rows_keep_the_numbers_that_the_data_set_has() -> None:
+    """A sampler of some rows: reference, those rows of the tensors."""
+    chosen = [31, 2, 17, 8, 25, 10, 39, 0]
+    data = as_dataset(DataLoader(Mapped(), 4, sampler=SubsetRandomSampler(chosen)), validation_fraction=0)
+    assert data.train.rows.tolist() == sorted(chosen) and torch.equal(data.train.inputs, X[data.train.rows])
+
+
+def test_dtypes_that_differ_between_rows_become_the_wider_one() -> None:
+    """Before: rows of two blocks in two dtypes were taken for padded ones."""
+    rows = [(X[i % 40].double() if i > 300 else X[i % 40], i % 2) for i in range(400)]
+    data = as_dataset(rows, validation_fraction=0)
+    assert data.train.inputs.dtype == torch.float64 and data.normalization is not None
+    with pytest.raises(UserError, match=r"make all rows alike|rows differ"):
+        as_dataset(rows, max_bytes=0)
+
+
+def test_targets_may_be_a_list_beside_an_array() -> None:
+    for y in (Y.tolist(), ["a" if y else "b" for y in Y]):
+        assert len(as_dataset((X, y), validation_fraction=0).train) == 40
 
 
 def test_words_as_labels_of_samples_are_classes() -> None:

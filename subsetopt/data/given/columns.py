@@ -40,7 +40,7 @@ class GivenSamples:
 
     `inputs` are an array, a tensor, or stored inputs of several parts or lazy rows; `targets` None where there are
     none. `columns` name the columns of a table; `class_names` are those that the data declare; `padded` says that
-    a collate function made rows of different lengths alike.
+    a collate function made rows of different lengths alike; `rows` are their numbers where some were left out.
     """
 
     inputs: Any
@@ -49,6 +49,7 @@ class GivenSamples:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     padded: bool = False
+    rows: Tensor | None = None
 
 
 def refused(thing: object, problem: str, remedy: str) -> SettingError:
@@ -68,9 +69,10 @@ def divided(batch: Any, columns: Columns, what: str) -> tuple[Any, Any]:
         return _of_mapping(batch, columns, what)
     if isinstance(batch, tuple | list) and not _numbers(batch):
         return _of_tuple(batch, columns, what)
-    raise SettingError(
-        "dataset", kind_of(batch), f"{what} is inputs without a target", "make it a pair (inputs, target)"
+    problem = (
+        "is inputs without a target" if hasattr(batch, "shape") or _is_number(batch) else "is no pair, tuple or dict"
     )
+    raise SettingError("dataset", kind_of(batch), f"{what} {problem}", "make it a pair (inputs, target)")
 
 
 def as_stored(inputs: Any, what: str) -> Inputs:
@@ -120,11 +122,17 @@ def _numeric(value: Any, what: str) -> Any:
 
 def _numbers(values: Sequence[Any]) -> bool:
     """Whether a list is one array of plain numbers, not several things."""
-    return len(values) > 0 and all(isinstance(value, bool | int | float | np.number) for value in values)
+    return len(values) > 0 and all(map(_is_number, values))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, bool | int | float | np.number)
 
 
 def _of_mapping(batch: Mapping[Any, Any], columns: Columns, what: str) -> tuple[Any, Any]:
     names = [str(name) for name in batch]
+    if not names:
+        raise SettingError("dataset", "{}", f"{what} has no entries", "give inputs and targets")
     entries = dict(zip(names, batch.values(), strict=True))
     targets = columns.targets
     found = tuple(name for name in names if name in TARGET_NAMES)
@@ -162,6 +170,13 @@ def _joined_targets(found: list[Any]) -> Any:
     if len(found) < 2:
         return found[0] if found else None
     return np.stack([np.asarray(column, dtype=np.float64) for column in found], axis=-1)
+
+
+def require_apart(inputs: Sequence[Key], targets: Sequence[Key]) -> None:
+    """Raise `SettingError` for an entry that is chosen as an input and as a target."""
+    for key in inputs:
+        if key in targets:
+            raise SettingError("inputs", key, "is chosen as the target, too", "leave it out of one of them")
 
 
 def _require_known(name: str, given: Sequence[Key], known: Sequence[Key], what: str) -> None:

@@ -104,7 +104,7 @@ def read_rows(source: MapStyle, divide: Divide, max_bytes: int | None) -> GivenS
         assert template is not None, "there is a row"
         lazy = LazyRows(lambda rows: _converted(source, rows, divide)[0], torch.arange(n), template, limit)
         return GivenSamples(lazy, stacked, notes=(f"{n} rows are read when they are needed",), padded=source.pads)
-    if len({_shapes(piece) for piece in pieces}) > 1:
+    if len({_sizes(piece) for piece in pieces}) > 1:
         # Every block is padded to its own longest row; only the user's function knows with what.
         inputs, stacked = _converted(source, range(n), divide)
         return GivenSamples(inputs, stacked, padded=True)
@@ -158,6 +158,10 @@ def _equal(a: Inputs, b: Inputs) -> bool:
 
 def _shapes(inputs: Inputs) -> str:
     return describe(inputs[:1])
+
+
+def _sizes(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(part.shape[1:]) for _, part in each_part(inputs))
 
 
 def _stacked(targets: list[Any]) -> Any:

@@ -84,7 +84,8 @@ class Predictor(nn.Module):
     def predict(self, inputs: Any) -> Any:
         """Return predictions for raw inputs (n, ...): a tensor for tensors, a numpy array for anything else.
 
-        Inputs are given in any form that data may have (see `as_dataset`), with targets beside them or without.
+        Inputs are given in any form that data may have (see `as_dataset`), with targets beside them or without; of a
+        loader in the order of its data set, whatever its own is.
 
         Classification gives class names, as whole numbers where all of them are, (n,), or class numbers where there
         are no names; regression targets (n,), or (n, M) for several columns. Raises `DataError`.
