@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from subsetopt.adapters.finish import all_rows
-from subsetopt.adapters.required import require
 from subsetopt.errors import SettingError, UserError
 from subsetopt.optim import full_batch_closure
+from subsetopt.required import require
 
 
 def accelerated_closure(

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from subsetopt.adapters.required import require
 from subsetopt.errors import SettingError
 from subsetopt.optim import LBFGS
+from subsetopt.required import require
 
 
 @contextmanager

@@ -23,7 +23,7 @@ LOGGER = logging.getLogger("subsetopt")
 class Finish:
     """At most `max_iterations` of L-BFGS; `settings` are further arguments of `subsetopt.optim.LBFGS`.
 
-    `summary` has loss, gradient_norm, stop_reason and iterations of the last run. `state_dict` holds tensors and plain
+    `summary` has first_loss, loss, gradient_norm, stop_reason and iterations. `state_dict` holds tensors and plain
     numbers: a solve that was saved midway goes on exactly.
     """
 
@@ -34,6 +34,7 @@ class Finish:
     _optimizer: LBFGS | None = None
     _saved: Mapping[str, Any] | None = None
     _done: int = 0
+    _first: float | None = None
 
     def __post_init__(self) -> None:
         read_count("max_iterations", self.max_iterations)
@@ -52,6 +53,7 @@ class Finish:
             self._saved = None
         while self._done < self.max_iterations:
             loss = optimizer.step(closure)
+            self._first = float(loss) if self._first is None else self._first
             self._done += 1
             record = {"iteration": self._done, "loss": float(loss), "gradient_norm": optimizer.gradient_norm}
             LOGGER.debug("L-BFGS iteration %(iteration)d: loss %(loss).6g, max|g| %(gradient_norm).2g", record)
@@ -63,6 +65,7 @@ class Finish:
         final = float(closure())  # a step returns the loss where it began
         optimizer.zero_grad()
         self.summary = {
+            "first_loss": self._first,
             "loss": final,
             "gradient_norm": optimizer.gradient_norm,
             "stop_reason": str(reason),
@@ -77,12 +80,12 @@ class Finish:
     def state_dict(self) -> dict[str, Any]:
         """Return where the solve is."""
         optimizer = self._saved if self._optimizer is None else self._optimizer.state_dict()
-        return {"optimizer": optimizer, "done": self._done, "summary": self.summary}
+        return {"optimizer": optimizer, "done": self._done, "first": self._first, "summary": self.summary}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._optimizer, self._saved = None, state["optimizer"]
-        self._done, self.summary = int(state["done"]), state["summary"]
+        self._done, self._first, self.summary = int(state["done"]), state["first"], state["summary"]
 
     def _make(self, parameters: Iterable[Tensor]) -> LBFGS:
         given = {"tolerance_grad": self.tolerance_grad, "process_group": "default", **self.settings}

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.adapters.finish import Finish, Whole, all_rows, evaluating
-from subsetopt.adapters.required import require
 from subsetopt.errors import SettingError, UserError
 from subsetopt.optim import full_batch_closure
+from subsetopt.required import require
 
 try:
     from lightning.pytorch.callbacks import Callback

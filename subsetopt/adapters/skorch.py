@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from subsetopt.adapters.finish import Finish, Whole, all_rows, evaluating
-from subsetopt.adapters.required import require
 from subsetopt.optim import full_batch_closure
+from subsetopt.required import require
 
 Callback = require("skorch", "skorch").callbacks.Callback
 

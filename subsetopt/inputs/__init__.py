@@ -2,7 +2,7 @@
 
 from subsetopt.inputs.calling import Arguments, Style, arguments_of, called, describe, fitted_to, style_of
 from subsetopt.inputs.parts import Inputs, Parts, copied_into
-from subsetopt.inputs.rows import Given, LazyRows, Stored, as_inputs, cut, each_part, joined, taken, version_of
+from subsetopt.inputs.rows import Given, LazyRows, Stored, as_inputs, cut, each_part, joined, part_of, taken, version_of
 
 __all__ = [
     "Arguments",
@@ -21,6 +21,7 @@ __all__ = [
     "each_part",
     "fitted_to",
     "joined",
+    "part_of",
     "style_of",
     "taken",
     "version_of",

@@ -123,6 +123,11 @@ Stored = Tensor | Parts | LazyRows
 """Inputs of a data set: in memory, or to be read."""
 
 
+def part_of(inputs: Stored, key: str | None) -> Any:
+    """Return the part of this key; None is that of inputs of one tensor."""
+    return dict(each_part(inputs))[key]
+
+
 def joined(pieces: Sequence[Inputs]) -> Inputs:
     """Return the rows of all pieces, one after the other."""
     first = pieces[0]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.arguments import finite_number, kind_of, require_device, require_module, require_switch
+from subsetopt.data import as_batches, as_samples
 from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError
-from subsetopt.inputs import Given, Inputs, Stored, as_inputs
+from subsetopt.inputs import Given, Inputs, LazyRows, Parts, Stored, as_inputs
 from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.binding import CallsModel
@@ -41,6 +42,7 @@ class Objective:
 
     inputs: a tensor `(n, ...)`, or several in a tuple or dict, for a model called as `model(*inputs)` or
     `model(**inputs)`; kept in their dtype and passed through `preprocess` per chunk. targets `(n,)` or `(n, M)`.
+    Without targets, `inputs` may be what `as_dataset` takes: a pair, a torch Dataset, a DataLoader, and so on.
     `loss`: "cross_entropy", "mse" or a function (outputs, targets) -> n losses or their mean. `l2` equals the weight
     decay of SGD. `chunk_size` (automatic by default: see `memory.py`) bounds memory; sums over chunks equal the
     unchunked value to rounding, except with BatchNorm, where each chunk is normalised by its own statistics, so that
@@ -60,7 +62,7 @@ class Objective:
     def __init__(
         self,
         model: nn.Module | FlatModel,
-        inputs: Given,
+        inputs: Given | object,
         targets: Tensor | None = None,
         loss: str | LossFunction | Loss = "cross_entropy",
         l2: float = 0.0,
@@ -83,8 +85,8 @@ class Objective:
     ) -> None:
         l2 = finite_number("l2", l2, "1e-4")
         kind = make_loss(loss)
-        _check_kinds(model, targets, kind, preprocess, device, dtype)
-        given = as_inputs(inputs)
+        _check_kinds(model, preprocess, device, dtype)
+        given, targets = _samples(inputs, targets, kind)
         switches = {
             "track_noise": track_noise,
             "allow_tf32": allow_tf32,
@@ -332,11 +334,23 @@ class Objective:
         return digest.hexdigest()
 
 
-def _check_kinds(model: object, targets: object, loss: Loss, preprocess: object, device: object, dtype: object) -> None:
+def _samples(inputs: object, targets: Tensor | None, loss: Loss) -> tuple[Stored, Tensor | None]:
+    """Return inputs and targets, read from a data set or loader where no targets are given beside it."""
+    if targets is None and isinstance(loss, CallsModel):
+        tensors = isinstance(inputs, Tensor | Parts | LazyRows | Mapping) or (
+            isinstance(inputs, tuple | list) and all(isinstance(part, Tensor) for part in inputs)
+        )
+        return as_inputs(inputs) if tensors else as_batches(inputs), None
+    if targets is None and not isinstance(inputs, Tensor):
+        return as_samples(inputs)
+    if not isinstance(targets, Tensor):
+        raise DataError(f"targets: is {kind_of(targets)}, needs a tensor; torch.as_tensor makes one of an array")
+    return as_inputs(inputs), targets
+
+
+def _check_kinds(model: object, preprocess: object, device: object, dtype: object) -> None:
     if not isinstance(model, FlatModel):
         require_module("model", model)
-    if not isinstance(targets, Tensor) and not (targets is None and isinstance(loss, CallsModel)):
-        raise DataError(f"targets: is {kind_of(targets)}, needs a tensor; torch.as_tensor makes one of an array")
     if preprocess is not None and (isinstance(preprocess, type) or not callable(preprocess)):
         raise SettingError("preprocess", preprocess, f"is {kind_of(preprocess)}", "give a function of the inputs")
     if device is not None:

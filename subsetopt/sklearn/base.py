@@ -7,7 +7,9 @@ a random subset and then, from its minimum and with its curvature pairs, over al
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, Self, cast
 
 import numpy as np
@@ -46,7 +48,10 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     result_: SolveResult
     loss_curve_: list[float]
     n_iter_: int
+    l2_: float
     _n_out: int
+    _prior: float  # l2 "auto" is this many times 1 / rows
+    _trace: Sequence[tuple[float, Tensor]] = ()  # the last two penalties of warm starts, and their minima
 
     def __init__(
         self,
@@ -54,7 +59,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         activation: str = "tanh",
         *,
         solver: str = "lbfgs",
-        l2: float = 1e-3,
+        l2: float | str = "auto",
         subset_frac: float | str = "auto",
         gtol: float = 1e-4,
         max_iter: int = 200,
@@ -114,6 +119,11 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         check_is_fitted(self)
         return float(self.result_.loss) if hasattr(self, "result_") else self.loss_curve_[-1]
 
+    def _penalty(self, weights: Floats | None, rows: int) -> float:
+        """Return `l2`; "auto" is a prior of one strength, whose part falls as rows (by weight) come in."""
+        total = float(rows if weights is None else weights.sum())
+        return self._prior / total if self.l2 == "auto" else float(self.l2)
+
     def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[Any, NDArray[Any]]:
         """Return X and y as scikit-learn checks them; sets `n_features_in_` and `feature_names_in_`."""
         raise NotImplementedError
@@ -136,16 +146,17 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             self.loss_curve_, self.n_iter_, self._pass = [], 0, OnlinePass()
         if not hasattr(self, "_pass"):
             self._pass = OnlinePass()
+        self.l2_ = self._penalty(weights, len(X))
         flat = FlatModel(self.module_, device=resolved_device(self.device))
         sample = self._sample(flat, self.feature_scaling_.apply(X), targets, weights)
         order = torch.from_numpy(np.random.default_rng((seed, self.n_iter_)).permutation(len(X)))
         objectives = [
-            PerceptronObjective(flat, self.activation, sample.take(rows), self.l2) for rows in order.split(BATCH)
+            PerceptronObjective(flat, self.activation, sample.take(rows), self.l2_) for rows in order.split(BATCH)
         ]
         w = self._pass.over(objectives, flat.initial())
         flat.write_back(w, self.module_)
         self.n_iter_ += 1
-        self.loss_curve_.append(float(PerceptronObjective(flat, self.activation, sample, self.l2).value(w)))
+        self.loss_curve_.append(float(PerceptronObjective(flat, self.activation, sample, self.l2_).value(w)))
         for stale in ("result_", "overdetermination_"):
             self.__dict__.pop(stale, None)
         return self
@@ -159,6 +170,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         return None
 
     def _solve(self, X: Floats, targets: NDArray[Any], weights: Floats | None, continued: bool) -> None:
+        self.l2_ = self._penalty(weights, len(X))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         widths = hidden_widths(self.hidden_layer_sizes)
         dtype = working_dtype(self.dtype, len(X), (X.shape[1], *widths, self._n_out))
@@ -169,8 +181,9 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         X, targets, weights, held_out_rows = self._hold_out(X, targets, weights, seed)
         flat = FlatModel(self.module_, dtype=dtype, device=resolved_device(self.device))
         previous = getattr(self, "_curvature", None) if continued else None
-        solve = Solve(self.solver, self.gtol, self.max_iter, flat.initial(), curvature=previous)
+        solve = Solve(self.solver, self.gtol, self.max_iter, flat.initial(), self.l2_, curvature=previous)
         solve.keeps = self.warm_start
+        solve.guess = self._extrapolated() if continued else None
         solve.scale = getattr(self, "_scale", None) if continued else None
         rows = self._subset(X, targets, seed, continued)
         everything = self._sample(flat, X, targets, weights)
@@ -183,12 +196,13 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             if stage is None and held_out_rows is not None:
                 solve.held_out = self._watch(flat, *held_out_rows)
             sample = everything if stage is None else everything.take(stage)
-            objective = PerceptronObjective(flat, self.activation, sample, self.l2)
+            objective = PerceptronObjective(flat, self.activation, sample, self.l2_)
             result = solve.stage(objective, last=stage is None)
         assert result is not None
         flat.write_back(result.x, self.module_)
         self.result_, self.n_iter_ = result, max(1, solve.done)
         self.loss_curve_ = solve.losses
+        self._trace = [*(self._trace if continued else []), (self.l2_, result.x)][-2:] if self.warm_start else []
         self._curvature, self._scale = solve.curvature if self.warm_start else None, solve.scale
         if solve.held_out is not None:
             self.validation_losses_ = solve.held_out.losses
@@ -209,6 +223,15 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             dtype=dtype,
             **settings,
         )
+
+    def _extrapolated(self) -> Tensor | None:
+        """Return where the minima of the last two penalties point to for this one, linearly in log l2."""
+        if len(self._trace) < 2 or min(self.l2_, *(l2 for l2, _ in self._trace)) <= 0:
+            return None
+        (before, w0), (last, w1) = self._trace
+        if before == last:
+            return None
+        return w1 + (w1 - w0) * min(1.0, math.log(self.l2_ / last) / math.log(last / before))
 
     def _hold_out(
         self, X: Floats, targets: NDArray[Any], weights: Floats | None, seed: int

@@ -23,6 +23,8 @@ class SubsetRegressor(RegressorMixin, SubsetEstimator):  # type: ignore[misc]  #
     _flat_targets: bool
     target_scaling_: Scaling
 
+    _prior = 10.0
+
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Go once over some rows by Adam in mini-batches of 200; scales are those of the first call's rows."""
         return self._take_part(X, y, sample_weight)

@@ -28,7 +28,8 @@ def check_parameters(given: Mapping[str, Any]) -> None:
         )
     _one_of("activation", given["activation"], ACTIVATIONS)
     _one_of("dtype", given["dtype"], DTYPES)
-    _number("l2", given["l2"], 0.0, math.inf)
+    if given["l2"] != "auto":
+        _number("l2", given["l2"], 0.0, math.inf)
     _number("gtol", given["gtol"], 0.0, math.inf)
     _whole("max_iter", given["max_iter"], 1)
     _whole("n_iter_no_change", given["n_iter_no_change"], 1)

@@ -58,8 +58,10 @@ class Solve:
     gtol: float
     iterations: int
     w: Tensor
+    l2: float
     held_out: HeldOut | None = None
     curvature: Curvature | None = None
+    guess: Tensor | None = None
     scale: float | None = None
     keeps: bool = False  # curvature at the end, for a later solve; between stages it is always carried
     losses: list[float] = field(default_factory=list)
@@ -69,11 +71,17 @@ class Solve:
         """Minimise `objective` from the last point to max|g| <= gtol S; S is measured at the first stage's start."""
         solver = make_solver(self.method, gtol=self.gtol, max_iterations=max(1, self.iterations - self.done))
         state = solver.init(objective, self.w)
+        if self.guess is not None:  # a start that may be better costs one evaluation
+            other = solver.init(objective, self.guess)
+            state, self.w = (other, self.guess) if other.loss < state.loss else (state, self.w)
+            state = replace(state, evaluations=2)
         if self.curvature is not None and self.curvature.fits(self.method, self.w) and hasattr(solver, "inherit"):
             previous = solver.restore(objective, self.curvature.tensors, self.curvature.numbers)
             state = solver.inherit(state, previous)
         if self.scale is None:
-            self.scale = loss_scale(state.loss, state.gradient_norm)
+            # Of the loss alone: another penalty, on a path of them, leaves the test as strict as it was.
+            data_loss = state.loss - 0.5 * self.l2 * float(state.w.double().square().sum())
+            self.scale = loss_scale(data_loss, float((state.gradient - self.l2 * state.w).abs().max()))
         solver = relative_to(solver, self.scale)
         self.losses = [state.loss]
 

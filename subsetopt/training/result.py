@@ -63,7 +63,7 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
         status="done",
         seed=config.seed,
         dataset=_dataset(data),
-        normalization=_scaling(dataset.normalization),
+        normalization=_scalings(dataset.normalization),
         target_normalization=_scaling(dataset.target_normalization),
         model=Model(name=config.model, args=config.model_args, parameters=run.model.flat.size),
         overdetermination=_ratio(data, run.model.flat.size),
@@ -92,7 +92,8 @@ def _dataset(data: TrainingData) -> DatasetEntry:
     return DatasetEntry(
         name=dataset.name,
         task=dataset.task,
-        in_shape=list(dataset.in_shape),
+        in_shape=_shape(dataset.in_shape),
+        columns=list(dataset.columns) or None,
         n_outputs=dataset.n_outputs,
         train=len(dataset.train),
         validation=len(dataset.validation) if dataset.validation else 0,
@@ -116,6 +117,17 @@ def _ratio(data: TrainingData, parameters: int) -> Ratio:
         augment_copies=data.copies,
         verdict=verdict(subset, full, task=data.dataset.task),
     )
+
+
+def _shape(shape: Any) -> list[int] | dict[str, list[int]]:
+    return {key: list(own) for key, own in shape.items()} if isinstance(shape, dict) else list(shape)
+
+
+def _scalings(by: Normalization | dict[str, Normalization] | None) -> Scaling | dict[str, Scaling] | None:
+    """Return the statistics of one input, or of several by name."""
+    if not isinstance(by, dict):
+        return _scaling(by)
+    return {key: Scaling(mean=list(own.mean), std=list(own.std)) for key, own in by.items()}
 
 
 def _scaling(normalization: Normalization | None) -> Scaling | None:

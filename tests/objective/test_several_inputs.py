@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from subsetopt import Objective, minimize
 from subsetopt.analysis.sample_jacobians import sample_jacobians
-from subsetopt.errors import DataError, ModelError
+from subsetopt.errors import DataError, ModelError, UserError
 from subsetopt.inputs import LazyRows, Parts
 from subsetopt.objective import FlatModel, calibrate_prices, evaluate_split, tuned_chunk_size
 
@@ -191,3 +192,43 @@ def test_nan_in_a_part_is_told_with_its_name() -> None:
     batch["extra"][5, 1] = torch.nan
     with pytest.raises(DataError, match="row 5 of 'extra'"):
         Objective(_model(), batch, y)
+
+
+class _Samples(Dataset[Any]):
+    def __init__(self) -> None:
+        self.batch, self.y = _data()
+
+    def __len__(self) -> int:
+        return K
+
+    def __getitem__(self, row: int) -> Any:
+        return {name: part[row] for name, part in self.batch.items()} | {"labels": self.y[row]}
+
+
+def test_data_sets_and_loaders_are_read_where_no_targets_stand_beside_them() -> None:
+    batch, y = _data()
+    expected = float(_reference(_flat(), batch, y, 0.0))
+    for given in (_Samples(), DataLoader(_Samples(), 5), (batch, y), {**batch, "labels": y}):
+        objective = Objective(_model(), given)
+        assert float(objective.value(objective.initial())) == pytest.approx(expected, rel=1e-12)
+    plain = Objective(nn.Linear(4, 3).double(), TensorDataset(batch["extra"], y))
+    assert plain.n_samples == K and plain.n_outputs == 3
+    with pytest.raises(UserError, match="targets: is None"):
+        Objective(nn.Linear(4, 3).double(), batch["extra"])
+    with pytest.raises(UserError, match="only be iterated"):
+        Objective(nn.Linear(4, 3).double(), iter([1]))
+
+
+def test_a_loss_that_calls_the_model_gets_whole_samples_of_a_loader() -> None:
+    def own(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        inputs = {name: part for name, part in batch.items() if name != "labels"}
+        return nn.functional.cross_entropy(model(**inputs), batch["labels"])
+
+    batch, y = _data()
+    objective = Objective(_model(), DataLoader(_Samples(), 5), loss=own)
+    expected = float(_reference(_flat(), batch, y, 0.0))
+    assert float(objective.value(objective.initial())) == pytest.approx(expected, rel=1e-12)
+
+
+def _flat() -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in _model().parameters()])

@@ -21,7 +21,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from subsetopt.models import build_model
 from subsetopt.objective import FlatModel, Objective
-from subsetopt.sklearn import SubsetClassifier, SubsetRegressor
+from subsetopt.sklearn import SubsetClassifier, SubsetClassifierCV, SubsetRegressor, SubsetRegressorCV, l2_path
 from subsetopt.sklearn.perceptron import ACTIVATIONS, PerceptronObjective, Sample
 
 CHECKS = [
@@ -191,3 +191,27 @@ def test_a_setting_that_cannot_be_used_is_named(setting, value):
     with pytest.raises(ValueError, match=setting) as failed:
         SubsetClassifier(**{setting: value}).fit(X, y)
     assert "\n" not in str(failed.value)
+
+
+def test_a_path_ends_where_single_solves_do_at_less_cost():
+    X, y = load_wine(return_X_y=True)
+    model = SubsetClassifier((), random_state=0, gtol=1e-7, max_iter=1000)
+    path = l2_path(model, X, y, [1e-3, 1e-1, 1e-2, 3e-2, 3e-3], held_out=(X, y))
+    assert path.l2 == (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
+    single = [clone(model).set_params(l2=each).fit(X, y) for each in path.l2]
+    np.testing.assert_allclose(path.losses, [each.loss_ for each in single], rtol=1e-6)
+    assert sum(path.evaluations) < 0.8 * sum(each.result_.counts["evaluations"] for each in single)
+    assert path.best.score(X, y) == max(path.scores)
+
+
+def test_cross_validation_chooses_a_penalty_that_predicts_better():
+    X, y = load_diabetes(return_X_y=True)
+    chosen = SubsetRegressorCV((), l2s=[1e-6, 0.3, 1e3], cv=3, random_state=0).fit(X[:300], y[:300])
+    assert chosen.scores_.shape == (3, 3)
+    assert chosen.l2_ == chosen.l2s_[chosen.scores_.mean(1).argmax()] != 1e3
+    alone = SubsetRegressor((), l2=chosen.l2_, random_state=0).fit(X[:300], y[:300])
+    np.testing.assert_allclose(chosen.predict(X[300:]), alone.predict(X[300:]), rtol=1e-2)
+    classes = SubsetClassifierCV((3,), l2s=[1e-3, 1e-2], cv=2, random_state=0).fit(X, y > 150)
+    assert classes.predict_proba(X).shape == (len(X), 2)
+    with pytest.raises(ValueError, match="l2 = 'few'"):
+        SubsetClassifierCV(l2s="few").fit(X, y > 150)

@@ -31,11 +31,11 @@ COUNTED_SAMPLES = 8
 class Kfac:
     """Running estimate of F at changing w, without L2; zero until `update` has taken one in.
 
-    Linear and Conv2d layers have a Kronecker eigenbasis; norm layers and embeddings a diagonal of squared per-sample
-    gradients; every other parameter tensor a multiple of the identity, the mean of its squared random gradient, and is
-    named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a warm-up in which
-    all estimates count the same. A factor is decomposed anew when its moment has changed by more than `drift` of its
-    Frobenius norm since the last time: the inputs of the first layer, for one, never change much. Eigenvalues are
+    Linear, Conv1d and Conv2d layers have a Kronecker eigenbasis; norm layers and embeddings a diagonal of squared per-
+    sample gradients; every other parameter tensor a multiple of the identity, the mean of its squared random gradient,
+    and is named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a warm-up in
+    which all estimates count the same. A factor is decomposed anew when its moment has changed by more than `drift` of
+    its Frobenius norm since the last time: the inputs of the first layer, for one, never change much. Eigenvalues are
     averaged in their order, whether the basis has turned or not.
     """
 

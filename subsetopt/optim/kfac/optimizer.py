@@ -25,8 +25,8 @@ NOT_FINITE = "subsetopt.optim.KFAC: a gradient is not finite; its step is left o
 class KFAC(Optimizer):
     """EKFAC on the mini-batches of a loop of your own: `loss.backward()`, then `step()`, as with Adam.
 
-    `params` is the model itself, or what any torch optimizer takes. A step divides the gradient by the damped
-    Gauss-Newton matrix, F + damping I, of which each Linear and Conv2d layer has a block in Kronecker form, and each
+    `params` is the model itself, or what any torch optimizer takes. A step divides the gradient by the damped Gauss-
+    Newton matrix, F + damping I, of which each Linear, Conv1d and Conv2d layer has a block in Kronecker form, and each
     norm layer and embedding a diagonal. Estimates of F come from one more backward pass through the graph of every
     `update_every`-th batch (more often at first), by random noise at the outputs, and keep `memory` of what was known.
     Parameters without factors (LSTM, attention's in_proj, weights tied between modules, ...) take Adam steps of rate

@@ -18,7 +18,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.module import register_module_forward_hook
 
 from subsetopt.errors import UserError
-from subsetopt.objective.layers import KRONECKER, Layer, is_known
+from subsetopt.objective.layers import CONVOLUTION, KRONECKER, Layer, is_known
 
 Measure = Callable[[GradientEdge, Tensor, Tensor, "list[Layer]"], None]
 """Called with the edge of the model's outputs, their values, the loss's gradient in them, and the layers called."""
@@ -102,7 +102,8 @@ class Recorder:
         kronecker = isinstance(module, KRONECKER)
         if not output.requires_grad or not inputs or not isinstance(inputs[0], Tensor) or inputs[0].dim() < 2:
             return output
-        if (kronecker and "weight" not in own) or (isinstance(module, nn.Conv2d) and output.dim() != 4):
+        unbatched = isinstance(module, CONVOLUTION) and output.dim() != module.weight.dim()
+        if (kronecker and "weight" not in own) or unbatched:
             return output
         if torch.is_autocast_enabled(output.device.type):
             raise UserError("autocast: KFAC's factors need full precision; call the model outside torch.autocast")

@@ -9,7 +9,16 @@ from statistics import fmean
 
 from subsetopt.documents.comparison import ComparisonDocument, MethodEntry, TuningSearch
 from subsetopt.report.study.svg import number
-from subsetopt.report.study.tables import MISSING, StudyTable, TableCell, cost_text, loss_text, plain_table, unit_title
+from subsetopt.report.study.tables import (
+    MISSING,
+    StudyTable,
+    TableCell,
+    budget_text,
+    cost_text,
+    epochs_text,
+    loss_text,
+    plain_table,
+)
 
 
 def methods_table(study: ComparisonDocument) -> StudyTable:
@@ -118,12 +127,13 @@ def environment_table(study: ComparisonDocument) -> StudyTable | None:
 
 def study_facts(study: ComparisonDocument) -> list[tuple[str, str]]:
     """Return (name, text) pairs: what was compared, at which budgets, and what it cost altogether."""
-    budgets = ", ".join(number(budget) for budget in study.budgets)
+    *smaller, largest = study.budgets
+    budgets = ", ".join([*(number(budget) for budget in smaller), budget_text(study, largest)])
     pairs = [
         ("Data set", study.dataset),
         ("Model", study.model),
         ("Methods", ", ".join(study.names)),
-        ("Equal budget", f"{budgets} {unit_title(study)} for every method"),
+        ("Equal budget", f"{budgets} for every method"),
         ("Seeds", f"{study.seed_count}, the same initial weights for every method"),
         ("Cost altogether", _total_cost(study)),
         ("Failed cells", str(len(study.failures)) if study.failures else "none"),
@@ -138,8 +148,8 @@ def _total_cost(study: ComparisonDocument) -> str:
     runs = sum(row.n * (row.cost_mean or 0.0) for row in rows)
     seconds = sum(row.n * (row.seconds_mean or 0.0) for row in rows)
     tuning = sum(max((row.cost_including_tuning or row.cost_mean or 0.0) - (row.cost_mean or 0.0), 0.0) for row in rows)
-    text = f"{cost_text(runs)} epoch-equivalents in {cost_text(seconds)} seconds for the runs"
-    return f"{text}, and {cost_text(tuning)} epoch-equivalents for tuning" if tuning else text
+    text = f"{epochs_text(runs)} in {cost_text(seconds)} s for the runs"
+    return f"{text}, and {epochs_text(tuning)} for tuning" if tuning else text
 
 
 def command_line(study: ComparisonDocument) -> str:

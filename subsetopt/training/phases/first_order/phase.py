@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.data.batch_augmentation import make_augmentation
+from subsetopt.documents.run import LossOf
 from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.samplers import Sampler
@@ -95,6 +96,12 @@ class FirstOrderPhase:
     def samples(self) -> int:
         """K for the subset, N for the full set."""
         return self._data.samples(self.config.split)
+
+    @property
+    def loss_of(self) -> LossOf:
+        """The mean over the latest mini-batches; L2 is part of it, decoupled weight decay is not."""
+        penalised = not self._decoupled or self._coupled_l2 > 0
+        return LossOf.MINI_BATCHES if penalised else LossOf.MINI_BATCHES_WITHOUT_DECAY
 
     @property
     def title(self) -> str:

@@ -1,4 +1,4 @@
-"""Packages that an adapter stands on, asked for in one line."""
+"""Packages that an extra brings, asked for in one line."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from subsetopt.adapters.required import require
 from subsetopt.errors import UserError
+from subsetopt.required import require
 
 
 @pytest.mark.parametrize("name", ["lightning", "skorch", "transformers"])
