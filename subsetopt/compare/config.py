@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
 from subsetopt.study.seeds import MOST_SEEDS, SEEDS_EXAMPLE, read_seeds, seed_count
+from subsetopt.training.phases.first_order.inline_arguments import split_list
 from subsetopt.training.settings.declaration import declaration, declared, names_of
 from subsetopt.training.settings.phase import Settings, present_names
 from subsetopt.training.settings.run import RunConfig, make_config
@@ -111,7 +112,7 @@ class StudyConfig(Settings):
     def _listed(cls, value: Any) -> Any:
         """Take `a,b`, a list, or a single number."""
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+            return tuple(split_list(value))
         return value if isinstance(value, (list, tuple)) else (value,)
 
     @model_validator(mode="after")

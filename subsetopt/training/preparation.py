@@ -21,7 +21,7 @@ from subsetopt.data import (
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
 from subsetopt.inputs import Inputs
-from subsetopt.models import build_model, check_output_shape, initialise_lazy, refuse_reserved
+from subsetopt.models import MODELS, build_model, check_output_shape, initialise_lazy, refuse_reserved
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
@@ -81,6 +81,7 @@ def prepare(
         raise SettingError("task", config.task, f"the data set given is for {dataset.task}", "leave it out")
     loss = resolve_loss(config.loss, dataset)
     subset = _draw_subset(config, dataset)
+    ours = model is None
     if model is None:
         refuse_reserved(config.model_args)
         config = config.model_copy(update={"model": resolve_model(config.model, dataset)})
@@ -104,7 +105,9 @@ def prepare(
     origin = None if config.init_from is None else flat.initial()
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
-    ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
+    known_by = _price_key(config, dataset, loss, embedded, device) if ours else None
+    prices = _prices(flat, dataset, loss, preprocess, device, known_by)
+    ledger = Ledger(len(dataset.train), prices, config.max_epochs)
     budget = Budget(ledger, Clock(config.max_seconds))
     data = TrainingData(
         dataset, given, preprocess, device, subset, config.seed, config.stratify, copies=config.augment_copies
@@ -187,12 +190,34 @@ def _few(dataset: Dataset, dtype: torch.dtype) -> Inputs:
     return Preprocess(dataset.normalization, dtype)(few)
 
 
+_KNOWN_PRICES: dict[str, dict[str, float]] = {}
+"""Prices of the package's own models, whose operations depend on shapes alone: the cells of a study share them."""
+
+
+def _price_key(config: RunConfig, dataset: Dataset, loss: str, embedded: bool, device: torch.device) -> str | None:
+    """Return all that the prices of a model of this package depend on; None for another's, which may read its data."""
+    inputs = dataset.train.inputs
+    if not isinstance(inputs, Tensor) or config.model not in MODELS:
+        return None
+    if not MODELS.get(config.model).__module__.startswith("subsetopt."):
+        return None
+    shapes = dataset.in_shape, dataset.n_outputs, inputs.dtype, min(len(dataset.train), PRICE_SAMPLES)
+    targets = dataset.train.targets.shape[1:], dataset.train.targets.dtype
+    settings = config.model, sorted(config.model_args.items()), config.dtype
+    return repr((settings, shapes, targets, loss, embedded, device.type))
+
+
 def _prices(
-    flat: FlatModel, dataset: Dataset, loss: str, preprocess: Preprocess, device: torch.device
+    flat: FlatModel, dataset: Dataset, loss: str, preprocess: Preprocess, device: torch.device, known_by: str | None
 ) -> dict[str, float]:
+    if known_by is not None and known_by in _KNOWN_PRICES:
+        return dict(_KNOWN_PRICES[known_by])
     inputs = dataset.train.inputs[:PRICE_SAMPLES].to(device)
     targets = dataset.train.targets[:PRICE_SAMPLES].to(device)
-    return calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
+    prices = calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
+    if known_by is not None:
+        _KNOWN_PRICES[known_by] = dict(prices)
+    return prices
 
 
 def _check_ratio(data: TrainingData, run: RunContext) -> None:

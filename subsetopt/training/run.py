@@ -38,6 +38,7 @@ def train(
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
     may_idle: bool = False,
+    save_at_once: bool = True,
     callbacks: Callbacks | None = None,
 ) -> RunResult:
     """Run all phases of `config` and return the result; `keep=False` writes nothing to disk.
@@ -46,7 +47,8 @@ def train(
     the time of drawing. Every check is made before the run directory is created. Raises `UserError` for the user's
     mistakes and `Interrupted` after Ctrl-C, with everything saved.
 
-    With `may_idle` a run whose budget admits no step is a finding, not a mistake.
+    With `may_idle` a run whose budget admits no step is a finding, not a mistake. `save_at_once=False` writes the first
+    checkpoint when `checkpoint_seconds` have passed, and none at the end of a phase before: for short runs of a study.
 
     `callbacks` are called on rank 0 after every iteration and phase, and may stop the run.
 
@@ -61,7 +63,7 @@ def train(
     set_resume_hint(ranks, directory)
     with alone_in(directory, ranks), tracking(config, directory, ranks.main) as tracker:
         observed = Observed(progress, callbacks or Callbacks(), tracker)
-        loop = Loop(prepared, phases, directory, observed)
+        loop = Loop(prepared, phases, directory, observed, save_at_once)
         outcome = finish(loop, loop.start(), prepared, phases, directory, observed, splits, figure, may_idle)
         if tracker is not None:
             tracker.result(outcome.result)

@@ -149,7 +149,7 @@ def _remedy_for_harm(config: RunConfig, final: Snapshot) -> str:
     if config.phase:
         return "lower the lr of its [[phase]], or leave the phase out"
     if record["method"] in OPTIMIZERS:
-        rate = record.get("learning_rate", OPTIMIZERS.get(record["method"]).rate)
+        rate = record.get("learning_rate") or OPTIMIZERS.get(record["method"]).default_rate()
         return f"try {setting('handoff_lr', _tenth(rate))}, or {setting('handoff', 'full')}"
     return f"try {setting('handoff_stop_at', 'validation')}, or {setting('handoff', 'none')}"
 
@@ -163,7 +163,7 @@ def _remedy(data: TrainingData, run: RunContext, final: Snapshot, harmed: bool) 
     if config.phase:
         return "change the lr or the epochs of its last [[phase]]"
     if record["method"] in OPTIMIZERS:
-        rate = record.get("learning_rate", OPTIMIZERS.get(record["method"]).rate)
+        rate = record.get("learning_rate") or OPTIMIZERS.get(record["method"]).default_rate()
         name = {"handoff": "handoff", "warmup": "warmup"}.get(record["role"], "handoff")
         epochs = getattr(config, f"{name}_epochs")
         return f"try {setting(f'{name}_lr', _tenth(rate))}, or {setting(f'{name}_epochs', 4 * epochs)}"
