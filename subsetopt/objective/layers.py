@@ -77,7 +77,9 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
                     "model: it calls its layers inside torch.func (grad, vmap), where K-FAC cannot see what goes in "
                     "and out of them; use a solver without K-FAC, such as lbfgs"
                 )
-            layer.calls.append((inputs[0].detach(), output))
+            # A module that recomputes its forward pass in the backward pass (checkpointing) calls its layers again.
+            if torch._C._current_graph_task_id() == -1:
+                layer.calls.append((inputs[0].detach(), output))
             return output.clone()
 
         return hook
@@ -88,6 +90,32 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
             stack.callback(handle.remove)
             stack.callback(layer.calls.clear)
         yield
+
+
+def used_elsewhere(layers: Sequence[Layer], outputs: Tensor, leaves: Sequence[Tensor]) -> list[int]:
+    """Return the places of parameters of layers that `outputs` depend on by more than their recorded calls.
+
+    Such as the output projection of nn.MultiheadAttention, whose module is never called, or an embedding's weight that
+    F.linear takes for the head. One walk through the graph from `outputs` to the `leaves`, without arithmetic.
+    """
+    owners = {id(leaf): place for place, leaf in enumerate(leaves)}
+    uses = [0] * len(leaves)
+    pending = [] if outputs.grad_fn is None else [outputs.grad_fn]
+    seen = set(pending)
+    while pending:
+        for child, _ in pending.pop().next_functions:
+            place = owners.get(id(getattr(child, "variable", None)))
+            if place is not None:
+                uses[place] += 1
+            elif child is not None and child not in seen:
+                seen.add(child)
+                pending.append(child)
+    found = []
+    for layer in layers:
+        places = [place for place in (layer.weight, layer.bias) if place is not None]
+        if any(uses[place] > len(layer.calls) for place in places):
+            found += places
+    return found
 
 
 PATCH_BYTES = 64 * 2**20  # of unfolded convolution inputs at a time

@@ -45,6 +45,23 @@ def check_parameters(model: nn.Module) -> None:
             raise ModelError(f"model: buffer {name} has no values (meta device, or lazy); fill it first")
     if not trainable:
         raise ModelError("model: no trainable parameters; set requires_grad=True on those to be fitted")
+    _check_embeddings(model)
+
+
+def _check_embeddings(model: nn.Module) -> None:
+    """Refuse trainable embeddings whose forward pass changes w, or whose gradient is not that of the loss."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.requires_grad:
+            if module.max_norm is not None:
+                raise ModelError(
+                    f"model: {type(module).__name__} {name!r} has max_norm={module.max_norm!r} and changes its weights "
+                    "in the forward pass; use max_norm=None, and l2 to keep them small"
+                )
+            if module.scale_grad_by_freq:
+                raise ModelError(
+                    f"model: {type(module).__name__} {name!r} has scale_grad_by_freq=True, so that its gradient is not "
+                    "that of the loss; use scale_grad_by_freq=False"
+                )
 
 
 def private_copy(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -56,6 +73,9 @@ def private_copy(model: nn.Module, dtype: torch.dtype, device: torch.device) -> 
     private = uncompiled(copied(model))
     for parameter in private.parameters():
         parameter.grad = None
+    for module in private.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = False  # gradients of the same values, in a flat vector that is dense
 
     def placed(tensor: Tensor) -> Tensor:
         # nn.Module.to would drop the imaginary part of complex buffers.

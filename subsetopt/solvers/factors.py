@@ -70,13 +70,13 @@ class PreconditionerSettings:
     def updated(self, objective: SmoothObjective, w: Tensor, iteration: int, factors: Factors) -> Factors:
         """Return factors that know w too, beside the scale of the very first ones: their mean eigenvalue."""
         estimate, scale = factors.estimate, factors.tensors.get("scale")
-        if scale is None and estimate.note:
-            warnings.warn(estimate.note, stacklevel=2)
         # The state counts, not what the object went through in a step that the budget cut off.
         estimate.load_state_dict(factors.tensors)
         part = self.part(objective, self.factor_share, "factors", iteration)
         part.update(estimate, w, make_generator(self.seed, f"factor draws {iteration}"))
         if scale is None:
+            if estimate.note:
+                warnings.warn(estimate.note, stacklevel=2)
             bits = torch.randint(0, 2, w.shape, generator=make_generator(self.seed, "trace"))
             signs = moved(bits, w.device, w.dtype) * 2 - 1
             scale = torch.dot(signs, estimate.product(signs)) / len(w)

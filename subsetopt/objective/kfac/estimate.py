@@ -9,7 +9,7 @@ inverse is exact: (F + damping I)^-1 = (V (x) U) diag(1 / (S + damping)) (V (x) 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,11 +22,14 @@ from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, spectral_product
 from subsetopt.objective.kfac.factor import Factor
 from subsetopt.objective.kfac.moments import Draw, MomentEstimator
+from subsetopt.objective.layers import Layer
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.protocol import Meter
 from subsetopt.objective.sharding import SampleShare
 
 COUNTED_SAMPLES = 8
+NAMED = 16
+"""Parameters without factors that a note names; it counts the others."""
 
 
 class Kfac:
@@ -56,12 +59,24 @@ class Kfac:
         self._factors: list[tuple[Factor, Factor]] = []
         self._values: list[Eigenvalues] = []
         self._diagonal = torch.zeros(flat.size, dtype=flat.dtype, device=flat.device)
+        self._missed: set[int] = set()  # places of parameters that are used outside of their layer's calls
 
     @property
     def note(self) -> str:
-        """Which parameters have no curvature but a common scale, in one line; empty where there are none."""
-        names = ", ".join(self.flat.names[place] for place in self._moments.others)
-        return f"K-FAC: no factors for {names}; each has one common scale instead" if names else ""
+        """Which parameters have no curvature but a common scale, in one line; empty where there are none.
+
+        Those used outside of their layer's calls are known after the first update.
+        """
+        places = sorted({*self._moments.others, *self._missed})
+        if not places:
+            return ""
+        listed = ", ".join(self.flat.names[place] for place in places[:NAMED])
+        listed += f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
+        share = 100 * sum(self.flat.shapes[place].numel() for place in places) / self.flat.size
+        return (
+            f"K-FAC: no factors for {listed} ({share:.3g} % of the parameters); each has one common scale instead, "
+            "and gains less from K-FAC"
+        )
 
     def update(
         self,
@@ -94,6 +109,7 @@ class Kfac:
         if meter is not None and (extra := self._decomposition_price([factors[index] for index in due])):
             meter.charge("gradient", extra, "product")
         self.updates, self._factors = self.updates + 1, pairs
+        self._missed.update(new.missed)
         self._diagonal = torch.lerp(self._diagonal, new.diagonal, weight)
         for factor, moment in zip(factors, moments, strict=True):
             factor.moment = moment
@@ -127,10 +143,9 @@ class Kfac:
 
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues of F, shape (P,), in no particular order."""
-        pairs = zip(self._factors, self._values, strict=True)
-        blocks = [values.all(len(g.moment), len(a.moment)) for (a, g), values in pairs]
-        diagonal = torch.ones_like(self._diagonal)
-        for layer in self._kronecker:
+        blocks, diagonal = [], torch.ones_like(self._diagonal)
+        for layer, a, g, values in self._blocks():
+            blocks.append(values.all(len(g.moment), len(a.moment)))
             for place in (layer.weight, layer.bias):
                 if place is not None:
                     self.flat.views(diagonal)[place].zero_()
@@ -151,6 +166,8 @@ class Kfac:
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
         tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates, device="cpu")}
+        if self._missed:
+            tensors["missed"] = torch.tensor(sorted(self._missed), device="cpu")
         for index, ((a, g), values) in enumerate(zip(self._factors, self._values, strict=True)):
             tensors |= a.state(f"{index}.a.") | g.state(f"{index}.g.") | values.state(f"{index}.eigenvalues.")
         return tensors
@@ -158,6 +175,7 @@ class Kfac:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` returned."""
         self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
+        self._missed = set(tensors["missed"].tolist()) if "missed" in tensors else set()
         count = len(self._kronecker) if self.updates else 0
         self._factors = [
             (Factor.from_state(tensors, f"{index}.a."), Factor.from_state(tensors, f"{index}.g."))
@@ -165,12 +183,16 @@ class Kfac:
         ]
         self._values = [Eigenvalues.from_state(tensors, f"{index}.eigenvalues.") for index in range(count)]
 
+    def _blocks(self) -> Iterator[tuple[Layer, Factor, Factor, Eigenvalues]]:
+        """Return the layers that have factors, with what is known of them; none before the first update."""
+        known = zip(self._kronecker, self._factors, self._values, strict=bool(self.updates))
+        return ((layer, a, g, values) for layer, (a, g), values in known if layer.weight not in self._missed)
+
     def _spectral(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the product of v with a function of F, given by its action on the eigenvalues."""
         result = function(self._diagonal) * v
         source, into = self.flat.views(v), self.flat.views(result)
-        blocks = zip(self._kronecker, self._factors, self._values, strict=bool(self.updates))
-        for layer, (a, g), values in blocks:
+        for layer, a, g, values in self._blocks():
             assert layer.weight is not None, "a Kronecker layer has a trainable weight"
             matrix = source[layer.weight].flatten(1)
             if layer.bias is not None:

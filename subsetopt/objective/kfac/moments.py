@@ -16,7 +16,7 @@ from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues
 from subsetopt.objective.kfac.factor import Factor
 from subsetopt.objective.kfac.second_moments import diagonal_moments, kronecker_moments
-from subsetopt.objective.layers import Layer, find_layers, recording, sample_rows
+from subsetopt.objective.layers import Layer, find_layers, recording, sample_rows, used_elsewhere
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.output_noise import output_noise
 from subsetopt.objective.sharding import SampleShare
@@ -29,12 +29,14 @@ Draw = Literal["curvature", "labels", "empirical"]
 class Moments:
     """One estimate: (A, G) per Kronecker layer, and a diagonal over all P parameters, zero where there are factors.
 
-    `calls` has, for each Kronecker layer, the inputs and output gradients of its calls on this rank's samples.
+    `calls` has, for each Kronecker layer, the inputs and output gradients of its calls on this rank's samples. `missed`
+    are the places of parameters whose layer does not see all that is done with them: they have a common scale.
     """
 
     factors: list[tuple[Tensor, Tensor]]
     diagonal: Tensor
     calls: list[list[tuple[Tensor, Tensor]]]
+    missed: list[int]
 
 
 class MomentEstimator:
@@ -57,16 +59,17 @@ class MomentEstimator:
         moments = self.own(w, x, y, generator, share)
         _keep_in_step(generator, share.ranks, drawn=len(x) > 0)
         share.ranks.sum_(*(moment for pair in moments.factors for moment in pair), moments.diagonal)
-        for view in (self._flat.views(moments.diagonal)[place] for place in self.others):
+        moments.missed = sorted({place for missed in share.ranks.gather(moments.missed) for place in missed})
+        for view in (self._flat.views(moments.diagonal)[place] for place in [*self.others, *moments.missed]):
             # (sum_i J_i'u_i)^2 has the mean sum_i diag(J_i'H_i J_i), as the u_i are independent with mean zero.
             view.fill_(view.square().mean() / share.total)
         return moments
 
     def own(self, w: Tensor, x: Inputs, y: Tensor, generator: torch.Generator, share: SampleShare) -> Moments:
-        """Return what these samples contribute; in place of the scale of `others`, their sum_i J_i'u_i."""
+        """Return what these samples contribute; where there is a common scale, their sum_i J_i'u_i in its place."""
         if not len(x):
             nothing = [self._zeros(layer) for layer in self.kronecker]
-            return Moments(nothing, w.detach().new_zeros(len(w)), [[] for _ in self.kronecker])
+            return Moments(nothing, w.detach().new_zeros(len(w)), [[] for _ in self.kronecker], [])
         with self._flat.exclusive, exact_arithmetic(self._flat.device), recording(self._layers):
             leaves = self._flat.leaves(w)
             with self._flat.at(leaves, "deterministic") as evaluate:
@@ -86,24 +89,28 @@ class MomentEstimator:
     ) -> Moments:
         n, weight = len(outputs), len(outputs) / share.total
         called = [output for layer in self._layers for _, output in layer.calls]
-        others = [leaves[place] for place in self.others]
-        gradients = iter(torch.autograd.grad(outputs, [*called, *others], u, materialize_grads=True))
+        missed = used_elsewhere(self._layers, outputs, leaves)
+        scaled = [*self.others, *missed]
+        wanted = [*called, *(leaves[place] for place in scaled)]
+        gradients = iter(torch.autograd.grad(outputs, wanted, u, materialize_grads=True))
         diagonal = torch.zeros(self._flat.size, dtype=self._flat.dtype, device=self._flat.device)
         into = self._flat.views(diagonal)
         factors, calls = [], []
         for layer in self._layers:
             own = [next(gradients) for _ in layer.calls]
+            if {layer.weight, layer.bias} & {*missed}:
+                own = []
             if layer.kronecker:
                 pair = kronecker_moments(layer, own, n, generator, share, weights) if own else self._zeros(layer)
                 factors.append((pair[0] * weight, pair[1] * weight))
-                calls.append([(x, g) for (x, _), g in zip(layer.calls, own, strict=True)])
+                calls.append([(x, g) for (x, _), g in zip(layer.calls, own, strict=True)] if own else [])
             elif own:
                 for place, values in zip((layer.weight, layer.bias), diagonal_moments(layer, own, n), strict=True):
                     if place is not None and values is not None:
                         into[place].copy_(values * weight)
-        for place in self.others:
+        for place in scaled:
             into[place].copy_(next(gradients))
-        return Moments(factors, diagonal, calls)
+        return Moments(factors, diagonal, calls, missed)
 
     def eigenvalues(
         self, moments: Moments, factors: Sequence[tuple[Factor, Factor]], share: SampleShare

@@ -26,12 +26,12 @@ _AXES: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 
 
 class right_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
-    """Write out what torch (2.13) differentiates wrongly twice: `torch._weight_norm`, behind `weight_norm`."""
+    """Write out what torch (2.13) differentiates twice wrongly (`weight_norm`) or not at all (`nn.EmbeddingBag`)."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return (_weight_norm if func is torch._weight_norm else func)(*args, **(kwargs or {}))
+        return _RIGHT.get(func, func)(*args, **(kwargs or {}))
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -39,6 +39,34 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     axes = [*range(v.ndim)] if dim == -1 else [axis for axis in range(v.ndim) if axis != dim]
     norm: Tensor = torch.linalg.vector_norm(v, dim=axes, keepdim=dim != -1)
     return v * (g / norm)
+
+
+def _embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, **options: Any) -> Tensor:
+    """Return the sums or means of the rows that each bag picks: a row of `input`, or from one of `offsets` to the next.
+
+    A bag's maxima stay with torch.
+    """
+    mode, padding, factors = (options.get(name) for name in ("mode", "padding_idx", "per_sample_weights"))
+    if mode == "max" or input.is_nested or options.get("max_norm") is not None:
+        return F.embedding_bag(input, weight, offsets, **options)
+    indices = input.reshape(-1)
+    if offsets is None:
+        bag = torch.arange(len(input), device=input.device).repeat_interleave(input.shape[1])
+        bags = len(input)
+    else:
+        bags = len(offsets) - bool(options.get("include_last_offset"))
+        places = torch.arange(len(indices), device=input.device)
+        bag = torch.searchsorted(offsets[:bags].long(), places, right=True) - 1
+    kept = torch.ones_like(indices) if padding is None else indices != padding % len(weight)
+    each = kept.to(weight.dtype) if factors is None else kept * factors.reshape(-1)
+    picked = F.embedding(indices, weight) * each[:, None]
+    total = weight.new_zeros(bags, weight.shape[1]).index_add(0, bag, picked)
+    if mode == "sum":
+        return total
+    return total / weight.new_zeros(bags).index_add(0, bag, kept.to(weight.dtype)).clamp_min(1.0)[:, None]
+
+
+_RIGHT: dict[Any, Callable[..., Any]] = {torch._weight_norm: _weight_norm, F.embedding_bag: _embedding_bag}
 
 
 class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from subsetopt.objective import BudgetExhausted, FlatModel, make_loss
 from subsetopt.objective.kfac.estimate import Kfac
@@ -169,10 +170,64 @@ def test_shared_weights_have_one_scale_and_are_named():
     flat = FlatModel(Tied().double())
     x, y = torch.randn(5, 6, dtype=torch.float64), torch.arange(5) % 3
     kfac = fitted(flat, x, y)
-    assert kfac.note == "K-FAC: no factors for inner.weight, inner.bias, again.bias; each has one common scale instead"
+    assert kfac.note.startswith("K-FAC: no factors for inner.weight, inner.bias, again.bias (")
+    shared = sum(shape.numel() for name, shape in zip(flat.names, flat.shapes, strict=True) if "head" not in name)
+    assert f"({100 * shared / flat.size:.3g} % of the parameters); each has one common scale instead" in kfac.note
     product = kfac.product(torch.ones(flat.size, dtype=torch.float64))
     assert float(product[0]) > 0
     assert torch.equal(product[:36], product[:1].expand(36))
+
+
+class Attentive(nn.Module):
+    """Attention whose output projection is never called as a module, and a head that is an embedding's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.attention = nn.Embedding(5, 4), nn.MultiheadAttention(4, 2, batch_first=True)
+        self.middle = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.tokens(x)
+        h = self.attention(h, h, h, need_weights=False)[0].mean(1)
+        return nn.functional.linear(torch.tanh(self.middle(h)), self.tokens.weight)
+
+
+def test_parameters_used_outside_of_their_layers_calls_have_one_scale_and_are_named():
+    """Before, attention's output projection had a curvature of zero, and the embedding that of half of its uses."""
+    flat = FlatModel(Attentive().double())
+    x, y = torch.randint(0, 5, (6, 3)), torch.arange(6) % 5
+    kfac = fitted(flat, x, y)
+    named = ("tokens.weight", "attention.in_proj_weight", "attention.in_proj_bias", "attention.out_proj.weight")
+    assert kfac.note.startswith(f"K-FAC: no factors for {', '.join(named)}, attention.out_proj.bias (")
+    v = torch.randn(flat.size, dtype=torch.float64)
+    product, damped = kfac.product(v), kfac.apply(v, 0.1)
+    identity = torch.eye(flat.size, dtype=torch.float64)
+    torch.testing.assert_close(damped, torch.linalg.solve(dense(kfac) + 0.1 * identity, v))
+    for name, part, given in zip(flat.names, flat.views(product), flat.views(v), strict=True):
+        if "middle" not in name:
+            scale = (part / given).reshape(-1)
+            assert float(scale[0]) > 0, name
+            torch.testing.assert_close(scale, scale[:1].expand_as(scale))
+    torch.testing.assert_close(kfac.eigenvalues().sort().values, torch.linalg.eigvalsh(dense(kfac)))
+    again = Kfac(flat, make_loss("cross_entropy"))
+    again.load_state_dict(kfac.state_dict())
+    assert torch.equal(again.product(v), product)
+    assert again.note == kfac.note
+
+
+def test_checkpointed_layers_have_the_factors_of_plain_ones():
+    """Before, the calls of the recomputed forward pass were taken for calls of their own."""
+
+    class Recomputed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            first = checkpoint(lambda x: torch.tanh(self[0](x)), x, use_reentrant=False)
+            return self[2](first)
+
+    layers = [nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)]
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2
+    plain, recomputed = fitted(built(*layers), x, y), fitted(FlatModel(Recomputed(*layers).double()), x, y)
+    torch.testing.assert_close(dense(recomputed), dense(plain))
+    assert recomputed.note == ""
 
 
 def test_embeddings_and_layers_called_twice():

@@ -196,7 +196,10 @@ class StreamPhase:
         share = self._subsets.share(len(rows))
         before = self._budget.ledger.cost
         x, y = self._subsets.batch(rows[share.places.to(rows.device)])
+        known = self._kfac.note
         self._kfac.update(state.w, x, y, state.generator, self._budget.ledger, share)
+        if self._kfac.note != known:  # an estimate shows which layers are not called as such
+            self._run.warnings[:] = [text for text in self._run.warnings if text != known] + [self._kfac.note]
         size = self._settings.size(state.budget.share_spent)
         state.change.watch(rows, size, self._model.flat.batch_dependent)
         state.estimate_cost += self._budget.ledger.cost - before
