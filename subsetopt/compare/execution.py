@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from subsetopt.compare.cells import Cell, CellOutcome, run_cell, set_aside
+from subsetopt.report.numbers import counted
 from subsetopt.study.workers import StudyInterrupted, Workers, each
 
 
@@ -41,6 +42,17 @@ class SilentStudy:
         """Show nothing."""
 
 
+def not_reused(versions: Sequence[str]) -> str:
+    """Return a message on stored cells of other versions, one of `versions` for each cell."""
+    one = len(versions) == 1
+    made = ", ".join(sorted(set(versions)))
+    return (
+        f"{counted(len(versions), 'cell')} of subsetopt {made} {'is' if one else 'are'} not reused by "
+        f"{version('subsetopt')} but run again; the old {'one is' if one else 'ones are'} kept, with "
+        f"{'its' if one else 'their'} version in {'its name' if one else 'their names'}"
+    )
+
+
 def run_cells(
     title: str, cells: Sequence[Cell], root: Path, workers: Workers, progress: StudyProgress
 ) -> dict[str, CellOutcome]:
@@ -48,10 +60,7 @@ def run_cells(
     cells = list({cell.id: cell for cell in cells}.values())
     progress.planned(title, cells)
     if others := [other for cell in cells if (other := set_aside(cell, root)) is not None]:
-        progress.message(
-            f"{len(others)} cells of subsetopt {', '.join(sorted(set(others)))} are not reused by "
-            f"{version('subsetopt')} but run again; the old ones are kept, with their version in their names"
-        )
+        progress.message(not_reused(others))
     outcomes: dict[str, CellOutcome] = {}
     try:
         for cell, outcome in _outcomes(cells, root, workers):

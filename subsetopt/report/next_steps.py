@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import tomllib
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from subsetopt.documents.run import PhaseEntry, RunDocument
+from subsetopt.report.method_name import method_name
 from subsetopt.report.words import is_mini_batch
 
 Step = tuple[str, str]
@@ -18,6 +20,7 @@ SHORT = 60.0
 """Seconds of a run that may well be repeated a dozen times."""
 
 _LIMITS = ("max_iterations", "budget")
+_KEPT = ("dataset", "data_file", "data_dir", "task", "model")
 _OBJECT = "(given as an object)"
 _RESUMED = "go on to the minimum: the limit was reached first"
 
@@ -78,15 +81,27 @@ def _on_the_minimum(result: RunDocument, run: str) -> list[Step]:
 
 
 def _comparison(result: RunDocument, settings: Mapping[str, Any]) -> list[Step]:
-    """Return the comparison with plain SGD where runs are short enough to be repeated."""
-    if result.cost.seconds > SHORT or not settings.get("dataset"):
+    """Return the comparison of the run's strategy with plain SGD where runs are short enough to be repeated."""
+    if result.cost.seconds > SHORT or not settings.get("dataset") or not settings.get("model"):
         return []
-    data = f"--dataset {shlex.quote(str(settings['dataset']))}"
-    if settings.get("data_file"):
-        data += f" --data-file {shlex.quote(str(settings['data_file']))}"
+    options = [f"--{name.replace('_', '-')} {shlex.quote(str(settings[name]))}" for name in _KEPT if settings.get(name)]
+    options += [
+        f"--model-arg {shlex.quote(f'{name}={_value(value)}')}"
+        for name, value in settings.get("model_args", {}).items()
+    ]
+    own = method_name(result, settings)
+    rival = "adam" if own == "sgd" else "sgd"
+    methods = ",".join([own or "lbfgs@0.1+sgd", rival])
     budget = f"{max(1.0, result.cost.epoch_equivalents):.2g}"
-    command = f"subsetopt compare {data} --methods lbfgs@0.1+sgd,sgd --budget {budget} --seeds 3"
-    return [(command, "compare with plain SGD at equal cost")]
+    command = f"subsetopt compare {' '.join(options)} --methods {methods} --budget {budget} --seeds 3"
+    warmup = ", without its warm-up" if own and settings.get("warmup", "none") not in ("none", None) else ""
+    what = "compare" if own is None else "compare this strategy"
+    return [(command, f"{what} with plain {'Adam' if rival == 'adam' else 'SGD'} at equal cost{warmup}")]
+
+
+def _value(value: object) -> str:
+    """Return a setting as `--model-arg` reads it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _settings(directory: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from subsetopt.documents.representativeness import RepresentativenessDocument
 from subsetopt.errors import SettingError
 from subsetopt.files import sealed
+from subsetopt.report.numbers import counted
 from subsetopt.report.study.files import STUDY, SUMMARY
 from subsetopt.representativeness.minima import Minimum, Task, draw_subset, set_aside, stored_or_found
 from subsetopt.representativeness.summary import summarise
@@ -85,7 +86,7 @@ def run_representativeness(
         cells.mkdir(exist_ok=True)
         directory.write_toml(STUDY, _stored_plan(plan))
         if (others := set_aside(plan.run, cells, tasks)) and tell is not None:
-            tell(0, len(tasks), f"{others} of another version of subsetopt are not reused, but kept beside")
+            tell(0, len(tasks), _not_reused(others))
         found: dict[Task, Minimum] = {}
         work = partial(stored_or_found, plan.run, cells, workers.threads)
         try:
@@ -121,3 +122,8 @@ def _stored_plan(plan: Plan) -> dict[str, Any]:
         "seeds": list(plan.seeds),
         **plan.run.model_dump(mode="json", exclude={"output", "phase", "seed"}),
     }
+
+
+def _not_reused(count: int) -> str:
+    are = "is" if count == 1 else "are"
+    return f"{counted(count, 'cell')} of another version of subsetopt {are} not reused; kept under another name"

@@ -22,11 +22,13 @@ from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
 from subsetopt.inputs import Inputs
 from subsetopt.models import MODELS, build_model, check_output_shape, initialise_lazy, refuse_reserved
-from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
+from subsetopt.objective import FlatModel, Loss, Residuals, calibrate_prices, tuned_chunk_size
+from subsetopt.objective.weighting import without_weights
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
 from subsetopt.training.checks.inputs import fitted_inputs
+from subsetopt.training.checks.own_loss import as_run_data, check_own_loss, own_loss
 from subsetopt.training.checks.run_data import standardised_as
 from subsetopt.training.checks.scale_notes import scale_notes
 from subsetopt.training.context import PreparedRun, RunContext
@@ -47,6 +49,7 @@ def prepare(
     dataset: object = None,
     ranks: Ranks | None = None,
     statistics: Mapping[str, Any] | None = None,
+    loss: Any = None,
 ) -> PreparedRun:
     """Build data, budget and model of `config`; `model` and `dataset` replace the named ones, `ranks` share the work.
 
@@ -57,6 +60,11 @@ def prepare(
     ranks = ranks or Ranks()
     device = resolve_device(config.device, config.dtype)
     dtype = getattr(torch, config.dtype)
+    function = None
+    if isinstance(dataset, Residuals):
+        if model is None or loss is not None:
+            raise SettingError("dataset", "residuals", "they are a loss of a model", "give model, and leave loss out")
+        dataset, loss, function = as_run_data(dataset, model)
     if dataset is None:
         dataset = load_dataset(
             config.dataset,
@@ -79,7 +87,7 @@ def prepare(
         )
     elif config.task not in (None, dataset.task):
         raise SettingError("task", config.task, f"the data set given is for {dataset.task}", "leave it out")
-    loss = resolve_loss(config.loss, dataset)
+    kind = resolve_loss(config.loss, dataset) if loss is None else own_loss(loss)
     subset = _draw_subset(config, dataset)
     ours = model is None
     if model is None:
@@ -95,18 +103,22 @@ def prepare(
         )
     initialise_lazy(model, dataset.in_shape, _few(dataset, dtype))
     flat = FlatModel(model, dtype=dtype, device=device)
+    flat = flat if function is None else flat.evaluated_by(function)
     dataset, embedded = fitted_inputs(flat, dataset)
     preprocess = Preprocess(dataset.normalization, dtype, embedded)
-    check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
+    if function is None:
+        check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
     if statistics is not None:
         dataset = standardised_as(dataset, statistics)
         preprocess = Preprocess(dataset.normalization, dtype, embedded)
     given, dataset = dataset, standardised_targets(dataset)
+    if not isinstance(kind, str):
+        check_own_loss(kind, flat, dataset.train, preprocess, CHECKED_SAMPLES)
     origin = None if config.init_from is None else flat.initial()
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
-    known_by = _price_key(config, dataset, loss, embedded, device) if ours else None
-    prices = _prices(flat, dataset, loss, preprocess, device, known_by)
+    known_by = _price_key(config, dataset, kind, embedded, device) if ours and isinstance(kind, str) else None
+    prices = _prices(flat, dataset, kind, preprocess, device, known_by)
     ledger = Ledger(len(dataset.train), prices, config.max_epochs)
     budget = Budget(ledger, Clock(config.max_seconds))
     data = TrainingData(
@@ -114,7 +126,7 @@ def prepare(
     )
     run_model = RunModel(
         flat,
-        loss,
+        kind,
         config.l2,
         ledger,
         ranks,
@@ -128,7 +140,7 @@ def prepare(
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
         with within_budget(config):
             size = tuned_chunk_size(
-                flat, *data.trained(SplitName.SUBSET), loss=loss, preprocess=preprocess, meter=ledger
+                flat, *data.trained(SplitName.SUBSET), loss=kind, preprocess=preprocess, meter=ledger
             )
         # From here on all ranks are known to be well: rank 0's number is everybody's.
         size = ranks.together(lambda: ranks).broadcast(size)
@@ -208,12 +220,20 @@ def _price_key(config: RunConfig, dataset: Dataset, loss: str, embedded: bool, d
 
 
 def _prices(
-    flat: FlatModel, dataset: Dataset, loss: str, preprocess: Preprocess, device: torch.device, known_by: str | None
+    flat: FlatModel,
+    dataset: Dataset,
+    loss: str | Loss,
+    preprocess: Preprocess,
+    device: torch.device,
+    known_by: str | None,
 ) -> dict[str, float]:
     if known_by is not None and known_by in _KNOWN_PRICES:
         return dict(_KNOWN_PRICES[known_by])
-    inputs = dataset.train.inputs[:PRICE_SAMPLES].to(device)
-    targets = dataset.train.targets[:PRICE_SAMPLES].to(device)
+    rows: slice | Tensor = slice(PRICE_SAMPLES)
+    if isinstance(plainly := loss if isinstance(loss, str) else without_weights(loss), Residuals):
+        rows = plainly.covering(dataset.train.targets, torch.arange(min(PRICE_SAMPLES, len(dataset.train))))
+    inputs = dataset.train.inputs[rows].to(device)
+    targets = dataset.train.targets[rows].to(device)
     prices = calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
     if known_by is not None:
         _KNOWN_PRICES[known_by] = dict(prices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -34,6 +35,7 @@ def train(
     progress: Progress | None = None,
     model: nn.Module | None = None,
     dataset: object = None,
+    loss: Any = None,
     keep: bool = True,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
@@ -47,6 +49,8 @@ def train(
     the time of drawing. Every check is made before the run directory is created. Raises `UserError` for the user's
     mistakes and `Interrupted` after Ctrl-C, with everything saved.
 
+    `loss` replaces the named one: a module of torch.nn, or a function (outputs, targets) -> one loss per sample.
+
     With `may_idle` a run whose budget admits no step is a finding, not a mistake. `save_at_once=False` writes the first
     checkpoint when `checkpoint_seconds` have passed, and none at the end of a phase before: for short runs of a study.
 
@@ -58,7 +62,7 @@ def train(
     ranks = join(config.rank_timeout, config.device)
     progress = (progress if ranks.main else None) or Silent()
     check_tracker(config, keep)
-    prepared, phases = prepare_all(as_given(config, model, dataset), model, dataset, ranks, may_idle)
+    prepared, phases = prepare_all(as_given(config, model, dataset), model, dataset, ranks, may_idle, loss)
     directory = ranks.together(lambda: _new_directory(prepared) if keep and ranks.main else None)
     set_resume_hint(ranks, directory)
     with alone_in(directory, ranks), tracking(config, directory, ranks.main) as tracker:

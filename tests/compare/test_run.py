@@ -143,7 +143,7 @@ def test_cells_of_another_version_are_run_again_and_kept(tmp_path: Path) -> None
     assert again.results[0].values == before.results[0].values
     assert (old.with_name(f"{old.name}-0.0.9") / RESULT).read_text() == "{}"
     assert _times(tmp_path / "a")[f"cells/{kept.name}/{RESULT}"] == untouched
-    assert len(said) == 1 and said[0].startswith("1 cells of subsetopt 0.0.9 are not reused by ")
+    assert len(said) == 1 and said[0].startswith("1 cell of subsetopt 0.0.9 is not reused by ")
 
 
 def test_initial_weights_and_splits_depend_on_the_seed_alone(small: ValidatedStudy) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from subsetopt_cli.options import key_values
 
+from subsetopt.compare.methods import parse_method
 from subsetopt.documents.run import RunDocument
 from subsetopt.report import summary
+from subsetopt.report.next_steps import next_steps
 from subsetopt.report.rating import rating
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
@@ -110,7 +115,7 @@ def test_a_run_of_python_objects_is_offered_no_command_that_cannot_load_them(
     [
         ({"handoff": "srs", "handoff_epochs": 0.1}, ["objective", "mini-batches, with L2"]),
         ({"warmup": "adamw", "warmup_epochs": 0.1}, ["mini-batches, without weight decay", "objective"]),
-        ({"solver": "kfac-stream", "solver_epochs": 0.3, "handoff": "none"}, ["fresh batch before its step"]),
+        ({"solver": "kfac-stream", "solver_epochs": 1.5, "handoff": "none"}, ["fresh batch before its step"]),
         ({"subsets": 2}, ["one subset after the other"]),
     ],
 )
@@ -120,3 +125,37 @@ def test_every_phase_says_what_its_loss_is(tmp_path: Path, settings: dict[str, A
     assert [phase["loss_of"] for phase in result["phases"]] == expected
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(line["loss_of"] for line in lines)) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({"handoff": "srs", "handoff_epochs": 0.2}, "lbfgs@0.2+srs"),
+        ({"handoff": "adam", "handoff_epochs": 0.2}, "lbfgs@0.2+adam"),
+        (
+            {"handoff": "rs2", "handoff_args": {"fraction": 0.3}, "handoff_optimizer": "adam", "handoff_epochs": 0.2},
+            "lbfgs@0.2+rs2@0.3/adam",
+        ),
+        ({"handoff": "full", "handoff_epochs": 4}, "lbfgs@0.2+full"),
+        ({"handoff": "none", "solver": "newton-cg"}, "newton-cg@0.2"),
+        ({"handoff": "none", "solver": "kfac-stream", "solver_epochs": 1.5}, "kfac-stream"),
+        ({"handoff": "none", "grow": 4.0, "grow_start": 0.05}, "lbfgs@0.05x4"),
+        ({"solver": "none", "handoff": "full", "handoff_solver": "ncg", "handoff_epochs": 12}, "ncg"),
+        ({"solver": "none", "handoff": "sgd", "handoff_epochs": 0.2}, "sgd"),
+    ],
+)
+def test_the_comparison_that_is_suggested_is_of_the_run_itself(
+    tmp_path: Path, settings: dict[str, Any], method: str
+) -> None:
+    """Reference: `compare` reads the name back to the settings of the run. Before: always lbfgs@0.1+sgd on an MLP."""
+    given = {"max_iterations": 2, "subset_frac": 0.2, "model": "mlp", "model_args": {"widths": [7]}, **settings}
+    run_of(tmp_path / "run", **given)
+    result = RunDocument.read(json.loads((tmp_path / "run" / "result.json").read_text()))
+    (command,) = [step for step, _ in next_steps(result, tmp_path / "run") if "compare" in step]
+    words = shlex.split(command)
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    assert options["--methods"] == f"{method},{'adam' if method == 'sgd' else 'sgd'}"
+    assert options["--model"] == "mlp" and options["--dataset"] == "digits"
+    stored = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert {key: stored.get(key) for key in parse_method(method).settings} == dict(parse_method(method).settings)
+    assert key_values("--model-arg", [options["--model-arg"]]) == {"widths": [7]}

@@ -85,7 +85,10 @@ def test_minima_of_another_version_are_found_anew_and_kept(regression: RunConfig
         assert row.full_objective is not None and first.full_objective is not None
         assert row.full_objective.mean == pytest.approx(first.full_objective.mean, rel=1e-9)
     assert json.loads(old.with_name(f"{old.stem}-0.0.9.json").read_text())["full_objective"] == 7.0
-    assert told[0] == (0, 2, "1 of another version of subsetopt are not reused, but kept beside") and len(told) == 3
+    assert (
+        told[0] == (0, 2, "1 cell of another version of subsetopt is not reused; kept under another name")
+        and len(told) == 3
+    )
 
 
 @pytest.mark.parametrize(("seeds", "read"), [("11-13", (11, 12, 13)), (range(2, 4), (2, 3)), (2, (0, 1)), ([7], (7,))])

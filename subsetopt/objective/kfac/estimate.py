@@ -46,6 +46,11 @@ class Kfac:
     def __init__(
         self, flat: FlatModel, loss: Loss, *, draw: Draw = "curvature", memory: float = 0.95, drift: float = 0.1
     ) -> None:
+        if flat.is_called_by_loss:
+            raise ModelError(
+                "K-FAC: it needs layers that are called once with the samples, and the loss calls the model itself; "
+                "use another solver, and the preconditioner 'diagonal' or 'none'"
+            )
         self.flat, self.loss, self.memory, self.drift = flat, loss, memory, drift
         self._moments = MomentEstimator(flat, loss, draw)
         self._kronecker = self._moments.kronecker

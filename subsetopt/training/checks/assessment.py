@@ -13,6 +13,7 @@ from subsetopt.errors import setting
 from subsetopt.objective import make_loss
 from subsetopt.objective.chunks import PlacedSamples
 from subsetopt.objective.evaluation import model_outputs
+from subsetopt.objective.weighting import prepared
 from subsetopt.training.context import RunContext
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.position import Snapshot
@@ -188,7 +189,8 @@ def _losses(data: TrainingData, model: RunModel, snapshot: Snapshot, split: Spli
     flat.load_buffers(snapshot.buffers)
     placed = PlacedSamples(tensors[0], None, None, flat.device, flat.dtype, data.preprocess)
     outputs = model_outputs(flat, snapshot.w, placed, meter=model.ledger)
-    return kind.per_sample(outputs, kind.prepare(tensors[1].to(flat.device), flat.dtype))
+    kind, targets = prepared(kind, tensors[1].to(flat.device), data.weights(split), flat.dtype)
+    return kind.per_sample(outputs, targets)
 
 
 def _tenth(rate: float) -> float:

@@ -54,7 +54,7 @@ class ForeignMethod(FirstOrderMethod):
     @classmethod
     def loaded(cls, named: str) -> Callable[..., Any]:
         """Return the class; raises `SettingError` for the setting `named` where it is not there or takes no rate."""
-        from subsetopt.models.foreign import current_directory_importable, import_object, one_line
+        from subsetopt.models.foreign import current_directory_importable, import_object
 
         try:
             with current_directory_importable():
@@ -62,7 +62,7 @@ class ForeignMethod(FirstOrderMethod):
         except ImportError as error:
             if cls.package is not None:
                 remedy = f"pip install 'subsetopt[{cls.package}]'"
-                raise SettingError(named, cls.name, f"cannot be imported ({one_line(error)})", remedy) from None
+                raise SettingError(named, cls.name, f"needs another package: {error}", remedy) from None
             raise SettingError(named, cls.name, str(error), "write package.module:Class") from None
         if not callable(found):
             raise SettingError(named, cls.name, f"is {kind_of(found)}, not a class", "name an optimizer")

@@ -25,6 +25,7 @@ from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
 from subsetopt.objective.flops import count_contractions, count_entries, count_flops
 from subsetopt.objective.tally import tallied
+from subsetopt.objective.weighting import prepared, values_of, without_weights
 from subsetopt.samplers import Batch, Sampler, Scan, Seen
 from subsetopt.seeding import make_generator
 from subsetopt.training.context import RunContext
@@ -59,10 +60,10 @@ class MiniBatch:
         augmentation: Augmentation | None = None,
         amp: bool = False,
     ) -> None:
-        self._data, self._ledger, self._flat, self._sampler, self._loss = data, ledger, run.model.flat, sampler, loss
+        self._data, self._ledger, self._flat, self._sampler = data, ledger, run.model.flat, sampler
         self._augmentation, self._amp, self._run = augmentation, amp, run
         self._inputs, targets = data.trained(split)
-        self._targets = loss.prepare(targets, run.model.flat.dtype)
+        self._loss, self._targets = prepared(loss, targets, data.weights(split), run.model.flat.dtype)
         if sampler.needs_data:
             _require_one_tensor(self._inputs)
         self._sharing = shared_batches(data, run, self._inputs)
@@ -180,7 +181,7 @@ class MiniBatch:
         columns = self._sharing.sum_(len(rows), sums, [losses, passed.probabilities, passed.features])
         gathered, probabilities, features = columns
         assert gathered is not None, "a column that was given is gathered"
-        return Seen(rows, gathered, probabilities, features, targets, shares)
+        return Seen(rows, gathered, probabilities, features, values_of(targets), shares)
 
     def _scan(self, w: Tensor, inputs: Stored, targets: Tensor) -> Scan:
         """Return last-layer gradients e = dl/dz (n, M) and features h (n, D) of all rows."""
@@ -199,7 +200,7 @@ class MiniBatch:
             residuals += torch.autograd.grad(loss, outputs)
             features.append(passed.features)
         e, h = (self._sharing.gather(len(targets), torch.cat(parts)) for parts in (residuals, features))
-        return Scan(e, h, targets.to(w.device))
+        return Scan(e, h, values_of(targets).to(w.device))
 
     def _stored(self, indices: Tensor) -> Inputs:
         """Return rows of the inputs on the device, from wherever they are."""
@@ -219,7 +220,7 @@ class MiniBatch:
             else:
                 outputs = flat.forward(w, x, mode)
         outputs = outputs.to(w.dtype)
-        wanted = "probabilities" in needs and isinstance(self._loss, CrossEntropy)
+        wanted = "probabilities" in needs and isinstance(without_weights(self._loss), CrossEntropy)
         return ForwardPass(outputs, outputs.detach().softmax(1) if wanted else None, features)
 
     @cached_property
