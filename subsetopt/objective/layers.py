@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from subsetopt.errors import ModelError
+from subsetopt.objective.attention import explicit_projections
 from subsetopt.objective.flat_model import FlatModel
 
 CONVOLUTION = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -32,13 +33,14 @@ class Layer:
     @property
     def kronecker(self) -> bool:
         """Whether its curvature is a Kronecker product; otherwise it is a diagonal."""
-        return isinstance(self.module, KRONECKER)
+        return isinstance(self.module, KRONECKER | nn.MultiheadAttention)
 
 
 def find_layers(flat: FlatModel) -> tuple[list[Layer], list[int]]:
     """Return the layers with a known form of curvature, and the places of all other trainable parameters.
 
-    Known: Linear, Conv1d to Conv3d without groups, BatchNorm, LayerNorm, GroupNorm, Embedding. A parameter that two
+    Known: Linear, Conv1d to Conv3d without groups, BatchNorm, LayerNorm, GroupNorm, Embedding, and both
+    projections of MultiheadAttention on one input. A parameter that two
     modules share belongs to no layer; nor does a bias whose weight is shared or frozen. A module called twice is one
     layer that has more rows.
     """
@@ -48,6 +50,9 @@ def find_layers(flat: FlatModel) -> tuple[list[Layer], list[int]]:
             places.setdefault(slots[0][0], {})[slots[0][1]] = place
     layers = []
     for module, names in places.items():
+        if isinstance(module, nn.MultiheadAttention) and "in_proj_weight" in names:
+            layers.append(Layer(module, names["in_proj_weight"], names.get("in_proj_bias")))
+            continue
         known = set(names) <= {"weight", "bias"} and is_known(module)
         if known and ("weight" in names or not isinstance(module, KRONECKER)):
             layers.append(Layer(module, names.get("weight"), names.get("bias")))
@@ -70,24 +75,35 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
     `ModelError` for a model that calls them inside torch.func.
     """
 
-    def keep(layer: Layer) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if torch._C._are_functorch_transforms_active():
-                raise ModelError(
-                    "model: it calls its layers inside torch.func (grad, vmap), where K-FAC cannot see what goes in "
-                    "and out of them; use a solver without K-FAC, such as lbfgs"
-                )
-            # A module that recomputes its forward pass in the backward pass (checkpointing) calls its layers again.
-            if torch._C._current_graph_task_id() == -1:
-                layer.calls.append((inputs[0].detach(), output))
+    def keep(layer: Layer, inputs: Tensor, outputs: Tensor) -> None:
+        if torch._C._are_functorch_transforms_active():
+            raise ModelError(
+                "model: it calls its layers inside torch.func (grad, vmap), where K-FAC cannot see what goes in "
+                "and out of them; use a solver without K-FAC, such as lbfgs"
+            )
+        # A module that recomputes its forward pass in the backward pass (checkpointing) calls its layers again.
+        if torch._C._current_graph_task_id() == -1:
+            layer.calls.append((inputs.detach(), outputs))
+
+    def hook(layer: Layer) -> Any:
+        def called(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            keep(layer, inputs[0], output)
             return output.clone()
 
-        return hook
+        return called
+
+    def projected(weight: Tensor, inputs: Tensor, outputs: Tensor) -> None:
+        for layer in layers:
+            names = ("in_proj_weight", "weight")
+            if any(weight is layer.module._parameters.get(name) for name in names):
+                keep(layer, inputs, outputs)
 
     with ExitStack() as stack:
+        if any(isinstance(layer.module, nn.MultiheadAttention) for layer in layers):
+            stack.enter_context(explicit_projections(projected))
         for layer in layers:
-            handle = layer.module.register_forward_hook(keep(layer))
-            stack.callback(handle.remove)
+            if not isinstance(layer.module, nn.MultiheadAttention):
+                stack.callback(layer.module.register_forward_hook(hook(layer)).remove)
             stack.callback(layer.calls.clear)
         yield
 
@@ -95,8 +111,8 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
 def used_elsewhere(layers: Sequence[Layer], outputs: Tensor, leaves: Sequence[Tensor]) -> list[int]:
     """Return the places of parameters of layers that `outputs` depend on by more than their recorded calls.
 
-    Such as the output projection of nn.MultiheadAttention, whose module is never called, or an embedding's weight that
-    F.linear takes for the head. One walk through the graph from `outputs` to the `leaves`, without arithmetic.
+    Such as an embedding's weight that F.linear takes for the head, or the output projection of attention between two
+    inputs, whose module is never called. One walk through the graph from `outputs` to the `leaves`, without arithmetic.
     """
     owners = {id(leaf): place for place, leaf in enumerate(leaves)}
     uses = [0] * len(leaves)

@@ -203,7 +203,7 @@ def test_shared_weights_have_one_scale_and_are_named():
 
 
 class Attentive(nn.Module):
-    """Attention whose output projection is never called as a module, and a head that is an embedding's weight."""
+    """Attention between two inputs, whose projections are not called as modules; a head that is an embedding's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class Attentive(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.tokens(x)
-        h = self.attention(h, h, h, need_weights=False)[0].mean(1)
+        h = self.attention(h, torch.tanh(h), h, need_weights=False)[0].mean(1)
         return nn.functional.linear(torch.tanh(self.middle(h)), self.tokens.weight)
 
 
@@ -244,6 +244,42 @@ def test_factors_of_other_layers_are_refused_in_one_line():
     one, two = built(nn.Linear(3, 2)), built(nn.Linear(3, 3), nn.Linear(3, 2))
     with pytest.raises(ModelError, match=r"^checkpoint: it has K-FAC factors of 1 layers, the model has 2; .*$"):
         Kfac(two, make_loss("cross_entropy")).load_state_dict(fitted(one, x, y).state_dict())
+
+
+class Attention(nn.Module):
+    """Causal self-attention of two heads, by torch's module or written out of linear layers."""
+
+    def __init__(self, batch_first: bool | None, bias: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        if batch_first is None:
+            self.into, self.out = nn.Linear(4, 12, bias=bias), nn.Linear(4, 4, bias=bias)
+        else:
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=batch_first, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], dtype=x.dtype)
+        if self.batch_first is None:
+            q, k, v = self.into(x).view(*x.shape[:2], 3, 2, 2).permute(2, 0, 3, 1, 4)
+            weights = (q @ k.mT / 2**0.5 + mask).softmax(-1)
+            return self.out((weights @ v).transpose(1, 2).flatten(2)).mean(1)
+        x = x if self.batch_first else x.transpose(0, 1)
+        y = self.attention(x, x, x, attn_mask=mask, need_weights=False)[0]
+        return (y if self.batch_first else y.transpose(0, 1)).mean(1)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_has_the_factors_of_its_two_linear_layers(batch_first: bool, bias: bool):
+    """Before, its output projection had a curvature of zero, and the one of its inputs a single scale."""
+    written, module = Attention(None, bias).double(), Attention(batch_first, bias).double()
+    with torch.no_grad():
+        for p, q in zip(module.parameters(), written.parameters(), strict=True):
+            p.copy_(q)
+    x, y = torch.randn(5, 3, 4, dtype=torch.float64), torch.arange(5) % 4
+    expected, found = (fitted(FlatModel(model), x, y) for model in (written, module))
+    assert found.note == ""
+    torch.testing.assert_close(dense(found), dense(expected))
 
 
 def test_checkpointed_layers_have_the_factors_of_plain_ones():
