@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from subsetopt.data.tables.encoding import TableEncoding
+
 Task = Literal["classification", "regression"]
 
 
@@ -43,7 +45,7 @@ class Dataset:
     `in_shape` excludes the sample axis; `n_outputs` is M, the number of outputs per sample (classes or target columns).
     `class_names[i]` is what the data call class i, as text; `notes` are what a run repeats in its warnings.
     Inputs and targets are in the units of the data; `normalization` and `target_normalization` say how a run
-    standardises them, None that it takes them as they are.
+    standardises them, None that it takes them as they are. `encoding` says how the columns of a table became inputs.
     """
 
     name: str
@@ -57,3 +59,4 @@ class Dataset:
     class_names: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     target_normalization: Normalization | None = None
+    encoding: TableEncoding | None = None

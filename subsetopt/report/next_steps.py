@@ -84,9 +84,20 @@ def _comparison(result: RunDocument, settings: Mapping[str, Any]) -> list[Step]:
     data = f"--dataset {shlex.quote(str(settings['dataset']))}"
     if settings.get("data_file"):
         data += f" --data-file {shlex.quote(str(settings['data_file']))}"
+    for name in ("target", "test_file"):
+        if settings.get(name):
+            data += f" --{name.replace('_', '-')} {shlex.quote(str(settings[name]))}"
+    if settings.get("drop"):
+        # A name with a comma is quoted as the flag reads it.
+        data += f" --drop {shlex.quote(','.join(_listed_name(str(name)) for name in settings['drop']))}"
     budget = f"{max(1.0, result.cost.epoch_equivalents):.2g}"
     command = f"subsetopt compare {data} --methods lbfgs@0.1+sgd,sgd --budget {budget} --seeds 3"
     return [(command, "compare with plain SGD at equal cost")]
+
+
+def _listed_name(name: str) -> str:
+    quoted = name.replace('"', '""')
+    return f'"{quoted}"' if set(name) & {",", '"'} else name
 
 
 def _settings(directory: Path) -> dict[str, Any]:

@@ -58,6 +58,9 @@ def prepare(
             normalize=config.normalize,
             task=config.task,
             image_size=config.image_size,
+            target=config.target,
+            test_file=config.test_file,
+            drop=config.drop,
             ranks=ranks,
         )
     elif config.task not in (None, dataset.task):

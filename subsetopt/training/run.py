@@ -22,7 +22,7 @@ from subsetopt.training.run_directory import (
     RunDirectory,
 )
 from subsetopt.training.settings.run import RunConfig
-from subsetopt.training.starting import alone_in, prepare_all, set_resume_hint
+from subsetopt.training.starting import alone_in, prepare_all, set_resume_hint, show_encoding
 from subsetopt.training.stored_settings import as_given, stored_settings
 
 
@@ -52,6 +52,7 @@ def train(
     ranks = join(config.rank_timeout, config.device)
     progress = (progress if ranks.main else None) or Silent()
     prepared, phases = prepare_all(as_given(config, model, dataset), model, dataset, ranks, may_idle)
+    show_encoding(prepared, progress)
     directory = ranks.together(lambda: _new_directory(prepared) if keep and ranks.main else None)
     set_resume_hint(ranks, directory)
     loop = Loop(prepared, phases, directory, progress)

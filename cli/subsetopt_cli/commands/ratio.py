@@ -30,6 +30,9 @@ _SETTINGS = (
     "dataset",
     "data_dir",
     "data_file",
+    "target",
+    "test_file",
+    "drop",
     "task",
     "image_size",
     "validation_fraction",
@@ -170,6 +173,9 @@ def _sizes(
         seed=config.seed,
         task=config.task,
         image_size=config.image_size,
+        target=config.target,
+        test_file=config.test_file,
+        drop=config.drop,
     )
     for note in data.notes:
         click.echo(f"Warning: {note}", err=True)

@@ -21,7 +21,13 @@ def scale_notes(dataset: Dataset) -> list[str]:
     if dataset.normalization is not None and dataset.train.inputs.ndim == 2:
         seen = _standardised(dataset.train.inputs, dataset.normalization)
         notes += _hidden("x_train", seen)
-        notes += _new(seen, held_out, dataset.normalization)
+        # A rare word's column may be 0 in all rows of training, and says no more than that where it is 1.
+        given = (
+            []
+            if dataset.encoding is None
+            else [place for place, flag in enumerate(dataset.encoding.indicators) if flag]
+        )
+        notes += _new(seen, held_out, dataset.normalization, given)
     if dataset.target_normalization is not None:
         seen = _standardised(dataset.train.targets, dataset.target_normalization)
         notes += _hidden("y_train", seen)
@@ -48,8 +54,9 @@ def _hidden(name: str, seen: Tensor) -> list[str]:
     ]
 
 
-def _new(seen: Tensor, held_out: dict[str, Split | None], by: Normalization) -> list[str]:
+def _new(seen: Tensor, held_out: dict[str, Split | None], by: Normalization, indicators: list[int]) -> list[str]:
     constant = (seen == 0).all(0) if len(seen) else torch.zeros(0, dtype=torch.bool, device=seen.device)
+    constant[indicators] = False
     for name, split in held_out.items():
         if split is None or len(split) == 0 or not bool(constant.any()):
             continue

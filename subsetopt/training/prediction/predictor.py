@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from subsetopt.ambient import ordinary_torch
 from subsetopt.data import Normalization, Preprocess, Restore
 from subsetopt.data.checks import checked_inputs
+from subsetopt.data.tables.encoding import TableEncoding
+from subsetopt.data.tables.table import is_frame, table_of
 from subsetopt.errors import DataError, RunDirectoryError, SettingError
 from subsetopt.models import build_model, initialise_lazy
 from subsetopt.objective import FlatModel, evaluate_split
@@ -21,6 +24,7 @@ from subsetopt.training.run_directory import BEST, CONFIG, MODEL, RESULT, RunDir
 from subsetopt.training.settings.run import make_config, read_toml
 
 CHUNK = 512
+_LOG = logging.getLogger("subsetopt")
 Which = Literal["last", "best"]
 
 
@@ -28,7 +32,8 @@ class Predictor(nn.Module):
     """Maps raw inputs (n, ...), as the data set had them, to outputs (n, M).
 
     For classification these are the network's logits, for regression the targets in the units of the data, float64.
-    `network` alone takes standardised inputs. `class_names` name the outputs, where the data set has names.
+    `network` alone takes standardised inputs. `class_names` name the outputs, where the data set has names. The methods
+    of a predictor with an `encoding` take data frames (pandas, polars) with the columns of the training table, too.
     """
 
     def __init__(
@@ -41,10 +46,12 @@ class Predictor(nn.Module):
         target_normalization: Normalization | None = None,
         embedded: bool = False,
         class_names: tuple[str, ...] = (),
+        encoding: TableEncoding | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.task, self.in_shape, self.class_names = task, tuple(in_shape), tuple(class_names)
+        self.encoding = encoding
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
         self._preprocess = Preprocess(normalization, dtype, embedded)
         self._restore = Restore(target_normalization)
@@ -62,6 +69,7 @@ class Predictor(nn.Module):
                 target_normalization=read_normalization(result.get("target_normalization")),
                 embedded=bool(data.get("embedded")),
                 class_names=tuple(data.get("class_names") or ()),
+                encoding=TableEncoding.of_document(data["encoding"]) if data.get("encoding") else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise RunDirectoryError(
@@ -110,7 +118,7 @@ class Predictor(nn.Module):
         return evaluate_split(flat, flat.initial(), x, y, loss=loss, preprocess=self._preprocess, target_std=std)
 
     def _checked(self, inputs: Any) -> Tensor:
-        tensor = checked_inputs(inputs, "inputs")
+        tensor = checked_inputs(self._encoded(inputs), "inputs")
         if tuple(tensor.shape[1:]) != self.in_shape:
             raise DataError(
                 f"inputs: rows have shape {tuple(tensor.shape[1:])}, the model was trained on {self.in_shape}; "
@@ -119,6 +127,17 @@ class Predictor(nn.Module):
         if self._preprocess.embedded and tensor.is_floating_point():
             raise DataError(f"inputs: {tensor.dtype}, the model was trained on integers; convert them to int64")
         return tensor
+
+    def _encoded(self, inputs: Any) -> Any:
+        """Return the inputs of a data frame (n, D) by the run's encoding, and anything else as it is."""
+        if not is_frame(inputs):
+            return inputs
+        if self.encoding is None:
+            raise DataError("inputs: a data frame, the model was trained on arrays; give it frame.to_numpy()")
+        encoded, notes = self.encoding.encode(table_of(inputs))
+        for note in notes:
+            _LOG.warning("%s", note)
+        return encoded
 
     def _outputs(self, inputs: Any) -> Tensor:
         tensor, was_training = self._checked(inputs), self.training
