@@ -81,7 +81,7 @@ class ColumnEncoding:
         if self.missing:
             encoded[gone, 1] = 1
         elif gone.any():
-            notes = [f"column {shown(self.name)!r}: {int(gone.sum())} values are missing, none was in training"]
+            notes = [f"column {shown(self.name)!r}: {int(gone.sum())} missing, none was in training"]
             return encoded, [f"{notes[0]}; taken as {self.fill:g}"]
         return encoded, []
 
@@ -103,8 +103,8 @@ class ColumnEncoding:
         if not unseen:
             return []
         return [
-            f"column {shown(self.name)!r}: {unseen.total()} values are none of those in training "
-            f"({listed(unseen)}); taken as none of the known words"
+            f"column {shown(self.name)!r}: not in training: {listed(unseen)} ({unseen.total()} rows); "
+            "taken as none of the known words"
         ]
 
     def described(self) -> str:
@@ -114,7 +114,11 @@ class ColumnEncoding:
             return f"left out: {self.reason}"
         if self.kind == "words":
             kept = len(self.categories)
-            rest = f"the {kept} most frequent of {self.words} words, and others" if self.other else f"{kept} words"
+            rest = (
+                f"the {kept} most frequent of {self.words} words, and others"
+                if self.other
+                else f"{kept} word{'s' * (kept > 1)}"
+            )
             return f"one-hot: {rest}{f'{gone} (a column of their own)' if gone else ''}"
         what = {"number": f"number{self.form.described()}", "boolean": "0/1", "date": "days since 1970"}[self.kind]
         if self.kind == "boolean" and self.truths:
