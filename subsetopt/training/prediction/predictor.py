@@ -53,6 +53,7 @@ class Predictor(nn.Module):
         self.task, self.in_shape, self.class_names = task, tuple(in_shape), tuple(class_names)
         self.encoding = encoding
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+        self.normalization, self.target_normalization, self.embedded = normalization, target_normalization, embedded
         self._preprocess = Preprocess(normalization, dtype, embedded)
         self._restore = Restore(target_normalization)
 
