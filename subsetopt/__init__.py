@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from subsetopt.errors import UserError as UserError
     from subsetopt.models import build_model as build_model
     from subsetopt.objective import Objective as Objective
+    from subsetopt.objective import Residuals as Residuals
+    from subsetopt.objective import functional as functional
+    from subsetopt.objective import model_loss as model_loss
     from subsetopt.overdetermination import Overdetermination as Overdetermination
     from subsetopt.overdetermination import overdetermination_ratio as overdetermination_ratio
     from subsetopt.solvers import SolveResult as SolveResult
@@ -40,10 +43,13 @@ _HOMES = {
     "StopReason": "solvers",
     "SubsetTrainer": "training.trainer",
     "UserError": "errors",
+    "Residuals": "objective",
     "build_model": "models",
+    "functional": "objective",
     "load_dataset": "data",
     "load_predictor": "training.prediction.predictor",
     "minimize": "solvers",
+    "model_loss": "objective",
     "overdetermination_ratio": "overdetermination",
 }
 __all__ = [*_HOMES, "__version__"]

@@ -11,7 +11,7 @@ RATE_FACTOR = math.sqrt(10.0)
 
 @dataclass(frozen=True)
 class Knob:
-    """A setting and its grid: `centre * sqrt(10)**i` (log), or odds of `centre / (1 - centre) * 3**i` (logit).
+    """A setting and its grid: `centre * factor**i` (log), or odds of `centre / (1 - centre) * 3**i` (logit).
 
     `name` is `lr`, `solve_share`, `noise_theta` (of all growing stages), or the name of a solver's setting.
     """
@@ -20,13 +20,14 @@ class Knob:
     centre: float
     scale: Literal["log", "logit"] = "log"
     whole: bool = False
+    factor: float = RATE_FACTOR
 
-    def value(self, index: int) -> float:
+    def value(self, index: float) -> float:
         """Return the value at grid index `index`; 0 is the default."""
         if self.scale == "logit":
             odds = self.centre / (1 - self.centre) * 3.0**index
             return float(f"{odds / (1 + odds):.4g}")
-        value = self.centre * RATE_FACTOR**index
+        value = self.centre * self.factor**index
         return max(1, round(value)) if self.whole else float(f"{value:.4g}")
 
 

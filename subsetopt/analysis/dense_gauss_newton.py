@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.analysis.sample_jacobians import SampleJacobians, sample_jacobians
+from subsetopt.inputs import Inputs
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.objective import Objective
 
@@ -36,7 +37,7 @@ class OutputRows:
 
     objective: Objective
     w: Tensor
-    x: Tensor
+    x: Inputs
     y: Tensor
 
     def __post_init__(self) -> None:
@@ -84,7 +85,7 @@ def factorised(objective: Objective, w: Tensor) -> Tensor:
     piece = max(1, EQUATIONS // objective.n_outputs)
     with exact_arithmetic(objective.device, objective.allow_tf32):
         for index in range(len(objective.edges)):
-            for x, y in zip(*(torch.split(part, piece) for part in objective.chunk(index)), strict=True):
+            for x, y in zip(*(part.split(piece) for part in objective.chunk(index)), strict=True):
                 _add_gram(matrix, _half_rows(OutputRows(objective, w, x, y)), 1 / objective.n_samples)
     matrix.diagonal().add_(objective.l2)
     factor: Tensor
@@ -104,7 +105,7 @@ def trace_by_factor(objective: Objective, w: Tensor, factor: Tensor, groups: Ten
     sums, squares = w.new_zeros(len(sizes), len(w)), w.new_zeros(())
     with exact_arithmetic(objective.device, objective.allow_tf32):
         for number, (begin, end) in enumerate(objective.edges):
-            pieces = (torch.split(part, EQUATIONS) for part in (*objective.chunk(number), index[begin:end]))
+            pieces = (part.split(EQUATIONS) for part in (*objective.chunk(number), index[begin:end]))
             for x, y, group in zip(*pieces, strict=True):
                 rows = OutputRows(objective, w, x, y)
                 gradients = rows.jacobians.pull_back(rows.e)

@@ -24,7 +24,6 @@ from subsetopt.analysis.leave_one_out import leave_one_out_parameters
 from subsetopt.analysis.sample_gradients import SampleGradients
 from subsetopt.analysis.spectrum import TraceEstimate
 from subsetopt.analysis.verification import analysis_cost
-from subsetopt.data import Dataset
 from subsetopt.documents.analysis import (
     EffectiveParametersEntry,
     EffectiveRatioDocument,
@@ -53,7 +52,7 @@ def effective_run(
     data_dir: Path | None = None,
     device: str | None = None,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     tell: Callable[[], None] = lambda: None,
 ) -> EffectiveRatioDocument:
     """Return the document of `ratio --effective RUN --json`: a phase's effective ratio and what follows from it.

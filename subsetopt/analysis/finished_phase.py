@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from subsetopt.data import Dataset
 from subsetopt.documents.analysis import AnalysedPhase
 from subsetopt.errors import ModelError, RunDirectoryError, SettingError, setting
 from subsetopt.objective import Objective
@@ -77,7 +76,7 @@ def open_phase(
     data_dir: Path | None = None,
     device: str | None = None,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
 ) -> FinishedPhase:
     """Return the last solve (with `on`, the last one there, else the last phase there), in `dtype`, on a fresh ledger.
 

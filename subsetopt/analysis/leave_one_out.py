@@ -25,6 +25,7 @@ from torch import Tensor
 from subsetopt.analysis.dense_gauss_newton import OutputRows
 from subsetopt.analysis.lanczos import Product
 from subsetopt.analysis.spectrum import TraceEstimate, student_error
+from subsetopt.inputs import Inputs, joined
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.objective import Objective
 from subsetopt.seeding import make_generator
@@ -94,18 +95,18 @@ def _draw(objective: Objective, w: Tensor, rows: int, seed: int) -> tuple[Tensor
     return chosen, 1 / share[chosen]
 
 
-def _gather(objective: Objective, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _gather(objective: Objective, rows: Tensor) -> tuple[Inputs, Tensor]:
     """Return inputs and targets of `rows`, as the model gets them; one chunk is held at a time."""
     starts = torch.tensor([start for start, _ in objective.edges], device="cpu")
     chunk_of = torch.searchsorted(starts, rows, right=True) - 1
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Inputs, Tensor]] = []
     for index in sorted(set(chunk_of.tolist())):
         places = (chunk_of == index).nonzero().squeeze(1)
         x, y = objective.chunk(index)
         within = (rows[places] - starts[index]).to(x.device)
         parts.append((places, x[within], y[within]))
     order = torch.cat([places for places, _, _ in parts]).argsort().to(objective.device)
-    return torch.cat([x for _, x, _ in parts])[order], torch.cat([y for _, _, y in parts])[order]
+    return joined([x for _, x, _ in parts])[order], torch.cat([y for _, _, y in parts])[order]
 
 
 def _rises(sample: OutputRows, solve: Solve, count: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
 from subsetopt.errors import ModelError
+from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.layers import Layer, find_layers, patches, recording
 
@@ -31,7 +32,7 @@ class SampleJacobians(Protocol):
         """Return J_i v_i for v (n, P), in the shape of the outputs."""
 
 
-def sample_jacobians(flat: FlatModel, w: Tensor, x: Tensor) -> SampleJacobians:
+def sample_jacobians(flat: FlatModel, w: Tensor, x: Inputs) -> SampleJacobians:
     """Return the Jacobians at w of the samples x, by layers where those of the last two samples come out right.
 
     That they may not is because a module can use its layers in ways that hooks do not see: samples along another axis
@@ -46,7 +47,7 @@ def sample_jacobians(flat: FlatModel, w: Tensor, x: Tensor) -> SampleJacobians:
 class LayerJacobians:
     """By inputs and output gradients of `layers`, which must hold all of w; the graph of one forward pass is kept."""
 
-    def __init__(self, flat: FlatModel, layers: Sequence[Layer], w: Tensor, x: Tensor) -> None:
+    def __init__(self, flat: FlatModel, layers: Sequence[Layer], w: Tensor, x: Inputs) -> None:
         self._flat, self._n = flat, len(x)
         with torch.enable_grad(), flat.at(flat.leaves(w), "deterministic") as evaluate, recording(layers):
             self.outputs = evaluate(x)
@@ -87,11 +88,11 @@ class LayerJacobians:
 class MappedJacobians:
     """By torch.func over single samples, for any model that it can map; raises `RuntimeError` for others."""
 
-    def __init__(self, flat: FlatModel, w: Tensor, x: Tensor) -> None:
+    def __init__(self, flat: FlatModel, w: Tensor, x: Inputs) -> None:
         self._flat, self._w, self._x = flat, w, x
 
     def pull_back(self, u: Tensor) -> Tensor:
-        def one(row: Tensor, cotangent: Tensor) -> Tensor:
+        def one(row: Inputs, cotangent: Tensor) -> Tensor:
             _, pull, *_ = vjp(lambda p: self._outputs(p, row), self._w)
             return cast(Tensor, pull(cotangent)[0])
 
@@ -99,17 +100,18 @@ class MappedJacobians:
             return vmap(one)(self._x, u)
 
     def push_forward(self, v: Tensor) -> Tensor:
-        def one(row: Tensor, tangent: Tensor) -> Tensor:
+        def one(row: Inputs, tangent: Tensor) -> Tensor:
             return cast(Tensor, jvp(lambda p: self._outputs(p, row), (self._w,), (tangent,))[1])
 
         with self._flat.at(self._flat.views(self._w), "deterministic"):
             return vmap(one)(self._x, v)
 
-    def _outputs(self, p: Tensor, row: Tensor) -> Tensor:
-        return self._flat.functional(self._flat.views(p), row.unsqueeze(0)).squeeze(0)
+    def _outputs(self, p: Tensor, row: Inputs) -> Tensor:
+        sample = row.unsqueeze(0) if isinstance(row, Tensor) else row.map(lambda part: part.unsqueeze(0))
+        return self._flat.functional(self._flat.views(p), sample).squeeze(0)
 
 
-def _right(flat: FlatModel, layers: Sequence[Layer], w: Tensor, x: Tensor) -> bool:
+def _right(flat: FlatModel, layers: Sequence[Layer], w: Tensor, x: Inputs) -> bool:
     """Whether the gradients that `layers` tell of each sample's outputs are those of the sample alone."""
     try:
         told = LayerJacobians(flat, layers, w, x)
@@ -118,7 +120,7 @@ def _right(flat: FlatModel, layers: Sequence[Layer], w: Tensor, x: Tensor) -> bo
     except (RuntimeError, IndexError, ModelError):  # rows that cannot be dealt out to the samples, or seen
         return False
     leaves = flat.leaves(w)
-    for row, cotangent, gradient in zip(torch.split(x, 1), torch.split(u, 1), gradients, strict=True):
+    for row, cotangent, gradient in zip(x.split(1), u.split(1), gradients, strict=True):
         with torch.enable_grad(), flat.at(leaves, "deterministic") as evaluate:
             alone = torch.autograd.grad(evaluate(row), leaves, cotangent, materialize_grads=True)
         exact = torch.cat([part.reshape(-1) for part in alone])

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from subsetopt.analysis.finished_phase import open_phase
 from subsetopt.analysis.lanczos import FAILURE_PROBABILITY, Bounded
 from subsetopt.analysis.spectrum import Spectrum, find_spectrum
-from subsetopt.data import Dataset
 from subsetopt.documents.analysis import (
     AnalysisCost,
     BoundedEntry,
@@ -114,7 +113,7 @@ def verify_run(
     data_dir: Path | None = None,
     device: str | None = None,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     tell: Callable[[int], None] = lambda _: None,
 ) -> VerificationDocument:
     """Tell whether a phase of a run ended in a minimum of the function that it minimised.

@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subsetopt.compare.config import ValidatedStudy, table_settings
-from subsetopt.compare.knobs import knob_of
+from subsetopt.compare.knobs import decay_knob, knob_of
 from subsetopt.compare.methods import Method, parse_method
+from subsetopt.compare.regularisation import check_common_l2, with_coupled_l2
 from subsetopt.documents.run import RunDocument
-from subsetopt.errors import RunDirectoryError, UserError
+from subsetopt.errors import RunDirectoryError, UserError, unknown_name
 from subsetopt.facts import Knob
 from subsetopt.report.metrics_file import read_metrics
 from subsetopt.report.result_file import read_result_file
@@ -83,32 +84,46 @@ class CellMaker:
     def __init__(self, study: ValidatedStudy) -> None:
         self.study = study
         self.methods = _methods(study)
-        self.knobs: dict[str, Knob | None] = {}
-        for method in self.methods.values():
-            phases = self._base(method, 0).phases()
-            self.knobs[method.name] = knob_of(phases, method.solve_share or study.config.solve_share)
+        if study.config.baseline is not None and study.config.baseline not in self.methods:
+            raise unknown_name("baseline", study.config.baseline, self.methods)
+        self.knobs = {method.name: self._knobs(method) for method in self.methods.values()}
 
     def cell(
-        self, method: str, budget: float, seed: int, value: float | None, purpose: Literal["tuning", "cells"] = "cells"
+        self,
+        method: str,
+        budget: float,
+        seed: int,
+        values: Mapping[str, float] | None = None,
+        purpose: Literal["tuning", "cells"] = "cells",
     ) -> Cell:
-        """Return the cell of `method` with its knob at `value` (None: the default); raises `SettingError`."""
-        chosen, study = self.methods[method], self.study.config
+        """Return the cell of `method` with its knobs at `values` (default: the defaults); raises `SettingError`."""
+        chosen, study, values = self.methods[method], self.study.config, values or {}
         base = self._base(chosen, seed)
-        knob = self.knobs[method]
-        share = chosen.solve_share or study.solve_share
-        if knob is not None and knob.name == "solve_share" and value is not None:
-            share = value
+        share = values.get("solve_share", chosen.solve_share or study.solve_share)
         phases = self._budgeted(base, budget, share, "stop_at" in chosen.settings)
-        if knob is not None and knob.name == "noise_theta" and value is not None:
-            phases = [{**phase, "noise_theta": value} if phase["role"] == "grow" else phase for phase in phases]
-        elif knob is not None and knob.name != "solve_share" and value is not None:
-            phases[-1] = _with_knob(phases[-1], knob, value)
+        own_decay = any(knob.name == "weight_decay" for knob in self.knobs[method])
+        phases = [with_coupled_l2(phase) for phase in phases[:-1]] + [
+            phases[-1] if own_decay else with_coupled_l2(phases[-1])
+        ]
+        for knob in self.knobs[method]:
+            if knob.name in values:
+                phases = _with_knob(phases, knob, values[knob.name])
         limit = {"max_epochs": budget} if study.budget_unit == "epochs" else {"max_seconds": budget}
         track = budget / LOOKS if study.budget_unit == "epochs" else LOOK_EPOCHS
         if base.validation_fraction > 0 and purpose == "cells":  # a search reads the end of its runs alone
             limit["track_validation"] = track
-        settings = {**base.model_dump(), "phase": phases, **limit}
+        settings = {**base.model_dump(), "phase": phases, **limit, "l2": values.get("l2", base.l2)}
         return Cell(method, budget, seed, purpose, make_config(settings))
+
+    def _knobs(self, method: Method) -> tuple[Knob, ...]:
+        """Return what the study tunes of a method: its own setting, the strength of its regularisation, or both."""
+        study, base = self.study.config, self._base(method, 0)
+        last = base.phases()[-1]
+        own = knob_of(base.phases(), method.solve_share or study.solve_share) if "rate" in study.tune else None
+        decay = decay_knob(last, base.l2, method.name) if "l2" in study.tune else None
+        if decay is None:
+            check_common_l2(method, base, self.study)
+        return tuple(knob for knob in (own, decay) if knob is not None)
 
     def description(self, method: str) -> RunConfig:
         """Return the settings that a method means before a budget is laid on it."""
@@ -214,10 +229,16 @@ def _methods(study: ValidatedStudy) -> dict[str, Method]:
     return named
 
 
-def _with_knob(phase: Mapping[str, Any], knob: Knob, value: float) -> dict[str, Any]:
-    if knob.name == "lr":
-        return {**phase, "lr": value}
-    return {**phase, "settings": {**phase["settings"], knob.name: int(value) if knob.whole else value}}
+def _with_knob(phases: Sequence[Mapping[str, Any]], knob: Knob, value: float) -> list[dict[str, Any]]:
+    """Return `phases` with a knob of theirs at `value`; solve share and L2 are no settings of a phase."""
+    earlier, last = [dict(phase) for phase in phases[:-1]], dict(phases[-1])
+    if knob.name == "noise_theta":
+        return [{**phase, "noise_theta": value} if phase["role"] == "grow" else phase for phase in [*earlier, last]]
+    if knob.name in ("lr", "weight_decay"):
+        last[knob.name] = value
+    elif knob.name not in ("solve_share", "l2"):
+        last["settings"] = {**last["settings"], knob.name: int(value) if knob.whole else value}
+    return [*earlier, last]
 
 
 def _digest(path: Path) -> str | None:

@@ -7,20 +7,41 @@ and, as `[[method]]` tables, contenders that the short names cannot express.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
+from subsetopt.study.seeds import MOST_SEEDS, SEEDS_EXAMPLE, read_seeds, seed_count
 from subsetopt.training.settings.declaration import declaration, names_of
 from subsetopt.training.settings.phase import Settings, present_names
 from subsetopt.training.settings.run import RunConfig, make_config
 
 BudgetUnit = Literal["epochs", "seconds"]
-MOST_SEEDS = 1000
 DEFAULT_METHODS = ("lbfgs@0.1+full", "lbfgs@0.1+srs", "lbfgs", "adam", "sgd", "srs@0.1")
 
 SHARED = names_of(RunConfig, owner="shared")
+TuningSearch = Literal["rate", "l2"]
+FIRST_TUNING_SEED = 1_000_000
+
+
+def _searches(value: Any) -> Any:
+    """Take `rate`, `rate,l2` or `none`, and lists of these words."""
+    parts = value.split(",") if isinstance(value, str) else value
+    words = (
+        [part.strip() if isinstance(part, str) else "" for part in parts] if isinstance(parts, (list, tuple)) else [""]
+    )
+    if not words or words == ["none"]:
+        return ()
+    if len(set(words)) < len(words) or not {"rate"} <= set(words) <= {"rate", "l2"}:
+        raise ValueError("must be rate, or rate,l2, or none")
+    return ("rate", "l2")[: len(words)]
+
+
+def _tuning_seeds(value: Any) -> Any:
+    """Keep a number of seeds, check a list of them."""
+    count = seed_count(value)
+    return read_seeds(value) if count is None else count
 
 
 class StudyConfig(Settings):
@@ -37,14 +58,28 @@ class StudyConfig(Settings):
     budget_unit: BudgetUnit = Field(
         "epochs", description="epoch-equivalents, or wall-clock seconds (not reproducible)", examples=["epochs"]
     )
-    seeds: tuple[int, ...] = Field(
-        (0, 1, 2, 3, 4), description="number of seeds, or their list with commas", examples=["5"]
+    seeds: Annotated[tuple[int, ...], BeforeValidator(read_seeds)] = Field(
+        (0, 1, 2, 3, 4), description="number of seeds, or which ones, e.g. 11-13 or 1,2,5-7", examples=[SEEDS_EXAMPLE]
     )
-    tuning_seeds: tuple[int, ...] = Field(
-        (1_000_000,), description="number of seeds for tuning, apart from the others, or their list", examples=["1"]
+    tune: Annotated[tuple[TuningSearch, ...], BeforeValidator(_searches)] = Field(
+        ("rate",),
+        description="search on validation data for every method: rate (its learning rate, else its own setting), or "
+        "rate,l2 (the strength of its regularisation beside it)",
+        examples=["rate,l2"],
     )
-    tune: bool = Field(True, description="tune every method's learning rate, or its own setting, on validation data")
-    max_extensions: int = Field(4, ge=0, le=100, description="values that a search may add to its three", examples=[4])
+    tuning_seeds: Annotated[int | tuple[int, ...], BeforeValidator(_tuning_seeds)] = Field(
+        1,
+        description="seeds for tuning, apart from the others: so many for each seed of the comparison, or their list",
+        examples=[1],
+    )
+    max_extensions: int = Field(
+        4, ge=0, le=100, description="trials of every search after its grid of three values per setting", examples=[4]
+    )
+    baseline: str | None = Field(
+        None,
+        description="test all others against this method alone, instead of all pairs",
+        examples=["adam"],
+    )
     solve_share: float = Field(
         0.5,
         gt=0,
@@ -59,6 +94,14 @@ class StudyConfig(Settings):
         (), description="held-out losses to reach [default: the median method's at each budget]", examples=["0.2,0.1"]
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _switched(cls, given: Any) -> Any:
+        """Take `tune` as a switch too, which it was: on is the search of the rate alone."""
+        if isinstance(given, Mapping) and isinstance(given.get("tune"), bool):
+            return {**given, "tune": "rate" if given["tune"] else "none"}
+        return given
+
     @field_validator("methods", "budget", "target", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
@@ -66,20 +109,6 @@ class StudyConfig(Settings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value if isinstance(value, (list, tuple)) else (value,)
-
-    @field_validator("seeds", "tuning_seeds", mode="before")
-    @classmethod
-    def _counted(cls, value: Any, info: Any) -> Any:
-        """Take a number n for n seeds, or a list."""
-        if isinstance(value, str) and "," in value:
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        if isinstance(value, (list, tuple)):
-            return value
-        text = str(value)
-        if not (text.isascii() and text.isdigit()) or not 1 <= (count := int(text[:20])) <= MOST_SEEDS:
-            raise ValueError(f"must be a number of seeds, at least 1 and at most {MOST_SEEDS}, or their list")
-        first = 0 if info.field_name == "seeds" else 1_000_000
-        return tuple(range(first, first + count))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -90,17 +119,39 @@ class StudyConfig(Settings):
             raise ValueError("budget is empty; for example 1,3,10")
         if not self.methods and not self.method:
             raise ValueError("methods is empty; for example lbfgs@0.1+srs,adam")
-        for name in ("seeds", "tuning_seeds", "budget"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} has a value twice")
-        if not self.seeds or (self.tune and not self.tuning_seeds):
-            raise ValueError("seeds or tuning_seeds is empty; for example 5")
-        if any(seed < 0 for seed in (*self.seeds, *self.tuning_seeds)):
-            raise ValueError("seeds must not be negative")
-        if self.tune and set(self.seeds) & set(self.tuning_seeds):
-            raise ValueError("tuning_seeds and seeds overlap; tune on seeds of their own")
+        if len(set(self.budget)) < len(self.budget):
+            raise ValueError("budget has a value twice")
+        if self.tune:
+            self._check_tuning_seeds()
         return self
+
+    def _check_tuning_seeds(self) -> None:
+        if isinstance(self.tuning_seeds, tuple) and len(self.tuning_seeds) % len(self.seeds):
+            raise ValueError(
+                f"{setting('tuning_seeds')} lists {len(self.tuning_seeds)} for {len(self.seeds)} seeds; each of these "
+                "is tuned on seeds of its own, else the tests miss the luck of tuning: list as many, or a multiple, or "
+                f"give how many for each, {setting('tuning_seeds', 1)}"
+            )
+        used = {seed for own in self.seeds for seed in self.seeds_to_tune_on(own)}
+        if common := sorted(used.intersection(self.seeds)):
+            raise ValueError(
+                f"tuning_seeds and seeds overlap in {common[0]}; tune on seeds of their own, not on what is compared"
+            )
+
+    @property
+    def trials(self) -> int:
+        """The number of trials of every search: a grid of three values per setting, and what is added to it."""
+        grid: int = 3 ** len(self.tune)
+        return grid + self.max_extensions
+
+    def seeds_to_tune_on(self, seed: int) -> tuple[int, ...]:
+        """Return the seeds of the search that is made for `seed` of the comparison; no other search has them."""
+        if not isinstance(self.tuning_seeds, tuple):
+            first = FIRST_TUNING_SEED + MOST_SEEDS * seed
+            return tuple(range(first, first + self.tuning_seeds))
+        place = self.seeds.index(seed)
+        share = len(self.tuning_seeds) // len(self.seeds)
+        return self.tuning_seeds[share * place : share * (place + 1)]
 
 
 class ValidatedStudy(BaseModel):

@@ -56,7 +56,7 @@ def _compare(
     searches = tune(maker, output, run)
     config = maker.study.config
     cells = [
-        maker.cell(name, budget, seed, searches[name, budget].value)
+        maker.cell(name, budget, seed, searches[name, budget, seed].values)
         for seed in config.seeds  # seed by seed, so that an interrupted study has something of every method
         for budget in config.budget
         for name in maker.methods
@@ -75,8 +75,8 @@ def check_study(maker: CellMaker) -> None:
     """Raise `UserError` for settings that no run could start with, before anything is written or trained."""
     config = maker.study.config
     for name in maker.methods:
-        data = check_run(maker.cell(name, min(config.budget), config.seeds[0], None).config, may_idle=True).data
+        data = check_run(maker.cell(name, min(config.budget), config.seeds[0]).config, may_idle=True).data
         if not data.samples(SplitName.TEST):
             raise SettingError("dataset", data.dataset.name, "has no test data to compare on", "add a test split")
         for budget in config.budget:
-            maker.cell(name, budget, config.seeds[0], None)
+            maker.cell(name, budget, config.seeds[0])

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 from subsetopt.compare.cells import Cell, CellMaker, CellOutcome
 from subsetopt.compare.curves import Point, automatic_targets, finished, points_of, time_to_targets
 from subsetopt.compare.methods import describe
-from subsetopt.compare.tuning import Search
+from subsetopt.compare.regularisation import changes_its_loss, sentence
+from subsetopt.compare.tuning import Search, SearchKey
 from subsetopt.compare.verdicts import sentences
 from subsetopt.documents.comparison import (
     Architecture,
@@ -27,10 +28,11 @@ from subsetopt.documents.comparison import (
     MeanRank,
     MethodEntry,
     Metric,
+    ObjectiveEntry,
     ResultEntry,
 )
 from subsetopt.documents.run import RunDocument
-from subsetopt.study.statistics import compare_all, mean_interval, rank_all
+from subsetopt.study.statistics import POWER, compare_all, mean_interval, rank_all
 from subsetopt.training.settings.run import RunConfig
 
 RESULT_COLUMNS = (
@@ -44,16 +46,20 @@ RESULT_COLUMNS = (
     "test_accuracy",
     "test_mse",
     "train_loss",
+    "objective",
     "validation_loss",
     "epoch_equivalents",
     "seconds",
     "tuning_epoch_equivalents",
     "setting",
     "value",
+    "l2",
+    "weight_decay",
     "cell",
 )
-Searches = Mapping[tuple[str, float], Search]
+Searches = Mapping[SearchKey, Search]
 Row = dict[str, Any]
+_KNOB_WORDS = {"lr": "learning rate", "l2": "L2 strength", "weight_decay": "weight decay"}
 
 
 @dataclass
@@ -69,7 +75,10 @@ def collect(cells: Iterable[Cell], outcomes: Mapping[str, CellOutcome], searches
     """Read the finished cells; a cell whose final test loss is not finite counts as failed."""
     cells = list(cells)
     results = {cell.id: result for cell, result in finished(cells, root)}
-    rows = [_row(cell, results.get(cell.id), outcomes[cell.id], searches[cell.method, cell.budget]) for cell in cells]
+    rows = [
+        _row(cell, results.get(cell.id), outcomes[cell.id], searches[cell.method, cell.budget, cell.seed])
+        for cell in cells
+    ]
     points = [point for cell in cells if cell.id in results for point in points_of(cell, results[cell.id], root)]
     return Findings(rows, points, next(iter(results.values()), None))
 
@@ -87,7 +96,7 @@ def summarise(maker: CellMaker, searches: Searches, findings: Findings, command:
     targets = list(study.target) or automatic_targets(
         {key: list(found.values()) for key, found in final.items()}, study.budget
     )
-    comparisons, ranks, friedman = _tests(done, names, study.budget, metric)
+    comparisons, ranks, friedman = _tests(done, names, study.budget, metric, study.baseline)
     summary = ComparisonDocument(
         kind="compare",
         title=study.title or f"{_dataset_name(maker)}: {len(names)} methods at equal cost",
@@ -97,9 +106,14 @@ def summarise(maker: CellMaker, searches: Searches, findings: Findings, command:
         budgets=list(study.budget),
         budget_unit="seconds" if study.budget_unit == "seconds" else "epoch-equivalents",
         seeds=list(study.seeds),
-        tuning_seeds=list(study.tuning_seeds) if study.tune else [],
+        tuning_seeds=[other for seed in study.seeds for other in study.seeds_to_tune_on(seed)] if study.tune else [],
+        tune=list(study.tune),
+        trials=study.trials if study.tune else 0,
+        baseline=study.baseline,
+        power=POWER,
+        objective=_objective(maker),
         methods=[_method(maker, name, searches) for name in names],
-        results=[_result(done, searches[name, b], name, b, metric) for b in study.budget for name in names],
+        results=[_result(done, searches, name, b, metric) for b in study.budget for name in names],
         time_to_target=time_to_targets(findings.points, names, study.seeds, targets),
         ranks=ranks,
         friedman=friedman,
@@ -115,7 +129,7 @@ def summarise(maker: CellMaker, searches: Searches, findings: Findings, command:
 
 def _row(cell: Cell, result: RunDocument | None, outcome: CellOutcome, search: Search) -> Row:
     row: Row = dict.fromkeys(RESULT_COLUMNS)
-    knob = search.knob.name if search.knob is not None else None
+    knob = search.knobs[0].name if search.knobs else None
     last = cell.config.phase[-1]
     row |= {
         "method": cell.method,
@@ -126,8 +140,10 @@ def _row(cell: Cell, result: RunDocument | None, outcome: CellOutcome, search: S
         "error": outcome.error,
         "tuning_epoch_equivalents": search.epoch_equivalents,
         "setting": knob,
-        "value": search.value,
+        "value": None if knob is None else search.values.get(knob),
         "lr": last.lr if last.first_order else None,
+        "l2": cell.config.l2,
+        "weight_decay": last.weight_decay if last.first_order else None,
     }
     if result is None:
         return row
@@ -138,6 +154,7 @@ def _row(cell: Cell, result: RunDocument | None, outcome: CellOutcome, search: S
         "test_accuracy": quality.get("accuracy"),
         "test_mse": quality.get("mse"),
         "train_loss": metrics["train"]["loss"],
+        "objective": result.objective,
         "validation_loss": metrics.get("validation", {}).get("loss"),
         "epoch_equivalents": cost.epoch_equivalents,
         "seconds": cost.seconds,
@@ -155,11 +172,12 @@ def _values(rows: Iterable[Row], method: str, budget: float, column: str) -> dic
     }
 
 
-def _result(done: Sequence[Row], search: Search, method: str, budget: float, metric: str) -> ResultEntry:
+def _result(done: Sequence[Row], searches: Searches, method: str, budget: float, metric: str) -> ResultEntry:
     found = {
         column: list(_values(done, method, budget, column).values())
-        for column in (f"test_{metric}", "test_loss", "seconds", "epoch_equivalents")
+        for column in (f"test_{metric}", "test_loss", "objective", "seconds", "epoch_equivalents")
     }
+    own = [search for (name, at, _), search in searches.items() if (name, at) == (method, budget)]
     values, losses = found[f"test_{metric}"], found["test_loss"]
     interval = mean_interval(values)
     if interval is not None and metric == "accuracy":
@@ -175,17 +193,18 @@ def _result(done: Sequence[Row], search: Search, method: str, budget: float, met
         values=list(values),
         loss_mean=_mean(losses),
         loss_interval=mean_interval(losses),
+        objective_mean=_mean(found["objective"]),
         seconds_mean=_mean(found["seconds"]),
         cost_mean=cost,
-        cost_including_tuning=None if cost is None else cost + search.epoch_equivalents,
-        seconds_of_tuning=search.seconds,
+        cost_including_tuning=None if cost is None else cost + mean(search.epoch_equivalents for search in own),
+        seconds_of_tuning=mean(search.seconds for search in own),
     )
 
 
 def _tests(
-    done: Sequence[Row], names: Sequence[str], budgets: Sequence[float], metric: str
+    done: Sequence[Row], names: Sequence[str], budgets: Sequence[float], metric: str, baseline: str | None
 ) -> tuple[list[ComparisonEntry], list[MeanRank], list[FriedmanTest]]:
-    """Return comparisons, mean ranks and Friedman's tests; at each budget the pairs on one metric are a family."""
+    """Return comparisons, mean ranks and Friedman's tests; at each budget those on one metric are a family."""
     comparisons: list[ComparisonEntry] = []
     ranks: list[MeanRank] = []
     friedman: list[FriedmanTest] = []
@@ -193,7 +212,7 @@ def _tests(
         for kind in dict.fromkeys((metric, "loss")):
             better_high = kind == "accuracy"
             values = {name: _values(done, name, budget, f"test_{kind}") for name in names}
-            for pair in compare_all(values, better_high):
+            for pair in compare_all(values, better_high, baseline=baseline):
                 comparisons.append(ComparisonEntry(**vars(pair), budget=budget, metric=kind))
             if kind == metric and (ranked := rank_all(values, better_high)) is not None:
                 at: dict[str, Any] = {"budget": budget, "metric": kind, "n": ranked.n}
@@ -203,20 +222,33 @@ def _tests(
 
 
 def _method(maker: CellMaker, name: str, searches: Searches) -> MethodEntry:
-    mine = [search for (method, _), search in searches.items() if method == name]
+    mine = [search for (method, _, _), search in searches.items() if method == name]
     base = maker.description(name)
-    cells = {budget: maker.cell(name, budget, 0, searches[name, budget].value) for budget in maker.study.config.budget}
-    rates = {f"{b:g}": cell.config.phase[-1].lr for b, cell in cells.items() if cell.config.phase[-1].first_order}
-    knob = maker.knobs[name]
-    tuned = "nothing to tune" if knob is None else "learning rate" if knob.name == "lr" else knob.name
+    rates = {f"{budget:g}": _rate(maker, name, budget, mine) for budget in maker.study.config.budget}
+    tuned = " and ".join(_KNOB_WORDS.get(knob.name, knob.name) for knob in maker.knobs[name]) or "nothing to tune"
     return MethodEntry(
         name=name,
         description=describe(base),
         family=_family(base),
         tuned=tuned if maker.study.config.tune else "not tuned",
-        lr=rates or None,
+        lr=rates if base.phases()[-1].first_order else None,
         tuning=[search.entry() for search in mine],
     )
+
+
+def _rate(maker: CellMaker, name: str, budget: float, searches: Iterable[Search]) -> float | None:
+    """Return the learning rate of the last phase, None where the searches of the seeds took several."""
+    cells = [maker.cell(name, budget, search.seed, search.values) for search in searches if search.budget == budget]
+    rates = {cell.config.phase[-1].lr for cell in cells}
+    return rates.pop() if len(rates) == 1 else None
+
+
+def _objective(maker: CellMaker) -> ObjectiveEntry:
+    """Return which problem the methods solve."""
+    kind: Literal["same", "tuned"] = "tuned" if "l2" in maker.study.config.tune else "same"
+    l2 = float(maker.study.shared.get("l2", RunConfig.model_fields["l2"].default))
+    changed = [name for name in maker.methods if changes_its_loss(maker.description(name))]
+    return ObjectiveEntry(kind=kind, l2=l2, text=sentence(kind, l2, changed))
 
 
 def _family(base: RunConfig) -> str:

@@ -5,9 +5,10 @@ scikit-learn and Pillow are imported by the readers that need them, when they ne
 
 from subsetopt.data.augment import augmented_copies
 from subsetopt.data.catalog import DATASETS
-from subsetopt.data.coercion import as_dataset, require_dataset
+from subsetopt.data.coercion import as_batches, as_dataset, as_samples
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.download import download
+from subsetopt.data.given.reading import require_readable
 from subsetopt.data.loading import dataset_from_arrays, load_dataset
 from subsetopt.data.normalization import Preprocess, Restore, standardised_targets
 from subsetopt.data.publishers import PUBLISHED, PublishedFile
@@ -23,7 +24,9 @@ __all__ = [
     "Restore",
     "Split",
     "Task",
+    "as_batches",
     "as_dataset",
+    "as_samples",
     "augmented_copies",
     "dataset_from_arrays",
     "disjoint",
@@ -32,7 +35,7 @@ __all__ = [
     "load_dataset",
     "missing_classes",
     "require_all_classes",
-    "require_dataset",
+    "require_readable",
     "standardised_targets",
     "subset_size",
 ]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.errors import SettingError
+from subsetopt.inputs import Inputs
 from subsetopt.registry import Registry
 from subsetopt.seeding import borrowed_generators
 
@@ -28,7 +29,7 @@ class Augmented(NamedTuple):
     `shares` `(b, d)` are non-negative and sum to 1 in each row. Both are None where every row is its own donor.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     donors: Tensor | None = None
     shares: Tensor | None = None
 
@@ -43,12 +44,12 @@ class Augmentation(Protocol):
 AUGMENTATIONS: Registry[type[Augmentation]] = Registry("augmentation", "subsetopt.data")
 
 
-def make_augmentation(name: str, in_shape: tuple[int, ...]) -> Augmentation | None:
+def make_augmentation(name: str, in_shape: tuple[int, ...] | dict[str, tuple[int, ...]]) -> Augmentation | None:
     """Return the augmentation of that name, None for `none`; raises `SettingError` where the inputs are no images."""
     if name == "none":
         return None
     kind = AUGMENTATIONS.get(name)
-    if len(in_shape) != 3:
+    if isinstance(in_shape, dict) or len(in_shape) != 3:
         raise SettingError("augmentation", name, f"needs images, the inputs have shape {in_shape}", "use none")
     return kind()
 

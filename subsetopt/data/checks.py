@@ -12,6 +12,7 @@ from torch import Tensor
 
 from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError
+from subsetopt.inputs import LazyRows, Parts, Stored, each_part
 
 _BLOCK = 2**22
 _LARGEST = torch.finfo(torch.float32).max
@@ -63,20 +64,36 @@ def as_tensor(array: Any, what: str) -> Tensor:
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
-def checked_inputs(array: Any, what: str, ranks: Ranks | None = None) -> Tensor:
-    """Return inputs (n, ...) as a tensor; raises `DataError` for a wrong shape, no rows, NaN or infinity.
+def checked_inputs(array: Any, what: str, ranks: Ranks | None = None) -> Any:
+    """Return inputs (n, ...) as a tensor, or those of several parts or rows to be read as they are.
 
-    Several `ranks` look for the latter in a part of the rows each.
+    Raises `DataError` for a wrong shape, no rows, NaN or infinity. Several `ranks` look for the latter in a part of
+    the rows each.
     """
+    if isinstance(array, Parts):
+        for key, part in array.items():
+            require_rows(part, f"{what}[{key!r}]")
+            require_finite(part, f"{what}[{key!r}]", *(ranks or Ranks()).share(len(part)))
+        return array
+    if isinstance(array, LazyRows):
+        for name, part in each_part(array):
+            where = what if name is None else f"{what}[{name!r}]"
+            _require_shape(part, where, least=2 if name is None else 1)
+            require_finite(part, where, *(ranks or Ranks()).share(len(part)))
+        return array
     inputs = as_tensor(array, what)
-    if inputs.ndim < 2:
+    _require_shape(inputs, what)
+    require_finite(inputs, what, *(ranks or Ranks()).share(len(inputs)))
+    return inputs
+
+
+def _require_shape(inputs: Any, what: str, least: int = 2) -> None:
+    if inputs.ndim < least:
         shape = tuple(inputs.shape)
         raise DataError(f"{what}: has shape {shape}, needs (n, features) or (n, C, H, W); try .reshape(-1, 1)")
     require_rows(inputs, what)
     if inputs.numel() == 0:
         raise DataError(f"{what}: has shape {tuple(inputs.shape)}, so no features; check how the array was made")
-    require_finite(inputs, what, *(ranks or Ranks()).share(len(inputs)))
-    return inputs
 
 
 def regression_targets(array: Any, what: str) -> Tensor:
@@ -90,7 +107,7 @@ def regression_targets(array: Any, what: str) -> Tensor:
     return values.reshape(len(values), -1)
 
 
-def require_same_length(inputs: Tensor, targets: Tensor, inputs_name: str, targets_name: str) -> None:
+def require_same_length(inputs: Stored, targets: Tensor, inputs_name: str, targets_name: str) -> None:
     """Raise `DataError` unless every input has a target."""
     if len(inputs) != len(targets):
         raise DataError(
@@ -98,7 +115,7 @@ def require_same_length(inputs: Tensor, targets: Tensor, inputs_name: str, targe
         )
 
 
-def require_finite(values: Tensor, what: str, begin: int = 0, end: int | None = None) -> None:
+def require_finite(values: Any, what: str, begin: int = 0, end: int | None = None) -> None:
     """Raise `DataError` that counts the entries that no float32 holds and shows the first, a block of rows at a time.
 
     These are NaN, infinity, and numbers above 3.4e38; models compute in float32, and the squares of larger ones
@@ -124,7 +141,7 @@ def require_finite(values: Tensor, what: str, begin: int = 0, end: int | None = 
         raise DataError(f"{what}: {count} values are {problem}, first {value} at {list(first)}; {remedy}")
 
 
-def require_rows(values: Tensor | NDArray[Any], what: str) -> None:
+def require_rows(values: Any, what: str) -> None:
     """Raise `DataError` for an array without rows."""
     if values.ndim == 0 or len(values) == 0:
         raise DataError(f"{what}: has no rows; leave the split out or fill it")

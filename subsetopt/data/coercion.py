@@ -2,98 +2,82 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subset, TensorDataset, default_collate
 
-from subsetopt.arguments import kind_of
+from subsetopt.arguments import whole_number
+from subsetopt.data.checks import as_tensor
 from subsetopt.data.dataset import Dataset, Task
-from subsetopt.data.loading import dataset_from_arrays
-from subsetopt.errors import SettingError
-
-ACCEPTED = (
-    "as_dataset takes a pair (x, y) of tensors or arrays, a TensorDataset of two tensors or a plain DataLoader of one; "
-    "dataset_from_arrays(x, y) takes all that numpy makes an array of"
+from subsetopt.data.given.columns import (
+    Columns,
+    Key,
+    as_stored,
+    require_apart,
 )
+from subsetopt.data.given.map_style import read_rows
+from subsetopt.data.given.reading import map_style_of, read_given, require_no_choice
+from subsetopt.data.loading import dataset_of
+from subsetopt.errors import SettingError
+from subsetopt.inputs import LazyRows, Stored
 
 
 def as_dataset(
     thing: object,
     *,
+    inputs: Key | Sequence[Key] | None = None,
+    targets: Key | Sequence[Key] | None = None,
     task: Task | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
     normalize: Literal["auto", "none", "standard"] = "auto",
+    max_bytes: int | None = None,
 ) -> Dataset:
     """Return `thing` as a `Dataset`; its training rows are all that `thing` has but the validation split.
 
-    A `Dataset` is returned as it is. A pair (x, y) of tensors or arrays, a `TensorDataset` of two tensors, a
-    `torch.utils.data.Subset` of one, and a `DataLoader` that hands out each of its rows once, unchanged, become
-    `dataset_from_arrays(x, y, ...)` with the settings given. Everything else is refused: transforms, collate functions,
-    weighted samplers and streams would not survive. Raises `SettingError` and `DataError` in one line.
+    Taken are: a `Dataset`, as it is; a pair (x, y), each a tensor, an array, a frame or series of pandas, x also a
+    sparse matrix of scipy or a tuple or dict of several arrays; a map-style `torch.utils.data.Dataset`; a `DataLoader`
+    (its data set, collate function and rows; its order is ignored); a Hugging Face `Dataset`; a frame or a dict of
+    arrays with a target column. Samples are pairs, tuples whose last entry is the target, or dicts with one called
+    label, labels, target, targets or y; `inputs` and `targets` name others, by key or place. Whole numbers, as tokens
+    are, stay so. Several inputs reach the model as `model(**inputs)` or `model(*inputs)`.
+
+    Rows are read into memory up to `max_bytes` (default: half of what is free) and by their number, whenever they
+    are needed, above; the numbers are the same. The other settings are those of `dataset_from_arrays`.
+
+    Raises `SettingError` and `DataError` in one line: for streams, for rows that change from one reading to the next,
+    for rows of different shapes that no collate function pads.
     """
+    columns = Columns(_keys("inputs", inputs), _keys("targets", targets))
+    require_apart(columns.inputs or (), columns.targets or ())
+    if max_bytes is not None:
+        whole_number("max_bytes", max_bytes)
     if isinstance(thing, Dataset):
+        require_no_choice(columns, "a Dataset")
         return thing
-    x, y = _pair(thing)
-    return dataset_from_arrays(x, y, task=task, validation_fraction=validation_fraction, seed=seed, normalize=normalize)
+    given = read_given(thing, columns, max_bytes)
+    return dataset_of(given, task=task, validation_fraction=validation_fraction, seed=seed, normalize=normalize)
 
 
-def require_dataset(thing: object) -> None:
-    """Raise `SettingError` unless `thing` is a `Dataset`; the remedy is what makes one of a thing of its type."""
-    if isinstance(thing, Dataset):
-        return
-    wanted = "is {}, not a data set's name or a subsetopt Dataset"
-    try:
-        _pair(thing)
-    except SettingError:
-        raise _refused(thing, wanted.format(kind_of(thing)), "make one with dataset_from_arrays(x, y)") from None
-    raise _refused(
-        thing, wanted.format(kind_of(thing)), "make it one: subsetopt.data.as_dataset(...) takes what you have"
-    )
+def as_samples(thing: object) -> tuple[Stored, Tensor]:
+    """Return inputs and targets of a thing that `as_dataset` takes, all rows in their order, nothing standardised."""
+    given = read_given(thing, Columns(), None)
+    inputs = given.inputs if isinstance(given.inputs, LazyRows) else as_stored(given.inputs, "inputs")
+    return inputs, as_tensor(given.targets, "targets")
 
 
-def _pair(thing: object) -> tuple[Any, Any]:
-    if isinstance(thing, DataLoader):
-        return _pair(_loaded(thing))
-    if isinstance(thing, Subset) and type(thing) is Subset:
-        x, y = _pair(thing.dataset)
-        rows = torch.as_tensor(thing.indices)
-        return x[rows], y[rows]
-    if isinstance(thing, TensorDataset) and type(thing) is TensorDataset:
-        if len(thing.tensors) != 2:
-            raise _refused(thing, f"is a TensorDataset of {len(thing.tensors)} tensors, inputs and targets are two")
-        return thing.tensors[0], thing.tensors[1]
-    if isinstance(thing, tuple | list):
-        if len(thing) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in thing):
-            return thing[0], thing[1]
-        raise _refused(thing, f"is {kind_of(thing)} of ({', '.join(map(_name, thing[:4]))}{_more(thing)})")
-    raise _refused(thing, f"is {kind_of(thing)}, which is not taken as data")
+def as_batches(thing: object) -> Stored:
+    """Return whole samples, targets among them, as a loss takes them that calls the model itself: a dict or a tuple."""
+    source, _ = map_style_of(thing)
+    inputs = read_rows(source, lambda batch: (batch, None), None).inputs
+    return inputs if isinstance(inputs, LazyRows) else as_stored(inputs, "inputs")
 
 
-def _loaded(loader: DataLoader[Any]) -> object:
-    """Return the data set of a loader that hands out each of its rows once per pass, as it is."""
-    sampler = loader.sampler
-    each_once = type(sampler) is SequentialSampler or (
-        type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]  # a sampler by index needs a length
-    )
-    if loader.batch_size is None or not each_once or loader.drop_last:
-        raise _refused(loader, "is a DataLoader that draws or drops rows in its own way")
-    if loader.collate_fn is not default_collate:
-        raise _refused(loader, "is a DataLoader with a collate function of its own")
-    return loader.dataset
-
-
-def _refused(thing: object, problem: str, remedy: str = ACCEPTED) -> SettingError:
-    # The value itself may be a data set of gigabytes, or have a __repr__ that fails: its type says enough.
-    return SettingError("dataset", type(thing), problem, remedy)
-
-
-def _name(part: object) -> str:
-    return part.__name__ if isinstance(part, type) else type(part).__name__
-
-
-def _more(parts: tuple[Any, ...] | list[Any]) -> str:
-    return ", ..." if len(parts) > 4 else ""
+def _keys(name: str, given: Key | Sequence[Key] | None) -> tuple[Key, ...] | None:
+    if given is None:
+        return None
+    keys = (given,) if isinstance(given, str | int) else tuple(given)
+    if not keys:
+        raise SettingError(name, given, "names nothing", "name at least one entry, or leave it out")
+    return keys

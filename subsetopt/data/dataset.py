@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -16,11 +16,13 @@ Task = Literal["classification", "regression"]
 class Split:
     """Rows of one split: inputs `(n, ...)` in their stored dtype (uint8 for images) and targets.
 
+    Inputs are `Stored` ones: a tensor, `Parts` of several tensors, or `LazyRows` that are read when they are needed.
+
     Targets are int64 `(n,)` for classification and floating `(n, M)` for regression. `rows[i]` is the index of
     row i in the publisher's file, so that a score credited to a row can always be traced back.
     """
 
-    inputs: Tensor
+    inputs: Any  # for most a tensor: nobody should have to tell it from the others
     targets: Tensor
     rows: Tensor
 
@@ -42,21 +44,24 @@ class Normalization:
 class Dataset:
     """Train, validation and test splits with the facts a model and a report need.
 
-    `in_shape` excludes the sample axis; `n_outputs` is M, the number of outputs per sample (classes or target columns).
-    `class_names[i]` is what the data call class i, as text; `notes` are what a run repeats in its warnings.
-    Inputs and targets are in the units of the data; `normalization` and `target_normalization` say how a run
-    standardises them, None that it takes them as they are. `encoding` says how the columns of a table became inputs.
+    `in_shape` excludes the sample axis; of several inputs it has the shape of each. `n_outputs` is M, the number of
+    outputs per sample (classes or target columns). `class_names[i]` is what the data call class i, as text; `notes` are
+    what a run repeats in its warnings. Inputs and targets are in the units of the data; `normalization` and
+    `target_normalization` say how a run standardises them, None that it takes them as they are; of several inputs it
+    names those standardised. `columns` name the columns of inputs that came as a table.
+    `encoding` says how the columns of a table file became inputs.
     """
 
     name: str
     task: Task
-    in_shape: tuple[int, ...]
+    in_shape: Any  # tuple[int, ...], or of several inputs a dict of those
     n_outputs: int
     train: Split
     validation: Split | None
     test: Split | None
-    normalization: Normalization | None = None
+    normalization: Normalization | dict[str, Normalization] | None = None
     class_names: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     target_normalization: Normalization | None = None
     encoding: TableEncoding | None = None
+    columns: tuple[str, ...] = ()

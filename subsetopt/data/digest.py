@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.data.dataset import Dataset, Split
+from subsetopt.inputs import LazyRows, Stored, each_part
 
 WHOLE_BYTES = 2**28
 """Tensors up to this size are read in full."""
@@ -49,23 +50,32 @@ def data_digest(data: Any) -> str:
 
 
 def _split_digest(split: Split) -> str:
-    return _sha256([data_digest(split.inputs), data_digest(split.targets)])
+    return _sha256([_inputs_digest(split.inputs), data_digest(split.targets)])
 
 
-def _tensor_digest(tensor: Tensor) -> str:
+def _inputs_digest(inputs: Stored) -> str:
+    parts = dict(each_part(inputs))
+    if None in parts:
+        return _tensor_digest(parts[None])
+    return _sha256(["mapping", *(text for key, part in parts.items() for text in (str(key), _tensor_digest(part)))])
+
+
+def _tensor_digest(tensor: Tensor | LazyRows) -> str:
     sha = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    rows = tensor.detach().reshape(1) if tensor.ndim == 0 else tensor.detach()
+    rows = tensor
+    if isinstance(tensor, Tensor):
+        rows = tensor.detach().reshape(1) if tensor.ndim == 0 else tensor.detach()
     for block in _blocks(rows):
         sha.update(block.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 
-def _blocks(tensor: Tensor) -> Iterator[Tensor]:
+def _blocks(tensor: Tensor | LazyRows) -> Iterator[Tensor]:
     """Yield all rows block by block, or evenly spaced blocks of a tensor too large to be read."""
     if tensor.numel() == 0:
         return
-    row_bytes = tensor[0].numel() * tensor.element_size()
-    if tensor.numel() * tensor.element_size() <= WHOLE_BYTES:
+    row_bytes = tensor[:1].nbytes
+    if len(tensor) * row_bytes <= WHOLE_BYTES:
         rows = max(1, _BLOCK_BYTES // row_bytes)
         starts = list(range(0, len(tensor), rows))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch import Tensor
 from subsetopt.data.catalog import DATASETS, Query, RawData, RawSplit
 from subsetopt.data.checks import checked_inputs, require_same_length
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
-from subsetopt.data.normalization import measure
+from subsetopt.data.given.columns import GivenSamples
+from subsetopt.data.normalization import measure, measure_inputs, standardised_beside
 from subsetopt.data.subset import as_number, ranking
 from subsetopt.data.tables.encoding import TableEncoding
 from subsetopt.data.targets import absent_classes, read_targets
 from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError, setting, unknown_name
+from subsetopt.inputs import Stored, each_part, taken
 from subsetopt.seeding import derive_seed
 
 _NORMALIZE = ("auto", "none", "standard")
@@ -99,6 +102,32 @@ def dataset_from_arrays(
     return _assemble(name, raw, task, validation_fraction, seed, normalize)
 
 
+def dataset_of(
+    given: GivenSamples,
+    *,
+    name: str = "arrays",
+    task: Task | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    normalize: str = "auto",
+) -> Dataset:
+    """Make a data set of samples that were given as Python objects; raises as `dataset_from_arrays` does."""
+    _check_settings(validation_fraction, normalize)
+    if given.targets is None:
+        raise DataError(f"{name}: y_train is missing; give targets, or name them with targets=...")
+    classes = () if task == "regression" else given.class_names
+    raw = RawData(
+        RawSplit(given.inputs, given.targets, None if given.rows is None else given.rows.numpy()),
+        n_classes=len(classes) or None,
+        class_names=classes,
+        notes=given.notes,
+    )
+    dataset = _assemble(name, raw, task, validation_fraction, seed, "none" if given.padded else normalize)
+    if given.padded and normalize != "none":
+        dataset = standardised_beside(dataset)
+    return replace(dataset, columns=given.columns)
+
+
 def validation_rows(targets: Tensor, fraction: float, seed: int, task: Task) -> Tensor:
     """Return the sorted rows that the validation split takes: max(1, round(fraction * n)) of n, none for 0.
 
@@ -158,7 +187,7 @@ def _assemble(
     return Dataset(
         name=name,
         task=targets.task,
-        in_shape=tuple(train.inputs.shape[1:]),
+        in_shape=shape_of(train.inputs),
         n_outputs=targets.n_outputs,
         train=train,
         validation=splits["validation"],
@@ -171,22 +200,27 @@ def _assemble(
     )
 
 
-def _measured(inputs: Tensor, encoding: TableEncoding | None) -> Normalization:
+def _measured(inputs: Stored, encoding: TableEncoding | None) -> Normalization | dict[str, Normalization] | None:
     """Return the statistics of inputs; columns that are 0 or 1 stay so, lest a rare word be a hundred deviations."""
+    if encoding is None or not isinstance(inputs, Tensor):
+        return measure_inputs(inputs)
     found = measure(inputs)
-    if encoding is None:
-        return found
     flags = encoding.indicators
     mean = tuple(0.0 if flag else value for flag, value in zip(flags, found.mean, strict=True))
     return Normalization(mean, tuple(1.0 if flag else value for flag, value in zip(flags, found.std, strict=True)))
 
 
-def _split(name: str, part: str, inputs: dict[str, Tensor], targets: Tensor, rows: NDArray[Any] | None) -> Split:
+def shape_of(inputs: Stored) -> Any:
+    """Return the shape of a sample; of several inputs that of each."""
+    shapes = {key: tuple(part.shape[1:]) for key, part in each_part(inputs)}
+    return shapes[None] if None in shapes else {str(key): shape for key, shape in shapes.items()}
+
+
+def _split(name: str, part: str, inputs: dict[str, Stored], targets: Tensor, rows: NDArray[Any] | None) -> Split:
     """Return one split; raises `DataError` where its rows are not as many as its targets, or not as in training."""
-    own, wanted = inputs[part], tuple(inputs["train"].shape[1:])
+    own, wanted = inputs[part], shape_of(inputs["train"])
     require_same_length(own, targets, f"{name}: x_{part}", f"y_{part}")
-    if tuple(own.shape[1:]) != wanted:
-        found = tuple(own.shape[1:])
+    if (found := shape_of(own)) != wanted:
         raise DataError(f"{name}: x_{part}: rows have shape {found}, those of x_train {wanted}; make them alike")
     return Split(own, targets, torch.arange(len(own)) if rows is None else torch.from_numpy(rows.astype(np.int64)))
 
@@ -201,7 +235,7 @@ def _carve(train: Split, fraction: float, seed: int, task: Task) -> tuple[Split,
 
 
 def _take(split: Split, rows: Tensor) -> Split:
-    return Split(split.inputs[rows], split.targets[rows], split.rows[rows])
+    return Split(taken(split.inputs, rows), split.targets[rows], split.rows[rows])
 
 
 def _check_settings(validation_fraction: object, normalize: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from subsetopt.data.dataset import Dataset, Normalization, Split
+from subsetopt.inputs import Inputs, Parts, Stored, each_part
 
 _BLOCK = 2**22
 # What rounding makes of a constant that was computed: a spread of so many units in the last place.
@@ -43,6 +45,46 @@ def measure(inputs: Tensor) -> Normalization:
     return Normalization(tuple((centre + scale * mean).tolist()), tuple(std.tolist()))
 
 
+def measure_inputs(inputs: Stored) -> Normalization | dict[str, Normalization] | None:
+    """Return the statistics of inputs: of one tensor as `measure` does, of several those of numbers, by their keys.
+
+    Numbers are floating scalars (n,), vectors (n, D) and images (n, C, H, W), and images of bytes. Left as they are:
+    whole numbers (tokens), truth values and floats that are all 0 or 1 (masks), and sequences.
+    """
+    parts = dict(each_part(inputs))
+    if None in parts:
+        return measure(parts[None])
+    found = {str(key): measure(_columns(part)) for key, part in parts.items() if _is_measured(part)}
+    return found or None
+
+
+def standardised_beside(dataset: Dataset) -> Dataset:
+    """Return a data set of padded rows with the statistics of what holds no padding: scalars and vectors' targets.
+
+    Inputs that a collate function padded are left as they are, since padding would become a number like any other.
+    """
+    by = measure(dataset.train.targets) if dataset.task == "regression" else None
+    return replace(
+        dataset,
+        target_normalization=by,
+        notes=(*dataset.notes, "inputs that a collate function padded are not standardised"),
+    )
+
+
+def _is_measured(part: Any) -> bool:
+    if part.ndim not in (1, 2, 4):
+        return False
+    if not part.is_floating_point():
+        return bool(part.dtype == torch.uint8 and part.ndim == 4)
+    rows = part[: _BLOCK // max(1, part[:1].numel()) + 1]
+    return not bool(((rows == 0) | (rows == 1)).all())
+
+
+def _columns(part: Any) -> Any:
+    """Return scalars (n,) as a column (n, 1)."""
+    return part[:].unsqueeze(1) if part.ndim == 1 else part
+
+
 def standardised_targets(dataset: Dataset) -> Dataset:
     """Return the data set with float64 targets (y - mean) / std of its `target_normalization`, as models are trained.
 
@@ -64,11 +106,17 @@ class Preprocess:
 
     `normalization` None means cast only, and integers stay integers (int64, as `nn.Embedding` wants them) with
     `embedded`. Inputs that are floats of higher precision than `dtype` are standardised before the cast, integers
-    beyond 8 bits in float64. Chunks have the shape (n, C, ...) that `measure` saw.
+    beyond 8 bits in float64. Chunks have the shape (n, C, ...) that `measure` saw. Of several inputs each is treated
+    by its own statistics; those without any stay as they are, floats and images of bytes in `dtype`, whole numbers as
+    int64, truth values as masks.
     """
 
-    def __init__(self, normalization: Normalization | None, dtype: torch.dtype, embedded: bool = False) -> None:
+    def __init__(
+        self, normalization: Normalization | dict[str, Normalization] | None, dtype: torch.dtype, embedded: bool = False
+    ) -> None:
         self.normalization, self.dtype, self.embedded = normalization, dtype, embedded
+        parts = normalization if isinstance(normalization, dict) else {}
+        self._parts = {key: Preprocess(by, dtype) for key, by in parts.items()}
         self._statistics: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor | None]] = {}
 
     def __repr__(self) -> str:
@@ -76,8 +124,27 @@ class Preprocess:
         embedded = ", embedded" if self.embedded else ""
         return f"Preprocess({self.normalization!r}, {self.dtype}{embedded})"
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    @overload
+    def __call__(self, inputs: Tensor) -> Tensor: ...
+    @overload
+    def __call__(self, inputs: Parts) -> Parts: ...
+    @overload
+    def __call__(self, inputs: Inputs) -> Inputs: ...
+    def __call__(self, inputs: Inputs) -> Inputs:
         """Return the chunk as the model sees it."""
+        if isinstance(inputs, Parts):
+            return Parts([self._part(key, part) for key, part in inputs.items()], inputs.names)
+        return self._single(inputs)
+
+    def _part(self, key: str, part: Tensor) -> Tensor:
+        if key in self._parts:
+            standardised = self._parts[key](part.unsqueeze(1) if part.ndim == 1 else part)
+            return standardised.squeeze(1) if part.ndim == 1 else standardised
+        if part.is_floating_point() or (part.dtype == torch.uint8 and part.ndim == 4):
+            return part.to(self.dtype)
+        return part if part.dtype == torch.bool else part.to(torch.int64)
+
+    def _single(self, inputs: Tensor) -> Tensor:
         if self.normalization is None:
             keep = self.embedded and not inputs.is_floating_point()
             return inputs.to(torch.int64 if keep else self.dtype)
@@ -97,7 +164,7 @@ class Preprocess:
 
     def _on(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return mean and deviation in `dtype`, and what rounding took from a mean far larger than the deviation."""
-        assert self.normalization is not None
+        assert isinstance(self.normalization, Normalization)
         if (device, dtype) not in self._statistics:
             exact = torch.tensor([self.normalization.mean, self.normalization.std], dtype=torch.float64)
             mean, std = exact.to(dtype)

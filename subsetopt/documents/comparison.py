@@ -20,18 +20,30 @@ Interval = Annotated[
 
 
 class TuningTrial(Entry):
-    """One value that was tried, and its mean validation loss over the tuning seeds (None: not finite)."""
+    """One value that was tried, and its mean validation loss over the tuning seeds (None: not finite).
+
+    `decay` is the regularisation beside it, where that was searched too.
+    """
 
     value: Finite
+    decay: Finite = None
     score: Finite = None
 
 
 class TuningSearch(Entry):
-    """The search for one setting of one method at one budget; `value` was taken, None where nothing was tuned."""
+    """The search for one setting of one method at one budget; `value` was taken, None where nothing was tuned.
+
+    `seed` is that of the comparison which the search is for, None in files that have one search for all;
+    `decay_setting` ("l2" or "weight_decay") was searched beside the setting, and `decay` taken.
+    """
 
     budget: Number
+    seed: Count | None = None
+    tuning_seeds: Many[int] = Field(default_factory=list)
     setting: str | None = None
     value: Finite = None
+    decay_setting: str | None = None
+    decay: Finite = None
     trials: Many[TuningTrial] = Field(default_factory=list)
     inside: bool = False
     epoch_equivalents: Number = 0.0
@@ -48,7 +60,7 @@ class TuningSearch(Entry):
 
 
 class MethodEntry(Entry):
-    """A method: its name as typed, what it is, what was tuned, and the learning rate taken at each budget.
+    """A method: its name as typed, what it is, what was tuned, and the learning rate that all seeds took at a budget.
 
     `family` is "subset" (solves a subset), "stream" (`kfac-stream` in any phase), "solver" or "first-order".
     """
@@ -73,6 +85,7 @@ class ResultEntry(Entry):
     values: Many[Finite] = Field(default_factory=list)
     loss_mean: Finite = None
     loss_interval: Interval = None
+    objective_mean: Finite = None
     seconds_mean: Finite = None
     cost_mean: Finite = None
     cost_including_tuning: Finite = None
@@ -111,7 +124,10 @@ class FriedmanTest(Entry):
 
 
 class ComparisonEntry(Entry):
-    """One paired difference, a minus b, with its test; `p_adjusted` has Holm's correction over its family."""
+    """One paired difference, a minus b, with its test; `p_adjusted` has Holm's correction over its family.
+
+    `detectable` is the difference that the study would have shown with the probability `power` of the document.
+    """
 
     a: str
     b: str
@@ -120,6 +136,7 @@ class ComparisonEntry(Entry):
     interval: Interval = None
     p: Finite = None
     p_adjusted: Finite = None
+    detectable: Finite = None
     verdict: Judgement
     budget: Number
     metric: str
@@ -152,6 +169,14 @@ class Architecture(Model):
     l2: Number
 
 
+class ObjectiveEntry(Entry):
+    """What the methods minimise: one function ("same"), or each with a regularisation that it tuned ("tuned")."""
+
+    kind: Literal["same", "tuned"]
+    l2: Number
+    text: str
+
+
 Subject = BeforeValidator(lambda entry: entry or None)  # version 0.1 wrote {} where no run had finished
 
 
@@ -170,6 +195,11 @@ class ComparisonDocument(Document):
     budget_unit: str = "epoch-equivalents"
     seeds: Count | list[int] = 0
     tuning_seeds: Many[int] = Field(default_factory=list)
+    tune: Many[str] = Field(default_factory=list)
+    trials: Count = 0
+    baseline: str | None = None
+    power: Number = 0.8
+    objective: ObjectiveEntry | None = None
     methods: Annotated[list[MethodEntry], Field(min_length=1)]
     results: list[ResultEntry]
     time_to_target: Many[TimeToTarget] = Field(default_factory=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -19,13 +20,14 @@ class DatasetEntry(Entry):
 
     name: str
     task: str
-    in_shape: list[int] = Field(default_factory=list)
+    in_shape: list[int] | dict[str, list[int]] = Field(default_factory=list)
     n_outputs: Count = 0
     train: Count
     validation: Count
     test: Count
     class_names: list[Any] | None = None
     embedded: bool = False
+    columns: list[str] | None = None
     digest: str | None = None
     digests: dict[str, Any] | None = None
     encoding: TableEntry | None = None
@@ -90,8 +92,21 @@ class Joined(Entry):
     best: Count
 
 
+class LossOf(StrEnum):
+    """What the loss is that a phase records: the phase knows, and readers need no list of methods."""
+
+    OBJECTIVE = "objective"
+    ONE_SUBSET = "one subset after the other"
+    MINI_BATCHES = "mini-batches, with L2"
+    MINI_BATCHES_WITHOUT_DECAY = "mini-batches, without weight decay"
+    FRESH_BATCH = "fresh batch before its step"
+
+
 class PhaseEntry(Entry):
-    """A finished phase. Beside these entries it has those of its own method, sampler or strategy."""
+    """A finished phase. Beside these entries it has those of its own method, sampler or strategy.
+
+    `loss_of` is one of `LossOf`, None in files of version 0.1.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -102,6 +117,7 @@ class PhaseEntry(Entry):
     stop_reason: str
     converged: bool = False
     loss: Finite
+    loss_of: str | None = None
     gradient_norm: Finite
     iterations: Count
     counts: dict[str, Count] = Field(default_factory=dict)
@@ -164,7 +180,7 @@ class RunDocument(Document):
     status: Literal["done"] = "done"
     seed: int
     dataset: DatasetEntry
-    normalization: Scaling | None = None
+    normalization: Scaling | dict[str, Scaling] | None = None
     target_normalization: Scaling | None = None
     model: Model
     overdetermination: Ratio
@@ -172,6 +188,8 @@ class RunDocument(Document):
     solve: SolveEntry | None = None
     handoff: PhaseEntry | None = None
     metrics: Metrics
+    objective: Finite = None
+    """What all methods minimise: the loss on all training data with l2/2 ||w||^2, in the units of the training."""
     metrics_before_handoff: Metrics | None = None
     assessment: Assessment = Assessment()
     models: Models | None = None

@@ -20,7 +20,7 @@ def main(output: Path | None = None) -> None:
             "methods": "lbfgs@0.2+full,adam",
             "budget": 2,
             "seeds": 3,
-            "tune": True,  # each method's own setting, by the loss on held-out data and on a seed apart
+            "tune": True,  # each method's own setting, by the loss on held-out data, for each seed on a seed apart
         }
     )
     with TemporaryDirectory() as temporary:

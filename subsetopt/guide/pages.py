@@ -57,7 +57,19 @@ def page(topic: str) -> Page:
     return known[topic]
 
 
-_ORDER = ("start", "data", "models", "strategies", "solvers", "minima", "samplers", "comparing", "reports", "python")
+_ORDER = (
+    "start",
+    "data",
+    "models",
+    "estimators",
+    "strategies",
+    "solvers",
+    "minima",
+    "samplers",
+    "comparing",
+    "reports",
+    "python",
+)
 
 
 def _rank(topic: str) -> int:

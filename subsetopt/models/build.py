@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from subsetopt.ambient import ordinary_torch
 from subsetopt.errors import ModelError, UserError
+from subsetopt.inputs import Inputs, called, describe
 from subsetopt.models.arguments import convert_settings, open_ended, supplied_arguments
 from subsetopt.models.foreign import current_directory_importable, load_factory, one_line
 from subsetopt.registry import Registry
@@ -22,7 +23,7 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry("model", "subsetopt.models
 def build_model(
     name: str,
     *,
-    in_shape: tuple[int, ...],
+    in_shape: tuple[int, ...] | dict[str, tuple[int, ...]],
     n_outputs: int,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -35,7 +36,8 @@ def build_model(
     with complex parameters keeps its own dtypes. Raises `SettingError` for an unknown name or setting and a bad value,
     and `ModelError` for a model that does not fit `in_shape` or a factory that yields no trainable module.
     """
-    in_shape = tuple(in_shape)
+    in_shape = dict(in_shape) if isinstance(in_shape, dict) else tuple(in_shape)
+    _require_takes(name, in_shape)
     with current_directory_importable():
         factory = load_factory(name, seed) if ":" in name else MODELS.get(name)
         arguments = convert_settings(name, factory, settings)
@@ -54,7 +56,7 @@ def build_model(
     return model.to(dtype)
 
 
-def check_output_shape(model: nn.Module, inputs: Tensor, n_outputs: int) -> None:
+def check_output_shape(model: nn.Module, inputs: Inputs, n_outputs: int) -> None:
     """Run some `inputs`, as the model gets them, through `model`; modes, buffers and generators stay as they were.
 
     Floating inputs are given in the dtype of its first parameter: a run in another precision converts a copy of it.
@@ -80,9 +82,20 @@ def check_output_shape(model: nn.Module, inputs: Tensor, n_outputs: int) -> None
         )
 
 
-def _fitting(model: nn.Module, inputs: Tensor) -> Tensor:
+def _fitting(model: nn.Module, inputs: Inputs) -> Inputs:
     like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
-    return inputs.to(like.device, like.dtype) if inputs.is_floating_point() else inputs.to(like.device)
+    if isinstance(inputs, Tensor) and not inputs.is_floating_point():
+        return inputs.to(like.device)
+    return inputs.to(like.device, like.dtype)
+
+
+def _require_takes(name: str, in_shape: tuple[int, ...] | dict[str, tuple[int, ...]]) -> None:
+    """Raise `ModelError` for a model of ours, all of which take one tensor, on data with several inputs."""
+    if isinstance(in_shape, dict) and ":" not in name:
+        raise ModelError(
+            f"model {name!r} takes one input, the data have several ({', '.join(in_shape)}); give a torch.nn.Module or "
+            "package.module:factory whose forward takes them"
+        )
 
 
 def _width_setting(n_outputs: int) -> str:
@@ -121,9 +134,18 @@ def _call(name: str, factory: Callable[..., nn.Module], arguments: Mapping[str, 
     return model
 
 
-def initialise_lazy(model: nn.Module, in_shape: tuple[int, ...]) -> None:
-    """Give lazy parameters their shapes, so that they can be counted and flattened; floats first, then integers."""
+def initialise_lazy(
+    model: nn.Module, in_shape: tuple[int, ...] | dict[str, tuple[int, ...]], sample: Inputs | None = None
+) -> None:
+    """Give lazy parameters their shapes, so that they can be counted and flattened; floats first, then integers.
+
+    Several inputs need a `sample` of them; without one a lazy model is left as it is.
+    """
     if not any(is_lazy(parameter) for parameter in model.parameters()):
+        return
+    if isinstance(in_shape, dict):
+        if sample is not None:
+            _evaluate(model, _fitting(model, sample))
         return
     try:
         _evaluate(model, torch.zeros(2, *in_shape))
@@ -133,7 +155,7 @@ def initialise_lazy(model: nn.Module, in_shape: tuple[int, ...]) -> None:
         _evaluate(model, torch.zeros(2, *in_shape, dtype=torch.int64))
 
 
-def _evaluate(model: nn.Module, inputs: Tensor) -> Any:
+def _evaluate(model: nn.Module, inputs: Inputs) -> Any:
     """Return the model's outputs in eval mode for a copy of `inputs`; every module gets its own mode back."""
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not is_lazy(buffer)}
@@ -141,13 +163,13 @@ def _evaluate(model: nn.Module, inputs: Tensor) -> Any:
         with ordinary_torch(), seeded_globals(0, "check"):
             try:
                 with torch.no_grad():
-                    return model.eval()(inputs.clone())
+                    return called(model.eval(), inputs.clone())
             except RuntimeError:  # it may call autograd itself
-                return _detached(model(inputs.clone()))
+                return _detached(called(model, inputs.clone()))
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:
-        raise ModelError(
-            f"model fails on inputs of shape {tuple(inputs.shape)} {inputs.dtype} in eval mode: {one_line(error)}"
-        ) from error
+        raise ModelError(f"model fails on inputs of {describe(inputs)} in eval mode: {one_line(error)}") from error
     finally:
         for module, training in modes.items():
             module.training = training

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from subsetopt.inputs import Inputs, copied_into, describe
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss
 
-Evaluate = Callable[[Tensor], Tensor]
+Evaluate = Callable[[Inputs], Tensor]
 """Inputs of a chunk -> outputs, with the parameters in place."""
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -33,14 +34,14 @@ class CompiledLoss:
     def __init__(self, flat: FlatModel, loss: Loss, accumulate: torch.dtype) -> None:
         self._loss, self._accumulate = loss, accumulate
 
-        def total(parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        def total(parameters: Sequence[Tensor], x: Inputs, y: Tensor) -> Tensor:
             return loss.total(flat.functional(parameters, x), y, accumulate)
 
-        self._compiled: Callable[[Sequence[Tensor], Tensor, Tensor], Tensor] | None = torch.compile(
+        self._compiled: Callable[[Sequence[Tensor], Inputs, Tensor], Tensor] | None = torch.compile(
             total, dynamic=False
         )
 
-    def __call__(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Inputs, y: Tensor) -> Tensor:
         """Return the summed loss; `evaluate` is the plain way to the outputs."""
         if self._compiled is not None:
             try:
@@ -55,7 +56,7 @@ class CompiledLoss:
 
 @dataclass
 class _Recording:
-    x: Tensor
+    x: Inputs
     y: Tensor
     replay: Callable[[], None]
 
@@ -71,10 +72,10 @@ class ChunkGraphs:
         self._w = flat.initial()
         self._gradient = torch.zeros_like(self._w)
         self._total = torch.zeros((), dtype=accumulate, device=flat.device)
-        self._recordings: dict[tuple[torch.Size, torch.Size], _Recording] = {}
+        self._recordings: dict[tuple[str, torch.Size], _Recording] = {}
         self._failed = False
 
-    def sum(self, w: Tensor, gradient: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor | None:
+    def sum(self, w: Tensor, gradient: Tensor, pieces: Iterable[tuple[Inputs, Tensor]]) -> Tensor | None:
         """Write the gradient of the mean loss into `gradient` and return that loss; None when recording fails."""
         if self._failed:
             return None
@@ -84,7 +85,7 @@ class ChunkGraphs:
         try:
             for x, y in pieces:  # one at a time: of data that stream no more is on the device
                 recording = self._recording(x, y)
-                recording.x.copy_(x)
+                copied_into(recording.x, x)
                 recording.y.copy_(y)
                 recording.replay()
         except torch.OutOfMemoryError:
@@ -99,8 +100,8 @@ class ChunkGraphs:
         gradient.copy_(self._gradient)
         return self._total.clone()
 
-    def _recording(self, x: Tensor, y: Tensor) -> _Recording:
-        shapes = x.shape, y.shape
+    def _recording(self, x: Inputs, y: Tensor) -> _Recording:
+        shapes = describe(x), y.shape
         if shapes not in self._recordings:
             own_x, own_y = x.clone(), y.clone()
             sums = self._gradient.clone(), self._total.clone()
@@ -111,7 +112,7 @@ class ChunkGraphs:
             self._recordings[shapes] = _Recording(own_x, own_y, replay)
         return self._recordings[shapes]
 
-    def _step(self, x: Tensor, y: Tensor) -> None:
+    def _step(self, x: Inputs, y: Tensor) -> None:
         leaves = self._flat.leaves(self._w)
         with self._flat.at(leaves, "deterministic") as evaluate:
             part = self._loss.total(evaluate(x), y, self._total.dtype) / self._samples

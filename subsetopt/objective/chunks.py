@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.errors import DataError, SettingError
+from subsetopt.inputs import Inputs, LazyRows, Parts, Stored, each_part, version_of
 from subsetopt.objective.arithmetic import plain
 from subsetopt.seeding import make_generator
 
-Preprocess = Callable[[Tensor], Tensor]
+Preprocess = Callable[[Any], Any]
+"""Inputs of a chunk -> those that the model gets."""
 
 RESIDENT_BYTES = 4 * 2**30
 """Inputs above this size are gathered chunk by chunk instead of being copied as a whole; a GPU sets its own limit."""
@@ -37,17 +39,17 @@ class Digest(Protocol):
 
 
 class PlacedSamples:
-    """Inputs `(n, ...)` and targets, restricted to rows, on the device of the computation.
+    """Inputs (one tensor `(n, ...)` or several) and targets, restricted to rows, on the device of the computation.
 
     `rows` are int64 positions into the tensors given, duplicates allowed; None takes all. What has to be copied (a
     subset, another device) is copied once when it is smaller than `resident_bytes`; else it stays where it is, in
-    memory or in a memory-mapped file, and is copied per chunk (`streams`). With `stay` it stays there
-    whatever its size.
+    memory, in a memory-mapped file or where its rows are read, and is copied per chunk (`streams`). With `stay` it
+    stays there whatever its size.
     """
 
     def __init__(
         self,
-        inputs: Tensor,
+        inputs: Stored,
         targets: Tensor | None,
         rows: Tensor | None,
         device: torch.device,
@@ -56,20 +58,22 @@ class PlacedSamples:
         stay: bool = False,
     ) -> None:
         self.dtype, self.device, self._preprocess = dtype, device, preprocess
-        self._inputs = plain(inputs)
+        self._inputs = _plain(inputs)
         self.rows = None if rows is None else rows.to(self._inputs.device)
         self._targets = None if targets is None else plain(targets)
         if self._targets is not None:
             chosen = self._targets if rows is None else self._targets[rows.to(self._targets.device)]
             self._targets = chosen.to(device)
         wanted = self._inputs.nbytes if rows is None else len(rows) * self._inputs[:1].nbytes
-        copied = rows is not None or self._inputs.device.type != device.type
-        self.streams = stay or (copied and wanted > resident_bytes(device))
+        lazy = isinstance(self._inputs, LazyRows)
+        copied = rows is not None or lazy or self._inputs.device.type != device.type
+        limit = min(resident_bytes(device), self._inputs.limit) if lazy else resident_bytes(device)
+        self.streams = stay or (copied and wanted > limit)
         if not self.streams:
-            if self.rows is not None:
-                self._inputs, self.rows = self._inputs[self.rows], None
+            if self.rows is not None or lazy:
+                self._inputs, self.rows = self._inputs[slice(None) if self.rows is None else self.rows], None
             self._inputs = self._inputs.to(device)
-        self._version = self._inputs._version
+        self._version = version_of(self._inputs)
 
     def __len__(self) -> int:
         return len(self._inputs) if self.rows is None else len(self.rows)
@@ -77,7 +81,7 @@ class PlacedSamples:
     @property
     def version(self) -> int:
         """Return how often the inputs were changed in place since construction (shared memory only)."""
-        return self._inputs._version - self._version
+        return version_of(self._inputs) - self._version
 
     @property
     def targets(self) -> Tensor:
@@ -90,54 +94,68 @@ class PlacedSamples:
     def targets(self, targets: Tensor) -> None:
         self._targets = targets
 
-    def inputs(self, start: int, stop: int) -> Tensor:
+    def inputs(self, start: int, stop: int) -> Inputs:
         """Return the model inputs of samples start to stop: on the device, preprocessed, floats in the model's dtype.
 
         uint8 inputs without a preprocess become floats too, in 0 to 255; other integers (tokens) stay as they are.
         """
         return self.placed(self.staged(start, stop))
 
-    def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
+    def pick(self, places: Tensor) -> tuple[Inputs, Tensor]:
         """Return model inputs (see `inputs`) and targets of the samples at `places`, int64 on any device."""
         rows = moved(places, self._inputs.device)
         rows = rows if self.rows is None else self.rows[rows]
         return self.placed(self._inputs[rows]), self.targets[moved(places, self.targets.device)]
 
-    def staged(self, start: int, stop: int) -> Tensor:
+    def staged(self, start: int, stop: int) -> Inputs:
         """Return the stored rows of samples start to stop; for a GPU in page-locked memory, from which it can fetch."""
-        x = self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]]
+        x: Inputs = self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]]
         fetched = self.streams and self.device.type == "cuda" and x.device.type == "cpu"
         return x.pin_memory() if fetched else x
 
-    def placed(self, x: Tensor) -> Tensor:
+    def placed(self, x: Inputs) -> Inputs:
         """Return staged rows as the model gets them."""
         x = moved(x, self.device)
         x = x if self._preprocess is None else self._preprocess(x)
+        return self._cast(x) if isinstance(x, Tensor) else x.map(self._cast)
+
+    def _cast(self, x: Tensor) -> Tensor:
         return x.to(self.dtype) if x.is_floating_point() or x.dtype == torch.uint8 else x
 
     def require_finite(self) -> None:
         """Raise `DataError` when an input is NaN or infinite, naming the first row."""
-        if not self._inputs.is_floating_point():
+        structure = self._inputs[:1]
+        if not any(part.is_floating_point() for _, part in each_part(structure)):
             return
         for start, stop in bounds(len(self), 4096):
             x = self._inputs[start:stop] if self.rows is None else self._inputs[self.rows[start:stop]]
-            bad = ~torch.isfinite(x).flatten(1).all(1) if x.ndim > 1 else ~torch.isfinite(x)
-            if bool(bad.any()):
-                raise DataError(
-                    f"inputs: NaN or infinite value in row {start + int(bad.nonzero()[0])}; remove or repair it"
-                )
+            for key, part in each_part(x):
+                bad = ~torch.isfinite(part).flatten(1).all(1) if part.ndim > 1 else ~torch.isfinite(part)
+                if bool(bad.any()):
+                    where = f"row {start + int(bad.nonzero()[0])}" + ("" if key is None else f" of {key!r}")
+                    raise DataError(f"inputs: NaN or infinite value in {where}; remove or repair it")
 
     def fingerprint(self, digest: Digest) -> None:
         """Feed the data to `digest`: wholly up to 64 MiB, above that the rows in some 512 evenly spaced places.
 
         It is the same wherever the data are, and whether they have been copied or not.
         """
-        digest.update(f"{tuple(self._inputs.shape[1:])}{self._inputs.dtype}{len(self)}".encode())
         small = len(self) * self._inputs[:1].nbytes <= _FINGERPRINT_BYTES
         places = slice(None, None, 1 if small else max(1, len(self) // 512))
-        feed(digest, self._inputs[places] if self.rows is None else self._inputs[self.rows[places]])
-        if self._targets is not None:
-            feed(digest, self._targets)
+        for key, part in each_part(self._inputs):
+            name = "" if key is None else f"{key}:"
+            digest.update(f"{name}{tuple(part.shape[1:])}{part.dtype}{len(self)}".encode())
+            feed(digest, part[places] if self.rows is None else part[self.rows[places]])
+        if self._targets is not None:  # with factors, or alone
+            for part in (self._targets,) if isinstance(self._targets, Tensor) else vars(self._targets).values():
+                feed(digest, part)
+
+
+def _plain(inputs: Stored) -> Any:
+    """Return inputs as ordinary data (see `plain`)."""
+    if isinstance(inputs, Tensor):
+        return plain(inputs)
+    return inputs.map(plain) if isinstance(inputs, Parts) else inputs
 
 
 def resident_bytes(device: torch.device) -> float:
@@ -166,10 +184,11 @@ def row_order(samples: int) -> Tensor:
     return torch.randperm(samples, generator=make_generator(0, "chunk order"))
 
 
-def check_rows(indices: Tensor | Sequence[int] | None, inputs: Tensor, targets: Tensor) -> Tensor | None:
+def check_rows(indices: Tensor | Sequence[int] | None, inputs: Stored, targets: Tensor) -> Tensor | None:
     """Return `indices` as int64 positions; raises `DataError` or `SettingError` when they do not fit the data."""
-    if inputs.ndim == 0 or len(inputs) == 0:
-        raise DataError(f"inputs: shape {tuple(inputs.shape)} holds no samples")
+    if (isinstance(inputs, Tensor) and inputs.ndim == 0) or len(inputs) == 0:
+        shape = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else repr(inputs)
+        raise DataError(f"inputs: {shape} holds no samples")
     if targets.ndim == 0 or len(inputs) != len(targets):
         raise DataError(f"targets: shape {tuple(targets.shape)} for {len(inputs)} inputs; give one target per input")
     if indices is None:
@@ -193,7 +212,7 @@ def check_chunk_size(chunk_size: int | None) -> int | None:
     return chunk_size
 
 
-def chunks(data: PlacedSamples, edges: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def chunks(data: PlacedSamples, edges: Sequence[tuple[int, int]]) -> Iterator[tuple[Inputs, Tensor]]:
     """Yield (inputs, targets) of each chunk."""
     for start, stop in edges:
         yield data.inputs(start, stop), data.targets[start:stop]
@@ -207,14 +226,14 @@ class KeptChunks:
 
     def __init__(self, data: PlacedSamples, edges: Sequence[tuple[int, int]]) -> None:
         self._data, self._edges = data, edges
-        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._kept: dict[tuple[int, int], tuple[Inputs, Tensor]] = {}
         self._version = data.version
         self._keep: bool | None = None
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:
         return self._read_ahead() if self._data.streams else map(self.__getitem__, self._edges)
 
-    def _read_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _read_ahead(self) -> Iterator[tuple[Inputs, Tensor]]:
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._data.staged, *self._edges[0])
             for (start, stop), following in zip(self._edges, [*self._edges[1:], None], strict=True):
@@ -223,7 +242,7 @@ class KeptChunks:
                     ahead = reader.submit(self._data.staged, *following)
                 yield self._data.placed(staged), self._data.targets[start:stop]
 
-    def __getitem__(self, edge: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, edge: tuple[int, int]) -> tuple[Inputs, Tensor]:
         if self._version != self._data.version:
             self._kept.clear()
             self._version = self._data.version

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
+from subsetopt.inputs import Given, Stored, as_inputs, cut
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.chunks import (
     PlacedSamples,
@@ -20,11 +22,12 @@ from subsetopt.objective.chunks import (
 )
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.host import host_read
-from subsetopt.objective.losses import Loss, LossFunction, MeanSquaredError, make_loss
+from subsetopt.objective.losses import CrossEntropy, Loss, LossFunction, MeanSquaredError, make_loss
 from subsetopt.objective.memory import GHOST_BATCH
 from subsetopt.objective.meters import CountingMeter
 from subsetopt.objective.protocol import Meter, Purpose
 from subsetopt.objective.quality import Quality, quality_of
+from subsetopt.objective.weighting import WeightedLoss, WeightedTargets, values_of, without_weights
 
 EVALUATION_CHUNK = 512
 
@@ -32,7 +35,7 @@ EVALUATION_CHUNK = 512
 def evaluate_split(
     flat: FlatModel,
     w: Tensor,
-    inputs: Tensor,
+    inputs: Given,
     targets: Tensor,
     loss: str | LossFunction | Loss = "cross_entropy",
     preprocess: Preprocess | None = None,
@@ -42,6 +45,7 @@ def evaluate_split(
     ranks: Ranks | None = None,
     indices: Tensor | None = None,
     target_std: Sequence[float] | None = None,
+    sample_weight: Tensor | None = None,
 ) -> dict[str, float]:
     """Return {"loss", "accuracy"} or {"loss", "mse", "r2"} at w in eval mode, on the rows `indices` (default: all).
 
@@ -52,20 +56,27 @@ def evaluate_split(
     (y - mean y)^2, averaged over the output columns that vary, and left out where none does. Where the targets were
     standardised, dividing by `target_std` (one per column), "mse", and "loss" for squared loss, are in the units that
     they had before, and "standardised_loss" is the loss as it is trained. One host synchronisation.
+    With `sample_weight`, checked weights `(n,)` of all rows given, all figures are weighted.
     Several `ranks` are given the same data, share the rows, and return the same figures, after one collective.
     Raises `DataError` or `ModelError` when data, model and loss do not fit.
     """
+    inputs = flat.fitting(as_inputs(inputs))
     rows, kind = check_rows(indices, inputs, targets), make_loss(loss)
     samples = len(inputs) if rows is None else len(rows)
     ranks = ranks if ranks is not None and samples >= ranks.size else Ranks()
     first = targets[:1] if rows is None else targets[rows[:1].to(targets.device)]
     start, stop = ranks.share(samples)
+    factors = _factors(kind, targets, rows, flat.dtype, sample_weight)
+    if factors is not None:
+        factors, kind = factors[start:stop].to(flat.device, flat.dtype), WeightedLoss(kind)
     if rows is None:
-        inputs, targets = inputs[start:stop], targets[start:stop]
+        inputs, targets = cut(inputs, start, stop), targets[start:stop]
     else:
         rows = rows[start:stop]
     data = PlacedSamples(inputs, targets, rows, flat.device, flat.dtype, preprocess)
     data.targets = kind.prepare(data.targets, flat.dtype)
+    if factors is not None:
+        data.targets = cast(Tensor, WeightedTargets(data.targets, factors))
     wide = accumulation_dtype(flat.device)
     (meter or CountingMeter()).charge("forward", samples, purpose)
     with exact_arithmetic(flat.device), torch.no_grad():
@@ -76,9 +87,9 @@ def evaluate_split(
             outputs = flat.outputs(views, x, "eval")
             if quality is None:
                 kind.check(outputs, y, data.targets)
-                quality = quality_of(kind, outputs, y, first, wide)
+                quality = quality_of(without_weights(kind), outputs, values_of(y), first, wide)
             total += kind.total(outputs, y, wide)
-            quality.add(outputs, y)
+            quality.add(outputs, values_of(y), y.factors if isinstance(y, WeightedTargets) else None)
         assert quality is not None, "there is at least one sample"
         ranks.sum_(total, *quality.sums)
         mean_loss, *sums = host_read(torch.cat([total.reshape(1), *(part.reshape(-1) for part in quality.sums)]))
@@ -86,8 +97,19 @@ def evaluate_split(
     figures = quality.figures(sums, samples, target_std)
     if target_std is None:
         return {"loss": mean_loss, **figures}
-    undone = figures["mse"] if isinstance(kind, MeanSquaredError) else mean_loss
+    undone = figures["mse"] if isinstance(without_weights(kind), MeanSquaredError) else mean_loss
     return {"loss": undone, **figures, "standardised_loss": mean_loss}
+
+
+def _factors(
+    loss: Loss, targets: Tensor, rows: Tensor | None, dtype: torch.dtype, weights: Tensor | None
+) -> Tensor | None:
+    """Return how much each row counts in the loss of all (see `sample_factors.py`)."""
+    if weights is None and isinstance(loss, CrossEntropy | MeanSquaredError):
+        return None
+    if rows is not None:
+        targets, weights = targets[rows.to(targets.device)], None if weights is None else weights[rows.cpu()]
+    return loss.factors(loss.prepare(targets, dtype), weights)
 
 
 def model_outputs(
@@ -110,7 +132,7 @@ def model_outputs(
 def update_batch_norm(
     flat: FlatModel,
     w: Tensor,
-    inputs: Tensor,
+    inputs: Stored,
     preprocess: Preprocess | None = None,
     chunk_size: int | None = None,
     meter: Meter | None = None,

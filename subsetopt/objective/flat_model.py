@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from subsetopt.errors import ModelError
+from subsetopt.inputs import Inputs, Stored, fitted_to
 from subsetopt.objective.arithmetic import plain
-from subsetopt.objective.module_call import ModuleCall, outputs_of
+from subsetopt.objective.module_call import InPlaceOfForward, ModuleCall, outputs_of
 from subsetopt.objective.private_copy import check_parameters, copied, plain_names, private_copy
 
 Mode = Literal["deterministic", "train", "eval", "statistics"]
@@ -101,6 +103,10 @@ class FlatModel:
         """Return what the deterministic forward pass uses besides w and the inputs: the frozen parameters."""
         return [parameter.detach() for parameter in self._module.parameters() if not parameter.requires_grad]
 
+    def fitting(self, inputs: Stored) -> Stored:
+        """Return the inputs as this model takes them: a single part by its name, or as a plain tensor."""
+        return fitted_to(self._module, inputs)
+
     def initial(self) -> Tensor:
         """Return a fresh copy of the parameters the model came with, shape (P,)."""
         return self._initial.clone()
@@ -122,7 +128,7 @@ class FlatModel:
             )
         return plain(w) if w.is_inference() else w
 
-    def forward(self, w: Tensor, x: Tensor, mode: Mode) -> Tensor:
+    def forward(self, w: Tensor, x: Inputs, mode: Mode) -> Tensor:
         """Return the model's outputs for `x` at w; differentiable in w where w requires a gradient.
 
         `deterministic`: dropout off, BatchNorm on the statistics of `x`, running statistics untouched.
@@ -131,17 +137,17 @@ class FlatModel:
         """
         return self.outputs(self.views(self.check(w)), x, mode)
 
-    def outputs(self, parameters: Sequence[Tensor], x: Tensor, mode: Mode) -> Tensor:
+    def outputs(self, parameters: Sequence[Tensor], x: Inputs, mode: Mode) -> Tensor:
         """Return the outputs as `call` does; raises `ModelError` in one line where the model itself fails."""
         return cast(Tensor, outputs_of(lambda x: self.call(parameters, x, mode), x, mode))
 
-    def call(self, parameters: Sequence[Tensor], x: Tensor, mode: Mode) -> Tensor:
+    def call(self, parameters: Sequence[Tensor], x: Inputs, mode: Mode) -> Tensor:
         """Return the outputs with `parameters` (as `views` or `leaves` give them) in place."""
         with self.at(parameters, mode) as evaluate:
             return evaluate(x)
 
     @contextmanager
-    def at(self, parameters: Sequence[Tensor], mode: Mode) -> Iterator[Callable[[Tensor], Tensor]]:
+    def at(self, parameters: Sequence[Tensor], mode: Mode) -> Iterator[Callable[[Inputs], Tensor]]:
         """Put `parameters` in place for many calls, and yield the function from inputs to outputs.
 
         A backward pass made inside also fits modules that recompute their forward pass in it (checkpointing). Other
@@ -150,10 +156,22 @@ class FlatModel:
         with self.exclusive, self._installed(parameters), self._in_mode(mode):
             yield lambda x: self._call(x, mode)
 
-    def functional(self, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+    def functional(self, parameters: Sequence[Tensor], x: Inputs) -> Tensor:
         """Return the outputs without touching the module, in the mode that `at` has set: a form compilers can trace."""
-        own = self._call.own(x)
-        return cast(Tensor, functional_call(self._module, dict(zip(self.names, parameters, strict=True)), (own,)))
+        arguments, named = self._call.arguments(self._call.own(x))
+        in_place = dict(zip(self.names, parameters, strict=True))
+        return cast(Tensor, functional_call(self._module, in_place, arguments, dict(named)))
+
+    def evaluated_by(self, function: InPlaceOfForward) -> FlatModel:
+        """Return the same model, sharing all it has, whose outputs for `x` are `function(module, x)`."""
+        view = copy.copy(self)
+        view.exclusive, view._call = self.exclusive, ModuleCall(self._module, function)
+        return view
+
+    @property
+    def is_called_by_loss(self) -> bool:
+        """Whether outputs are those of a function that calls the module (see `evaluated_by`)."""
+        return self._call.function is not None
 
     def buffers(self) -> dict[str, Tensor]:
         """Return copies of the model's buffers (running statistics and the like) by name, for a checkpoint."""

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from subsetopt.errors import ModelError
+from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import UNMEASURED, with_saved_bytes
+from subsetopt.objective.model_loss import ModelLoss, is_mean, require_mean_of_samples
 from subsetopt.objective.module_call import outputs_of
+from subsetopt.objective.weighting import values_of, without_weights
 from subsetopt.seeding import borrowed_generators
 
 PROBE_SAMPLES = 16
@@ -29,7 +32,7 @@ class Probe:
     bytes_per_sample: float
 
 
-def probe(flat: FlatModel, loss: Loss, x: Tensor, y: Tensor, all_targets: Tensor, check_deterministic: bool) -> Probe:
+def probe(flat: FlatModel, loss: Loss, x: Inputs, y: Tensor, all_targets: Tensor, check_deterministic: bool) -> Probe:
     """Evaluate the model on a few samples and return what that tells.
 
     Raises `ModelError` when the model fails, has outputs of the wrong shape or NaN, gives another result the second
@@ -48,11 +51,11 @@ def probe(flat: FlatModel, loss: Loss, x: Tensor, y: Tensor, all_targets: Tensor
         if check_deterministic:
             _require_repeatable(flat, w, x, (outputs, second), buffers)
             if not flat.batch_dependent:
-                _require_independent_samples(flat, w, x, outputs)
+                _require_independent_samples(flat, w, x, outputs, loss, y)
     return Probe(outputs[0].numel(), saved / len(x))
 
 
-def _outputs(flat: FlatModel, parameters: list[Tensor], x: Tensor) -> Tensor:
+def _outputs(flat: FlatModel, parameters: list[Tensor], x: Inputs) -> Tensor:
     return _checked(outputs_of(lambda x: flat.call(parameters, x, "deterministic"), x), len(x))
 
 
@@ -73,7 +76,7 @@ def _checked(outputs: Any, samples: int) -> Tensor:
 
 
 def _require_finite(outputs: Tensor) -> None:
-    bad = ~torch.isfinite(outputs.detach()).flatten(1).all(1)
+    bad = ~torch.isfinite(outputs.detach()).reshape(len(outputs), -1).all(1)
     if bool(bad.any()):
         row, value = int(bad.nonzero()[0]), outputs.detach()[bad][0].flatten()
         raise ModelError(
@@ -82,7 +85,7 @@ def _require_finite(outputs: Tensor) -> None:
         )
 
 
-def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Tensor, total: Tensor) -> None:
+def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Inputs, total: Tensor) -> None:
     if not bool(torch.isfinite(total)):
         raise ModelError(
             f"loss: it is {float(total.detach())} at the starting point; keep what it takes a logarithm, root or "
@@ -101,7 +104,7 @@ def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Tensor, total: T
 
 
 def _require_repeatable(
-    flat: FlatModel, w: Tensor, x: Tensor, outputs: tuple[Tensor, Tensor], buffers: dict[str, Tensor]
+    flat: FlatModel, w: Tensor, x: Inputs, outputs: tuple[Tensor, Tensor], buffers: dict[str, Tensor]
 ) -> None:
     first, second = outputs
     if _close(first, second):
@@ -125,19 +128,24 @@ def _require_repeatable(
     raise ModelError(f"{said}; they depend on the time, or on what earlier calls left behind: remove that, {UNCHECKED}")
 
 
-def _require_independent_samples(flat: FlatModel, w: Tensor, x: Tensor, whole: Tensor) -> None:
+def _require_independent_samples(
+    flat: FlatModel, w: Tensor, x: Inputs, whole: Tensor, loss: Loss, targets: Tensor
+) -> None:
     """Evaluate unequal parts: what a model makes of a sample must not depend on which others are in the chunk."""
     n = len(x)
     cut = n // 3
     if not cut:
         return
     try:
-        parts = torch.cat([_outputs(flat, flat.leaves(w), part) for part in (x[:cut], x[cut:])])
+        both = [_outputs(flat, flat.leaves(w), part) for part in (x[:cut], x[cut:])]
     except ModelError:
         if cut > 1:
             raise
         return  # a single sample is no chunk for some models, and need not become one
-    if not _close(whole, parts):
+    plainly, parts = without_weights(loss), torch.cat(both)
+    if isinstance(plainly, ModelLoss) and is_mean(whole):
+        require_mean_of_samples(whole, both, values_of(targets), plainly)
+    elif not _close(whole, parts):
         difference = float((whole - parts).detach().abs().max())
         raise ModelError(
             f"model: its outputs for a sample depend on the others beside it (by {difference:.3g} at most, when {n} "

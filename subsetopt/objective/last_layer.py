@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from subsetopt.errors import ModelError
+from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel, Mode
 
 
@@ -20,7 +21,7 @@ def has_last_layer(flat: FlatModel) -> bool:
     return _last_linear(flat) is not None
 
 
-def evaluate_last_layer(flat: FlatModel, w: Tensor, x: Tensor, mode: Mode) -> tuple[Tensor, Tensor]:
+def evaluate_last_layer(flat: FlatModel, w: Tensor, x: Inputs, mode: Mode) -> tuple[Tensor, Tensor]:
     """Return outputs `(n, M)` and detached features h `(n, D)`, the inputs of the last linear layer, for inputs `x`.
 
     Raises `ModelError` where the model does not end in a linear layer.

@@ -15,6 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from subsetopt.errors import ModelError
 from subsetopt.objective.flat_model import FlatModel
 
+CONVOLUTION = nn.Conv1d | nn.Conv2d
+KRONECKER = nn.Linear | CONVOLUTION
+"""Modules whose curvature is a Kronecker product."""
+
 
 @dataclass
 class Layer:
@@ -28,15 +32,15 @@ class Layer:
     @property
     def kronecker(self) -> bool:
         """Whether its curvature is a Kronecker product; otherwise it is a diagonal."""
-        return isinstance(self.module, nn.Linear | nn.Conv2d)
+        return isinstance(self.module, KRONECKER)
 
 
 def find_layers(flat: FlatModel) -> tuple[list[Layer], list[int]]:
     """Return the layers with a known form of curvature, and the places of all other trainable parameters.
 
-    Known: Linear, Conv2d without groups, BatchNorm, LayerNorm, GroupNorm, Embedding. A parameter that two modules share
-    belongs to no layer; nor does a bias whose weight is shared or frozen. A module called twice is one layer that has
-    more rows.
+    Known: Linear, Conv1d and Conv2d without groups, BatchNorm, LayerNorm, GroupNorm, Embedding. A parameter that two
+    modules share belongs to no layer; nor does a bias whose weight is shared or frozen. A module called twice is one
+    layer that has more rows.
     """
     places: dict[nn.Module, dict[str, int]] = {}
     for place, slots in enumerate(flat.slots):
@@ -44,15 +48,16 @@ def find_layers(flat: FlatModel) -> tuple[list[Layer], list[int]]:
             places.setdefault(slots[0][0], {})[slots[0][1]] = place
     layers = []
     for module, names in places.items():
-        known = set(names) <= {"weight", "bias"} and _is_known(module)
-        if known and ("weight" in names or not isinstance(module, nn.Linear | nn.Conv2d)):
+        known = set(names) <= {"weight", "bias"} and is_known(module)
+        if known and ("weight" in names or not isinstance(module, KRONECKER)):
             layers.append(Layer(module, names.get("weight"), names.get("bias")))
     covered = {place for layer in layers for place in (layer.weight, layer.bias)}
     return layers, [place for place in range(len(flat.names)) if place not in covered]
 
 
-def _is_known(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):
+def is_known(module: nn.Module) -> bool:
+    """Return whether K-FAC has a form of curvature for the module's own weight and bias."""
+    if isinstance(module, CONVOLUTION):
         return module.groups == 1
     return isinstance(module, nn.Linear | _BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.Embedding)
 
@@ -88,14 +93,17 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
 PATCH_BYTES = 64 * 2**20  # of unfolded convolution inputs at a time
 
 
-def patches(module: nn.Conv2d, x: Tensor) -> Tensor:
+def patches(module: CONVOLUTION, x: Tensor) -> Tensor:
     """Return what each output position of `module` sees of x, shape (n, positions, C kh kw)."""
     padding: Any = module.padding
     if isinstance(padding, str) or module.padding_mode != "zeros":
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), 0
-    kernel: Any = module.kernel_size
-    unfolded = F.unfold(x, kernel, cast(Any, module.dilation), padding, cast(Any, module.stride))
+    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+    if isinstance(module, nn.Conv1d):  # as one row of an image
+        x, padding = x[..., None, :], (0, *padding) if padding else 0
+        kernel, dilation, stride = (1, *kernel), (1, *dilation), (1, *stride)
+    unfolded = F.unfold(x, cast(Any, kernel), cast(Any, dilation), padding, cast(Any, stride))
     return unfolded.transpose(1, 2)
 
 
@@ -108,13 +116,13 @@ def sample_rows(
     of ones.
     """
     samples, per_sample = len(calls[0][0]), 1
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, CONVOLUTION):
         per_sample = calls[0][0][0].numel() * module.weight[0, 0].numel() * len(calls) * module.weight.element_size()
     for start in range(0, samples, piece := max(1, PATCH_BYTES // max(1, per_sample))):
         inputs, gradients = [], []
         for x, g in calls:
             x, g = x[start : start + piece], g[start : start + piece]
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, CONVOLUTION):
                 x, g = patches(module, x), g.flatten(2).mT
             else:
                 x, g = (rows.flatten(1, -2) if rows.dim() > 2 else rows[:, None] for rows in (x, g))

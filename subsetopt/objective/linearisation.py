@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
+from subsetopt.inputs import Inputs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.guard import PROBE_SAMPLES
 from subsetopt.objective.host import host_read
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import UNMEASURED, with_saved_bytes
+from subsetopt.objective.output_curvature import output_hessian_fault
 from subsetopt.objective.protocol import CallKind
 from subsetopt.objective.recorders import (
     Product,
@@ -52,13 +54,14 @@ class ChunkSource(Protocol):
     ranks: Ranks
     samples: Samples
     by_differences: dict[CallKind, str]
+    by_hessian: list[str]
     graph_bytes: dict[CallKind, float]
 
     @property
     def edges(self) -> Edges: ...
     @property
     def n_samples(self) -> int: ...
-    def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]: ...
+    def piece(self, start: int, stop: int) -> tuple[Inputs, Tensor]: ...
     def charge_product(self, kind: CallKind, samples: int) -> None: ...
 
 
@@ -82,6 +85,7 @@ class ModelLinearisation:
     def note(self) -> str:
         """What had to be done otherwise than by stored graphs, in one line; empty when nothing was."""
         reasons = [f"{kind} by central differences ({why})" for kind, why in self._source.by_differences.items()]
+        reasons += [f"ggnvp by the Hessian ({why})" for why in self._source.by_hessian]
         return f"curvature products: {'; '.join(reasons)}" if reasons else ""
 
     def hvp(self, v: Tensor) -> Tensor:
@@ -103,6 +107,9 @@ class ModelLinearisation:
             return
         with source.flat.exclusive, exact_arithmetic(source.flat.device, source.allow_tf32):
             self._try_out(kind)
+            if kind == "ggnvp" and source.by_hessian:
+                self.record("hvp")
+                return
             if kind in source.by_differences:
                 return
             kept = self._chunks_to_keep(kind)
@@ -125,6 +132,8 @@ class ModelLinearisation:
         v = source.flat.check(v).detach()
         with source.flat.exclusive, exact_arithmetic(source.flat.device, source.allow_tf32):
             self.record(kind)
+            if kind == "ggnvp" and source.by_hessian:
+                return self._product("hvp", v)
             exact = kind not in source.by_differences
             if exact:
                 if self._kept_samples[kind] < source.n_samples:
@@ -178,6 +187,8 @@ class ModelLinearisation:
         source = self._source
         if kind in source.graph_bytes or kind in source.by_differences:
             return
+        if kind == "ggnvp" and self._lacks_output_hessian():
+            return
         told = source.ranks.gather(source.samples.within_memory(lambda: self._trial(kind)))
         graph_bytes, problem = max(size for size, _ in told), next((text for _, text in told if text), "")
         if problem:
@@ -185,6 +196,27 @@ class ModelLinearisation:
             warnings.warn(self.note, stacklevel=5)
         else:
             source.graph_bytes[kind] = graph_bytes
+
+    def _lacks_output_hessian(self) -> bool:
+        """Return, and warn once, whether the Hessian has to stand in for a Gauss-Newton matrix that would be zero."""
+        source = self._source
+        if not source.by_hessian:
+            found = [why for why in source.ranks.gather(self._output_hessian_fault()) if why is not None]
+            if all(found):
+                source.by_hessian.append(found[0])
+                warnings.warn(f"{self.note}: it may be indefinite", stacklevel=6)
+        return bool(source.by_hessian)
+
+    def _output_hessian_fault(self) -> str | None:
+        """Return why the loss has no Hessian in the outputs, "" where it has one, None without samples here."""
+        source = self._source
+        if not source.edges:
+            return None
+        start, stop = source.edges[0]
+        x, y = source.piece(start, min(stop, start + PROBE_SAMPLES))
+        with torch.no_grad():
+            z = source.flat.outputs(source.flat.views(self._w), x, "deterministic")
+        return output_hessian_fault(source.loss, z, y)
 
     def _trial(self, kind: CallKind) -> tuple[float, str]:
         """Return the bytes per sample that the product of a few samples keeps; or why that cannot be recorded."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from subsetopt.errors import DataError, ModelError, SettingError, UserError, unknown_name
 from subsetopt.objective.loss_guard import require_loss_of_samples
 from subsetopt.objective.loss_name import callable_name
+from subsetopt.objective.model_loss import ModelLoss, calls_the_model
+from subsetopt.objective.sample_factors import normalised
+from subsetopt.objective.torch_losses import adapted
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 class Loss(Protocol):
-    """l(z, y) for outputs z `(n, M)` and targets y; an objective is the mean of l over its samples."""
+    """l(z, y) for outputs z `(n, M)` and targets y; an objective is the mean of c l (see `factors`)."""
 
     name: str
 
@@ -29,6 +32,12 @@ class Loss(Protocol):
 
     def output_hessian(self, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
         """Return u -> H u for u of shape (n, M), where H is block-diagonal: the Hessian of each sample's loss in z."""
+
+    def factors(self, targets: Tensor, weights: Tensor | None) -> Tensor | None:
+        """Return c `(K,)`, float64, such that the objective is the mean of c_i times the loss of sample i.
+
+        `weights` `(K,)` are the user's; None is returned where all c_i are 1 (see `sample_factors.py`).
+        """
 
     def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
         """Return all targets in the dtype and shape the loss takes; raises `DataError` when that cannot be."""
@@ -60,6 +69,9 @@ class CrossEntropy:
             return p * (u - (p * u).sum(1, keepdim=True))
 
         return product
+
+    def factors(self, targets: Tensor, weights: Tensor | None) -> Tensor | None:
+        return normalised(None, weights, len(targets))
 
     def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
         if targets.is_floating_point() or targets.dtype == torch.bool or targets.ndim != 1:
@@ -93,6 +105,9 @@ class MeanSquaredError:
         """Return u -> (2 / M) u."""
         factor = 2.0 * len(outputs) / outputs.numel()
         return lambda u: factor * u
+
+    def factors(self, targets: Tensor, weights: Tensor | None) -> Tensor | None:
+        return normalised(None, weights, len(targets))
 
     def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
         if targets.is_complex():
@@ -140,6 +155,9 @@ class CallableLoss:
 
         return product
 
+    def factors(self, targets: Tensor, weights: Tensor | None) -> Tensor | None:
+        return normalised(None, weights, len(targets))
+
     def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
         return targets.to(dtype) if targets.is_floating_point() else targets
 
@@ -151,7 +169,9 @@ class CallableLoss:
             losses = self.function(outputs, targets)
         except Exception as error:
             shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} {targets.dtype}"
-            raise ModelError(f"loss: it fails on {shapes}: {str(error).splitlines()[0][:160]}") from error
+            reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+            hint = "; a loss(model, batch) is given as model_loss(function)" if "callable" in reason else ""
+            raise ModelError(f"loss: it fails on {shapes}: {reason}{hint}") from error
         if not isinstance(losses, Tensor) or not losses.is_floating_point():
             raise ModelError("loss: it returns no floating-point tensor; return (n,) losses or their mean")
         return losses
@@ -161,16 +181,21 @@ _NAMED: dict[str, Callable[[], Loss]] = {"cross_entropy": CrossEntropy, "mse": M
 
 
 def make_loss(loss: str | LossFunction | Loss) -> Loss:
-    """Return the loss meant by a name, by a function of (outputs, targets), or by a `Loss` itself."""
+    """Return the loss meant by a name, a module of torch.nn, a function, or a `Loss` itself.
+
+    A function is one of (outputs, targets), unless its arguments are named or annotated as (model, batch).
+    """
     if isinstance(loss, str):
         if loss not in _NAMED:
             raise unknown_name("loss", loss, _NAMED)
         return _NAMED[loss]()
-    if isinstance(loss, CrossEntropy | MeanSquaredError | CallableLoss):
-        return loss
+    if not isinstance(loss, type) and hasattr(loss, "output_hessian"):
+        return cast(Loss, loss)
     if isinstance(loss, type) or not callable(loss):
         raise SettingError("loss", loss, "neither a name nor a function", "use 'cross_entropy', 'mse' or a function")
-    return CallableLoss(loss)
+    if isinstance(loss, nn.Module):
+        return adapted(loss) or CallableLoss(loss)
+    return ModelLoss(loss) if calls_the_model(loss) else CallableLoss(loss)
 
 
 def _shape_message(outputs: Tensor, need: str) -> str:

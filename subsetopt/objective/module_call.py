@@ -10,22 +10,30 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from subsetopt.errors import ModelError, UserError
+from subsetopt.inputs import Arguments, Inputs, Style, arguments_of, describe, each_part, style_of, version_of
+
+InPlaceOfForward = Callable[[nn.Module, Inputs], Any]
+"""What is evaluated in place of `module(x)`: a loss or residuals, which call the module as they like."""
 
 
 class ModuleCall:
     """Calls `module`, whose first call in each mode tells how the others have to be made.
+
+    Where a `function` is given, it is called as `function(module, x)` in place of the module.
 
     `changes_inputs`: its forward pass works in place on what it is given (`nn.ReLU(inplace=True)` as first layer);
     every call then gets a copy, so that the data stay as they are. `differentiates`: its forward pass calls autograd
     (forces from an energy), which needs gradients recorded even where nobody asks for those of the parameters.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.changes_inputs = self.differentiates = False
+    def __init__(self, module: nn.Module, function: InPlaceOfForward | None = None) -> None:
+        self.module, self.function = module, function
+        # What a loss does inside, by torch.func for one, is not seen from outside.
+        self.changes_inputs, self.differentiates = False, function is not None
         self._known: set[str] = set()
+        self._styles: dict[tuple[str, ...], Style] = {}
 
-    def __call__(self, x: Tensor, mode: str) -> Any:
+    def __call__(self, x: Inputs, mode: str) -> Any:
         """Return the outputs for `x`; raises `ModelError` when this call, unlike earlier ones, has changed `x`."""
         if mode not in self._known:
             outputs = self._first(x)
@@ -33,26 +41,44 @@ class ModuleCall:
             return outputs
         if x.is_inference():  # neither tracked nor of use to autograd; the copy is
             return self._call(x.clone())
-        version = x._version
+        version = version_of(x)
         # Detached: a forward pass may set requires_grad on its inputs, which are kept between calls.
         outputs = self._call(self.own(x.detach()))
-        if x._version != version:
+        if version_of(x) != version:
             raise ModelError(
                 "model: in some calls its forward pass changes its inputs in place; start it with x = x.clone()"
             )
         return outputs
 
-    def own(self, x: Tensor) -> Tensor:
+    def own(self, x: Inputs) -> Inputs:
         """Return `x`, or a copy of it where the module would change it."""
         return x.clone() if self.changes_inputs else x
 
-    def _call(self, x: Tensor) -> Any:
+    def _call(self, x: Inputs) -> Any:
         if self.differentiates and not torch.is_grad_enabled():
             with torch.enable_grad():
-                return _detached(self.module(x))
-        return self.module(x)
+                return _detached(self._plainly(x))
+        return self._plainly(x)
 
-    def _first(self, x: Tensor) -> Any:
+    def _plainly(self, x: Inputs) -> Any:
+        if self.function is not None:
+            return self.function(self.module, x)
+        if isinstance(x, Tensor):
+            return self.module(x)
+        arguments, named = self.arguments(x)
+        return self.module(*arguments, **named)
+
+    def arguments(self, x: Inputs) -> Arguments:
+        """Return the arguments by which the module takes `x`; how is looked up once for inputs of the same keys."""
+        if self.function is not None:
+            raise ModelError("loss: it calls the model itself, which cannot be traced from outside")
+        if isinstance(x, Tensor):
+            return (x,), {}
+        if x.keys not in self._styles:
+            self._styles[x.keys] = style_of(self.module, x)
+        return arguments_of(x, self._styles[x.keys])
+
+    def _first(self, x: Inputs) -> Any:
         given, watch = x.detach().clone(), _AutogradWatch()
         try:
             with watch:
@@ -62,13 +88,13 @@ class ModuleCall:
                 raise
             given = x.detach().clone()
             with torch.enable_grad(), watch:
-                outputs = _detached(self.module(given))
+                outputs = _detached(self._plainly(given))
         self.differentiates |= watch.seen
-        self.changes_inputs |= given._version > 0 or not _same(given, x)
+        self.changes_inputs |= version_of(given) > 0 or not _same(given, x)
         return outputs
 
 
-def outputs_of(evaluate: Callable[[Tensor], Any], x: Tensor, mode: str = "eval") -> Any:
+def outputs_of(evaluate: Callable[[Inputs], Any], x: Inputs, mode: str = "eval") -> Any:
     """Return `evaluate(x)`; raises `ModelError` where the module itself fails, as it may for a late sample."""
     try:
         return evaluate(x)
@@ -77,7 +103,7 @@ def outputs_of(evaluate: Callable[[Tensor], Any], x: Tensor, mode: str = "eval")
     except (Exception, SystemExit) as error:
         when = {"train": "in training mode", "backward": "in its backward pass"}.get(mode, "in eval mode")
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ModelError(f"model: it fails on inputs of shape {tuple(x.shape)} {x.dtype} {when}: {reason}") from error
+        raise ModelError(f"model: it fails on inputs of {describe(x)} {when}: {reason}") from error
 
 
 class _AutogradWatch(TorchFunctionMode):
@@ -101,5 +127,6 @@ def _detached(outputs: Any) -> Any:
     return outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+def _same(a: Inputs, b: Inputs) -> bool:
+    pairs = zip(each_part(a), each_part(b), strict=True)
+    return all(torch.equal(x, y) or bool(((x == y) | ((x != x) & (y != y))).all()) for (_, x), (_, y) in pairs)

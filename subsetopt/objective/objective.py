@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from subsetopt.arguments import finite_number, kind_of, require_device, require_module, require_switch
+from subsetopt.data import as_batches, as_samples
 from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError
+from subsetopt.inputs import Given, Inputs, LazyRows, Parts, Stored, as_inputs
 from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
+from subsetopt.objective.binding import CallsModel
 from subsetopt.objective.chunks import PlacedSamples, Preprocess, feed
 from subsetopt.objective.evaluation import model_outputs
 from subsetopt.objective.flat_model import FlatModel
@@ -26,6 +30,8 @@ from subsetopt.objective.module_call import outputs_of
 from subsetopt.objective.noise import NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner, Purpose
+from subsetopt.objective.residuals import Residuals
+from subsetopt.objective.sample_factors import checked_weights
 from subsetopt.objective.sampled import SampledPart
 from subsetopt.objective.samples import Samples
 from subsetopt.objective.sharding import Edges
@@ -34,7 +40,9 @@ from subsetopt.objective.sharding import Edges
 class Objective:
     """f(w) = (1/K) sum_i loss_i(w) + (l2/2) ||w||^2 over the K rows `indices` (default: all).
 
-    inputs `(n, ...)`, kept in their dtype and passed through `preprocess` per chunk; targets `(n,)` or `(n, M)`.
+    inputs: a tensor `(n, ...)`, or several in a tuple or dict, for a model called as `model(*inputs)` or
+    `model(**inputs)`; kept in their dtype and passed through `preprocess` per chunk. targets `(n,)` or `(n, M)`.
+    Without targets, `inputs` may be what `as_dataset` takes: a pair, a torch Dataset, a DataLoader, and so on.
     `loss`: "cross_entropy", "mse" or a function (outputs, targets) -> n losses or their mean. `l2` equals the weight
     decay of SGD. `chunk_size` (automatic by default: see `memory.py`) bounds memory; sums over chunks equal the
     unchunked value to rounding, except with BatchNorm, where each chunk is normalised by its own statistics, so that
@@ -54,8 +62,8 @@ class Objective:
     def __init__(
         self,
         model: nn.Module | FlatModel,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Given | object,
+        targets: Tensor | None = None,
         loss: str | LossFunction | Loss = "cross_entropy",
         l2: float = 0.0,
         indices: Tensor | Sequence[int] | None = None,
@@ -73,9 +81,12 @@ class Objective:
         cuda_graphs: bool = False,
         ranks: Ranks | None = None,
         memory_limits: MemoryLimits | None = None,
+        sample_weight: Any = None,
     ) -> None:
         l2 = finite_number("l2", l2, "1e-4")
-        _check_kinds(model, inputs, targets, preprocess, device, dtype)
+        kind = make_loss(loss)
+        _check_kinds(model, preprocess, device, dtype)
+        given, targets = _samples(inputs, targets, kind)
         switches = {
             "track_noise": track_noise,
             "allow_tf32": allow_tf32,
@@ -86,23 +97,24 @@ class Objective:
         for name, value in switches.items():
             require_switch(name, value)
         self.flat = _flat_model(model, dtype, device)
-        self.loss, self.l2, self.allow_tf32, self.track_noise = make_loss(loss), l2, allow_tf32, track_noise
+        self.loss, self.l2, self.allow_tf32, self.track_noise = kind, l2, allow_tf32, track_noise
         self.meter: Meter = CountingMeter() if meter is None else meter
         self._gradient_noise: dict[int, Tensor] = {}  # by thread: each reads that of its own last gradient
         self.by_differences: dict[CallKind, str] = {}
+        self.by_hessian: list[str] = []  # why the Hessian stands in for a Gauss-Newton matrix
         self.graph_bytes: dict[CallKind, float] = {}
-        self.preprocess = preprocess
+        self.flat, given, targets, self.preprocess = _bound(self.flat, kind, given, targets, preprocess)
         self.ranks = Ranks() if ranks is None else ranks
         self._accumulate = accumulation_dtype(self.flat.device)
         keep_freed_memory()
         self.samples = Samples(
             self.flat,
             self.loss,
-            inputs,
+            given,
             targets,
             indices,
             chunk_size,
-            preprocess=preprocess,
+            preprocess=self.preprocess,
             meter=self.meter,
             ranks=self.ranks,
             track_noise=track_noise,
@@ -110,11 +122,29 @@ class Objective:
             allow_tf32=allow_tf32,
             linearisation_memory=linearisation_memory,
             limits=memory_limits or MemoryLimits(),
+            weights=checked_weights(sample_weight, len(given)),
         )
+        self.loss = self.samples.loss
         self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None
         self._graphs: ChunkGraphs | None = None
         if cuda_graphs and not track_noise:
             self._graphs = chunk_graphs(self.flat, self.loss, self.n_samples, self._accumulate)
+
+    @classmethod
+    def from_residual(
+        cls,
+        model: nn.Module | FlatModel,
+        residual: Residuals | Mapping[str, Any] | Callable[..., Any],
+        points: Any = None,
+        **options: Any,
+    ) -> Objective:
+        """Return the objective sum over terms of weight * mean |residual(model, points)|^2, plus the L2 term.
+
+        `residual` is one function with its `points`, or {"interior": (function, points, weight), ...}, or `Residuals`,
+        which see. `options` are those of an `Objective`.
+        """
+        terms = residual if isinstance(residual, Residuals) else Residuals(residual, points)
+        return cls(model, terms.points, terms.term, terms, **options)
 
     @property
     def size(self) -> int:
@@ -217,20 +247,29 @@ class Objective:
 
     def preconditioner(self, kind: str) -> Preconditioner:
         """Return factors, not estimated yet, that approximate the Gauss-Newton matrix: "kfac" or "diagonal"."""
+        if kind == "kfac" and self.flat.is_called_by_loss:
+            raise SettingError(
+                "preconditioner",
+                kind,
+                "needs layers that are called once with the samples, and the loss calls the model itself",
+                "use 'diagonal' or 'none'",
+            )
         return make_preconditioner(kind, self.flat, self.loss)
 
-    def outputs(self, w: Tensor, inputs: Tensor | None = None) -> Tensor:
+    def outputs(self, w: Tensor, inputs: Given | None = None) -> Tensor:
         """Return the model's outputs in eval mode for `inputs`; by default for this rank's samples, in their order."""
         source = self.samples.data
         if inputs is not None:
-            source = PlacedSamples(inputs, None, None, self.device, self.dtype, self.preprocess)
+            source = PlacedSamples(
+                self.flat.fitting(as_inputs(inputs)), None, None, self.device, self.dtype, self.preprocess
+            )
         return model_outputs(self.flat, w, source, self.chunk_size, self.meter, "evaluation", self.allow_tf32)
 
-    def chunk(self, index: int) -> tuple[Tensor, Tensor]:
+    def chunk(self, index: int) -> tuple[Inputs, Tensor]:
         """Return inputs and targets of one chunk, as the model gets them."""
         return self.piece(*self.edges[index])
 
-    def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def piece(self, start: int, stop: int) -> tuple[Inputs, Tensor]:
         """Return inputs and targets of samples `start` to `stop` of this rank, as the model gets them."""
         return self.samples.piece(start, stop)
 
@@ -250,7 +289,7 @@ class Objective:
             return value, gradient, noise
         return self._sum(leaves, gradient, self.samples), gradient, None
 
-    def _sum(self, leaves: list[Tensor], gradient: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    def _sum(self, leaves: list[Tensor], gradient: Tensor, pieces: Iterable[tuple[Inputs, Tensor]]) -> Tensor:
         for leaf, view in zip(leaves, self.flat.views(gradient), strict=True):
             leaf.grad = view
         total = self._zero()
@@ -272,7 +311,7 @@ class Objective:
             gradient += part
         return total, noise
 
-    def _chunk_loss(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def _chunk_loss(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Inputs, y: Tensor) -> Tensor:
         if self._compiled is not None:
             return self._compiled(evaluate, parameters, x, y)
         return self.loss.total(outputs_of(evaluate, x), y, self._accumulate)
@@ -295,20 +334,40 @@ class Objective:
         return digest.hexdigest()
 
 
-def _check_kinds(
-    model: object, inputs: object, targets: object, preprocess: object, device: object, dtype: object
-) -> None:
+def _samples(inputs: object, targets: Tensor | None, loss: Loss) -> tuple[Stored, Tensor | None]:
+    """Return inputs and targets, read from a data set or loader where no targets are given beside it."""
+    if targets is None and isinstance(loss, CallsModel):
+        tensors = isinstance(inputs, Tensor | Parts | LazyRows | Mapping) or (
+            isinstance(inputs, tuple | list) and all(isinstance(part, Tensor) for part in inputs)
+        )
+        return as_inputs(inputs) if tensors else as_batches(inputs), None
+    if targets is None and not isinstance(inputs, Tensor):
+        return as_samples(inputs)
+    if not isinstance(targets, Tensor):
+        raise DataError(f"targets: is {kind_of(targets)}, needs a tensor; torch.as_tensor makes one of an array")
+    return as_inputs(inputs), targets
+
+
+def _check_kinds(model: object, preprocess: object, device: object, dtype: object) -> None:
     if not isinstance(model, FlatModel):
         require_module("model", model)
-    for name, value in (("inputs", inputs), ("targets", targets)):
-        if not isinstance(value, Tensor):
-            raise DataError(f"{name}: is {kind_of(value)}, needs a tensor; torch.as_tensor makes one of an array")
     if preprocess is not None and (isinstance(preprocess, type) or not callable(preprocess)):
         raise SettingError("preprocess", preprocess, f"is {kind_of(preprocess)}", "give a function of the inputs")
     if device is not None:
         require_device("device", device)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise SettingError("dtype", dtype, f"is {kind_of(dtype)}", "give torch.float32 or torch.float64")
+
+
+def _bound(
+    flat: FlatModel, loss: Loss, inputs: Stored, targets: Tensor | None, preprocess: Preprocess | None
+) -> tuple[FlatModel, Stored, Tensor, Preprocess | None]:
+    """Return model, inputs, targets and preprocess as used: a loss that calls the model is evaluated in its place."""
+    if isinstance(loss, CallsModel):
+        binding = loss.bind(inputs, targets, preprocess)
+        return flat.evaluated_by(binding.function), binding.inputs, binding.targets, binding.preprocess
+    assert targets is not None, "no other loss goes without targets"
+    return flat, flat.fitting(inputs), targets, preprocess
 
 
 def _flat_model(

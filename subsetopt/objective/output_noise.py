@@ -10,7 +10,10 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
+from subsetopt.objective.residuals import Residuals
 from subsetopt.objective.sharding import SampleShare
+from subsetopt.objective.torch_losses import ClassLoss
+from subsetopt.objective.weighting import WeightedLoss, along, values_of
 
 
 def output_noise(
@@ -27,9 +30,15 @@ def output_noise(
     Of a confident sample every such u is small, where `labels` (u = p - onehot(y), y drawn from the model; Martens and
     Grosse 2015, section 5) are mostly zero and seldom large, so that fewer samples do. `empirical`: u = dl/dz at the
     true targets; a loss of the user's own always takes that. For mse, `labels` are Gaussian. What is random is drawn
-    for all samples of which `share` says where these belong, so that it is theirs on whichever rank they are.
+    for all samples of which `share` says where these belong, so that it is theirs on whichever rank they are. A sample
+    of weight c has sqrt(c) u, as c copies of it would together.
     """
     share = share or SampleShare.whole(len(outputs))
+    if isinstance(loss, WeightedLoss):
+        noise = output_noise(loss.inner, outputs, values_of(targets), draw, generator, share)
+        return noise if isinstance(targets, Tensor) else noise * along(targets, outputs).sqrt()
+    if isinstance(loss, ClassLoss | Residuals) and draw != "empirical" and loss.has_spread:
+        return loss.spread(outputs, targets, _signs(outputs, generator, share))
     if draw == "empirical" or not isinstance(loss, CrossEntropy | MeanSquaredError):
         z = outputs.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss.total(z, targets, z.dtype), z)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.errors import unknown_name
+from subsetopt.inputs import Inputs
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.kfac.estimate import Kfac
@@ -53,7 +54,7 @@ class Diagonal:
     def update(
         self,
         w: Tensor,
-        x: Tensor,
+        x: Inputs,
         y: Tensor,
         generator: torch.Generator,
         meter: Meter | None = None,
@@ -86,12 +87,13 @@ class Diagonal:
         """Take back what `state_dict` returned."""
         self._diagonal, self._updates = tensors["diagonal"], int(tensors["updates"])
 
-    def _estimate(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    def _estimate(self, w: Tensor, x: Inputs, y: Tensor, generator: torch.Generator) -> Tensor:
         total = torch.zeros_like(self._diagonal)
         into = self._flat.views(total)
         with exact_arithmetic(self._flat.device):
             leaves = self._flat.leaves(w)
-            for x_part, y_part in zip(torch.split(x, GROUP), torch.split(y, GROUP), strict=True):
+            for group in (slice(start, start + GROUP) for start in range(0, len(x), GROUP)):
+                x_part, y_part = x[group], y[group]
                 outputs = self._flat.call(leaves, x_part, "deterministic")
                 u = output_noise(self._loss, outputs, y_part, "curvature", generator)
                 pulled = torch.autograd.grad(outputs, leaves, u, materialize_grads=True, allow_unused=True)

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from subsetopt.inputs import Inputs
 from subsetopt.objective.chunks import Preprocess
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.flops import count_flops
@@ -29,7 +30,7 @@ no price, and seconds alone show them."""
 
 def calibrate_prices(
     model: Objective | FlatModel,
-    inputs: Tensor,
+    inputs: Inputs,
     targets: Tensor,
     loss: str | LossFunction | Loss = "cross_entropy",
     preprocess: Preprocess | None = None,

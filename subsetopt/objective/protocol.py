@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from subsetopt.inputs import Inputs
 from subsetopt.objective.sharding import SampleShare
 
 Purpose = Literal[
@@ -84,7 +85,7 @@ class Preconditioner(Protocol):
     def update(
         self,
         w: Tensor,
-        x: Tensor,
+        x: Inputs,
         y: Tensor,
         generator: torch.Generator,
         meter: Meter | None = None,

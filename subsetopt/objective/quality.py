@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
+from subsetopt.objective.torch_losses import ClassLoss
 
 
 class Quality(Protocol):
@@ -16,8 +17,8 @@ class Quality(Protocol):
 
     sums: list[Tensor]
 
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take in a chunk."""
+    def add(self, outputs: Tensor, targets: Tensor, factors: Tensor | None) -> None:
+        """Take in a chunk, each sample as often as `factors` (n,) say, 1 on average over all of them."""
 
     def figures(self, sums: Sequence[float], samples: int, target_std: Sequence[float] | None) -> dict[str, float]:
         """Return the figures of the `sums` of all `samples`."""
@@ -29,11 +30,27 @@ class Accuracy:
     def __init__(self, like: Tensor, dtype: torch.dtype) -> None:
         self.sums = [torch.zeros((), dtype=dtype, device=like.device)]
 
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
-        self.sums[0] += (outputs.argmax(1) == targets).sum(dtype=self.sums[0].dtype)
+    def add(self, outputs: Tensor, targets: Tensor, factors: Tensor | None) -> None:
+        right = outputs.argmax(1) == targets
+        self.sums[0] += (right if factors is None else right * factors).sum(dtype=self.sums[0].dtype)
 
     def figures(self, sums: Sequence[float], samples: int, target_std: Sequence[float] | None) -> dict[str, float]:
         return {"accuracy": sums[0] / samples}
+
+
+class ClassAccuracy:
+    """The share of positions, of those not ignored, whose largest output is the target class; unweighted."""
+
+    def __init__(self, loss: ClassLoss, like: Tensor, dtype: torch.dtype) -> None:
+        self._loss = loss
+        self.sums = [torch.zeros((), dtype=dtype, device=like.device) for _ in range(2)]
+
+    def add(self, outputs: Tensor, targets: Tensor, factors: Tensor | None) -> None:
+        for total, part in zip(self.sums, self._loss.correct(outputs, targets), strict=True):
+            total += part
+
+    def figures(self, sums: Sequence[float], samples: int, target_std: Sequence[float] | None) -> dict[str, float]:
+        return {"accuracy": sums[0] / sums[1]} if sums[1] else {}
 
 
 class SquaredError:
@@ -47,12 +64,12 @@ class SquaredError:
         self._first = first.to(like.device, like.dtype).reshape(1, -1).to(dtype)
         self.sums = [torch.zeros(self._columns, dtype=dtype, device=like.device) for _ in range(3)]
 
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
+    def add(self, outputs: Tensor, targets: Tensor, factors: Tensor | None) -> None:
         targets = targets.flatten(1)
         deviation = targets.to(self._first.dtype) - self._first
         error = (outputs.flatten(1) - targets).to(self._first.dtype)
         for total, part in zip(self.sums, (error.square(), deviation, deviation.square()), strict=True):
-            total += part.sum(0)
+            total += (part if factors is None else part * factors[:, None]).sum(0)
 
     def figures(self, sums: Sequence[float], samples: int, target_std: Sequence[float] | None) -> dict[str, float]:
         m = self._columns
@@ -77,7 +94,7 @@ class NoQuality:
     def __init__(self) -> None:
         self.sums: list[Tensor] = []
 
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
+    def add(self, outputs: Tensor, targets: Tensor, factors: Tensor | None) -> None:
         """Nothing to add."""
 
     def figures(self, sums: Sequence[float], samples: int, target_std: Sequence[float] | None) -> dict[str, float]:
@@ -89,6 +106,8 @@ def quality_of(loss: Loss, outputs: Tensor, targets: Tensor, first: Tensor, dtyp
 
     `first` is a row of the targets, the same on all ranks.
     """
+    if isinstance(loss, ClassLoss):
+        return ClassAccuracy(loss, outputs, dtype)
     classes = not targets.is_floating_point() and targets.ndim == 1 and outputs.ndim == 2
     if isinstance(loss, CrossEntropy) or (classes and not isinstance(loss, MeanSquaredError)):
         return Accuracy(outputs, dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from subsetopt.inputs import Inputs
 from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.lean.mode import lean_second_derivatives, right_second_derivatives
@@ -17,11 +18,11 @@ from subsetopt.objective.losses import Loss
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
 """v in the parameters' shapes -> the product in the same shapes, None where it is zero."""
 
-Recorder = Callable[[FlatModel, Loss, Tensor, Tensor, Tensor, float], Product]
+Recorder = Callable[[FlatModel, Loss, Tensor, Inputs, Tensor, float], Product]
 """(model, loss, w, inputs, targets, 1/K) -> the product of one chunk."""
 
 
-def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
+def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float) -> Product:
     """Record v -> scale * (Hessian of the summed loss of one chunk) v."""
     leaves = flat.leaves(w)
     with _recording(flat, in_cotangent_only=False):
@@ -40,7 +41,7 @@ def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor,
     return product
 
 
-def record_gauss_newton(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
+def record_gauss_newton(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float) -> Product:
     """Record v -> scale * J' H_z J v for one chunk."""
     leaves = flat.leaves(w)
     with _recording(flat, in_cotangent_only=True):
@@ -75,7 +76,7 @@ def _require_twice_differentiable(heads: Sequence[Tensor | None]) -> None:
         pending.extend(new)
 
 
-def record_hessian_difference(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float) -> Product:
+def record_hessian_difference(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float) -> Product:
     """Return v -> the Hessian product of `record_hessian` by central differences of the gradient."""
 
     def gradient(at: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def record_hessian_difference(flat: FlatModel, loss: Loss, w: Tensor, x: Tensor,
 
 
 def record_gauss_newton_difference(
-    flat: FlatModel, loss: Loss, w: Tensor, x: Tensor, y: Tensor, scale: float
+    flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float
 ) -> Product:
     """Return v -> the product of `record_gauss_newton` with J v by central differences of the outputs."""
     leaves = flat.leaves(w)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from subsetopt.inputs import Inputs
 from subsetopt.objective.chunks import bounds
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.linearisation import ChunkSource, ModelLinearisation
@@ -42,6 +43,7 @@ class SampledPart:
         self.l2, self.allow_tf32, self.ranks = whole.l2, whole.allow_tf32, whole.ranks
         # What is learned about recording holds for the objective: shared, so that it is found out once.
         self.by_differences, self.graph_bytes = whole.by_differences, whole.graph_bytes
+        self.by_hessian = whole.by_hessian
 
     @property
     def edges(self) -> Edges:
@@ -50,7 +52,7 @@ class SampledPart:
             return []
         return bounds(len(self._places), max(self._smallest, self.samples.chunk_size))
 
-    def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def piece(self, start: int, stop: int) -> tuple[Inputs, Tensor]:
         """Return inputs and targets of samples `start` to `stop` of this rank's, as the model gets them."""
         return self.samples.data.pick(self._places[start:stop])
 

@@ -7,13 +7,14 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
+from subsetopt.inputs import Inputs, Stored, cut
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.chunks import (
     KeptChunks,
@@ -31,6 +32,7 @@ from subsetopt.objective.memory import MemoryLimits, automatic_chunk_size
 from subsetopt.objective.noise import MINIMUM_CHUNKS
 from subsetopt.objective.protocol import Meter
 from subsetopt.objective.sharding import Edges, Shard, cut_shard
+from subsetopt.objective.weighting import WeightedLoss, WeightedTargets
 
 T = TypeVar("T")
 
@@ -48,8 +50,9 @@ class Samples:
     Iterating yields (inputs, targets) of this rank's chunks, as the model gets them; `data` are this rank's samples on
     the device. `rows` is the order of all samples, None for that of the data: that given, but where chunks are part of
     the function (BatchNorm, `track_noise`) a random one. A `chunk_size` of None is chosen for `flat`, within `limits`,
-    and halved when memory runs out. A few samples are evaluated, charged to `meter` as calibration, which tells
-    `n_outputs`.
+    and halved when memory runs out. `weights` are the user's, one per row of the data; `loss` is that of samples which
+    come with their factors, where they do not all count alike. A few samples are evaluated, charged to `meter` as
+    calibration, which tells `n_outputs`.
 
     Raises `ModelError`, `DataError` or `SettingError` for whatever does not fit.
     """
@@ -58,7 +61,7 @@ class Samples:
         self,
         flat: FlatModel,
         loss: Loss,
-        inputs: Tensor,
+        inputs: Stored,
         targets: Tensor,
         indices: Tensor | Sequence[int] | None,
         chunk_size: int | None,
@@ -71,8 +74,10 @@ class Samples:
         allow_tf32: bool,
         linearisation_memory: int,
         limits: MemoryLimits,
+        weights: Tensor | None = None,
     ) -> None:
-        self._flat, self._loss, self._preprocess, self._ranks = flat, loss, preprocess, ranks
+        self._flat, self.loss, self._preprocess, self._ranks = flat, loss, preprocess, ranks
+        self._factors: Tensor | None = None
         self._track_noise, self.limits, self._linearisation_memory = track_noise, limits, linearisation_memory
         self._holder: weakref.ref[GraphHolder] | None = None
         self._whole_chunks = flat.batch_dependent or track_noise
@@ -82,6 +87,10 @@ class Samples:
         alone, few = ranks.size == 1, min(self.count, PROBE_SAMPLES)
         # With several ranks the whole stays where it is, for its fingerprint and for checks that need all targets.
         whole = self._part(inputs, targets, 0, self.count, stay=not alone)
+        self._factors = loss.factors(whole.targets, self._chosen(weights))
+        if self._factors is not None:
+            self.loss = WeightedLoss(loss)
+            whole.targets = self._weighted(whole.targets, 0, self.count)
         head = whole if alone else self._part(inputs, targets, 0, few)
         head.require_finite()
         meter.charge("forward", few * (2 if check_deterministic and not flat.batch_dependent else 1), "calibration")
@@ -124,10 +133,10 @@ class Samples:
         """Samples in this rank's largest chunk."""
         return self._shard.chunk_size
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:
         return iter(self._chunks)
 
-    def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def piece(self, start: int, stop: int) -> tuple[Inputs, Tensor]:
         """Return inputs and targets of samples `start` to `stop` of this rank, as the model gets them."""
         return self._chunks[start, stop]
 
@@ -192,22 +201,33 @@ class Samples:
         rows = torch.arange(n, device="cpu") if rows is None else rows.cpu()
         return rows[row_order(len(rows))]
 
-    def _part(self, inputs: Tensor, targets: Tensor, start: int, stop: int, stay: bool = False) -> PlacedSamples:
+    def _part(self, inputs: Stored, targets: Tensor, start: int, stop: int, stay: bool = False) -> PlacedSamples:
         if self.rows is None:
-            inputs, targets, rows = inputs[start:stop], targets[start:stop], None
+            inputs = cut(inputs, start, stop)
+            targets, rows = targets[start:stop], None
         else:
             rows = self.rows[start:stop]
         device = inputs.device if stay else self._flat.device
         data = PlacedSamples(inputs, targets, rows, device, self._flat.dtype, self._preprocess, stay)
-        data.targets = self._loss.prepare(data.targets, self._flat.dtype)
+        data.targets = self._weighted(self.loss.prepare(data.targets, self._flat.dtype), start, stop)
         return data
+
+    def _chosen(self, weights: Tensor | None) -> Tensor | None:
+        return weights if weights is None or self.rows is None else weights[self.rows]
+
+    def _weighted(self, targets: Tensor, start: int, stop: int) -> Tensor:
+        """Return targets with the factors of these samples, where samples have any; used like one tensor."""
+        if self._factors is None:
+            return targets
+        factors = self._factors[start:stop].to(targets.device, self._flat.dtype)
+        return cast(Tensor, WeightedTargets(targets, factors))
 
     def _probe(
         self, head: PlacedSamples, all_targets: Tensor, few: int, check_deterministic: bool, allow_tf32: bool
     ) -> Probe:
         with exact_arithmetic(self._flat.device, allow_tf32):
             x, y = head.inputs(0, few), head.targets[:few]
-            return probe(self._flat, self._loss, x, y, all_targets, check_deterministic)
+            return probe(self._flat, self.loss, x, y, all_targets, check_deterministic)
 
     def _cut(self, chunk_size: int) -> Shard:
         if self._track_noise:

@@ -9,6 +9,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from subsetopt.inputs import Stored
 from subsetopt.objective.chunks import Preprocess
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.losses import Loss, LossFunction
@@ -26,7 +27,7 @@ CLEARLY_FASTER = 0.97
 
 def tuned_chunk_size(
     model: FlatModel,
-    inputs: Tensor,
+    inputs: Stored,
     targets: Tensor,
     loss: str | LossFunction | Loss = "cross_entropy",
     preprocess: Preprocess | None = None,

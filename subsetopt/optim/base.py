@@ -18,7 +18,7 @@ from subsetopt.errors import SettingError, UserError
 from subsetopt.optim.closure import Closure, ClosureObjective, usable
 from subsetopt.optim.core import same_function, unchanged
 from subsetopt.optim.flat import FlatParameters
-from subsetopt.optim.settings import StepSettings
+from subsetopt.optim.settings import StepSettings, read_exceptions
 from subsetopt.optim.torch_checkpoint import solver_entry
 from subsetopt.solvers.iterate import Iterate
 from subsetopt.solvers.protocol import StopReason
@@ -38,11 +38,14 @@ class ClosureOptimizer(Optimizer):
     _step_supports_amp_scaling = True  # has GradScaler leave its mark on the optimizer, by which `step` can refuse it
     _foreign: tuple[str, ...] = ()  # entries of another optimizer's checkpoint that the subclass can make use of
 
-    def __init__(self, params: Iterable[Any], defaults: dict[str, Any], process_group: Any) -> None:
+    def __init__(
+        self, params: Iterable[Any], defaults: dict[str, Any], process_group: Any, infeasible: Any = ()
+    ) -> None:
+        self._infeasible = read_exceptions(infeasible)
         self._solve: Any = None
         self._solver: Any = None
         self._saved: Mapping[str, Any] | None = None
-        self._process_group, self._warned = process_group, False
+        self._process_group, self._warned, self._idle = process_group, False, False
         super().__init__(params, defaults)
         FlatParameters(self.param_groups[0]["params"])
         self._settings()
@@ -104,7 +107,8 @@ class ClosureOptimizer(Optimizer):
         group = self.param_groups[0]
         settings = self._settings()
         flat = FlatParameters(group["params"])
-        objective = ClosureObjective(flat, usable(closure, self, flat.device), self._ranks())
+        terms = dataclasses.replace(settings.terms, infeasible=self._infeasible)
+        objective = ClosureObjective(flat, usable(closure, self, flat.device), self._ranks(), terms)
         counts = self.state[group["params"][0]]
         counts.setdefault("func_evals", 0)
         counts.setdefault("n_iter", 0)
@@ -151,8 +155,14 @@ class ClosureOptimizer(Optimizer):
         self._solve, self._solver, self._saved = None, None, kept or None
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("_solve", "_solver", "_saved", "_process_group", "_warned")
+        names = ("_solve", "_solver", "_saved", "_process_group", "_warned", "_infeasible", "_idle")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in names}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for name, value in self.defaults.items():  # a checkpoint of torch's, or of an earlier version, lacks some
+            if name != "differentiable":  # torch's own mark
+                self.param_groups[0].setdefault(name, value)
 
     def _ranks(self) -> Ranks:
         if self._process_group is None:
@@ -202,12 +212,17 @@ class ClosureOptimizer(Optimizer):
     def _iterate(
         self, solver: Any, objective: ClosureObjective, settings: StepSettings, counts: dict[str, Any]
     ) -> None:
-        """Iterate from `self._solve`, and count as torch does: an attempt counts, a start at the minimum does not."""
+        """Iterate from `self._solve`, and count as torch does: an attempt counts, a start at the minimum does not.
+
+        From the second step in a row that starts there it does: DeepXDE ends when a step counts one, and never else.
+        """
         start = state = cast(Iterate, self._solve)
         for attempt in range(settings.max_iter):
             reason = solver.terminate(state)
-            if reason is None or (attempt == 0 and reason != StopReason.GRADIENT):
+            idle = attempt == 0 and reason == StopReason.GRADIENT
+            if reason is None or (attempt == 0 and (not idle or self._idle)):
                 counts["n_iter"] += 1
+            self._idle = idle
             if reason is not None or settings.lr == 0:
                 break
             before = state

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.objective.protocol import Linearisation, Purpose
 from subsetopt.optim.flat import FlatParameters
 from subsetopt.optim.products import ClosureLinearisation
+from subsetopt.solvers.inner_products import dot
 
 Closure = Callable[[], Any]
 
@@ -24,18 +27,65 @@ _RANKS_REMEDY = (
 )
 
 
+@dataclass(frozen=True)
+class ClosureTerms:
+    """What a parameter group asks beside the closure: minimise sign * loss + weight_decay / 2 ||w||^2.
+
+    `infeasible` are exceptions of the closure that count as an infinite loss.
+    """
+
+    weight_decay: float = 0.0
+    maximize: bool = False
+    infeasible: tuple[type[BaseException], ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether the closure is minimised as it is."""
+        return not (self.maximize or self.weight_decay)
+
+    def applied(self, loss: Tensor, gradient: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss and gradient of what is minimised."""
+        if self.maximize:
+            loss, gradient = -loss, -gradient
+        if self.weight_decay:
+            loss = loss + 0.5 * self.weight_decay * dot(w, w).to(loss)
+            gradient = gradient.add(w, alpha=self.weight_decay)
+        return loss, gradient
+
+    def product(self, hvp: Tensor, v: Tensor) -> Tensor:
+        """Return the Hessian product of what is minimised."""
+        return (-hvp if self.maximize else hvp).add(v, alpha=self.weight_decay)
+
+
+class TermsLinearisation:
+    """Hessian products of a closure with `terms`."""
+
+    def __init__(self, inner: ClosureLinearisation, terms: ClosureTerms) -> None:
+        self._inner, self._terms = inner, terms
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """Return H v, shape (P,)."""
+        return self._terms.product(self._inner.hvp(v), v)
+
+    def ggnvp(self, v: Tensor) -> Tensor:
+        """Raise `UserError`: a closure shows no model outputs."""
+        return self._inner.ggnvp(v)
+
+
 class ClosureObjective:
     """Loss and gradient of `closure` at w; counts its `calls`.
 
     On several ranks the loss is the mean over them, of which averaged gradients (DistributedDataParallel) are the
-    gradient: every rank decides by the same numbers. Raises `UserError` for a closure without a loss or a gradient,
+    gradient: every rank decides by the same numbers. `terms` says what is added to what the closure computes, and
+    which errors of it mean a point that is not allowed. Raises `UserError` for a closure without a loss or a gradient,
     and `SettingError` on all ranks where parameters or gradients differ between them.
     """
 
     identity: Hashable = None  # whether the closure has become another function is found at the start of each step
 
-    def __init__(self, flat: FlatParameters, closure: Closure, ranks: Ranks) -> None:
+    def __init__(self, flat: FlatParameters, closure: Closure, ranks: Ranks, terms: ClosureTerms | None = None) -> None:
         self.flat, self._closure, self._ranks = flat, closure, ranks
+        self._terms = terms or ClosureTerms()
         self.calls = 0
         self.returned: Any = None
         self._last: Tensor | None = None
@@ -69,14 +119,20 @@ class ClosureObjective:
         """Call the closure at w."""
         self.flat.write(w)
         before = self._stamps()
-        loss = self.call()
+        try:
+            loss = self.call()
+        except self._terms.infeasible:
+            if self.calls == 0 or self._ranks.size > 1:  # no step leads back from a start that is not allowed
+                raise
+            self.calls += 1
+            return torch.full((), math.inf, dtype=accumulation_dtype(self.device), device=self.device), w * math.nan
         gradient = self.flat.gradient()
         self._check_backward(before, gradient)
         self._last = gradient
         if self._ranks.size > 1:
             loss = self._agreed(loss, w, gradient)
         self._loss, self._at = loss, w
-        return loss, gradient
+        return self._terms.applied(loss, gradient, w)
 
     def call(self) -> Tensor:
         """Call the closure at the parameters as they are; return its loss, and keep in `returned` what it gave."""
@@ -95,7 +151,8 @@ class ClosureObjective:
         assert self._last is not None and self._loss is not None
         self.flat.write(w)
         self.calls += 1
-        return ClosureLinearisation(self.flat, self._closure, self._ranks, float(self._loss), self._last)
+        inner = ClosureLinearisation(self.flat, self._closure, self._ranks, float(self._loss), self._last)
+        return inner if self._terms.plain else TermsLinearisation(inner, self._terms)
 
     def _stamps(self) -> list[tuple[Tensor | None, int]]:
         """Return each gradient, held so that no new tensor can take its place, with the count of its changes."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DistributedSampler, RandomSampler
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DistributedSampler, RandomSampler, WeightedRandomSampler
 from tqdm import tqdm
 
 from subsetopt.distributed import Ranks, initialised
 from subsetopt.errors import SettingError, UserError
 from subsetopt.objective.arithmetic import accumulation_dtype
+from subsetopt.optim.batches import batch_size, cut, head, is_pair, moved
 
-LossFunction = Callable[[Any, Any], Tensor]
+LossFunction = Callable[[Any, Any], Any]
 
+_BATCH_NORM = (
+    "full_batch_closure: BatchNorm is in training mode, so that the loss depends on the batches and every call moves "
+    "the running statistics; call model.eval() first"
+)
 _REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -32,14 +39,16 @@ def full_batch_closure(
 
     A batch is (inputs, targets), for `loss(model(inputs), targets)`; any other batch goes to `loss(model, batch)`.
     `loss` is the mean over the samples of a batch, or a module with `reduction="sum"` or `"none"`; each batch counts
-    by its number of samples, so that the result does not depend on the batch size. Batches are moved to `device`
+    by its number of samples, so that the result does not depend on the batch size. What is no mean over samples (over
+    tokens, or weighted) is returned as a pair, (sum of the losses, sum of their weights). Batches are moved to `device`
     (default: that of the model). `max_samples` takes the first so many samples of each rank. Gradients are
     accumulated batch by batch; the loss, a 0-d tensor, in float64.
 
     Where torch.distributed is initialised, every rank goes through its own part of the data, whatever its size, and
     sums are taken over `process_group` once per call (None: this process alone); a DistributedDataParallel wrapper is
     not used. The first call checks the loss: raises `UserError` for a `loss` that is no mean over samples (class
-    weights, `ignore_index`), a model whose outputs are random, and a loader that gives other samples in each call.
+    weights, `ignore_index`, tokens), a model whose outputs are random (dropout), and a loader that gives other samples
+    in each call; it warns of BatchNorm in training mode, whose outputs depend on the batches.
     """
     _check_loader(loader, max_samples)
     inner = cast(nn.Module, model.module) if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -78,13 +87,13 @@ class _FullBatch:
             for batch, count in self._batches(ranks):
                 if not self._checked:
                     self._check(batch, count)
-                total = self._sum(batch, count)
+                total, weight = self._sum(batch, count)
                 total.backward()
-                totals += torch.stack([total.detach().to(totals), totals.new_tensor(count)])
+                totals += torch.stack([total.detach().to(totals), torch.as_tensor(weight).detach().to(totals)])
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         ranks.sum_(totals, *gradients)
         loss, samples = totals.unbind()
-        if not samples:
+        if not samples > 0:
             raise UserError(
                 "loader: it gives no samples; a generator can be used once only, give a DataLoader or a list"
             )
@@ -102,50 +111,69 @@ class _FullBatch:
         left = self._max_samples
         quiet = None if ranks.main else True  # None: silent unless on a terminal
         for batch in tqdm(self._loader, desc="full batch", leave=False, delay=1.0, disable=quiet):
-            count = _count(batch)
+            count = batch_size(batch)
             if left is not None:
                 if left <= 0:
                     return
-                batch, count = _head(batch, left, count), min(left, count)
+                batch, count = head(batch, left, count), min(left, count)
                 left -= count
-            yield _moved(batch, self._device), count
+            yield moved(batch, self._device), count
 
-    def _sum(self, batch: Any, count: int) -> Tensor:
-        """Return the sum of the losses of the samples in `batch`."""
-        if _is_pair(batch):
+    def _sum(self, batch: Any, count: int) -> tuple[Tensor, Any]:
+        """Return the sum of the losses of the samples in `batch`, and by what it counts: their number, or weights."""
+        if is_pair(batch):
             inputs, targets = batch
             return self._total(self._loss(self._model(inputs), targets), count)
         return self._total(self._loss(self._model, batch), count)
 
-    def _total(self, value: Tensor, count: int) -> Tensor:
-        if not isinstance(value, Tensor):
-            raise UserError(f"loss: it returns {type(value).__name__}; return a tensor")
-        if self._reduction == "none" and value.dim() and len(value) == count:
-            return value.reshape(count, -1).mean(1).sum()
-        if value.numel() != 1:
-            raise UserError(f"loss: it returns shape {tuple(value.shape)}; return the mean over the samples")
-        return value.reshape(()) * (count if self._reduction == "mean" else 1)
+    def _total(self, value: Any, count: int) -> tuple[Tensor, Any]:
+        weight: Any = count
+        if isinstance(value, tuple) and len(value) == 2:
+            value, weight = value[0], value[1]
+        elif not isinstance(value, Tensor):
+            raise UserError(f"loss: it returns {type(value).__name__}; return a tensor, or (sum of losses, weight)")
+        elif self._reduction == "none" and value.dim() and len(value) == count:
+            return value.reshape(count, -1).mean(1).sum(), count
+        else:
+            value = value * (count if self._reduction == "mean" and value.numel() == 1 else 1)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"loss: it returns shape {shape}; return the mean over the samples")
+        return value.reshape(()), weight
 
     def _check(self, batch: Any, count: int) -> None:
         """Refuse what is no fixed function, or no mean over samples: two unequal parts must make up the whole."""
-        whole, again = self._sum(batch, count).detach(), self._sum(batch, count).detach()
+        (whole, weight), (again, _) = self._sum(batch, count), self._sum(batch, count)
         close = torch.finfo(whole.dtype).eps ** 0.5
         if not torch.allclose(whole, again, rtol=close, atol=0, equal_nan=True):
             raise UserError("model: two evaluations of one batch differ; call model.eval() to turn dropout off")
         self._checked = True
-        if count < 3 or not _is_pair(batch) or self._reduction == "none":
+        norms = [m for m in self._model.modules() if isinstance(m, _BatchNorm) and m.training]
+        if norms:
+            warnings.warn(_BATCH_NORM, stacklevel=4)
+        if count < 3 or self._reduction == "none" or (norms and not is_pair(batch)):
             return
+        parts = self._parts(batch, count, [count // 3, count - count // 3])
+        if parts is None:
+            return
+        sums, weights = torch.stack([part.detach() for part, _ in parts]).sum(), sum(float(w) for _, w in parts)
+        mean, total = whole.detach() / float(weight), sums / weights
+        if not torch.allclose(mean, total, rtol=10 * close, atol=0, equal_nan=True):
+            raise UserError(
+                "loss: it is no mean over samples (class weights? ignore_index? tokens?), so that it depends on the "
+                'batches; return (sum of losses, sum of weights), or give a module with reduction="sum" or "none"'
+            )
+
+    def _parts(self, batch: Any, count: int, split: list[int]) -> list[tuple[Tensor, Any]] | None:
+        """Return the losses of two parts of a batch; None where it cannot be cut."""
+        if not is_pair(batch):
+            first, rest = cut(batch, 0, split[0]), cut(batch, split[0], count)
+            return [self._sum(part, n) for part, n in zip((first, rest), split, strict=True)]
         outputs, targets = self._model(batch[0]), batch[1]
         if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and len(outputs) == len(targets) == count):
-            return
-        split = [count // 3, count - count // 3]
+            return None
         parts = zip(outputs.split(split), targets.split(split), split, strict=True)
-        total = torch.stack([self._total(self._loss(out, y), n).detach() for out, y, n in parts]).sum()
-        if not torch.allclose(whole, total, rtol=10 * close, atol=0, equal_nan=True):
-            raise UserError(
-                "loss: it is no mean over samples (class weights? ignore_index?), so that it depends on the batches; "
-                'give a module with reduction="sum" or "none"'
-            )
+        return [self._total(self._loss(out, y), n) for out, y, n in parts]
 
 
 def _check_loader(loader: Any, max_samples: int | None) -> None:
@@ -158,6 +186,8 @@ def _check_loader(loader: Any, max_samples: int | None) -> None:
     ):
         raise SettingError("max_samples", max_samples, "must be a whole number of at least 1")
     sampler, size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
+    if isinstance(sampler, WeightedRandomSampler):
+        raise SettingError("loader", "WeightedRandomSampler", "every call would see other samples", "use shuffle=False")
     if isinstance(sampler, RandomSampler):
         rows = len(sampler)
         some = max_samples is not None and max_samples < rows
@@ -172,47 +202,3 @@ def _check_loader(loader: Any, max_samples: int | None) -> None:
                 "it repeats rows to make ranks equal",
                 "give each rank torch.utils.data.Subset(data, range(rank, len(data), ranks))",
             )
-
-
-def _is_pair(batch: Any) -> bool:
-    return isinstance(batch, list | tuple) and len(batch) == 2 and not hasattr(batch, "_fields")
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, list | tuple):
-        for value in batch:
-            yield from _tensors(value)
-
-
-def _count(batch: Any) -> int:
-    """Return the samples of a batch: the length of its tensors, which must agree."""
-    lengths = {len(tensor) for tensor in _tensors(batch) if tensor.dim()}
-    if len(lengths) != 1:
-        raise UserError(
-            f"loader: tensors of a batch have lengths {sorted(lengths)}; the first axis must be the samples"
-        )
-    return lengths.pop()
-
-
-def _head(batch: Any, limit: int, count: int) -> Any:
-    return batch if limit >= count else _mapped(batch, lambda tensor: tensor[:limit] if tensor.dim() else tensor)
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    return _mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
-
-
-def _mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(batch, Tensor):
-        return change(batch)
-    if isinstance(batch, Mapping):
-        return {key: _mapped(value, change) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        parts = [_mapped(value, change) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch

@@ -42,6 +42,12 @@ class LBFGS(ClosureOptimizer):
     absolute, so that it depends on the scale of the loss; it is off by default. `history_size=None` keeps as many
     pairs as are cheap to hold.
 
+    `weight_decay` adds weight_decay / 2 ||w||^2 to the loss and `maximize` reverses its sign: `stop_reason` and
+    `gradient_norm` are of the sum, while `step` returns what the closure gives. Exceptions of types in `infeasible`
+    that the closure raises at a trial (`torch.linalg.LinAlgError` of a Cholesky factorisation) count as an infinite
+    loss there, so that the line search shortens the step; at the point where a step begins they are raised, and on
+    several ranks always.
+
     `state_dict()["state"][0]` has `n_iter` and `func_evals` as torch's has, and a checkpoint of torch's loads with its
     curvature. Where torch.distributed is initialised, ranks decide by the mean of their losses over `process_group`
     ("default", or a group); None is for ranks that train models of their own.
@@ -67,6 +73,9 @@ class LBFGS(ClosureOptimizer):
         *,
         keep_curvature: bool = True,
         fixed_closure: bool = False,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        infeasible: type[Exception] | tuple[type[Exception], ...] = (),
         process_group: Any = "default",
     ) -> None:
         defaults = {
@@ -79,13 +88,10 @@ class LBFGS(ClosureOptimizer):
             "line_search_fn": line_search_fn,
             "keep_curvature": keep_curvature,
             "fixed_closure": fixed_closure,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
         }
-        super().__init__(params, defaults, process_group)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for name in ("keep_curvature", "fixed_closure"):  # a checkpoint of torch's has none
-            self.param_groups[0].setdefault(name, self.defaults[name])
+        super().__init__(params, defaults, process_group, infeasible)
 
     def _settings(self) -> StepSettings:
         return read_settings(self.param_groups[0])

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from subsetopt.errors import SettingError, unknown_name
+from subsetopt.optim.closure import ClosureTerms
 
 _SEARCHES = (None, "strong_wolfe")
 
@@ -28,6 +29,7 @@ class StepSettings:
     strong_wolfe: bool
     keep_curvature: bool
     fixed_closure: bool
+    terms: ClosureTerms
 
 
 def read_settings(group: Mapping[str, Any]) -> StepSettings:
@@ -37,34 +39,57 @@ def read_settings(group: Mapping[str, Any]) -> StepSettings:
     if search not in _SEARCHES:
         raise unknown_name("line_search_fn", str(search), ["strong_wolfe"])
     return StepSettings(
-        lr=_learning_rate(group["lr"]),
+        lr=read_rate(group["lr"]),
         max_iter=max_iter,
         max_eval=max_iter * 5 // 4 if max_eval is None else read_count("max_eval", max_eval),
         tolerance_grad=_tolerance("tolerance_grad", group["tolerance_grad"]),
         tolerance_change=_tolerance("tolerance_change", group["tolerance_change"]),
         history_size=None if group["history_size"] is None else read_count("history_size", group["history_size"]),
         strong_wolfe=search is not None,
-        keep_curvature=_switch("keep_curvature", group["keep_curvature"]),
-        fixed_closure=_switch("fixed_closure", group["fixed_closure"]),
+        keep_curvature=read_switch("keep_curvature", group["keep_curvature"]),
+        fixed_closure=read_switch("fixed_closure", group["fixed_closure"]),
+        terms=ClosureTerms(
+            weight_decay=read_weight_decay(group["weight_decay"]),
+            maximize=read_switch("maximize", group["maximize"]),
+        ),
     )
 
 
-def _learning_rate(value: Any) -> float:
-    lr = _number("lr", value)
+def read_weight_decay(value: Any) -> float:
+    """Return a finite number of at least 0; raises `SettingError`."""
+    decay = read_number("weight_decay", value)
+    if not (math.isfinite(decay) and decay >= 0):
+        raise SettingError("weight_decay", value, "must be a finite number of at least 0", "0 turns it off")
+    return decay
+
+
+def read_exceptions(value: Any) -> tuple[type[BaseException], ...]:
+    """Return exception types as a tuple; raises `SettingError`."""
+    kinds = value if isinstance(value, tuple | list) else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise SettingError("infeasible", value, "must be exception types", "try (torch.linalg.LinAlgError,)")
+    return tuple(kinds)
+
+
+def read_rate(value: Any, name: str = "lr", remedy: str = "1.0 is right almost always") -> float:
+    """Return a learning rate; raises `SettingError` for a negative or infinite one."""
+    lr = read_number(name, value)
     if not (math.isfinite(lr) and lr >= 0):
-        raise SettingError("lr", value, "must be a finite number of at least 0", "1.0 is right almost always")
+        raise SettingError(name, value, "must be a finite number of at least 0", remedy)
     return lr
 
 
 def _tolerance(name: str, value: Any) -> float:
     """Return a tolerance; a negative one, which no test can meet, counts as 0."""
-    tolerance = _number(name, value)
+    tolerance = read_number(name, value)
     if math.isnan(tolerance):
         raise SettingError(name, value, "must be a number", "0 turns the test off")
     return max(tolerance, 0.0)
 
 
-def _number(name: str, value: Any) -> float:
+def read_number(name: str, value: Any) -> float:
+    """Return a plain number; those of numpy and torch are as good as Python's."""
     if isinstance(value, Tensor) and value.numel() != 1:
         raise SettingError(name, tuple(value.shape), "a tensor must have one element")
     if isinstance(value, bool | str):
@@ -88,7 +113,8 @@ def read_count(name: str, value: Any) -> int:
     return count
 
 
-def _switch(name: str, value: Any) -> bool:
+def read_switch(name: str, value: Any) -> bool:
+    """Return True or False; raises `SettingError` for anything else."""
     if not isinstance(value, bool):
         raise SettingError(name, value, "must be True or False")
     return value

@@ -12,11 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from subsetopt.errors import SettingError
+from subsetopt.report.palette import GRID, INK, LINE_COLOURS
 
-# Okabe and Ito's palette: distinguishable with any kind of colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _MARKS = ("o", "s", "^", "D")
-_INK, _GRID = "#333333", "#DDDDDD"
 
 
 def coverage_figure(document: Mapping[str, Any], target: Path) -> Path:
@@ -31,12 +29,12 @@ def coverage_figure(document: Mapping[str, Any], target: Path) -> Path:
     _dress(left, "Coverage", "epochs of the sampler", "share of the samples seen at least once")
     left.set_ylim(0, 1.03)
     _dress(right, "Occupancy", f"visits of one sample in {document['epochs']} epochs", "share of the samples")
-    left.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="lower right")
+    left.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
     figure.suptitle(
         f"N = {document['samples']}, {100 * document['fraction']:g} % drawn per epoch; lines: closed form, "
         f"marks: mean of {document['repeats']} simulations, bars: their range",
         fontsize=10,
-        color=_INK,
+        color=INK,
         x=0.01,
         ha="left",
     )
@@ -51,7 +49,7 @@ def coverage_figure(document: Mapping[str, Any], target: Path) -> Path:
 
 
 def _draw(left: Axes, right: Axes, position: int, name: str, entry: Mapping[str, Any]) -> None:
-    colour, mark = _COLOURS[position % len(_COLOURS)], _MARKS[position % len(_MARKS)]
+    colour, mark = LINE_COLOURS[position % len(LINE_COLOURS)], _MARKS[position % len(_MARKS)]
     seen = entry["coverage"]
     epochs = range(1, len(seen["closed_form"]) + 1)
     # At least 0: the mean of equal shares may round past them.
@@ -72,13 +70,13 @@ def _draw(left: Axes, right: Axes, position: int, name: str, entry: Mapping[str,
 
 
 def _dress(axes: Axes, title: str, horizontal: str, vertical: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, color=_INK)
-    axes.set_xlabel(horizontal, color=_INK, fontsize=9)
-    axes.set_ylabel(vertical, color=_INK, fontsize=9)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel(horizontal, color=INK, fontsize=9)
+    axes.set_ylabel(vertical, color=INK, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.grid(True, color=_GRID, linewidth=0.8)
+    axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_INK)
-    axes.tick_params(colors=_INK, labelsize=8)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK, labelsize=8)

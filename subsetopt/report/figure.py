@@ -1,11 +1,12 @@
-"""The figure of a run: training loss against cost, one line per phase; the legend says what loss it is."""
+"""The figure of a run: training loss against cost, one line per phase, and the held-out loss; the legend says which."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from subsetopt.documents.run import RunDocument
+from subsetopt.documents.run import LossOf, RunDocument
 from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.files import replace_file
+from subsetopt.report.figure_labels import EndLabel, label_ends
 from subsetopt.report.metrics_file import read_metrics
+from subsetopt.report.palette import GRID, INK, LINE_COLOURS
 from subsetopt.report.result_file import read_result_file
-from subsetopt.report.words import loss_words, role_words
+from subsetopt.report.words import loss_of, loss_words, role_words
 
 FILE = "loss.png"
 _FORMATS = (".png", ".svg")
-# Okabe and Ito's palette: distinguishable with any kind of colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES = {"subset": (0, (4, 1.5)), "full": "solid"}
-_INK, _GRID = "#333333", "#DDDDDD"
+_DATA = {"subset": "subset", "full": "full training set"}
 
 
 @dataclass
@@ -50,11 +51,17 @@ def loss_figure(directory: Path, result: Mapping[str, Any] | RunDocument | None 
     if target.suffix not in _FORMATS:
         raise SettingError("name", name, "the suffix must be .png or .svg", "try 'loss.svg'")
     document = _stored_result(directory) if result is None else RunDocument.of(result)
-    curves = _read_curves(directory / "metrics.jsonl", document)
+    records = read_metrics(directory / "metrics.jsonl")
+    curves = _curves(records, document)
     figure = Figure(figsize=(7.2, 4.3), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _draw_curves(axes, curves)
+    _draw_held_out(axes, records)
     _dress(axes, curves, _title(directory, document))
+    _mark_changes_of_data(axes, curves)
+    colours = _colours(curves)
+    ends = [EndLabel(f"{c.loss[-1]:.3g}", (c.cost[-1], c.loss[-1]), colours[c.label]) for c in curves]
+    label_ends(axes, reversed(ends))  # where room is short, the last phase has its label
     replace_file(target, _rendered(figure, target.suffix[1:]))
     return target
 
@@ -74,8 +81,7 @@ def _stored_result(directory: Path) -> RunDocument | None:
         return None  # an interrupted run has no result yet
 
 
-def _read_curves(path: Path, result: RunDocument | None) -> list[_Curve]:
-    records = read_metrics(path)
+def _curves(records: Iterable[Mapping[str, Any]], result: RunDocument | None) -> list[_Curve]:
     curves: dict[int, _Curve] = {}
     for record in records:
         curve = curves.setdefault(record["phase"], _Curve(_label(record, result), record["data"]))
@@ -88,7 +94,9 @@ def _read_curves(path: Path, result: RunDocument | None) -> list[_Curve]:
 def _label(record: Mapping[str, Any], result: RunDocument | None) -> str:
     phases = [] if result is None else result.phases
     several = record["phase"] < len(phases) and phases[record["phase"]].subsets is not None
-    what = loss_words(record["method"], record["data"], record["role"], several)
+    kind = loss_of(record["method"], record.get("loss_of"))
+    kind = LossOf.ONE_SUBSET if several and kind == LossOf.OBJECTIVE else kind
+    what = loss_words(kind, record["data"], record["role"])
     return f"{role_words(record['role'], record['data'])}: {record['method']}, {what}"
 
 
@@ -102,9 +110,10 @@ def _title(directory: Path, result: RunDocument | None) -> str:
     )
 
 
-def _draw_curves(axes: Axes, curves: Iterable[_Curve]) -> None:
-    for index, curve in enumerate(curves):
-        colour = _COLOURS[index % len(_COLOURS)]
+def _draw_curves(axes: Axes, curves: Sequence[_Curve]) -> None:
+    colours, named = _colours(curves), set[str]()
+    for curve in curves:
+        colour = colours[curve.label]
         style = _STYLES.get(curve.data, "solid")
         axes.plot(
             curve.cost,
@@ -112,37 +121,65 @@ def _draw_curves(axes: Axes, curves: Iterable[_Curve]) -> None:
             color=colour,
             linestyle=style,
             linewidth=1.8,
-            label=curve.label,
+            label="_nolegend_" if curve.label in named else curve.label,
             solid_capstyle="round",
         )
+        named.add(curve.label)
         axes.plot(curve.cost[-1], curve.loss[-1], marker="o", markersize=5, color=colour)
-        axes.annotate(
-            f"{curve.loss[-1]:.3g}",
-            (curve.cost[-1], curve.loss[-1]),
-            xytext=(0, -12),
-            textcoords="offset points",
-            ha="center",
+
+
+def _colours(curves: Iterable[_Curve]) -> dict[str, str]:
+    """Return a colour for every label; stages of growing subsets have one label, so one colour and legend entry."""
+    labels = dict.fromkeys(curve.label for curve in curves)
+    return {label: LINE_COLOURS[index % len(LINE_COLOURS)] for index, label in enumerate(labels)}
+
+
+def _draw_held_out(axes: Axes, records: Iterable[Mapping[str, Any]]) -> None:
+    """Draw the held-out losses of all phases as one line, where they were measured on the way."""
+    measured = [(r["epoch_equivalents"], (r.get("validation") or {}).get("loss")) for r in records]
+    points = [(cost, loss) for cost, loss in measured if loss is not None and math.isfinite(loss)]
+    if points:
+        cost, loss = zip(*points, strict=True)
+        axes.plot(cost, loss, color=INK, linestyle=":", linewidth=1.4, label="held-out loss, without L2")
+
+
+def _mark_changes_of_data(axes: Axes, curves: Sequence[_Curve]) -> None:
+    """Draw a vertical line where training goes on with other data: the losses on its sides are of different sets."""
+    low, high = axes.get_xlim()
+    for before, after in pairwise(curves):
+        if before.data == after.data:
+            continue
+        at = before.cost[-1]
+        axes.axvline(at, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
+        right = at > low + 0.6 * (high - low)
+        axes.text(
+            at,
+            0.985,
+            f"{_DATA.get(after.data, after.data)} from here ",
+            transform=axes.get_xaxis_transform(),
+            rotation=90,
+            ha="right" if right else "left",
+            va="top",
             fontsize=8,
-            color=colour,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},  # readable on a noisy line
+            color=INK,
         )
 
 
 def _dress(axes: Axes, curves: list[_Curve], title: str) -> None:
     if not curves:
-        axes.text(0.5, 0.5, "no finite loss was recorded", ha="center", transform=axes.transAxes, color=_INK)
+        axes.text(0.5, 0.5, "no finite loss was recorded", ha="center", transform=axes.transAxes, color=INK)
     elif all(loss > 0 for curve in curves for loss in curve.loss):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.03, y=0.12)
-    axes.set_title(title, loc="left", fontsize=10, color=_INK)
-    axes.set_xlabel("cost in epoch-equivalents (forward and backward passes over the training set)", color=_INK)
-    axes.set_ylabel("training loss, as the legend says", color=_INK)
-    axes.grid(True, which="major", color=_GRID, linewidth=0.8)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel("cost in epoch-equivalents (forward and backward passes over the training set)", color=INK)
+    axes.set_ylabel("loss, as the legend says", color=INK)
+    axes.grid(True, which="major", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_INK)
-    axes.tick_params(colors=_INK, which="both", labelsize=8)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK, which="both", labelsize=8)
     if curves:
-        axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK)

@@ -49,7 +49,7 @@ def _to_the_minimum(result: RunDocument, run: str, settings: Mapping[str, Any]) 
 def _cut_short(phase: PhaseEntry) -> bool:
     """Whether a solver on one fixed set of samples was stopped by its limit."""
     one_solve = phase.gradient_norm is not None and phase.role != "grow" and not phase.subsets
-    return one_solve and phase.stop_reason in _LIMITS and not is_mini_batch(phase.method)
+    return one_solve and phase.stop_reason in _LIMITS and not is_mini_batch(phase.method, phase.loss_of)
 
 
 def _larger_limit(phase: PhaseEntry, result: RunDocument, settings: Mapping[str, Any]) -> str:

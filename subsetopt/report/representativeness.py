@@ -16,16 +16,15 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from subsetopt.documents.representativeness import FractionResult, Measure, RepresentativenessDocument
 from subsetopt.errors import RunDirectoryError, UserError
 from subsetopt.files import MALFORMED, reason, replace_file
+from subsetopt.report.palette import GRID, INK, LINE_COLOURS
 from subsetopt.report.study.files import read_representativeness, study_kind
 
 FILE = "representativeness.png"
-# Okabe and Ito's palette; each curve has a marker of its own as well.
 _CURVES = (
-    ("subset_objective", "on its own subset, with L2", "#56B4E9", "s"),
-    ("full_objective", "on the full training set, with L2", "#0072B2", "o"),
-    ("test_loss", "on test data", "#D55E00", "^"),
+    ("subset_objective", "on its own subset, with L2", LINE_COLOURS[2], "s"),
+    ("full_objective", "on the full training set, with L2", LINE_COLOURS[0], "o"),
+    ("test_loss", "on test data", LINE_COLOURS[1], "^"),
 )
-_INK, _GRID = "#333333", "#DDDDDD"
 
 
 def representativeness_figure(directory: Path) -> Path:
@@ -52,7 +51,7 @@ def _drawn(summary: RepresentativenessDocument, rows: Sequence[Mapping[str, str]
     _losses(upper, summary, [row for row in rows if float(row["fraction"]) < 1])
     _excess(lower, summary.subsets, [row for row in rows if float(row["fraction"]) < 1])
     _samples_axis(upper, summary)
-    figure.suptitle(f"{summary.title}\nP = {summary.parameters}, l2 = {summary.l2:g}", fontsize=10, color=_INK)
+    figure.suptitle(f"{summary.title}\nP = {summary.parameters}, l2 = {summary.l2:g}", fontsize=10, color=INK)
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -79,12 +78,12 @@ def _losses(axes: Axes, summary: RepresentativenessDocument, rows: Sequence[Mapp
         )
         if name != "subset_objective":
             axes.axhline(full, color=colour, linestyle=(0, (4, 2)), linewidth=1)
-    axes.plot([], [], color=_INK, linestyle=(0, (4, 2)), linewidth=1, label="the same at the full minimum")
+    axes.plot([], [], color=INK, linestyle=(0, (4, 2)), linewidth=1, label="the same at the full minimum")
     axes.set_yscale("log")
     _plain_ticks(axes.yaxis)
-    axes.set_ylabel("loss of subset minima", color=_INK)
+    axes.set_ylabel("loss of subset minima", color=INK)
     _dress(axes)
-    axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
 
 
 def _excess(axes: Axes, subsets: Sequence[FractionResult], rows: Sequence[Mapping[str, str]]) -> None:
@@ -93,9 +92,9 @@ def _excess(axes: Axes, subsets: Sequence[FractionResult], rows: Sequence[Mappin
     axes.scatter([q for q, _ in points], [excess for _, excess in points], s=12, color=colour, alpha=0.45, linewidths=0)
     means = [(row.ratio, mean) for row in subsets if (mean := _mean(row, "excess")) is not None]
     axes.plot([q for q, _ in means], [mean for _, mean in means], color=colour, marker="o")
-    axes.axhline(1.0, color=_INK, linewidth=1, linestyle=(0, (4, 2)))
-    axes.set_ylabel("F / F*: full objective over\nthe full minimum", color=_INK)
-    axes.set_xlabel("overdetermination ratio of the subset, Q = K·M/P", color=_INK)
+    axes.axhline(1.0, color=INK, linewidth=1, linestyle=(0, (4, 2)))
+    axes.set_ylabel("F / F*: full objective over\nthe full minimum", color=INK)
+    axes.set_xlabel("overdetermination ratio of the subset, Q = K·M/P", color=INK)
     _dress(axes)
 
 
@@ -114,9 +113,9 @@ def _samples_axis(axes: Axes, summary: RepresentativenessDocument) -> None:
         return samples * factor
 
     top = axes.secondary_xaxis("top", functions=(samples, ratio))
-    top.set_xlabel("K, samples in the subset", color=_INK, fontsize=9)
+    top.set_xlabel("K, samples in the subset", color=INK, fontsize=9)
     _plain_ticks(top.xaxis)
-    top.tick_params(colors=_INK, labelsize=8)
+    top.tick_params(colors=INK, labelsize=8)
 
 
 def _plain_ticks(axis: Axis) -> None:
@@ -129,7 +128,7 @@ def _plain_ticks(axis: Axis) -> None:
 def _dress(axes: Axes) -> None:
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
-    axes.grid(True, which="major", color=_GRID, linewidth=0.8)
+    axes.grid(True, which="major", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, which="both", labelsize=8)
+    axes.tick_params(colors=INK, which="both", labelsize=8)

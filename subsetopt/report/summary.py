@@ -97,9 +97,9 @@ def _course(run: RunDocument) -> list[str]:
 
 def _phase(number: int, phase: PhaseEntry) -> list[str]:
     where = "the subset" if phase.data == "subset" else "the full training set"
-    facts = [counted(phase.iterations, "step" if is_mini_batch(phase.method) else "iteration")]
+    facts = [counted(phase.iterations, "step" if is_mini_batch(phase.method, phase.loss_of) else "iteration")]
     if phase.loss is not None:
-        mean = "mean loss of the last mini-batches" if is_mini_batch(phase.method) else "objective"
+        mean = "mean loss of the last mini-batches" if is_mini_batch(phase.method, phase.loss_of) else "objective"
         facts.append(f"{mean} {loss(phase.loss)}")
     if phase.gradient_norm is not None:
         facts.append(f"max|g| {phase.gradient_norm:.1e}{_test(phase)}")
@@ -107,7 +107,11 @@ def _phase(number: int, phase: PhaseEntry) -> list[str]:
     role = "training" if number == 1 and phase.role == "handoff" else role_words(phase.role, phase.data)
     head = f"{number}. {role}: {phase.method} on {where} ({phase.samples} samples)"
     lines = wrapped(f"{head} - {stop_phrase(phase.stop_reason)}.", hanging=5)
-    advice = "" if is_mini_batch(phase.method) and phase.stop_reason == "budget" else stop_advice(phase.stop_reason)
+    advice = (
+        ""
+        if is_mini_batch(phase.method, phase.loss_of) and phase.stop_reason == "budget"
+        else stop_advice(phase.stop_reason)
+    )
     for text in (", ".join(facts) + ".", *subsets_words(phase.model_dump()), advice):
         lines += wrapped(text, indent=5)
     return lines

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from subsetopt.documents.run import LossOf
+
 
 class StopWords(NamedTuple):
     """A phrase for a progress line, and advice for the summary (empty where there is nothing to do)."""
@@ -13,7 +15,6 @@ class StopWords(NamedTuple):
 
 
 ROLES = {"warmup": "warm-up", "grow": "growing stage", "solve": "subset solve", "handoff": "hand-off"}
-_COUPLED, _DECOUPLED, _STREAMS = ("sgd", "adam"), ("adamw", "muon"), ("kfac-stream",)
 
 
 def role_words(role: str, data: str) -> str:
@@ -21,22 +22,37 @@ def role_words(role: str, data: str) -> str:
     return "solve" if role == "solve" and data == "full" else ROLES.get(role, role)
 
 
-def is_mini_batch(method: str) -> bool:
-    """Return whether the recorded loss of `method` is a mean over mini-batches, not the loss on all its data."""
-    return method in (*_COUPLED, *_DECOUPLED)
+# Files of version 0.1 do not say what a loss is; these are the methods of that version whose loss is not the objective.
+_OF_OLD_FILES = {
+    "sgd": LossOf.MINI_BATCHES,
+    "adam": LossOf.MINI_BATCHES,
+    "adamw": LossOf.MINI_BATCHES_WITHOUT_DECAY,
+    "muon": LossOf.MINI_BATCHES_WITHOUT_DECAY,
+    "kfac-stream": LossOf.FRESH_BATCH,
+}
 
 
-def loss_words(method: str, data: str, role: str = "", several: bool = False) -> str:
-    """Return what the loss is that a phase records in metrics.jsonl; `several` disjoint subsets come one by one."""
+def loss_of(method: str, recorded: str | None) -> str:
+    """Return what the loss of a phase is, as `recorded` says, or as the method of a file of version 0.1 had it."""
+    return _OF_OLD_FILES.get(method, LossOf.OBJECTIVE) if recorded is None else recorded
+
+
+def is_mini_batch(method: str, recorded: str | None) -> bool:
+    """Return whether the recorded loss is a mean over mini-batches, not the loss on all the data of the phase."""
+    return loss_of(method, recorded) in (LossOf.MINI_BATCHES, LossOf.MINI_BATCHES_WITHOUT_DECAY)
+
+
+def loss_words(kind: str, data: str, role: str = "") -> str:
+    """Return in words what the loss is that a phase records in metrics.jsonl; `kind` is that of `loss_of`."""
     where = "the subset" if data == "subset" else "the full training set"
-    if is_mini_batch(method):
-        penalty = "with L2" if method in _COUPLED else "without weight decay"
-        return f"mean over the latest mini-batches of {where}, {penalty}"
-    if method in _STREAMS:
-        return "loss on each fresh subset before its step, with L2"
-    if several:
-        return "loss on one of the subsets after the other, with L2"
-    return f"loss on {'the subset of the stage' if role == 'grow' else where}, with L2"
+    words: dict[str, str] = {
+        LossOf.MINI_BATCHES: f"mean over the latest mini-batches of {where}, with L2",
+        LossOf.MINI_BATCHES_WITHOUT_DECAY: f"mean over the latest mini-batches of {where}, without weight decay",
+        LossOf.FRESH_BATCH: "loss on each fresh mini-batch before its step, with L2",
+        LossOf.ONE_SUBSET: "loss on one of the subsets after the other, with L2",
+        LossOf.OBJECTIVE: f"loss on {'the subset of the stage' if role == 'grow' else where}, with L2",
+    }
+    return words.get(kind, kind)
 
 
 _STOP = {

@@ -20,6 +20,7 @@ from subsetopt.report.study.files import STUDY, SUMMARY
 from subsetopt.representativeness.minima import Minimum, Task, draw_subset, set_aside, stored_or_found
 from subsetopt.representativeness.summary import summarise
 from subsetopt.study.directory import RESULTS, open_study, write_csv
+from subsetopt.study.seeds import as_seeds
 from subsetopt.study.workers import StudyInterrupted, Workers, each
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.preparation import prepare
@@ -31,7 +32,10 @@ Tell = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to solve: `run` holds data, model, solver and L2; every fraction gets `repeats` subsets per seed."""
+    """What to solve: `run` holds data, model, solver and L2; every fraction gets `repeats` subsets per seed.
+
+    `seeds` is taken as `as_seeds` takes it: a number of seeds, a sequence or range, or a text such as `11-13`.
+    """
 
     run: RunConfig
     fractions: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -39,10 +43,11 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", as_seeds(self.seeds))
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
                 raise SettingError("fractions", fraction, "does not lie in (0, 1]", "for example 0.05,0.1,0.2")
-        if not self.fractions or self.repeats < 1 or not self.seeds:
+        if not self.fractions or self.repeats < 1:
             raise SettingError("repeats", self.repeats, "there is nothing to solve", "give at least one of each")
         if (count := len(self.seeds) * (1 + len(self.fractions) * self.repeats)) > MOST_MINIMA:
             raise SettingError(

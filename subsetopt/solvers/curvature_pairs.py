@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,12 +128,12 @@ class CurvaturePairs:
         few pairs: that quotient leans to the stiff directions, the more so the worse the conditioning.
         """
         note_flops(4 * pairs**2, host=True)  # two triangular systems and a product
-        s = 2 * np.array(self.order[-pairs:])
-        y = s + 1
-        R = np.triu(self.gram[np.ix_(s, y)])
-        YY = self.gram[np.ix_(y, y)]
-        D = np.diag(R)
-        gamma = float((D / np.diag(YY))[-GAMMA_PAIRS:].max())
+        s, y = _pair_rows(self.order[-pairs:])
+        # In the order of columns, as LAPACK takes it; dtrtrs reads the upper triangle alone.
+        R = np.asfortranarray(self.gram[s][:, y])
+        YY = np.ascontiguousarray(self.gram[y][:, y])
+        D = R.diagonal()
+        gamma = float((D[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]).max())
         p, _ = dtrtrs(R, self.with_gradient[s])
         inner = D * p + gamma * (YY @ p - self.with_gradient[y])
         c = np.zeros(len(self.gram))
@@ -157,6 +158,15 @@ class CurvaturePairs:
         used = 2 * len(self.order) + 2
         weights = moved(torch.from_numpy(c[:used]), gradient.device, gradient.dtype)
         return combination(gradient, self.rows[:used], weights, beta=gamma), square
+
+
+def _pair_rows(order: Sequence[int]) -> tuple[Any, Any]:
+    """Return where the s and the y of these slots are: slices, which copy nothing, until the ring has turned."""
+    first, last = order[0], order[-1]
+    if last - first == len(order) - 1:
+        return slice(2 * first, 2 * last + 1, 2), slice(2 * first + 1, 2 * last + 2, 2)
+    s = 2 * np.array(order)
+    return s, s + 1
 
 
 def curvature_correction(decrease: float, slope: float, new_slope: float, noise: float) -> float:

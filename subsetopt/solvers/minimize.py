@@ -13,6 +13,7 @@ from subsetopt.arguments import kind_of
 from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import BudgetExhausted, SmoothObjective
 from subsetopt.solvers import make_solver
+from subsetopt.solvers.infeasible import feasible
 from subsetopt.solvers.protocol import Solver, SolveResult, State, StopReason
 
 Function = Callable[[Tensor], Tensor]
@@ -27,19 +28,22 @@ def minimize(
     max_iterations: int | None = None,
     max_evaluations: int | None = None,
     callback: Callback | None = None,
+    infeasible: tuple[type[Exception], ...] = (),
     **options: Any,
 ) -> SolveResult:
     """Minimise `fun` from `x0` and return the best point found with its loss and gradient norm.
 
     `fun` is a differentiable torch function of one tensor in the shape of `x0`, or an objective; then `x0` may be left
     out. `options` are the settings of `method`. `callback(state)` is called after every iteration; the solve stops with
-    `callback` when it returns True or raises StopIteration. Never raises for a difficult function: `stop_reason` says
-    what happened. Raises `SettingError` for a wrong method, setting or starting point.
+    `callback` when it returns True or raises StopIteration. A point at which `fun` raises one of the exceptions
+    `infeasible`, e.g. `(torch.linalg.LinAlgError,)`, is one at which it is infinite. Never raises for a difficult
+    function: `stop_reason` says what happened. Raises `SettingError` for a wrong method, setting or starting point.
     """
     limits = {"gtol": gtol, "max_iterations": max_iterations, "max_evaluations": max_evaluations}
     solver = make_solver(method, **limits, **options)
     _check_kinds(fun, callback)
     objective, start = _problem(fun, x0)
+    objective = feasible(objective, infeasible)
     state, reason = run(solver, objective, solver.init(objective, start), callback)
     return summarise(state, reason, start.shape if x0 is None else x0.shape)
 

@@ -9,20 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 LEVEL = 0.95
+POWER = 0.8
 Verdict = Literal["better", "worse", "no difference"]
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A paired difference `a - b` over the seeds that both have; `p_adjusted` is Holm's over its family."""
+    """A paired difference `a - b` over the seeds that both have; `p_adjusted` is Holm's over its family.
+
+    `detectable` is the true difference, of either sign, that such a study would have shown with probability `POWER`.
+    """
 
     a: str
     b: str
@@ -31,6 +36,7 @@ class PairedTest:
     interval: Interval | None
     p: float | None
     p_adjusted: float | None
+    detectable: float | None
     verdict: Verdict
 
 
@@ -79,11 +85,49 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def detectable_difference(
+    differences: Sequence[float], comparisons: int, power: float = POWER, level: float = LEVEL
+) -> float | None:
+    """Return the mean difference that the paired t test finds with probability `power`; None without any scatter.
+
+    The scatter is that of `differences`, the level Bonferroni's for this many `comparisons`, which Holm's procedure
+    asks of the first to be shown. Exact for normal differences: with nu = n - 1 and the critical value c,
+    P(|T| > c) = E[Phi(d - c s) + Phi(-d - c s)], s^2 ~ chi^2_nu / nu, at d = difference sqrt(n) / deviation.
+    """
+    n = len(differences)
+    values = np.asarray(differences, dtype=float)
+    if n < 2 or np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return None
+    return _detectable_shift(n, comparisons, power, level) * float(np.std(values, ddof=1)) / math.sqrt(n)
+
+
+@cache
+def _detectable_shift(n: int, comparisons: int, power: float, level: float) -> float:
+    """Return the noncentrality d of `detectable_difference`."""
+    critical = float(stats.t.isf((1 - level) / (2 * comparisons), n - 1))
+    quantiles = (np.arange(2000) + 0.5) / 2000
+    scaled = critical * np.sqrt(stats.chi2.ppf(quantiles, n - 1) / (n - 1))
+
+    def missing(shift: float) -> float:
+        found = stats.norm.cdf(shift - scaled) + stats.norm.cdf(-shift - scaled)
+        return float(found.mean()) - power
+
+    return float(optimize.brentq(missing, 0.0, critical * 10 + 10))
+
+
 def compare_all(
-    values: Mapping[str, Mapping[int, float]], higher_is_better: bool, level: float = LEVEL
+    values: Mapping[str, Mapping[int, float]],
+    higher_is_better: bool,
+    level: float = LEVEL,
+    baseline: str | None = None,
 ) -> list[PairedTest]:
-    """Compare every pair of `{method: {seed: value}}`; these pairs are one family for Holm's correction."""
+    """Compare every pair of `{method: {seed: value}}`, or every method with `baseline` alone.
+
+    These comparisons are one family for Holm's correction.
+    """
     pairs = list(combinations(values, 2))
+    if baseline is not None:
+        pairs = [(name, baseline) for name in values if name != baseline]
     differences = [[values[a][seed] - values[b][seed] for seed in values[a] if seed in values[b]] for a, b in pairs]
     p_values = [paired_p(items) for items in differences]
     known = [p for p in p_values if p is not None]
@@ -93,7 +137,9 @@ def compare_all(
         p_adjusted = None if p is None else next(adjusted)
         difference = float(np.mean(items)) if items else None
         verdict = _verdict(difference, p_adjusted, higher_is_better, 1 - level)
-        rows.append(PairedTest(a, b, len(items), difference, mean_interval(items, level), p, p_adjusted, verdict))
+        detectable = detectable_difference(items, len(known), level=level)
+        interval = mean_interval(items, level)
+        rows.append(PairedTest(a, b, len(items), difference, interval, p, p_adjusted, detectable, verdict))
     return rows
 
 

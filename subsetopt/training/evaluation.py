@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.data import Dataset
 from subsetopt.training.checks.identity import check_identity, check_outputs, fits
 from subsetopt.training.checks.run_data import changed_data
 from subsetopt.training.context import RunContext
@@ -34,7 +33,7 @@ def evaluate_run(
     device: str | None = None,
     splits: Sequence[str] = ("train", "validation", "test"),
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     notes: list[str] | None = None,
 ) -> dict[str, Any]:
     """Return {split: {loss, accuracy | mse, r2}} of a finished run's model, computed afresh.

@@ -15,6 +15,7 @@ from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.checks.identity import check_identity, check_outputs
 from subsetopt.training.context import PreparedRun
+from subsetopt.training.observers import Observed, stop_asked
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.position import Held, Position, Snapshot, pack, unpack
 from subsetopt.training.progress import Progress
@@ -118,6 +119,7 @@ class Loop:
             "stop_reason": str(reason),
             "converged": reason.converged,
             "loss": record["loss"],
+            "loss_of": str(phase.loss_of),
             "gradient_norm": record["gradient_norm"],
             "iterations": record["iteration"],
             "counts": {"evaluations": record["evaluations"], "products": record["products"]},
@@ -128,6 +130,8 @@ class Loop:
         position.snapshots.append(Snapshot(summary, position.w.detach().clone(), self._model.flat.buffers()))
         position.state = None
         self._progress.phase_ended(reason)
+        if isinstance(self._progress, Observed):
+            self._progress.phase_done(summary)
         self._log(f"{phase.title}: {reason} after {record['iteration']} iterations, loss {record['loss']}")
         self.save(position)
 
@@ -150,6 +154,7 @@ class Loop:
             "method": phase.config.method,
             "data": phase.config.data,
             **record,
+            "loss_of": str(phase.loss_of),
             "epoch_equivalents": self._budget.ledger.cost,
             "seconds": self._seconds(position),
             **self._held_out(phase, position),
@@ -162,7 +167,9 @@ class Loop:
     def _agreed_to_stop(self, position: Position) -> bool:
         """Save where rank 0 finds it due, and return whether any rank was asked to stop: one small collective."""
         loss = self._phases[len(position.snapshots)].record(position.state)["loss"]
-        stop, save = self._ranks.agree(self._stop.asked, self._save_due(), figure=math.nan if loss is None else loss)
+        stop, save = self._ranks.agree(
+            self._stop.asked or stop_asked(self._progress), self._save_due(), figure=math.nan if loss is None else loss
+        )
         if save and not stop:
             self.save(position)
         return stop

@@ -9,9 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.data import Dataset, Preprocess, draw, load_dataset, require_all_classes, standardised_targets
+from subsetopt.data import (
+    Dataset,
+    Preprocess,
+    as_dataset,
+    draw,
+    load_dataset,
+    require_all_classes,
+    standardised_targets,
+)
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
+from subsetopt.inputs import Inputs
 from subsetopt.models import build_model, check_output_shape, initialise_lazy, refuse_reserved
 from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
 from subsetopt.overdetermination import warning
@@ -35,7 +44,7 @@ PRICE_SAMPLES, CHECKED_SAMPLES = 8, 16
 def prepare(
     config: RunConfig,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     ranks: Ranks | None = None,
     statistics: Mapping[str, Any] | None = None,
 ) -> PreparedRun:
@@ -63,6 +72,14 @@ def prepare(
             drop=config.drop,
             ranks=ranks,
         )
+    elif not isinstance(dataset, Dataset):
+        dataset = as_dataset(
+            dataset,
+            task=config.task,
+            validation_fraction=config.validation_fraction,
+            seed=config.seed,
+            normalize=config.normalize,
+        )
     elif config.task not in (None, dataset.task):
         raise SettingError("task", config.task, f"the data set given is for {dataset.task}", "leave it out")
     loss = resolve_loss(config.loss, dataset)
@@ -78,7 +95,7 @@ def prepare(
             dtype=dtype,
             **config.model_args,
         )
-    initialise_lazy(model, dataset.in_shape)
+    initialise_lazy(model, dataset.in_shape, _few(dataset, dtype))
     flat = FlatModel(model, dtype=dtype, device=device)
     dataset, embedded = fitted_inputs(flat, dataset)
     preprocess = Preprocess(dataset.normalization, dtype, embedded)
@@ -150,7 +167,7 @@ def resolve_model(name: str, dataset: Dataset) -> str:
     """Return the model meant by `auto`: a small CNN for images of 16 pixels or more, else an MLP."""
     if name != "auto":
         return name
-    images = len(dataset.in_shape) == 3 and min(dataset.in_shape[1:]) >= 16
+    images = not isinstance(dataset.in_shape, dict) and len(dataset.in_shape) == 3 and min(dataset.in_shape[1:]) >= 16
     return "cnn" if images else "mlp"
 
 
@@ -165,6 +182,12 @@ def _draw_subset(config: RunConfig, dataset: Dataset) -> Tensor:
     if dataset.task == "classification":
         require_all_classes(dataset.train.targets[subset], dataset.n_outputs)
     return subset
+
+
+def _few(dataset: Dataset, dtype: torch.dtype) -> Inputs:
+    """Return some training inputs as a model gets them."""
+    few: Inputs = dataset.train.inputs[:CHECKED_SAMPLES]
+    return Preprocess(dataset.normalization, dtype)(few)
 
 
 def _prices(

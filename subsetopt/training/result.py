@@ -40,6 +40,7 @@ from subsetopt.training.context import PreparedRun, RunContext
 from subsetopt.training.position import Position, Snapshot
 from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import BEST, ENVIRONMENT, MODEL, RunDirectory
+from subsetopt.training.run_model import training_loss
 from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData
 from subsetopt.version import own_version
@@ -65,7 +66,7 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
         status="done",
         seed=config.seed,
         dataset=_dataset(data),
-        normalization=_scaling(dataset.normalization),
+        normalization=_scalings(dataset.normalization),
         target_normalization=_scaling(dataset.target_normalization),
         model=Model(name=config.model, args=config.model_args, parameters=run.model.flat.size),
         overdetermination=_ratio(data, run.model.flat.size),
@@ -73,6 +74,7 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
         solve=None if solve is None else SolveEntry.model_validate({"solver": solve.record["method"], **solve.record}),
         handoff=None if handoff is None else PhaseEntry.model_validate(handoff.record),
         metrics=_written(metrics),
+        objective=_objective(config.l2, snapshots[-1], metrics),
         metrics_before_handoff=None if before is None else _written(before),
         assessment=assessment,
         models=Models(last=MODEL, best=None if assessment.better is None else BEST),
@@ -95,7 +97,8 @@ def _dataset(data: TrainingData) -> DatasetEntry:
     return DatasetEntry(
         name=dataset.name,
         task=dataset.task,
-        in_shape=list(dataset.in_shape),
+        in_shape=_shape(dataset.in_shape),
+        columns=list(dataset.columns) or None,
         n_outputs=dataset.n_outputs,
         train=len(dataset.train),
         validation=len(dataset.validation) if dataset.validation else 0,
@@ -127,6 +130,17 @@ def _ratio(data: TrainingData, parameters: int) -> Ratio:
     )
 
 
+def _shape(shape: Any) -> list[int] | dict[str, list[int]]:
+    return {key: list(own) for key, own in shape.items()} if isinstance(shape, dict) else list(shape)
+
+
+def _scalings(by: Normalization | dict[str, Normalization] | None) -> Scaling | dict[str, Scaling] | None:
+    """Return the statistics of one input, or of several by name."""
+    if not isinstance(by, dict):
+        return _scaling(by)
+    return {key: Scaling(mean=list(own.mean), std=list(own.std)) for key, own in by.items()}
+
+
 def _scaling(normalization: Normalization | None) -> Scaling | None:
     return None if normalization is None else Scaling(mean=list(normalization.mean), std=list(normalization.std))
 
@@ -137,6 +151,13 @@ def _metrics(data: TrainingData, run: RunContext, snapshot: Snapshot, splits: Se
     metrics = {name: measured for name, measured in found.items() if measured is not None}
     run.warnings += [note for note in non_finite_notes(data, run.model.flat, metrics) if note not in run.warnings]
     return metrics
+
+
+def _objective(l2: float, snapshot: Snapshot, metrics: Measured) -> float | None:
+    """Return the loss on all training data with the run's L2 penalty; None where they were not measured."""
+    if "train" not in metrics:
+        return None
+    return training_loss(metrics["train"]) + 0.5 * l2 * float(snapshot.w.double().square().sum())
 
 
 def _written(metrics: Measured) -> Metrics:

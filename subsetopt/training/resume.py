@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.data import Dataset
 from subsetopt.distributed import join
 from subsetopt.errors import RunDirectoryError, SettingError, UserError
 from subsetopt.files import MALFORMED, reason
 from subsetopt.training.checks.identity import fits
 from subsetopt.training.finishing import SPLITS, RunResult, finish
 from subsetopt.training.loop import Loop
+from subsetopt.training.observers import Callbacks, Observed
 from subsetopt.training.position import Position
 from subsetopt.training.progress import Progress, Silent
 from subsetopt.training.result import version_of, warn_of_other_environment
@@ -27,6 +27,7 @@ from subsetopt.training.run_directory import (
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.starting import alone_in, prepare_all, set_resume_hint
 from subsetopt.training.stored_settings import load_config, stored_settings
+from subsetopt.training.trackers import check_tracker, tracking
 from subsetopt.version import own_version
 
 
@@ -36,11 +37,12 @@ def resume_run(
     *,
     progress: Progress | None = None,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
     may_idle: bool = False,
     limits: Mapping[str, Any] | None = None,
+    callbacks: Callbacks | None = None,
 ) -> RunResult:
     """Go on with an interrupted or killed run; a finished one returns its result at once.
 
@@ -54,16 +56,18 @@ def resume_run(
     limits = {name: value for name, value in (limits or {}).items() if value is not None}
     config = _within(load_config(directory, model, dataset, limits), limits)
     ranks = join(config.rank_timeout, config.device)
-    progress = (progress if ranks.main else None) or Silent()
+    shown = (progress if ranks.main else None) or Silent()
+    check_tracker(config, True)
     prepared, phases = prepare_all(config, model, dataset, ranks, may_idle)
     written = directory if ranks.main else None
-    loop = Loop(prepared, phases, written, progress)
-    with alone_in(written, ranks):
+    with alone_in(written, ranks), tracking(config, written, ranks.main) as tracker:
+        observed = Observed(shown, callbacks or Callbacks(), tracker)
+        loop = Loop(prepared, phases, written, observed)
         ranks.together(lambda: None if written is None else written.prepare_to_go_on())
         checkpoint = ranks.together(directory.load_checkpoint)
         set_resume_hint(ranks, directory)
         if ranks.main:
-            warn_of_other_environment(directory, prepared.data.device, ranks, progress)
+            warn_of_other_environment(directory, prepared.data.device, ranks, observed)
         ranks.together(
             lambda: (
                 None if checkpoint is None else fits(directory, CHECKPOINT, loop.check, checkpoint[1], tuple(limits))
@@ -74,7 +78,10 @@ def resume_run(
             ranks.together(lambda: None if checkpoint is None else loop.reopen(position))
             ranks.together(lambda: None if written is None else written.write_toml(CONFIG, stored_settings(config)))
             loop.save(position)
-        return finish(loop, position, prepared, phases, written, progress, splits, figure, may_idle)
+        outcome = finish(loop, position, prepared, phases, written, observed, splits, figure, may_idle)
+        if tracker is not None:
+            tracker.result(outcome.result)
+        return outcome
 
 
 def _within(config: RunConfig, limits: Mapping[str, Any]) -> RunConfig:

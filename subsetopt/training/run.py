@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from torch import nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.data import Dataset
 from subsetopt.distributed import join
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.finishing import SPLITS, RunResult, finish
 from subsetopt.training.loop import Loop
+from subsetopt.training.observers import Callbacks, Observed
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Progress, Silent
@@ -24,6 +24,7 @@ from subsetopt.training.run_directory import (
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.starting import alone_in, prepare_all, set_resume_hint, show_encoding
 from subsetopt.training.stored_settings import as_given, stored_settings
+from subsetopt.training.trackers import check_tracker, tracking
 
 
 @ordinary_torch()
@@ -32,11 +33,12 @@ def train(
     *,
     progress: Progress | None = None,
     model: nn.Module | None = None,
-    dataset: Dataset | None = None,
+    dataset: object = None,
     keep: bool = True,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
     may_idle: bool = False,
+    callbacks: Callbacks | None = None,
 ) -> RunResult:
     """Run all phases of `config` and return the result; `keep=False` writes nothing to disk.
 
@@ -46,18 +48,25 @@ def train(
 
     With `may_idle` a run whose budget admits no step is a finding, not a mistake.
 
+    `callbacks` are called on rank 0 after every iteration and phase, and may stop the run.
+
     Started by torchrun, the processes share the work; rank 0 alone writes and shows progress, and every rank returns
     the result.
     """
     ranks = join(config.rank_timeout, config.device)
     progress = (progress if ranks.main else None) or Silent()
+    check_tracker(config, keep)
     prepared, phases = prepare_all(as_given(config, model, dataset), model, dataset, ranks, may_idle)
     show_encoding(prepared, progress)
     directory = ranks.together(lambda: _new_directory(prepared) if keep and ranks.main else None)
     set_resume_hint(ranks, directory)
-    loop = Loop(prepared, phases, directory, progress)
-    with alone_in(directory, ranks):
-        return finish(loop, loop.start(), prepared, phases, directory, progress, splits, figure, may_idle)
+    with alone_in(directory, ranks), tracking(config, directory, ranks.main) as tracker:
+        observed = Observed(progress, callbacks or Callbacks(), tracker)
+        loop = Loop(prepared, phases, directory, observed)
+        outcome = finish(loop, loop.start(), prepared, phases, directory, observed, splits, figure, may_idle)
+        if tracker is not None:
+            tracker.result(outcome.result)
+        return outcome
 
 
 def _new_directory(prepared: PreparedRun) -> RunDirectory:

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
-from subsetopt.data import Dataset
 from subsetopt.distributed import Ranks
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.phases.factory import build_phases
@@ -21,7 +20,7 @@ from subsetopt.training.settings.run import RunConfig
 
 
 def prepare_all(
-    config: RunConfig, model: nn.Module | None, dataset: Dataset | None, ranks: Ranks, may_idle: bool
+    config: RunConfig, model: nn.Module | None, dataset: object, ranks: Ranks, may_idle: bool
 ) -> tuple[PreparedRun, list[Phase]]:
     """Build and check everything on every rank; a mistake that one of them finds ends all."""
 

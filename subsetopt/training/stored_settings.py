@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from subsetopt.data import Dataset
 from subsetopt.errors import RunDirectoryError
 from subsetopt.training.run_directory import (
     CONFIG,
@@ -18,7 +17,7 @@ from subsetopt.training.settings.run import RunConfig, make_config, read_toml
 FOREIGN = "(given as an object)"
 
 
-def as_given(config: RunConfig, model: nn.Module | None, dataset: Dataset | None) -> RunConfig:
+def as_given(config: RunConfig, model: nn.Module | None, dataset: object) -> RunConfig:
     """Record in the configuration that objects replace the named model or data set."""
     changes: dict[str, Any] = {}
     if model is not None:
@@ -46,7 +45,7 @@ def stored_settings(config: RunConfig) -> dict[str, Any]:
 def load_config(
     directory: RunDirectory,
     model: nn.Module | None,
-    dataset: Dataset | None,
+    dataset: object,
     overrides: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Read the settings of a run; raises `RunDirectoryError` where it was given objects that are missing now."""

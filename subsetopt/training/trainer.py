@@ -8,9 +8,10 @@ from typing import Any, Self
 from torch import nn
 
 from subsetopt.arguments import kind_of, refuse_given, require_module
-from subsetopt.data import Dataset, require_dataset
+from subsetopt.data import Dataset, require_readable
 from subsetopt.errors import SettingError
-from subsetopt.training.finishing import RunResult
+from subsetopt.training.finishing import Interrupted, RunResult
+from subsetopt.training.observers import Callback, Callbacks
 from subsetopt.training.prediction.predictor import Predictor, load_predictor
 from subsetopt.training.progress import Progress
 from subsetopt.training.resume import resume_run
@@ -19,24 +20,19 @@ from subsetopt.training.run_directory import CONFIG, RESULT, RunDirectory
 from subsetopt.training.settings.run import make_config, read_toml
 from subsetopt.training.stored_settings import load_config
 
-_DATA = (
-    "data_dir",
-    "data_file",
-    "target",
-    "test_file",
-    "drop",
-    "validation_fraction",
-    "normalize",
-)  # how a data set is read by its name
+_NAMED = ("data_dir", "data_file", "target", "test_file", "drop")  # where a data set lies that has a name
+_MADE = ("validation_fraction", "normalize")  # how a `Dataset` was made
 
 
 class SubsetTrainer:
     """Solves a subset to its minimum and hands over, for any `nn.Module` and any `Dataset`.
 
     `model` is a module (never modified: the fitted copy is `trainer.model`) or a model name; `dataset` a data set name,
-    or a `Dataset`: `dataset_from_arrays` makes one of tensors or arrays, `as_dataset` of a pair (x, y), a
-    `TensorDataset` or a plain `DataLoader`. Settings are those of `subsetopt train` with underscores, e.g.
+    a `Dataset`, or what `as_dataset` makes one of: a pair (x, y) of tensors or arrays, a torch Dataset or DataLoader, a
+    Hugging Face Dataset, a frame of pandas. Settings are those of `subsetopt train` with underscores, e.g.
     `subset_frac=0.1, solver="newton-cg", handoff="adam"`. Without `output` nothing is written to disk.
+    `on_iteration(record)` and `on_phase_end(record)` are called with what metrics.jsonl and result.json say of an
+    iteration and a phase; one that returns True stops the run. The logger `subsetopt` has phases and warnings.
     Raises `UserError` (a `ValueError`) in one line for unusable settings, for those that would have no effect beside
     an object, and for data or a model of another type.
     """
@@ -44,9 +40,11 @@ class SubsetTrainer:
     def __init__(
         self,
         model: nn.Module | str = "auto",
-        dataset: Dataset | str = "digits",
+        dataset: object = "digits",
         *,
         progress: Progress | None = None,
+        on_iteration: Callback | None = None,
+        on_phase_end: Callback | None = None,
         **settings: Any,
     ) -> None:
         names: dict[str, Any] = {}
@@ -58,23 +56,35 @@ class SubsetTrainer:
         if isinstance(dataset, str):
             names["dataset"] = dataset
         else:
-            require_dataset(dataset)
-            refuse_given(settings, _DATA, "the data set", "set it where the data set is made")
+            require_readable(dataset)
+            without = _NAMED + (_MADE if isinstance(dataset, Dataset) else ())
+            refuse_given(settings, without, "the data set", "set it where the data set is made")
         self.config = make_config(settings, names)
         self._model = None if isinstance(model, str) else model
         self._dataset = None if isinstance(dataset, str) else dataset
         self._progress = _checked(progress)
+        self._callbacks = Callbacks(on_iteration, on_phase_end)
         self._outcome: RunResult | None = None
+        self.stopped = False
 
     def fit(self) -> Self:
-        """Run all phases; `result`, `model` and `directory` hold the outcome."""
-        self._outcome = train(
-            self.config,
-            progress=self._progress,
-            model=self._model,
-            dataset=self._dataset,
-            keep=self.config.output is not None,
-        )
+        """Run all phases; `result`, `model` and `directory` hold the outcome.
+
+        Where a callback stops the run, `stopped` is True, and `SubsetTrainer.resume(output)` goes on with it. Raises
+        `SettingError` where one does and there is no `output` to save the state in.
+        """
+        keep = self.config.output is not None
+        given: dict[str, Any] = {"model": self._model, "dataset": self._dataset, "callbacks": self._callbacks}
+        try:
+            self._outcome = train(self.config, progress=self._progress, keep=keep, **given)
+        except Interrupted as stop:
+            if not self._callbacks.stopped:
+                raise
+            if stop.directory is None:
+                raise SettingError(
+                    "output", None, "a callback stopped the run, and nothing is saved", "give output"
+                ) from stop
+            self.stopped = True
         return self
 
     @classmethod
@@ -83,8 +93,10 @@ class SubsetTrainer:
         directory: str | Path,
         *,
         model: nn.Module | None = None,
-        dataset: Dataset | None = None,
+        dataset: object = None,
         progress: Progress | None = None,
+        on_iteration: Callback | None = None,
+        on_phase_end: Callback | None = None,
         max_iterations: int | None = None,
         max_epochs: float | None = None,
         max_seconds: float | None = None,
@@ -99,7 +111,7 @@ class SubsetTrainer:
         if model is not None:
             require_module("model", model)
         if dataset is not None:
-            require_dataset(dataset)
+            require_readable(dataset)
         limits = {
             "max_iterations": max_iterations,
             "max_epochs": max_epochs,
@@ -107,8 +119,16 @@ class SubsetTrainer:
             "solver_epochs": solver_epochs,
             "handoff_epochs": handoff_epochs,
         }
-        outcome = resume_run(directory, progress=_checked(progress), model=model, dataset=dataset, limits=limits)
+        callbacks = Callbacks(on_iteration, on_phase_end)
+        outcome: RunResult | None = None
+        given: dict[str, Any] = {"model": model, "dataset": dataset, "limits": limits, "callbacks": callbacks}
+        try:
+            outcome = resume_run(directory, progress=_checked(progress), **given)
+        except Interrupted:
+            if not callbacks.stopped:
+                raise
         trainer = cls("auto" if model is None else model, "digits" if dataset is None else dataset, progress=progress)
+        trainer.stopped = outcome is None
         # The run's own settings, not the defaults: whatever is asked of the trainer later is computed as the run was.
         trainer.config = load_config(RunDirectory.open(Path(directory)), model, dataset)
         trainer._outcome = outcome
@@ -173,6 +193,8 @@ class SubsetTrainer:
 
     @property
     def _fitted(self) -> RunResult:
+        if self.stopped:
+            raise SettingError("trainer", "stopped", "a callback stopped the run", "use SubsetTrainer.resume(output)")
         if self._outcome is None:
             raise SettingError("trainer", "not fitted", "there is no result yet", "call fit() first")
         return self._outcome

@@ -14,6 +14,7 @@ from subsetopt.data.digest import dataset_digest
 from subsetopt.data.normalization import measure
 from subsetopt.data.subset import disjoint, draw_slice
 from subsetopt.errors import SettingError, setting
+from subsetopt.inputs import LazyRows, Stored, taken
 from subsetopt.objective import resident_bytes
 from subsetopt.objective.noise import MINIMUM_CHUNKS
 from subsetopt.overdetermination import Overdetermination, overdetermination_ratio
@@ -103,7 +104,7 @@ class TrainingData:
         part = self.dataset.train if split is SplitName.TRAIN else self._held_out(split)
         return 0 if part is None else len(part)
 
-    def tensors(self, split: SplitName) -> tuple[Tensor, Tensor] | None:
+    def tensors(self, split: SplitName) -> tuple[Stored, Tensor] | None:
         """Return inputs and targets of a split, None where the data set has none.
 
         Training data are on the device; inputs that do not fit there, and held-out data, are where they are stored.
@@ -113,11 +114,11 @@ class TrainingData:
         part = self._held_out(split)
         return None if part is None else (part.inputs, part.targets)
 
-    def trained(self, split: SplitName) -> tuple[Tensor, Tensor]:
+    def trained(self, split: SplitName) -> tuple[Stored, Tensor]:
         """Return the tensors that a phase on the subset, with its copies, or on all training data trains on."""
         return self._subset_on_device if split is SplitName.SUBSET else self._train_on_device
 
-    def stored(self, split: SplitName) -> tuple[Tensor, Tensor, Tensor | None]:
+    def stored(self, split: SplitName) -> tuple[Stored, Tensor, Tensor | None]:
         """Return the samples of `trained` where they are stored: inputs, targets, and which rows of them (None: all).
 
         So that of several ranks each copies, and reads from a memory-mapped file, its own rows alone.
@@ -127,8 +128,8 @@ class TrainingData:
         train = self.dataset.train
         return train.inputs, train.targets, self.subset if split is SplitName.SUBSET else None
 
-    def stored_inputs(self, split: SplitName) -> Tensor:
-        """Return all inputs of `trained` as one tensor where they are stored."""
+    def stored_inputs(self, split: SplitName) -> Stored:
+        """Return all inputs of `trained` where they are stored."""
         return self._drawn[0] if split is SplitName.SUBSET else self.dataset.train.inputs
 
     def targets(self, split: SplitName) -> Tensor | None:
@@ -149,25 +150,37 @@ class TrainingData:
         return None if part is None or len(part) == 0 else part
 
     @cached_property
-    def _train_on_device(self) -> tuple[Tensor, Tensor]:
+    def _train_on_device(self) -> tuple[Stored, Tensor]:
         return self._placed(self.dataset.train.inputs), self.dataset.train.targets.to(self.device)
 
     @cached_property
-    def _subset_on_device(self) -> tuple[Tensor, Tensor]:
+    def _subset_on_device(self) -> tuple[Stored, Tensor]:
         inputs, targets = self._drawn
         return self._placed(inputs), targets.to(self.device)
 
-    def _placed(self, inputs: Tensor) -> Tensor:
-        return inputs.to(self.device) if inputs.nbytes <= resident_bytes(self.device) else inputs
+    def _placed(self, inputs: Stored) -> Stored:
+        limit = resident_bytes(self.device)
+        if isinstance(inputs, LazyRows):
+            return inputs[:].to(self.device) if inputs.nbytes <= min(limit, inputs.limit) else inputs
+        return inputs.to(self.device) if inputs.nbytes <= limit else inputs
 
     @cached_property
-    def _drawn(self) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.dataset.train.inputs[self.subset], self.dataset.train.targets[self.subset]
+    def _drawn(self) -> tuple[Stored, Tensor]:
+        inputs, targets = taken(self.dataset.train.inputs, self.subset), self.dataset.train.targets[self.subset]
         if self.copies:
+            inputs = images_of(inputs)
             extra = augmented_copies(inputs, self.copies, derive_seed(self.seed, "augment"))
             inputs = torch.cat([inputs, extra])
             targets = targets.repeat(self.copies + 1, *[1] * (targets.ndim - 1))
         return inputs, targets
+
+
+def images_of(inputs: Stored) -> Tensor:
+    """Return inputs that augmentation can change; raises `SettingError` for several inputs."""
+    images = inputs[:] if isinstance(inputs, LazyRows) else inputs
+    if isinstance(images, Tensor):
+        return images
+    raise SettingError("augment_copies", images.keys, "needs images, the inputs are several tensors", "set it to 0")
 
 
 def strata(dataset: Dataset, stratify: bool) -> Tensor | None:

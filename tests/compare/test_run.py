@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from subsetopt.compare import cells as cells_module
 from subsetopt.compare import execution
@@ -66,14 +67,33 @@ def test_the_summary_agrees_with_the_cells(finished: tuple[Path, dict[str, Any]]
     runs = [json.loads(path.read_text()) for path in sorted(root.glob("cells/adam-*/result.json"))]
     assert sorted(row["values"]) == sorted(run["metrics"]["test"]["accuracy"] for run in runs)
     trials = [json.loads(path.read_text()) for path in root.glob("tuning/adam-*/result.json")]
-    tuning = sum(run["cost"]["epoch_equivalents"] for run in trials)
+    tuning = sum(run["cost"]["epoch_equivalents"] for run in trials) / 2  # a search for each of the two seeds
     assert row["cost_including_tuning"] == pytest.approx(row["cost_mean"] + tuning)
+    assert row["objective_mean"] == pytest.approx(sum(run["objective"] for run in runs) / 2)
+
+
+def test_every_seed_has_a_search_of_its_own_with_as_many_trials(finished: tuple[Path, dict[str, Any]]) -> None:
+    for method in finished[1]["methods"]:
+        searches = method["tuning"]
+        assert [search["seed"] for search in searches] == [0, 1]
+        assert [search["tuning_seeds"] for search in searches] == [[1_000_000], [1_001_000]]
+        assert [len(search["trials"]) for search in searches] == [4, 4], "three values, and max_extensions = 1"
+
+
+def test_the_objective_is_the_loss_with_its_penalty_at_the_weights_of_the_run(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    """Reference: l2/2 ||w||^2 of the stored model, and the training loss of the result."""
+    for path in finished[0].glob("cells/*"):
+        result = json.loads((path / RESULT).read_text())
+        squares = sum(float(value.double().square().sum()) for value in load_file(path / "model.safetensors").values())
+        assert result["objective"] == pytest.approx(result["metrics"]["train"]["loss"] + 0.5e-3 * squares, rel=1e-9)
 
 
 def test_tuning_leaves_the_test_data_unread_and_uses_other_seeds(finished: tuple[Path, dict[str, Any]]) -> None:
     trials = [json.loads(path.read_text()) for path in finished[0].glob("tuning/*/result.json")]
     assert trials and all(set(trial["metrics"]) == {"validation"} for trial in trials)
-    assert {trial["seed"] for trial in trials} == {1_000_000}
+    assert {trial["seed"] for trial in trials} == {1_000_000, 1_001_000}
 
 
 def test_only_the_runs_that_are_compared_look_at_held_out_data_on_the_way(

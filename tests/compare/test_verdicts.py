@@ -55,6 +55,44 @@ def test_subset_solves_and_streams_are_each_held_against_the_best_first_order_me
     assert "of fresh subsets, kfac-stream, is better than the best first-order one, adam: +2.00 points" in stream
 
 
+def test_a_baseline_is_what_all_others_are_tested_against() -> None:
+    content = summary()
+    content["baseline"] = "adam"
+    content["comparisons"] = [row for row in content["comparisons"] if "adam" in (row["a"], row["b"])]
+    for row, size in zip(content["comparisons"], (0.01, 0.03, 0.02), strict=True):
+        row["detectable"] = size
+    lines = sentences(ComparisonDocument.read(content))
+    assert "Against adam, better: lbfgs and kfac-stream; worse: lbfgs@0.2+full." in lines
+    power = "show with 80 % power is 2.00 points (1.00 points to 3.00 points, by pair)."
+    assert any(line.endswith(power) for line in lines)
+    tested = lines[-1]
+    assert "over the comparisons with adam" in tested and "Among 3 pairs the first must have p < 0.017" in tested
+
+
+def test_a_test_loss_never_ranks_alone_where_nobody_tuned_the_regularisation() -> None:
+    content = summary()
+    content |= {"metric": "mse", "higher_is_better": False}
+    content["objective"] = {"kind": "same", "l2": 0.001, "text": "All methods minimise the same objective."}
+    content["results"] = [{**row, "objective_mean": 2 - row["mean"], "metric": "mse"} for row in content["results"]]
+    content["comparisons"] = [{**row, "metric": "mse"} for row in content["comparisons"]]
+    reached = {"cost_mean": 1.0, "seconds_mean": 1.0, "reached": 2, "of": 2}
+    content["time_to_target"] = [{"method": "adam", "target": 0.3, **reached}]
+    lines = sentences(ComparisonDocument.read(content))
+    assert "lbfgs@0.2+full has the best mean test mse, 0.9 (training objective 1.1, the 4th lowest of 4)" in lines[0]
+    (target,) = (line for line in lines if line.startswith("A held-out loss"))
+    assert target.endswith("after 2 epoch-equivalents adam has the training objective 1.07, the 3rd lowest of 4.")
+    (rival,) = (line for line in lines if line.startswith("The best method with a subset solve"))
+    assert "lbfgs@0.2+full (training objective 1.1), is " in rival and "adam (training objective 1.07)" in rival
+    assert content["objective"]["text"] in lines
+
+
+def test_methods_that_come_to_the_same_are_named() -> None:
+    content = summary()
+    content["results"] = [{**row, "values": [0.5, 0.6], "loss_mean": 0.1} for row in content["results"][:2]]
+    lines = sentences(ComparisonDocument.read(content))
+    assert any(line.startswith("kfac-stream and adam gave the same results") for line in lines)
+
+
 def test_one_method_alone_is_compared_with_nothing() -> None:
     alone = {**summary(), "comparisons": [], "methods": [{"name": "adam", "tuning": []}]}
     alone["results"] = [row for row in alone["results"] if row["method"] == "adam"]

@@ -21,6 +21,7 @@ from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.data.checks import checked_inputs
 from subsetopt.distributed import ProcessRanks, RankFailedError, RankLostError, Ranks
 from subsetopt.errors import DataError, SettingError
+from subsetopt.inputs import LazyRows, Parts
 from subsetopt.objective import Objective, evaluate_split
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.objective.protocol import BudgetExhausted
@@ -128,6 +129,41 @@ def check_objective(ranks: Ranks) -> None:
     total = torch.tensor([float(shared.meter.samples["linearise"]), float(alone.meter.samples["linearise"])])
     assert total[0] == total[1] == 2 * K, "recorded, or recorded anew: each sample once per kind of product"
     assert 0 < here.stored_chunks("hvp") < len(shared.edges), "part of the graphs, so that both ways were taken"
+
+
+def check_several_inputs_and_rows_that_are_read(ranks: Ranks) -> None:
+    """Each rank has its own rows of every input, and reads no others where they are not in memory."""
+    x, y = samples()
+    whole = Parts([x, torch.arange(K).unsqueeze(1)], ["x", "number"])
+    read: set[int] = set()
+
+    def rows(wanted: list[int]) -> Parts:
+        read.update(wanted)
+        return whole[torch.tensor(wanted)]
+
+    lazy = LazyRows(rows, torch.arange(K), whole[:1], limit=0)
+    alone = Objective(Numbered(), {"x": x, "number": whole.tensors[1]}, y, l2=1e-3)
+    w = alone.initial()
+    expected, gradient = alone.value_and_gradient(w)
+    for given in (whole, lazy):
+        shared = Objective(Numbered(), given, y, l2=1e-3, ranks=ranks, chunk_size=7)
+        read.clear()
+        loss, own = shared.value_and_gradient(w)
+        torch.testing.assert_close(loss, expected, **EXACT)
+        torch.testing.assert_close(own, gradient, **EXACT)
+        if given is lazy:
+            start, stop = shared.samples.span
+            assert read == set(range(start, stop)) and len(read) < K
+
+
+class Numbered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = network()
+
+    def forward(self, x: Tensor, number: Tensor) -> Tensor:
+        return self.body(x) * torch.cos(number)
 
 
 def check_too_few_samples_are_refused(ranks: Ranks) -> None:

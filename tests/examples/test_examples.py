@@ -59,6 +59,23 @@ def test_two_methods_are_compared_with_a_test_of_the_difference(capsys: pytest.C
     assert 0 <= number(r"adam, accuracy: [\w ]+, p = ([\d.e-]+)", text) <= 1
 
 
+def test_a_lightning_module_is_finished_at_the_minimum(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lightning", reason="Lightning is not installed")
+    text = output("finish_lightning_with_lbfgs", capsys)
+    assert number(r"after L-BFGS: ([\d.e+-]+),", text) < 1e-2 * number(r"after Adam: +([\d.e+-]+)", text)
+    assert "stop reason: gradient" in text
+
+
+def test_a_path_of_eight_strengths_costs_at_most_two_solves(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output("linear_probe", capsys)
+    assert text.count("accuracy") == 8 and number(r"ratio ([\d.]+)", text) <= 2
+
+
+def test_a_transformer_learns_more_than_the_frequencies_of_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output("char_transformer", capsys)
+    assert number(r"step 120: loss ([\d.]+)", text) < 0.8 * number(r"without context ([\d.]+)", text)
+
+
 def test_every_example_is_tested_here_short_and_summarised_in_one_line() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     for name, summary in examples().items():

@@ -79,7 +79,7 @@ THINGS = st.one_of(
         ]
     ),
 )
-MODELS_TAKEN, DATA_TAKEN = (str, nn.Module), (str, Dataset)
+MODELS_TAKEN, DATA_TAKEN = (str, nn.Module), (str, Dataset, TensorDataset, DataLoader, tuple, list)
 
 
 def _refused_or(call: Any) -> Any:

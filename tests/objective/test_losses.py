@@ -60,11 +60,15 @@ def test_a_callable_per_sample_or_mean_equals_the_named_loss_over_unequal_chunks
     torch.testing.assert_close(named.linearise(w).hvp(v), own.linearise(w).hvp(v), rtol=1e-10, atol=1e-12)
 
 
-def test_a_loss_linear_in_the_outputs_has_a_zero_gauss_newton_matrix() -> None:
+def test_the_hessian_serves_where_a_loss_linear_in_the_outputs_has_no_gauss_newton_matrix() -> None:
     model, x, y = problem("mlp", loss="mse")
     objective = Objective(model, x, y, lambda z, t: (z * t).sum(1), chunk_size=7)
     w = objective.initial()
-    assert not bool(objective.linearise(w).ggnvp(vector_like(w)).any())
+    v = vector_like(w)
+    with pytest.warns(UserWarning, match="ggnvp by the Hessian .the loss is linear in the outputs"):
+        got = objective.linearise(w).ggnvp(v)
+    assert torch.equal(got, objective.linearise(w).hvp(v))
+    assert bool(got.any())
 
 
 def test_one_column_regression_takes_flat_targets() -> None:

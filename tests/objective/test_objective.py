@@ -349,7 +349,7 @@ GOOD = {"model": nn.Linear(2, 3), "inputs": torch.zeros(4, 2), "targets": torch.
         ({"loss": "mse", "targets": torch.zeros(4)}, ModelError, "mse needs the shape of the targets"),
         ({"loss": "mse", "targets": torch.full((4, 3), torch.inf)}, DataError, "NaN or infinite"),
         ({"loss": "cross_entropi"}, SettingError, "did you mean 'cross_entropy'"),
-        ({"loss": nn.CrossEntropyLoss(reduction="sum")}, ModelError, "reduction='mean'"),
+        ({"loss": nn.CrossEntropyLoss(reduction="sum")}, SettingError, "reduction='mean'"),
         ({"loss": lambda z, y: z}, ModelError, "losses or their mean"),
         (
             {"loss": lambda z, y: (z - y).square().mean(1), "targets": torch.zeros(4, 7)},

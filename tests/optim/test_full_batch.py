@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, WeightedRandomSampler
 
 from subsetopt.errors import UserError
 from subsetopt.optim import LBFGS, full_batch_closure
@@ -164,3 +166,69 @@ def test_mistakes_are_one_line(case: int) -> None:
     with pytest.raises(UserError) as caught:
         make()
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Tagger(nn.Module):
+    """As Hugging Face's models: keyword arguments in, an object with `.loss`, a mean over tokens, and `.logits` out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> Any:
+        logits = self.head(self.table(input_ids))
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        return SimpleNamespace(loss=loss, logits=logits)
+
+
+def tagged() -> tuple[Tagger, Tensor, Tensor]:
+    draw = make_generator(0, "tags")
+    with seeded_globals(0, "init"):
+        model = Tagger().double()
+    tokens = torch.randint(0, 9, (23, 6), generator=draw)
+    labels = torch.where(torch.rand(23, 6, generator=draw) < 0.4, -100, tokens % 3)
+    return model, tokens, labels
+
+
+def tag_rows(tokens: Tensor, labels: Tensor, size: int) -> DataLoader[Any]:
+    data = [{"input_ids": t, "labels": y} for t, y in zip(tokens, labels, strict=True)]
+    return DataLoader(data, batch_size=size)  # type: ignore[arg-type]  # a list is a map-style data set
+
+
+@pytest.mark.parametrize("size", [4, 10, 23])
+def test_dictionaries_count_by_the_weights_that_the_loss_gives(size: int) -> None:
+    """Reference: one call on all rows; the mean over the tokens that have a label."""
+    model, tokens, labels = tagged()
+
+    def loss(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        count = (batch["labels"] != -100).sum()
+        return model(**batch).loss * count, count
+
+    found = full_batch_closure(model, loss, tag_rows(tokens, labels, size))()
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    whole = model(tokens, labels).loss
+    wanted = torch.autograd.grad(whole, list(model.parameters()))
+    torch.testing.assert_close(found, whole.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, torch.cat([g.flatten() for g in wanted]), rtol=1e-10, atol=1e-14)
+
+
+def test_a_mean_over_tokens_is_refused_with_the_pair_as_the_way_out() -> None:
+    model, tokens, labels = tagged()
+    with pytest.raises(UserError, match=r"tokens\?.*return \(sum of losses, sum of weights\)"):
+        full_batch_closure(model, lambda model, batch: model(**batch).loss, tag_rows(tokens, labels, 10))()
+    plain = full_batch_closure(model, lambda model, batch: model(**batch).loss, tag_rows(tokens, tokens % 3, 10))()
+    torch.testing.assert_close(plain, model(tokens, tokens % 3).loss.detach(), rtol=1e-12, atol=0)
+
+
+def test_batch_norm_in_training_mode_is_warned_of_and_weighted_sampling_refused() -> None:
+    data = TensorDataset(torch.randn(12, 3), torch.randn(12, 1))
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    with pytest.warns(UserWarning, match=r"BatchNorm is in training mode.*model\.eval\(\)"):
+        full_batch_closure(model, nn.functional.mse_loss, DataLoader(data, batch_size=4))()
+    model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        full_batch_closure(model, nn.functional.mse_loss, DataLoader(data, batch_size=4))()
+    sampler = WeightedRandomSampler([1.0] * 12, 12)
+    with pytest.raises(UserError, match="WeightedRandomSampler"):
+        full_batch_closure(model, nn.functional.mse_loss, DataLoader(data, batch_size=4, sampler=sampler))

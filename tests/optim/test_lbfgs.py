@@ -107,11 +107,12 @@ def test_returned_loss_is_that_of_the_parameters_before_the_step() -> None:
 def test_a_step_at_the_minimum_is_one_call_and_moves_nothing(fixed: bool) -> None:
     problem = Counted(max_iter=1000, max_eval=2000, fixed_closure=fixed)
     problem.step()
-    for _ in range(3):
+    for attempt in range(3):
         calls, w, n_iter = problem.calls, problem.w, problem.counts["n_iter"]
         assert float(problem.step()) == problem.loss_here()
         assert problem.calls == calls + 1 and torch.equal(problem.w, w)
-        assert problem.counts == {"n_iter": n_iter, "func_evals": problem.calls}
+        # As torch's, the first; then one each: loops that wait for a count to move (DeepXDE's) would never end.
+        assert problem.counts == {"n_iter": n_iter + (attempt > 0), "func_evals": problem.calls}
 
 
 @pytest.mark.parametrize("scale", [2.0**-27, 2.0**27])

@@ -211,3 +211,30 @@ def _state(kind: Callable[..., Any]) -> Any:
 
     optimizer.step(closure)
     return optimizer.state_dict()
+
+
+def test_a_scheduler_or_a_framework_may_write_a_rate_which_is_said_to_have_no_effect() -> None:
+    """Before, a scheduler raised KeyError: 'lr', and skorch, which always gives lr, could not construct it."""
+    ends = []
+    for scheduled in (False, True):
+        x = nn.Parameter(torch.tensor([3.0, -2.0], dtype=torch.float64))
+        optimizer = NewtonCG([x], lr=0.01 if scheduled else 1.0, max_iter=2)
+        kinds = (torch.optim.lr_scheduler.StepLR(optimizer, 1), torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer))
+
+        def closure(optimizer: NewtonCG = optimizer, x: Tensor = x) -> Tensor:
+            optimizer.zero_grad()
+            loss = (x**4).sum()
+            loss.backward()
+            return loss
+
+        for step in range(3):
+            if scheduled and step == 0:
+                with pytest.warns(UserWarning, match=r"no learning rate, so lr = 0\.01 has no effect"):
+                    optimizer.step(closure)
+            else:
+                optimizer.step(closure)
+            if scheduled:
+                kinds[0].step()
+                kinds[1].step(1.0)
+        ends.append(x.detach().clone())
+    assert torch.equal(*ends)

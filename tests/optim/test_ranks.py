@@ -1,4 +1,4 @@
-"""`subsetopt.optim.LBFGS` under DistributedDataParallel: real processes against one."""
+"""`subsetopt.optim` under DistributedDataParallel: real processes against one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 from subsetopt.errors import UserError
-from subsetopt.optim import LBFGS, NewtonCG, full_batch_closure
+from subsetopt.optim import KFAC, LBFGS, NewtonCG, full_batch_closure
 from subsetopt.seeding import make_generator, seeded_globals
 
 RANKS = 2
@@ -108,11 +108,27 @@ def newton(rank: int) -> dict[str, Any]:
     return train(DistributedDataParallel(model), x[rank::RANKS], y[rank::RANKS], kind=NewtonCG)
 
 
+def kfac_steps(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Take steps of KFAC; return the parameters."""
+    optimizer = KFAC(model)
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def kfac(rank: int) -> Tensor:
+    """Each rank has one half of the rows."""
+    model, x, y = problem()
+    return kfac_steps(DistributedDataParallel(model), x.chunk(RANKS)[rank], y.chunk(RANKS)[rank])
+
+
 def work(rank: int, port: int, results: Any) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
-    for task in (replicas, separate, unwrapped, apart, all_batches, newton):
+    for task in (replicas, separate, unwrapped, apart, all_batches, newton, kfac):
         results[task.__name__, rank] = task(rank)
     dist.barrier()
     dist.destroy_process_group()
@@ -170,3 +186,8 @@ def test_unequal_shares_of_a_full_batch_count_by_their_rows(results: dict[Any, A
         torch.testing.assert_close(found["loss"], loss.detach(), rtol=1e-12, atol=0)
         torch.testing.assert_close(found["gradient"], torch.cat([g.reshape(-1) for g in grads]), rtol=1e-10, atol=1e-14)
         assert found["after"] < 0.1 * loss and found["after"] == results["all_batches", 0]["after"]
+
+
+def test_kfac_on_halves_of_a_batch_is_kfac_on_the_batch(results: dict[Any, Any]) -> None:
+    assert torch.equal(results["kfac", 0], results["kfac", 1])
+    torch.testing.assert_close(results["kfac", 0], kfac_steps(*problem()), rtol=1e-9, atol=1e-12)

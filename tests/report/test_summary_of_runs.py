@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def commands(text: str) -> list[str]:
 def test_a_subset_minimum_and_a_handoff(tmp_path: Path) -> None:
     text, result = run_of(tmp_path / "run", handoff_epochs=1)
     assert commands(text)[:3] == ["verify", "ratio", "compare"] and "--effective" in text
-    assert " 1 epoch-equivalent in" in text and "1 epoch-equivalents" not in text
+    assert " 1 epoch-equivalent in" in text and " 1 epoch-equivalents" not in text
     constant = 100 * result["assessment"]["baseline"]["validation"]["accuracy"]
     reached = 100 * result["metrics"]["validation"]["accuracy"]
     assert f"accuracy {reached:.2f} %, always predicting the largest class {constant:.2f} %" in text
@@ -102,3 +103,20 @@ def test_a_run_of_python_objects_is_offered_no_command_that_cannot_load_them(
 ) -> None:
     (run_directory / "config.toml").write_text('model = "(given as an object)"\ndataset = "digits"\n')
     assert commands(" ".join(summary(result, run_directory).split())) == ["report"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"handoff": "srs", "handoff_epochs": 0.1}, ["objective", "mini-batches, with L2"]),
+        ({"warmup": "adamw", "warmup_epochs": 0.1}, ["mini-batches, without weight decay", "objective"]),
+        ({"solver": "kfac-stream", "solver_epochs": 0.3, "handoff": "none"}, ["fresh batch before its step"]),
+        ({"subsets": 2}, ["one subset after the other"]),
+    ],
+)
+def test_every_phase_says_what_its_loss_is(tmp_path: Path, settings: dict[str, Any], expected: list[str]) -> None:
+    base = {"handoff": "none", "max_iterations": 3}
+    _, result = run_of(tmp_path / "run", **{**base, **settings})
+    assert [phase["loss_of"] for phase in result["phases"]] == expected
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert list(dict.fromkeys(line["loss_of"] for line in lines)) == expected

@@ -6,6 +6,7 @@ import csv
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +86,11 @@ def test_minima_of_another_version_are_found_anew_and_kept(regression: RunConfig
         assert row.full_objective.mean == pytest.approx(first.full_objective.mean, rel=1e-9)
     assert json.loads(old.with_name(f"{old.stem}-0.0.9.json").read_text())["full_objective"] == 7.0
     assert told[0] == (0, 2, "1 of another version of subsetopt are not reused, but kept beside") and len(told) == 3
+
+
+@pytest.mark.parametrize(("seeds", "read"), [("11-13", (11, 12, 13)), (range(2, 4), (2, 3)), (2, (0, 1)), ([7], (7,))])
+def test_a_plan_takes_seeds_as_every_study_does(regression: RunConfig, seeds: Any, read: tuple[int, ...]) -> None:
+    assert Plan(regression, (0.2,), 1, seeds).seeds == read
 
 
 @pytest.mark.parametrize("plan", [{"fractions": (1.5,)}, {"repeats": 0}, {"seeds": ()}])

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from subsetopt.study.statistics import compare_all, holm, mean_interval, paired_p, rank_all
+from subsetopt.study.statistics import (
+    compare_all,
+    detectable_difference,
+    holm,
+    mean_interval,
+    paired_p,
+    rank_all,
+)
 
 
 def test_the_interval_is_students_as_scipy_has_it() -> None:
@@ -75,3 +82,31 @@ def test_ranks_by_hand_and_friedman_as_scipy_has_it() -> None:
     assert (ranked.statistic, ranked.p) == pytest.approx((reference.statistic, reference.pvalue))
     two = rank_all({"a": {0: 1.0}, "b": {0: 0.0}}, True)
     assert two is not None and two.p is None
+
+
+@pytest.mark.parametrize(("n", "comparisons"), [(5, 1), (5, 78), (2, 1), (20, 3)])
+def test_the_detectable_difference_is_found_in_four_studies_of_five(n: int, comparisons: int) -> None:
+    """Reference: simulation with normal differences whose true mean is the detectable one."""
+    rng = np.random.default_rng(n)
+    scatter = rng.normal(size=n)
+    size = detectable_difference(scatter.tolist(), comparisons)
+    assert size is not None
+    drawn = size + scatter.std(ddof=1) * rng.normal(size=(20_000, n))
+    p = stats.ttest_1samp(drawn, 0.0, axis=1).pvalue
+    assert (p < 0.05 / comparisons).mean() == pytest.approx(0.8, abs=0.012)
+
+
+def test_without_scatter_nothing_is_said_of_power() -> None:
+    assert detectable_difference([0.1], 1) is None and detectable_difference([0.1, 0.1, 0.1], 1) is None
+
+
+def test_a_baseline_makes_fewer_comparisons_and_a_smaller_correction() -> None:
+    rng = np.random.default_rng(3)
+    values = {name: dict(enumerate(rng.normal(size=5))) for name in "abcd"}
+    rows = compare_all(values, True, baseline="b")
+    assert [(row.a, row.b) for row in rows] == [("a", "b"), ("c", "b"), ("d", "b")]
+    assert [row.p_adjusted for row in rows] == holm([row.p for row in rows if row.p is not None])
+    everything = {frozenset((row.a, row.b)): row for row in compare_all(values, True)}
+    for row in rows:
+        full = everything[frozenset((row.a, row.b))]
+        assert row.p == pytest.approx(full.p) and (row.detectable or 0) < (full.detectable or 0)

@@ -12,10 +12,11 @@ import click
 
 from subsetopt.compare.config import SHARED, StudyConfig, ValidatedStudy, make_study
 from subsetopt.documents.comparison import ComparisonDocument
+from subsetopt.errors import SettingError
 from subsetopt.report.table import text_table
 from subsetopt.training.settings.run import RunConfig
 from subsetopt_cli.failures import INTERRUPTED
-from subsetopt_cli.options import STUDY_HEADING, HeadedCommand, given_settings, setting_options
+from subsetopt_cli.options import STUDY_HEADING, HeadedCommand, HeadedOption, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 from subsetopt_cli.presets import overrides, read_config
 from subsetopt_cli.running import quiet_option
@@ -27,10 +28,29 @@ if TYPE_CHECKING:
 _OWN = tuple(name for name in StudyConfig.model_fields if name != "method")
 
 
+def _study_options() -> list[click.Parameter]:
+    """Return the options of a study; `--tune` alone means `--tune rate`."""
+    options = setting_options(StudyConfig, _OWN, heading=STUDY_HEADING)
+    place = [option.name for option in options].index("tune")
+    made = options[place].to_info_dict()
+    switches = [
+        HeadedOption(
+            ["--tune"],
+            is_flag=False,
+            flag_value="rate",
+            metavar="[rate|rate,l2|none]",
+            heading=STUDY_HEADING,
+            help=made["help"],
+        ),
+        HeadedOption(["--no-tune"], is_flag=True, default=None, heading=STUDY_HEADING, help="Tune nothing."),
+    ]
+    return [*options[:place], *switches, *options[place + 1 :]]
+
+
 @click.command(
     "compare",
     cls=HeadedCommand,
-    params=[*setting_options(StudyConfig, _OWN, heading=STUDY_HEADING), *setting_options(RunConfig, SHARED)],
+    params=[*_study_options(), *setting_options(RunConfig, SHARED)],
     short_help="Compare methods at equal cost, with tuning, seeds and tests.",
     epilog="Example: subsetopt compare --dataset digits --methods lbfgs@0.1+full,lbfgs@0.1+srs,adam,srs@0.1 "
     "--budget 1,3 --seeds 3. A method is SOLVER, SOLVER@SHARE, SOLVER@SHARE+HANDOFF, an OPTIMIZER (adam, ...) or "
@@ -72,6 +92,10 @@ def command(
     more methods, budgets or seeds reuse the cells that are finished.
     """
     base = read_config(config) if config is not None else {}
+    if flags.pop("no_tune"):
+        if flags["tune"] is not None:
+            raise SettingError("tune", flags["tune"], "--no-tune beside it says the opposite", "give one of them")
+        flags["tune"] = "none"
     own = given_settings(StudyConfig, {name: flags[name] for name in _OWN})
     shared = given_settings(RunConfig, {name: flags[name] for name in SHARED})
     layer = overrides({key: base[key] for key in base if key in SHARED}, shared)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from subsetopt.compare.config import MOST_SEEDS, SHARED
+from subsetopt.compare.config import SHARED
 from subsetopt.documents.representativeness import RepresentativenessDocument
 from subsetopt.errors import SettingError
 from subsetopt.report.table import text_table
@@ -48,11 +48,10 @@ _SETTINGS = tuple(name for name in _RUN if not name.startswith("handoff"))
 )
 @click.option(
     "--seeds",
-    type=click.IntRange(1, MOST_SEEDS),
-    default=1,
+    default="1",
     show_default=True,
-    metavar="N",
-    help="Data splits and initial weights.",
+    metavar="N|LIST",
+    help="Data splits and initial weights: how many, or which seeds, e.g. 11-13 or 1,2,5-7.",
 )
 @click.option(
     "--output",
@@ -68,7 +67,7 @@ def command(
     kind: str,
     fractions: str,
     repeats: int,
-    seeds: int,
+    seeds: str,
     output: Path | None,
     jobs: int,
     as_json: bool,
@@ -87,6 +86,7 @@ def command(
 
     from subsetopt.report.representativeness import representativeness_figure
     from subsetopt.representativeness.run import Plan, run_representativeness
+    from subsetopt.study.seeds import as_seeds
     from subsetopt.study.workers import StudyInterrupted, Workers
 
     def tell(done: int, total: int, what: str) -> None:
@@ -96,7 +96,7 @@ def command(
     arguments = ["subsetopt", *sys.argv[1:]]
     try:
         with standard_output_reserved():
-            plan = Plan(config, shares, repeats, tuple(range(seeds)))
+            plan = Plan(config, shares, repeats, as_seeds(seeds))
             summary = run_representativeness(plan, directory, workers=Workers(jobs), tell=tell, command=arguments)
             representativeness_figure(directory)
     except StudyInterrupted:

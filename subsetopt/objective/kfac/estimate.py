@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.flops import count_flops
 from subsetopt.objective.host import host_read
@@ -30,11 +31,11 @@ COUNTED_SAMPLES = 8
 class Kfac:
     """Running estimate of F at changing w, without L2; zero until `update` has taken one in.
 
-    Linear and Conv2d layers have a Kronecker eigenbasis; norm layers and embeddings a diagonal of squared per-sample
-    gradients; every other parameter tensor a multiple of the identity, the mean of its squared random gradient, and is
-    named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a warm-up in which
-    all estimates count the same. A factor is decomposed anew when its moment has changed by more than `drift` of its
-    Frobenius norm since the last time: the inputs of the first layer, for one, never change much. Eigenvalues are
+    Linear, Conv1d and Conv2d layers have a Kronecker eigenbasis; norm layers and embeddings a diagonal of squared per-
+    sample gradients; every other parameter tensor a multiple of the identity, the mean of its squared random gradient,
+    and is named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a warm-up in
+    which all estimates count the same. A factor is decomposed anew when its moment has changed by more than `drift` of
+    its Frobenius norm since the last time: the inputs of the first layer, for one, never change much. Eigenvalues are
     averaged in their order, whether the basis has turned or not.
     """
 
@@ -59,7 +60,7 @@ class Kfac:
     def update(
         self,
         w: Tensor,
-        x: Tensor,
+        x: Inputs,
         y: Tensor,
         generator: torch.Generator,
         meter: Meter | None = None,
@@ -129,7 +130,7 @@ class Kfac:
                     self.flat.views(diagonal)[place].zero_()
         return torch.cat([*blocks, self._diagonal[diagonal > 0]])
 
-    def price(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare | None = None) -> int:
+    def price(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare | None = None) -> int:
         """Return what an estimate, on all ranks, costs without decompositions, in gradients of one sample."""
         share = share or SampleShare.whole(len(x))
         if self._counted is None:
@@ -175,7 +176,7 @@ class Kfac:
                 into[layer.bias].copy_(solved[:, columns])
         return result
 
-    def _flops(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare) -> tuple[float, float]:
+    def _flops(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> tuple[float, float]:
         """Return the flops of an estimate over those of a gradient, per sample, and those of the gradient of one."""
         few = min(COUNTED_SAMPLES, len(x))
         estimate = count_flops(lambda: self._estimate_own(w, x, y, share))
@@ -184,12 +185,12 @@ class Kfac:
         gradient = max(each for _, each in told)
         return (sum(all_ for all_, _ in told) / share.total / gradient, gradient) if gradient else (1.0, 0.0)
 
-    def _estimate_own(self, w: Tensor, x: Tensor, y: Tensor, share: SampleShare) -> None:
+    def _estimate_own(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> None:
         own = self._moments.own(w, x, y, torch.Generator(), share)
         for layer, calls, (a, g) in zip(self._kronecker, own.calls, own.factors, strict=True):
             self._moments.own_eigenvalues(layer, calls, (Factor.shaped(a), Factor.shaped(g)), share.total)
 
-    def _gradient(self, w: Tensor, x: Tensor, y: Tensor) -> None:
+    def _gradient(self, w: Tensor, x: Inputs, y: Tensor) -> None:
         leaves = self.flat.leaves(w)
         outputs = self.flat.call(leaves, x, "deterministic")
         torch.autograd.grad(self.loss.total(outputs, y, w.dtype), leaves, allow_unused=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
+from subsetopt.inputs import Inputs
 from subsetopt.objective.arithmetic import exact_arithmetic
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues
@@ -48,7 +49,7 @@ class MomentEstimator:
         self.kronecker = [layer for layer in self._layers if layer.kronecker]
 
     def estimate(
-        self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, share: SampleShare | None = None
+        self, w: Tensor, x: Inputs, y: Tensor, generator: torch.Generator, share: SampleShare | None = None
     ) -> Moments:
         """Return the moments at w on model inputs x `(n, ...)` and prepared targets y; `generator` lives on the CPU."""
         share = share or SampleShare.whole(len(x))
@@ -60,7 +61,7 @@ class MomentEstimator:
             view.fill_(view.square().mean() / share.total)
         return moments
 
-    def own(self, w: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, share: SampleShare) -> Moments:
+    def own(self, w: Tensor, x: Inputs, y: Tensor, generator: torch.Generator, share: SampleShare) -> Moments:
         """Return what these samples contribute; in place of the scale of `others`, their sum_i J_i'u_i."""
         if not len(x):
             nothing = [self._zeros(layer) for layer in self.kronecker]

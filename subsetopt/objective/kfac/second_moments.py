@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from subsetopt.devices import moved
-from subsetopt.objective.layers import PATCH_BYTES, Layer, patches
+from subsetopt.objective.layers import CONVOLUTION, PATCH_BYTES, Layer, patches
 from subsetopt.objective.sharding import SampleShare
 
 ROWS_PER_SIDE = 16  # rows for each column of A at most: of more positions a random part is taken
@@ -31,7 +31,7 @@ def kronecker_moments(
     rows = 0
     for (x, _), g in zip(layer.calls, gradients, strict=True):
         a_part = _input_moment(layer, x, len(x) * share.total // n, generator)
-        g_rows = g.movedim(1, -1).flatten(0, -2) if isinstance(layer.module, nn.Conv2d) else g.flatten(0, -2)
+        g_rows = g.movedim(1, -1).flatten(0, -2) if isinstance(layer.module, CONVOLUTION) else g.flatten(0, -2)
         rows += len(g_rows)
         g_part = g_rows.T @ g_rows
         second_a = a_part if second_a is None else second_a + a_part
@@ -42,7 +42,7 @@ def kronecker_moments(
 
 def _input_moment(layer: Layer, x: Tensor, everywhere: int, generator: torch.Generator) -> Tensor:
     """Return the sum of a a' over the rows of x, as many positions being taken as `everywhere` inputs need."""
-    if not isinstance(layer.module, nn.Conv2d):
+    if not isinstance(layer.module, CONVOLUTION):
         return _outer(x.flatten(0, -2), layer.bias is not None)
     numel = x[0].numel() * layer.module.weight[0, 0].numel() * x.element_size()
     chosen: Tensor | None = None

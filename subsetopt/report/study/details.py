@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 
-from subsetopt.documents.comparison import ComparisonDocument, MethodEntry
+from subsetopt.documents.comparison import ComparisonDocument, MethodEntry, TuningSearch
 from subsetopt.report.study.svg import number
-from subsetopt.report.study.tables import MISSING, StudyTable, TableCell, cost_text, loss_text, plain_table, unit_title
+from subsetopt.report.study.tables import (
+    MISSING,
+    StudyTable,
+    TableCell,
+    budget_text,
+    cost_text,
+    epochs_text,
+    loss_text,
+    plain_table,
+)
 
 
 def methods_table(study: ComparisonDocument) -> StudyTable:
@@ -18,6 +29,7 @@ def methods_table(study: ComparisonDocument) -> StudyTable:
 
 def _tuned(method: MethodEntry) -> str:
     values = [(s.budget, s.setting or "lr", s.value) for s in method.tuning if s.value is not None]
+    values += [(s.budget, s.decay_setting or "l2", s.decay) for s in method.tuning if s.decay is not None]
     if not values:
         values = [(float(budget), "lr", lr) for budget, lr in (method.lr or {}).items() if lr is not None]
     settings = list(dict.fromkeys(setting for _, setting, _ in values))
@@ -25,7 +37,14 @@ def _tuned(method: MethodEntry) -> str:
 
 
 def _by_budget(values: list[tuple[float, str, float]], setting: str) -> str:
-    return ", ".join(f"{number(budget)}: {number(value)}" for budget, name, value in values if name == setting)
+    """Return `1: 0.01, 3: 0.0316 (4 of 5) or 0.1`: by budget, the values and how many searches took the first."""
+    texts = []
+    for budget in dict.fromkeys(budget for budget, name, _ in values if name == setting):
+        taken = Counter(value for at, name, value in values if (at, name) == (budget, setting))
+        ranked = sorted(taken, key=lambda value: (-taken[value], value))
+        share = f" ({taken[ranked[0]]} of {taken.total()})" if len(ranked) > 1 else ""
+        texts.append(f"{number(budget)}: {' or '.join([number(ranked[0]) + share, *map(number, ranked[1:])])}")
+    return ", ".join(texts)
 
 
 def tuning_table(study: ComparisonDocument) -> StudyTable | None:
@@ -38,24 +57,43 @@ def tuning_table(study: ComparisonDocument) -> StudyTable | None:
         ("Method", "Budget", "Setting", "Value", "Validation loss", "Taken"),
         rows,
         numeric=frozenset((1, 3, 4)),
-        note="Chosen by validation loss, on seeds of their own; the search continues beyond its best value until that "
-        "lies inside the grid, or its limit is reached.",
+        note="Chosen by validation loss, on seeds of their own, by a search for each seed of the comparison; the loss "
+        "is the mean over the searches that tried a value. All searches have the same number of trials: beyond the "
+        "best value while it lies at an end, else closer to it.",
     )
 
 
 def _tuning_rows(study: ComparisonDocument) -> Iterator[tuple[TableCell, ...]]:
     for method in study.methods:
-        for search in method.tuning:
-            for trial in search.trials:
-                taken = trial.value is not None and trial.value == search.value
+        for budget in dict.fromkeys(search.budget for search in method.tuning):
+            searches = [search for search in method.tuning if search.budget == budget]
+            settings = ", ".join(filter(None, (searches[0].setting, searches[0].decay_setting))) or MISSING
+            for value, decay in sorted(_tried(searches)):
+                scores = _tried(searches)[value, decay]
+                score = None if None in scores else fmean(score for score in scores if score is not None)
+                taken = sum((search.value, search.decay or 0.0) == (value, decay) for search in searches)
                 yield (
                     TableCell(method.name),
-                    TableCell(cost_text(search.budget), search.budget),
-                    TableCell(search.setting or MISSING),
-                    TableCell(cost_text(trial.value), trial.value),
-                    TableCell("not finite" if trial.score is None else loss_text(trial.score), trial.score),
-                    TableCell("taken" if taken else "", style="better" if taken else ""),
+                    TableCell(cost_text(budget), budget),
+                    TableCell(settings),
+                    TableCell(cost_text(value) + (f", {cost_text(decay)}" if decay else ""), value),
+                    TableCell("not finite" if score is None else loss_text(score), score),
+                    TableCell(_taken(taken, len(searches)), style="better" if taken else ""),
                 )
+
+
+def _tried(searches: Sequence[TuningSearch]) -> dict[tuple[float, float], list[float | None]]:
+    """Return the scores of every value, and regularisation beside it (0 where that was not searched)."""
+    scores: dict[tuple[float, float], list[float | None]] = {}
+    for search in searches:
+        for trial in search.trials:
+            if trial.value is not None:
+                scores.setdefault((trial.value, trial.decay or 0.0), []).append(trial.score)
+    return scores
+
+
+def _taken(count: int, searches: int) -> str:
+    return "" if not count else "taken" if searches == 1 else f"{count} of {searches}"
 
 
 def tuning_cost_table(study: ComparisonDocument) -> StudyTable | None:
@@ -89,12 +127,13 @@ def environment_table(study: ComparisonDocument) -> StudyTable | None:
 
 def study_facts(study: ComparisonDocument) -> list[tuple[str, str]]:
     """Return (name, text) pairs: what was compared, at which budgets, and what it cost altogether."""
-    budgets = ", ".join(number(budget) for budget in study.budgets)
+    *smaller, largest = study.budgets
+    budgets = ", ".join([*(number(budget) for budget in smaller), budget_text(study, largest)])
     pairs = [
         ("Data set", study.dataset),
         ("Model", study.model),
         ("Methods", ", ".join(study.names)),
-        ("Equal budget", f"{budgets} {unit_title(study)} for every method"),
+        ("Equal budget", f"{budgets} for every method"),
         ("Seeds", f"{study.seed_count}, the same initial weights for every method"),
         ("Cost altogether", _total_cost(study)),
         ("Failed cells", str(len(study.failures)) if study.failures else "none"),
@@ -109,8 +148,8 @@ def _total_cost(study: ComparisonDocument) -> str:
     runs = sum(row.n * (row.cost_mean or 0.0) for row in rows)
     seconds = sum(row.n * (row.seconds_mean or 0.0) for row in rows)
     tuning = sum(max((row.cost_including_tuning or row.cost_mean or 0.0) - (row.cost_mean or 0.0), 0.0) for row in rows)
-    text = f"{cost_text(runs)} epoch-equivalents in {cost_text(seconds)} seconds for the runs"
-    return f"{text}, and {cost_text(tuning)} epoch-equivalents for tuning" if tuning else text
+    text = f"{epochs_text(runs)} in {cost_text(seconds)} s for the runs"
+    return f"{text}, and {epochs_text(tuning)} for tuning" if tuning else text
 
 
 def command_line(study: ComparisonDocument) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from subsetopt.documents.comparison import ComparisonDocument
+from subsetopt.report.numbers import counted
+from subsetopt.report.study.answer import answer
 from subsetopt.report.study.bands import Axis
 from subsetopt.report.study.details import (
     command_line,
@@ -28,6 +31,7 @@ from subsetopt.report.study.figures import (
     Picture,
     curve_kinds,
     curve_picture,
+    fitting,
     key_sample,
     kind_title,
     metric_picture,
@@ -47,6 +51,9 @@ from subsetopt.report.study.tables import (
 )
 
 _AXES: tuple[tuple[Axis, str], ...] = (("cost", "cost"), ("seconds", "time"))
+_CURVES_SIZE = 85_000
+"""Characters that the curves of a page may take together, however many methods, budgets and seeds there are."""
+_ROWS = 100
 _Groups = list[tuple[str, list[Picture]]]
 
 
@@ -116,14 +123,16 @@ def _pixels(strip: tuple[float, float, float]) -> list[str]:
 
 def _lead(study: ComparisonDocument) -> str:
     facts = [fact for fact in (study.dataset, study.model) if fact]
-    return ", ".join([*facts, f"{len(study.methods)} methods, {study.seed_count} seeds"])
+    return ", ".join([*facts, counted(len(study.methods), "method"), counted(study.seed_count, "seed")])
 
 
 def _sections(study: ComparisonDocument, points: Sequence[CurvePoint]) -> Iterator[_Section]:
-    results = [_Shown(results_table(study, budget)) for budget in study.budgets]
+    largest = max(study.budgets)
+    results = [_Shown(results_table(study, budget)) for budget in study.budgets if budget != largest]
     targets = [_Shown(table, "bars") for table in target_tables(study)]
-    yield _Section("summary", "In short", _summary(study))
-    yield _Section("results", "Results at equal budget", _tables(results))
+    yield _Section("summary", "In short", _summary(study) + _tables([_Shown(results_table(study, largest))]))
+    yield _Section("details", "In detail", _details(study))
+    yield _Section("results", "Results at smaller budgets", _tables(results))
     yield _Section("pictures", "Pictures", _pictures(study, points))
     yield _Section("differences", "Which differences are noise", _tables(_differences(study)))
     yield _Section("target", "Cost to reach a target", _tables(targets))
@@ -134,7 +143,16 @@ def _sections(study: ComparisonDocument, points: Sequence[CurvePoint]) -> Iterat
 
 
 def _tables(shown: Sequence[_Shown]) -> str:
-    return _rendered("tables.html", tables=shown) if shown else ""
+    cut = [entry._replace(table=_first_rows(entry.table)) if entry.folded else entry for entry in shown]
+    return _rendered("tables.html", tables=cut) if cut else ""
+
+
+def _first_rows(table: StudyTable) -> StudyTable:
+    """Return a folded table with as many rows as a page bears; the Markdown report has all of them."""
+    if len(table.rows) <= _ROWS:
+        return table
+    note = f"The first {_ROWS} of {len(table.rows)} rows; report.md has all of them. {table.note}"
+    return replace(table, rows=table.rows[:_ROWS], note=note.strip())
 
 
 def _present(table: StudyTable | None, *, folded: bool = False) -> list[_Shown]:
@@ -142,7 +160,11 @@ def _present(table: StudyTable | None, *, folded: bool = False) -> list[_Shown]:
 
 
 def _summary(study: ComparisonDocument) -> str:
-    return _rendered("summary.html", verdict=study.verdict, facts=study_facts(study), command=command_line(study))
+    return _rendered("summary.html", answer=answer(study))
+
+
+def _details(study: ComparisonDocument) -> str:
+    return _rendered("details.html", verdict=study.verdict, facts=study_facts(study), command=command_line(study))
 
 
 def _differences(study: ComparisonDocument) -> list[_Shown]:
@@ -168,11 +190,17 @@ def _pictures(study: ComparisonDocument, points: Sequence[CurvePoint]) -> str:
 
 def _picture_groups(study: ComparisonDocument, points: Sequence[CurvePoint], shown: frozenset[int]) -> _Groups:
     by_metric = [metric_picture(study, axis, shown) for axis, _ in _AXES]
-    groups = [(f"{metric_title(study.metric)} against cost and time", [*by_metric, pareto_picture(study, shown)])]
+    drawn = [*by_metric, pareto_picture(study, shown)]
+    first = (f"{metric_title(study.metric)} against cost and time", [p for p in drawn if p is not None])
+    groups: _Groups = []
     for kind in curve_kinds(points):
         title = kind_title(study, kind)
         for axis, words in _AXES:
-            pictures = [curve_picture(study, points, budget, kind, axis, shown) for budget in study.budgets]
-            groups.append((f"{title[:1].upper()}{title[1:]} against {words}", pictures))
-    drawn = ((title, [picture for picture in pictures if picture is not None]) for title, pictures in groups)
-    return [(title, pictures) for title, pictures in drawn if pictures]
+            # Seconds differ between budgets by their length alone: one picture of them says it.
+            budgets = study.budgets if axis == "cost" else [max(study.budgets)]
+            pictures = [curve_picture(study, points, budget, kind, axis, shown) for budget in budgets]
+            present = [picture for picture in pictures if picture is not None]
+            groups.append((f"{title[:1].upper()}{title[1:]} against {words}", present))
+    curves = iter(fitting([picture for _, pictures in groups for picture in pictures], _CURVES_SIZE))
+    thinned = [(title, [next(curves) for _ in pictures]) for title, pictures in groups]
+    return [(title, pictures) for title, pictures in (first, *thinned) if pictures]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from subsetopt.documents.comparison import ComparisonDocument
+from subsetopt.report.study.answer import answer
 from subsetopt.report.study.details import (
     command_line,
     environment_table,
@@ -15,7 +16,7 @@ from subsetopt.report.study.details import (
     tuning_cost_table,
     tuning_table,
 )
-from subsetopt.report.study.figures import pareto_picture, shown_methods
+from subsetopt.report.study.figures import front_text
 from subsetopt.report.study.tables import (
     StudyTable,
     comparison_groups,
@@ -36,24 +37,26 @@ def study_markdown(study: ComparisonDocument) -> str:
 
 def _blocks(study: ComparisonDocument) -> Iterator[str]:
     yield f"# {_text(study.title)}"
+    yield _text(answer(study))
+    yield from _table(results_table(study, max(study.budgets)))
     if study.verdict:
         yield "\n".join(f"- {_text(sentence)}" for sentence in study.verdict)
     yield "\n".join(f"- {name}: {_text(text)}" for name, text in study_facts(study))
     if command_line(study):
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command_line(study))), default=0))
         yield f"{fence}sh\n{command_line(study)}\n{fence}"
-    front = pareto_picture(study, shown_methods(study))
+    if front_text(study):
+        yield _text(front_text(study))
     for title, tables in _sections(study):
         present = [table for table in tables if table is not None]
         if present:
             yield f"## {title}"
             yield from (block for table in present for block in _table(table))
-        if title == "Results at equal budget" and front is not None:
-            yield _text(front.caption) + "."
 
 
 def _sections(study: ComparisonDocument) -> Iterator[tuple[str, list[StudyTable | None]]]:
-    yield "Results at equal budget", [results_table(study, budget) for budget in study.budgets]
+    smaller = [budget for budget in study.budgets if budget != max(study.budgets)]
+    yield "Results at smaller budgets", [results_table(study, budget) for budget in smaller]
     matrices: list[StudyTable | None] = [comparison_matrix(study, *group) for group in comparison_groups(study)]
     yield "Which differences are noise", [*matrices, comparisons_table(study)] if matrices else []
     yield "Cost to reach a target", [*target_tables(study)]

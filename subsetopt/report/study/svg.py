@@ -6,13 +6,21 @@ matplotlib's own SVG could not follow. Coordinates are rounded to a tenth of a u
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
+from operator import itemgetter
+
+import numpy as np
+
+from subsetopt.report.study.paths import Floats, path_data
 
 WIDTH, HEIGHT = 360, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 10, 10, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 10, 44
+FINE = 0.25  # of a pixel, which no eye sees
 # Five dashes and nine colours, both taken by index, give 45 distinct lines before one repeats.
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2")
 _COLOURS = 9
@@ -59,6 +67,11 @@ class Scale:
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         return self.start + (self.end - self.start) * (at - low) / (high - low)
 
+    def json(self, **rules: object) -> str:
+        """Return the range in data and in pixels for the page's script, with the `rules` that it must keep to."""
+        ends = {"low": self.low, "high": self.high, "start": self.start, "end": self.end}
+        return json.dumps({**ends, "log": self.log, **rules}, separators=(",", ":"))
+
     def ticks(self) -> list[float]:
         """Return round values inside the range: decades and their 2 and 5 on a log scale, else a nice step."""
         if self.log and self.high / self.low >= 5:
@@ -100,7 +113,9 @@ class Plot:
     """One set of axes; add marks, then ask for the SVG.
 
     `label` describes the picture to those who cannot see it. Marks of one method carry `data-s="INDEX"`, by which the
-    page's script shows and hides them, and the class `cINDEX`, by which the style sheet colours them.
+    page's script shows and hides them, and the class `cINDEX`, by which the style sheet colours them. The range of
+    each axis stands beside them, for the script to scale it again when a method is hidden. `y_limits` are values that
+    the y axis does not leave, such as 0 and 1 of a share.
     """
 
     def __init__(
@@ -115,78 +130,103 @@ class Plot:
         log_y: bool = False,
         x_from_zero: bool = False,
         y_format: Formatter = number,
+        y_limits: tuple[float, float] | None = None,
     ) -> None:
+        low, high = _range(ys, log=log_y)
+        if y_limits is not None:
+            low, high = max(low, y_limits[0]), min(high, y_limits[1])
         self._x = Scale(*_range(xs, log=log_x, from_zero=x_from_zero), _LEFT, WIDTH - _RIGHT, log_x)
-        self._y = Scale(*_range(ys, log=log_y), HEIGHT - _BOTTOM, _TOP, log_y)
+        self._y = Scale(low, high, HEIGHT - _BOTTOM, _TOP, log_y)
+        self._zero, self._y_limits = x_from_zero, y_limits
         self._label, self._x_title, self._y_title, self._y_format = label, x_title, y_title, y_format
-        self._marks: list[str] = []
+        self._marks: list[tuple[str, Callable[[float], str]]] = []
 
-    def line(self, index: int, xs: Iterable[float], ys: Iterable[float], title: str, *, hidden: bool = False) -> None:
-        """Draw a line in the colour and dash of method `index`."""
-        path = f'<path class="line" d="M{self._path(xs, ys)}"{dash(index)}/>'
-        self._add(index, f"<title>{escape(title)}</title>{path}", hidden)
+    def line(
+        self, index: int, xs: Iterable[float], ys: Iterable[float], *, thin: bool = False, hidden: bool = False
+    ) -> None:
+        """Draw a line in the colour and dash of method `index`; a thin one is on other data than the axis says."""
+        x, y = self._pixels(xs, ys)
+        start = f'<path class="{"own" if thin else "line"}"{dash(index)} d="'
+        self._add(index, lambda tolerance: f'{start}{path_data(x, y, tolerance)}"/>', hidden)
 
     def band(
         self, index: int, xs: Sequence[float], low: Sequence[float], high: Sequence[float], *, hidden: bool = False
     ) -> None:
         """Fill the area between two curves, faintly."""
-        outline = f"{self._path(xs, high)}L{self._path(xs[::-1], low[::-1])}"
-        self._add(index, f'<path class="band" d="M{outline}Z"/>', hidden)
+        (x, top), (_, bottom) = self._pixels(xs, high), self._pixels(xs, low)
+        start = '<path class="band" d="'
+
+        def drawn(tolerance: float) -> str:
+            back = path_data(x[::-1], bottom[::-1], tolerance).replace("M", "L", 1)
+            return f'{start}{path_data(x, top, tolerance)}{back}Z"/>'
+
+        self._add(index, drawn, hidden)
 
     def whisker(self, index: int, x: float, low: float, high: float, *, hidden: bool = False) -> None:
         """Draw a vertical interval."""
-        at = _pixel(self._x(x))
-        path = f'<path class="whisker" d="M{at} {_pixel(self._y(low))}V{_pixel(self._y(high))}"/>'
-        self._add(index, path, hidden)
+        at, ends = self._pixels([x, x], [low, high])
+        d = f"M{_pixel(at[0])} {_pixel(ends[0])}V{_pixel(ends[1])}"
+        path = f'<path class="whisker" d="{d}"/>'
+        self._add(index, lambda _: path, hidden)
 
     def marker(self, index: int, x: float, y: float, title: str, *, hidden: bool = False) -> None:
         """Draw the marker of method `index`."""
-        shape = marker_path(index, self._x(x), self._y(y))
-        self._add(index, f'<path class="mark" d="{shape}"><title>{escape(title)}</title></path>', hidden)
+        at, height = self._pixels([x], [y])
+        shape = marker_path(index, float(at[0]), float(height[0]))
+        mark = f'<path class="mark" d="{shape}"><title>{escape(title)}</title></path>'
+        self._add(index, lambda _: mark, hidden)
 
     def steps(self, points: Sequence[tuple[float, float]]) -> None:
         """Draw a staircase through points ordered by x, as wide as the axes; it belongs to no method."""
         path = f"M{_pixel(self._x(points[0][0]))} {_pixel(self._y(points[0][1]))}"
         for x, y in points[1:]:
             path += f"H{_pixel(self._x(x))}V{_pixel(self._y(y))}"
-        self._marks.append(f'<path class="front" d="{path}H{WIDTH - _RIGHT}"/>')
+        self._marks.append(("", lambda _: f'<path class="front" d="{path}H{10 * WIDTH}"/>'))
 
-    def svg(self) -> str:
-        """Return the picture as an SVG element."""
+    def svg(self, tolerance: float = FINE) -> str:
+        """Return the picture as an SVG element; lines are thinned to `tolerance` pixels."""
         # A nested <svg> clips: a line that the reader brings back may leave the range that was chosen without it.
         box = f"{_LEFT - 5} {_TOP - 5} {WIDTH - _LEFT - _RIGHT + 10} {HEIGHT - _TOP - _BOTTOM + 10}"
         x, y, width, height = box.split()
-        marks = f'<svg x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}">{"".join(self._marks)}</svg>'
-        body = self._axes() + marks
-        return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self._label)}">{body}</svg>'
+        groups = groupby(self._marks, key=itemgetter(0))
+        marks = "".join(_group(start, [mark(tolerance) for _, mark in drawn]) for start, drawn in groups)
+        body = f'<svg x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}">{marks}</svg>'
+        vertical = self._y.json(limits=self._y_limits, percent=self._y_format is percent)
+        scales = f"data-x='{self._x.json(zero=self._zero)}' data-y='{vertical}'"
+        head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self._label)}" {scales}>'
+        return f"{head}{self._axes()}{body}</svg>"
 
-    def _add(self, index: int, content: str, hidden: bool) -> None:
+    def _add(self, index: int, content: Callable[[float], str], hidden: bool) -> None:
         off = " off" if hidden else ""
-        self._marks.append(f'<g class="{colour(index)}{off}" data-s="{index}">{content}</g>')
+        self._marks.append((f'<g class="{colour(index)}{off}" data-s="{index}">', content))
 
-    def _path(self, xs: Iterable[float], ys: Iterable[float]) -> str:
-        return "L".join(f"{_pixel(self._x(x))} {_pixel(self._y(y))}" for x, y in zip(xs, ys, strict=True))
+    def _pixels(self, xs: Iterable[float], ys: Iterable[float]) -> tuple[Floats, Floats]:
+        return np.array([self._x(x) for x in xs], dtype=float), np.array([self._y(y) for y in ys], dtype=float)
 
     def _axes(self) -> str:
         bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
         grid = "".join(f"M{_LEFT} {_pixel(self._y(tick))}H{right}" for tick in self._y.ticks())
         y_labels = "".join(
-            f'<text x="{_LEFT - 5}" y="{_pixel(self._y(tick) + 3.5)}" text-anchor="end">{self._y_format(tick)}</text>'
+            f'<text x="{_LEFT - 6}" y="{_pixel(self._y(tick) + 4.5)}" text-anchor="end">{self._y_format(tick)}</text>'
             for tick in self._y.ticks()
         )
         x_labels = "".join(
-            f'<text x="{_pixel(self._x(tick))}" y="{bottom + 14}" text-anchor="middle">{label}</text>'
+            f'<text x="{_pixel(self._x(tick))}" y="{bottom + 17}" text-anchor="middle">{label}</text>'
             for tick, label in zip(self._x.ticks(), labels(self._x.ticks()), strict=True)
         )
         middle = _pixel((_TOP + bottom) / 2)
         titles = (
-            f'<text class="axis" x="{(_LEFT + right) // 2}" y="{HEIGHT - 5}" text-anchor="middle">'
+            f'<text class="axis" x="{(_LEFT + right) // 2}" y="{HEIGHT - 6}" text-anchor="middle">'
             f"{escape(self._x_title)}</text>"
-            f'<text class="axis" transform="translate(11 {middle}) rotate(-90)" text-anchor="middle">'
+            f'<text class="axis" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
             f"{escape(self._y_title)}</text>"
         )
-        frame = f'<path class="grid" d="{grid}"/><path class="frame" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>'
-        return frame + y_labels + x_labels + titles
+        ticks = f'<g class="ticks"><path class="grid" d="{grid}"/>{y_labels}{x_labels}</g>'
+        return f'{ticks}<path class="frame" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>{titles}'
+
+
+def _group(start: str, marks: Iterable[str]) -> str:
+    return f"{start}{''.join(marks)}{'</g>' if start else ''}"
 
 
 def colour(index: int) -> str:

@@ -57,6 +57,12 @@ def cost_text(value: float | None) -> str:
     return MISSING if value is None else number(value, 3)
 
 
+def epochs_text(value: float) -> str:
+    """Return a cost with its unit, in the singular for 1."""
+    text = cost_text(value)
+    return f"{text} epoch-equivalent{'' if text == '1' else 's'}"
+
+
 def loss_text(value: float | None) -> str:
     """Format a loss with four decimals, a small or large one with four significant digits."""
     if value is None:
@@ -69,6 +75,19 @@ def p_text(value: float | None) -> str:
     if value is None:
         return MISSING
     return "< 0.001" if value < 0.001 else number(value, 2)
+
+
+def p_equation(value: float) -> str:
+    """Return "p = 0.03", or "p < 0.001"."""
+    text = p_text(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def difference_text(value: float | None, metric: str) -> str:
+    """Format a difference with its sign and, of accuracies, its unit: percentage points."""
+    if value is None:
+        return MISSING
+    return f"{_signed(value, metric == 'accuracy')}{' points' if metric == 'accuracy' else ''}"
 
 
 def budget_text(study: ComparisonDocument, budget: float) -> str:
@@ -98,6 +117,7 @@ def results_table(study: ComparisonDocument, budget: float) -> StudyTable:
         metric_title(study.metric),
         "95 % interval",
         "Test loss",
+        *(["Objective"] if _same_objective(study) else []),
         "Cost",
         "Cost with tuning",
         "Seconds",
@@ -111,26 +131,35 @@ def results_table(study: ComparisonDocument, budget: float) -> StudyTable:
         tuple(_result_row(study, row, limits) for row in rows),
         numeric=frozenset(range(1, len(columns))),
         note="Means over seeds. Cost in epoch-equivalents: forward and backward passes over the training set."
+        + (" Objective: the loss on all training data with its L2 penalty." if _same_objective(study) else "")
         + _friedman_note(study, budget),
     )
 
 
+def _same_objective(study: ComparisonDocument) -> bool:
+    """Tell whether all methods minimise one function, whose value then stands beside the test loss."""
+    same = study.objective is not None and study.objective.kind == "same"
+    return same and any(row.objective_mean is not None for row in study.results)
+
+
 def _friedman_note(study: ComparisonDocument, budget: float) -> str:
     p = next((row.p for row in study.friedman if row.budget == budget and row.p is not None), None)
-    return "" if p is None else f" Rank is the mean over seeds; Friedman's test that all rank alike: p = {p_text(p)}."
+    return "" if p is None else f" Rank is the mean over seeds; Friedman's test that all rank alike: {p_equation(p)}."
 
 
 def _result_row(
     study: ComparisonDocument, row: ResultEntry, limits: tuple[float, float] | None
 ) -> tuple[TableCell, ...]:
     rank = study.rank_of(row.method, row.budget)
-    width = None if row.interval is None or None in row.interval else (row.interval[1] or 0) - (row.interval[0] or 0)
+    interval = inside(row.interval, row.metric)
+    width = None if interval is None or None in interval else (interval[1] or 0) - (interval[0] or 0)
     seeds = f"{row.n}" if row.n >= study.seed_count else f"{row.n} of {study.seed_count}"
     return (
         TableCell(row.method),
         TableCell(metric_text(row.mean, row.metric), row.mean),
-        TableCell(interval_text(row.interval, row.metric), width, strip=_strip(row, limits)),
+        TableCell(interval_text(interval, row.metric), width, strip=_strip(row, limits)),
         TableCell(loss_text(row.loss_mean), row.loss_mean),
+        *([TableCell(loss_text(row.objective_mean), row.objective_mean)] if _same_objective(study) else []),
         TableCell(cost_text(row.cost_mean), row.cost_mean),
         TableCell(cost_text(row.cost_including_tuning), row.cost_including_tuning),
         TableCell(cost_text(row.seconds_mean), row.seconds_mean),
@@ -146,6 +175,13 @@ def interval_text(interval: Interval, metric: str) -> str:
     if metric == "accuracy":
         return f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f}".replace("-", "−")
     return f"{number(interval[0], 4)} to {number(interval[1], 4)}"
+
+
+def inside(interval: Interval, metric: str) -> Interval:
+    """Return an interval of values within what the metric can be: Student's t knows no bounds, accuracies have two."""
+    if interval is None or interval[0] is None or interval[1] is None or metric != "accuracy":
+        return interval
+    return max(interval[0], 0.0), min(interval[1], 1.0)
 
 
 def _limits(rows: Sequence[ResultEntry]) -> tuple[float, float] | None:
@@ -216,16 +252,22 @@ def comparisons_table(study: ComparisonDocument) -> StudyTable:
                 TableCell(interval_text(row.interval, row.metric)),
                 TableCell(p_text(row.p), row.p),
                 TableCell(p_text(row.p_adjusted), row.p_adjusted),
+                TableCell(_size(row.detectable, accuracy), row.detectable),
                 TableCell(row.verdict, style=row.verdict.replace("no difference", "same")),
             )
         )
     return StudyTable(
         "Every paired comparison",
-        ("A", "B", "Budget", "Metric", "A minus B", "95 % interval", "p", "p adjusted", "A is"),
+        ("A", "B", "Budget", "Metric", "A minus B", "95 % interval", "p", "p adjusted", "Seen with 80 % power", "A is"),
         tuple(rows),
-        numeric=frozenset((2, 4, 6, 7)),
-        note="Accuracies differ in percentage points.",
+        numeric=frozenset((2, 4, 6, 7, 8)),
+        note="Accuracies differ in percentage points. Seen with 80 % power: the smallest true difference that this "
+        "many seeds, with this scatter and after correction, would have shown in four studies of five.",
     )
+
+
+def _size(value: float | None, accuracy: bool) -> str:
+    return MISSING if value is None else f"{100 * value:.2f}" if accuracy else number(value)
 
 
 def _signed(value: float, accuracy: bool) -> str:

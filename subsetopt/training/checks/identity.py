@@ -20,7 +20,7 @@ from subsetopt.objective import FlatModel
 from subsetopt.training.context import RunContext
 from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.settings.declaration import declaration
-from subsetopt.training.settings.phase import present_names
+from subsetopt.training.settings.phase import PhaseConfig, present_names
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.training_data import TrainingData
 
@@ -114,11 +114,20 @@ def _check_settings(saved: Mapping[str, Any], config: RunConfig, free: frozenset
     for name in [name for name in fields if name not in free]:
         # A setting that the version that saved did not have was as its default is now.
         before = saved.get(name, fields[name].get_default(call_default_factory=True, validated_data={}))
+        if name == "phase":
+            before = [_with_defaults(phase) for phase in before]
         if before != now[name]:
             raise OtherRunError(
                 f"it was made with {name} = {_brief(before)}, config.toml has {_brief(now[name])}; "
                 "restore config.toml, or start a new run with other settings (`subsetopt train --init-from RUN`)"
             )
+
+
+def _with_defaults(phase: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the saved settings of a phase, and the defaults of those that the version that saved did not have."""
+    fields = PhaseConfig.model_fields
+    defaults = {name: field.get_default(call_default_factory=True, validated_data={}) for name, field in fields.items()}
+    return {**defaults, **phase}
 
 
 def _architecture(flat: FlatModel) -> str:

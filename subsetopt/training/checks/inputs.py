@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from subsetopt.data import Dataset, Normalization
+from subsetopt.data import Dataset, Normalization, Preprocess
 from subsetopt.errors import ModelError
+from subsetopt.inputs import Inputs, LazyRows, Parts, Stored, each_part, taken
 from subsetopt.objective import FlatModel
 from subsetopt.seeding import make_generator, seeded_globals
 
 _ROWS = 8
+_READ = 4096  # rows looked at together, where they have to be read
 _NUDGE = 0.1  # parameters are moved by so much, so that a head initialised to zero does not hide what it reads
 
 
@@ -23,18 +26,48 @@ def fitted_inputs(flat: FlatModel, dataset: Dataset) -> tuple[Dataset, bool]:
     fraction of a whole number (it casts to integers itself): then nothing is standardised. Of float vectors `(n, D)`
     those columns are left alone that hold whole numbers and whose fractions the model does not see.
     """
-    inputs = dataset.train.inputs
+    inputs: Stored = dataset.train.inputs
+    if isinstance(inputs if not isinstance(inputs, LazyRows) else inputs.template, Parts):
+        return _fitted_parts(flat, dataset), False
+    assert not isinstance(inputs, Parts), "several inputs have been dealt with"
     if not inputs.is_floating_point() and not (inputs.dtype == torch.uint8 and inputs.ndim == 4):
         if _embeds(flat, inputs):
             return replace(dataset, normalization=None), True
     elif inputs.is_floating_point() and _whole(inputs[:_ROWS]) and _fails(flat, inputs[:_ROWS].to(flat.dtype)):
         _require_numbers(flat, inputs)
-    if dataset.normalization is None or inputs.ndim != 2:
+    if not isinstance(dataset.normalization, Normalization) or inputs.ndim != 2:
         return dataset, False
     return replace(dataset, normalization=_without(dataset.normalization, _unseen_columns(flat, inputs))), False
 
 
-def _embeds(flat: FlatModel, inputs: Tensor) -> bool:
+def _fitted_parts(flat: FlatModel, dataset: Dataset) -> Dataset:
+    """Return the data set where the model takes its several inputs; integers are tokens or masks, and stay so.
+
+    Raises `ModelError` where it fails on the rows with the smallest and the largest whole numbers: a table that is too
+    small shows before a run, not in it.
+    """
+    inputs: Stored = dataset.train.inputs
+    whole = [part for _, part in each_part(inputs) if not part.is_floating_point() and part.dtype != torch.bool]
+    if not whole:
+        return dataset
+    rows = torch.cat([_telling_rows(part) for part in whole]).unique()
+    few = Preprocess(dataset.normalization, flat.dtype)(taken(inputs, rows)[:])
+    try:
+        _outputs(flat, few)
+    except IndexError as error:
+        ranges = ", ".join(
+            f"{key} {int(part.min())} to {int(part.max())}"
+            for key, part in each_part(few)
+            if not part.is_floating_point() and part.dtype != torch.bool
+        )
+        raise ModelError(
+            f"model: it cannot embed the integers of the training data, {ranges} ({error}); "
+            "give the embedding more rows, or number the tokens from 0"
+        ) from None
+    return dataset
+
+
+def _embeds(flat: FlatModel, inputs: Tensor | LazyRows) -> bool:
     rows = inputs[_telling_rows(inputs)].long()
     outside: IndexError | None = None
     try:
@@ -48,7 +81,7 @@ def _embeds(flat: FlatModel, inputs: Tensor) -> bool:
     except IndexError:
         first = second = None
     if outside is not None and first is None:
-        low, high = int(inputs.min()), int(inputs.max())
+        low, high = int(rows.min()), int(rows.max())
         raise ModelError(
             f"model: x_train has integers from {low} to {high}, which it cannot embed ({outside}); "
             "give the embedding more rows, or number the tokens from 0"
@@ -56,14 +89,14 @@ def _embeds(flat: FlatModel, inputs: Tensor) -> bool:
     return accepted and (first is None or second is None or torch.equal(first, second))
 
 
-def _telling_rows(inputs: Tensor) -> Tensor:
+def _telling_rows(inputs: Tensor | LazyRows) -> Tensor:
     """Return the rows with the smallest and the largest number, and some others."""
-    flat = inputs.reshape(len(inputs), -1)
-    ends = torch.stack([flat.amin(1).argmin(), flat.amax(1).argmax()])
+    lows, highs = zip(*((block.amin(1), block.amax(1)) for block in _blocks(inputs)), strict=True)
+    ends = torch.stack([torch.cat(lows).argmin(), torch.cat(highs).argmax()])
     return torch.cat([ends, torch.arange(min(_ROWS, len(inputs)), device=ends.device)])
 
 
-def _unseen_columns(flat: FlatModel, inputs: Tensor) -> list[int]:
+def _unseen_columns(flat: FlatModel, inputs: Tensor | LazyRows) -> list[int]:
     """Return the columns of whole numbers through which no gradient flows: the model casts them to integers."""
     x = _fractions((2 * _ROWS, inputs.shape[1]), flat.dtype).to(flat.device).requires_grad_()
     try:
@@ -74,7 +107,16 @@ def _unseen_columns(flat: FlatModel, inputs: Tensor) -> list[int]:
     except Exception:  # whatever a foreign model does here: what it cannot do is told where it is checked
         return []
     unseen = range(inputs.shape[1]) if gradient is None else torch.nonzero((gradient == 0).all(0)).flatten().tolist()
-    return [column for column in unseen if _whole(inputs[:, column])]
+    whole = torch.stack([(block == block.trunc()).all(0) for block in _blocks(inputs)]).all(0) if unseen else ()
+    return [column for column in unseen if bool(whole[column])]
+
+
+def _blocks(inputs: Tensor | LazyRows) -> Iterator[Tensor]:
+    """Yield the rows, flattened: all at once where they are in memory."""
+    rows = _READ if isinstance(inputs, LazyRows) else len(inputs)
+    for start in range(0, len(inputs), rows):
+        block: Tensor = inputs[start : start + rows]
+        yield block.reshape(len(block), -1)
 
 
 def _without(normalization: Normalization, columns: list[int]) -> Normalization | None:
@@ -84,7 +126,7 @@ def _without(normalization: Normalization, columns: list[int]) -> Normalization 
     return None if len(columns) == len(mean) else Normalization(tuple(mean), tuple(std))
 
 
-def _require_numbers(flat: FlatModel, inputs: Tensor) -> None:
+def _require_numbers(flat: FlatModel, inputs: Tensor | LazyRows) -> None:
     """Raise `ModelError` where a model that fails on whole floats takes them as integers."""
     try:
         embeds = _outputs(flat, inputs[:_ROWS].long()) is not None
@@ -117,7 +159,7 @@ def _nudged(flat: FlatModel) -> Tensor:
     return w + _NUDGE * torch.randn(w.shape, generator=make_generator(2, "check"), dtype=w.dtype).to(w.device)
 
 
-def _outputs(flat: FlatModel, x: Tensor) -> Tensor | None:
+def _outputs(flat: FlatModel, x: Inputs) -> Tensor | None:
     """Return outputs in eval mode, None where the model fails; an `IndexError` is let through."""
     try:
         with seeded_globals(0, "check"), torch.no_grad():

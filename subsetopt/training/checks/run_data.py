@@ -16,20 +16,40 @@ def read_normalization(saved: Mapping[str, Any] | None) -> Normalization | None:
     return None if saved is None else Normalization(tuple(saved["mean"]), tuple(saved["std"]))
 
 
+def read_normalizations(saved: Mapping[str, Any] | None) -> Normalization | dict[str, Normalization] | None:
+    """Return the statistics of inputs: one {mean, std}, or one for each of several inputs by name."""
+    if saved is None or isinstance(saved.get("mean"), list):
+        return read_normalization(saved)
+    return {key: Normalization(tuple(own["mean"]), tuple(own["std"])) for key, own in saved.items()}
+
+
 def standardised_as(dataset: Dataset, result: Mapping[str, Any]) -> Dataset:
     """Return `dataset` standardised as the run of `result` did; raises `RunDirectoryError` where that does not fit."""
     try:
-        inputs, targets = read_normalization(result["normalization"]), result.get("target_normalization")
+        inputs, targets = read_normalizations(result["normalization"]), result.get("target_normalization")
         targets = read_normalization(targets)
     except (KeyError, TypeError) as error:
         raise RunDirectoryError(f"result.json lacks an entry ({type(error).__name__}: {error}); train anew") from None
-    for statistics, size, what in ((inputs, dataset.in_shape[0], "inputs"), (targets, dataset.n_outputs, "targets")):
+    sized = [(targets, dataset.n_outputs, "targets"), *_sized_inputs(dataset, inputs)]
+    for statistics, size, what in sized:
         if statistics is not None and len(statistics.mean) != size:
             raise RunDirectoryError(
                 f"{dataset.name}: {what} have {size} columns, those of the run had {len(statistics.mean)}; "
                 "restore the data, or train anew"
             )
     return replace(dataset, normalization=inputs, target_normalization=targets)
+
+
+def _sized_inputs(
+    dataset: Dataset, by: Normalization | dict[str, Normalization] | None
+) -> list[tuple[Normalization | None, int, str]]:
+    """Return the statistics of each input, the size that they should have, and its name."""
+    if isinstance(by, dict) != isinstance(dataset.in_shape, dict) and by is not None:
+        raise RunDirectoryError(f"{dataset.name}: the inputs are others than the run had; restore the data")
+    if not isinstance(by, dict):
+        return [] if isinstance(dataset.in_shape, dict) else [(by, dataset.in_shape[0], "inputs")]
+    shapes = {key: dataset.in_shape.get(key, (0,)) for key in by}
+    return [(own, (shapes[key] or (1,))[0], f"inputs {key!r}") for key, own in by.items()]
 
 
 def changed_data(result: Mapping[str, Any], dataset: Dataset | None, splits: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from subsetopt.data import Preprocess
 from subsetopt.distributed import Ranks
+from subsetopt.inputs import Inputs, Stored
 from subsetopt.objective import FlatModel
 from subsetopt.objective.sharding import SampleShare
 from subsetopt.seeding import borrowed_generators
@@ -64,7 +65,7 @@ class BatchSharing:
         return self._ranks if count >= self._ranks.size else Ranks()
 
 
-def shared_batches(data: TrainingData, run: RunContext, inputs: Tensor) -> BatchSharing:
+def shared_batches(data: TrainingData, run: RunContext, inputs: Stored) -> BatchSharing:
     """Return how batches of rows of `inputs` are shared; where they cannot be parted, with a warning."""
     ranks = run.ranks
     parted = ranks.size == 1 or rows_may_be_parted(run.model.flat, inputs, data.preprocess)
@@ -73,19 +74,19 @@ def shared_batches(data: TrainingData, run: RunContext, inputs: Tensor) -> Batch
     return BatchSharing(ranks, parted)
 
 
-def rows_may_be_parted(flat: FlatModel, inputs: Tensor, preprocess: Preprocess) -> bool:
+def rows_may_be_parted(flat: FlatModel, inputs: Stored, preprocess: Preprocess) -> bool:
     """True when training mode treats rows one by one: no BatchNorm, no dropout, no buffer that a forward pass changes.
 
     Known layers are looked for, and a few `inputs` are evaluated whole and in halves, for a model's own inventions.
     """
     if flat.batch_dependent or any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in flat.modules()):
         return False
-    x = preprocess(inputs[:PROBE_ROWS].to(flat.device))
+    x: Inputs = preprocess(inputs[:PROBE_ROWS].to(flat.device))
     w, before = flat.initial(), flat.buffers()
     cuda = [flat.device] if flat.device.type == "cuda" else []
     with borrowed_generators(cuda), torch.no_grad():
         whole = flat.forward(w, x, "train")
-        halves = torch.cat([flat.forward(w, part, "train") for part in x.chunk(2)])
+        halves = torch.cat([flat.forward(w, part, "train") for part in x.split(-(-len(x) // 2))])
     unchanged = all(torch.equal(value, before[name]) for name, value in flat.buffers().items())
     flat.load_buffers(before)
     tolerance = torch.finfo(flat.dtype).eps ** 0.5

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from subsetopt.documents.run import LossOf
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.settings.phase import PhaseConfig
 
@@ -31,6 +32,10 @@ class Phase(Protocol):
     @property
     def title(self) -> str:
         """A few words for a progress bar, e.g. `lbfgs on 6000 samples`."""
+
+    @property
+    def loss_of(self) -> LossOf:
+        """What the recorded loss is: reports say it from this, and name no method."""
 
     @property
     def least_cost(self) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from subsetopt.documents.run import LossOf
 from subsetopt.errors import SettingError
 from subsetopt.saving import join, split, under
 from subsetopt.solvers import SOLVERS, make_solver
@@ -47,6 +48,11 @@ class SolverPhase:
     def samples(self) -> int:
         """K for the subset, N for the full set."""
         return self._data.samples(self.config.split)
+
+    @property
+    def loss_of(self) -> LossOf:
+        """The objective on the samples of the phase, with L2."""
+        return LossOf.OBJECTIVE
 
     @property
     def title(self) -> str:

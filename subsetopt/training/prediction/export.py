@@ -65,10 +65,11 @@ class Deployed(nn.Module):
         self.dtype = next((p.dtype for p in predictor.network.parameters() if p.is_floating_point()), torch.float32)
         self.working = dtype if predictor.embedded else torch.promote_types(dtype, self.dtype)
         shape = (-1, *[1] * (len(predictor.in_shape) - 1))
-        self.standardised = predictor.normalization is not None
+        by_inputs = _statistics(predictor)
+        self.standardised = by_inputs is not None
         self.embedded = predictor.embedded
-        if predictor.normalization is not None:
-            exact = torch.tensor([predictor.normalization.mean, predictor.normalization.std], dtype=torch.float64)
+        if by_inputs is not None:
+            exact = torch.tensor([by_inputs.mean, by_inputs.std], dtype=torch.float64)
             mean, std = exact.to(self.working)
             self.register_buffer("mean", mean.view(shape))
             self.register_buffer("mean_rest", (exact[0] - mean.double()).to(self.working).view(shape))
@@ -109,6 +110,7 @@ def export_run(
         raise SettingError("output", str(path), f"there is no folder {path.parent}", "make it first")
     _require_packages(format)
     predictor = load_predictor(run, model=model, which=which)
+    _statistics(predictor)
     rows = _rows(predictor)
     deployed = Deployed(predictor, rows.dtype).eval()
     facts = _facts(predictor, rows)
@@ -141,12 +143,19 @@ def _rows(predictor: Predictor) -> Tensor:
         return torch.randint(0, high, shape, generator=generator)
     dtype = next((p.dtype for p in predictor.network.parameters() if p.is_floating_point()), torch.float32)
     noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-    by = predictor.normalization
+    by = _statistics(predictor)
     if by is not None:
         view = (-1, *[1] * (len(predictor.in_shape) - 1))
         mean, std = (torch.tensor(part, dtype=torch.float64).view(view) for part in (by.mean, by.std))
         noise = noise * std + mean
     return noise.to(torch.float64 if predictor.encoding is not None else dtype)
+
+
+def _statistics(predictor: Predictor) -> Normalization | None:
+    """Return how the one input of the predictor is standardised; raises `ModelError` where it has several."""
+    if isinstance(predictor.in_shape, dict) or isinstance(predictor.normalization, dict):
+        raise ModelError("export: the model has several inputs, a file takes one; use load_predictor(run) in Python")
+    return predictor.normalization
 
 
 def _facts(predictor: Predictor, rows: Tensor) -> dict[str, Any]:

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
 from subsetopt.data import Normalization, Preprocess, Restore
-from subsetopt.data.checks import checked_inputs
+from subsetopt.data.raw_inputs import is_of_tensors, raw_inputs
 from subsetopt.data.tables.encoding import TableEncoding
 from subsetopt.data.tables.table import is_frame, table_of
 from subsetopt.errors import DataError, RunDirectoryError, SettingError
+from subsetopt.inputs import as_inputs, called
 from subsetopt.models import build_model, initialise_lazy
 from subsetopt.objective import FlatModel, evaluate_split
-from subsetopt.training.checks.run_data import read_normalization
+from subsetopt.objective.module_call import outputs_of
+from subsetopt.training.checks.run_data import read_normalization, read_normalizations
 from subsetopt.training.run_directory import BEST, CONFIG, MODEL, RESULT, RunDirectory
 from subsetopt.training.settings.run import make_config, read_toml
 
@@ -29,7 +31,7 @@ Which = Literal["last", "best"]
 
 
 class Predictor(nn.Module):
-    """Maps raw inputs (n, ...), as the data set had them, to outputs (n, M).
+    """Maps raw inputs (n, ...), one tensor or several, as the data set had them, to outputs (n, M).
 
     For classification these are the network's logits, for regression the targets in the units of the data, float64.
     `network` alone takes standardised inputs. `class_names` name the outputs, where the data set has names. The methods
@@ -41,17 +43,19 @@ class Predictor(nn.Module):
         network: nn.Module,
         *,
         task: str,
-        in_shape: tuple[int, ...],
-        normalization: Normalization | None = None,
+        in_shape: tuple[int, ...] | dict[str, tuple[int, ...]],
+        normalization: Normalization | dict[str, Normalization] | None = None,
         target_normalization: Normalization | None = None,
         embedded: bool = False,
         class_names: tuple[str, ...] = (),
         encoding: TableEncoding | None = None,
+        columns: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.network = network
-        self.task, self.in_shape, self.class_names = task, tuple(in_shape), tuple(class_names)
+        self.task, self.class_names, self.columns = task, tuple(class_names), tuple(columns)
         self.encoding = encoding
+        self.in_shape = in_shape if isinstance(in_shape, dict) else tuple(in_shape)
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
         self.normalization, self.target_normalization, self.embedded = normalization, target_normalization, embedded
         self._preprocess = Preprocess(normalization, dtype, embedded)
@@ -65,27 +69,32 @@ class Predictor(nn.Module):
             return cls(
                 network,
                 task=data["task"],
-                in_shape=tuple(data["in_shape"]),
-                normalization=read_normalization(result["normalization"]),
+                in_shape=read_shape(data["in_shape"]),
+                normalization=read_normalizations(result["normalization"]),
                 target_normalization=read_normalization(result.get("target_normalization")),
                 embedded=bool(data.get("embedded")),
                 class_names=tuple(data.get("class_names") or ()),
                 encoding=TableEncoding.of_document(data["encoding"]) if data.get("encoding") else None,
+                columns=tuple(data.get("columns") or ()),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise RunDirectoryError(
                 f"result.json lacks an entry ({type(error).__name__}: {error}); train anew"
             ) from None
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return outputs (n, M) for raw inputs (n, ...)."""
-        device = next((p.device for p in self.network.parameters()), inputs.device)
-        outputs: Tensor = self._restore(self.network(self._preprocess(inputs.to(device))))
+    def forward(self, inputs: Any) -> Tensor:
+        """Return outputs (n, M) for raw inputs: a tensor (n, ...), or a dict or tuple of several."""
+        given: Any = as_inputs(inputs)
+        device = next((p.device for p in self.network.parameters()), given.device)
+        outputs: Tensor = self._restore(called(self.network, self._preprocess(given.to(device))))
         return outputs
 
     @ordinary_torch()
     def predict(self, inputs: Any) -> Any:
-        """Return predictions for raw inputs (n, ...): a tensor for a tensor, a numpy array for anything else.
+        """Return predictions for raw inputs (n, ...): a tensor for tensors, a numpy array for anything else.
+
+        Inputs are given in any form that data may have (see `as_dataset`), with targets beside them or without; of a
+        loader in the order of its data set, whatever its own is.
 
         Classification gives class names, as whole numbers where all of them are, (n,), or class numbers where there
         are no names; regression targets (n,), or (n, M) for several columns. Raises `DataError`.
@@ -118,34 +127,28 @@ class Predictor(nn.Module):
         x, std = self._checked(inputs), None if by is None else by.std
         return evaluate_split(flat, flat.initial(), x, y, loss=loss, preprocess=self._preprocess, target_std=std)
 
-    def _checked(self, inputs: Any) -> Tensor:
-        tensor = checked_inputs(self._encoded(inputs), "inputs")
-        if tuple(tensor.shape[1:]) != self.in_shape:
-            raise DataError(
-                f"inputs: rows have shape {tuple(tensor.shape[1:])}, the model was trained on {self.in_shape}; "
-                "give it the same columns"
-            )
-        if self._preprocess.embedded and tensor.is_floating_point():
-            raise DataError(f"inputs: {tensor.dtype}, the model was trained on integers; convert them to int64")
-        return tensor
+    def _checked(self, inputs: Any) -> Any:
+        found = raw_inputs(self._encoded(inputs), self.in_shape, self.columns, self._preprocess.embedded)
+        if isinstance(found, Tensor) and self._preprocess.embedded and found.is_floating_point():
+            raise DataError(f"inputs: {found.dtype}, the model was trained on integers; convert them to int64")
+        return found
 
     def _encoded(self, inputs: Any) -> Any:
         """Return the inputs of a data frame (n, D) by the run's encoding, and anything else as it is."""
-        if not is_frame(inputs):
+        if self.encoding is None or not is_frame(inputs):
             return inputs
-        if self.encoding is None:
-            raise DataError("inputs: a data frame, the model was trained on arrays; give it frame.to_numpy()")
         encoded, notes = self.encoding.encode(table_of(inputs))
         for note in notes:
             _LOG.warning("%s", note)
         return encoded
 
     def _outputs(self, inputs: Any) -> Tensor:
-        tensor, was_training = self._checked(inputs), self.training
+        found, was_training = self._checked(inputs), self.training
         self.eval()
         try:
             with torch.no_grad():
-                return torch.cat([self(part).cpu() for part in tensor.split(CHUNK)])
+                pieces = range(0, len(found), CHUNK)
+                return torch.cat([outputs_of(self, found[start : start + CHUNK]).cpu() for start in pieces])
         finally:
             self.train(was_training)
 
@@ -168,11 +171,11 @@ def load_predictor(path: str | Path, *, model: nn.Module | None = None, which: W
             raise RunDirectoryError(
                 f"run = {str(directory.path)!r}: its model was a Python object; use load_predictor(path, model=...)"
             )
-        shape, outputs = tuple(result["dataset"]["in_shape"]), result["dataset"]["n_outputs"]
+        shape, outputs = read_shape(result["dataset"]["in_shape"]), result["dataset"]["n_outputs"]
         model = build_model(
             config.model, in_shape=shape, n_outputs=outputs, seed=config.seed, dtype=dtype, **config.model_args
         )
-    initialise_lazy(model, tuple(result["dataset"]["in_shape"]))
+    initialise_lazy(model, read_shape(result["dataset"]["in_shape"]))
     flat = FlatModel(model, dtype=dtype, device="cpu")
     w = flat.load_state_dict(directory.load_tensors(file)[0])
     return Predictor.of_result(flat.module(w), result).eval()
@@ -183,4 +186,11 @@ def _is_number(name: str) -> bool:
 
 
 def _like(inputs: Any, outputs: Tensor) -> Any:
-    return outputs if isinstance(inputs, Tensor) else outputs.numpy()
+    return outputs if is_of_tensors(inputs) else outputs.numpy()
+
+
+def read_shape(saved: Any) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    """Return the shape of a sample that result.json holds, of several inputs that of each."""
+    if isinstance(saved, Mapping):
+        return {key: tuple(shape) for key, shape in saved.items()}
+    return tuple(saved)

@@ -334,6 +334,12 @@ class RunFields(StoppingSettings, ProblemSettings):
         examples=[10],
         json_schema_extra=declared("Run", free=True),
     )
+    log_to: Literal["tensorboard", "mlflow"] | None = Field(
+        None,
+        description="also write losses, gradient norms and cost of every iteration to a tracker (extra of that name)",
+        examples=["tensorboard"],
+        json_schema_extra=declared("Run", free=True),
+    )
     output: Path | None = Field(
         None,
         description="run directory, must not exist [default: runs/DATASET-MODEL-SOLVER-N]",

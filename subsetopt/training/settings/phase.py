@@ -219,6 +219,11 @@ class PhaseConfig(StoppingSettings):
         examples=[1e-4],
         json_schema_extra=_HANDOFF,
     )
+    coupled_l2: bool = Field(
+        False,
+        description="adamw, muon: the run's L2 penalty in the gradient, and no decoupled decay unless given",
+        json_schema_extra=_HANDOFF,
+    )
     clip_norm: float | None = Field(
         None, gt=0, description="clip first-order gradients to this norm", examples=[1.0], json_schema_extra=_HANDOFF
     )

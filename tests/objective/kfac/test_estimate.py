@@ -111,6 +111,22 @@ def test_convolution_factors_sum_over_positions(padding):
     torch.testing.assert_close(kfac.product(v), torch.cat([expected[:, :18].reshape(-1), expected[:, 18]]))
 
 
+@pytest.mark.parametrize("settings", [{"padding": 1, "stride": 2}, {"padding": "same", "dilation": 2}])
+def test_a_convolution_along_a_sequence_is_one_along_rows_of_an_image(settings):
+    """Before, Conv1d had no factors."""
+    wide = {name: v if isinstance(v, str) else (0 if name == "padding" else 1, v) for name, v in settings.items()}
+    x, y = torch.randn(4, 2, 7, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    line, image = nn.Conv1d(2, 3, 3, **settings), nn.Conv2d(2, 3, (1, 3), **wide)
+    with torch.no_grad():
+        image.weight.copy_(line.weight[:, :, None])
+        image.bias.copy_(line.bias)
+    along = fitted(built(line, nn.AdaptiveAvgPool1d(1), nn.Flatten()), x, y, draw="empirical")
+    across = fitted(built(image, nn.AdaptiveAvgPool2d(1), nn.Flatten()), x[:, :, None], y, draw="empirical")
+    v = torch.randn(21, dtype=torch.float64)
+    assert along.note == ""
+    torch.testing.assert_close(along.product(v), across.product(v))
+
+
 @pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.LayerNorm([4, 3])])
 def test_norm_layers_have_the_diagonal_of_squared_sample_gradients(norm):
     flat = built(norm, nn.Flatten(), nn.Linear(12, 2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ BUDGETS = (1.0, 3.0, 10.0)
 SEEDS = 5
 NEVER = "sgd"
 _QUALITY = (0.955, 0.951, 0.957, 0.949, 0.912, 0.935, 0.947, 0.90)
-_COLUMNS = ("method", "budget", "seed", "epoch_equivalents", "seconds", "loss", "kind", "phase", "validation_metric")
+COLUMNS = ("method", "budget", "seed", "epoch_equivalents", "seconds", "loss", "kind", "phase", "validation_metric")
 
 
 def summary() -> dict[str, Any]:
@@ -149,7 +150,7 @@ def write_study(directory: Path, content: dict[str, Any] | None = None) -> Path:
     rng = np.random.default_rng(6)
     with (directory / "curves.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
+        writer.writerow(COLUMNS)
         for (index, name), budget, seed in itertools.product(enumerate(METHODS), BUDGETS, range(SEEDS)):
             speed, noise = 1.5 / (1 + 0.35 * index), rng.normal(0.0, 0.06)
             for cost in np.linspace(0.0, budget, 25):
@@ -160,3 +161,13 @@ def write_study(directory: Path, content: dict[str, Any] | None = None) -> Path:
                     (name, budget, seed, cost, cost * (0.8 + 0.15 * index), 1.1 * loss, "validation", 0, quality)
                 )
     return directory
+
+
+def vertices(d: str) -> list[tuple[float, float]]:
+    """Return the corners of an SVG path of M, L, l and Z as absolute coordinates, read by the grammar of SVG."""
+    points: list[tuple[float, float]] = []
+    for command, numbers in re.findall(r"([MLl])([^MLlZ]*)", d):
+        x, y = map(float, re.findall(r"-?(?:\d+\.?\d*|\.\d+)", numbers))
+        before = points[-1] if command == "l" else (0.0, 0.0)
+        points.append((before[0] + x, before[1] + y))
+    return points

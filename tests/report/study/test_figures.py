@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from subsetopt.documents.comparison import ComparisonDocument
@@ -13,13 +15,14 @@ from subsetopt.report.study.figures import (
     SHOWN_AT_FIRST,
     curve_kinds,
     curve_picture,
+    fitting,
     metric_picture,
     pareto_front,
     pareto_picture,
     shown_methods,
 )
 from subsetopt.report.study.files import CurvePoint, read_curves
-from tests.report.study.study_fixture import METHODS, summary, write_study
+from tests.report.study.study_fixture import METHODS, summary, vertices, write_study
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -39,17 +42,65 @@ def test_every_line_of_a_curve_picture_belongs_to_a_method(tmp_path: Path) -> No
     study, points = ComparisonDocument.read(summary()), read_curves(write_study(tmp_path))
     picture = curve_picture(study, points, 10.0, "train", "cost", shown_methods(study))
     assert picture is not None and picture.caption.startswith("Training loss against cost")
-    lines = [group for group in ElementTree.fromstring(picture.svg).iter("g") if group.find("title") is not None]
-    assert [line.findtext("title") for line in lines] == list(METHODS)
+    groups = [group for group in ElementTree.fromstring(picture.svg).iter("g") if group.get("data-s") is not None]
+    assert [METHODS[int(group.attrib["data-s"])] for group in groups] == list(METHODS)
+    assert all([path.get("class") for path in group] == ["band", "line"] for group in groups)
     accuracy = curve_picture(study, points, 1.0, "metric", "seconds", shown_methods(study))
     assert accuracy is not None and accuracy.caption == "Validation accuracy against seconds, budget 1"
     assert "80 %" in ElementTree.fromstring(accuracy.svg).itertext(), "an accuracy axis is linear, in per cent"
     assert curve_picture(study, points, 99.0, "train", "cost", frozenset()) is None
 
 
-def test_losses_on_each_methods_own_subset_are_not_compared() -> None:
+def test_a_subset_solve_is_a_thin_line_of_the_training_picture() -> None:
     kinds = ("subset", "train", "validation")
     assert curve_kinds([CurvePoint("m", 1, 0, 0, 0, 1, kind) for kind in kinds]) == ["validation", "train"]
+    assert curve_kinds([CurvePoint("m", 1, 0, 0, 0, 1, "subset")]) == ["train"]
+    study = ComparisonDocument.read(summary())
+    points = [CurvePoint("adam", 1.0, 0, cost, cost, 1 / (1 + cost), "train") for cost in (2.0, 3.0)]
+    points += [CurvePoint("adam", 1.0, 0, cost, cost, 2 / (1 + cost), "subset") for cost in (0.0, 1.0)]
+    points += [CurvePoint("sgd", 1.0, 0, cost, cost, 3 / (1 + cost), "subset") for cost in (0.0, 5.0)]
+    picture = curve_picture(study, points, 1.0, "train", "cost", shown_methods(study))
+    assert picture is not None and picture.caption.endswith("thin lines: on the method's own subset")
+    groups = [group for group in ElementTree.fromstring(picture.svg).iter("g") if group.get("data-s") is not None]
+    drawn = {METHODS[int(g.attrib["data-s"])]: [path.get("class") for path in g] for g in groups}
+    assert drawn == {"adam": ["own", "line"], "sgd": ["own"]}
+    held_out = curve_picture(study, points, 1.0, "validation", "cost", shown_methods(study))
+    assert held_out is None, "no held-out loss was recorded"
+
+
+def test_no_accuracy_is_drawn_beyond_100_per_cent() -> None:
+    study = ComparisonDocument.read(summary())
+    points = [
+        CurvePoint("adam", 1.0, seed, float(cost), 0.0, value, "metric")
+        for seed, values in enumerate(((0.5, 1.0, 0.99), (0.9, 0.9, 1.0), (0.7, 0.99, 1.0)))
+        for cost, value in enumerate(values)
+    ]
+    picture = curve_picture(study, points, 1.0, "metric", "cost", frozenset({METHODS.index("adam")}))
+    assert picture is not None
+    root = ElementTree.fromstring(picture.svg)
+    scale = json.loads(root.attrib["data-y"])
+    assert scale["high"] == 1.0 and scale["limits"] == [0.0, 1.0]
+    band = next(path for path in root.iter("path") if path.get("class") == "band")
+    assert min(y for _, y in vertices(band.attrib["d"])) >= scale["end"] - 0.1, "the band ends at the top of the axes"
+    texts = [text for text in root.itertext() if text.endswith("%")]
+    assert texts[-1] == "100 %" and all(float(text.split()[0]) <= 100 for text in texts)
+
+
+def test_many_long_curves_are_thinned_together_to_the_size_that_was_asked_for() -> None:
+    study = ComparisonDocument.read(summary())
+    rng = np.random.default_rng(3)
+    points = [
+        CurvePoint(method, 10.0, seed, cost, cost, float(np.exp(-cost / 3 + 0.3 * rng.standard_normal())), "train")
+        for method in METHODS
+        for seed in range(3)
+        for cost in np.linspace(0.0, 10.0, 200)
+    ]
+    picture = curve_picture(study, points, 10.0, "train", "cost", shown_methods(study))
+    assert picture is not None
+    full = len(picture.svg)
+    (thinned,) = fitting([picture], full // 2)
+    assert len(thinned.svg) <= full // 2 and thinned.tolerance < 12.0
+    assert fitting([picture], full) == [picture], "nothing is lost where there is room"
 
 
 def test_better_points_lie_higher_and_dearer_points_further_right() -> None:
@@ -96,7 +147,7 @@ def test_the_band_of_two_unlike_seeds_does_not_flatten_the_lines() -> None:
     picture = curve_picture(study, points, 1.0, "train", "cost", frozenset({METHODS.index("adam")}))
     assert picture is not None
     line = next(p for p in ElementTree.fromstring(picture.svg).iter("path") if p.get("class") == "line")
-    heights = [float(point.split()[1]) for point in line.attrib["d"][1:].split("L")]
+    heights = [y for _, y in vertices(line.attrib["d"])]
     assert max(heights) - min(heights) > 0.4 * 200, "the line has about half of the axis, 202 units high"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import re
 import shutil
@@ -10,10 +12,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from subsetopt.report.palette import LINE_COLOURS
 from subsetopt.report.study.report import render_study
-from tests.report.study.study_fixture import BUDGETS, INJECTION, METHODS, NEVER, summary, write_study
+from tests.report.study.study_fixture import BUDGETS, COLUMNS, INJECTION, METHODS, NEVER, summary, write_study
 
 _VOID = {"meta", "wbr", "br", "link", "img", "input"}
 
@@ -83,7 +87,7 @@ def test_one_heading_of_the_first_rank_and_every_link_has_its_target(page: Page)
     assert page.count("h1") == 1 and page.count("main") == 1 and page.count("title") >= 1
     targets = {attributes.get("id") for _, attributes in page.tags}
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
-    assert len(links) == 9 and {str(link).removeprefix("#") for link in links} <= targets
+    assert len(links) == 10 and {str(link).removeprefix("#") for link in links} <= targets
 
 
 def test_every_table_has_column_and_row_headers_and_a_name(page: Page) -> None:
@@ -120,7 +124,7 @@ def test_results_show_the_numbers_of_the_summary(page: Page, budget: float) -> N
     ):
         shown = _column(page, table, title)
         assert {name: float(str(attributes["data-sort"])) for name, (_, attributes) in shown.items()} == {
-            name: row[key] for name, row in rows.items()
+            name: pytest.approx(row[key], rel=1e-6) for name, row in rows.items()
         }
     for name, (text, _) in _column(page, table, "Test accuracy").items():
         assert text.replace("\xa0", " ") == f"{100 * rows[name]['mean']:.2f} %"
@@ -158,11 +162,20 @@ def test_the_matrix_agrees_with_every_comparison_seen_from_both_sides(page: Page
     assert len(page.tables["Every paired comparison"]) == 1 + len(summary()["comparisons"])
 
 
+def test_the_answer_comes_first_then_a_table_and_bullets_only_after_it(source: str) -> None:
+    body = source[source.index("<main>") :]
+    answer, table, bullets = (body.index(text) for text in ('<p class="answer">', "<table", "<li>"))
+    assert answer < table < bullets
+    sentences = re.split(r"(?<=\.) (?=[A-Z])", body[answer : body.index("</p>")])
+    assert 1 <= len(sentences) <= 2
+    assert re.search(r'<table aria-label="([^"]+)"', body).group(1) == "After 10 epoch-equivalents"  # type: ignore[union-attr]  # found above
+
+
 def test_a_method_that_never_reaches_the_target_says_so(page: Page) -> None:
     table = _column(page, "Until the held-out loss first reaches 0.3", "Cost")
     assert table[NEVER][0] == "never" and "data-sort" not in table[NEVER][1]
     wanted = {r["method"]: r["cost_mean"] for r in summary()["time_to_target"] if r["target"] == 0.3 and r["reached"]}
-    assert {n: float(str(a["data-sort"])) for n, (_, a) in table.items() if n != NEVER} == wanted
+    assert {n: float(str(a["data-sort"])) for n, (_, a) in table.items() if n != NEVER} == pytest.approx(wanted)
 
 
 def test_tuning_stands_apart_with_every_rate_that_was_tried(page: Page) -> None:
@@ -231,6 +244,80 @@ def test_every_template_is_compiled_with_escaping() -> None:
     assert safe == {
         "study.html": ["style", "section.content", "script"],
         "summary.html": [],
+        "details.html": [],
         "tables.html": ['"<wbr>"'],
         "pictures.html": ["key_sample(index)", "picture.svg"],
     }
+
+
+def test_a_page_of_thirteen_methods_with_long_curves_stays_under_300_kilobytes(tmp_path: Path) -> None:
+    content, names = summary(), [f"lbfgs@0.0{index}+adam" for index in range(10, 23)]
+    rng = np.random.default_rng(4)
+    pairs = list(itertools.combinations(names, 2))
+    comparison, row, tuning = content["comparisons"][0], content["results"][0], content["methods"][0]["tuning"]
+    content |= {
+        "methods": [{"name": name, "tuning": tuning} for name in names],
+        "results": [{**row, "method": name, "budget": b, "cost_mean": b} for name in names for b in BUDGETS],
+        "time_to_target": [],
+        "ranks": [],
+        "comparisons": [
+            {**comparison, "a": a, "b": b, "budget": budget, "metric": metric}
+            for a, b in pairs
+            for budget in BUDGETS
+            for metric in ("accuracy", "loss")
+        ],
+    }
+    write_study(tmp_path, content)
+    with (tmp_path / "curves.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for name, budget, seed in itertools.product(names, BUDGETS, range(3)):
+            costs = np.linspace(0.0, budget, 150)
+            losses = np.exp(-costs / 2 + 0.2 * rng.standard_normal(150))
+            kinds = ["subset"] * 50 + ["train"] * 50 + ["validation"] * 50
+            for i, (cost, loss, kind) in enumerate(zip(costs, losses, kinds, strict=True)):
+                writer.writerow((name, budget, seed, cost, cost * (1 + i / 99), loss, kind, 0, np.exp(-loss)))
+    report = render_study(tmp_path)
+    assert 100_000 < report.html.stat().st_size <= 300_000
+    cut = report.html.read_text(encoding="utf-8")
+    assert f"The first 100 of {6 * len(pairs)} rows; report.md has all of them." in cut
+    assert report.markdown.read_text(encoding="utf-8").count("\n| lbfgs@0.010+adam | lbfgs") >= 6 * 12
+
+
+def test_one_method_and_one_seed_are_in_the_singular(tmp_path: Path) -> None:
+    content = summary()
+    first = content["methods"][0]
+    own = [row for row in content["results"] if row["method"] == first["name"]]
+    content |= {"methods": [first], "results": own, "comparisons": [], "ranks": [], "time_to_target": [], "seeds": 1}
+    page = Page(render_study(write_study(tmp_path, content)).html.read_text(encoding="utf-8"))
+    assert "1 method, 1 seed" in page.text and not re.search(
+        r"(?<![\d.])1 (methods|seeds|cells|epoch-equivalents)\b", page.text
+    )
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2.2, of a colour as #rrggbb."""
+    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def _contrast(one: str, other: str) -> float:
+    high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_line_colour_has_a_contrast_of_four_and_a_half_on_its_paper() -> None:
+    """Reference: WCAG 2.2, success criterion 1.4.3; light, dark and print."""
+    assert _contrast("#ffffff", "#000000") == pytest.approx(21) and _contrast("#ffffff", "#777777") < 4.5
+    style = (files("subsetopt.report") / "templates" / "study.css").read_text(encoding="utf-8")
+    themes = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
+    assert len(themes) == 3
+    for theme in themes:
+        paper = re.search(r"--paper: (#\w+)", theme)
+        assert paper is not None
+        white = paper[1] if len(paper[1]) == 7 else "#" + "".join(2 * c for c in paper[1][1:])
+        lines = re.findall(r"--c\d: (#\w{6})", theme)
+        assert len(set(lines)) == 9
+        assert min(_contrast(line, white) for line in lines) >= 4.5
+    assert list(LINE_COLOURS) == re.findall(r"--c\d: (#\w{6})", themes[0])[: len(LINE_COLOURS)]

@@ -55,11 +55,12 @@ def test_markdown_tables_have_the_numbers_and_as_many_cells_in_every_row() -> No
     assert shown == wanted
 
 
-def test_markdown_has_no_html_of_the_study_and_starts_with_the_verdict() -> None:
+def test_markdown_has_no_html_of_the_study_and_starts_with_the_answer() -> None:
     text = study_markdown(ComparisonDocument.read(summary()))
     prose = text.replace(text.split("```")[1], "")
     assert "<script" not in prose.replace("\\<", "") and INJECTION in text.replace("\\", "")
-    assert text.splitlines()[0].startswith("# Digits") and text.splitlines()[2].startswith("- After 10")
+    assert text.splitlines()[0].startswith("# Digits") and text.splitlines()[2].startswith("After 10")
+    assert text.index("### After 10") < text.index("\n- After 10"), "bullets come after the table"
 
 
 def test_a_command_with_backticks_stays_inside_its_fence() -> None:

@@ -65,7 +65,7 @@ def test_a_constant_is_drawn_and_text_is_escaped() -> None:
     root = ElementTree.fromstring(plot.svg())
     assert root.get("aria-label") == '<a> & "b"'
     assert "<x>" in {element.text for element in root.iter("text")}
-    assert [group.get("class") for group in root.iter("g")] == ["c0", "c1 off"]
+    assert [group.get("class") for group in root.iter("g")] == ["ticks", "c0", "c1 off"]
 
 
 def test_labels_have_as_many_digits_as_tell_ticks_apart():

@@ -18,6 +18,7 @@ from subsetopt.analysis.verification import verify_run
 from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.training import make_config, train
+from subsetopt.training.checks.identity import FREE, OtherRunError, _check_settings
 from subsetopt.training.evaluation import evaluate_run
 from subsetopt.training.resume import resume_run
 from subsetopt.training.run_directory import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, MODEL, RESULT, RunDirectory
@@ -190,3 +191,14 @@ def test_stages_without_end_are_refused(grow: float) -> None:
 def test_numbers_in_tables_are_finite(value: object) -> None:
     with pytest.raises(SettingError, match=r"solver_args.*must hold finite numbers"):
         make_config({"solver_args": {"damping": value}})
+
+
+def test_a_phase_written_before_a_setting_existed_has_its_default() -> None:
+    """`coupled_l2` came later than checkpoints that list their phases, as the runs of a comparison do."""
+    phase = {"method": "adamw", "data": "full", "role": "handoff", "epochs": 1.0, "lr": 0.01}
+    config = make_config({"solver": "none", "phase": [phase]})
+    saved = config.model_dump(mode="json")
+    del saved["phase"][0]["coupled_l2"]
+    _check_settings(saved, config, FREE)
+    with pytest.raises(OtherRunError, match="it was made with phase"):
+        _check_settings({**saved, "phase": [{**saved["phase"][0], "lr": 0.02}]}, config, FREE)

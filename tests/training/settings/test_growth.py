@@ -207,9 +207,9 @@ def test_a_first_stage_too_small_names_a_start_that_is_not() -> None:
 def test_a_study_lays_one_share_of_the_budget_on_all_stages_and_tunes_theta() -> None:
     study = make_study({"dataset": "digits", "methods": "lbfgs@0.01x2,lbfgs@0.02x4+sgd", "budget": "10", "seeds": 1})
     maker = CellMaker(study)
-    grown, handed = (maker.cell(name, 10.0, 0, None).config.phases() for name in maker.methods)
+    grown, handed = (maker.cell(name, 10.0, 0).config.phases() for name in maker.methods)
     assert {(phase.epochs, phase.cumulative) for phase in grown[:-1]} == {(5.0, True)} and grown[-1].epochs == 10.0
     assert [phase.stop_at for phase in handed] == ["noise"] * 3 + ["noise", "minimum"]
     assert all(phase.epochs == 5.0 and phase.cumulative for phase in handed[:-1]) and not handed[-1].cumulative
-    tuned = maker.cell("lbfgs@0.01x2", 10.0, 0, 0.3).config.phases()
+    tuned = maker.cell("lbfgs@0.01x2", 10.0, 0, {"noise_theta": 0.3}).config.phases()
     assert {phase.noise_theta for phase in tuned[:-1]} == {0.3} and math.isclose(tuned[-1].noise_theta, 0.1)

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from subsetopt.data.batch_augmentation import Augmentation, Augmented
 from subsetopt.devices import moved
+from subsetopt.errors import SettingError
+from subsetopt.inputs import Inputs, Parts, Stored
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
 from subsetopt.objective.flops import count_contractions, count_flops
@@ -60,12 +62,16 @@ class MiniBatch:
         self._augmentation, self._amp = augmentation, amp
         self._inputs, targets = data.trained(split)
         self._targets = loss.prepare(targets, run.model.flat.dtype)
+        if sampler.needs_data:
+            _require_one_tensor(self._inputs)
         self._sharing = shared_batches(data, run, self._inputs)
 
     @property
     def bind_rows(self) -> int:
         """Cost of preparing the sampler on the training inputs, in gradients of one sample."""
-        return self._gradients(self._sampler.bind_flops(self._inputs[0].numel()))
+        if not self._sampler.needs_data:
+            return 0
+        return self._gradients(self._sampler.bind_flops(_require_one_tensor(self._inputs)[0].numel()))
 
     @property
     def first_step_cost(self) -> float:
@@ -86,7 +92,7 @@ class MiniBatch:
         """Prepare a sampler that needs the training inputs, once; a restored sampler has been prepared."""
         if self._sampler.needs_data:
             self._ledger.charge("gradient", self.bind_rows, "selection")
-            self._sampler.bind(self._inputs)
+            self._sampler.bind(_require_one_tensor(self._inputs))
 
     def gradient(self, w: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
         """Return (loss, gradient) at w of the next batch, None when selection kept too little for a step yet.
@@ -158,7 +164,7 @@ class MiniBatch:
         assert gathered is not None, "a column that was given is gathered"
         return Seen(rows, gathered, probabilities, features, targets, shares)
 
-    def _scan(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Scan:
+    def _scan(self, w: Tensor, inputs: Stored, targets: Tensor) -> Scan:
         """Return last-layer gradients e = dl/dz (n, M) and features h (n, D) of all rows."""
         targets = self._loss.prepare(targets, self._flat.dtype)
         self._ledger.charge("forward", len(targets), "selection")
@@ -177,16 +183,17 @@ class MiniBatch:
         e, h = (self._sharing.gather(len(targets), torch.cat(parts)) for parts in (residuals, features))
         return Scan(e, h, targets.to(w.device))
 
-    def _stored(self, indices: Tensor) -> Tensor:
+    def _stored(self, indices: Tensor) -> Inputs:
         """Return rows of the inputs on the device, from wherever they are."""
         return moved(self._inputs[indices.to(self._inputs.device)], self._targets.device)
 
-    def _augmented(self, images: Tensor, generator: torch.Generator) -> Augmented:
+    def _augmented(self, images: Inputs, generator: torch.Generator) -> Augmented:
         if self._augmentation is None:
             return Augmented(self._data.preprocess(images))
+        assert isinstance(images, Tensor), "augmentation is refused for several inputs"
         return self._augmentation(images, self._data.preprocess, generator)
 
-    def _forward(self, w: Tensor, x: Tensor, mode: Mode) -> ForwardPass:
+    def _forward(self, w: Tensor, x: Inputs, mode: Mode) -> ForwardPass:
         flat, needs, features = self._flat, self._sampler.needs, None
         with torch.autocast(self._data.device.type, torch.bfloat16, enabled=self._amp):
             if "features" in needs or self._sampler.needs_scan:
@@ -221,6 +228,16 @@ class MiniBatch:
             torch.autograd.grad(self._loss.per_sample(outputs, self._targets[rows]).sum(), w)
 
         return count_flops(gradient) / len(self._inputs[rows])
+
+
+def _require_one_tensor(inputs: Stored) -> Tensor:
+    """Return inputs that a sampler can compare; raises `SettingError` for several, and for rows that are read."""
+    if isinstance(inputs, Tensor):
+        return inputs
+    what = "several tensors" if isinstance(inputs, Parts) else "read row by row"
+    raise SettingError(
+        "codes", "inputs", f"the sampler compares inputs of one tensor, these are {what}", "set codes = 'features'"
+    )
 
 
 def donor_losses(

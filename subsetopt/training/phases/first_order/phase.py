@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.data.batch_augmentation import make_augmentation
+from subsetopt.documents.run import LossOf
 from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.samplers import Sampler
@@ -33,6 +34,7 @@ from subsetopt.training.phases.first_order.schedules import rate_factor
 from subsetopt.training.phases.first_order.setup import (
     check_affordable,
     check_phase,
+    coupled_l2_of,
     learning_rate,
     loss_of,
     optimizer_of,
@@ -82,6 +84,7 @@ class FirstOrderPhase:
         self._stream = f"{index}:{config.role}"
         self._lr = learning_rate(config)
         self._weight_decay = weight_decay_of(config, run.config)
+        self._coupled_l2 = coupled_l2_of(config, run.config)
         self._loss = loss_of(config, run)
         self._sampler: Sampler = sampler_of(config, data, budget, run, self.samples, self._stream)
         self._augmentation = make_augmentation(config.augmentation, data.dataset.in_shape)
@@ -93,6 +96,12 @@ class FirstOrderPhase:
     def samples(self) -> int:
         """K for the subset, N for the full set."""
         return self._data.samples(self.config.split)
+
+    @property
+    def loss_of(self) -> LossOf:
+        """The mean over the latest mini-batches; L2 is part of it, decoupled weight decay is not."""
+        penalised = not self._decoupled or self._coupled_l2 > 0
+        return LossOf.MINI_BATCHES if penalised else LossOf.MINI_BATCHES_WITHOUT_DECAY
 
     @property
     def title(self) -> str:
@@ -157,7 +166,8 @@ class FirstOrderPhase:
             except BudgetExhausted:
                 state.stopped = state.budget.end if state.iterations else StopReason.BUDGET
         if losses:
-            penalty = 0.0 if self._decoupled else 0.5 * self._weight_decay * state.w.detach().square().sum()
+            strength = self._coupled_l2 if self._decoupled else self._weight_decay
+            penalty = 0.5 * strength * state.w.detach().square().sum() if strength else 0.0
             (state.loss,) = host_read((torch.stack(losses).mean() + penalty).reshape(1))
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
@@ -224,6 +234,8 @@ class FirstOrderPhase:
         loss, state.w.grad = computed
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(state.w, self.config.clip_norm)
+        if self._coupled_l2:  # after clipping, where torch's optimizers have theirs
+            state.w.grad.add_(state.w.detach(), alpha=self._coupled_l2)
         if flops := state.optimizer.step(rate):
             self._budget.ledger.enter(flops, "arithmetic")
         state.iterations += 1

@@ -33,7 +33,15 @@ def weight_decay_of(config: PhaseConfig, run: RunConfig) -> float:
     if config.weight_decay is not None:
         return config.weight_decay
     decoupled = OPTIMIZERS.get(config.method).decoupled_decay
-    return run.l2 if decoupled is None else decoupled
+    if decoupled is None:
+        return run.l2
+    return 0.0 if config.coupled_l2 else decoupled
+
+
+def coupled_l2_of(config: PhaseConfig, run: RunConfig) -> float:
+    """Return the L2 strength that is added to the gradient; other optimizers have it as their weight decay."""
+    decoupled = OPTIMIZERS.get(config.method).decoupled_decay is not None
+    return run.l2 if decoupled and config.coupled_l2 else 0.0
 
 
 def optimizer_of(

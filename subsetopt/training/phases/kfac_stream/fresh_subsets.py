@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.devices import moved
+from subsetopt.inputs import Inputs
 from subsetopt.objective import FlatModel
 from subsetopt.objective.chunks import bounds
 from subsetopt.objective.evaluation import update_batch_norm
@@ -72,7 +73,7 @@ class FreshSubsets:
         """Return which of `count` samples this rank computes."""
         return self._sharing.share(count)
 
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, rows: Tensor) -> tuple[Inputs, Tensor]:
         """Return model inputs and targets of these rows, from wherever they are."""
         rows = rows.to(self.inputs.device)  # a checkpoint gives rows back on the device
         return self._data.preprocess(moved(self.inputs[rows], self._data.device)), self.targets[rows]

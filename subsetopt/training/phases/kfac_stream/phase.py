@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subsetopt.documents.run import LossOf
 from subsetopt.errors import SettingError
 from subsetopt.objective import make_loss
 from subsetopt.objective.host import host_read
@@ -100,6 +101,11 @@ class StreamPhase:
     def samples(self) -> int:
         """K for the subset, N for the full set."""
         return self._data.samples(self.config.split)
+
+    @property
+    def loss_of(self) -> LossOf:
+        """The loss on each fresh mini-batch before its step, with L2."""
+        return LossOf.FRESH_BATCH
 
     @property
     def title(self) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from subsetopt.documents.run import LossOf
 from subsetopt.errors import SettingError, setting
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.saving import under
@@ -71,6 +72,11 @@ class SubsetsPhase:
     def samples(self) -> int:
         """All samples of all subsets."""
         return self._union.samples(SplitName.SUBSET)
+
+    @property
+    def loss_of(self) -> LossOf:
+        """The objective of the subset that is being solved."""
+        return LossOf.ONE_SUBSET
 
     @property
     def title(self) -> str:

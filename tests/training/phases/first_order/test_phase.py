@@ -28,12 +28,14 @@ OPTIMIZERS = {
     "sgd-nesterov": lambda p: torch.optim.SGD(p, 0.05, momentum=0.8, nesterov=True, weight_decay=1e-3),
     "adam": lambda p: torch.optim.Adam(p, 1e-3, weight_decay=1e-3),
     "adamw": lambda p: torch.optim.AdamW(p, 1e-3, weight_decay=0.01),
+    "adamw-coupled": lambda p: torch.optim.Adam(p, 1e-3, weight_decay=1e-3),
 }
 SETTINGS = {
     "sgd": {"handoff": "sgd"},
     "sgd-nesterov": {"handoff": "sgd", "handoff_nesterov": True, "handoff_momentum": 0.8},
     "adam": {"handoff": "adam"},
     "adamw": {"handoff": "adamw"},
+    "adamw-coupled": {"handoff": "adamw", "handoff_coupled_l2": True},
 }
 
 

@@ -6,6 +6,7 @@ Adam's step on the gradient alone, and w <- (1 - lr weight_decay) w beside it.
 ## Settings
 - `lr` (0.001): peak learning rate; a comparison tunes it.
 - `weight_decay` (0.01, torch's own default): not the run's L2 strength, which means something else.
+- `coupled_l2` (no): the run's L2 in the gradient and no decoupled decay, as comparisons have it; this is Adam.
 
 ## True cost
 One gradient of the mini-batch per step; two vectors of memory.

@@ -8,6 +8,7 @@ gains, the last layer, and the first where another is left, go to AdamW.
 - `lr` (0.01): peak learning rate of all parameters; updates are scaled by 0.2 sqrt(max(rows, columns)), so that it
   means what it means for AdamW. A comparison tunes it.
 - `weight_decay` (0.01): decoupled.
+- `coupled_l2` (no): the run's L2 in the gradient and no decoupled decay, as comparisons have it.
 
 ## True cost
 One gradient of the mini-batch per step, and fifteen products per matrix, charged as the method's own arithmetic: more

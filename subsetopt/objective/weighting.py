@@ -1,0 +1,102 @@
+"""A loss whose samples have factors (see `sample_factors.py`), which travel with their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subsetopt.errors import ModelError
+from subsetopt.objective.losses import Loss
+from subsetopt.objective.model_loss import ModelLoss, is_mean
+
+
+@dataclass
+class WeightedTargets:
+    """Targets `values` (n, ...) with the factor of each sample, `factors` (n,); cut and copied as one tensor is."""
+
+    values: Tensor
+    factors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Any) -> WeightedTargets:
+        return WeightedTargets(self.values[rows], self.factors[rows])
+
+    @property
+    def device(self) -> torch.device:
+        """Where both are."""
+        return self.values.device
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the targets."""
+        return self.values.shape
+
+    def clone(self) -> WeightedTargets:
+        """Return a copy."""
+        return WeightedTargets(self.values.clone(), self.factors.clone())
+
+    def copy_(self, other: WeightedTargets) -> WeightedTargets:
+        """Take over the contents of `other`, of the same shape."""
+        self.values.copy_(other.values)
+        self.factors.copy_(other.factors)
+        return self
+
+
+class WeightedLoss:
+    """`inner`, with each sample's loss and output Hessian times the factor that comes with its target.
+
+    Targets without factors have the factor 1.
+    """
+
+    def __init__(self, inner: Loss) -> None:
+        self.inner = inner
+        self.name = inner.name
+
+    def per_sample(self, outputs: Tensor, targets: Tensor | WeightedTargets) -> Tensor:
+        if isinstance(targets, Tensor):
+            return self.inner.per_sample(outputs, targets)
+        return self.inner.per_sample(outputs, targets.values) * targets.factors
+
+    def total(self, outputs: Tensor, targets: Tensor | WeightedTargets, dtype: torch.dtype) -> Tensor:
+        return self.per_sample(outputs, targets).sum(dtype=dtype)
+
+    def output_hessian(self, outputs: Tensor, targets: Tensor | WeightedTargets) -> Callable[[Tensor], Tensor]:
+        if isinstance(targets, Tensor):
+            return self.inner.output_hessian(outputs, targets)
+        unweighted, factors = self.inner.output_hessian(outputs, targets.values), along(targets, outputs)
+        return lambda u: factors * unweighted(u)
+
+    def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.inner.prepare(targets, dtype)
+
+    def factors(self, targets: Tensor, weights: Tensor | None) -> Tensor | None:
+        return self.inner.factors(targets, weights)
+
+    def check(self, outputs: Tensor, targets: Tensor | WeightedTargets, all_targets: Tensor | WeightedTargets) -> None:
+        self.inner.check(outputs, values_of(targets), values_of(all_targets))
+        self.inner.per_sample(outputs.detach(), values_of(targets))  # raises where the loss gives but a mean
+        if isinstance(self.inner, ModelLoss) and is_mean(outputs) and isinstance(all_targets, WeightedTargets):
+            apart = all_targets.factors.max() - all_targets.factors.min()
+            if bool(apart > 1e-6 * all_targets.factors.max()):
+                raise ModelError("loss: it returns a mean; sample_weight needs one loss per sample, shape (n,)")
+
+
+def without_weights(loss: Loss) -> Loss:
+    """Return the loss of samples that count alike."""
+    return loss.inner if isinstance(loss, WeightedLoss) else loss
+
+
+def values_of(targets: Tensor | WeightedTargets) -> Tensor:
+    """Return the targets without factors."""
+    return targets.values if isinstance(targets, WeightedTargets) else targets
+
+
+def along(targets: WeightedTargets, outputs: Tensor) -> Tensor:
+    """Return the factors in a shape that multiplies `outputs` (n, ...)."""
+    return targets.factors.to(outputs.dtype).reshape(-1, *[1] * (outputs.ndim - 1))

@@ -1,0 +1,74 @@
+"""A loss of a module as a plain function of a flat vector, against autograd on the module itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from subsetopt import functional, minimize
+from subsetopt.errors import SettingError
+from subsetopt.seeding import make_generator, seeded_globals
+
+X = torch.randn(15, 2, generator=make_generator(0, "functional"), dtype=torch.float64)
+Y = torch.sin(X).sum(1)
+
+
+class Process(nn.Module):
+    """A Gaussian process with a squared exponential kernel: no forward pass at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_length, self.log_noise = nn.Parameter(torch.zeros(2).double()), nn.Parameter(torch.zeros(()).double())
+
+    def negative_log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
+        scaled = x / self.log_length.exp()
+        kernel = torch.exp(-0.5 * (scaled[:, None] - scaled[None]).square().sum(2))
+        factor = torch.linalg.cholesky(kernel + self.log_noise.exp() * torch.eye(len(x), dtype=x.dtype))
+        solved = torch.cholesky_solve(y[:, None], factor)[:, 0]
+        return 0.5 * y @ solved + factor.diagonal().log().sum()
+
+
+def test_value_gradient_and_products_are_those_of_the_module() -> None:
+    process = Process()
+    function, start = functional(process, lambda gp: gp.negative_log_likelihood(X, Y))
+    assert start.shape == (3,)
+    w = start.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(function(w), w)
+    expected = torch.autograd.grad(process.negative_log_likelihood(X, Y), list(process.parameters()))
+    torch.testing.assert_close(gradient, torch.cat([part.reshape(-1) for part in expected]), rtol=1e-12, atol=0)
+    hessian = torch.autograd.functional.hessian(function, start)
+    torch.testing.assert_close(hessian, hessian.T, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "newton-cg"])
+def test_minimize_takes_it_and_gives_the_module_back(method: str) -> None:
+    function, start = functional(Process(), lambda gp: gp.negative_log_likelihood(X, Y))
+    result = minimize(function, start, method=method, gtol=1e-5, max_iterations=200)
+    assert result.loss < float(function(start)) - 1
+    fitted = function.module(result.x)
+    assert isinstance(fitted, Process)
+    assert float(fitted.negative_log_likelihood(X, Y).detach()) == pytest.approx(result.loss, rel=1e-10)
+
+
+def test_derivatives_of_the_module_inside() -> None:
+    with seeded_globals(0, "functional"):
+        net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+    def slope(model: nn.Module) -> Tensor:
+        x = X.clone().requires_grad_()
+        (derivative,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return (derivative - X.cos()).square().mean()
+
+    function, start = functional(net, slope)
+    expected = slope(net).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(function(start), expected, rtol=1e-12, atol=0)
+    assert minimize(function, start, max_iterations=30).loss < 0.5 * float(function(start))
+
+
+def test_what_is_no_loss_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"not a torch\.nn\.Module"):
+        functional(lambda x: x, lambda model: 0)  # type: ignore[arg-type] # the mistake under test
+    with pytest.raises(SettingError, match="give a function"):
+        functional(Process(), 3)  # type: ignore[arg-type] # the mistake under test
