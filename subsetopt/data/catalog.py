@@ -22,14 +22,14 @@ DATA_VARIABLE = "SUBSETOPT_DATA"
 class Query:
     """What the user said about where the data lie and what they mean.
 
-    `image_size` is (height, width) for readers that resize. `target`, `test_file` and `drop` are for tables: the column
-    to predict, a file of test rows, and columns to leave out. `task` is the task asked for.
+    `image_size` is (height, width) for readers that resize. `target_column`, `test_file` and `drop` are for tables: the
+    column to predict, a file of test rows, and columns to leave out. `task` is the task asked for.
     """
 
     data_dir: Path | None = None
     data_file: Path | None = None
     image_size: tuple[int, int] | None = None
-    target: str | None = None
+    target_column: str | None = None
     test_file: Path | None = None
     drop: tuple[str, ...] = ()
     task: str | None = None

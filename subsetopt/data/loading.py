@@ -38,7 +38,7 @@ def load_dataset(
     normalize: str = "auto",
     task: Task | None = None,
     image_size: int | tuple[int, int] | None = None,
-    target: str | None = None,
+    target_column: str | None = None,
     test_file: str | Path | None = None,
     drop: Sequence[str] = (),
     ranks: Ranks | None = None,
@@ -47,8 +47,8 @@ def load_dataset(
 
     `data_dir` defaults to the environment variable SUBSETOPT_DATA, then ~/.cache/subsetopt. `data_file` is the file
     of `npz` and `table` and the folder of `image-folder`, whose images are resized to `image_size` (height, width) if
-    given. A `table` has the column `target` to predict and, where given, test rows in `test_file`; the columns in
-    `drop` are left out. How its columns are encoded is learnt from the training split (`Dataset.encoding`).
+    given. A `table` has the column `target_column` to predict and, where given, test rows in `test_file`; the columns
+    in `drop` are left out. How its columns are encoded is learnt from the training split (`Dataset.encoding`).
     `normalize`: "auto" and "standard" record mean and deviation of the training split's inputs and regression targets,
     "none" does not. `task` overrides what the dtype of the targets tells. The classes of `npz` are the labels
     that occur in its training data, in sorted order (`Dataset.class_names`). Several `ranks` check a part of the rows
@@ -59,10 +59,10 @@ def load_dataset(
     _check_settings(validation_fraction, normalize)
     reader = DATASETS.get(name)
     query = Query(
-        _path(data_dir), _path(data_file), _image_size(image_size), target, _path(test_file), tuple(drop), task
+        _path(data_dir), _path(data_file), _image_size(image_size), target_column, _path(test_file), tuple(drop), task
     )
     raw = reader(query)
-    for used in ("data_file", "image_size", "target", "test_file", "drop"):
+    for used in ("data_file", "image_size", "target_column", "test_file", "drop"):
         value = getattr(query, used)
         if value not in (None, ()) and used not in raw.uses:
             raise SettingError(used, value, f"has no use with the data set {name}", "leave it out")

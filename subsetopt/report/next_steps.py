@@ -84,7 +84,7 @@ def _comparison(result: RunDocument, settings: Mapping[str, Any]) -> list[Step]:
     data = f"--dataset {shlex.quote(str(settings['dataset']))}"
     if settings.get("data_file"):
         data += f" --data-file {shlex.quote(str(settings['data_file']))}"
-    for name in ("target", "test_file"):
+    for name in ("target_column", "test_file"):
         if settings.get(name):
             data += f" --{name.replace('_', '-')} {shlex.quote(str(settings[name]))}"
     if settings.get("drop"):

@@ -67,7 +67,7 @@ def prepare(
             normalize=config.normalize,
             task=config.task,
             image_size=config.image_size,
-            target=config.target,
+            target_column=config.target_column,
             test_file=config.test_file,
             drop=config.drop,
             ranks=ranks,

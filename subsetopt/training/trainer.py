@@ -20,7 +20,14 @@ from subsetopt.training.run_directory import CONFIG, RESULT, RunDirectory
 from subsetopt.training.settings.run import make_config, read_toml
 from subsetopt.training.stored_settings import load_config
 
-_NAMED = ("data_dir", "data_file", "target", "test_file", "drop")  # where a data set lies that has a name
+_NAMED = (
+    "data_dir",
+    "data_file",
+    "target_column",
+    "target",
+    "test_file",
+    "drop",
+)  # where a data set lies that has a name
 _MADE = ("validation_fraction", "normalize")  # how a `Dataset` was made
 
 

@@ -40,7 +40,7 @@ def command(
     which: Literal["last", "best"],
     as_json: bool,
 ) -> None:
-    """Write the trained model of a run as one file for other programs.
+    """Write the trained model of a run for other programs.
 
     The model in the file takes raw inputs, standardises them as the run did, and returns class probabilities, or
     regression targets in the units of the training data. It is checked against `subsetopt predict` first.

@@ -20,7 +20,7 @@ from subsetopt.data.tables.table import Table
 from subsetopt.data.tables.target import labelled, read_target, read_target_like, target_format
 from subsetopt.errors import SettingError, setting
 
-USES = ("data_file", "target", "test_file", "drop")
+USES = ("data_file", "target_column", "test_file", "drop")
 
 
 @DATASETS.register(
@@ -32,23 +32,25 @@ def read_own_table(query: Query) -> RawData:
         remedy = f"name it with {setting('data_file', 'FILE.csv')}"
         raise SettingError("data_file", None, "the data set table is a file of yours", remedy)
     table = read_table(query.data_file)
-    target = query.target
+    target = query.target_column
     if target is None:
-        remedy = f"name it with {setting('target', 'COLUMN')}; there are {listed(table.columns)}"
-        raise SettingError("target", None, f"{table.name} needs the column to predict", remedy)
-    _require("target", target, table)
+        remedy = f"name it with {setting('target_column', 'COLUMN')}; there are {listed(table.columns)}"
+        raise SettingError("target_column", None, f"{table.name} needs the column to predict", remedy)
+    _require("target_column", target, table)
     for name in query.drop:
         _require("drop", name, table)
     if target in query.drop:
         raise SettingError("drop", target, "is the target", "drop another column, or none")
     if target in table.repeated:
-        raise SettingError("target", target, f"{table.name} has several columns of this name", "rename all but one")
+        raise SettingError(
+            "target_column", target, f"{table.name} has several columns of this name", "rename all but one"
+        )
     table, rows, notes = labelled(table, target)
     labels = read_target(table, target, query.task)
     test, test_table = None, None
     if query.test_file is not None:
         test_table = read_table(query.test_file, "test_file")
-        _require("target", target, test_table)
+        _require("target_column", target, test_table)
         test_table, test_rows, more = labelled(test_table, target)
         form = target_format(table, target)
         test = RawSplit(None, read_target_like(test_table, target, labels, form), test_rows)

@@ -28,7 +28,7 @@ def labelled(table: Table, target: str) -> tuple[Table, NDArray[np.int64], list[
         gone = np.zeros(len(column), dtype=bool)
     kept = np.flatnonzero(~gone)
     if not len(kept):
-        raise SettingError("target", target, f"the column has no value in {table.name}", "choose another column")
+        raise SettingError("target_column", target, f"the column has no value in {table.name}", "choose another column")
     if len(kept) == table.rows:
         return table, kept, []
     first = table.where(int(np.flatnonzero(gone)[0]))

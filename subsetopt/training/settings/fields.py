@@ -52,11 +52,11 @@ class ProblemSettings(Settings):
         examples=["mine.npz"],
         json_schema_extra=declared("Data", free=True),
     )
-    target: str | None = Field(
+    target_column: str | None = Field(
         None,
-        description="the column of --dataset table to predict",
+        description="the column of --dataset table to predict; `subsetopt train` takes --target, too",
         examples=["income"],
-        json_schema_extra=declared("Data", metavar="COLUMN"),
+        json_schema_extra=declared("Data", metavar="COLUMN", old="target"),
     )
     test_file: Path | None = Field(
         None,

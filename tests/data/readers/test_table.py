@@ -37,7 +37,7 @@ def _write(path: Path, rows: Sequence[Sequence[Any]], head: Sequence[str] = HEAD
 
 
 def _load(path: Path, target: str = "price", **settings: Any) -> Any:
-    return load_dataset("table", data_file=path, target=target, **{"validation_fraction": 0.25, **settings})
+    return load_dataset("table", data_file=path, target_column=target, **{"validation_fraction": 0.25, **settings})
 
 
 def test_columns_are_encoded_as_scikit_learn_does_it_on_the_training_rows(tmp_path: Path) -> None:
@@ -178,11 +178,11 @@ def test_mistakes_are_one_line(tmp_path: Path, text: str, settings: dict[str, An
 
 def test_settings_of_tables_are_refused_elsewhere_and_asked_for_here(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no use with the data set digits"):
-        load_dataset("digits", target="y")
+        load_dataset("digits", target_column="y")
     with pytest.raises(UserError, match="needs the column to predict"):
         load_dataset("table", data_file=_write(tmp_path / "a.csv", _rows()))
     with pytest.raises(UserError, match="a file of yours"):
-        load_dataset("table", target="y")
+        load_dataset("table", target_column="y")
 
 
 class Frame:

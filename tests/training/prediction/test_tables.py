@@ -66,7 +66,7 @@ def test_a_linear_model_predicts_what_least_squares_does_for_columns_in_another_
 def _training_rows(run: Path) -> list[int]:
     from subsetopt.data import load_dataset
 
-    data = load_dataset("table", data_file=run.parent / "a.csv", target="price", drop=("kind",))
+    data = load_dataset("table", data_file=run.parent / "a.csv", target_column="price", drop=("kind",))
     return [int(row) for row in data.train.rows]
 
 
