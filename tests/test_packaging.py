@@ -49,7 +49,9 @@ def test_versions_agree() -> None:
 
 def test_every_direct_dependency_is_pinned_for_ci() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    heavy = {"accelerate", "transformers", "deepxde", "tensorboard", "mlflow"}  # adapters that CI does not install
+    extras = [entries for name, entries in project["optional-dependencies"].items() if name not in heavy]
+    lists = [project["dependencies"], *extras]
     wanted = {_normal(re.split(r"[\[<>=~! ;]", entry)[0]) for entries in lists for entry in entries}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {_normal(line.split("==")[0]) for line in lines if "==" in line}

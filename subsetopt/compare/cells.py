@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from subsetopt.compare.config import ValidatedStudy, table_settings
 from subsetopt.compare.knobs import decay_knob, knob_of
-from subsetopt.compare.methods import Method, parse_method
-from subsetopt.compare.regularisation import check_common_l2, with_coupled_l2
+from subsetopt.compare.methods import Method, parse_methods
+from subsetopt.compare.regularisation import check_common_l2, check_own_decay, with_coupled_l2
 from subsetopt.documents.run import RunDocument
 from subsetopt.errors import RunDirectoryError, UserError, unknown_name
 from subsetopt.facts import Knob
@@ -118,6 +118,7 @@ class CellMaker:
     def _knobs(self, method: Method) -> tuple[Knob, ...]:
         """Return what the study tunes of a method: its own setting, the strength of its regularisation, or both."""
         study, base = self.study.config, self._base(method, 0)
+        check_own_decay(method, base)
         last = base.phases()[-1]
         own = knob_of(base.phases(), method.solve_share or study.solve_share) if "rate" in study.tune else None
         decay = decay_knob(last, base.l2, method.name) if "l2" in study.tune else None
@@ -189,7 +190,8 @@ def run_cell(cell: Cell, root: Path, threads: int | None = None) -> CellOutcome:
                 resume_run(directory, splits=splits, figure=False, may_idle=True)
             else:
                 shutil.rmtree(directory, ignore_errors=True)  # killed before it had begun
-                train(cell.config.model_copy(update={"output": directory}), splits=splits, figure=False, may_idle=True)
+                config = cell.config.model_copy(update={"output": directory})
+                train(config, splits=splits, figure=False, may_idle=True, save_at_once=False)
     except Interrupted:
         return CellOutcome("interrupted")
     except UserError as error:
@@ -218,7 +220,7 @@ def read_result(cell: Cell, root: Path) -> RunDocument | None:
 
 
 def _methods(study: ValidatedStudy) -> dict[str, Method]:
-    methods = [parse_method(name) for name in study.config.methods]
+    methods = parse_methods(study.config.methods)
     for table in study.config.method:
         name, share, settings = table_settings(table)
         methods.append(Method(name, settings, share))

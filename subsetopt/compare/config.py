@@ -13,7 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
 from subsetopt.study.seeds import MOST_SEEDS, SEEDS_EXAMPLE, read_seeds, seed_count
-from subsetopt.training.settings.declaration import declaration, names_of
+from subsetopt.training.phases.first_order.inline_arguments import split_list
+from subsetopt.training.settings.declaration import declaration, declared, names_of
 from subsetopt.training.settings.phase import Settings, present_names
 from subsetopt.training.settings.run import RunConfig, make_config
 
@@ -59,7 +60,10 @@ class StudyConfig(Settings):
         "epochs", description="epoch-equivalents, or wall-clock seconds (not reproducible)", examples=["epochs"]
     )
     seeds: Annotated[tuple[int, ...], BeforeValidator(read_seeds)] = Field(
-        (0, 1, 2, 3, 4), description="number of seeds, or which ones, e.g. 11-13 or 1,2,5-7", examples=[SEEDS_EXAMPLE]
+        (0, 1, 2, 3, 4),
+        description="number of seeds, or which ones, e.g. 11-13 or 1,2,5-7",
+        examples=[SEEDS_EXAMPLE],
+        json_schema_extra=declared("Run", metavar="N|LIST"),
     )
     tune: Annotated[tuple[TuningSearch, ...], BeforeValidator(_searches)] = Field(
         ("rate",),
@@ -71,6 +75,7 @@ class StudyConfig(Settings):
         1,
         description="seeds for tuning, apart from the others: so many for each seed of the comparison, or their list",
         examples=[1],
+        json_schema_extra=declared("Run", metavar="N|LIST"),
     )
     max_extensions: int = Field(
         4, ge=0, le=100, description="trials of every search after its grid of three values per setting", examples=[4]
@@ -107,7 +112,7 @@ class StudyConfig(Settings):
     def _listed(cls, value: Any) -> Any:
         """Take `a,b`, a list, or a single number."""
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+            return tuple(split_list(value))
         return value if isinstance(value, (list, tuple)) else (value,)
 
     @model_validator(mode="after")

@@ -5,7 +5,9 @@
     STREAM[+HANDOFF]             a strategy on fresh mini-batches, e.g. kfac-stream; `+full` is L-BFGS on the full set
     SOLVER@STARTxFACTOR          the solver on subsets growing from START by FACTOR to the full set, e.g. lbfgs@0.01x2
     SOLVER@...+HANDOFF           either of these, then full (the same solver), another solver, or first-order training
-    OPTIMIZER (sgd, adam, ...)   first-order training on all samples
+    OPTIMIZER (sgd, adam, ...)   first-order training on all samples; also package.module:Class, either with arguments
+                                 in parentheses: soap(precondition_frequency=20), torch.optim:SGD(momentum=0.8)
+    OPTIMIZER?                   left out, with a warning, where the package that has it is not installed
     SAMPLER[@FRACTION][/OPTIMIZER]   first-order training on what a sampler proposes; the optimizer is sgd by default
 
 A hand-off is one of `full`, SOLVER, STREAM, OPTIMIZER, and SAMPLER[@FRACTION][/OPTIMIZER].
@@ -13,19 +15,26 @@ A hand-off is one of `full`, SOLVER, STREAM, OPTIMIZER, and SAMPLER[@FRACTION][/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
+
+from pydantic import ValidationError
 
 from subsetopt.errors import SettingError, unknown_name
 from subsetopt.samplers import SAMPLERS
 from subsetopt.samplers.factory import default_settings
 from subsetopt.solvers import SOLVERS
+from subsetopt.training.phases.first_order.inline_arguments import split_at
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
+from subsetopt.training.phases.first_order.setup import learning_rate
 from subsetopt.training.phases.methods import METHODS, is_stream
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.settings.run import RunConfig
 
+_LOG = logging.getLogger("subsetopt")
 EXAMPLES = "for example lbfgs@0.1+srs, lbfgs, adam or srs@0.1"
 
 
@@ -44,8 +53,8 @@ class Method:
 def parse_method(text: str) -> Method:
     """Return the method that `text` names; raises `SettingError` in one line where it names none."""
     text = text.strip()
-    head, plus, handoff = text.partition("+")
-    name = head.partition("/")[0].partition("@")[0]
+    head, plus, handoff = split_at(text, "+")
+    name = _name(head)
     if is_stream(head):
         return Method(text, {"solver": head, **({"handoff": "none"} if not plus else _handoff_settings(text, handoff))})
     if is_stream(name):
@@ -57,6 +66,24 @@ def parse_method(text: str) -> Method:
     if name not in OPTIMIZERS and name not in SAMPLERS:
         raise unknown_name("method", name, _known())
     return Method(text, {"solver": "none", **_first_order_settings(text, head)})
+
+
+def parse_methods(names: Iterable[str]) -> list[Method]:
+    """Return the methods that `names` name, without those with a `?` behind them whose package is not installed."""
+    found = []
+    for name in names:
+        if name.endswith("?") and _missing(name[:-1]):
+            _LOG.warning(f"method {name[:-1]} is left out: pip install 'subsetopt[optimizers]' adds it")
+            continue
+        found.append(parse_method(name.removesuffix("?")))
+    return found
+
+
+def _missing(optimizer: str) -> bool:
+    """Tell whether `optimizer` is one whose package is not installed."""
+    target = OPTIMIZERS.get(optimizer) if optimizer in OPTIMIZERS else None
+    path = getattr(target, "path", None)
+    return path is not None and find_spec(path.partition(":")[0].partition(".")[0]) is None
 
 
 def describe(config: RunConfig) -> str:
@@ -88,7 +115,7 @@ def _handoff_settings(text: str, handoff: str) -> dict[str, Any]:
         return {"handoff": "full"}
     if handoff in SOLVERS or handoff in METHODS:
         return {"handoff": "full", "handoff_solver": handoff}
-    name = handoff.partition("/")[0].partition("@")[0]
+    name = _name(handoff)
     if name not in OPTIMIZERS and name not in SAMPLERS:
         raise unknown_name("hand-off", name, ["full", *_known()])
     return _first_order_settings(text, handoff)
@@ -96,8 +123,11 @@ def _handoff_settings(text: str, handoff: str) -> dict[str, Any]:
 
 def _first_order_settings(text: str, part: str) -> dict[str, Any]:
     """Read OPTIMIZER or SAMPLER[@FRACTION][/OPTIMIZER]."""
-    left, slash, optimizer = part.partition("/")
-    name, at, fraction = left.partition("@")
+    left, slash, optimizer = split_at(part, "/")
+    name, at, fraction = split_at(left, "@")
+    for each in (name, optimizer):
+        if each in OPTIMIZERS:
+            _check_optimizer(text, each)
     if name in OPTIMIZERS:
         if at or slash:
             raise SettingError("method", text, f"{name} takes all samples", f"for a share of them rs2@0.1/{name}")
@@ -112,6 +142,23 @@ def _first_order_settings(text: str, part: str) -> dict[str, Any]:
             raise SettingError("method", text, f"sampler {name} has no fraction", f"use {name}")
         settings["handoff_args"] = {"fraction": _share(text, fraction)}
     return settings
+
+
+def _name(part: str) -> str:
+    """Return what a part begins with, an optimizer's arguments with it."""
+    return split_at(split_at(part, "/")[0], "@")[0]
+
+
+def _check_optimizer(text: str, optimizer: str) -> None:
+    """Raise `SettingError` where an optimizer's arguments cannot be read, or its package is not there."""
+    try:
+        phase = PhaseConfig(method=optimizer, epochs=1)
+    except ValidationError as error:
+        problem = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+        raise SettingError("method", text, problem, EXAMPLES) from None
+    method = OPTIMIZERS.get(optimizer)
+    learning_rate(phase, "method")
+    method.arguments(phase, "method")
 
 
 def _share(text: str, value: str) -> float:

@@ -38,6 +38,15 @@ def check_common_l2(method: Method, base: RunConfig, study: ValidatedStudy) -> N
             raise SettingError(name, decay, problem, remedy)
 
 
+def check_own_decay(method: Method, base: RunConfig) -> None:
+    """Raise `SettingError` where arguments of an optimizer hold a weight decay, which replaces the L2 penalty."""
+    for phase in base.phases():
+        if phase.first_order and OPTIMIZERS.get(phase.method).has_own_decay(phase.settings):
+            decay = phase.settings["weight_decay"]
+            problem = f"is the own weight decay of {phase.method}, and takes the L2 penalty from {method.name!r}"
+            raise SettingError("weight_decay", decay, problem, f"leave it out, and set {setting('l2')} for all methods")
+
+
 def changes_its_loss(base: RunConfig) -> bool:
     """Tell whether first-order steps of a method smooth labels or augment batches, which solvers do not."""
     return any(phase.first_order and (phase.label_smoothing or phase.augmentation != "none") for phase in base.phases())

@@ -17,6 +17,7 @@ from subsetopt.compare.cells import Cell, CellMaker, CellOutcome
 from subsetopt.compare.curves import Point, automatic_targets, finished, points_of, time_to_targets
 from subsetopt.compare.methods import describe
 from subsetopt.compare.regularisation import changes_its_loss, sentence
+from subsetopt.compare.seconds import seconds_tests
 from subsetopt.compare.tuning import Search, SearchKey
 from subsetopt.compare.verdicts import sentences
 from subsetopt.documents.comparison import (
@@ -118,6 +119,9 @@ def summarise(maker: CellMaker, searches: Searches, findings: Findings, command:
         ranks=ranks,
         friedman=friedman,
         comparisons=comparisons,
+        seconds_comparisons=[
+            test for b in study.budget for test in seconds_tests({n: _values(done, n, b, "seconds") for n in names}, b)
+        ],
         failures=[FailedCell(cell=r["cell"], error=r["error"]) for r in findings.rows if r["status"] != "done"],
         command=list(command),
         versions={name: version(name) for name in ("subsetopt", "torch", "numpy", "scipy")}

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from subsetopt.compare.seconds import seconds_sentence, target_agreement
 from subsetopt.documents.comparison import ComparisonDocument, ComparisonEntry, Interval, ResultEntry
 from subsetopt.report.numbers import epochs
 
@@ -52,6 +53,7 @@ def _at_budget(summary: ComparisonDocument, families: Mapping[str, str], budget:
     ]
     if summary.baseline is not None:
         lines += _against_baseline(summary, summary.baseline, ordered, pairs)
+    lines += seconds_sentence(summary, best, rows)
     rival = _best_of(ordered, families, "first-order")
     for family, called in CONTENDERS.items():
         contender = _best_of(ordered, families, family)
@@ -171,7 +173,8 @@ def _targets(summary: ComparisonDocument) -> list[str]:
             f"A held-out loss of {target:g} was reached with the least cost by {cheapest.method} "
             f"({epochs(cheapest.cost_mean or 0.0)}) and in the least time by {fastest.method} "
             f"({fastest.seconds_mean or 0.0:.3g} s), of the {len(rows)} method{'' if len(rows) == 1 else 's'} that "
-            f"reached it with every seed{_objective_of(summary, cheapest.method)}."
+            f"reached it with every seed{_objective_of(summary, cheapest.method)}"
+            f"{target_agreement(cheapest, fastest)}."
         )
     return lines
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from subsetopt.data.given.columns import (
 from subsetopt.data.given.map_style import read_rows
 from subsetopt.data.given.reading import map_style_of, read_given, require_no_choice
 from subsetopt.data.loading import dataset_of
+from subsetopt.data.weights import weighted
 from subsetopt.errors import SettingError
 from subsetopt.inputs import LazyRows, Stored
 
@@ -33,6 +34,7 @@ def as_dataset(
     seed: int = 0,
     normalize: Literal["auto", "none", "standard"] = "auto",
     max_bytes: int | None = None,
+    sample_weight: Any = None,
 ) -> Dataset:
     """Return `thing` as a `Dataset`; its training rows are all that `thing` has but the validation split.
 
@@ -44,7 +46,8 @@ def as_dataset(
     are, stay so. Several inputs reach the model as `model(**inputs)` or `model(*inputs)`.
 
     Rows are read into memory up to `max_bytes` (default: half of what is free) and by their number, whenever they
-    are needed, above; the numbers are the same. The other settings are those of `dataset_from_arrays`.
+    are needed, above; the numbers are the same. `sample_weight` has a weight for every row. The other settings are
+    those of `dataset_from_arrays`.
 
     Raises `SettingError` and `DataError` in one line: for streams, for rows that change from one reading to the next,
     for rows of different shapes that no collate function pads.
@@ -55,9 +58,10 @@ def as_dataset(
         whole_number("max_bytes", max_bytes)
     if isinstance(thing, Dataset):
         require_no_choice(columns, "a Dataset")
-        return thing
+        return weighted(thing, sample_weight)
     given = read_given(thing, columns, max_bytes)
-    return dataset_of(given, task=task, validation_fraction=validation_fraction, seed=seed, normalize=normalize)
+    made = dataset_of(given, task=task, validation_fraction=validation_fraction, seed=seed, normalize=normalize)
+    return weighted(made, sample_weight)
 
 
 def as_samples(thing: object) -> tuple[Stored, Tensor]:

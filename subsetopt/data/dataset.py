@@ -19,12 +19,14 @@ class Split:
     Inputs are `Stored` ones: a tensor, `Parts` of several tensors, or `LazyRows` that are read when they are needed.
 
     Targets are int64 `(n,)` for classification and floating `(n, M)` for regression. `rows[i]` is the index of
-    row i in the publisher's file, so that a score credited to a row can always be traced back.
+    row i in the publisher's file, so that a score credited to a row can always be traced back. `weights` (n,), float64,
+    say how much each row counts, None that all count alike.
     """
 
     inputs: Any  # for most a tensor: nobody should have to tell it from the others
     targets: Tensor
     rows: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -50,7 +50,8 @@ def data_digest(data: Any) -> str:
 
 
 def _split_digest(split: Split) -> str:
-    return _sha256([_inputs_digest(split.inputs), data_digest(split.targets)])
+    weights = [] if split.weights is None else [data_digest(split.weights)]
+    return _sha256([_inputs_digest(split.inputs), data_digest(split.targets), *weights])
 
 
 def _inputs_digest(inputs: Stored) -> str:

@@ -20,6 +20,7 @@ from subsetopt.data.normalization import measure, measure_inputs, standardised_b
 from subsetopt.data.subset import as_number, ranking
 from subsetopt.data.tables.encoding import TableEncoding
 from subsetopt.data.targets import absent_classes, read_targets
+from subsetopt.data.weights import weighted
 from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError, setting, unknown_name
 from subsetopt.inputs import Stored, each_part, taken
@@ -81,12 +82,14 @@ def dataset_from_arrays(
     seed: int = 0,
     normalize: str = "auto",
     n_classes: int | None = None,
+    sample_weight: Any = None,
 ) -> Dataset:
     """Make a data set of tensors or arrays: inputs (n, ...), class labels (n,) or floating targets (n,) or (n, M).
 
     Whole numbers, words and truth values mean classification, floating targets regression, unless `task` says
     otherwise. The classes are the labels that occur in `y_train`, in sorted order (`Dataset.class_names`); with
-    `n_classes` they are 0 to n_classes - 1, whether they occur or not.
+    `n_classes` they are 0 to n_classes - 1, whether they occur or not. `sample_weight` (n,) weighs the rows of
+    `x_train` in every loss, those that go to the validation split, too.
 
     Raises as `load_dataset` does, and `DataError` for a single class, for labels of `y_test` that `y_train` lacks, and
     for whole numbers with so many values that they may be quantities while no `task` is given.
@@ -99,7 +102,7 @@ def dataset_from_arrays(
         raise DataError(f"{name}: {missing} is missing beside {given}; give both or neither")
     test = None if x_test is None else RawSplit(x_test, y_test)
     raw = RawData(RawSplit(x_train, y_train), test, n_classes=n_classes)
-    return _assemble(name, raw, task, validation_fraction, seed, normalize)
+    return weighted(_assemble(name, raw, task, validation_fraction, seed, normalize), sample_weight)
 
 
 def dataset_of(

@@ -206,6 +206,7 @@ class ComparisonDocument(Document):
     ranks: Many[MeanRank] = Field(default_factory=list)
     friedman: Many[FriedmanTest] = Field(default_factory=list)
     comparisons: Many[ComparisonEntry] = Field(default_factory=list)
+    seconds_comparisons: Many[ComparisonEntry] = Field(default_factory=list)
     failures: Many[FailedCell] = Field(default_factory=list)
     command: str | list[str] = ""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -220,7 +221,7 @@ class ComparisonDocument(Document):
         used = [row.method for row in self.results]
         used += [row.method for row in self.time_to_target]
         used += [row.method for row in self.ranks]
-        used += [name for row in self.comparisons for name in (row.a, row.b)]
+        used += [name for row in (*self.comparisons, *self.seconds_comparisons) for name in (row.a, row.b)]
         for name in used:
             if name not in self.names:
                 raise ValueError(f"method {name!r} is not listed under methods")

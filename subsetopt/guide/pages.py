@@ -61,6 +61,7 @@ _ORDER = (
     "start",
     "data",
     "models",
+    "losses",
     "estimators",
     "strategies",
     "solvers",

@@ -54,7 +54,7 @@ def convert_settings(model: str, factory: Callable[..., Any], given: Mapping[str
             raise SettingError(
                 name, None, f"model {model!r} needs this setting", f"add {setting('model_args', {name: 'VALUE'})}"
             )
-    hints = _type_hints(factory)
+    hints = type_hints(factory)
     return {
         name: convert(name, value, hints.get(name, _type_of_default(named.get(name)))) for name, value in given.items()
     }
@@ -147,7 +147,8 @@ def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter] 
         return None
 
 
-def _type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
+def type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a factory or of a class's constructor; none where they name nothing importable."""
     annotated: Any = factory
     try:
         return typing.get_type_hints(annotated.__init__ if isinstance(factory, type) else annotated)

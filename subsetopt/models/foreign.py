@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +38,24 @@ def load_factory(name: str, seed: int) -> Callable[..., nn.Module]:
     if not callable(factory):
         raise ModelError(f"model {name!r} is a {type(factory).__name__}, not a function that returns a torch.nn.Module")
     return factory
+
+
+def import_object(path: str) -> object:
+    """Import `package.module:name` (the name may be dotted); raises `ImportError` in one line, whatever goes wrong."""
+    module_name, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
+        raise ImportError("is not package.module:name")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        remedy = "" if _is_found(module_name, error) else f"; is {module_name} in {Path.cwd()} or installed?"
+        raise ImportError(f"importing {module_name} failed: {one_line(error)}{remedy}") from error
+    try:
+        return reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        close = difflib.get_close_matches(attribute, dir(module), n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else _offer(module_name)
+        raise ImportError(f"{module_name} has no {attribute!r}; {hint}") from None
 
 
 @contextmanager

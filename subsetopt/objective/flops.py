@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode, flop_registry, shape_wrapper
 
 EIGH_FLOPS = 9.0
 """d^3 operations of a symmetric eigendecomposition with vectors (Golub and Van Loan 2013, section 8.3)."""
@@ -143,6 +144,30 @@ class FlopCounter(FlopCounterMode):
         super().__init__(display=False, custom_mapping=FORMULAS)
         self.mod_tracker: Any = _NoModules()
 
+    def __enter__(self) -> Self:
+        """Begin to count from zero."""
+        self.flop_counts.clear()
+        mode: Any = _UnguardedMode(self)
+        self.mode = mode
+        mode.__enter__()
+        return self
+
+
+_guarded: Any = _FlopCounterMode.__torch_dispatch__
+
+
+class _UnguardedMode(_FlopCounterMode):
+    """torch's own mode without its guard against torch.compile, which imports for a second and wraps each operation.
+
+    Nothing is compiled while operations are counted.
+    """
+
+    __torch_dispatch__ = getattr(_guarded, "__wrapped__", _guarded)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
 
 class _NoModules:
     """Says that everything happens at the top."""
@@ -175,6 +200,10 @@ class _Contractions(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
         self.flops = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         formula = _ALL.get(func._overloadpacket)
@@ -185,3 +214,29 @@ class _Contractions(TorchDispatchMode):
 
 _WRAPPED: Any = shape_wrapper  # torch leaves its types out
 _ALL: dict[Any, Callable[..., int]] = {**flop_registry, **{op: _WRAPPED(each) for op, each in FORMULAS.items()}}
+
+
+def count_entries(work: Callable[[], object]) -> int:
+    """Return how many numbers torch's operations write in `work()`: the price of work that has no contractions."""
+    with _Entries() as counted:
+        work()
+    return int(counted.entries)
+
+
+class _Entries(TorchDispatchMode):
+    """Sums the sizes of all results that are no views."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its types out
+        self.entries = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        views = any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)
+        if not views:
+            self.entries += sum(each.numel() for each in tree_leaves(out) if isinstance(each, torch.Tensor))
+        return out

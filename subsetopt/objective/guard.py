@@ -95,6 +95,11 @@ def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Inputs, total: T
         raise ModelError("loss: it does not depend on the outputs by torch's operations; do not detach them in it")
     with flat.at(leaves, "deterministic"):  # for modules that recompute their forward pass in the backward pass
         gradients = outputs_of(lambda _: torch.autograd.grad(total, leaves, allow_unused=True), x, "backward")
+    if all(gradient is None for gradient in gradients):
+        raise ModelError(
+            "loss: its value does not depend on the model's parameters; let it call the model that it is given, "
+            "which is a copy, and not one from outside"
+        )
     for name, gradient in zip(flat.names, gradients, strict=True):
         if gradient is not None and not bool(torch.isfinite(gradient).all()):
             raise ModelError(

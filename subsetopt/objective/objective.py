@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from subsetopt.arguments import finite_number, kind_of, require_device, require_module, require_switch
 from subsetopt.data import as_batches, as_samples
+from subsetopt.data.weights import checked_weights
 from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError
 from subsetopt.inputs import Given, Inputs, LazyRows, Parts, Stored, as_inputs
@@ -31,7 +32,6 @@ from subsetopt.objective.noise import NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner, Purpose
 from subsetopt.objective.residuals import Residuals
-from subsetopt.objective.sample_factors import checked_weights
 from subsetopt.objective.sampled import SampledPart
 from subsetopt.objective.samples import Samples
 from subsetopt.objective.sharding import Edges

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from subsetopt.objective.binding import CallsModel
 from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
 from subsetopt.objective.torch_losses import ClassLoss
 
@@ -106,6 +107,8 @@ def quality_of(loss: Loss, outputs: Tensor, targets: Tensor, first: Tensor, dtyp
 
     `first` is a row of the targets, the same on all ranks.
     """
+    if isinstance(loss, CallsModel):  # its outputs are no predictions
+        return NoQuality()
     if isinstance(loss, ClassLoss):
         return ClassAccuracy(loss, outputs, dtype)
     classes = not targets.is_floating_point() and targets.ndim == 1 and outputs.ndim == 2

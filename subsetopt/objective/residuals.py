@@ -115,8 +115,16 @@ class Residuals:
         own = torch.tensor([term.weight for term in self.terms], dtype=torch.float64, device="cpu")
         return (own / sums)[number] * s * len(number)
 
+    def covering(self, targets: Tensor, places: Tensor) -> Tensor:
+        """Return `places` among samples with these `targets`, with the first place of each term that they lack."""
+        number, taken = self.prepare(targets, torch.float64).cpu(), places.cpu()
+        lacking = [index for index in range(len(self.terms)) if not bool((number[taken] == index).any())]
+        firsts = [int(found[0]) for index in lacking if len(found := (number == index).nonzero())]
+        return torch.cat([taken, torch.tensor(firsts, dtype=torch.int64, device="cpu")])
+
     def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        return targets
+        """Return the numbers of the terms, (n,)."""
+        return targets.reshape(len(targets)).to(torch.int64)
 
     def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
         if outputs.ndim != 2:
@@ -137,13 +145,13 @@ class Residuals:
                 names = None if isinstance(term.points, Tensor) else term.points.names
                 points = picked[0] if isinstance(term.points, Tensor) else Parts(picked, names)
                 found.append(term.residuals(model, points))
-        width = max(self._width(model), *(part.shape[1] for part in found))
+        width = max(self.width(model), *(part.shape[1] for part in found))
         padded = [F.pad(part, (0, width - part.shape[1])) for part in found]
         return padded[0] if len(padded) == 1 else torch.cat(padded)[torch.cat(rows).argsort()]
 
     _widest: int | None = None
 
-    def _width(self, model: nn.Module) -> int:
+    def width(self, model: nn.Module) -> int:
         """Return M, found at one point of each term: chunks with points of one term alone have it, too."""
         if self._widest is None:
             self._widest = 0

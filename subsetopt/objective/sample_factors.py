@@ -8,41 +8,10 @@ up to the same function: each of them takes a mean of c_i T_i.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from subsetopt.arguments import kind_of
 from subsetopt.errors import DataError
-
-_LARGE = 1e30  # beyond which a sum of weights, or its inverse, may overflow float32
-
-
-def checked_weights(weights: Any, samples: int, name: str = "sample_weight") -> Tensor | None:
-    """Return `weights` as float64 `(samples,)` on the CPU, None where there are none.
-
-    Raises `DataError` for another shape, and for weights that are negative, NaN, infinite or all zero.
-    """
-    if weights is None:
-        return None
-    try:
-        tensor = weights.detach() if isinstance(weights, Tensor) else torch.as_tensor(weights)
-    except (TypeError, ValueError, RuntimeError):
-        raise DataError(f"{name}: is {kind_of(weights)}; give one number per sample, shape ({samples},)") from None
-    if tensor.is_complex() or tensor.shape != (samples,):
-        given = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
-        raise DataError(f"{name}: {given}; give one real number per sample, shape ({samples},)")
-    tensor = tensor.cpu().double()
-    bad = ~((tensor >= 0) & (tensor < _LARGE))
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        raise DataError(
-            f"{name}: {float(tensor[row]):g} in row {row}; weights are finite and not negative (0 leaves a sample out)"
-        )
-    if not bool(tensor.any()):
-        raise DataError(f"{name}: all {samples} weights are 0; nothing is left to train on")
-    return tensor
 
 
 def normalised(mass: Tensor | None, weights: Tensor | None, samples: int) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -36,6 +36,12 @@ class WeightedTargets:
     def shape(self) -> torch.Size:
         """The shape of the targets."""
         return self.values.shape
+
+    def to(self, device: Any, *, non_blocking: bool = False) -> WeightedTargets:
+        """Return both on `device`."""
+        return WeightedTargets(
+            self.values.to(device, non_blocking=non_blocking), self.factors.to(device, non_blocking=non_blocking)
+        )
 
     def clone(self) -> WeightedTargets:
         """Return a copy."""
@@ -73,7 +79,8 @@ class WeightedLoss:
         return lambda u: factors * unweighted(u)
 
     def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.inner.prepare(targets, dtype)
+        """Return targets prepared; those that have factors have been so."""
+        return targets if isinstance(targets, WeightedTargets) else self.inner.prepare(targets, dtype)
 
     def factors(self, targets: Tensor, weights: Tensor | None) -> Tensor | None:
         return self.inner.factors(targets, weights)
@@ -87,9 +94,23 @@ class WeightedLoss:
                 raise ModelError("loss: it returns a mean; sample_weight needs one loss per sample, shape (n,)")
 
 
+def prepared(loss: Loss, targets: Tensor, weights: Tensor | None, dtype: torch.dtype) -> tuple[Loss, Tensor]:
+    """Return loss and targets (K, ...) of a set of samples, with the factors that belong to this set.
+
+    `weights` (K,) are the user's, None where there are none.
+    """
+    values = loss.prepare(targets, dtype)
+    factors = loss.factors(values, weights)
+    if factors is None:
+        return loss, values
+    return WeightedLoss(loss), cast(Tensor, WeightedTargets(values, factors.to(values.device, dtype)))
+
+
 def without_weights(loss: Loss) -> Loss:
     """Return the loss of samples that count alike."""
-    return loss.inner if isinstance(loss, WeightedLoss) else loss
+    while isinstance(loss, WeightedLoss):
+        loss = loss.inner
+    return loss
 
 
 def values_of(targets: Tensor | WeightedTargets) -> Tensor:

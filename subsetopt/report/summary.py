@@ -22,7 +22,7 @@ _PURPOSES = {
     "product": "curvature products",
     "arithmetic": "the method's own arithmetic",
     "selection": "choosing samples and stopping",
-    "augmentation": "augmentation",
+    "augmentation": "augmentation (not counted)",
     "calibration": "calibration",
     "evaluation": "evaluation (not counted)",
 }

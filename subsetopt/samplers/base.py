@@ -68,7 +68,10 @@ class QueueSampler:
     @property
     def steps_per_epoch(self) -> int:
         """Proposals per epoch."""
-        batches = self.epoch_rows / self.rows_per_proposal
+        return self._steps(self.epoch_rows)
+
+    def _steps(self, rows: int) -> int:
+        batches = rows / self.rows_per_proposal
         return max(1, math.floor(batches) if self.drop_last else math.ceil(batches))
 
     @property

@@ -1,8 +1,15 @@
-"""What the coreset methods share: a subset with weights that is re-selected from a scan of the data now and then."""
+"""What the coreset methods share: a subset with weights that is re-selected from a scan of the data now and then.
+
+Last-layer gradients at random weights say nothing of the samples, so the first scan follows a warm-up on random
+subsets, by default half of the training as in the warm variants of CORDS (kappa = 1/2 in arXiv 2103.00123). These train
+it on all data; random subsets that are redrawn every epoch come to the same and stop anywhere.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +19,17 @@ from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.draws import draw_permutation
 from subsetopt.samplers.last_layer import in_index_order
 from subsetopt.samplers.protocol import Batch, Scan
-from subsetopt.settings import rows_of
+from subsetopt.settings import CheckedSettings, rows_of, setting
+
+
+@dataclass(frozen=True)
+class CoresetSettings(CheckedSettings):
+    """What all coreset methods can be told; see their cards."""
+
+    fraction: float = setting(0.1, above=0, at_most=1)
+    scan_period: int = setting(20, at_least=1)
+    warmup: float = setting(0.5, at_least=0, at_most=1)
+    total_steps: int | None = setting(None, at_least=1)
 
 
 def class_quotas(targets: Tensor, k: int) -> Iterator[tuple[Tensor, int]]:
@@ -30,10 +47,11 @@ def class_quotas(targets: Tensor, k: int) -> Iterator[tuple[Tensor, int]]:
 class CoresetSampler(QueueSampler):
     """Trains on a weighted subset, reshuffled every epoch; `choose` re-selects it when the loop brings a scan.
 
-    Until the first scan the subset is random. Weights are scaled to mean one in every batch: sum w l / sum w.
-    Settings have `fraction` and `scan_period`.
+    Until the first scan the subset is random, another one every epoch. Weights are scaled to mean one in every batch:
+    sum w l / sum w.
     """
 
+    settings: CoresetSettings
     needs_scan = True
     persistent = ("subset", "subset_weights", "scans", "_scanned_block")
 
@@ -52,10 +70,25 @@ class CoresetSampler(QueueSampler):
         raise NotImplementedError
 
     @property
+    def warm_epochs(self) -> int:
+        """Epochs of the subset before the first scan: the share `warmup` of the training, one if its length is unknown.
+
+        A warm-up above 0 has at least one epoch, and leaves one to train on what is selected.
+        """
+        share, total = self.settings.warmup, self.settings.total_steps
+        if share == 0:
+            return 0
+        if total is None:
+            return 1
+        epochs = total / self._steps(rows_of(self.settings.fraction, self.n_samples))
+        return max(1, min(math.floor(share * epochs), math.ceil(epochs) - 1))
+
+    @property
     def scan_due(self) -> bool:
-        """True before the first epoch and whenever `scan_period` epochs are done since then."""
-        period = self.settings.scan_period
-        return self._exhausted and self._blocks % period == 0 and self._scanned_block != self._blocks
+        """True after the warm-up and whenever `scan_period` epochs are done since then."""
+        since = self._blocks - self.warm_epochs
+        due = since >= 0 and since % self.settings.scan_period == 0
+        return self._exhausted and due and self._scanned_block != self._blocks
 
     def refresh(self, scan: Scan, validation: Scan | None = None) -> None:
         """Re-select; a scan may come in any order if it names its indices. An empty choice keeps the old subset."""
@@ -68,7 +101,9 @@ class CoresetSampler(QueueSampler):
         self._scanned_block = self._blocks
 
     def draw_block(self) -> Batch:
-        """Return the subset in a new order, classes mixed."""
+        """Return the subset in a new order, classes mixed; before the first scan a new random one."""
+        if not self.scans and self._blocks:
+            self.subset = draw_permutation(self.n_samples, self.epoch_rows, self.generator, self.device)
         order = draw_permutation(len(self.subset), len(self.subset), self.generator, self.device)
         weights = None if self.subset_weights is None else self.subset_weights[order]
         return Batch(self.subset[order], weights)

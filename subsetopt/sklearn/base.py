@@ -61,7 +61,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         solver: str = "lbfgs",
         l2: float | str = "auto",
         subset_frac: float | str = "auto",
-        gtol: float = 1e-4,
+        gtol: float = 3e-4,
         max_iter: int = 200,
         standardize: bool = True,
         early_stopping: bool = False,

@@ -141,7 +141,7 @@ class _L2ChosenMixin:
         scoring: Any = None,
         solver: str = "lbfgs",
         subset_frac: float | str = "auto",
-        gtol: float = 1e-4,
+        gtol: float = 3e-4,
         max_iter: int = 200,
         standardize: bool = True,
         dtype: str = "auto",

@@ -12,7 +12,8 @@ newest pairs s = w' - w, y = g' - g, and meets the Wolfe conditions.
 - `decrease` (0.0001), `curvature` (0.9), `strong_wolfe` (false), `max_trials` (25): the line search.
 
 ## True cost
-One evaluation of loss and gradient per step, seldom two; memory for two vectors per pair.
+One evaluation of loss and gradient per step, seldom two, and 8 m P operations with m pairs of P parameters: a third of
+the cost on a tenth of the digits with 60 pairs. Memory for two vectors per pair.
 
 ## Source
 Liu and Nocedal 1989, Mathematical Programming 45.

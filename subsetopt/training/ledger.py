@@ -8,7 +8,9 @@ contractions alone (`objective/flops.py`): products of matrices and vectors, con
 Work entry by entry is counted for nobody, neither a model's activations nor an optimizer's update; seconds show it.
 A method's own contractions are entered as "flops": curvature pairs, Krylov bases and factors noted where they are
 computed (`objective/tally.py`), optimizer steps counted (`first_order/step_price.py`), selection counted, with formulas
-for numpy's part (`samplers/omp.py`). Counting prices is not charged, nor are the checks of a model on 16 samples.
+for numpy's part (`samplers/omp.py`). Two purposes stand apart, shown but in no budget: evaluation, and augmentation,
+which has no contractions and is priced at one operation for each number that it writes. Counting prices is not charged,
+nor is the check that products of 16 samples are symmetric.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from subsetopt.objective.tally import Tally, tallied
 
 _ENTRIES = [(purpose, kind) for purpose in get_args(Purpose) for kind in get_args(CallKind)]
 
+APART = ("evaluation", "augmentation")
+"""Purposes that no budget covers and no cost contains."""
+
 # A budget of 3 must admit three whole epochs although 3 * (N * (1/N)) may round above 3.
 _SLACK = 1e-9
 
@@ -31,17 +36,17 @@ _SLACK = 1e-9
 class Ledger:
     """Counts of calls and samples, priced per kind relative to one gradient (forward and backward) of one sample.
 
-    `full_size` is N. `budget` (epoch-equivalents, None for no limit) covers every purpose but evaluation;
+    `full_size` is N. `budget` (epoch-equivalents, None for no limit) covers every purpose but those `APART`;
     `charge` raises `BudgetExhausted` instead of admitting a call that would overrun it or the current `limit`, or would
-    leave no room for the arithmetic that followed the calls of the last step.
+    leave no room for the arithmetic that may follow it, by what has followed others in this phase.
     """
 
     def __init__(self, full_size: int, prices: Mapping[str, float], budget: float | None = None) -> None:
         self.full_size = full_size
-        self.prices = dict(prices)
+        self.prices = {"flops": 0.0, **prices}
         self.budget = math.inf if budget is None else budget
         self.limit = self.budget
-        self._following = 0.0
+        self._since, self._most, self._growth = 0, 0, 0
         self._noted: tuple[Tally, Purpose] | None = None
         self._calls: Counter[tuple[str, str]] = Counter()
         self._samples: Counter[tuple[str, str]] = Counter()
@@ -49,17 +54,25 @@ class Ledger:
     def charge(self, kind: CallKind, samples: int, purpose: Purpose) -> None:
         """Enter one call over `samples` samples, before it is made."""
         self._enter_noted()
-        after = self._following + self.price(kind, samples)
-        if purpose != "evaluation" and self.cost + after > self.limit * (1 + _SLACK):
+        self._learn_what_follows()
+        after = self.price(kind, samples) + self.price("flops", self._most + self._growth)
+        if purpose not in APART and self.cost + after > self.limit * (1 + _SLACK):
             raise BudgetExhausted
+        self._since = 0
         self._calls[purpose, kind] += 1
         self._samples[purpose, kind] += samples
 
     def enter(self, flops: int, purpose: Purpose) -> None:
-        """Enter a step's own arithmetic when it is done and known; from now on steps leave room for as much."""
+        """Enter a step's own arithmetic when it is done and known; what comes leaves room for as much, and growth."""
         self._calls[purpose, "flops"] += 1
         self._samples[purpose, "flops"] += flops
-        self._following = self.price("flops", flops)
+        self._since += flops
+
+    def _learn_what_follows(self) -> None:
+        """Take in how much arithmetic there was since the last call, the most so far and by how much it grew."""
+        if 0 < self._most < self._since:
+            self._growth = self._since - self._most
+        self._most = max(self._most, self._since)
 
     @contextmanager
     def arithmetic(self, purpose: Purpose = "arithmetic") -> Iterator[None]:
@@ -86,7 +99,7 @@ class Ledger:
 
     def open_phase(self, epochs: float | None) -> None:
         """Limit what follows to `epochs` more epoch-equivalents, within the budget of the run."""
-        self._following = 0.0
+        self._since, self._most, self._growth = 0, 0, 0
         self.limit = self.budget if epochs is None else min(self.budget, self.cost + epochs)
 
     def reserve(self, epochs: float) -> None:
@@ -95,8 +108,8 @@ class Ledger:
 
     @property
     def cost(self) -> float:
-        """Epoch-equivalents spent on everything but evaluation."""
-        return sum(self.price(kind, n) for (purpose, kind), n in self._samples.items() if purpose != "evaluation")
+        """Epoch-equivalents spent on everything but the purposes `APART`."""
+        return sum(self.price(kind, n) for (purpose, kind), n in self._samples.items() if purpose not in APART)
 
     @property
     def evaluation_cost(self) -> float:
@@ -131,7 +144,12 @@ class Ledger:
         """Return the ledger as JSON-able numbers."""
         entries = [[purpose, kind, self._calls[purpose, kind], n] for (purpose, kind), n in self._samples.items()]
         limit = None if math.isinf(self.limit) else self.limit
-        return {"prices": self.prices, "limit": limit, "following": self._following, "entries": entries}
+        return {
+            "prices": self.prices,
+            "limit": limit,
+            "following": [self._since, self._most, self._growth],
+            "entries": entries,
+        }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Take back what `save` returned.
@@ -139,7 +157,7 @@ class Ledger:
         A run that an earlier version began goes on as it began: there a method's own arithmetic had no price.
         """
         self.prices = {"flops": 0.0, **saved["prices"]}
-        self._following = saved.get("following", 0.0)
+        self._since, self._most, self._growth = saved.get("following", (0, 0, 0))
         self.limit = math.inf if saved["limit"] is None else saved["limit"]
         self._calls = Counter({(purpose, kind): calls for purpose, kind, calls, _ in saved["entries"]})
         self._samples = Counter({(purpose, kind): samples for purpose, kind, _, samples in saved["entries"]})

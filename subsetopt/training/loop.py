@@ -30,7 +30,12 @@ class Loop:
     """Runs `phases`; `directory` None keeps everything in memory."""
 
     def __init__(
-        self, prepared: PreparedRun, phases: Sequence[Phase], directory: RunDirectory | None, progress: Progress
+        self,
+        prepared: PreparedRun,
+        phases: Sequence[Phase],
+        directory: RunDirectory | None,
+        progress: Progress,
+        save_at_once: bool = True,
     ) -> None:
         self._prepared = prepared
         self._data, self._budget, self._run = prepared
@@ -39,7 +44,8 @@ class Loop:
         self._directory = directory
         self._progress = progress
         self._stop = StopRequest(progress, relayed=self._ranks.size > 1)
-        self._last_save: float | None = None
+        self._save_at_once = save_at_once
+        self._last_save: float | None = None if save_at_once else time.monotonic()
 
     def start(self) -> Position:
         """Return the position before the first phase."""
@@ -133,7 +139,8 @@ class Loop:
         if isinstance(self._progress, Observed):
             self._progress.phase_done(summary)
         self._log(f"{phase.title}: {reason} after {record['iteration']} iterations, loss {record['loss']}")
-        self.save(position)
+        if self._save_at_once or self._ranks.size > 1 or self._save_due():
+            self.save(position)
 
     def _hold(self, phase: Phase, position: Position, reason: StopReason) -> None:
         """Keep the state of a solver that a limit stopped, where no other phase goes on from its end to speak of."""

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subsetopt.objective import Objective, SmoothObjective
+from subsetopt.objective import Objective, Residuals, SmoothObjective
+from subsetopt.objective.weighting import without_weights
 from subsetopt.solvers import SolveResult, make_solver
 from subsetopt.solvers.minimize import run, summarise
 from subsetopt.solvers.protocol import Solver, State
@@ -94,6 +95,8 @@ def _measured(model: RunModel, data: TrainingData, split: SplitName) -> float:
     count = len(targets) if rows is None else len(rows)
     places = torch.linspace(0, count - 1, min(count, SAMPLES), device="cpu").round().long()
     places = places if rows is None else rows[places]
+    if isinstance(plainly := model.loss if isinstance(model.loss, str) else without_weights(model.loss), Residuals):
+        places = plainly.covering(targets, places)
     few = Objective(
         model.flat,
         inputs[places],

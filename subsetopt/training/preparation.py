@@ -21,12 +21,14 @@ from subsetopt.data import (
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
 from subsetopt.inputs import Inputs
-from subsetopt.models import build_model, check_output_shape, initialise_lazy, refuse_reserved
-from subsetopt.objective import FlatModel, calibrate_prices, tuned_chunk_size
+from subsetopt.models import MODELS, build_model, check_output_shape, initialise_lazy, refuse_reserved
+from subsetopt.objective import FlatModel, Loss, Residuals, calibrate_prices, tuned_chunk_size
+from subsetopt.objective.weighting import without_weights
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
 from subsetopt.training.checks.inputs import fitted_inputs
+from subsetopt.training.checks.own_loss import as_run_data, check_own_loss, own_loss
 from subsetopt.training.checks.run_data import standardised_as
 from subsetopt.training.checks.scale_notes import scale_notes
 from subsetopt.training.context import PreparedRun, RunContext
@@ -47,6 +49,7 @@ def prepare(
     dataset: object = None,
     ranks: Ranks | None = None,
     statistics: Mapping[str, Any] | None = None,
+    loss: Any = None,
 ) -> PreparedRun:
     """Build data, budget and model of `config`; `model` and `dataset` replace the named ones, `ranks` share the work.
 
@@ -57,6 +60,11 @@ def prepare(
     ranks = ranks or Ranks()
     device = resolve_device(config.device, config.dtype)
     dtype = getattr(torch, config.dtype)
+    function = None
+    if isinstance(dataset, Residuals):
+        if model is None or loss is not None:
+            raise SettingError("dataset", "residuals", "they are a loss of a model", "give model, and leave loss out")
+        dataset, loss, function = as_run_data(dataset, model)
     if dataset is None:
         dataset = load_dataset(
             config.dataset,
@@ -82,8 +90,9 @@ def prepare(
         )
     elif config.task not in (None, dataset.task):
         raise SettingError("task", config.task, f"the data set given is for {dataset.task}", "leave it out")
-    loss = resolve_loss(config.loss, dataset)
+    kind = resolve_loss(config.loss, dataset) if loss is None else own_loss(loss)
     subset = _draw_subset(config, dataset)
+    ours = model is None
     if model is None:
         refuse_reserved(config.model_args)
         config = config.model_copy(update={"model": resolve_model(config.model, dataset)})
@@ -97,24 +106,30 @@ def prepare(
         )
     initialise_lazy(model, dataset.in_shape, _few(dataset, dtype))
     flat = FlatModel(model, dtype=dtype, device=device)
+    flat = flat if function is None else flat.evaluated_by(function)
     dataset, embedded = fitted_inputs(flat, dataset)
     preprocess = Preprocess(dataset.normalization, dtype, embedded)
-    check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
+    if function is None:
+        check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
     if statistics is not None:
         dataset = standardised_as(dataset, statistics)
         preprocess = Preprocess(dataset.normalization, dtype, embedded)
     given, dataset = dataset, standardised_targets(dataset)
+    if not isinstance(kind, str):
+        check_own_loss(kind, flat, dataset.train, preprocess, CHECKED_SAMPLES)
     origin = None if config.init_from is None else flat.initial()
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
-    ledger = Ledger(len(dataset.train), _prices(flat, dataset, loss, preprocess, device), config.max_epochs)
+    known_by = _price_key(config, dataset, kind, embedded, device) if ours and isinstance(kind, str) else None
+    prices = _prices(flat, dataset, kind, preprocess, device, known_by)
+    ledger = Ledger(len(dataset.train), prices, config.max_epochs)
     budget = Budget(ledger, Clock(config.max_seconds))
     data = TrainingData(
         dataset, given, preprocess, device, subset, config.seed, config.stratify, copies=config.augment_copies
     )
     run_model = RunModel(
         flat,
-        loss,
+        kind,
         config.l2,
         ledger,
         ranks,
@@ -128,7 +143,7 @@ def prepare(
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
         with within_budget(config):
             size = tuned_chunk_size(
-                flat, *data.trained(SplitName.SUBSET), loss=loss, preprocess=preprocess, meter=ledger
+                flat, *data.trained(SplitName.SUBSET), loss=kind, preprocess=preprocess, meter=ledger
             )
         # From here on all ranks are known to be well: rank 0's number is everybody's.
         size = ranks.together(lambda: ranks).broadcast(size)
@@ -190,12 +205,42 @@ def _few(dataset: Dataset, dtype: torch.dtype) -> Inputs:
     return Preprocess(dataset.normalization, dtype)(few)
 
 
+_KNOWN_PRICES: dict[str, dict[str, float]] = {}
+"""Prices of the package's own models, whose operations depend on shapes alone: the cells of a study share them."""
+
+
+def _price_key(config: RunConfig, dataset: Dataset, loss: str, embedded: bool, device: torch.device) -> str | None:
+    """Return all that the prices of a model of this package depend on; None for another's, which may read its data."""
+    inputs = dataset.train.inputs
+    if not isinstance(inputs, Tensor) or config.model not in MODELS:
+        return None
+    if not MODELS.get(config.model).__module__.startswith("subsetopt."):
+        return None
+    shapes = dataset.in_shape, dataset.n_outputs, inputs.dtype, min(len(dataset.train), PRICE_SAMPLES)
+    targets = dataset.train.targets.shape[1:], dataset.train.targets.dtype
+    settings = config.model, sorted(config.model_args.items()), config.dtype
+    return repr((settings, shapes, targets, loss, embedded, device.type))
+
+
 def _prices(
-    flat: FlatModel, dataset: Dataset, loss: str, preprocess: Preprocess, device: torch.device
+    flat: FlatModel,
+    dataset: Dataset,
+    loss: str | Loss,
+    preprocess: Preprocess,
+    device: torch.device,
+    known_by: str | None,
 ) -> dict[str, float]:
-    inputs = dataset.train.inputs[:PRICE_SAMPLES].to(device)
-    targets = dataset.train.targets[:PRICE_SAMPLES].to(device)
-    return calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
+    if known_by is not None and known_by in _KNOWN_PRICES:
+        return dict(_KNOWN_PRICES[known_by])
+    rows: slice | Tensor = slice(PRICE_SAMPLES)
+    if isinstance(plainly := loss if isinstance(loss, str) else without_weights(loss), Residuals):
+        rows = plainly.covering(dataset.train.targets, torch.arange(min(PRICE_SAMPLES, len(dataset.train))))
+    inputs = dataset.train.inputs[rows].to(device)
+    targets = dataset.train.targets[rows].to(device)
+    prices = calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
+    if known_by is not None:
+        _KNOWN_PRICES[known_by] = dict(prices)
+    return prices
 
 
 def _check_ratio(data: TrainingData, run: RunContext) -> None:

@@ -42,6 +42,7 @@ def resume_run(
     figure: bool = True,
     may_idle: bool = False,
     limits: Mapping[str, Any] | None = None,
+    loss: Any = None,
     callbacks: Callbacks | None = None,
 ) -> RunResult:
     """Go on with an interrupted or killed run; a finished one returns its result at once.
@@ -49,8 +50,8 @@ def resume_run(
     With `limits` (of `LIMITS`, e.g. {"max_iterations": 1000}) a run goes on whose last solver was stopped by a limit,
     where it was; raises `UserError` where there is none, or the new limits admit no step.
 
-    A run that was given a model or data set as objects needs equal ones again. Any number of ranks may go on with it;
-    all of them read the directory.
+    A run that was given a model, data set or loss as objects needs equal ones again. Any number of ranks may go on
+    with it; all of them read the directory.
     """
     directory = RunDirectory.open(Path(path))
     limits = {name: value for name, value in (limits or {}).items() if value is not None}
@@ -58,7 +59,7 @@ def resume_run(
     ranks = join(config.rank_timeout, config.device)
     shown = (progress if ranks.main else None) or Silent()
     check_tracker(config, True)
-    prepared, phases = prepare_all(config, model, dataset, ranks, may_idle)
+    prepared, phases = prepare_all(config, model, dataset, ranks, may_idle, loss)
     written = directory if ranks.main else None
     with alone_in(written, ranks), tracking(config, written, ranks.main) as tracker:
         observed = Observed(shown, callbacks or Callbacks(), tracker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -34,10 +35,12 @@ def train(
     progress: Progress | None = None,
     model: nn.Module | None = None,
     dataset: object = None,
+    loss: Any = None,
     keep: bool = True,
     splits: Sequence[str] = SPLITS,
     figure: bool = True,
     may_idle: bool = False,
+    save_at_once: bool = True,
     callbacks: Callbacks | None = None,
 ) -> RunResult:
     """Run all phases of `config` and return the result; `keep=False` writes nothing to disk.
@@ -46,7 +49,10 @@ def train(
     the time of drawing. Every check is made before the run directory is created. Raises `UserError` for the user's
     mistakes and `Interrupted` after Ctrl-C, with everything saved.
 
-    With `may_idle` a run whose budget admits no step is a finding, not a mistake.
+    `loss` replaces the named one: a module of torch.nn, or a function (outputs, targets) -> one loss per sample.
+
+    With `may_idle` a run whose budget admits no step is a finding, not a mistake. `save_at_once=False` writes the first
+    checkpoint when `checkpoint_seconds` have passed, and none at the end of a phase before: for short runs of a study.
 
     `callbacks` are called on rank 0 after every iteration and phase, and may stop the run.
 
@@ -56,13 +62,13 @@ def train(
     ranks = join(config.rank_timeout, config.device)
     progress = (progress if ranks.main else None) or Silent()
     check_tracker(config, keep)
-    prepared, phases = prepare_all(as_given(config, model, dataset), model, dataset, ranks, may_idle)
+    prepared, phases = prepare_all(as_given(config, model, dataset), model, dataset, ranks, may_idle, loss)
     show_encoding(prepared, progress)
     directory = ranks.together(lambda: _new_directory(prepared) if keep and ranks.main else None)
     set_resume_hint(ranks, directory)
     with alone_in(directory, ranks), tracking(config, directory, ranks.main) as tracker:
         observed = Observed(progress, callbacks or Callbacks(), tracker)
-        loop = Loop(prepared, phases, directory, observed)
+        loop = Loop(prepared, phases, directory, observed, save_at_once)
         outcome = finish(loop, loop.start(), prepared, phases, directory, observed, splits, figure, may_idle)
         if tracker is not None:
             tracker.result(outcome.result)

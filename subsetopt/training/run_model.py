@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
-from subsetopt.objective import FlatModel, Objective, evaluate_split, update_batch_norm
+from subsetopt.objective import FlatModel, Loss, Objective, evaluate_split, update_batch_norm
 from subsetopt.objective.memory import MemoryLimits
 from subsetopt.objective.protocol import Purpose
 from subsetopt.training.ledger import Ledger
@@ -27,7 +27,7 @@ class RunModel:
     """
 
     flat: FlatModel
-    loss: str
+    loss: str | Loss
     l2: float
     ledger: Ledger
     ranks: Ranks = field(default_factory=Ranks)
@@ -52,7 +52,8 @@ class RunModel:
         built = self._objectives.setdefault(data, {})
         if (split, track_noise) not in built:
             # One process has the data on its device once, for all uses; of several each takes its part alone.
-            inputs, targets, rows = (*data.trained(split), None) if self.ranks.size == 1 else data.stored(split)
+            alone = self.ranks.size == 1
+            inputs, targets, rows = (*data.trained(split), None) if alone else data.stored(split)
             built[split, track_noise] = Objective(
                 self.flat,
                 inputs,
@@ -68,6 +69,7 @@ class RunModel:
                 track_noise=track_noise,
                 ranks=self.ranks,
                 memory_limits=self.memory_limits,
+                sample_weight=data.weights(split, stored=not alone),
             )
         return built[split, track_noise]
 
@@ -100,6 +102,7 @@ class RunModel:
             ranks=self.ranks,
             indices=rows,
             target_std=None if by is None else by.std,
+            sample_weight=data.weights(split, stored=rows is not None),
         )
 
     def held_out_loss(self, data: TrainingData, w: Tensor, purpose: Purpose = "selection") -> float:

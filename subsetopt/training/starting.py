@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -20,12 +21,17 @@ from subsetopt.training.settings.run import RunConfig
 
 
 def prepare_all(
-    config: RunConfig, model: nn.Module | None, dataset: object, ranks: Ranks, may_idle: bool
+    config: RunConfig,
+    model: nn.Module | None,
+    dataset: object,
+    ranks: Ranks,
+    may_idle: bool,
+    loss: Any = None,
 ) -> tuple[PreparedRun, list[Phase]]:
     """Build and check everything on every rank; a mistake that one of them finds ends all."""
 
     def work() -> tuple[PreparedRun, list[Phase]]:
-        prepared = prepare(config, model, dataset, ranks)
+        prepared = prepare(config, model, dataset, ranks, loss=loss)
         return prepared, build_phases(*prepared, may_idle=may_idle)
 
     prepared, phases = ranks.together(work)

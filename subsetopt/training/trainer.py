@@ -10,6 +10,7 @@ from torch import nn
 from subsetopt.arguments import kind_of, refuse_given, require_module
 from subsetopt.data import Dataset, require_readable
 from subsetopt.errors import SettingError
+from subsetopt.objective import Residuals
 from subsetopt.training.finishing import Interrupted, RunResult
 from subsetopt.training.observers import Callback, Callbacks
 from subsetopt.training.prediction.predictor import Predictor, load_predictor
@@ -38,6 +39,8 @@ class SubsetTrainer:
     a `Dataset`, or what `as_dataset` makes one of: a pair (x, y) of tensors or arrays, a torch Dataset or DataLoader, a
     Hugging Face Dataset, a frame of pandas. Settings are those of `subsetopt train` with underscores, e.g.
     `subset_frac=0.1, solver="newton-cg", handoff="adam"`. Without `output` nothing is written to disk.
+    `Residuals` in place of data make a run on collocation points.
+    `loss` may be a loss module of torch.nn or a function (outputs, targets) that returns one loss per sample.
     `on_iteration(record)` and `on_phase_end(record)` are called with what metrics.jsonl and result.json say of an
     iteration and a phase; one that returns True stops the run. The logger `subsetopt` has phases and warnings.
     Raises `UserError` (a `ValueError`) in one line for unusable settings, for those that would have no effect beside
@@ -50,6 +53,7 @@ class SubsetTrainer:
         dataset: object = "digits",
         *,
         progress: Progress | None = None,
+        loss: Any = "auto",
         on_iteration: Callback | None = None,
         on_phase_end: Callback | None = None,
         **settings: Any,
@@ -63,10 +67,14 @@ class SubsetTrainer:
         if isinstance(dataset, str):
             names["dataset"] = dataset
         else:
-            require_readable(dataset)
-            without = _NAMED + (_MADE if isinstance(dataset, Dataset) else ())
+            if not isinstance(dataset, Residuals):
+                require_readable(dataset)
+            without = _NAMED + (_MADE if isinstance(dataset, Dataset | Residuals) else ())
             refuse_given(settings, without, "the data set", "set it where the data set is made")
+        if isinstance(loss, str) and loss != "auto":
+            names["loss"] = loss
         self.config = make_config(settings, names)
+        self._loss = None if isinstance(loss, str) else loss
         self._model = None if isinstance(model, str) else model
         self._dataset = None if isinstance(dataset, str) else dataset
         self._progress = _checked(progress)
@@ -81,9 +89,9 @@ class SubsetTrainer:
         `SettingError` where one does and there is no `output` to save the state in.
         """
         keep = self.config.output is not None
-        given: dict[str, Any] = {"model": self._model, "dataset": self._dataset, "callbacks": self._callbacks}
+        given: dict[str, Any] = {"model": self._model, "dataset": self._dataset, "loss": self._loss}
         try:
-            self._outcome = train(self.config, progress=self._progress, keep=keep, **given)
+            self._outcome = train(self.config, progress=self._progress, keep=keep, callbacks=self._callbacks, **given)
         except Interrupted as stop:
             if not self._callbacks.stopped:
                 raise
@@ -101,6 +109,7 @@ class SubsetTrainer:
         *,
         model: nn.Module | None = None,
         dataset: object = None,
+        loss: Any = None,
         progress: Progress | None = None,
         on_iteration: Callback | None = None,
         on_phase_end: Callback | None = None,
@@ -110,14 +119,14 @@ class SubsetTrainer:
         solver_epochs: float | None = None,
         handoff_epochs: float | None = None,
     ) -> Self:
-        """Go on with an interrupted run; `model` and `dataset` again where they were objects.
+        """Go on with an interrupted run; `model`, `dataset` and `loss` again where they were objects.
 
         With a larger limit, a solver that its limit stopped goes on where it was, as if it had had that limit from the
         start. Raises `UserError` in one line where there is none, or where a phase was planned for its budget.
         """
         if model is not None:
             require_module("model", model)
-        if dataset is not None:
+        if dataset is not None and not isinstance(dataset, Residuals):
             require_readable(dataset)
         limits = {
             "max_iterations": max_iterations,
@@ -128,9 +137,9 @@ class SubsetTrainer:
         }
         callbacks = Callbacks(on_iteration, on_phase_end)
         outcome: RunResult | None = None
-        given: dict[str, Any] = {"model": model, "dataset": dataset, "limits": limits, "callbacks": callbacks}
+        given: dict[str, Any] = {"model": model, "dataset": dataset, "loss": loss, "limits": limits}
         try:
-            outcome = resume_run(directory, progress=_checked(progress), **given)
+            outcome = resume_run(directory, progress=_checked(progress), callbacks=callbacks, **given)
         except Interrupted:
             if not callbacks.stopped:
                 raise

@@ -139,6 +139,16 @@ class TrainingData:
         part = self.dataset.train if split is SplitName.TRAIN else self._held_out(split)
         return None if part is None else part.targets
 
+    def weights(self, split: SplitName, stored: bool = False) -> Tensor | None:
+        """Return the weights of the samples of `tensors`, or with `stored` of all rows of `stored`; None without."""
+        if split in (SplitName.VALIDATION, SplitName.TEST):
+            part = self._held_out(split)
+            return None if part is None else part.weights
+        every = self.dataset.train.weights
+        if every is None or split is SplitName.TRAIN or (stored and not self.copies):
+            return every
+        return every[self.subset.cpu()].repeat(self.copies + 1)
+
     def overdetermination(self, parameters: int) -> tuple[Overdetermination, Overdetermination]:
         """Return the overdetermination of a model on the subset with its copies, and on the full training set."""
         subset, full = self.samples(SplitName.SUBSET), self.full_size

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import tomllib
+from pathlib import Path
+
 import pytest
 
-from subsetopt.compare.methods import describe, parse_method
+from subsetopt.compare.cells import CellMaker
+from subsetopt.compare.config import StudyConfig, make_study
+from subsetopt.compare.knobs import knob_of
+from subsetopt.compare.methods import describe, parse_method, parse_methods
 from subsetopt.errors import SettingError
 from subsetopt.training.settings.run import make_config
 
@@ -35,11 +42,60 @@ def _phases(name: str) -> list[tuple[str, str, str, dict[str, float]]]:
         ("adam", [("adam", "full", "full", {})]),
         ("srs@0.1", [("sgd", "full", "srs", {"fraction": 0.1})]),
         ("nw-sketch@0.3/adamw", [("adamw", "full", "nw-sketch", {"fraction": 0.3})]),
+        ("scipy:CG@0.2", [("scipy:CG", "subset", "full", {})]),
+        ("torch.optim:RAdam", [("torch.optim:RAdam", "full", "full", {})]),
+        ("srs@0.1/torch.optim:RAdam(lr=1e-2)", [("torch.optim:RAdam", "full", "srs", {"fraction": 0.1})]),
+        (
+            "lbfgs@0.1+torch.optim:Adam(eps=1e+0,betas=(0.8,0.9))",
+            [("lbfgs", "subset", "full", {}), ("torch.optim:Adam", "full", "full", {})],
+        ),
         ("scipy:L-BFGS-B@0.2", [("scipy:L-BFGS-B", "subset", "full", {})]),
     ],
 )
 def test_a_name_means_its_phases(name: str, phases: list[tuple[str, str, str, dict[str, float]]]) -> None:
     assert _phases(name) == phases
+
+
+def test_arguments_reach_the_phase_and_its_rate_is_what_is_tuned() -> None:
+    name = "torch.optim:SGD(momentum=0.8,nesterov=true,lr=0.02)"
+    (phase,) = make_config(parse_method(name).settings).phases()
+    assert phase.settings == {"momentum": 0.8, "nesterov": True} and phase.lr == 0.02
+    knob = knob_of((phase,), 0.5)
+    assert knob is not None and (knob.name, knob.centre) == ("lr", 0.02)
+    (radam,) = make_config(parse_method("torch.optim:RAdam").settings).phases()
+    knob = knob_of((radam,), 0.5)
+    assert knob is not None and knob.centre == 1e-3  # the default of the class itself
+
+
+def test_a_weight_decay_of_the_optimizers_own_is_another_objective() -> None:
+    study = make_study({"methods": ["adam", "torch.optim:AdamW(weight_decay=0.01)"], "dataset": "digits"})
+    with pytest.raises(SettingError, match=r"^weight_decay = 0.01: is the own weight decay of torch.optim:AdamW"):
+        CellMaker(study)
+    assert CellMaker(make_study({"methods": ["torch.optim:AdamW"], "dataset": "digits"})).methods
+
+
+def test_a_method_whose_package_is_missing_is_left_out_where_marked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Presets have `soap?`: part of the comparison where the extra is installed; without the mark it is an error."""
+    monkeypatch.setattr("subsetopt.compare.methods.find_spec", lambda name: None)
+    assert [method.name for method in parse_methods(["adam", "soap?", "sgd?"])] == ["adam", "sgd"]
+    assert "subsetopt[optimizers]" in caplog.text
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    with pytest.raises(SettingError, match=r"pip install 'subsetopt\[optimizers\]'") as caught:
+        parse_methods(["soap"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "mnist-relu", "cifar10", "cifar10-resnet", "strategies-digits"])
+def test_the_presets_have_soap(name: str) -> None:
+    preset = tomllib.loads((Path(__file__).parents[2] / "configs" / f"compare-{name}.toml").read_text())
+    assert "soap?" in preset["methods"]
+
+
+def test_commas_in_parentheses_part_no_methods() -> None:
+    config = StudyConfig(methods="adam(betas=(0.8,0.9),eps=1e-6), srs@0.1 ,, sgd")  # type: ignore[arg-type] # as typed
+    assert config.methods == ("adam(betas=(0.8,0.9),eps=1e-6)", "srs@0.1", "sgd")
 
 
 def test_the_share_after_a_solver_is_that_of_the_subset() -> None:
@@ -52,6 +108,10 @@ def test_the_share_after_a_solver_is_that_of_the_subset() -> None:
         ("lbgfs@0.1", "did you mean 'lbfgs'?"),
         ("lbfgs@0.1+sr", "did you mean 'srs'?"),
         ("lbfgs+srs", "lbfgs@0.1+srs"),
+        ("torch.optim:RAdm", "did you mean 'RAdam'?"),
+        ("torch.optim:RAdam(momentum=1)", "no such setting"),
+        ("adam(betas=0.9", "not of the form"),
+        ("srs@0.1/nowhere:Else", "importing nowhere failed"),
         ("lbfgs@ten", "'ten' after @ is not a number"),
         ("lbfgs@0.01xtwo", "'two' after x is not a number"),
         ("lbfgs@1.5", "does not lie in (0, 1]"),

@@ -61,6 +61,12 @@ def test_the_files_are_complete_and_the_renderer_reads_them(finished: tuple[Path
     assert summary["verdict"] and not summary["failures"]
 
 
+def test_cells_of_seconds_leave_no_checkpoint(finished: tuple[Path, dict[str, Any]]) -> None:
+    root, _ = finished
+    assert len(list(root.glob("cells/*/model.safetensors"))) == 4
+    assert not list(root.glob("*/*/state.json")) and not list(root.glob("*/*/checkpoint.safetensors"))
+
+
 def test_the_summary_agrees_with_the_cells(finished: tuple[Path, dict[str, Any]]) -> None:
     root, summary = finished
     row = next(row for row in summary["results"] if row["method"] == "adam")

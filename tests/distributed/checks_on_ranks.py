@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from subsetopt import distributed
+from subsetopt import distributed, model_loss
 from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.data.checks import checked_inputs
 from subsetopt.distributed import ProcessRanks, RankFailedError, RankLostError, Ranks
@@ -109,6 +109,9 @@ def check_objective(ranks: Ranks) -> None:
         ((), {}),
         ((), {"indices": torch.arange(0, K, 2), "chunk_size": 7}),
         ((), {"track_noise": True}),
+        ((), {"sample_weight": torch.arange(K) % 4, "chunk_size": 7}),
+        ((), {"loss": nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0]).double(), ignore_index=1)}),
+        ((), {"loss": model_loss(lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]))}),
         ((nn.BatchNorm1d(8),), {"chunk_size": 16}),
         ((), {"linearisation_memory": 2**13, "chunk_size": 8}),
     ]
@@ -129,6 +132,18 @@ def check_objective(ranks: Ranks) -> None:
     total = torch.tensor([float(shared.meter.samples["linearise"]), float(alone.meter.samples["linearise"])])
     assert total[0] == total[1] == 2 * K, "recorded, or recorded anew: each sample once per kind of product"
     assert 0 < here.stored_chunks("hvp") < len(shared.edges), "part of the graphs, so that both ways were taken"
+
+
+def check_residuals(ranks: Ranks) -> None:
+    x, _ = samples()
+    terms = {"a": (lambda model, x: model(x)[:, :2], x[:70]), "b": (lambda model, x: model(x).square(), x[70:], 3.0)}
+    settings = {"indices": torch.arange(0, K, 2), "chunk_size": 7}
+    shared, alone = (Objective.from_residual(network(), terms, ranks=each, **settings) for each in (ranks, Ranks()))
+    w, v = shared.initial() + 0.1, draw("v", shared.size)
+    assert shared.identity == alone.identity
+    for one, other in zip(shared.value_and_gradient(w), alone.value_and_gradient(w), strict=True):
+        torch.testing.assert_close(one, other, **EXACT)
+    torch.testing.assert_close(shared.linearise(w).ggnvp(v), alone.linearise(w).ggnvp(v), **EXACT)
 
 
 def check_several_inputs_and_rows_that_are_read(ranks: Ranks) -> None:

@@ -59,6 +59,32 @@ def test_two_methods_are_compared_with_a_test_of_the_difference(capsys: pytest.C
     assert 0 <= number(r"adam, accuracy: [\w ]+, p = ([\d.e-]+)", text) <= 1
 
 
+def test_a_physics_informed_network_nears_the_wave_it_should_be(capsys: pytest.CaptureFixture[str]) -> None:
+    """Reference: the travelling wave in closed form; new points must not make it worse."""
+    first, second = output("pinn", capsys).splitlines()
+    assert number(r"relative error ([\d.e+-]+)", first) < 1e-2
+    assert number(r"relative error ([\d.e+-]+)", second) < 2e-3
+
+
+def test_forces_of_a_learned_potential_are_those_of_the_true_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert number(r"error of forces ([\d.]+)", output("energy_and_forces", capsys)) < 0.02
+
+
+def test_a_gaussian_process_finds_the_noise_and_the_input_that_does_not_matter(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = output("gaussian_process", capsys)
+    assert number(r"noise ([\d.]+)", text) == pytest.approx(0.1, rel=0.3)
+    assert number(r"and ([\d.e+]+)", text) > 10 * number(r"lengths ([\d.]+)", text)
+
+
+def test_a_model_with_an_output_object_is_trained_on_the_mean_over_its_tokens(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = output("huggingface_style", capsys)
+    assert number(r"new tokens: ([\d.]+)", text) > 0.95 and "stop reason: gradient" in text
+
+
 def test_a_lightning_module_is_finished_at_the_minimum(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lightning", reason="Lightning is not installed")
     text = output("finish_lightning_with_lbfgs", capsys)

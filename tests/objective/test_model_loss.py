@@ -31,6 +31,9 @@ def network(outputs: int = 3) -> nn.Module:
         return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, outputs)).double()
 
 
+OUTSIDE = network()
+
+
 class Language(nn.Module):
     """Returns an object with a loss, the mean over labels that count, as Hugging Face models do."""
 
@@ -165,6 +168,7 @@ def test_weights_are_those_of_repeated_samples() -> None:
         ({"loss": lambda model, batch: reconstruction(model, batch).mean().sqrt()}, ModelError, "not the mean"),
         ({"loss": lambda model, batch: model(batch[0])}, ModelError, "losses or their mean|fails"),
         ({"loss": lambda model, batch: batch.mean(1)}, ModelError, "do not depend on its parameters"),
+        ({"loss": lambda model, batch: OUTSIDE(batch).sum(1)}, ModelError, "call the model that it is given"),
         ({"loss": model_loss(reconstruction, count=lambda batch: torch.ones(2))}, SettingError, "one number for each"),
         ({"loss": model_loss(reconstruction, count=lambda batch: -torch.ones(len(batch)))}, DataError, "count|nothing"),
         (

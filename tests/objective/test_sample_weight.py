@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from subsetopt.data.weights import checked_weights
 from subsetopt.errors import DataError, UserError
-from subsetopt.objective import CrossEntropy, Objective, evaluate_split
+from subsetopt.objective import CrossEntropy, FlatModel, Objective, evaluate_split
+from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.objective.output_noise import output_noise
-from subsetopt.objective.sample_factors import checked_weights
 from subsetopt.objective.weighting import WeightedLoss, WeightedTargets
 from subsetopt.seeding import make_generator, seeded_globals
 
@@ -123,3 +124,21 @@ def test_weights_need_losses_per_sample() -> None:
         Objective(model(), X, VALUES, lambda z, y: F.mse_loss(z, y), sample_weight=REPEATS)
     with pytest.raises(DataError, match="all are 0"):
         Objective(model(), X, CLASSES, indices=(REPEATS == 0).nonzero().flatten(), sample_weight=REPEATS)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_kfac_factors_are_those_of_repeated_rows(kind: str) -> None:
+    net, x = model(), X
+    if kind == "convolution":
+        with seeded_globals(0, "sample weight"):
+            net = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(2, M)).double()
+        x = X.view(N, 1, 2, 2)
+    flat = FlatModel(net)
+    w, scale = flat.initial(), REPEATS.double() * (N / int(REPEATS.sum()))
+    v = torch.randn(len(w), generator=make_generator(1, "v"), dtype=torch.float64)
+    weighted = Kfac(flat, WeightedLoss(CrossEntropy()), draw="empirical")
+    weighted.update(w, x, WeightedTargets(CLASSES, scale), make_generator(2, "k"))  # type: ignore[arg-type]
+    repeated = Kfac(flat, CrossEntropy(), draw="empirical")
+    repeated.update(w, x[ROWS], CLASSES[ROWS], make_generator(2, "k"))
+    torch.testing.assert_close(weighted.product(v), repeated.product(v), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(weighted.apply(v, 0.1), repeated.apply(v, 0.1), rtol=1e-8, atol=1e-10)

@@ -60,13 +60,13 @@ def test_cluster_sizes_count_the_rows_closest_to_each_pick(seed):
 
 
 def test_similarities_are_distances_of_written_out_gradients():
-    """Reference: torch.cdist of e [h, 1]^T; dense and computed on demand agree."""
+    """Reference: torch.cdist of e [h, 1]^T, and of e where gradients are those of the outputs."""
     generator = torch.Generator().manual_seed(0)
     e, h = torch.randn(30, 3, generator=generator), torch.randn(30, 4, generator=generator)
     g = torch.einsum("nm,nd->nmd", e, torch.cat((h, torch.ones(30, 1)), 1)).flatten(1)
-    reference = 2 * g.norm(dim=1).max() - torch.cdist(g, g)
     rows = torch.tensor([3, 0, 29])
-    for dense_rows in (0, 100):
-        s = gradient_similarity(e, h, dense_rows)(rows)
+    for features, written_out in ((h, g), (None, e)):
+        reference = 2 * written_out.norm(dim=1).max() - torch.cdist(written_out, written_out)
+        s = gradient_similarity(e, features)(rows)
         torch.testing.assert_close(s, reference[rows], atol=1e-3, rtol=1e-4)
         assert (s >= 0).all()

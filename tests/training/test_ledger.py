@@ -5,6 +5,7 @@ import json
 import pytest
 
 from subsetopt.objective.protocol import BudgetExhausted
+from subsetopt.objective.tally import note_flops
 from subsetopt.training.ledger import Ledger
 
 PRICES = {"forward": 1 / 3, "gradient": 1.0, "linearise": 1.5, "hvp": 2.0, "ggnvp": 1.25}
@@ -66,3 +67,33 @@ def test_restored_ledger_has_the_same_cost_to_the_last_bit():
     other = Ledger(1437, {}, budget=7)
     other.restore(json.loads(json.dumps(ledger.save())))
     assert (other.cost, other.limit, other.by_purpose()) == (ledger.cost, ledger.limit, ledger.by_purpose())
+
+
+def test_arithmetic_is_entered_before_the_next_call_which_leaves_room_for_as_much_again():
+    """By hand: 100 operations cost 0.1. Of a budget of 1.5 a gradient, its arithmetic and a quarter leave 0.15."""
+    ledger = Ledger(100, {**PRICES, "flops": 0.1}, budget=1.5)
+    with ledger.arithmetic():
+        ledger.charge("gradient", 100, "train")
+        note_flops(100)
+        assert ledger.cost == 1.0
+        ledger.charge("gradient", 25, "train")
+        assert ledger.cost == pytest.approx(1.35)
+        with pytest.raises(BudgetExhausted):
+            ledger.charge("gradient", 10, "train")  # 0.1, and 0.1 for what may follow
+        ledger.charge("gradient", 5, "train")
+    assert ledger.by_purpose()["arithmetic"] == pytest.approx({
+        "epoch_equivalents": 0.1, "samples": 0, "calls": 0, "flops": 100,
+    })  # fmt: skip
+
+
+def test_augmentation_stands_apart_as_evaluation_does():
+    ledger = Ledger(100, {**PRICES, "flops": 0.1}, budget=0.5)
+    ledger.charge("flops", 10_000, "augmentation")
+    assert ledger.cost == 0 and ledger.by_purpose()["augmentation"]["epoch_equivalents"] == pytest.approx(10)
+
+
+def test_a_run_begun_without_a_price_of_arithmetic_goes_on_without():
+    ledger = Ledger(100, {**PRICES, "flops": 0.1})
+    ledger.restore({"prices": PRICES, "limit": None, "entries": []})
+    ledger.enter(1000, "arithmetic")
+    assert ledger.cost == 0

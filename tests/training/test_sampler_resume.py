@@ -1,6 +1,7 @@
 """A run that dies in the middle of a sampler's training goes on bit-identically, for every sampler and augmentation."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
@@ -26,7 +27,19 @@ RUNS = {
     "gradmatch-often": {"handoff": "gradmatch", "handoff_args": {"fraction": 0.3, "scan_period": 1}},
     **{f"p-sgd-{e.name}": {"handoff": "p-sgd", "handoff_augmentation": e.name} for e in AUGMENTATIONS},
     "dropout-batchnorm": {"handoff": "srs"},
+    "radam": {"handoff": "torch.optim:RAdam"},
+    "nadam with a sampler": {"handoff": "srs", "handoff_optimizer": "torch.optim:NAdam(lr=0.01)"},
+    "own decay, wsd": {"handoff": "torch.optim:Adagrad(weight_decay=0.01)", "handoff_schedule": "wsd"},
 }
+EXTRA = {
+    "soap": {"handoff": "soap(precondition_frequency=3)", "handoff_epochs": 30},  # its matrices cost more than the net
+    "shampoo": {"handoff": "shampoo(lr=0.01)", "handoff_epochs": 100},
+    "lion": {"handoff": "lion"},
+    "schedule-free": {"handoff": "schedule-free", "handoff_stop_at": "validation", "track_validation": 0.3},
+    "srs with soap": {"handoff": "srs", "handoff_optimizer": "soap", "handoff_optimizer_args": {"betas": [0.9, 0.95]}}
+    | {"handoff_epochs": 30},
+}
+needs_extra = pytest.mark.skipif(find_spec("pytorch_optimizer") is None, reason="needs the extra [optimizers]")
 
 
 class Killed(BaseException):
@@ -49,7 +62,7 @@ def few_records(monkeypatch):
     monkeypatch.setattr("subsetopt.report.figure.loss_figure", lambda *given: None)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, *(pytest.param(name, marks=needs_extra) for name in EXTRA)])
 def test_a_killed_run_resumes_bit_identically(name, tmp_path, images, net):
     """Reference: the same run uninterrupted. Killed twice, once near the start and once near the end."""
 
@@ -61,7 +74,7 @@ def test_a_killed_run_resumes_bit_identically(name, tmp_path, images, net):
                 "handoff_batch_size": 16,
                 "checkpoint_seconds": 0,
                 "output": tmp_path / folder,
-                **RUNS[name],
+                **(RUNS | EXTRA)[name],
             }
         )
 

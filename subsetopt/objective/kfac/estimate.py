@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from subsetopt.errors import ModelError
 from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.flops import count_flops
@@ -42,6 +43,11 @@ class Kfac:
     def __init__(
         self, flat: FlatModel, loss: Loss, *, draw: Draw = "curvature", memory: float = 0.95, drift: float = 0.1
     ) -> None:
+        if flat.is_called_by_loss:
+            raise ModelError(
+                "K-FAC: it needs layers that are called once with the samples, and the loss calls the model itself; "
+                "use another solver, and the preconditioner 'diagonal' or 'none'"
+            )
         self.flat, self.loss, self.memory, self.drift = flat, loss, memory, drift
         self._moments = MomentEstimator(flat, loss, draw)
         self._kronecker = self._moments.kronecker

@@ -20,6 +20,7 @@ from subsetopt.objective.layers import Layer, find_layers, recording, sample_row
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.output_noise import output_noise
 from subsetopt.objective.sharding import SampleShare
+from subsetopt.objective.weighting import WeightedTargets
 
 Draw = Literal["curvature", "labels", "empirical"]
 
@@ -71,10 +72,17 @@ class MomentEstimator:
             with self._flat.at(leaves, "deterministic") as evaluate:
                 outputs = evaluate(x)
                 u = output_noise(self._loss, outputs, y, self._draw, generator, share)
-                return self._read(leaves, outputs, u, generator, share)
+                weights = y.factors if isinstance(y, WeightedTargets) else None
+                return self._read(leaves, outputs, u, generator, share, weights)
 
     def _read(
-        self, leaves: list[Tensor], outputs: Tensor, u: Tensor, generator: torch.Generator, share: SampleShare
+        self,
+        leaves: list[Tensor],
+        outputs: Tensor,
+        u: Tensor,
+        generator: torch.Generator,
+        share: SampleShare,
+        weights: Tensor | None,
     ) -> Moments:
         n, weight = len(outputs), len(outputs) / share.total
         called = [output for layer in self._layers for _, output in layer.calls]
@@ -86,7 +94,7 @@ class MomentEstimator:
         for layer in self._layers:
             own = [next(gradients) for _ in layer.calls]
             if layer.kronecker:
-                pair = kronecker_moments(layer, own, n, generator, share) if own else self._zeros(layer)
+                pair = kronecker_moments(layer, own, n, generator, share, weights) if own else self._zeros(layer)
                 factors.append((pair[0] * weight, pair[1] * weight))
                 calls.append([(x, g) for (x, _), g in zip(layer.calls, own, strict=True)])
             elif own:

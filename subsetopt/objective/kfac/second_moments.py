@@ -18,19 +18,26 @@ ROWS_PER_SIDE = 16  # rows for each column of A at most: of more positions a ran
 
 
 def kronecker_moments(
-    layer: Layer, gradients: Sequence[Tensor], n: int, generator: torch.Generator, share: SampleShare
+    layer: Layer,
+    gradients: Sequence[Tensor],
+    n: int,
+    generator: torch.Generator,
+    share: SampleShare,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return A (d, d) and G (o, o) with F ~ A (x) G for the layer's weight (o, d), the bias as last column.
 
     Each position of a convolution, and each token, is a row: A = (1/n) sum a a' over all rows, G = the mean of g g'
     over all rows, with g the derivative of one sample's loss (Grosse and Martens 2016, eq. 24: positions independent).
     Where a convolution has many more rows than A has columns, A is estimated from random positions, the same ones in
-    all samples of all ranks: most of the arithmetic of an estimate would be there.
+    all samples of all ranks: most of the arithmetic of an estimate would be there. `weights` (n,) say how often each
+    sample counts in A; in G they are part of g.
     """
     second_a = second_g = None
     rows = 0
     for (x, _), g in zip(layer.calls, gradients, strict=True):
-        a_part = _input_moment(layer, x, len(x) * share.total // n, generator)
+        own = weights if weights is not None and len(x) == n else None
+        a_part = _input_moment(layer, x, len(x) * share.total // n, generator, own)
         g_rows = g.movedim(1, -1).flatten(0, -2) if isinstance(layer.module, CONVOLUTION) else g.flatten(0, -2)
         rows += len(g_rows)
         g_part = g_rows.T @ g_rows
@@ -40,14 +47,17 @@ def kronecker_moments(
     return second_a / n, second_g / rows
 
 
-def _input_moment(layer: Layer, x: Tensor, everywhere: int, generator: torch.Generator) -> Tensor:
+def _input_moment(
+    layer: Layer, x: Tensor, everywhere: int, generator: torch.Generator, weights: Tensor | None
+) -> Tensor:
     """Return the sum of a a' over the rows of x, as many positions being taken as `everywhere` inputs need."""
     if not isinstance(layer.module, CONVOLUTION):
-        return _outer(x.flatten(0, -2), layer.bias is not None)
+        return _outer(x.flatten(0, -2), layer.bias is not None, weights)
     numel = x[0].numel() * layer.module.weight[0, 0].numel() * x.element_size()
     chosen: Tensor | None = None
-    total, scale = None, 1.0
+    total, scale, start = None, 1.0, 0
     for piece in torch.split(x, max(1, PATCH_BYTES // max(numel, 1))):
+        own, start = None if weights is None else weights[start : start + len(piece)], start + len(piece)
         columns = patches(layer.module, piece)
         positions = columns.shape[1]
         wanted = math.ceil(ROWS_PER_SIDE * columns.shape[2] / everywhere)
@@ -55,19 +65,27 @@ def _input_moment(layer: Layer, x: Tensor, everywhere: int, generator: torch.Gen
             if chosen is None:
                 chosen = moved(torch.randperm(positions, generator=generator)[:wanted], x.device)
             columns, scale = columns[:, chosen], positions / wanted
-        part = _outer(columns.flatten(0, 1), layer.bias is not None)
+        part = _outer(columns.flatten(0, 1), layer.bias is not None, own)
         total = part if total is None else total + part
     assert total is not None, "torch.split gives at least one piece"
     return total * scale
 
 
-def _outer(rows: Tensor, ones: bool) -> Tensor:
-    """Return the sum of a a' over rows, with a one appended to every a where there is a bias."""
-    square = rows.T @ rows
+def _outer(rows: Tensor, ones: bool, weights: Tensor | None) -> Tensor:
+    """Return the sum of a a' over rows, with a one appended to every a where there is a bias.
+
+    `weights` are those of equally many neighbouring rows each.
+    """
+    count: float | Tensor = float(len(rows))
+    weighted = rows
+    if weights is not None:
+        each = weights.to(rows.dtype).repeat_interleave(len(rows) // len(weights))
+        weighted, count = rows * each[:, None], each.sum()
+    square = rows.T @ weighted
     if not ones:
         return square
-    total = rows.sum(0)[:, None]
-    corner = total.new_full((1, 1), float(len(rows)))
+    total = weighted.sum(0)[:, None]
+    corner = total.new_ones((1, 1)) * count
     return torch.cat([torch.cat([square, total], 1), torch.cat([total.T, corner], 1)])
 
 

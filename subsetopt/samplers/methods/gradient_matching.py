@@ -18,8 +18,8 @@ The loss is sum_i w_i l_i; in the convention of this library that is weights |S|
 
 ## True cost
 A forward for every candidate plus forward and backward for the kept share q: (1 + 3q)/3 epoch-equivalents per epoch at
-three forwards per gradient. The matching itself is about 0.01 % of a ResNet-18 forward; its Gram matrix is one
-transfer to the host (B^2 numbers).
+three forwards per gradient. The matching is charged, too: about 0.01 % of a ResNet-18 forward, but several times the
+training of a small MLP on digits. Its Gram matrix is one transfer to the host (B^2 numbers).
 
 ## Source
 Balles, Archambeau and Zappella 2023, "A negative result on gradient matching for Selective Backprop", arXiv 2312.05021.

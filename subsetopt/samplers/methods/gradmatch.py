@@ -1,8 +1,8 @@
 """GradMatch: a weighted subset whose last-layer gradients add up to those of all data.
 
 ## What it does
-Every `scan_period` epochs, matches per class the sum of the last-layer gradients by a few of them with non-negative
-weights, and trains on these in between.
+After a warm-up on random subsets, and every `scan_period` epochs from then on, matches per class the sum of the
+last-layer gradients by a few of them with non-negative weights, and trains on these in between.
 
 ## Formula
 Per class with gradients g_i = (p_i - y_i) [h_i, 1]^T: min over S, |S| <= k_c, w >= 0 of
@@ -12,6 +12,8 @@ minibatch's loss is sum w_i l_i / sum w_i.
 ## Settings
 - `fraction` (0.1): size of the subset as a share of N, split over classes in proportion to their sizes.
 - `scan_period` (20): epochs (of the subset) between selections.
+- `warmup` (0.5): share of the training before the first selection, at least one epoch of the subset; 0: select at once.
+- `total_steps` (None): batches of the whole training, known to a run; None: the warm-up is one epoch of the subset.
 - `ridge` (1e-3): lambda, relative to the mean squared gradient norm of the class.
 
 ## True cost
@@ -25,7 +27,9 @@ Killamsetty et al. 2021, "GRAD-MATCH: gradient matching based data subset select
 ## Deviations from the official code
 Gram form with exact non-negative refits: CORDS lets weights and indices drift apart after a repeated pick and refills
 missing picks with weight 1 beside weights that sum to N; here there are fewer rows instead. The whole last-layer
-gradient is matched. Classes are mixed in every batch. A first selection precedes the first step; CORDS starts random.
+gradient is matched (CORDS, "PerClassPerGradient": of each class its own output's row alone), and the ridge is relative
+(CORDS: 0.5, absolute). Classes are mixed in every batch. Random subsets before the first selection are redrawn every
+epoch; CORDS keeps the first one, and its warm variant trains on all data.
 """
 
 from __future__ import annotations
@@ -36,12 +40,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subsetopt.samplers.coreset import CoresetSampler, class_quotas
+from subsetopt.samplers.coreset import CoresetSampler, CoresetSettings, class_quotas
 from subsetopt.samplers.factory import register
 from subsetopt.samplers.last_layer import gram, inner_with
 from subsetopt.samplers.omp import Matching, Vector, omp_nonnegative
 from subsetopt.samplers.protocol import Batch, Scan
-from subsetopt.settings import check_count, check_fraction, check_number, rows_of
+from subsetopt.settings import rows_of, setting
 
 
 def match_gradient_sum(e: Tensor, h: Tensor, k: int, ridge: float) -> Matching:
@@ -64,17 +68,10 @@ def _host(values: Tensor) -> Vector:
 
 
 @dataclass(frozen=True)
-class GradMatchSettings:
+class GradMatchSettings(CoresetSettings):
     """See the method card."""
 
-    fraction: float = 0.1
-    scan_period: int = 20
-    ridge: float = 1e-3
-
-    def __post_init__(self) -> None:
-        check_fraction(self.fraction)
-        check_count("scan_period", self.scan_period)
-        check_number("ridge", self.ridge, 0)
+    ridge: float = setting(1e-3, at_least=0)
 
 
 @register("gradmatch", "coreset: per-class matching of last-layer gradient sums, with weights (GradMatch)")

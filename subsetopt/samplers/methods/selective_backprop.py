@@ -3,7 +3,8 @@
 ## What it does
 Every candidate batch gets a forward pass in eval mode without graph. Each sample is accepted by a coin whose bias is
 the percentile of its loss; accepted samples queue up to full batches, which are forwarded again, with graph, and
-stepped. The first epoch accepts everything (its training losses start the history).
+stepped. Before that a warm-up accepts everything, and its training losses start the history: the first epoch, but no
+more than a tenth of a training whose length is known, or a training of one epoch would be plain SGD.
 
 ## Formula
 u_i = share of the last R losses strictly below l_i; p_i = max(p_min, u_i^beta); accept with probability p_i. For a
@@ -24,7 +25,9 @@ every batch ("self-normalised").
 - `variant` ("jiang"): "jiang" or "composer".
 - `start` (0.5), `end` (0.9): composer's window, as shares of `total_steps`; batches outside it are trained whole.
 - `interrupt` (2): composer trains every `interrupt`-th batch whole; 0 for never.
-- `total_steps` (None): proposals of the whole training; None selects without a window.
+- `warmup` (None): share of `total_steps` that "jiang" trains whole before it selects; None: the first epoch, at most a
+  tenth of `total_steps`.
+- `total_steps` (None): proposals of the whole training, known to a run; None selects without a window.
 - `correction` ("none"): "none", "importance" or "self-normalised"; "jiang" only.
 
 ## True cost
@@ -38,12 +41,13 @@ MosaicML Composer, composer/algorithms/selective_backprop.
 ## Deviations from the official code
 Stale losses are attached to sample indices (public stale code forwards the whole batch and attaches losses to the
 wrong samples), and a training forward refreshes the stored loss of its samples for free. Selection is in eval mode
-(the original forwards in train mode and updates batch-norm statistics twice). The corrections are ours: the original
-has none.
+(the original forwards in train mode and updates batch-norm statistics twice). The warm-up is an epoch at most; the
+original's is one epoch, which makes it plain SGD where the budget is one. The corrections are ours: it has none.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,6 +62,8 @@ from subsetopt.samplers.draws import draw_permutation, draw_without_replacement,
 from subsetopt.samplers.factory import register
 from subsetopt.samplers.protocol import Batch, Seen
 from subsetopt.settings import CheckedSettings, Correction, check_number, rows_of, setting
+
+WARM_SHARE = 0.1  # of a training of known length: the longest warm-up, where none is set
 
 
 def acceptance_probability(losses: Tensor, history: Tensor, beta: float, p_min: float) -> Tensor:
@@ -93,6 +99,7 @@ class SelectiveBackpropSettings(CheckedSettings):
     start: float = setting(0.5, at_least=0, at_most=1)
     end: float = setting(0.9, at_least=0, at_most=1)
     interrupt: int = setting(2, at_least=0)
+    warmup: float | None = setting(None, at_least=0, at_most=1)
     total_steps: int | None = setting(None, at_least=1)
     correction: Correction = "none"
 
@@ -101,6 +108,8 @@ class SelectiveBackpropSettings(CheckedSettings):
         if self.beta is not None and (self.fraction is not None or self.variant == "composer"):
             raise SettingError("beta", self.beta, "fraction already sets the keep rate", "give only fraction")
         check_number("end", self.end, self.start, 1)
+        if self.warmup is not None and self.variant == "composer":
+            raise SettingError("warmup", self.warmup, "composer's variant has a window", "give start and end")
         if self.correction != "none" and self.variant == "composer":
             raise SettingError("correction", self.correction, "composer's variant has no known P", "use 'none'")
         if self.correction != "none" and self.p_min == 0:
@@ -139,6 +148,16 @@ class SelectiveBackprop(QueueSampler):
         s = self.settings
         self.normalise_batches = s.correction == "self-normalised"
         self._mean_acceptance = mean_acceptance(s.history, s.exponent, s.p_min)
+
+    @property
+    def _warm_steps(self) -> int:
+        """Proposals that are trained whole before "jiang" selects; at least one, which starts the history."""
+        share, total = self.settings.warmup, self.settings.total_steps
+        if total is None:
+            return self.steps_per_epoch
+        if share is None:
+            return max(1, min(self.steps_per_epoch, math.floor(WARM_SHARE * total)))
+        return max(1, math.floor(share * total))
 
     def draw_block(self) -> Batch:
         """Return all samples in a new order as candidates, or those that stale losses already accept."""
@@ -185,7 +204,7 @@ class SelectiveBackprop(QueueSampler):
     def _wants_selection(self) -> bool:
         s = self.settings
         if s.variant == "jiang":
-            return self.epoch > 0 and not self._stale(self.epoch)
+            return self.proposals >= self._warm_steps and not self._stale(self.epoch)
         inside = s.total_steps is None or s.start <= self.proposals / s.total_steps < s.end
         return inside and (s.interrupt == 0 or (self.proposals + 1) % s.interrupt != 0)
 

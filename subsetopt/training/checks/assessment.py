@@ -13,6 +13,7 @@ from subsetopt.errors import setting
 from subsetopt.objective import make_loss
 from subsetopt.objective.chunks import PlacedSamples
 from subsetopt.objective.evaluation import model_outputs
+from subsetopt.objective.weighting import prepared
 from subsetopt.training.context import RunContext
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.position import Snapshot
@@ -149,7 +150,7 @@ def _remedy_for_harm(config: RunConfig, final: Snapshot) -> str:
     if config.phase:
         return "lower the lr of its [[phase]], or leave the phase out"
     if record["method"] in OPTIMIZERS:
-        rate = record.get("learning_rate", OPTIMIZERS.get(record["method"]).rate)
+        rate = record.get("learning_rate") or OPTIMIZERS.get(record["method"]).default_rate()
         return f"try {setting('handoff_lr', _tenth(rate))}, or {setting('handoff', 'full')}"
     return f"try {setting('handoff_stop_at', 'validation')}, or {setting('handoff', 'none')}"
 
@@ -163,7 +164,7 @@ def _remedy(data: TrainingData, run: RunContext, final: Snapshot, harmed: bool) 
     if config.phase:
         return "change the lr or the epochs of its last [[phase]]"
     if record["method"] in OPTIMIZERS:
-        rate = record.get("learning_rate", OPTIMIZERS.get(record["method"]).rate)
+        rate = record.get("learning_rate") or OPTIMIZERS.get(record["method"]).default_rate()
         name = {"handoff": "handoff", "warmup": "warmup"}.get(record["role"], "handoff")
         epochs = getattr(config, f"{name}_epochs")
         return f"try {setting(f'{name}_lr', _tenth(rate))}, or {setting(f'{name}_epochs', 4 * epochs)}"
@@ -188,7 +189,8 @@ def _losses(data: TrainingData, model: RunModel, snapshot: Snapshot, split: Spli
     flat.load_buffers(snapshot.buffers)
     placed = PlacedSamples(tensors[0], None, None, flat.device, flat.dtype, data.preprocess)
     outputs = model_outputs(flat, snapshot.w, placed, meter=model.ledger)
-    return kind.per_sample(outputs, kind.prepare(tensors[1].to(flat.device), flat.dtype))
+    kind, targets = prepared(kind, tensors[1].to(flat.device), data.weights(split), flat.dtype)
+    return kind.per_sample(outputs, targets)
 
 
 def _tenth(rate: float) -> float:

@@ -44,6 +44,7 @@ def identity(data: TrainingData, run: RunContext, w: Tensor) -> dict[str, Any]:
     return {
         "settings": _settings(run.config),
         "data": data.digest,
+        **_own_loss(run),
         "model": {"parameters": _architecture(run.model.flat), "outputs": _outputs(data, run.model.flat, w)},
     }
 
@@ -61,6 +62,8 @@ def check_identity(
         _check_settings(saved["settings"], run.config, FREE | set(changed))
         if not other_data and saved["data"] != data.digest:
             raise OtherRunError("the data are not those of the run; restore the data, or train anew")
+        if saved.get("loss") != _own_loss(run).get("loss"):
+            raise OtherRunError("the loss is not that of the run; give the loss object that the run was started with")
         if saved["model"]["parameters"] != _architecture(run.model.flat):
             raise OtherRunError(f"the model has other parameters than that of the run; {_MODEL_REMEDY}")
     except OtherRunError:
@@ -70,6 +73,11 @@ def check_identity(
             f"what says which run it is of cannot be read ({type(error).__name__}); train anew"
         ) from None
     return True
+
+
+def _own_loss(run: RunContext) -> dict[str, str]:
+    """Return the entry of a loss that was given as an object; none for a loss that the settings name."""
+    return {} if isinstance(run.model.loss, str) else {"loss": run.model.loss.name}
 
 
 def check_outputs(saved: Mapping[str, Any], data: TrainingData, flat: FlatModel, w: Tensor) -> None:

@@ -23,7 +23,8 @@ def build_phases(data: TrainingData, budget: Budget, run: RunContext, *, may_idl
     With `may_idle` a phase may be too dear for its budget: that is a finding where methods are compared at equal cost.
     """
     config, handoffs = run.config, ("none", "full", *OPTIMIZERS.names)
-    if config.handoff not in handoffs and config.handoff not in SAMPLERS:
+    known = config.handoff in handoffs or config.handoff in OPTIMIZERS or config.handoff in SAMPLERS
+    if not known:
         raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
     with within_budget(config):
         phases = [_build_phase(phase, data, budget, run, index) for index, phase in enumerate(config.phases())]

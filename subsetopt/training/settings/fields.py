@@ -261,6 +261,11 @@ class RunFields(StoppingSettings, ProblemSettings):
     warmup: WarmupName = Field(
         "none", description="first-order start on the subset", json_schema_extra=declared("Warm-up", "method")
     )
+    warmup_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="arguments of the warm-up's optimizer, key=value",
+        json_schema_extra=declared("Warm-up", "method", "warmup", key="settings"),
+    )
     warmup_epochs: float = Field(
         0.5,
         gt=0,
@@ -270,7 +275,8 @@ class RunFields(StoppingSettings, ProblemSettings):
     )
     handoff: str = Field(
         "sgd",
-        description="what follows: none | full | sgd | adam | adamw | muon | a sampler's name",
+        description="what follows: none | full | an optimizer (`subsetopt list optimizers`, package.module:Class) | a "
+        "sampler",
         examples=["full"],
         json_schema_extra=declared("Hand-off", "method"),
     )
@@ -289,9 +295,14 @@ class RunFields(StoppingSettings, ProblemSettings):
     handoff_optimizer: OptimizerName = Field(
         "sgd", description="optimizer when a sampler is named", json_schema_extra=declared("Hand-off", "method")
     )
+    handoff_optimizer_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="arguments of the optimizer, key=value",
+        json_schema_extra=declared("Hand-off", "method", "handoff", key="settings"),
+    )
     handoff_args: dict[str, Any] = Field(
         default_factory=dict,
-        description="settings of the sampler, or of the solver of --handoff full, key=value",
+        description="settings of what --handoff names: sampler, optimizer, or solver of full, key=value",
         json_schema_extra=declared("Hand-off", "method"),
     )
     handoff_stop_at: Literal["minimum", "validation"] = Field(

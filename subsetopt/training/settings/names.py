@@ -18,6 +18,9 @@ def setting_name(run: RunConfig, phase: PhaseConfig, name: str) -> str:
         return _method(phase)
     if name == "sampler":
         return "handoff"
+    if name == "settings" and phase.first_order:
+        own = "handoff_args" if phase.sampler == "full" else "handoff_optimizer_args"
+        return "warmup_args" if phase.role == "warmup" else own
     if name in ("settings", "sampler_settings"):
         return "handoff_args" if phase.role == "handoff" else "solver_args"
     solving: Role = "solve" if phase.role == "grow" else _role(phase)

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from subsetopt.errors import FORMER_NAMES, SettingsConflictError, setting
+from subsetopt.training.phases.first_order.inline_arguments import joined, split_arguments
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.methods import METHODS, is_stream
 from subsetopt.training.settings.declaration import declared, old_names
@@ -28,7 +29,7 @@ from subsetopt.training.splits import SplitName
 
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
-Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
+Schedule = Literal["constant", "linear", "cosine", "one-cycle", "wsd"]
 _HANDOFF = declared("Hand-off", "shared", "handoff")
 
 
@@ -95,8 +96,24 @@ class Choices:
         return value
 
 
-_OPTIMIZER = Choices(lambda: OPTIMIZERS.names)
-_WARMUP = Choices(lambda: ("none", *OPTIMIZERS.names))
+class OptimizerChoices(Choices):
+    """Names of optimizers, and besides the words listed anything of the form `package.module:Class`, with arguments."""
+
+    def check(self, value: str) -> str:
+        """Return `value`; raises `ValueError` where it is neither, or its arguments cannot be read."""
+        if value in self.words():
+            return value
+        name, _ = split_arguments(value)
+        if name in OPTIMIZERS:
+            return value
+        try:
+            return super().check(name)
+        except ValueError as error:
+            raise ValueError(f"{error}, or package.module:Class") from None
+
+
+_OPTIMIZER = OptimizerChoices(lambda: OPTIMIZERS.names)
+_WARMUP = OptimizerChoices(lambda: ("none", *OPTIMIZERS.names))
 OptimizerName = Annotated[str, AfterValidator(_OPTIMIZER.check), _OPTIMIZER]
 WarmupName = Annotated[str, AfterValidator(_WARMUP.check), _WARMUP]
 
@@ -191,7 +208,9 @@ class PhaseConfig(StoppingSettings):
     subsets_select: Select = Field("auto", description="data on which the best minimum is chosen")
     carry: bool = Field(False, description="start with the curvature that the phase before has learnt")
     cumulative: bool = Field(False, description="epochs and seconds count from the start of the run")
-    settings: dict[str, Any] = Field(default_factory=dict, description="settings of the solver itself")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the solver, or arguments of the optimizer"
+    )
     max_iterations: int | None = Field(None, ge=1, description="iterations at most", examples=[500])
     epochs: float | None = Field(None, gt=0, description="cost at most, in epoch-equivalents", examples=[10])
     seconds: float | None = Field(None, gt=0, description="wall-clock seconds at most", examples=[60])
@@ -207,8 +226,27 @@ class PhaseConfig(StoppingSettings):
     batch_size: int = Field(
         64, ge=1, description="samples per first-order step", examples=[64], json_schema_extra=_HANDOFF
     )
-    schedule: Schedule = Field(
-        "cosine", description="learning-rate schedule over the planned first-order steps", json_schema_extra=_HANDOFF
+    schedule: Schedule | None = Field(
+        None,
+        description="learning-rate schedule over the planned steps [default: cosine; schedule-free: constant]",
+        examples=["wsd"],
+        json_schema_extra=_HANDOFF,
+    )
+    wsd_warmup: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="share of the wsd schedule that rises",
+        examples=[0.02],
+        json_schema_extra=_HANDOFF,
+    )
+    wsd_decay: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of the wsd schedule that falls to zero",
+        examples=[0.2],
+        json_schema_extra=_HANDOFF,
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd", examples=[0.9], json_schema_extra=_HANDOFF)
     nesterov: bool = Field(False, description="Nesterov momentum for sgd", json_schema_extra=_HANDOFF)
@@ -253,8 +291,30 @@ class PhaseConfig(StoppingSettings):
         """True when fresh subsets stream past, one step on each."""
         return is_stream(self.method)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _optimizer_arguments(cls, given: Any) -> Any:
+        """Take `NAME(KEY=VALUE, ...)` apart, and what the phase itself sets out of the optimizer's arguments."""
+        method = given.get("method") if isinstance(given, Mapping) else None
+        if not isinstance(method, str) or method not in OPTIMIZERS:
+            return given
+        name, arguments = split_arguments(method)
+        settings = given.get("settings", {})
+        if not isinstance(settings, Mapping):
+            return given
+        settings, phase = joined(settings, arguments), {**given}
+        for key in OPTIMIZERS.get(name).of_phase:
+            if key in settings:
+                own, default = phase.get(key), cls.model_fields[key].default
+                phase[key] = settings.pop(key)
+                if own not in (None, default, phase[key]):
+                    raise ValueError(f"{key} is given twice, as {own!r} and {phase[key]!r}; leave one out")
+        return {**phase, "method": name, "settings": settings}
+
     @model_validator(mode="after")
     def _planned(self) -> Self:
+        if self.schedule == "wsd" and self.wsd_warmup + self.wsd_decay > 1:
+            raise ValueError("wsd_warmup and wsd_decay are shares of one schedule and add up to 1 at most")
         if (self.streaming or self.first_order) and self.epochs is None and self.seconds is None:
             raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
         if self.first_order and self.stop_at == "noise":

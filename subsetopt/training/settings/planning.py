@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from subsetopt.training.phases.first_order.inline_arguments import joined
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.methods import METHODS, is_stream
 from subsetopt.training.settings.declaration import Role, names_in_phase
@@ -41,11 +42,13 @@ def _handoff(config: RunFields) -> dict[str, Any]:
     else:
         named = config.handoff in OPTIMIZERS
         shared = {
+            **_declared(config, "handoff"),
             "method": config.handoff if named else config.handoff_optimizer,
             "sampler": "full" if named else config.handoff,
-            "sampler_settings": config.handoff_args,
-            **_declared(config, "handoff"),
+            "sampler_settings": {} if named else config.handoff_args,
         }
+        if named:
+            shared["settings"] = joined(shared["settings"], config.handoff_args)
     return {"data": "full", "role": "handoff", **shared}
 
 

@@ -28,7 +28,10 @@ def fit(data: Dataset, **settings: Any) -> dict[str, Any]:
 ONLY = {"solver": "none"}
 PLANS: dict[str, tuple[str, dict[str, Any]]] = {
     "first order": ("handoff_epochs", {**ONLY, "handoff": "sgd", "handoff_epochs": 0.1}),
-    "selection before the first step": ("handoff_epochs", {**ONLY, "handoff": "glister", "handoff_epochs": 0.3}),
+    "selection before the first step": (
+        "handoff_epochs",
+        {**ONLY, "handoff": "glister", "handoff_epochs": 0.3, "handoff_args": {"warmup": 0}},
+    ),
     "candidates": ("handoff_epochs", {**ONLY, "handoff": "gradient-matching", "handoff_epochs": 0.05}),
     "held-out check": (
         "handoff_epochs",
@@ -79,13 +82,24 @@ def test_nothing_to_train_is_refused_and_what_is_asked_for_is_enough(
     ("name", "settings"),
     [
         ("solver_epochs", {"solver": "kfac-stream", "solver_epochs": 0.06, "handoff": "none"}),
-        ("handoff_epochs", {**ONLY, "handoff": "craig", "handoff_epochs": 0.61}),
+        ("handoff_epochs", {**ONLY, "handoff": "craig", "handoff_epochs": 0.61, "handoff_args": {"warmup": 0}}),
         ("max_seconds", {**ONLY, "handoff": "sgd", "max_seconds": 1e-6}),
     ],
 )
 def test_what_only_the_run_can_tell_is_refused_at_its_end(name: str, settings: dict[str, Any], data: Dataset) -> None:
     with pytest.raises(UserError, match=f"^{name} = .*nothing was trained.*could take no step"):
         fit(data, **settings)
+
+
+@pytest.mark.parametrize("sampler", ["craig", "gradmatch"])
+def test_a_budget_below_a_scan_is_spent_on_the_warm_up_and_said(sampler: str, data: Dataset) -> None:
+    """0.3 epoch-equivalents hold three epochs of a tenth, and no forward over all samples after one of them."""
+    result = fit(data, solver="none", handoff=sampler, handoff_epochs=0.3)
+    assert result["handoff"]["sampling"]["scans"] == 0 and result["cost"]["epoch_equivalents"] > 0.25
+    assert any(f"{sampler} selected nothing" in text for text in result["warnings"])
+    enough = fit(data, solver="none", handoff=sampler, handoff_epochs=30)
+    assert enough["handoff"]["sampling"]["scans"] >= 1
+    assert not any("selected nothing" in text for text in enough["warnings"])
 
 
 def test_a_comparison_takes_it_for_a_finding(data: Dataset) -> None:

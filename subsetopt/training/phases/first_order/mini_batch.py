@@ -23,9 +23,11 @@ from subsetopt.errors import SettingError
 from subsetopt.inputs import Inputs, Parts, Stored
 from subsetopt.objective import CrossEntropy, Loss, evaluate_last_layer
 from subsetopt.objective.flat_model import Mode
-from subsetopt.objective.flops import count_contractions, count_flops
+from subsetopt.objective.flops import count_contractions, count_entries, count_flops
 from subsetopt.objective.tally import tallied
+from subsetopt.objective.weighting import prepared, values_of, without_weights
 from subsetopt.samplers import Batch, Sampler, Scan, Seen
+from subsetopt.seeding import make_generator
 from subsetopt.training.context import RunContext
 from subsetopt.training.ledger import Ledger
 from subsetopt.training.phases.batch_sharing import shared_batches
@@ -58,10 +60,10 @@ class MiniBatch:
         augmentation: Augmentation | None = None,
         amp: bool = False,
     ) -> None:
-        self._data, self._ledger, self._flat, self._sampler, self._loss = data, ledger, run.model.flat, sampler, loss
-        self._augmentation, self._amp = augmentation, amp
+        self._data, self._ledger, self._flat, self._sampler = data, ledger, run.model.flat, sampler
+        self._augmentation, self._amp, self._run = augmentation, amp, run
         self._inputs, targets = data.trained(split)
-        self._targets = loss.prepare(targets, run.model.flat.dtype)
+        self._loss, self._targets = prepared(loss, targets, data.weights(split), run.model.flat.dtype)
         if sampler.needs_data:
             _require_one_tensor(self._inputs)
         self._sharing = shared_batches(data, run, self._inputs)
@@ -82,11 +84,26 @@ class MiniBatch:
         ledger, sampler = self._ledger, self._sampler
         cost = ledger.price("gradient", self.bind_rows if sampler.needs_data else 0)
         if sampler.scan_due:
-            held_out = self._data.samples(SplitName.VALIDATION) if sampler.needs_validation_scan else 0
-            cost += ledger.price("forward", len(self._targets) + held_out)
+            cost += self._scan_cost
         rows, candidates = sampler.opening
         looked = ledger.price("forward", rows) if candidates else 0.0
         return cost + looked + ledger.price("gradient", 1 if candidates else rows)
+
+    @property
+    def _scan_cost(self) -> float:
+        """Epoch-equivalents of a scan, without the sampler's own arithmetic after it."""
+        held_out = self._data.samples(SplitName.VALIDATION) if self._sampler.needs_validation_scan else 0
+        return self._ledger.price("forward", len(self._targets) + held_out)
+
+    def _affords_scan(self) -> bool:
+        """Whether a scan leaves anything to train; if not, the sampler goes on with the rows that it has."""
+        ledger, sampler = self._ledger, self._sampler
+        if ledger.cost + self._scan_cost + ledger.price("gradient", sampler.opening[0]) <= ledger.limit:
+            return True
+        warning = f"{sampler.name} selected nothing: what was left of the budget does not hold a scan of the data"
+        if not sampler.statistics().get("scans", 0) and warning not in self._run.warnings:
+            self._run.warnings.append(warning)
+        return False
 
     def bind(self) -> None:
         """Prepare a sampler that needs the training inputs, once; a restored sampler has been prepared."""
@@ -104,6 +121,8 @@ class MiniBatch:
         if batch is None or (self._flat.batch_dependent and len(batch.indices) == 1):
             return None
         indices = moved(batch.indices, self._targets.device)
+        if self._augmentation is not None:
+            self._ledger.charge("flops", len(indices) * self._augmentation_flops, "augmentation")
         self._ledger.charge("gradient", len(indices), "train")
         inputs, donors, shares = self._augmented(self._stored(indices), generator)
         rows = indices if donors is None else indices[donors]
@@ -125,7 +144,7 @@ class MiniBatch:
         return loss, gradient
 
     def _chosen(self, w: Tensor) -> Batch | None:
-        if self._sampler.scan_due:
+        if self._sampler.scan_due and self._affords_scan():
             held_out = self._data.tensors(SplitName.VALIDATION) if self._sampler.needs_validation_scan else None
             validation = None if held_out is None else self._scan(w, *held_out)
             scan = self._scan(w, self._inputs, self._targets)
@@ -162,7 +181,7 @@ class MiniBatch:
         columns = self._sharing.sum_(len(rows), sums, [losses, passed.probabilities, passed.features])
         gathered, probabilities, features = columns
         assert gathered is not None, "a column that was given is gathered"
-        return Seen(rows, gathered, probabilities, features, targets, shares)
+        return Seen(rows, gathered, probabilities, features, values_of(targets), shares)
 
     def _scan(self, w: Tensor, inputs: Stored, targets: Tensor) -> Scan:
         """Return last-layer gradients e = dl/dz (n, M) and features h (n, D) of all rows."""
@@ -181,7 +200,7 @@ class MiniBatch:
             residuals += torch.autograd.grad(loss, outputs)
             features.append(passed.features)
         e, h = (self._sharing.gather(len(targets), torch.cat(parts)) for parts in (residuals, features))
-        return Scan(e, h, targets.to(w.device))
+        return Scan(e, h, values_of(targets).to(w.device))
 
     def _stored(self, indices: Tensor) -> Inputs:
         """Return rows of the inputs on the device, from wherever they are."""
@@ -201,8 +220,17 @@ class MiniBatch:
             else:
                 outputs = flat.forward(w, x, mode)
         outputs = outputs.to(w.dtype)
-        wanted = "probabilities" in needs and isinstance(self._loss, CrossEntropy)
+        wanted = "probabilities" in needs and isinstance(without_weights(self._loss), CrossEntropy)
         return ForwardPass(outputs, outputs.detach().softmax(1) if wanted else None, features)
+
+    @cached_property
+    def _augmentation_flops(self) -> int:
+        """Operations per image: one for each number that it writes, but for what standardising alone writes."""
+        images, preprocess = self._stored(torch.arange(min(COUNTED_ROWS, len(self._inputs)))), self._data.preprocess
+        augmentation = self._augmentation
+        assert augmentation is not None and isinstance(images, Tensor), "augmentation is refused for several inputs"
+        written = count_entries(lambda: augmentation(images, preprocess, make_generator(0, "price of augmentation")))
+        return max(0, written - count_entries(lambda: preprocess(images))) // len(images)
 
     def _counted(self, work: Callable[[], None]) -> None:
         """Do a sampler's own arithmetic and charge it, afterwards: how much it is depends on the data."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -33,12 +33,14 @@ from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.schedules import rate_factor
 from subsetopt.training.phases.first_order.setup import (
     check_affordable,
+    check_optimizer,
     check_phase,
     coupled_l2_of,
     learning_rate,
     loss_of,
     optimizer_of,
     sampler_of,
+    schedule_of,
     weight_decay_of,
 )
 from subsetopt.training.phases.first_order.vector_optimizer import VectorOptimizer
@@ -82,7 +84,9 @@ class FirstOrderPhase:
         self.config = config
         self._data, self._budget, self._run, self._model = data, budget, run, run.model
         self._stream = f"{index}:{config.role}"
+        check_optimizer(config, run)
         self._lr = learning_rate(config)
+        self._schedule = partial(rate_factor, schedule_of(config), warmup=config.wsd_warmup, decay=config.wsd_decay)
         self._weight_decay = weight_decay_of(config, run.config)
         self._coupled_l2 = coupled_l2_of(config, run.config)
         self._loss = loss_of(config, run)
@@ -172,7 +176,7 @@ class FirstOrderPhase:
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
         if state.stopped is None and self._checks is not None:
-            state.stopped = self._checks.check(state, state.budget.end)
+            state.stopped = self._checks.check(replace(state, w=self.iterate(state)), state.budget.end)
         return state
 
     def terminate(self, state: FirstOrderState) -> StopReason | None:
@@ -184,8 +188,8 @@ class FirstOrderPhase:
         return record_of(state)
 
     def iterate(self, state: FirstOrderState) -> Tensor:
-        """Return the current parameters."""
-        return state.w.detach()
+        """Return the current parameters; of an optimizer that averages, the average."""
+        return state.optimizer.evaluated(state.w)
 
     def details(self) -> dict[str, Any]:
         """What the report says beside the common record."""
@@ -193,7 +197,7 @@ class FirstOrderPhase:
 
     def finish(self, state: FirstOrderState) -> PhaseOutcome:
         """Return the last parameters, or the best checked on held-out data; BatchNorm's statistics go with them."""
-        last = state.w.detach()
+        last = self.iterate(state)
         chosen = last if self._checks is None else self._checks.choose(last)
         return PhaseOutcome(chosen, state.loss if chosen is last else None, None)
 
@@ -227,7 +231,7 @@ class FirstOrderPhase:
         return OPTIMIZERS.get(self.config.method).decoupled_decay is not None
 
     def _mini_batch_step(self, state: FirstOrderState, losses: list[Tensor]) -> None:
-        rate = self._lr * rate_factor(self.config.schedule, state.budget.share_spent)
+        rate = self._lr * self._schedule(state.budget.share_spent)
         computed = self._mini_batch.gradient(state.w, state.augmentation)
         if computed is None:
             return

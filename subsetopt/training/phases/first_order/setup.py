@@ -23,19 +23,21 @@ from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData
 
 
-def learning_rate(config: PhaseConfig) -> float:
-    """Return the peak learning rate."""
-    return OPTIMIZERS.get(config.method).rate if config.lr is None else config.lr
+def learning_rate(config: PhaseConfig, setting: str = "optimizer") -> float:
+    """Return the peak learning rate; `setting` is what the user called the setting that names the optimizer."""
+    return OPTIMIZERS.get(config.method).default_rate(setting) if config.lr is None else config.lr
 
 
 def weight_decay_of(config: PhaseConfig, run: RunConfig) -> float:
     """Return the setting, else the run's L2 strength where it means the same; decoupled decay has a default."""
     if config.weight_decay is not None:
         return config.weight_decay
-    decoupled = OPTIMIZERS.get(config.method).decoupled_decay
-    if decoupled is None:
+    method = OPTIMIZERS.get(config.method)
+    if method.has_own_decay(config.settings):
+        return 0.0
+    if method.decoupled_decay is None:
         return run.l2
-    return 0.0 if config.coupled_l2 else decoupled
+    return 0.0 if config.coupled_l2 else method.decoupled_decay
 
 
 def coupled_l2_of(config: PhaseConfig, run: RunConfig) -> float:
@@ -44,12 +46,30 @@ def coupled_l2_of(config: PhaseConfig, run: RunConfig) -> float:
     return run.l2 if decoupled and config.coupled_l2 else 0.0
 
 
+def schedule_of(config: PhaseConfig) -> str:
+    """Return the setting, else the schedule that suits the optimizer."""
+    return OPTIMIZERS.get(config.method).schedule if config.schedule is None else config.schedule
+
+
 def optimizer_of(
     config: PhaseConfig, flat: FlatModel, w: Tensor, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """Return the optimizer of the one flat parameter `w` (P,), which is made to require its gradient."""
     w.requires_grad_(True)
     return OPTIMIZERS.get(config.method).make(config, flat, w, lr, weight_decay)
+
+
+def check_optimizer(config: PhaseConfig, run: RunContext) -> None:
+    """Raise `SettingError` where the optimizer is not there, cannot train the model, or refuses its settings."""
+    method = OPTIMIZERS.get(config.method)
+    named = setting_name(run.config, config, "method")
+    method.check(run.model.flat, named)
+    method.arguments(config, named)
+    if config.weight_decay is not None and method.has_own_decay(config.settings):
+        name = setting_name(run.config, config, "weight_decay")
+        problem = f"{config.method} has a weight_decay of its own in its arguments"
+        raise SettingError(name, config.weight_decay, problem, "leave one of them out")
+    method.rehearse(config, run.model.flat, learning_rate(config, named), named)
 
 
 def loss_of(config: PhaseConfig, run: RunContext) -> Loss:
@@ -92,7 +112,6 @@ def sampler_of(
 def check_phase(config: PhaseConfig, data: TrainingData, run: RunContext, sampler: Sampler) -> None:
     """Raise `SettingError` for what would otherwise fail in the middle of the training."""
     named = partial(setting_name, run.config, config)
-    OPTIMIZERS.get(config.method).check(run.model.flat, named("method"))
     if not data.samples(SplitName.VALIDATION):
         remedy = f"set {setting('validation_fraction')} above 0"
         if sampler.needs_validation_scan:

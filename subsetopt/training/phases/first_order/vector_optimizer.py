@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from subsetopt.training.phases.first_order.per_tensor import PerTensorOptimizer
 from subsetopt.training.phases.first_order.step_price import StepPrice, StepWork
 
 
@@ -26,6 +28,10 @@ class VectorOptimizer:
         """Take one step along the parameter's gradient; return its floating-point operations (see `step_price.py`)."""
         self._optimizer.param_groups[0]["lr"] = rate
         return self._price.take(self._optimizer.step)
+
+    def evaluated(self, w: Tensor) -> Tensor:
+        """Return the parameters to evaluate and to hand on: `w` itself, or the averages that the optimizer keeps."""
+        return self._optimizer.evaluated() if isinstance(self._optimizer, PerTensorOptimizer) else w.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the entries of the one parameter, empty before the first step."""

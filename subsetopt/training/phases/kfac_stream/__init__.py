@@ -15,7 +15,8 @@ that is spent, so that the method ends with its budget. A guard goes back to the
   the estimates of the factors.
 
 ## True cost
-What `--solver-epochs` gives it, 3 epoch-equivalents by default; factors are included.
+What `--solver-epochs` gives it, 3 epoch-equivalents by default. Factors are included, and the two products with them of
+each step: for small models these are most of it.
 
 ## Source
 George et al. 2018, arXiv 1806.03884 (EKFAC); Martens and Grosse 2015, arXiv 1503.05671 (K-FAC). The schedule is ours:

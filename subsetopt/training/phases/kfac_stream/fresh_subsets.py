@@ -19,6 +19,7 @@ from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import UNMEASURED, automatic_chunk_size, with_saved_bytes
 from subsetopt.objective.protocol import Purpose
 from subsetopt.objective.sharding import SampleShare
+from subsetopt.objective.weighting import prepared
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.inner_products import dot
 from subsetopt.training.context import RunContext
@@ -50,15 +51,18 @@ class Measured(NamedTuple):
 
 
 class FreshSubsets:
-    """Consecutive slices of a random order, so that every sample is seen once per pass; `stream` names the order."""
+    """Consecutive slices of a random order, so that every sample is seen once per pass; `stream` names the order.
+
+    `loss` is the one given, of samples that come with their factors where they do not all count alike.
+    """
 
     def __init__(
         self, data: TrainingData, ledger: Ledger, run: RunContext, split: SplitName, stream: str, loss: Loss
     ) -> None:
-        self._data, self._ledger, self._run, self._stream, self._loss = data, ledger, run, stream, loss
+        self._data, self._ledger, self._run, self._stream = data, ledger, run, stream
         self._flat = run.model.flat
         self.inputs, targets = data.trained(split)
-        self.targets = loss.prepare(targets, run.model.flat.dtype)
+        self.loss, self.targets = prepared(loss, targets, data.weights(split), run.model.flat.dtype)
         self._sharing = shared_batches(data, run, self.inputs)
         self._order: tuple[int, Tensor] | None = None
 
@@ -125,7 +129,7 @@ class FreshSubsets:
         with installed(random, self._data.device):
             for start, stop in bounds(len(own), cursor.chunk):
                 x, y = self.batch(own[start:stop])
-                each = self._loss.per_sample(self._flat.forward(w, x, "train"), y)
+                each = self.loss.per_sample(self._flat.forward(w, x, "train"), y)
                 gradient += torch.autograd.grad(each.sum() / count, w)[0]
                 losses.append(each.detach())
         (all_losses,), w = self._sharing.sum_(count, [gradient], [torch.cat(losses)]), w.detach()

@@ -89,9 +89,9 @@ class StreamPhase:
         if self.samples < 2:
             name = setting_name(run.config, config, "method")
             raise SettingError(name, config.method, "needs at least two samples", "use another solver")
-        self._loss = make_loss(run.model.loss)
+        self._subsets = FreshSubsets(data, budget.ledger, run, config.split, self._stream, make_loss(run.model.loss))
+        self._loss = self._subsets.loss
         self._kfac = Kfac(run.model.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
-        self._subsets = FreshSubsets(data, budget.ledger, run, config.split, self._stream, self._loss)
         self._known: tuple[int, KfacSpectrum] | None = None
         self._counts: dict[str, int] = {}
         if self._kfac.note:

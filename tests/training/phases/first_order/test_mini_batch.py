@@ -31,7 +31,8 @@ def test_selection_runs_in_eval_mode_and_leaves_batch_norm_alone(sampler, begin,
 @pytest.mark.parametrize("sampler", SELECTING)
 def test_selection_sees_the_rows_as_they_are_stored(sampler, begin, monkeypatch):
     """Fault 7. Under an augmentation that destroys its input the training is not finite; selection is."""
-    running = begin(handoff=sampler, handoff_augmentation="standard")
+    at_once = {"warmup": 0} if sampler in ("craig", "gradmatch", "glister") else {}
+    running = begin(handoff=sampler, handoff_args=at_once, handoff_augmentation="standard")
     destroyed = lambda images, preprocess, generator: Augmented(preprocess(images) * torch.nan)  # noqa: E731
     monkeypatch.setattr(running.phase._mini_batch, "_augmentation", destroyed)
     seen = []
@@ -176,3 +177,15 @@ def test_a_single_row_is_passed_over_where_batch_norm_cannot_take_it(begin, net)
     running = begin(model, handoff="rs2", handoff_args={"fraction": 0.5}, handoff_batch_size=2, handoff_epochs=1)
     running.finish()
     assert running.state.iterations == 81
+
+
+@pytest.mark.parametrize("name", ["standard", "mixup"])
+def test_augmentation_is_charged_by_the_numbers_it_writes_and_stands_apart(name, begin, net):
+    """By hand for a (3, 12, 12) image: at least a crop and a flip of 432 numbers each, at most thirty times."""
+    running = begin(net(), handoff="sgd", handoff_augmentation=name, handoff_epochs=1)
+    running.finish()
+    table = running.budget.ledger.by_purpose()
+    per_image = table["augmentation"]["flops"] / table["train"]["samples"]
+    assert 2 * 432 <= per_image <= 30 * 432
+    assert table["augmentation"]["samples"] == 0 and table["augmentation"]["epoch_equivalents"] > 0
+    assert running.budget.ledger.cost == pytest.approx(table["train"]["epoch_equivalents"])

@@ -38,3 +38,20 @@ def test_one_cycle_rises_to_one_after_thirty_percent_and_falls_to_zero():
     assert factors[0] == pytest.approx(1 / 25)
     assert max(factors) == factors[30] == pytest.approx(1)
     assert factors[100] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("warmup", "decay"), [(0.02, 0.2), (0.1, 0.5), (0.0, 0.2), (0.5, 0.5), (0.0, 0.0), (0.0, 1.0)])
+def test_wsd_rises_stays_and_falls(warmup, decay):
+    """Reference: the trapezoid through (0, 0), (warmup, 1), (1 - decay, 1), (1, 0); its first step is not at rate 0."""
+    import numpy as np
+
+    shares = np.linspace(0, 1, 101)[1:-1]
+    expected = np.interp(shares, [0, warmup, 1 - decay, 1], [0, 1, 1, 0]) if warmup or decay else np.ones(99)
+    if not decay:
+        expected = np.ones(99)
+    factors = np.array([rate_factor("wsd", share, warmup=warmup, decay=decay) for share in shares])
+    np.testing.assert_allclose(
+        np.where(factors > 0.041, factors, 0), np.where(expected > 0.041, expected, 0), atol=1e-9
+    )
+    assert rate_factor("wsd", 0.0, warmup=warmup, decay=decay) > 0
+    assert rate_factor("wsd", 1.0, warmup=warmup, decay=decay) == (0 if decay else 1)

@@ -125,7 +125,7 @@ def test_the_budget_is_obeyed_to_the_unit(epochs):
 
 
 def test_a_stream_resumes_in_the_middle_bit_for_bit():
-    share = {"factor_share": 0.5}
+    share = {"factor_share": 0.5, "epochs": 6.0}
     whole, cut = begin(**share), begin(**share)
     whole.steps(30)
     cut.steps(11)

@@ -6,6 +6,7 @@ Each step moves by lr m / (sqrt(v) + 1e-8), with running means m of g + weight_d
 ## Settings
 - `lr` (0.001): peak learning rate; a comparison tunes it.
 - `weight_decay` (the run's L2 strength): the L2 penalty of the loss itself, so it is rescaled with the gradient.
+- `betas` ((0.9, 0.999)) and whatever else the class takes, as arguments: `adam(betas=(0.8,0.95))`.
 
 ## True cost
 One gradient of the mini-batch per step; two vectors of memory.
@@ -16,7 +17,8 @@ One gradient of the mini-batch per step; two vectors of memory.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from subsetopt.facts import PlannedStrategy
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS, FirstOrderMethod
@@ -41,10 +43,18 @@ class Adam(FirstOrderMethod):
     step_work = "entrywise"
 
     @classmethod
+    def factory(cls) -> Callable[..., Any]:
+        """Return torch's Adam, whose keywords it takes."""
+        import torch
+
+        return torch.optim.Adam
+
+    @classmethod
     def make(
         cls, config: PhaseConfig, flat: FlatModel, w: Tensor, lr: float, weight_decay: float
     ) -> torch.optim.Optimizer:
         """Return torch's Adam."""
         import torch
 
-        return torch.optim.Adam([w], lr, weight_decay=weight_decay)
+        arguments = cls.arguments(config)
+        return torch.optim.Adam([w], lr, weight_decay=weight_decay, **arguments)

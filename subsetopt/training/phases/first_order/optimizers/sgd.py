@@ -7,6 +7,7 @@ Each step moves against a running sum of mini-batch gradients: v <- momentum v +
 - `lr` (0.05): peak learning rate; a comparison tunes it.
 - `momentum` (0.9), `nesterov` (no): weight of the running sum, and whether the gradient is taken ahead of it.
 - `weight_decay` (the run's L2 strength): the L2 penalty of the loss itself.
+- `dampening` (0) and whatever else the class takes, as arguments: `sgd(dampening=0.1)`.
 
 ## True cost
 One gradient of the mini-batch per step; no memory but one vector.
@@ -17,7 +18,8 @@ One gradient of the mini-batch per step; no memory but one vector.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from subsetopt.facts import PlannedStrategy
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS, FirstOrderMethod
@@ -40,6 +42,14 @@ class SGD(FirstOrderMethod):
 
     rate = 0.05
     step_work = "entrywise"
+    of_phase = ("lr", "weight_decay", "momentum", "nesterov")
+
+    @classmethod
+    def factory(cls) -> Callable[..., Any]:
+        """Return torch's SGD, whose keywords it takes."""
+        import torch
+
+        return torch.optim.SGD
 
     @classmethod
     def make(
@@ -48,4 +58,7 @@ class SGD(FirstOrderMethod):
         """Return torch's SGD."""
         import torch
 
-        return torch.optim.SGD([w], lr, config.momentum, weight_decay=weight_decay, nesterov=config.nesterov)
+        arguments = cls.arguments(config)
+        return torch.optim.SGD(
+            [w], lr, config.momentum, weight_decay=weight_decay, nesterov=config.nesterov, **arguments
+        )
