@@ -21,6 +21,7 @@ _COMMANDS = {
     "study": "Study how far subset minima stand for the full set.",
     "evaluate": "Evaluate the trained model of a run.",
     "predict": "Predict new data with the trained model of a run.",
+    "export": "Write the trained model of a run for other programs.",
     "verify": "Check whether a run found a minimum, by the Hessian's eigenvalues.",
     "resume": "Continue an interrupted run.",
     "report": "Render the report of a study or a run again.",

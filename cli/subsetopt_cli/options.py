@@ -74,11 +74,19 @@ class _Verbatim(click.types.StringParamType):
 
 
 def setting_options(
-    model: type[BaseModel], only: Iterable[str] | None = None, heading: str | None = None
+    model: type[BaseModel],
+    only: Iterable[str] | None = None,
+    heading: str | None = None,
+    taken: tuple[str, ...] = (),
 ) -> list[click.Parameter]:
-    """Return one option per field of `model` (or per name in `only`), under `heading` or the one that it declares."""
+    """Return one option per field of `model` (or per name in `only`), under `heading` or the one that it declares.
+
+    `taken` are flags that mean something else in the command: no setting is known by them there.
+    """
     names = model.model_fields if only is None else only
     options = [_option(name, model.model_fields[name]) for name in names if name not in FILE_ONLY]
+    for option in options:
+        option.opts = [flag for flag in option.opts if flag not in taken]
     if heading is not None:
         for option in options:
             option.heading = heading

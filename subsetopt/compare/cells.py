@@ -39,7 +39,7 @@ LOOKS = 40  # at held-out data, per run
 LOOK_EPOCHS = 0.5  # between looks under a budget in seconds
 Status = Literal["done", "failed", "interrupted"]
 # Where data and results lie, how often a run is saved: none of it changes a result.
-_NO_MATTER = {"output", "data_dir", "data_file", "checkpoint_seconds", "track_validation"}
+_NO_MATTER = {"output", "data_dir", "data_file", "test_file", "checkpoint_seconds", "track_validation"}
 _ONE_RUN = threading.Lock()  # runs share torch's global state, so the threads of one worker take turns
 
 
@@ -58,6 +58,8 @@ class Cell:
         """A readable name that is unique to the settings, e.g. `adam-b3-s0-1f0c9a2e`."""
         settings = self.config.model_dump(mode="json", exclude=_NO_MATTER)
         settings["data"] = None if self.config.data_file is None else _digest(self.config.data_file)
+        if self.config.test_file is not None:
+            settings["test"] = _digest(self.config.test_file)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         stem = re.sub(r"[^A-Za-z0-9.]+", "-", self.method).strip("-")[:40]
         return f"{stem}-b{self.budget:g}-s{self.seed}-{digest}"

@@ -176,7 +176,10 @@ def make_study(*layers: Mapping[str, Any]) -> ValidatedStudy:
     """Validate the settings of a study, later layers overriding earlier ones; raises `SettingError` in one line."""
     merged: dict[str, Any] = {}
     for given_layer in layers:
-        layer, _ = present_names(RunConfig, given_layer)
+        # A study's own settings go by their names, were one the former name of a run's.
+        study = {key: value for key, value in given_layer.items() if key in StudyConfig.model_fields}
+        layer, _ = present_names(RunConfig, {key: given_layer[key] for key in given_layer if key not in study})
+        layer |= study
         for key in layer:
             if key not in StudyConfig.model_fields and key not in SHARED:
                 raise _misplaced(key, layer[key])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from subsetopt.data.tables.encoding import TableEncoding
 from subsetopt.errors import DataError, setting
 from subsetopt.registry import Registry
 
@@ -19,11 +20,19 @@ DATA_VARIABLE = "SUBSETOPT_DATA"
 
 @dataclass(frozen=True)
 class Query:
-    """What the user said about where the data lie; `image_size` is (height, width) for readers that resize."""
+    """What the user said about where the data lie and what they mean.
+
+    `image_size` is (height, width) for readers that resize. `target_column`, `test_file` and `drop` are for tables: the
+    column to predict, a file of test rows, and columns to leave out. `task` is the task asked for.
+    """
 
     data_dir: Path | None = None
     data_file: Path | None = None
     image_size: tuple[int, int] | None = None
+    target_column: str | None = None
+    test_file: Path | None = None
+    drop: tuple[str, ...] = ()
+    task: str | None = None
 
     @property
     def root(self) -> Path:
@@ -41,11 +50,21 @@ class RawSplit:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """Inputs by split ("train", "test") that an encoding learnt from training rows made, and notes for the user."""
+
+    inputs: Mapping[str, Any]
+    encoding: TableEncoding
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RawData:
     """What a reader returns. `n_classes` is None where the labels themselves tell.
 
     `notes` are for the user: what was skipped, what was converted. `uses` names what the reader takes from `Query`
-    besides the data directory.
+    besides the data directory. With `encode` the splits have no inputs: it makes them once the training rows are known,
+    the positions in `train` that no validation split takes.
     """
 
     train: RawSplit
@@ -55,6 +74,7 @@ class RawData:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
+    encode: Callable[[NDArray[Any]], Encoded] | None = None
 
 
 Reader = Callable[[Query], RawData]

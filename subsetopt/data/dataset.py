@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from subsetopt.data.tables.encoding import TableEncoding
+
 Task = Literal["classification", "regression"]
 
 
@@ -49,6 +51,7 @@ class Dataset:
     what a run repeats in its warnings. Inputs and targets are in the units of the data; `normalization` and
     `target_normalization` say how a run standardises them, None that it takes them as they are; of several inputs it
     names those standardised. `columns` name the columns of inputs that came as a table.
+    `encoding` says how the columns of a table file became inputs.
     """
 
     name: str
@@ -62,4 +65,5 @@ class Dataset:
     class_names: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     target_normalization: Normalization | None = None
+    encoding: TableEncoding | None = None
     columns: tuple[str, ...] = ()

@@ -22,7 +22,11 @@ Progress = Callable[[int, int | None], None]
 _BLOCK = 2**18
 _TIMEOUT_SECONDS = 30.0
 _ATTEMPTS = 4
-_YOUR_OWN = {"npz": ("a file", "data_file", "FILE.npz"), "image-folder": ("a folder", "data_dir", "FOLDER")}
+_YOUR_OWN = {
+    "npz": ("a file", "data_file", "FILE.npz"),
+    "table": ("a file", "data_file", "FILE.csv"),
+    "image-folder": ("a folder", "data_dir", "FOLDER"),
+}
 
 
 def download(

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from subsetopt.data.catalog import DATASETS, Query, RawData, RawSplit
 from subsetopt.data.checks import checked_inputs, require_same_length
-from subsetopt.data.dataset import Dataset, Split, Task
+from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.given.columns import GivenSamples
 from subsetopt.data.normalization import measure, measure_inputs, standardised_beside
 from subsetopt.data.subset import as_number, ranking
+from subsetopt.data.tables.encoding import TableEncoding
 from subsetopt.data.targets import absent_classes, read_targets
 from subsetopt.data.weights import weighted
 from subsetopt.distributed import Ranks
@@ -38,12 +39,17 @@ def load_dataset(
     normalize: str = "auto",
     task: Task | None = None,
     image_size: int | tuple[int, int] | None = None,
+    target_column: str | None = None,
+    test_file: str | Path | None = None,
+    drop: Sequence[str] = (),
     ranks: Ranks | None = None,
 ) -> Dataset:
     """Load the data set `name` (see `DATASETS`) and carve a validation split from its training data by `seed`.
 
     `data_dir` defaults to the environment variable SUBSETOPT_DATA, then ~/.cache/subsetopt. `data_file` is the file
-    of `npz` and the folder of `image-folder`, whose images are resized to `image_size` (height, width) if given.
+    of `npz` and `table` and the folder of `image-folder`, whose images are resized to `image_size` (height, width) if
+    given. A `table` has the column `target_column` to predict and, where given, test rows in `test_file`; the columns
+    in `drop` are left out. How its columns are encoded is learnt from the training split (`Dataset.encoding`).
     `normalize`: "auto" and "standard" record mean and deviation of the training split's inputs and regression targets,
     "none" does not. `task` overrides what the dtype of the targets tells. The classes of `npz` are the labels
     that occur in its training data, in sorted order (`Dataset.class_names`). Several `ranks` check a part of the rows
@@ -53,10 +59,13 @@ def load_dataset(
     """
     _check_settings(validation_fraction, normalize)
     reader = DATASETS.get(name)
-    query = Query(_path(data_dir), _path(data_file), _image_size(image_size))
+    query = Query(
+        _path(data_dir), _path(data_file), _image_size(image_size), target_column, _path(test_file), tuple(drop), task
+    )
     raw = reader(query)
-    for used, value in (("data_file", query.data_file), ("image_size", query.image_size)):
-        if value is not None and used not in raw.uses:
+    for used in ("data_file", "image_size", "target_column", "test_file", "drop"):
+        value = getattr(query, used)
+        if value not in (None, ()) and used not in raw.uses:
             raise SettingError(used, value, f"has no use with the data set {name}", "leave it out")
     return _assemble(name, raw, task, validation_fraction, seed, normalize, ranks)
 
@@ -155,9 +164,16 @@ def _assemble(
         raise SettingError("task", task, f"{name} is a classification data set", "leave it out")
     given = {"train": raw.train, "validation": raw.validation, "test": raw.test}
     present = {part: split for part, split in given.items() if split is not None}
-    inputs = {part: checked_inputs(split.inputs, f"{name}: x_{part}", ranks) for part, split in present.items()}
+    raw_inputs, encoded = {part: split.inputs for part, split in present.items()}, None
     raw_targets = {part: split.targets for part, split in present.items()}
-    targets = read_targets(f"{name}: ", raw_targets, task, raw.n_classes, raw.class_names)
+    if raw.encode is not None:
+        targets = read_targets(f"{name}: ", raw_targets, task, raw.n_classes, raw.class_names)
+        held_out = validation_rows(targets.splits["train"], validation_fraction, seed, targets.task)
+        encoded = raw.encode(np.delete(np.arange(len(targets.splits["train"])), held_out.numpy()))
+        raw_inputs |= encoded.inputs
+    inputs = {part: checked_inputs(array, f"{name}: x_{part}", ranks) for part, array in raw_inputs.items()}
+    if encoded is None:
+        targets = read_targets(f"{name}: ", raw_targets, task, raw.n_classes, raw.class_names)
     splits: dict[str, Split | None] = {
         part: _split(name, part, inputs, targets.splits[part], raw_split.rows) for part, raw_split in present.items()
     }
@@ -166,7 +182,7 @@ def _assemble(
     if "validation" not in splits:
         train, splits["validation"] = _carve(train, validation_fraction, seed, targets.task)
     splits["train"] = train
-    notes = [*raw.notes, *targets.notes]
+    notes = [*raw.notes, *targets.notes, *(() if encoded is None else encoded.notes)]
     for part, split in splits.items():
         if split is not None and targets.task == "classification":
             notes += absent_classes(part, split.targets, targets.class_names)
@@ -179,11 +195,22 @@ def _assemble(
         train=train,
         validation=splits["validation"],
         test=splits.get("test"),
-        normalization=measure_inputs(train.inputs) if standardise else None,
+        normalization=_measured(train.inputs, None if encoded is None else encoded.encoding) if standardise else None,
         class_names=targets.class_names,
         notes=tuple(notes),
         target_normalization=measure(train.targets) if standardise and targets.task == "regression" else None,
+        encoding=None if encoded is None else encoded.encoding,
     )
+
+
+def _measured(inputs: Stored, encoding: TableEncoding | None) -> Normalization | dict[str, Normalization] | None:
+    """Return the statistics of inputs; columns that are 0 or 1 stay so, lest a rare word be a hundred deviations."""
+    if encoding is None or not isinstance(inputs, Tensor):
+        return measure_inputs(inputs)
+    found = measure(inputs)
+    flags = encoding.indicators
+    mean = tuple(0.0 if flag else value for flag, value in zip(flags, found.mean, strict=True))
+    return Normalization(mean, tuple(1.0 if flag else value for flag, value in zip(flags, found.std, strict=True)))
 
 
 def shape_of(inputs: Stored) -> Any:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from subsetopt.documents.base import Count, Document, Entry, Finite, Number
+from subsetopt.documents.table import TableEntry
 
 Metrics = dict[str, dict[str, Finite]]
 """Split -> loss (without L2), accuracy or mse and r2, in the units of the data."""
@@ -29,6 +30,7 @@ class DatasetEntry(Entry):
     columns: list[str] | None = None
     digest: str | None = None
     digests: dict[str, Any] | None = None
+    encoding: TableEntry | None = None
 
 
 class Scaling(Entry):

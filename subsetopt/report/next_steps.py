@@ -20,7 +20,7 @@ SHORT = 60.0
 """Seconds of a run that may well be repeated a dozen times."""
 
 _LIMITS = ("max_iterations", "budget")
-_KEPT = ("dataset", "data_file", "data_dir", "task", "model")
+_KEPT = ("dataset", "data_file", "target_column", "test_file", "data_dir", "task", "model")
 _OBJECT = "(given as an object)"
 _RESUMED = "go on to the minimum: the limit was reached first"
 
@@ -89,6 +89,9 @@ def _comparison(result: RunDocument, settings: Mapping[str, Any]) -> list[Step]:
         f"--model-arg {shlex.quote(f'{name}={_value(value)}')}"
         for name, value in settings.get("model_args", {}).items()
     ]
+    if settings.get("drop"):
+        # A name with a comma is quoted as the flag reads it.
+        options.append(f"--drop {shlex.quote(','.join(_listed_name(str(name)) for name in settings['drop']))}")
     own = method_name(result, settings)
     rival = "adam" if own == "sgd" else "sgd"
     methods = ",".join([own or "lbfgs@0.1+sgd", rival])
@@ -102,6 +105,11 @@ def _comparison(result: RunDocument, settings: Mapping[str, Any]) -> list[Step]:
 def _value(value: object) -> str:
     """Return a setting as `--model-arg` reads it."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _listed_name(name: str) -> str:
+    quoted = name.replace('"', '""')
+    return f'"{quoted}"' if set(name) & {",", '"'} else name
 
 
 def _settings(directory: Path) -> dict[str, Any]:

@@ -118,7 +118,9 @@ def set_aside(run: RunConfig, root: Path, tasks: Iterable[Task]) -> int:
 
 
 def _file_name(run: RunConfig, task: Task) -> str:
-    settings = run.model_dump(mode="json", exclude={"output", "data_dir", "data_file", "checkpoint_seconds", "seed"})
+    settings = run.model_dump(
+        mode="json", exclude={"output", "data_dir", "data_file", "test_file", "checkpoint_seconds", "seed"}
+    )
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return f"f{task.fraction:g}-r{task.repeat}-s{task.seed}-{digest}.json"
 

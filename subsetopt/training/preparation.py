@@ -75,6 +75,9 @@ def prepare(
             normalize=config.normalize,
             task=config.task,
             image_size=config.image_size,
+            target_column=config.target_column,
+            test_file=config.test_file,
+            drop=config.drop,
             ranks=ranks,
         )
     elif not isinstance(dataset, Dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 
 from subsetopt.data import Normalization
 from subsetopt.data.digest import dataset_digest, split_digests
+from subsetopt.data.tables.encoding import TableEncoding
 from subsetopt.distributed import Ranks
 from subsetopt.documents.run import (
     Assessment,
@@ -28,6 +30,7 @@ from subsetopt.documents.run import (
     Scaling,
     SolveEntry,
 )
+from subsetopt.documents.table import TableEntry
 from subsetopt.errors import RunDirectoryError
 from subsetopt.overdetermination import verdict
 from subsetopt.training.checks.affordable import stepless
@@ -89,6 +92,8 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
 def _dataset(data: TrainingData) -> DatasetEntry:
     dataset = data.dataset
     given = data.given
+    # Only what a table has is an entry: other runs have none, as before.
+    encoding = {} if dataset.encoding is None else {"encoding": table_entry(dataset.encoding)}
     return DatasetEntry(
         name=dataset.name,
         task=dataset.task,
@@ -102,7 +107,13 @@ def _dataset(data: TrainingData) -> DatasetEntry:
         embedded=data.preprocess.embedded,
         digest=dataset_digest(given),
         digests=split_digests(given),
+        **encoding,
     )
+
+
+def table_entry(encoding: TableEncoding) -> TableEntry:
+    """Return the encoding of a table as documents have it."""
+    return TableEntry.model_validate_json(json.dumps(encoding.document()))
 
 
 def _ratio(data: TrainingData, parameters: int) -> Ratio:

@@ -23,7 +23,7 @@ from subsetopt.training.run_directory import (
     RunDirectory,
 )
 from subsetopt.training.settings.run import RunConfig
-from subsetopt.training.starting import alone_in, prepare_all, set_resume_hint
+from subsetopt.training.starting import alone_in, prepare_all, set_resume_hint, show_encoding
 from subsetopt.training.stored_settings import as_given, stored_settings
 from subsetopt.training.trackers import check_tracker, tracking
 
@@ -63,6 +63,7 @@ def train(
     progress = (progress if ranks.main else None) or Silent()
     check_tracker(config, keep)
     prepared, phases = prepare_all(as_given(config, model, dataset), model, dataset, ranks, may_idle, loss)
+    show_encoding(prepared, progress)
     directory = ranks.together(lambda: _new_directory(prepared) if keep and ranks.main else None)
     set_resume_hint(ranks, directory)
     with alone_in(directory, ranks), tracking(config, directory, ranks.main) as tracker:

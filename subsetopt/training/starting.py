@@ -13,6 +13,7 @@ from subsetopt.training.context import PreparedRun
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.preparation import prepare
+from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import (
     RunDirectory,
 )
@@ -37,6 +38,15 @@ def prepare_all(
     if ranks.size > 1 and (config.max_seconds or any(phase.config.seconds for phase in phases)):
         prepared.budget.clock.follow(ranks.now)
     return prepared, phases
+
+
+def show_encoding(prepared: PreparedRun, progress: Progress) -> None:
+    """Show how the columns of a table became inputs, before anything is trained on them."""
+    encoding = prepared.data.dataset.encoding
+    if encoding is not None:
+        count = len(encoding.features)
+        head = f"{len(encoding.columns)} columns make {count} inputs; {encoding.target!r} is predicted"
+        progress.message("\n".join([head, *encoding.lines()]))
 
 
 @contextmanager

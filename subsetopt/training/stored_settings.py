@@ -35,6 +35,8 @@ def stored_settings(config: RunConfig) -> dict[str, Any]:
         content["data_dir"] = str(config.data_dir.absolute())
     if config.data_file is not None:
         content["data_file"] = str(config.data_file.absolute())
+    if config.test_file is not None:
+        content["test_file"] = str(config.test_file.absolute())
     if config.init_from is not None:
         content["init_from"] = str(config.init_from.absolute())
     return content

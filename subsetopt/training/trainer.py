@@ -13,15 +13,22 @@ from subsetopt.errors import SettingError
 from subsetopt.objective import Residuals
 from subsetopt.training.finishing import Interrupted, RunResult
 from subsetopt.training.observers import Callback, Callbacks
-from subsetopt.training.prediction.predictor import Predictor
+from subsetopt.training.prediction.predictor import Predictor, load_predictor
 from subsetopt.training.progress import Progress
 from subsetopt.training.resume import resume_run
 from subsetopt.training.run import train
-from subsetopt.training.run_directory import RunDirectory
-from subsetopt.training.settings.run import make_config
+from subsetopt.training.run_directory import CONFIG, RESULT, RunDirectory
+from subsetopt.training.settings.run import make_config, read_toml
 from subsetopt.training.stored_settings import load_config
 
-_NAMED = ("data_dir", "data_file")  # where a data set lies that has a name
+_NAMED = (
+    "data_dir",
+    "data_file",
+    "target_column",
+    "target",
+    "test_file",
+    "drop",
+)  # where a data set lies that has a name
 _MADE = ("validation_fraction", "normalize")  # how a `Dataset` was made
 
 
@@ -141,6 +148,25 @@ class SubsetTrainer:
         # The run's own settings, not the defaults: whatever is asked of the trainer later is computed as the run was.
         trainer.config = load_config(RunDirectory.open(Path(directory)), model, dataset)
         trainer._outcome = outcome
+        return trainer
+
+    @classmethod
+    def load(cls, directory: str | Path, *, model: nn.Module | None = None) -> Self:
+        """Return the trainer of a finished run, fitted; `model` again where it was an object. Reads no data.
+
+        After a run on a table `predict` takes data frames with its columns, in any order, with or without the target.
+        Raises `UserError` in one line where there is no finished run.
+        """
+        if model is not None:
+            require_module("model", model)
+        run = RunDirectory.open(Path(directory))
+        result = run.read_json(RESULT)
+        last = load_predictor(run.path, model=model)
+        better = (result.get("models") or {}).get("best")
+        best = load_predictor(run.path, model=model, which="best") if better else None
+        trainer = cls("auto" if model is None else model)
+        trainer.config = make_config(read_toml(run.path / CONFIG))
+        trainer._outcome = RunResult(result, run.path, last, best)
         return trainer
 
     @property

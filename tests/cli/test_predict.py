@@ -53,3 +53,22 @@ def test_mistakes_are_one_line(
     outcome = cli("predict", "runs/first", *arguments)
     assert outcome.code == 2 and all(word in outcome.line for word in words), outcome.line
     assert "no" in cli("predict", "runs/none", "--data-file", "new.npz").line
+
+
+def test_a_table_is_trained_shown_and_predicted_by_two_commands(cli: Any, tmp_path: Path) -> None:
+    rows = [f"{place % 7},{'red' if place % 3 else ''},{'yes' if place % 7 > 3 else 'no'}" for place in range(60)]
+    data, new, out = tmp_path / "a.csv", tmp_path / "new.csv", tmp_path / "p.csv"
+    data.write_text("\n".join(["size,colour,answer", *rows]))
+    new.write_text("colour,size\nblue,6\nred,0\n")
+    given = ["--dataset", "table", "--data-file", data, "--target", "answer", "--subset-frac", "1", "--handoff", "none"]
+    trained = cli("train", *given, "--output", tmp_path / "run")
+    assert trained.code == 0
+    assert trained.err.index("colour  one-hot: 1 word; ") < trained.err.index("1/1 lbfgs")
+    found = cli("predict", tmp_path / "run", "--data-file", new, "--output", out)
+    assert found.code == 0
+    assert "column 'colour': not in training: blue (1 rows)" in found.err
+    assert [line.split(",")[1] for line in out.read_text().splitlines()] == ["prediction", "yes", "no"]
+    wrong = cli("train", *given[:5], "answr", "--output", tmp_path / "none")
+    assert wrong.code == 2
+    assert "--target answr: " in wrong.line and "did you mean 'answer'?" in wrong.line
+    assert not (tmp_path / "none").exists()

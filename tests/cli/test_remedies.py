@@ -25,6 +25,7 @@ from subsetopt.compare.config import StudyConfig
 from subsetopt.errors import flag_of
 from subsetopt.plan.plan import make_plan
 from subsetopt.study.workers import Workers
+from subsetopt.training.prediction.export import export_run
 from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.run import RunConfig
 
@@ -65,6 +66,7 @@ def _keywords() -> set[str]:
         make_plan,
         Workers,
         effective_run,
+        export_run,
         verify_run,
     ]
     named = {name for call in callables for name in inspect.signature(call).parameters}

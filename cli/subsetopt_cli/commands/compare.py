@@ -50,7 +50,7 @@ def _study_options() -> list[click.Parameter]:
 @click.command(
     "compare",
     cls=HeadedCommand,
-    params=[*_study_options(), *setting_options(RunConfig, SHARED)],
+    params=[*_study_options(), *setting_options(RunConfig, SHARED, taken=("--target",))],
     short_help="Compare methods at equal cost, with tuning, seeds and tests.",
     epilog="Example: subsetopt compare --dataset digits --methods lbfgs@0.1+full,lbfgs@0.1+srs,adam,srs@0.1 "
     "--budget 1,3 --seeds 3. A method is SOLVER, SOLVER@SHARE, SOLVER@SHARE+HANDOFF, an OPTIMIZER (adam, ...) or "

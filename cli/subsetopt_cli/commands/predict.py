@@ -19,7 +19,8 @@ _SHOWN = 10
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
-    help="A .npy array, or a .npz file with the inputs as x (or x_test), in the units of the training data.",
+    help="A .npy array, or a .npz file with the inputs as x (or x_test), in the units of the training data; "
+    "for a run on a table, a table with the same columns.",
 )
 @click.option(
     "--output",
@@ -49,6 +50,8 @@ def command(run: Path, data_file: Path, output: Path | None, which: Literal["las
         found = predict_file(run, data_file, which=which)
         if output is not None:
             write_predictions(output, found)
+    for note in found.notes:
+        click.echo(f"Warning: {note}", err=True)
     if as_json:
         print_json({"directory": str(run), "data_file": str(data_file), **found.document()})
         return

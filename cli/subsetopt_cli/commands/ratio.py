@@ -30,6 +30,9 @@ _SETTINGS = (
     "dataset",
     "data_dir",
     "data_file",
+    "target_column",
+    "test_file",
+    "drop",
     "task",
     "image_size",
     "validation_fraction",
@@ -62,7 +65,7 @@ class _Sizes:
     "ratio",
     cls=HeadedCommand,
     params=[
-        *setting_options(RunConfig, _SETTINGS),
+        *setting_options(RunConfig, _SETTINGS, taken=("--target",)),
         *[HeadedOption([f"--{name}"], type=_COUNT, metavar="N", help=text, heading="Model") for name, text in _BARE],
     ],
     short_help="Compute the overdetermination ratio of a subset: Q = K·M/P.",
@@ -170,6 +173,9 @@ def _sizes(
         seed=config.seed,
         task=config.task,
         image_size=config.image_size,
+        target_column=config.target_column,
+        test_file=config.test_file,
+        drop=config.drop,
     )
     for note in data.notes:
         click.echo(f"Warning: {note}", err=True)

@@ -27,7 +27,10 @@ def scale_notes(dataset: Dataset) -> list[str]:
             name = "x_train" if key is None else f"x_train[{key!r}]"
             seen = _standardised(train, by)
             notes += _hidden(name, seen)
-            notes += _new(name, seen, {split: _inputs(part, key) for split, part in held_out.items()}, by)
+            # A rare word's column may be 0 in all rows of training, and says no more than that where it is 1.
+            flags = () if dataset.encoding is None else dataset.encoding.indicators
+            given = [place for place, flag in enumerate(flags) if flag]
+            notes += _new(name, seen, {split: _inputs(part, key) for split, part in held_out.items()}, by, given)
     if dataset.target_normalization is not None:
         seen = _standardised(dataset.train.targets, dataset.target_normalization)
         notes += _hidden("y_train", seen)
@@ -65,8 +68,9 @@ def _hidden(name: str, seen: Tensor) -> list[str]:
     ]
 
 
-def _new(what: str, seen: Tensor, held_out: dict[str, Any], by: Normalization) -> list[str]:
+def _new(what: str, seen: Tensor, held_out: dict[str, Any], by: Normalization, indicators: list[int]) -> list[str]:
     constant = (seen == 0).all(0) if len(seen) else torch.zeros(0, dtype=torch.bool, device=seen.device)
+    constant[indicators] = False
     for name, split in held_out.items():
         if split is None or not bool(constant.any()):
             continue

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from subsetopt.data.tables.files import ENDINGS, read_table
 from subsetopt.errors import DataError, SettingError, UserError, setting
 from subsetopt.files import replace_file
-from subsetopt.training.prediction.predictor import Which, load_predictor
+from subsetopt.training.prediction.predictor import Predictor, Which, load_predictor
 
 _INPUTS = ("x", "x_test")
 _KINDS = (".csv", ".npz")
@@ -23,11 +24,15 @@ _KINDS = (".csv", ".npz")
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions (n,) or (n, M) for n rows; `probabilities` (n, M) and `class_names` (M,) for classification."""
+    """Predictions (n,) or (n, M) for n rows; `probabilities` (n, M) and `class_names` (M,) for classification.
+
+    `notes` are for the user: what new data have that training had not.
+    """
 
     predictions: NDArray[Any]
     probabilities: NDArray[Any] | None
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document."""
@@ -40,9 +45,12 @@ class Predictions:
 
 
 def predict_file(run: str | Path, file: str | Path, *, which: Which = "last") -> Predictions:
-    """Return the predictions of a run for the inputs in a .npy or .npz file; raises `UserError` in one line."""
+    """Return the predictions of a run for the inputs in a .npy or .npz file, or for the rows of a table.
+
+    Raises `UserError` in one line.
+    """
     predictor = load_predictor(run, which=which)
-    inputs = read_inputs(Path(file))
+    inputs, notes = _inputs_of(predictor, Path(file))
     try:
         predictions = predictor.predict(inputs)
         probabilities = predictor.predict_proba(inputs) if predictor.task == "classification" else None
@@ -51,7 +59,21 @@ def predict_file(run: str | Path, file: str | Path, *, which: Which = "last") ->
     names = predictor.class_names
     if probabilities is not None and not names:
         names = tuple(str(number) for number in range(probabilities.shape[1]))
-    return Predictions(np.asarray(predictions), probabilities, names)
+    return Predictions(np.asarray(predictions), probabilities, names, notes)
+
+
+def _inputs_of(predictor: Predictor, path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return the inputs (n, ...) in a file, a table by the run's encoding, and notes on its values."""
+    arrays = path.suffix.lower() in (".npy", ".npz")
+    if predictor.encoding is None:
+        if path.suffix.lower() in ENDINGS:
+            raise DataError(f"{path}: is a table, the run was trained on arrays; give a .npz or .npy file")
+        return read_inputs(path), ()
+    if arrays:
+        raise DataError(f"{path}: the run was trained on a table; give one of {', '.join(ENDINGS)}")
+    table = read_table(path)
+    inputs, notes = predictor.encoding.encode(table)
+    return inputs, (*table.notes, *notes)
 
 
 def read_inputs(path: Path) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from subsetopt.ambient import ordinary_torch
 from subsetopt.data import Normalization, Preprocess, Restore
 from subsetopt.data.raw_inputs import is_of_tensors, raw_inputs
+from subsetopt.data.tables.encoding import TableEncoding
+from subsetopt.data.tables.table import is_frame, table_of
 from subsetopt.errors import DataError, RunDirectoryError, SettingError
 from subsetopt.inputs import as_inputs, called
 from subsetopt.models import build_model, initialise_lazy
@@ -23,6 +26,7 @@ from subsetopt.training.run_directory import BEST, CONFIG, MODEL, RESULT, RunDir
 from subsetopt.training.settings.run import make_config, read_toml
 
 CHUNK = 512
+_LOG = logging.getLogger("subsetopt")
 Which = Literal["last", "best"]
 
 
@@ -30,7 +34,8 @@ class Predictor(nn.Module):
     """Maps raw inputs (n, ...), one tensor or several, as the data set had them, to outputs (n, M).
 
     For classification these are the network's logits, for regression the targets in the units of the data, float64.
-    `network` alone takes standardised inputs. `class_names` name the outputs, where the data set has names.
+    `network` alone takes standardised inputs. `class_names` name the outputs, where the data set has names. The methods
+    of a predictor with an `encoding` take data frames (pandas, polars) with the columns of the training table, too.
     """
 
     def __init__(
@@ -43,13 +48,16 @@ class Predictor(nn.Module):
         target_normalization: Normalization | None = None,
         embedded: bool = False,
         class_names: tuple[str, ...] = (),
+        encoding: TableEncoding | None = None,
         columns: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.task, self.class_names, self.columns = task, tuple(class_names), tuple(columns)
+        self.encoding = encoding
         self.in_shape = in_shape if isinstance(in_shape, dict) else tuple(in_shape)
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+        self.normalization, self.target_normalization, self.embedded = normalization, target_normalization, embedded
         self._preprocess = Preprocess(normalization, dtype, embedded)
         self._restore = Restore(target_normalization)
 
@@ -66,6 +74,7 @@ class Predictor(nn.Module):
                 target_normalization=read_normalization(result.get("target_normalization")),
                 embedded=bool(data.get("embedded")),
                 class_names=tuple(data.get("class_names") or ()),
+                encoding=TableEncoding.of_document(data["encoding"]) if data.get("encoding") else None,
                 columns=tuple(data.get("columns") or ()),
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -119,10 +128,19 @@ class Predictor(nn.Module):
         return evaluate_split(flat, flat.initial(), x, y, loss=loss, preprocess=self._preprocess, target_std=std)
 
     def _checked(self, inputs: Any) -> Any:
-        found = raw_inputs(inputs, self.in_shape, self.columns, self._preprocess.embedded)
+        found = raw_inputs(self._encoded(inputs), self.in_shape, self.columns, self._preprocess.embedded)
         if isinstance(found, Tensor) and self._preprocess.embedded and found.is_floating_point():
             raise DataError(f"inputs: {found.dtype}, the model was trained on integers; convert them to int64")
         return found
+
+    def _encoded(self, inputs: Any) -> Any:
+        """Return the inputs of a data frame (n, D) by the run's encoding, and anything else as it is."""
+        if self.encoding is None or not is_frame(inputs):
+            return inputs
+        encoded, notes = self.encoding.encode(table_of(inputs))
+        for note in notes:
+            _LOG.warning("%s", note)
+        return encoded
 
     def _outputs(self, inputs: Any) -> Tensor:
         found, was_training = self._checked(inputs), self.training

@@ -16,6 +16,7 @@ from subsetopt.training.settings.declaration import declared
 from subsetopt.training.settings.growth import Mode
 from subsetopt.training.settings.phase import (
     ChunkSize,
+    ColumnNames,
     ImageSize,
     OptimizerName,
     PhaseConfig,
@@ -47,9 +48,27 @@ class ProblemSettings(Settings):
     )
     data_file: Path | None = Field(
         None,
-        description="the file of --dataset npz, or the folder of --dataset image-folder",
+        description="the file of --dataset npz or table, or the folder of --dataset image-folder",
         examples=["mine.npz"],
         json_schema_extra=declared("Data", free=True),
+    )
+    target_column: str | None = Field(
+        None,
+        description="the column of --dataset table to predict; `subsetopt train` takes --target, too",
+        examples=["income"],
+        json_schema_extra=declared("Data", metavar="COLUMN", old="target"),
+    )
+    test_file: Path | None = Field(
+        None,
+        description="a file with the test rows of --dataset table",
+        examples=["test.csv"],
+        json_schema_extra=declared("Data", free=True),
+    )
+    drop: ColumnNames = Field(
+        (),
+        description="columns of --dataset table to leave out, separated by commas",
+        examples=["id,date"],
+        json_schema_extra=declared("Data", metavar="A,B"),
     )
     task: Literal["classification", "regression"] | None = Field(
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import math
 from collections.abc import Callable, Mapping
@@ -66,6 +67,17 @@ def _height_and_width(value: Any) -> Any:
     return (sides[0], sides[-1])
 
 
+def _names(value: Any) -> Any:
+    """Split A,B as a command line has it; a name with a comma stands in double quotes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(name for name in next(csv.reader([value], skipinitialspace=True, strict=True), []) if name)
+    except csv.Error as error:
+        raise ValueError(f"is no list of names ({error})") from None
+
+
+ColumnNames = Annotated[tuple[str, ...], BeforeValidator(_names)]
 ImageSize = Annotated[tuple[int, int] | None, BeforeValidator(_height_and_width)]
 
 

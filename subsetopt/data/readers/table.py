@@ -1,0 +1,94 @@
+"""A user's own table: a .csv, .tsv, .parquet or .arff file with named columns, one of them the target.
+
+Columns of numbers, dates and truth values become one input each, words one per word; missing values are filled with
+the median, and a column says where. All of this is learnt from the training rows and kept with the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subsetopt.data.catalog import DATASETS, Encoded, Query, RawData, RawSplit
+from subsetopt.data.names import listed, shown
+from subsetopt.data.tables.encoding import learn_encoding
+from subsetopt.data.tables.files import read_table
+from subsetopt.data.tables.table import Table
+from subsetopt.data.tables.target import labelled, read_target, read_target_like, target_format
+from subsetopt.errors import SettingError, setting
+
+USES = ("data_file", "target_column", "test_file", "drop")
+
+
+@DATASETS.register(
+    "table", "your own table in --data-file FILE.csv (.tsv, .parquet, .arff) with the column --target to predict"
+)
+def read_own_table(query: Query) -> RawData:
+    """Read the file, and `test_file` where given; raises `SettingError` and `DataError` in one line."""
+    if query.data_file is None:
+        remedy = f"name it with {setting('data_file', 'FILE.csv')}"
+        raise SettingError("data_file", None, "the data set table is a file of yours", remedy)
+    table = read_table(query.data_file)
+    target = query.target_column
+    if target is None:
+        remedy = f"name it with {setting('target_column', 'COLUMN')}; there are {listed(table.columns)}"
+        raise SettingError("target_column", None, f"{table.name} needs the column to predict", remedy)
+    _require("target_column", target, table)
+    for name in query.drop:
+        _require("drop", name, table)
+    if target in query.drop:
+        raise SettingError("drop", target, "is the target", "drop another column, or none")
+    if target in table.repeated:
+        raise SettingError(
+            "target_column", target, f"{table.name} has several columns of this name", "rename all but one"
+        )
+    table, rows, notes = labelled(table, target)
+    labels = read_target(table, target, query.task)
+    test, test_table = None, None
+    if query.test_file is not None:
+        test_table = read_table(query.test_file, "test_file")
+        _require("target_column", target, test_table)
+        test_table, test_rows, more = labelled(test_table, target)
+        form = target_format(table, target)
+        test = RawSplit(None, read_target_like(test_table, target, labels, form), test_rows)
+        notes += more
+
+    def encode(train: NDArray[np.int64]) -> Encoded:
+        encoding = learn_encoding(table.take(train), target, query.drop)
+        given = {"train": table} | ({} if test_table is None else {"test": test_table})
+        inputs, said = {}, []
+        for part, own in given.items():
+            inputs[part], found = encoding.encode(own)
+            said += [note for note in found if "training had no such column" not in note or part == "test"]
+        return Encoded(inputs, encoding, tuple(said))
+
+    told = (*table.notes, *(() if test_table is None else test_table.notes), *notes)
+    return RawData(RawSplit(None, labels, rows), test, notes=told, uses=USES, encode=encode)
+
+
+def _require(keyword: str, name: str, table: Table) -> None:
+    """Raise `SettingError` unless the table has the column, with "did you mean"."""
+    if name in table.columns:
+        return
+    close = _close(name, table.columns)
+    remedy = f"did you mean {shown(close)!r}?" if close else f"it has {listed(table.columns)}"
+    if not close and any(_is_number(column) for column in table.columns):
+        remedy = f"its first line must name the columns, it begins with {listed(table.columns)}"
+    raise SettingError(keyword, name, f"{table.name} has no such column", remedy)
+
+
+def _close(name: str, columns: Iterable[str]) -> str | None:
+    names = list(columns)
+    same = [column for column in names if column.casefold() == name.casefold()]
+    return next(iter(same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

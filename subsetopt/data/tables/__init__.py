@@ -1,0 +1,1 @@
+"""Tables with named columns: reading files and frames, and encoding their columns as numbers."""

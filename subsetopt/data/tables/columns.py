@@ -1,0 +1,254 @@
+"""How one column becomes numbers: learnt from its training values, applied to any others, and shown to the user."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subsetopt.data.names import listed, shown
+from subsetopt.data.tables.cells import (
+    AmbiguousError,
+    NumberFormat,
+    date_format,
+    days_of,
+    is_infinite,
+    is_missing,
+    number_format,
+    truth_words,
+)
+from subsetopt.data.tables.table import Column, Table, text_of_number
+from subsetopt.errors import DataError, setting
+
+MOST_WORDS = 64
+"""Words that a column has columns for; of more, the most frequent ones have, and all others share one."""
+
+_NAME_OF_IDS = re.compile(r"(.*[_ .-])?(id|ids|uuid|guid)|.*[a-z]I[dD]|index|idx|row|row[_ ]?(no|nr|num|number|id)")
+_UNIQUE, _FEW = 0.9, 10  # from this share of different words among more than so many rows on, they name the rows
+_NUMBERS, _MANY_NUMBERS = 0.9, 50  # a column with this share of numbers, too many for words, is one with mistakes
+Kind = Literal["number", "boolean", "date", "words", "unused"]
+
+
+@dataclass(frozen=True)
+class ColumnEncoding:
+    """The encoding of one column, all that a run keeps of it.
+
+    A number, a date (days since 1970) and a truth value (0 or 1) have one column, with `fill` for a missing value;
+    words have one for each of `categories` and, with `other`, one for all others. Where `missing` training values were
+    missing, one more is 1 for those. `reason` says why a column is unused.
+    """
+
+    name: str
+    kind: Kind
+    missing: int = 0
+    fill: float = 0.0
+    categories: tuple[str, ...] = ()
+    other: bool = False
+    words: int = 0
+    form: NumberFormat = field(default=NumberFormat())
+    date: str = ""
+    truths: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the encoded columns."""
+        if self.kind == "unused":
+            return ()
+        own: tuple[str, ...] = (self.name,)
+        if self.kind == "words":
+            own = (*(f"{self.name}={word}" for word in self.categories), *([f"{self.name}=(other)"] * self.other))
+        return (*own, *([f"{self.name} missing"] * (self.missing > 0)))
+
+    @property
+    def indicators(self) -> tuple[bool, ...]:
+        """Which of the encoded columns are 0 or 1, and are not standardised."""
+        return tuple(self.kind in ("words", "boolean") or place > 0 for place in range(len(self.outputs)))
+
+    def encode(self, table: Table, column: Column) -> tuple[NDArray[np.float64], list[str]]:
+        """Return the encoded columns (n, width) of new values, and notes on values that training did not have."""
+        encoded = np.zeros((len(column), len(self.outputs)))
+        if self.kind == "words":
+            return encoded, self._encode_words(column, encoded)
+        values = _numbers(table, self, column)
+        gone = np.isnan(values)
+        encoded[:, 0] = np.where(gone, self.fill, values)
+        if self.missing:
+            encoded[gone, 1] = 1
+        elif gone.any():
+            notes = [f"column {shown(self.name)!r}: {int(gone.sum())} missing, none was in training"]
+            return encoded, [f"{notes[0]}; taken as {self.fill:g}"]
+        return encoded, []
+
+    def _encode_words(self, column: Column, encoded: NDArray[np.float64]) -> list[str]:
+        places = {word: place for place, word in enumerate(self.categories)}
+        gone_at = len(self.outputs) - 1 if self.missing else None
+        unseen: Counter[str] = Counter()
+        for row, word in enumerate(texts_of(column)):
+            place = places.get(word)
+            if place is None and is_missing(word):
+                place = gone_at
+                unseen["(missing)"] += place is None
+            elif place is None:
+                place = len(self.categories) if self.other else None
+                unseen[word] += place is None
+            if place is not None:
+                encoded[row, place] = 1
+        unseen = +unseen
+        if not unseen:
+            return []
+        return [
+            f"column {shown(self.name)!r}: not in training: {listed(unseen)} ({unseen.total()} rows); "
+            "taken as none of the known words"
+        ]
+
+    def described(self) -> str:
+        """Return in a few words how the column is encoded."""
+        gone = f"; {self.missing} missing" if self.missing else ""
+        if self.kind == "unused":
+            return f"left out: {self.reason}"
+        if self.kind == "words":
+            kept = len(self.categories)
+            rest = (
+                f"the {kept} most frequent of {self.words} words, and others"
+                if self.other
+                else f"{kept} word{'s' * (kept > 1)}"
+            )
+            return f"one-hot: {rest}{f'{gone} (a column of their own)' if gone else ''}"
+        what = {"number": f"number{self.form.described()}", "boolean": "0/1", "date": "days since 1970"}[self.kind]
+        if self.kind == "boolean" and self.truths:
+            what = f"0/1 ({' / '.join(self.truths)})"
+        return f"{what}{f'{gone}: {self.fill:.6g}, and a column that says so' if gone else ''}"
+
+
+def texts_of(column: Column) -> Sequence[str]:
+    """Return the values as text; a missing value is ""."""
+    if column.dtype.kind == "O":
+        return list(column)
+    if column.dtype.kind == "b":
+        return ["true" if value else "false" for value in column.tolist()]
+    if column.dtype.kind == "M":
+        return ["" if text == "NaT" else text for text in np.datetime_as_string(column).tolist()]
+    return ["" if value != value else text_of_number(value) for value in column.tolist()]
+
+
+def learn_column(table: Table, name: str, column: Column) -> ColumnEncoding:
+    """Return the encoding of a column by its training values; raises `DataError` for values of mixed meaning."""
+    if column.dtype.kind in "iuf":
+        return _learnt_number(table, name, column)
+    if column.dtype.kind == "M":
+        return _learnt(table, ColumnEncoding(name, "date", date="iso"), column)
+    cells = texts_of(column)
+    counts = Counter(cell for cell in cells if not is_missing(cell))
+    missing, different = len(cells) - counts.total(), list(counts)
+    if not counts:
+        return ColumnEncoding(name, "unused", reason="no values")
+    if len(different) == 1 and not missing:
+        return ColumnEncoding(name, "unused", reason=f"always {shown(different[0])}")
+    truths = truth_words(different)
+    if truths is not None:
+        return _learnt(table, ColumnEncoding(name, "boolean", truths=truths), column)
+    try:
+        form, share = number_format(different, table.separator)
+        if share == 1:
+            return _learnt_number(table, name, column, form)
+        _refuse_mistakes(table, name, column, form, share * len(different), len(different))
+        dates = date_format(different)
+    except AmbiguousError as error:
+        raise DataError(f"{table.name}: column {shown(name)!r}: {error}; {_remedy(name)}") from None
+    if dates is not None:
+        return _learnt(table, ColumnEncoding(name, "date", date=dates), column)
+    if counts.total() > _FEW and len(different) >= _UNIQUE * counts.total():
+        reason = f"{len(different)} different words in {counts.total()} rows"
+        return ColumnEncoding(name, "unused", reason=reason)
+    kept = counts.most_common(MOST_WORDS - 1 if len(counts) > MOST_WORDS else None)
+    words = tuple(sorted(word for word, _ in kept))
+    return ColumnEncoding(
+        name, "words", missing=missing, categories=words, other=len(counts) > len(words), words=len(counts)
+    )
+
+
+def _learnt_number(table: Table, name: str, column: Column, form: NumberFormat | None = None) -> ColumnEncoding:
+    draft = ColumnEncoding(name, "number", form=form or NumberFormat())
+    values = _numbers(table, draft, column)
+    kept = values[~np.isnan(values)]
+    if not len(kept):
+        return ColumnEncoding(name, "unused", reason="no values")
+    if len(kept) == len(values) and (kept == kept[0]).all():
+        return ColumnEncoding(name, "unused", reason=f"always {kept[0]:g}")
+    whole = bool((kept == np.round(kept)).all())
+    if whole and len(kept) > _FEW and len(np.unique(kept)) == len(kept) and _NAME_OF_IDS.fullmatch(_known(name)):
+        return ColumnEncoding(name, "unused", reason="numbers that name the rows")
+    return _learnt(table, draft, column)
+
+
+def _known(name: str) -> str:
+    """Return the name as `_NAME_OF_IDS` knows it: pandas writes the index as Unnamed: 0, or without a name."""
+    bare = "index" if re.fullmatch(r"Unnamed: [0-9]+|column 1", name) else name
+    return bare if re.search(r"[a-z]I[dD]$", bare) else bare.lower()
+
+
+def _learnt(table: Table, draft: ColumnEncoding, column: Column) -> ColumnEncoding:
+    """Return the encoding with what takes the place of missing values: the median, or the more frequent truth value."""
+    values = _numbers(table, draft, column)
+    gone = np.isnan(values)
+    if gone.all():
+        return ColumnEncoding(draft.name, "unused", reason="no values")
+    fill = float(np.median(values[~gone]))
+    if draft.kind == "boolean":
+        fill = float(fill > 0.5)
+    return ColumnEncoding(
+        draft.name, draft.kind, int(gone.sum()), fill, form=draft.form, date=draft.date, truths=draft.truths
+    )
+
+
+def _numbers(table: Table, encoding: ColumnEncoding, column: Column) -> NDArray[np.float64]:
+    """Return the values (n,) of a column that is no words, NaN where missing; raises `DataError` for other values."""
+    if encoding.kind == "date" and column.dtype.kind == "M":
+        days = (column - np.datetime64("1970-01-01", "us")) / np.timedelta64(86_400_000_000, "us")
+        return days.astype(np.float64)
+    if encoding.kind in ("number", "boolean") and column.dtype.kind in "biuf":
+        values = column.astype(np.float64)
+        other = encoding.kind == "boolean" and not np.isin(values[~np.isnan(values)], (0, 1)).all()
+        if other or np.isinf(values).any():
+            raise _wrong(table, encoding, column, {"0": 0.0, "1": 1.0}.get if other else encoding.form.parse)
+        return values
+    parse: Callable[[str], float | None] = encoding.form.parse
+    if encoding.kind == "date":
+        parse = lambda text: days_of(text, encoding.date)  # noqa: E731
+    elif encoding.kind == "boolean":
+        values_of = {word: float(place % 2) for place, word in enumerate((*encoding.truths, "0", "1"))}
+        parse = lambda text: values_of.get(text.casefold())  # noqa: E731
+    cells = texts_of(column)
+    known = {cell: np.nan if is_missing(cell) else parse(cell) for cell in set(cells)}
+    if None in known.values():
+        raise _wrong(table, encoding, column, parse)
+    return np.array([known[cell] for cell in cells], dtype=np.float64)
+
+
+def _wrong(table: Table, encoding: ColumnEncoding, column: Column, parse: Callable[[str], float | None]) -> DataError:
+    row, cell = next((r, c) for r, c in enumerate(texts_of(column)) if not is_missing(c) and parse(c) is None)
+    wanted = {"number": "finite number", "date": "date", "boolean": "truth value"}[encoding.kind]
+    like = f" like those of training ({encoding.date})" if encoding.kind == "date" else encoding.form.described()
+    problem = f"{shown(cell)!r} in {table.where(row)} is no {wanted}{like}"
+    return DataError(f"{table.name}: column {shown(encoding.name)!r}: {problem}; correct it or leave it empty")
+
+
+def _refuse_mistakes(table: Table, name: str, column: Column, form: NumberFormat, good: float, total: int) -> None:
+    """Raise `DataError` for numbers with a few other things among them, too many to be the names of categories."""
+    infinite = [cell for cell in set(texts_of(column)) if is_infinite(cell)]
+    if not infinite and (total <= _MANY_NUMBERS or good < _NUMBERS * total):
+        return
+    if infinite and good + len(infinite) < _NUMBERS * total:
+        return
+    wrong = _wrong(table, ColumnEncoding(name, "number", form=form), column, form.parse)
+    raise DataError(f"{wrong}, or leave the column out with {setting('drop', name)}")
+
+
+def _remedy(name: str) -> str:
+    return f"write it unmistakably, or leave the column out with {setting('drop', name)}"

@@ -1,0 +1,93 @@
+"""Files with a table: text with separators, Parquet, ARFF."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from subsetopt.data.names import listed, shown
+from subsetopt.data.tables.delimited import read_delimited
+from subsetopt.data.tables.table import Table, column_of, repeated
+from subsetopt.errors import DataError, setting
+
+_PIECE = 65_536
+_BAR_ROWS = 500_000
+
+
+def read_table(path: Path, keyword: str = "data_file") -> Table:
+    """Return the table of a file by its ending; `keyword` is the setting that named it. Raises `DataError`."""
+    reader = _READERS.get(path.suffix.lower())
+    if not os.path.isfile(path):  # noqa: PTH113 (false, where Path.is_file raises on a NUL or a long name)
+        what = "is a folder" if os.path.isdir(path) else "no such file"  # noqa: PTH112
+        raise DataError(f"{shown(path)}: {what}; name a {listed(_READERS)} file with {setting(keyword)}")
+    if reader is None:
+        raise DataError(
+            f"{shown(path)}: its ending is none of {listed(_READERS)}; convert it, or rename it to what it is"
+        )
+    return reader(path)
+
+
+def _parquet(path: Path) -> Table:
+    name = shown(path)
+    try:
+        import pyarrow.parquet  # an extra: a machine that reads CSV alone needs no hundred megabytes more
+    except ImportError:
+        raise DataError(f"{name}: Parquet needs pyarrow; pip install 'subsetopt[tables]', or save it as .csv") from None
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = [str(text) for text in file.schema_arrow.names]
+            total = file.metadata.num_rows
+            pieces: list[list[Any]] = [[] for _ in names]
+            small = None if total >= _BAR_ROWS else True
+            with tqdm(total=total, unit="rows", desc=f"reading {path.name}", leave=False, disable=small) as bar:
+                for batch in file.iter_batches(batch_size=_PIECE):
+                    for place, column in enumerate(batch.columns):
+                        pieces[place].append(column_of(column.to_numpy(zero_copy_only=False), names[place], name))
+                    bar.update(batch.num_rows)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{name}: cannot be read as Parquet ({reason}); write it anew") from None
+    if not total:
+        raise DataError(f"{name}: has no rows; fill it")
+    columns = {text: _joined(parts, text, name) for text, parts in zip(names, pieces, strict=True)}
+    return Table(name, columns, total, repeated=repeated(names))
+
+
+def _joined(parts: list[Any], column: str, table: str) -> Any:
+    """Return one column; a piece without missing values may be of another dtype than one with them."""
+    kinds = {part.dtype.kind for part in parts}
+    if "O" in kinds and len(kinds) > 1:
+        return column_of(np.concatenate([part.astype(object) for part in parts]), column, table)
+    return np.concatenate(parts)
+
+
+def _arff(path: Path) -> Table:
+    from scipy.io import arff
+
+    name = shown(path)
+    try:
+        rows, meta = arff.loadarff(str(path))
+    except (OSError, ValueError, NotImplementedError, StopIteration, IndexError, arff.ArffError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"{name}: cannot be read as ARFF ({reason}); mend it, or save it as .csv") from None
+    if not len(rows):
+        raise DataError(f"{name}: has no rows; fill it")
+    names = list(meta.names())
+    return Table(name, {text: column_of(rows[text], text, name) for text in names}, len(rows))
+
+
+_READERS: dict[str, Callable[[Path], Table]] = {
+    ".csv": read_delimited,
+    ".tsv": lambda path: read_delimited(path, "\t"),
+    ".txt": read_delimited,
+    ".parquet": _parquet,
+    ".arff": _arff,
+}
+ENDINGS = tuple(_READERS)
