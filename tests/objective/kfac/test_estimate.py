@@ -369,10 +369,10 @@ def test_an_update_is_charged_with_its_arithmetic_before_it_is_made():
     meter.limit = 10**9
     kfac.update(flat.initial(), x, y, make_generator(0, "g"), meter)
     # Per sample, in products of the two layers' sizes: forward, gradients in outputs, A and G, their rotations and the
-    # products of their squares, against a gradient's.
+    # products of their squares and of what bases leave out, against a gradient's.
     forward = 30 * 20 + 20 * 10
     estimate = forward + 20 * 10 + (30**2 + 20**2) + (20**2 + 10**2)
-    estimate += (31**2 + 20**2 + 31 * 20) + (21**2 + 10**2 + 21 * 10)
+    estimate += (31**2 + 20**2 + 31 * 20) + (21**2 + 10**2 + 21 * 10) + (31 + 20 + 1) + (21 + 10 + 1)
     gradient = 2 * forward + 20 * 10
     cubes = 31**3 + 20**3 + 21**3 + 10**3
     assert [(kind, purpose) for kind, _, purpose in meter.entries] == [("gradient", "product")] * 2
