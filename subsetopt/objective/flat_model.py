@@ -56,6 +56,9 @@ class FlatModel:
         self.size = sum(self._numels)
         self._slots = [_slots_of(self._module, parameter) for parameter in trainable.values()]
         self._norms = [m for m in self._module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+        # cuDNN's recurrent layers have no gradient in eval mode, and no second derivative; torch's own have both.
+        recurrent = any(isinstance(m, nn.RNNBase) for m in self._module.modules())
+        self._recurrent = recurrent and self.device.type == "cuda"
         # InstanceNorm, the other kind of _NormBase, treats every sample by itself.
         self.batch_dependent = any(isinstance(m, _BatchNorm) for m in self._module.modules())
         self._initial = torch.cat([plain(p).reshape(-1) for p in trainable.values()])
@@ -245,7 +248,11 @@ class FlatModel:
             self._module.train(mode == "train")
         norms = self._norms if mode in ("deterministic", "statistics") else []
         hidden = [(norm, norm.running_mean, norm.running_var) for norm in norms]
+        cudnn: Any = torch.backends.cudnn
+        had_cudnn = cudnn.enabled
         try:
+            if self._recurrent and mode != "train":
+                cudnn.enabled = False
             for norm in norms:
                 norm.training = True
                 if mode == "deterministic":
@@ -253,6 +260,8 @@ class FlatModel:
                     norm.running_mean = norm.running_var = None
             yield
         finally:
+            if self._recurrent:
+                cudnn.enabled = had_cudnn
             for norm, mean, var in hidden:
                 norm.running_mean, norm.running_var = mean, var
                 norm.track_running_stats, norm.training = True, False
