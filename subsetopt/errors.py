@@ -92,7 +92,7 @@ def command_line(arguments: Sequence[str]) -> Iterator[None]:
 
 def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError:
     """Return the error for a name that is not among `known`, with "did you mean" where something is close."""
-    names = sorted(known)
+    names = sorted(set(known))
     close = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     remedy = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(names)}"
     return SettingError(setting, value, "unknown name", remedy)
