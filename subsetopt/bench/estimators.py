@@ -1,6 +1,6 @@
 """The estimators beside scikit-learn's multilayer perceptron: `python -m subsetopt.bench.estimators OUT`.
 
-Bundled sets, and tables of CSV files (`--data`), whose words are one-hot encoded and whose gaps are imputed by
+Bundled sets, and tables of CSV files (`--data-dir`), whose words are one-hot encoded and whose gaps are imputed by
 scikit-learn's transformers. The same split for all of a seed. Scores are accuracy or R2 on the rest; seconds are CPU
 seconds of `fit`, taken by turns; at most `--rows` rows are fitted.
 """
@@ -136,15 +136,17 @@ def main() -> None:
     """Measure, and write records.json and table.md after each data set."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--data", type=Path, help="folder with the CSV files")
+    parser.add_argument("--data-dir", type=Path, help="folder with the CSV files")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=15_000)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     cases: dict[str, Callable[[], Rows]] = {name: functools.partial(bundled, name) for name in BUNDLED}
-    if given.data is not None:
-        cases |= {name: functools.partial(table, given.data / f"{name}.csv", target) for name, target in TABLES.items()}
+    if given.data_dir is not None:
+        cases |= {
+            name: functools.partial(table, given.data_dir / f"{name}.csv", target) for name, target in TABLES.items()
+        }
     for name, read in cases.items():
         rows = read()
         for seed in range(given.seeds):

@@ -136,7 +136,7 @@ def _require_repeatable(source: MapStyle, divide: Divide, places: Sequence[int],
         raise DataError(
             f"dataset: row {places[0]} and others are not the same when they are read again (random transforms?); "
             f"leave those out: {setting('augment_copies')} adds fixed augmented copies, "
-            f"{setting('augmentation')} random ones after the subset"
+            f"{setting('handoff_augmentation')} random ones after the subset"
         )
     for index, place in enumerate(places[:2]):
         alone, _ = _converted(source, [place], divide)

@@ -20,7 +20,7 @@ from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.settings.run import RunConfig
 
 SLACK = 1e-9
-MARGIN = 2.0  # what is recommended, in first steps: one for what their lower bounds leave out
+MARGIN = 3.0  # what is recommended, in first steps: two for what their lower bounds leave out
 _ROLES = {"warmup": "the warm-up", "grow": "a growing stage", "solve": "the solve", "handoff": "the hand-off"}
 
 

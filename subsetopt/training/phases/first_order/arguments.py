@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from subsetopt.errors import SettingError
-from subsetopt.models.arguments import convert, type_hints
 from subsetopt.settings import unknown_setting
 
 SUPPLIED = ("params", "lr")
@@ -44,6 +43,8 @@ def checked_arguments(
     Raises `SettingError` for a name that it does not know, or that the phase sets (`fixed`), a value of another type,
     and one that it needs and that is missing.
     """
+    from subsetopt.models.arguments import type_hints  # with torch, which a list of names does without
+
     known = {} if factory is None else parameters_of(factory)
     first = next(iter(known), "params")
     named = {key: parameter for key, parameter in known.items() if key not in (first, *SUPPLIED, *fixed)}
@@ -59,5 +60,7 @@ def checked_arguments(
 
 def _converted(key: str, value: Any, hint: Any, default: Any) -> Any:
     """Return `value` as annotated, else a switch where the default is one, and a tuple where that is one."""
+    from subsetopt.models.arguments import convert
+
     converted = convert(key, value, bool if hint is None and isinstance(default, bool) else hint)
     return tuple(converted) if isinstance(default, tuple) and isinstance(converted, list) else converted
