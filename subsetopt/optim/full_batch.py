@@ -89,7 +89,9 @@ class _FullBatch:
                     self._check(batch, count)
                 total, weight = self._sum(batch, count)
                 total.backward()
-                totals += torch.stack([total.detach().to(totals), torch.as_tensor(weight).detach().to(totals)])
+                totals += torch.stack(
+                    [total.detach().to(totals), torch.as_tensor(weight, device=totals.device).detach().to(totals)]
+                )
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         ranks.sum_(totals, *gradients)
         loss, samples = totals.unbind()

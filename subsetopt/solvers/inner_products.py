@@ -61,7 +61,8 @@ def combination(start: Tensor, rows: Tensor, weights: Tensor, *, alpha: float = 
     note_flops(2 * rows.numel())
     if rows.device.type == "cpu":
         # The same sums as addmv's, bit for bit, by an operation that torch's own FlopCounterMode counts.
-        return torch.addmm(start[None], weights[None], rows, alpha=alpha, beta=beta)[0]
+        with exact_arithmetic(rows.device):
+            return torch.addmm(start[None], weights[None], rows, alpha=alpha, beta=beta)[0]
     return torch.addmv(start, rows.T, weights, alpha=alpha, beta=beta)
 
 

@@ -5,12 +5,15 @@ Learning a step costs one small collective (the inner products), a direction one
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from subsetopt.distributed import Ranks
+from subsetopt.objective.tally import note_flops, tallied
 from subsetopt.saving import UNSAVED
 from subsetopt.solvers.curvature_pairs import CurvaturePairs
 
@@ -50,15 +53,18 @@ class ShardedPairs(CurvaturePairs):
 
     def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
         """Take this rank's part of the vectors; see `CurvaturePairs.insert`. One collective, one synchronisation."""
-        return super().insert(self._own(s), self._own(y), self._own(gradient), correction)
+        with self._charged_whole():
+            return super().insert(self._own(s), self._own(y), self._own(gradient), correction)
 
     def meet(self, gradient: Tensor) -> None:
         """Take the inner products with another current gradient; see `CurvaturePairs.meet`. One collective."""
-        super().meet(self._own(gradient))
+        with self._charged_whole():
+            super().meet(self._own(gradient))
 
     def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
         """Return (H g, g·H g) with the whole of H g on every rank: one collective."""
-        part, square = super().apply(self._own(gradient), square_norm)
+        with self._charged_whole():
+            part, square = super().apply(self._own(gradient), square_norm)
         return self.ranks.gather_rows(part, self.size), square
 
     def inner_products(self, gradient: Tensor, pair: Tensor) -> Tensor:
@@ -66,6 +72,15 @@ class ShardedPairs(CurvaturePairs):
         table = super().inner_products(gradient, pair)
         self.ranks.sum_(table)
         return table
+
+    @contextmanager
+    def _charged_whole(self) -> Iterator[None]:
+        """Note for the enclosed work on this rank's columns what all ranks do together, however many they are."""
+        width = self.rows.shape[1]
+        with tallied() as own:
+            yield
+        if width:
+            note_flops((own.flops - own.host) // width * (self.size - width))
 
     def _own(self, vector: Tensor) -> Tensor:
         start, stop = self.ranks.share(self.size)

@@ -234,7 +234,9 @@ def _prices(
         return dict(_KNOWN_PRICES[known_by])
     rows: slice | Tensor = slice(PRICE_SAMPLES)
     if isinstance(plainly := loss if isinstance(loss, str) else without_weights(loss), Residuals):
-        rows = plainly.covering(dataset.train.targets, torch.arange(min(PRICE_SAMPLES, len(dataset.train))))
+        rows = plainly.covering(
+            dataset.train.targets, torch.arange(min(PRICE_SAMPLES, len(dataset.train)), device="cpu")
+        )
     inputs = dataset.train.inputs[rows].to(device)
     targets = dataset.train.targets[rows].to(device)
     prices = calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)

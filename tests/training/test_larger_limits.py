@@ -85,6 +85,7 @@ def test_the_trainer_takes_the_limits_of_the_command_line(tmp_path: Path) -> Non
     assert {name for name in signature(SubsetTrainer.resume).parameters if name in RunConfig.model_fields} - {
         "model",
         "dataset",
+        "loss",
     } == set(LIMITS)
     with pytest.raises(UserError, match="max_epochs"):
         SubsetTrainer.resume(tmp_path / "run", max_epochs=-1.0)

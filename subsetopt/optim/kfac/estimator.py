@@ -70,7 +70,7 @@ class Estimator:
         ranks.sum_(*moments)
         if not bool(torch.isfinite(torch.stack([moment.sum() for moment in moments])).all()):
             return
-        share = SampleShare(total, torch.arange(0), ranks)
+        share = SampleShare(total, torch.arange(0, device="cpu"), ranks)
         generator = make_generator(self.seed, f"bases:{self._step}")
         facts = {"estimated": self._step, "rows": total, "scale": sum(n * scale for n, _, scale in told) / total}
         with exact_arithmetic(moments[0].device):
@@ -91,7 +91,7 @@ class Estimator:
         layers = [layer for layer in layers if self._alone(layer)]
         if not live or not layers:
             return
-        share = SampleShare(live * ranks.size, torch.arange(live) + live * ranks.rank, ranks)
+        share = SampleShare(live * ranks.size, torch.arange(live, device="cpu") + live * ranks.rank, ranks)
         with exact_arithmetic(outputs.device):
             for layer, calls in _reached(layers, edge, rows.shaped(u, outputs)):
                 self._found.append(estimate(layer, calls, live, generator, share))

@@ -89,7 +89,7 @@ class Update:
             products = block.spectral(*own, lambda spectrum: spectrum)
             pairs = [(s, f) for s, f in zip(own, products, strict=True) if s is not None and f is not None]
             parts += [dot(s.flatten(), f.flatten()) for s, f in pairs]
-        return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
+        return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64, device="cpu")
 
     def _length(self, curvature: float) -> float:
         """Return by what the step is multiplied: less than 1 where it would change the outputs by more than `trust`."""

@@ -41,7 +41,7 @@ def as_run_data(residuals: Residuals, model: nn.Module) -> tuple[Dataset, Loss, 
     binding = residuals.bind(residuals.points, residuals.term, None)
     inputs, count = binding.inputs, len(residuals.term)
     shape = tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else inputs[:1].shapes
-    train = Split(inputs, binding.targets.to(torch.float32)[:, None], torch.arange(count))
+    train = Split(inputs, binding.targets.to(torch.float32)[:, None], torch.arange(count, device="cpu"))
     data = Dataset("residuals", "regression", shape, residuals.width(model), train, None, None)
     return data, WeightedLoss(residuals), binding.function
 

@@ -69,14 +69,14 @@ class Deployed(nn.Module):
         self.standardised = by_inputs is not None
         self.embedded = predictor.embedded
         if by_inputs is not None:
-            exact = torch.tensor([by_inputs.mean, by_inputs.std], dtype=torch.float64)
+            exact = torch.tensor([by_inputs.mean, by_inputs.std], dtype=torch.float64, device="cpu")
             mean, std = exact.to(self.working)
             self.register_buffer("mean", mean.view(shape))
             self.register_buffer("mean_rest", (exact[0] - mean.double()).to(self.working).view(shape))
             self.register_buffer("std", std.view(shape))
         by = predictor.target_normalization or Normalization((0.0,), (1.0,))
-        self.register_buffer("target_mean", torch.tensor(by.mean, dtype=torch.float64))
-        self.register_buffer("target_std", torch.tensor(by.std, dtype=torch.float64))
+        self.register_buffer("target_mean", torch.tensor(by.mean, dtype=torch.float64, device="cpu"))
+        self.register_buffer("target_std", torch.tensor(by.std, dtype=torch.float64, device="cpu"))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return probabilities or targets, float64 (n, M)."""
@@ -142,11 +142,11 @@ def _rows(predictor: Predictor) -> Tensor:
         high = min((module.num_embeddings for module in tables), default=1)
         return torch.randint(0, high, shape, generator=generator)
     dtype = next((p.dtype for p in predictor.network.parameters() if p.is_floating_point()), torch.float32)
-    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     by = _statistics(predictor)
     if by is not None:
         view = (-1, *[1] * (len(predictor.in_shape) - 1))
-        mean, std = (torch.tensor(part, dtype=torch.float64).view(view) for part in (by.mean, by.std))
+        mean, std = (torch.tensor(part, dtype=torch.float64, device="cpu").view(view) for part in (by.mean, by.std))
         noise = noise * std + mean
     return noise.to(torch.float64 if predictor.encoding is not None else dtype)
 

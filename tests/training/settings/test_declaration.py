@@ -173,7 +173,7 @@ def test_former_flags_are_taken_but_not_shown() -> None:
 def test_settings_that_may_change_on_the_way_are_where_things_lie_and_compute() -> None:
     """Reference: the list by hand."""
     where, how = {"output", "data_dir", "data_file", "init_from", "device"}, {"checkpoint_seconds", "rank_timeout"}
-    assert where | how | {"track_validation", "log_to"} == FREE
+    assert where | how | {"track_validation", "log_to", "test_file"} == FREE
 
 
 def test_the_stopping_test_of_a_growing_stage_is_named_by_its_flag() -> None:

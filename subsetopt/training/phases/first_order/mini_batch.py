@@ -226,7 +226,10 @@ class MiniBatch:
     @cached_property
     def _augmentation_flops(self) -> int:
         """Operations per image: one for each number that it writes, but for what standardising alone writes."""
-        images, preprocess = self._stored(torch.arange(min(COUNTED_ROWS, len(self._inputs)))), self._data.preprocess
+        images, preprocess = (
+            self._stored(torch.arange(min(COUNTED_ROWS, len(self._inputs)), device="cpu")),
+            self._data.preprocess,
+        )
         augmentation = self._augmentation
         assert augmentation is not None and isinstance(images, Tensor), "augmentation is refused for several inputs"
         written = count_entries(lambda: augmentation(images, preprocess, make_generator(0, "price of augmentation")))

@@ -135,8 +135,8 @@ class FirstOrderPhase:
     @property
     def fixed_length(self) -> str | None:
         """The learning rate, records and held-out checks follow the share of the cost that is spent."""
-        if self.config.schedule != "constant":
-            return f"its {self.config.schedule} learning-rate schedule ended with its budget"
+        if (schedule := schedule_of(self.config)) != "constant":
+            return f"its {schedule} learning-rate schedule ended with its budget"
         return "records and held-out checks were planned for its budget, and a mini-batch beyond it was drawn already"
 
     def start(self, w: Tensor) -> FirstOrderState:
