@@ -128,8 +128,10 @@ class Registry(Generic[T]):
         except (Exception, SystemExit) as error:  # whatever their code does, ours goes on
             distribution = point.dist.name if point.dist is not None else "an unknown distribution"
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            told = f"{self.kind} {point.name!r} of {distribution} is left out: {point.value} cannot be used ({reason})"
-            _LOG.warning(told)
+            message = (
+                f"{self.kind} {point.name!r} of {distribution} is left out: {point.value} cannot be used ({reason})"
+            )
+            _LOG.warning(message)
 
 
 def _points(group: str) -> list[EntryPoint]:

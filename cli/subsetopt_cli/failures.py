@@ -8,7 +8,7 @@ import traceback
 
 import click
 
-from subsetopt.distributed import RankLostError, speaks
+from subsetopt.distributed import RankLostError, is_main
 from subsetopt.errors import UserError
 
 USER_MISTAKE, INTERRUPTED, DEFECT = 2, 130, 1
@@ -28,7 +28,7 @@ _REMEDIES = {
 
 def exit_code_of(error: BaseException, *, debug: bool) -> int:
     """Print `error` in one line (with `debug` after its traceback) and return the exit code."""
-    if not speaks() and _reported_by_rank_0(error):
+    if not is_main() and _reported_by_rank_0(error):
         return _describe(error)[1]
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         _say("Interrupted.")

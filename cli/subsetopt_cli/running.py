@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subsetopt.distributed import speaks
+from subsetopt.distributed import is_main
 from subsetopt_cli.failures import INTERRUPTED
 from subsetopt_cli.output import print_json, standard_output_reserved
 
@@ -34,7 +34,7 @@ def progress_shown(quiet: bool) -> Iterator[Progress]:
             yield Silent() if quiet else bars
     except Interrupted as stop:
         bars.close()
-        if speaks():
+        if is_main():
             click.echo(f"Interrupted; resume with: subsetopt resume {stop.directory}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
@@ -43,7 +43,7 @@ def progress_shown(quiet: bool) -> Iterator[Progress]:
 
 def show_outcome(outcome: RunResult, *, as_json: bool, quiet: bool) -> None:
     """Print the result of a run as JSON, as the path of its files, or as a summary."""
-    if not speaks():
+    if not is_main():
         return
     directory = outcome.directory
     if as_json:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subsetopt.analysis.lanczos import Product, Tridiagonal, lanczos
+from subsetopt.analysis.lanczos import MatrixProduct, Tridiagonal, lanczos
 from subsetopt.analysis.sample_gradients import SampleGradients
 from subsetopt.analysis.spectrum import TraceEstimate, student_error
 from subsetopt.errors import SettingError
@@ -41,7 +41,7 @@ class NotPositiveDefinite(Exception):  # noqa: N818 (an event: the caller takes 
 
 
 def effective_trace(
-    product: Product,
+    product: MatrixProduct,
     gradients: SampleGradients,
     groups: Tensor,
     *,
@@ -108,7 +108,7 @@ def centred(weights: Tensor, groups: Tensor) -> Tensor:
     return deviations / math.sqrt(freedom)
 
 
-def inverse_form(product: Product, v: Tensor, max_products: int) -> tuple[float, float]:
+def inverse_form(product: MatrixProduct, v: Tensor, max_products: int) -> tuple[float, float]:
     """Return v' H^-1 v, from below, and its last change, by Gauss quadrature on Lanczos' matrix (Golub & Meurant 1994).
 
     Raises `NotPositiveDefinite` as soon as a Ritz value is not positive.

@@ -30,7 +30,7 @@ from torch import Tensor
 from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.objective.host import host_read
 
-Product = Callable[[Tensor], Tensor]
+MatrixProduct = Callable[[Tensor], Tensor]
 Vector = NDArray[np.float64]
 
 FAILURE_PROBABILITY = 1e-6
@@ -112,7 +112,7 @@ class Tridiagonal:
 
 
 def lanczos(
-    product: Product,
+    product: MatrixProduct,
     start: Tensor,
     *,
     steps: int,

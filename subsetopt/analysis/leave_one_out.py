@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.analysis.dense_gauss_newton import OutputRows
-from subsetopt.analysis.lanczos import Product
+from subsetopt.analysis.lanczos import MatrixProduct
 from subsetopt.analysis.spectrum import TraceEstimate, student_error
 from subsetopt.inputs import Inputs, joined
 from subsetopt.objective.arithmetic import exact_arithmetic
@@ -44,7 +44,7 @@ Solve = Callable[[Tensor], Tensor]
 def leave_one_out_parameters(
     objective: Objective,
     w: Tensor,
-    product: Product,
+    product: MatrixProduct,
     *,
     factor: Tensor | None = None,
     rows: int = 32,
@@ -127,7 +127,7 @@ def _rises(sample: OutputRows, solve: Solve, count: int) -> Tensor:
     return sample.objective.loss.per_sample(sample.z + moved, sample.y) - sample.losses.detach()
 
 
-def _conjugate_gradients(product: Product, b: Tensor, max_products: int) -> Tensor:
+def _conjugate_gradients(product: MatrixProduct, b: Tensor, max_products: int) -> Tensor:
     """Solve B x = b to ||B x - b|| <= 0.01 ||b|| (Hestenes & Stiefel 1952)."""
     x, residual, square = torch.zeros_like(b), b.clone(), float(b @ b)
     goal, direction = CG_TOLERANCE**2 * square, residual.clone()

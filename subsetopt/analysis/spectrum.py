@@ -18,7 +18,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from subsetopt.analysis.lanczos import ROUNDING, Bounded, Product, Tridiagonal, Vector, lanczos
+from subsetopt.analysis.lanczos import ROUNDING, Bounded, MatrixProduct, Tridiagonal, Vector, lanczos
 from subsetopt.errors import SettingError
 from subsetopt.seeding import make_generator
 
@@ -61,7 +61,7 @@ class Spectrum:
 class _Counted:
     """Counts products, and tells of each before it is made."""
 
-    product: Product
+    product: MatrixProduct
     tell: Callable[[int], None]
     calls: int = 0
 
@@ -82,7 +82,7 @@ def effective_count(eigenvalues: Vector, damping: float, shift: float = 0.0) -> 
 
 
 def find_spectrum(
-    product: Product,
+    product: MatrixProduct,
     like: Tensor,
     *,
     damping: float | None = None,
@@ -132,7 +132,7 @@ class _Quadrature:
     change: float = math.inf
     steps: int = 0
 
-    def run(self, product: Product, start: Tensor, steps: int, memory: int) -> tuple[float, float]:
+    def run(self, product: MatrixProduct, start: Tensor, steps: int, memory: int) -> tuple[float, float]:
         """Return v' f(H) v and how far it may be off."""
         found = lanczos(product, start, steps=steps, enough=self._settled, memory=memory)
         self._settled(found)

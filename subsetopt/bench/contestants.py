@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subsetopt.bench.recorder import Recorder
+from subsetopt.bench.recorder import EvaluationRecorder
 from subsetopt.objective import FunctionObjective
 from subsetopt.objective.lean.applied import applied
 from subsetopt.objective.protocol import BudgetExhausted
@@ -31,14 +31,14 @@ class Solved:
     reason: str
 
 
-Contestant = Callable[[Recorder, float, int], Solved]
+Contestant = Callable[[EvaluationRecorder, float, int], Solved]
 """(recorder, gtol, most iterations) -> Solved."""
 
 
 def ours(name: str, **settings: Any) -> Contestant:
     """Return one of our solvers, or one of scipy's behind our protocol, by its registered name."""
 
-    def solve(recorder: Recorder, gtol: float, iterations: int) -> Solved:
+    def solve(recorder: EvaluationRecorder, gtol: float, iterations: int) -> Solved:
         solver = make_solver(name, gtol=gtol, max_iterations=iterations, **settings)
         state, reason = run(solver, recorder, solver.init(recorder, recorder.initial()))
         return Solved(state.w if reason.converged else state.best_w, state.iterations, reason.value)
@@ -49,7 +49,7 @@ def ours(name: str, **settings: Any) -> Contestant:
 def torch_lbfgs(history_size: int) -> Contestant:
     """Return `torch.optim.LBFGS` in one call of `step`, which is its best use."""
 
-    def solve(recorder: Recorder, gtol: float, iterations: int) -> Solved:
+    def solve(recorder: EvaluationRecorder, gtol: float, iterations: int) -> Solved:
         w = recorder.initial().requires_grad_()
         optimizer = torch.optim.LBFGS(
             [w],
@@ -81,7 +81,7 @@ def torchmin(method: str, **options: Any) -> Contestant:
     Its trust-ncg tests the Euclidean norm of the gradient, so it goes on a little longer than the others.
     """
 
-    def solve(recorder: Recorder, gtol: float, iterations: int) -> Solved:
+    def solve(recorder: EvaluationRecorder, gtol: float, iterations: int) -> Solved:
         from torchmin import minimize
 
         if not isinstance(recorder.objective, FunctionObjective):
@@ -108,7 +108,7 @@ class _CountProducts(torch.autograd.Function):
     """The identity; its gradient's gradient, which each Hessian product passes through once, counts."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, recorder: Recorder) -> Tensor:
+    def forward(ctx: Any, x: Tensor, recorder: EvaluationRecorder) -> Tensor:
         ctx.recorder = recorder
         return x.view_as(x)
 
@@ -119,7 +119,7 @@ class _CountProducts(torch.autograd.Function):
 
 class _CountedGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, recorder: Recorder) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, recorder: EvaluationRecorder) -> Tensor:
         ctx.recorder = recorder
         return gradient.view_as(gradient)
 

@@ -27,7 +27,7 @@ from subsetopt.bench.contestants import Contestant, ours, torch_lbfgs
 from subsetopt.bench.problems import PROBLEMS, Problem
 from subsetopt.bench.problems_cutest import PREFIX, cutest_names, cutest_problem
 from subsetopt.bench.problems_data import DATA_DEVELOPMENT, DATA_HELD_OUT, data_problem
-from subsetopt.bench.recorder import Recorder
+from subsetopt.bench.recorder import EvaluationRecorder
 from subsetopt.objective import FunctionObjective
 from subsetopt.objective.protocol import BudgetExhausted, Purpose
 
@@ -41,7 +41,7 @@ class _ReachedError(Exception):
 
 
 @dataclass
-class Tracer(Recorder):
+class Tracer(EvaluationRecorder):
     """A recorder that notes at which evaluation the loss was at its lowest so far, and when max|g| met the goal."""
 
     lowest: list[tuple[int, float]] = field(default_factory=list)

@@ -9,7 +9,7 @@ import torch
 
 from subsetopt.bench.contestants import Contestant, ours, torch_lbfgs
 from subsetopt.bench.images import Images
-from subsetopt.bench.recorder import Recorder
+from subsetopt.bench.recorder import EvaluationRecorder
 from subsetopt.bench.timing import LONG, Clock, sorted_by_turns, synchronise
 from subsetopt.distributed import Ranks
 from subsetopt.models import build_model
@@ -32,14 +32,14 @@ def measure_overhead(images: Images, repeats: int, quick: bool, device: torch.de
     }
     few = image_objective(images, QUICK_SAMPLES, device)
     for contestant in table.values():  # what is imported and made at the first use is not a solver's overhead
-        contestant(Recorder(few, clock=clock), 0.0, QUICK_ITERATIONS)
+        contestant(EvaluationRecorder(few, clock=clock), 0.0, QUICK_ITERATIONS)
     shares: dict[str, list[float]] = {name: [] for name in table}
     rows: dict[str, dict[str, Any]] = {}
     for repeat in range(repeats):
         for name in sorted_by_turns(table, repeat):
             if name in rows and rows[name]["seconds"] > LONG:
                 continue
-            recorder = Recorder(objective, clock=clock)
+            recorder = EvaluationRecorder(objective, clock=clock)
             synchronise(device)
             start = clock()
             solved = table[name](recorder, 0.0, iterations)

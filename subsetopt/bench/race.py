@@ -10,7 +10,7 @@ import torch
 from subsetopt.bench.contestants import Contestant, ours, torch_lbfgs
 from subsetopt.bench.images import Images
 from subsetopt.bench.overhead import image_objective
-from subsetopt.bench.recorder import Recorder
+from subsetopt.bench.recorder import EvaluationRecorder
 from subsetopt.bench.timing import LONG, Clock, sorted_by_turns
 from subsetopt.objective import Objective
 
@@ -61,7 +61,7 @@ def measure_race(images: Images, repeats: int, quick: bool, device: torch.device
 
 
 def _race(objective: Objective, contestant: Contestant, limit: int, clock: Clock) -> Trace:
-    recorder = Recorder(objective, limit, tracing=True, clock=clock)
+    recorder = EvaluationRecorder(objective, limit, tracing=True, clock=clock)
     contestant(recorder, 0.0, limit)
     return recorder.trace
 

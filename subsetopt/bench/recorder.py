@@ -14,7 +14,7 @@ from subsetopt.objective.protocol import BudgetExhausted, Linearisation, Purpose
 
 
 @dataclass
-class Recorder:
+class EvaluationRecorder:
     """An objective that counts its calls and raises `BudgetExhausted` before call `limit` + 1, products included.
 
     `inside` is the time spent in loss and gradient, in seconds of `clock`. With `tracing`, each evaluation appends
@@ -92,7 +92,7 @@ class Recorder:
 class RecordedProducts:
     """Curvature products, counted."""
 
-    recorder: Recorder
+    recorder: EvaluationRecorder
     behind: Linearisation
 
     def hvp(self, v: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from subsetopt.bench.contestants import FIRST_ORDER_PEERS, OURS, Contestant, con
 from subsetopt.bench.counters import counting
 from subsetopt.bench.images import Images
 from subsetopt.bench.problems import CNN, PROBLEMS, Problem, cnn_problem
-from subsetopt.bench.recorder import Recorder
+from subsetopt.bench.recorder import EvaluationRecorder
 from subsetopt.bench.timing import LONG, Clock, median_seconds, sorted_by_turns
 from subsetopt.objective import FunctionObjective
 
@@ -72,7 +72,7 @@ def _solve_all(problem: Problem, repeats: int, clock: Clock) -> list[dict[str, A
 
 
 def _solve(problem: Problem, contestant: Contestant) -> dict[str, Any]:
-    recorder = Recorder(FunctionObjective(problem.fun, problem.x0), problem.max_calls)
+    recorder = EvaluationRecorder(FunctionObjective(problem.fun, problem.x0), problem.max_calls)
     solved = contestant(recorder, GTOL, MAX_ITERATIONS)
     loss, gradient = FunctionObjective(problem.fun, problem.x0).value_and_gradient(solved.w)
     largest = float(gradient.abs().amax())
@@ -112,7 +112,7 @@ def _observe(problem: Problem) -> list[dict[str, Any]]:
     """Return synchronisations per iteration and peak bytes in the first iterations, at which counting slows a solve."""
     rows = []
     for name, contestant in starters(problem).items():
-        recorder = Recorder(FunctionObjective(problem.fun, problem.x0), INSTRUMENTED_CALLS)
+        recorder = EvaluationRecorder(FunctionObjective(problem.fun, problem.x0), INSTRUMENTED_CALLS)
         with counting() as counters:
             solved = contestant(recorder, GTOL, INSTRUMENTED_ITERATIONS)
         done = max(1, solved.iterations)

@@ -9,7 +9,7 @@ whether it may speak.
 
 from __future__ import annotations
 
-from subsetopt.distributed.launch import current, environment_size, initialised, join, speaks
+from subsetopt.distributed.launch import current, environment_size, initialised, is_main, join
 from subsetopt.distributed.process_ranks import ProcessRanks
 from subsetopt.distributed.ranks import RankFailedError, RankLostError, Ranks
 
@@ -21,6 +21,6 @@ __all__ = [
     "current",
     "environment_size",
     "initialised",
+    "is_main",
     "join",
-    "speaks",
 ]

@@ -23,7 +23,7 @@ def environment_size() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1) if "RANK" in os.environ else 1
 
 
-def speaks() -> bool:
+def is_main() -> bool:
     """True in the one process that prints: rank 0 of those that the launcher started."""
     return environment_size() == 1 or os.environ["RANK"] == "0"
 

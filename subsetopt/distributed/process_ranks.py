@@ -70,9 +70,11 @@ class ProcessRanks(Ranks):
         import torch
 
         own = {name: tensor.detach().cpu() for name, tensor in tensors.items()} if rank == self.rank else {}
-        told = self.broadcast([(name, str(t.dtype).split(".")[-1], list(t.shape)) for name, t in own.items()], rank)
+        announced = self.broadcast(
+            [(name, str(t.dtype).split(".")[-1], list(t.shape)) for name, t in own.items()], rank
+        )
         all_ = own or {
-            name: torch.empty(shape, dtype=getattr(torch, dtype), device="cpu") for name, dtype, shape in told
+            name: torch.empty(shape, dtype=getattr(torch, dtype), device="cpu") for name, dtype, shape in announced
         }
         flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in all_.values()]
         buffer = torch.cat([torch.empty(0, dtype=torch.uint8, device="cpu"), *flat])
@@ -110,9 +112,9 @@ class ProcessRanks(Ranks):
         import torch
 
         figure = figure if math.isfinite(figure) else -math.inf
-        told = torch.tensor([*map(float, wishes), figure, -figure], dtype=torch.float64, device="cpu")
-        self._collective(lambda: self._dist.all_reduce(told, op=self._dist.ReduceOp.MAX, group=self._group))
-        *wanted, largest, smallest = told.tolist()
+        announced = torch.tensor([*map(float, wishes), figure, -figure], dtype=torch.float64, device="cpu")
+        self._collective(lambda: self._dist.all_reduce(announced, op=self._dist.ReduceOp.MAX, group=self._group))
+        *wanted, largest, smallest = announced.tolist()
         if largest != -smallest:
             self.lost = True
             raise RankLostError(

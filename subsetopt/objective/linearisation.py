@@ -29,7 +29,7 @@ from subsetopt.objective.memory import UNMEASURED, with_saved_bytes
 from subsetopt.objective.output_curvature import output_hessian_fault
 from subsetopt.objective.protocol import CallKind
 from subsetopt.objective.recorders import (
-    Product,
+    LayerProduct,
     Recorder,
     record_gauss_newton,
     record_gauss_newton_difference,
@@ -78,7 +78,7 @@ class ModelLinearisation:
         self._w = source.flat.check(w).detach().clone()
         source.samples.follow(self)
         self._edges = source.edges
-        self._stored: dict[CallKind, list[Product]] = {}
+        self._stored: dict[CallKind, list[LayerProduct]] = {}
         self._kept_samples: dict[CallKind, int] = {}  # of all ranks, which are charged alike
 
     @property
@@ -160,7 +160,7 @@ class ModelLinearisation:
             del product
         return result
 
-    def _graphs(self, kind: CallKind) -> list[Product]:
+    def _graphs(self, kind: CallKind) -> list[LayerProduct]:
         """Return the graphs that are kept; recorded where there are none, or chunks have been cut anew."""
         if self._edges != self._source.edges:
             self._stored.clear()
@@ -172,7 +172,7 @@ class ModelLinearisation:
                 self._stored[kind].append(self._at(_EXACT[kind], index))
         return self._stored[kind]
 
-    def _at(self, recorder: Recorder, index: int, samples: int | None = None) -> Product:
+    def _at(self, recorder: Recorder, index: int, samples: int | None = None) -> LayerProduct:
         source = self._source
         x, y = source.piece(*self._edges[index])
         return recorder(source.flat, source.loss, self._w, x[:samples], y[:samples], 1.0 / source.n_samples)
@@ -189,8 +189,8 @@ class ModelLinearisation:
             return
         if kind == "ggnvp" and self._lacks_output_hessian():
             return
-        told = source.ranks.gather(source.samples.within_memory(lambda: self._trial(kind)))
-        graph_bytes, problem = max(size for size, _ in told), next((text for _, text in told if text), "")
+        gathered = source.ranks.gather(source.samples.within_memory(lambda: self._trial(kind)))
+        graph_bytes, problem = max(size for size, _ in gathered), next((text for _, text in gathered if text), "")
         if problem:
             source.by_differences[kind] = problem
             warnings.warn(self.note, stacklevel=5)
@@ -236,7 +236,7 @@ class ModelLinearisation:
             return 0.0, "an operator's second derivative is wrong: the matrix is not symmetric"
         return max(saved, 1) / few, ""
 
-    def _is_symmetric(self, product: Product) -> bool:
+    def _is_symmetric(self, product: LayerProduct) -> bool:
         """Compare u'Av with v'Au for random u and v: an operator's wrong double backward shows, a right one rounds."""
         w = self._w
         generator = make_generator(0, "symmetry")

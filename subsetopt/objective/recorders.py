@@ -15,14 +15,14 @@ from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.lean.mode import lean_second_derivatives, right_second_derivatives
 from subsetopt.objective.losses import Loss
 
-Product = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
+LayerProduct = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
 """v in the parameters' shapes -> the product in the same shapes, None where it is zero."""
 
-Recorder = Callable[[FlatModel, Loss, Tensor, Inputs, Tensor, float], Product]
+Recorder = Callable[[FlatModel, Loss, Tensor, Inputs, Tensor, float], LayerProduct]
 """(model, loss, w, inputs, targets, 1/K) -> the product of one chunk."""
 
 
-def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float) -> Product:
+def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float) -> LayerProduct:
     """Record v -> scale * (Hessian of the summed loss of one chunk) v."""
     leaves = flat.leaves(w)
     with _recording(flat, in_cotangent_only=False):
@@ -41,7 +41,7 @@ def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor,
     return product
 
 
-def record_gauss_newton(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float) -> Product:
+def record_gauss_newton(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float) -> LayerProduct:
     """Record v -> scale * J' H_z J v for one chunk."""
     leaves = flat.leaves(w)
     with _recording(flat, in_cotangent_only=True):
@@ -76,7 +76,9 @@ def _require_twice_differentiable(heads: Sequence[Tensor | None]) -> None:
         pending.extend(new)
 
 
-def record_hessian_difference(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float) -> Product:
+def record_hessian_difference(
+    flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float
+) -> LayerProduct:
     """Return v -> the Hessian product of `record_hessian` by central differences of the gradient."""
 
     def gradient(at: Tensor) -> Tensor:
@@ -90,7 +92,7 @@ def record_hessian_difference(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs,
 
 def record_gauss_newton_difference(
     flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float
-) -> Product:
+) -> LayerProduct:
     """Return v -> the product of `record_gauss_newton` with J v by central differences of the outputs."""
     leaves = flat.leaves(w)
     z = flat.call(leaves, x, "deterministic")

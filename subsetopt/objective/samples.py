@@ -95,9 +95,9 @@ class Samples:
         head.require_finite()
         meter.charge("forward", few * (2 if check_deterministic and not flat.batch_dependent else 1), "calibration")
         meter.charge("gradient", few, "calibration")
-        told = self._probe(head, whole.targets, few, check_deterministic, allow_tf32)
-        self.n_outputs = told.n_outputs
-        self.preferred_chunk_size = automatic_chunk_size(told.bytes_per_sample, flat.device, flat.batch_dependent)
+        probe = self._probe(head, whole.targets, few, check_deterministic, allow_tf32)
+        self.n_outputs = probe.n_outputs
+        self.preferred_chunk_size = automatic_chunk_size(probe.bytes_per_sample, flat.device, flat.batch_dependent)
         self._shard = self._cut(chunk_size or self.preferred_chunk_size)
         self.data, self._described = whole, whole
         if not alone:

@@ -171,8 +171,8 @@ class ClosureObjective:
 
     def _agreed(self, loss: Tensor, w: Tensor, gradient: Tensor) -> Tensor:
         bits = loss.double().reshape(1).view(torch.int64)
-        told = torch.cat([bits, _fingerprint(w), _fingerprint(gradient)])
-        table = self._ranks.exchange(told).cpu()
+        fingerprints = torch.cat([bits, _fingerprint(w), _fingerprint(gradient)])
+        table = self._ranks.exchange(fingerprints).cpu()
         for column, what in ((1, "parameters"), (2, "gradients")):
             if len(set(table[:, column].tolist())) > 1:
                 ranks = f"{what} differ between the {self._ranks.size} ranks"

@@ -54,7 +54,7 @@ class Minimum:
 
 
 @dataclass(frozen=True)
-class Task:
+class MinimumTask:
     """One minimum to find; `fraction` 1 with `repeat` 0 is the full set."""
 
     seed: int
@@ -76,7 +76,7 @@ def draw_subset(data: TrainingData, fraction: float, repeat: int) -> Tensor:
     return rows
 
 
-def stored_or_found(run: RunConfig, root: Path, threads: int | None, task: Task) -> Minimum:
+def stored_or_found(run: RunConfig, root: Path, threads: int | None, task: MinimumTask) -> Minimum:
     """Return the minimum that `root` holds, or find and store it; runs in a worker."""
     directory, name = RunDirectory(root), _file_name(run, task)
     if (stored := _stored(directory, name)) is not None:
@@ -101,7 +101,7 @@ def _stored(directory: RunDirectory, name: str) -> Minimum | None:
         return None
 
 
-def set_aside(run: RunConfig, root: Path, tasks: Iterable[Task]) -> int:
+def set_aside(run: RunConfig, root: Path, tasks: Iterable[MinimumTask]) -> int:
     """Rename minima that another version of this package has found, so that they are found anew; return how many."""
     count = 0
     for path in (root / _file_name(run, task) for task in tasks):
@@ -117,7 +117,7 @@ def set_aside(run: RunConfig, root: Path, tasks: Iterable[Task]) -> int:
     return count
 
 
-def _file_name(run: RunConfig, task: Task) -> str:
+def _file_name(run: RunConfig, task: MinimumTask) -> str:
     settings = run.model_dump(
         mode="json", exclude={"output", "data_dir", "data_file", "test_file", "checkpoint_seconds", "seed"}
     )
@@ -131,7 +131,7 @@ def _prepared(settings: str) -> PreparedRun:
     return prepare(RunConfig.model_validate_json(settings))
 
 
-def _solve(prepared: PreparedRun, subset: Tensor | None, task: Task) -> Minimum:
+def _solve(prepared: PreparedRun, subset: Tensor | None, task: MinimumTask) -> Minimum:
     data, budget, run = prepared
     config, before = run.config, budget.ledger.cost
     split = SplitName.TRAIN if subset is None else SplitName.SUBSET

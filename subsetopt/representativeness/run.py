@@ -18,7 +18,7 @@ from subsetopt.errors import SettingError
 from subsetopt.files import sealed
 from subsetopt.report.numbers import counted
 from subsetopt.report.study.files import STUDY, SUMMARY
-from subsetopt.representativeness.minima import Minimum, Task, draw_subset, set_aside, stored_or_found
+from subsetopt.representativeness.minima import Minimum, MinimumTask, draw_subset, set_aside, stored_or_found
 from subsetopt.representativeness.summary import summarise
 from subsetopt.study.directory import RESULTS, open_study, write_csv
 from subsetopt.study.seeds import as_seeds
@@ -74,8 +74,8 @@ def run_representativeness(
     workers = workers or Workers()
     first = _check(plan)
     # The full minima come first: they take longest, and everything is measured against them.
-    tasks = [Task(seed, 1.0, 0) for seed in plan.seeds] + [
-        Task(seed, fraction, repeat)
+    tasks = [MinimumTask(seed, 1.0, 0) for seed in plan.seeds] + [
+        MinimumTask(seed, fraction, repeat)
         for seed in plan.seeds
         for fraction in plan.fractions
         if fraction < 1
@@ -87,7 +87,7 @@ def run_representativeness(
         directory.write_toml(STUDY, _stored_plan(plan))
         if (others := set_aside(plan.run, cells, tasks)) and tell is not None:
             tell(0, len(tasks), _not_reused(others))
-        found: dict[Task, Minimum] = {}
+        found: dict[MinimumTask, Minimum] = {}
         work = partial(stored_or_found, plan.run, cells, workers.threads)
         try:
             for task, minimum in each(work, tasks, workers):
@@ -97,7 +97,9 @@ def run_representativeness(
         except KeyboardInterrupt:
             raise StudyInterrupted from None
         rows = [
-            replace(found[task], excess=found[task].full_objective / found[Task(task.seed, 1.0, 0)].full_objective)
+            replace(
+                found[task], excess=found[task].full_objective / found[MinimumTask(task.seed, 1.0, 0)].full_objective
+            )
             for task in tasks
         ]
         write_csv(directory, RESULTS, [field.name for field in fields(Minimum)], map(asdict, rows))

@@ -20,7 +20,7 @@ from subsetopt.bench.images import mnist_images, synthetic_images
 from subsetopt.bench.output import write_bench
 from subsetopt.bench.problems import PROBLEMS, cnn_problem
 from subsetopt.bench.race import _curve, _reach
-from subsetopt.bench.recorder import Recorder
+from subsetopt.bench.recorder import EvaluationRecorder
 from subsetopt.bench.solving import _solve, geometric_means
 from subsetopt.bench.tables import BenchTable, tables
 from subsetopt.bench.timing import median_seconds, sorted_by_turns
@@ -46,7 +46,7 @@ def _count_calls(fun: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor], Te
 def test_counted_evaluations_are_the_calls_made_and_each_contestant_solves_beale(name: str) -> None:
     problem = PROBLEMS["beale"]
     fun, calls = _count_calls(problem.fun)
-    recorder = Recorder(FunctionObjective(fun, problem.x0), limit=10_000)
+    recorder = EvaluationRecorder(FunctionObjective(fun, problem.x0), limit=10_000)
     solved = contestants()[name](recorder, GTOL, 10_000)
     _, gradient = FunctionObjective(problem.fun, problem.x0).value_and_gradient(solved.w)
     assert float(gradient.abs().amax()) <= GTOL
@@ -65,7 +65,7 @@ def test_our_rows_are_what_minimize_says() -> None:
 
 def test_products_by_double_backward_are_counted_and_gradients_are_not() -> None:
     problem = PROBLEMS["wood"]
-    recorder = Recorder(FunctionObjective(problem.fun, problem.x0))
+    recorder = EvaluationRecorder(FunctionObjective(problem.fun, problem.x0))
     x = problem.x0.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(problem.fun(_CountProducts.apply(x, recorder)), x, create_graph=True)
     assert recorder.products == 0
@@ -78,7 +78,7 @@ def test_products_by_double_backward_are_counted_and_gradients_are_not() -> None
 
 def test_recorder_stops_at_its_limit_products_included() -> None:
     problem = PROBLEMS["wood"]
-    recorder = Recorder(FunctionObjective(problem.fun, problem.x0), limit=3)
+    recorder = EvaluationRecorder(FunctionObjective(problem.fun, problem.x0), limit=3)
     w = recorder.initial()
     _, gradient = recorder.value_and_gradient(w)
     at = recorder.linearise(w)
@@ -93,7 +93,7 @@ def test_recorder_stops_at_its_limit_products_included() -> None:
 
 def _limited(name: str, limit: int) -> dict[str, Any]:
     problem = PROBLEMS["wood"]
-    recorder = Recorder(FunctionObjective(problem.fun, problem.x0), limit)
+    recorder = EvaluationRecorder(FunctionObjective(problem.fun, problem.x0), limit)
     solved = contestants()[name](recorder, GTOL, 1000)
     assert recorder.evaluations + recorder.products <= limit + 1
     _, gradient = FunctionObjective(problem.fun, problem.x0).value_and_gradient(solved.w)
@@ -102,7 +102,7 @@ def _limited(name: str, limit: int) -> dict[str, Any]:
 
 def test_recorder_traces_losses_and_times_the_inside() -> None:
     problem = PROBLEMS["beale"]
-    recorder = Recorder(FunctionObjective(problem.fun, problem.x0), tracing=True)
+    recorder = EvaluationRecorder(FunctionObjective(problem.fun, problem.x0), tracing=True)
     before = time.perf_counter()
     contestants()["lbfgs"](recorder, GTOL, 100)
     assert [calls for _, calls, _ in recorder.trace] == list(range(1, recorder.evaluations + 1))
@@ -129,11 +129,11 @@ def test_counters_see_reads_and_the_peak_of_live_bytes() -> None:
 def test_our_synchronisations_stay_within_what_the_issue_allows() -> None:
     problem = PROBLEMS["mlp-171"]
     with counting() as counters:
-        recorder = Recorder(FunctionObjective(problem.fun, problem.x0))
+        recorder = EvaluationRecorder(FunctionObjective(problem.fun, problem.x0))
         solved = contestants()["lbfgs"](recorder, GTOL, 40)
     assert counters.synchronisations <= 3 * solved.iterations
     with counting() as counters:
-        recorder = Recorder(FunctionObjective(problem.fun, problem.x0))
+        recorder = EvaluationRecorder(FunctionObjective(problem.fun, problem.x0))
         contestants()["newton-cg"](recorder, GTOL, 5)
     assert counters.synchronisations <= recorder.products + recorder.evaluations + 1
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from subsetopt import minimize
-from subsetopt.bench.recorder import Recorder
+from subsetopt.bench.recorder import EvaluationRecorder
 from subsetopt.objective import FunctionObjective
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
@@ -86,7 +86,7 @@ def test_noise_that_is_measured_is_that_of_the_loss(memory: int | None) -> None:
 
 def test_the_floor_takes_few_evaluations_once_the_gradient_is_rounding() -> None:
     fun, minimiser = quadratic(1e4)
-    recorder = Recorder(FunctionObjective(fun, torch.zeros_like(minimiser)), 3000)
+    recorder = EvaluationRecorder(FunctionObjective(fun, torch.zeros_like(minimiser)), 3000)
     solver = make_solver("lbfgs", gtol=2e-9)
     run(solver, recorder, solver.init(recorder, recorder.initial()))
     reached = recorder.evaluations

@@ -65,8 +65,8 @@ def read_own_table(query: Query) -> RawData:
             said += [note for note in found if "training had no such column" not in note or part == "test"]
         return Encoded(inputs, encoding, tuple(said))
 
-    told = (*table.notes, *(() if test_table is None else test_table.notes), *notes)
-    return RawData(RawSplit(None, labels, rows), test, notes=told, uses=USES, encode=encode)
+    all_notes = (*table.notes, *(() if test_table is None else test_table.notes), *notes)
+    return RawData(RawSplit(None, labels, rows), test, notes=all_notes, uses=USES, encode=encode)
 
 
 def _require(keyword: str, name: str, table: Table) -> None:

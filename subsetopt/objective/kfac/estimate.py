@@ -218,9 +218,9 @@ class Kfac:
         few = min(COUNTED_SAMPLES, len(x))
         estimate = count_flops(lambda: self._estimate_own(w, x, y, share))
         gradient = count_flops(lambda: self._gradient(w, x[:few], y[:few])) / few if few else 0.0
-        told = share.ranks.gather((estimate, gradient))
-        gradient = max(each for _, each in told)
-        return (sum(all_ for all_, _ in told) / share.total / gradient, gradient) if gradient else (1.0, 0.0)
+        gathered = share.ranks.gather((estimate, gradient))
+        gradient = max(each for _, each in gathered)
+        return (sum(all_ for all_, _ in gathered) / share.total / gradient, gradient) if gradient else (1.0, 0.0)
 
     def _estimate_own(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> None:
         own = self._moments.own(w, x, y, torch.Generator(), share)

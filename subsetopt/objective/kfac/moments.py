@@ -142,5 +142,5 @@ def _keep_in_step(generator: torch.Generator, ranks: Ranks, drawn: bool) -> None
     """Bring the generator of ranks that had no samples, and drew nothing, to where it is on the others."""
     drew = ranks.gather(drawn)
     if not all(drew):
-        told = ranks.broadcast_tensors({"state": generator.get_state()}, drew.index(True))
-        generator.set_state(told["state"])
+        received = ranks.broadcast_tensors({"state": generator.get_state()}, drew.index(True))
+        generator.set_state(received["state"])

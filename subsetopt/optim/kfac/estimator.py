@@ -14,7 +14,7 @@ from subsetopt.objective.layers import Layer
 from subsetopt.objective.sharding import SampleShare
 from subsetopt.optim.kfac.blocks import Block, Estimate, State, estimate, fold_diagonal
 from subsetopt.optim.kfac.outputs import OutputLoss, OutputRows, curvature_noise, residual_scale, told_loss
-from subsetopt.optim.kfac.recorder import Recorder
+from subsetopt.optim.kfac.recorder import LayerRecorder
 from subsetopt.seeding import make_generator
 
 
@@ -27,7 +27,7 @@ class Estimator:
     def __init__(self) -> None:
         self.loss: OutputLoss | None = None
         self.seed = 0
-        self._recorder = Recorder(self._measure)
+        self._recorder = LayerRecorder(self._measure)
         self._told: tuple[OutputLoss, bool] | None = None
         self._found: list[Estimate] = []
         self._rows, self._scale, self._step, self._due = 0, 1.0, 0, True
@@ -59,11 +59,11 @@ class Estimator:
         """Fold estimates into `states`, over all ranks; nothing changes where a rank has none, or one is not finite."""
         if not self._due:
             return
-        told = ranks.gather([self._rows if self._found else 0, len(self._found), self._scale])
+        gathered = ranks.gather([self._rows if self._found else 0, len(self._found), self._scale])
         found, self._found = self._found, []
-        if not found or len({(n > 0, layers) for n, layers, _ in told}) > 1:
+        if not found or len({(n > 0, layers) for n, layers, _ in gathered}) > 1:
             return
-        total = sum(int(n) for n, _, _ in told)
+        total = sum(int(n) for n, _, _ in gathered)
         moments = [moment for each in found for moment in each.moments]
         for moment in moments:
             moment.mul_(self._rows / total)
@@ -72,7 +72,7 @@ class Estimator:
             return
         share = SampleShare(total, torch.arange(0, device="cpu"), ranks)
         generator = make_generator(self.seed, f"bases:{self._step}")
-        facts = {"estimated": self._step, "rows": total, "scale": sum(n * scale for n, _, scale in told) / total}
+        facts = {"estimated": self._step, "rows": total, "scale": sum(n * scale for n, _, scale in gathered) / total}
         with exact_arithmetic(moments[0].device):
             for each in found:
                 for state in _fold(each, states, memory, share, generator):

@@ -25,7 +25,7 @@ Measure = Callable[[GradientEdge, Tensor, Tensor, "list[Layer]"], None]
 
 
 @dataclass
-class Recorder:
+class LayerRecorder:
     """Finds the layers whose parameters are in `wanted`, and records their calls while it is `on`.
 
     `owners` has, of each parameter seen so far, the modules that own it and its name there.
