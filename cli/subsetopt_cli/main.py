@@ -19,6 +19,7 @@ _COMMANDS = {
     "plan": "Predict the cost of each strategy on this problem and machine, and recommend one.",
     "compare": "Compare methods at equal cost, with tuning, seeds and tests.",
     "study": "Study how far subset minima stand for the full set.",
+    "learn-curve": "Find how much data are needed, and what more would bring.",
     "evaluate": "Evaluate the trained model of a run.",
     "predict": "Predict new data with the trained model of a run.",
     "export": "Write the trained model of a run for other programs.",
@@ -45,7 +46,7 @@ class LazyGroup(click.Group):
         """Import `subsetopt_cli.commands.NAME` and return its `command`."""
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"subsetopt_cli.commands.{cmd_name}").command
+        command = importlib.import_module(f"subsetopt_cli.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

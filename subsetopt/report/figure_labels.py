@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
@@ -34,8 +35,8 @@ class EndLabel(NamedTuple):
 
 def label_ends(axes: Axes, labels: Iterable[EndLabel]) -> list[Annotation]:
     """Write every label that finds room inside the axes and beside the others and the legend; return those written."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None, "axes are drawn on a figure"
+    figure = axes.figure  # `get_figure(root=True)` came with matplotlib 3.10
+    assert isinstance(figure, Figure), "axes are drawn on a figure"
     figure.draw_without_rendering()  # settles the layout, without which texts have no extent
     legend = axes.get_legend()
     taken = [] if legend is None else [legend.get_window_extent()]

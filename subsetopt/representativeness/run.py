@@ -71,6 +71,18 @@ def run_representativeness(
     `tell(done, total, what)` hears of every minimum. Raises `UserError` before any work for unusable settings and
     `StudyInterrupted` on Ctrl-C; the same call continues the study.
     """
+    return run_minima(plan, output, workers=workers, tell=tell, command=command)[0]
+
+
+def run_minima(
+    plan: Plan,
+    output: Path,
+    *,
+    workers: Workers | None = None,
+    tell: Tell | None = None,
+    command: Sequence[str] = (),
+) -> tuple[RepresentativenessDocument, list[Minimum]]:
+    """Do what `run_representativeness` does, and return all minima beside its document."""
     workers = workers or Workers()
     first = _check(plan)
     # The full minima come first: they take longest, and everything is measured against them.
@@ -105,7 +117,7 @@ def run_representativeness(
         write_csv(directory, RESULTS, [field.name for field in fields(Minimum)], map(asdict, rows))
         summary = summarise(first, rows, plan.repeats, command)
         directory.write_json(SUMMARY, sealed(summary.content()))
-    return summary
+    return summary, rows
 
 
 def _check(plan: Plan) -> PreparedRun:

@@ -20,13 +20,13 @@ from subsetopt_cli.output import debug_option, json_option, print_json, standard
 from subsetopt_cli.running import quiet_option
 
 _RUN = (*SHARED, "solver", "solver_args", "max_iterations")
-_SETTINGS = tuple(name for name in _RUN if not name.startswith("handoff"))
+SETTINGS = tuple(name for name in _RUN if not name.startswith("handoff"))
 
 
 @click.command(
     "study",
     cls=HeadedCommand,
-    params=setting_options(RunConfig, _SETTINGS),
+    params=setting_options(RunConfig, SETTINGS),
     short_help="Study how far subset minima stand for the full set.",
     epilog="Example: subsetopt study representativeness --dataset digits --fractions 0.05,0.1,0.2,0.5 --repeats 3",
 )
@@ -82,7 +82,7 @@ def command(
     """
     config = make_config(given_settings(RunConfig, flags))
     directory = output or Path("runs") / f"{kind}-{config.dataset}"
-    shares = _numbers(fractions)
+    shares = numbers(fractions)
 
     from subsetopt.report.representativeness import representativeness_figure
     from subsetopt.representativeness.run import Plan, run_representativeness
@@ -108,7 +108,8 @@ def command(
         click.echo(directory if quiet else _text(summary, directory))
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
+    """Return the shares in a list such as 0.1,0.2; raises `SettingError`."""
     try:
         return tuple(sorted({float(part) for part in text.split(",") if part.strip()}))
     except ValueError:

@@ -1,0 +1,198 @@
+"""How much data are needed: the test errors of subset minima over K, with a power law and what it foresees.
+
+error(K) = a + b (K / N)^-c is the usual form of learning curves (Cortes et al. 1993; Hestness et al. 2017,
+arXiv 1712.00409). It is fitted to the mean errors, each by its own standard error; the bands are those of fits to
+resampled minima (Efron 1979), within each share. Beyond N the law is an extrapolation.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import OptimizeWarning, curve_fit
+
+from subsetopt.documents.learning_curve import CurvePoint, LearningCurveDocument, PowerLaw
+from subsetopt.documents.representativeness import RepresentativenessDocument
+from subsetopt.errors import SettingError
+from subsetopt.files import replace_file, sealed
+from subsetopt.report.learning_curve import FILE
+from subsetopt.representativeness.minima import Minimum
+from subsetopt.representativeness.run import Plan, Tell, run_minima
+from subsetopt.seeding import derive_seed
+from subsetopt.study.statistics import mean_interval
+from subsetopt.study.workers import Workers
+from subsetopt.training.preparation import prepare
+
+RESAMPLES = 200
+FORESEEN = 4.0  # the law is drawn to so many times all rows
+ENOUGH = {"accuracy": 0.01, "mse": 0.05}  # what may be lost to all rows: a point of accuracy, 5 % of the error
+Floats = NDArray[np.float64]
+
+
+def run_learning_curve(
+    plan: Plan,
+    output: Path,
+    *,
+    workers: Workers | None = None,
+    tell: Tell | None = None,
+    command: Sequence[str] = (),
+) -> LearningCurveDocument:
+    """Find the minima of `plan` in `output`, as a representativeness study does, and write learning_curve.json there.
+
+    Raises as `run_representativeness` and `learning_curve` do; the same call continues an interrupted study.
+    """
+    if len({*plan.fractions, 1.0}) < 3:
+        raise SettingError("fractions", list(plan.fractions), "are too few for a curve", "give two or more below 1")
+    if prepare(plan.run.model_copy(update={"seed": plan.seeds[0]})).data.dataset.test is None:
+        raise SettingError("dataset", plan.run.dataset, "has no test data to measure errors on", "give a test split")
+    study, minima = run_minima(plan, output, workers=workers, tell=tell, command=command)
+    curve = learning_curve(study, minima)
+    replace_file(output / FILE, json.dumps(sealed(curve.content()), indent=1).encode())
+    return curve
+
+
+def learning_curve(study: RepresentativenessDocument, minima: Sequence[Minimum]) -> LearningCurveDocument:
+    """Return the curve of a study's minima; raises `SettingError` without test data or with too few shares."""
+    if any(row.test_metric is None for row in minima):
+        raise SettingError("dataset", study.dataset, "has no test data to measure errors on", "give a test split")
+    errors = {row: _error(row, study.metric) for row in minima}
+    shares = sorted({row.fraction for row in minima})
+    if len(shares) < 3:
+        raise SettingError("fractions", shares[:-1], "are too few for a curve", "give two or more below 1")
+    by_share = [[row for row in minima if row.fraction == share] for share in shares]
+    full = {row.seed: errors[row] for row in by_share[-1]}
+    points = [_point(rows, errors, full) for rows in by_share]
+    samples = [[errors[row] for row in rows] for rows in by_share]
+    law, fits = _law(np.array(shares), samples)
+    grid = np.geomspace(shares[0], FORESEEN, 40)
+    return LearningCurveDocument(
+        kind="learning-curve",
+        title=study.title.replace("How far subset minima stand for the full set", "How much data are needed"),
+        metric=study.metric,
+        rows=points[-1].samples,
+        parameters=study.parameters,
+        outputs=study.outputs,
+        points=points,
+        law=law,
+        band=[] if law is None else _band(grid, law, fits),
+        answer=_answer(points, law, study.metric),
+    )
+
+
+def _error(row: Minimum, metric: str) -> float:
+    assert row.test_metric is not None
+    return 1 - row.test_metric if metric == "accuracy" else row.test_metric
+
+
+def _point(rows: Sequence[Minimum], errors: dict[Minimum, float], full: dict[int, float]) -> CurvePoint:
+    """Return the figures of one share; what is lost is paired by seed, over subsets where there is one seed."""
+    seeds = sorted({row.seed for row in rows})
+    lost = [[errors[row] - full[seed] for row in rows if row.seed == seed] for seed in seeds]
+    groups = [mean(values) for values in lost] if len(seeds) > 1 else lost[0]
+    whole = rows[0].fraction == 1
+    return CurvePoint(
+        fraction=rows[0].fraction,
+        samples=rows[0].samples,
+        ratio=rows[0].ratio,
+        n=len(rows),
+        error=mean(errors[row] for row in rows),
+        lost=None if whole else mean(groups),
+        lost_interval=None if whole else mean_interval(groups),
+    )
+
+
+def power(share: Floats, offset: float, scale: float, exponent: float) -> Floats:
+    """Return offset + scale share^-exponent."""
+    result: Floats = offset + scale * share**-exponent
+    return result
+
+
+def _law(shares: Floats, samples: Sequence[Sequence[float]]) -> tuple[PowerLaw | None, list[Floats]]:
+    """Return the law and the parameters of its resampled fits; None where errors do not fall."""
+    means = np.array([mean(values) for values in samples])
+    spread = float(np.sqrt(np.mean([float(np.var(values, ddof=1)) for values in samples if len(values) > 1] or [0.0])))
+    weights = np.array([max(spread, 1e-3 * means.max()) / np.sqrt(len(values)) for values in samples])
+    best = _fitted(shares, means, weights)
+    if best is None or means[0] <= means[-1]:
+        return None, []
+    draws = np.random.default_rng(derive_seed(0, "learning curve"))
+    fits = []
+    for _ in range(RESAMPLES):
+        resampled = np.array([mean(draws.choice(values, len(values))) for values in samples])
+        if (fit := _fitted(shares, resampled, weights)) is not None:
+            fits.append(fit)
+    doubling = float(power(np.array(1.0), *best) - power(np.array(2.0), *best))
+    gains = [float(power(np.array(1.0), *fit) - power(np.array(2.0), *fit)) for fit in fits]
+    return PowerLaw(
+        offset=float(best[0]),
+        scale=float(best[1]),
+        exponent=float(best[2]),
+        exponent_interval=_central([float(fit[2]) for fit in fits]),
+        doubling=doubling,
+        doubling_interval=_central(gains),
+    ), fits
+
+
+def _fitted(shares: Floats, means: Floats, weights: Floats) -> Floats | None:
+    start = (0.5 * means[-1], max(0.5 * means[-1], 1e-12), 0.5)
+    top = max(float(means.max()), 1e-12)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)
+            found, _ = curve_fit(power, shares, means, start, weights, bounds=([0, 0, 0.01], [top, 2 * top, 3.0]))
+    except (RuntimeError, ValueError):
+        return None
+    return np.asarray(found, dtype=np.float64)
+
+
+def _central(values: Sequence[float]) -> tuple[float, float] | None:
+    if len(values) < RESAMPLES // 2:
+        return None
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _band(grid: Floats, law: PowerLaw, fits: Sequence[Floats]) -> list[list[float]]:
+    """Return (share, error, low, high) of the law over `grid`."""
+    line = power(grid, law.offset, law.scale, law.exponent)
+    if not fits:
+        return [[float(x), float(y), float(y), float(y)] for x, y in zip(grid, line, strict=True)]
+    low, high = np.quantile([power(grid, *fit) for fit in fits], [0.025, 0.975], axis=0)
+    columns = zip(grid, line, low, high, strict=True)
+    return [[float(x), float(y), float(a), float(b)] for x, y, a, b in columns]
+
+
+def _answer(points: Sequence[CurvePoint], law: PowerLaw | None, metric: str) -> list[str]:
+    """Return what the curve says: how few rows are enough, and what twice as many would bring."""
+    full = points[-1].error
+    allowed = ENOUGH[metric] * (1.0 if metric == "accuracy" else full)
+    enough = [point for point in points[:-1] if point.lost is not None and point.lost <= allowed]
+    point = enough[0] if enough else points[-2]
+    lines = [
+        f"With {100 * point.fraction:.3g} % of the rows ({point.samples}, Q = {point.ratio:.3g}) you lose "
+        f"{_amount(point.lost or 0.0, metric, point.lost_interval)} against all {points[-1].samples}"
+        + ("." if enough else ", and more with fewer: no share tried loses less.")
+    ]
+    if law is None or law.doubling is None:
+        return [*lines, "The test error does not fall with more rows here, so nothing is foreseen of still more."]
+    span = law.doubling_interval
+    certain = span is not None and span[0] is not None and span[0] > 0.1 * law.doubling
+    lines.append(
+        f"Twice as many rows as there are would be worth {_amount(law.doubling, metric, span)} by the fitted law"
+        + (", an extrapolation." if certain else ", an extrapolation that these minima leave open.")
+    )
+    return lines
+
+
+def _amount(value: float, metric: str, interval: tuple[float | None, float | None] | None) -> str:
+    factor, unit = (100.0, " points of accuracy") if metric == "accuracy" else (1.0, " of mean squared error")
+    unit = unit.replace("points", "point") if f"{factor * value:.2g}" == "1" else unit
+    low, high = interval or (None, None)
+    span = "" if low is None or high is None else f" ({factor * low:.2g} to {factor * high:.2g})"
+    return f"{factor * value:.2g}{unit}{span}"
