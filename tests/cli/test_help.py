@@ -48,7 +48,7 @@ def test_ratio_of_bare_numbers_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(("name", "summary"), list(_COMMANDS.items()))
 def test_the_summary_in_the_group_is_the_first_line_of_the_command(name: str, summary: str) -> None:
-    command = importlib.import_module(f"subsetopt_cli.commands.{name}").command
+    command = importlib.import_module(f"subsetopt_cli.commands.{name.replace('-', '_')}").command
     assert command.name == name
     assert command.short_help == summary
     assert str(command.help).splitlines()[0] == summary

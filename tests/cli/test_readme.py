@@ -27,7 +27,7 @@ CALLS = [
 
 
 def _flags(name: str) -> set[str]:
-    command: Any = importlib.import_module(f"subsetopt_cli.commands.{name}").command
+    command: Any = importlib.import_module(f"subsetopt_cli.commands.{name.replace('-', '_')}").command
     assert isinstance(command, click.Command)
     return {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)} | {"--help"}
 

@@ -31,7 +31,7 @@ def calls(code: str) -> list[list[str]]:
 
 
 def flags(name: str) -> set[str]:
-    command: Any = importlib.import_module(f"subsetopt_cli.commands.{name}").command
+    command: Any = importlib.import_module(f"subsetopt_cli.commands.{name.replace('-', '_')}").command
     commands = [command, *getattr(command, "commands", {}).values()]
     named = (flag for each in commands for option in each.params for flag in (*option.opts, *option.secondary_opts))
     return {*named, "--help"}
