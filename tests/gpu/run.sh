@@ -18,7 +18,7 @@ out="$(cd "${1:-gpu-results}" && pwd)"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python="${PYTHON:-python3}"
 parts="${SUBSETOPT_PARTS:-environment tests bench}"
-tests="${SUBSETOPT_TESTS:-tests/samplers tests/gpu}"
+tests="${SUBSETOPT_TESTS:-tests/samplers tests/gpu tests/objective/test_layers_dense.py}"
 temporary="$(mktemp -d)"
 trap 'rm -rf "$temporary"' EXIT
 
