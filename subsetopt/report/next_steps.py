@@ -32,7 +32,8 @@ def next_steps(result: RunDocument, directory: Path) -> list[Step]:
         return [(f"subsetopt report {run}", "draw figure and summary again; all else needs the Python objects")]
     steps = [*_to_the_minimum(result, run, settings), *_on_the_minimum(result, run), *_comparison(result, settings)]
     steps.append((f"subsetopt evaluate {run}", "measure the saved model again"))
-    steps.append((f"subsetopt predict {run} --data-file NEW.npz", "predict new data"))
+    new = "NEW.npz" if result.dataset.encoding is None else "NEW.csv"
+    steps.append((f"subsetopt predict {run} --data-file {new}", "predict new data"))
     return steps
 
 

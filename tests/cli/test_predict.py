@@ -63,10 +63,11 @@ def test_a_table_is_trained_shown_and_predicted_by_two_commands(cli: Any, tmp_pa
     given = ["--dataset", "table", "--data-file", data, "--target", "answer", "--subset-frac", "1", "--handoff", "none"]
     trained = cli("train", *given, "--output", tmp_path / "run")
     assert trained.code == 0
+    assert "--data-file NEW.csv" in trained.out
     assert trained.err.index("colour  one-hot: 1 word; ") < trained.err.index("1/1 lbfgs")
     found = cli("predict", tmp_path / "run", "--data-file", new, "--output", out)
     assert found.code == 0
-    assert "column 'colour': not in training: blue (1 rows)" in found.err
+    assert "column 'colour': not in training: blue (1 row)" in found.err
     assert [line.split(",")[1] for line in out.read_text().splitlines()] == ["prediction", "yes", "no"]
     wrong = cli("train", *given[:5], "answr", "--output", tmp_path / "none")
     assert wrong.code == 2

@@ -103,7 +103,7 @@ class ColumnEncoding:
         if not unseen:
             return []
         return [
-            f"column {shown(self.name)!r}: not in training: {listed(unseen)} ({unseen.total()} rows); "
+            f"column {shown(self.name)!r}: not in training: {listed(unseen)} ({unseen.total()} row{'' if unseen.total() == 1 else 's'}); "
             "taken as none of the known words"
         ]
 
