@@ -102,9 +102,9 @@ class ColumnEncoding:
         unseen = +unseen
         if not unseen:
             return []
+        rows = "1 row" if unseen.total() == 1 else f"{unseen.total()} rows"
         return [
-            f"column {shown(self.name)!r}: not in training: {listed(unseen)} ({unseen.total()} row{'' if unseen.total() == 1 else 's'}); "
-            "taken as none of the known words"
+            f"column {shown(self.name)!r}: not in training: {listed(unseen)} ({rows}); taken as none of the known words"
         ]
 
     def described(self) -> str:
