@@ -139,9 +139,8 @@ def test_every_method_is_charged_for_what_it_computes_with_batch_norm(name: str)
     check(briefly(name), made_up(200, (3, 6, 6)), model)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in METHOD_SETTINGS if name not in OF_ALL_PAIRS])
 def test_every_method_is_charged_for_what_it_computes_in_a_cnn(name: str) -> None:
-    """The CNN for MNIST, 28 by 28."""
+    """The CNN for MNIST, 28 by 28. The checks of new objectives, on 16 rows, are charged; the counter misses them."""
     model = build_model("cnn", in_shape=(1, 28, 28), n_outputs=10, seed=0)
-    check(briefly(name), made_up(200, (1, 28, 28)), model)
+    check(briefly(name), made_up(400, (1, 28, 28)), model)
