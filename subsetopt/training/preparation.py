@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -91,6 +92,9 @@ def prepare(
     elif config.task not in (None, dataset.task):
         raise SettingError("task", config.task, f"the data set given is for {dataset.task}", "leave it out")
     kind = resolve_loss(config.loss, dataset) if loss is None else own_loss(loss)
+    if not isinstance(kind, str):
+        # The loss says what its targets are: 0 and 1, counts, or a distance in their own units.
+        dataset = replace(dataset, target_normalization=None)
     subset = _draw_subset(config, dataset)
     ours = model is None
     if model is None:

@@ -84,3 +84,25 @@ def test_a_loss_that_does_not_fit_is_refused_before_any_work(loss: Any, message:
     with pytest.raises(UserError, match=message) as caught:
         SubsetTrainer("linear", data(), loss=loss, **SETTINGS).fit()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (nn.BCEWithLogitsLoss(), (X[:, :2] > 0.3).float()),
+        (nn.PoissonNLLLoss(), (4 * X[:, :2].abs()).round()),
+        (nn.HuberLoss(delta=2.0), 50 * X[:, :1] + 300),
+    ],
+    ids=["multi-label", "counts", "far from 0"],
+)
+def test_targets_reach_it_as_they_are(loss: nn.Module, targets: Tensor) -> None:
+    """Standardised labels of 0 and 1 would leave the cross entropy without a minimum."""
+    trainer = SubsetTrainer(
+        "linear", dataset_from_arrays(X, targets, validation_fraction=0, normalize="standard"), loss=loss, **SETTINGS
+    ).fit()
+    outputs = trainer.predictor(X.double()).detach()
+    expected = float(loss(outputs, targets.double()))
+    assert trainer.result["metrics"]["train"]["loss"] == pytest.approx(expected, rel=1e-6)
+    penalty = 0.5e-2 * sum(float(p.square().sum()) for p in trainer.model.parameters())
+    assert trainer.result["solve"]["loss"] == pytest.approx(expected + penalty, rel=1e-6)
+    assert trainer.result["solve"]["stop_reason"] == "gradient"
