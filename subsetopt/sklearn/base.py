@@ -263,7 +263,11 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             share = AUTO_SHARE if len(X) >= MANY_ROWS else 1.0
         if share == 1 or continued:
             return None
-        return draw(len(X), fraction=float(share), seed=seed, stratify=self._strata(targets))
+        try:
+            return draw(len(X), fraction=float(share), seed=seed, stratify=self._strata(targets))
+        except SettingError as error:
+            problem = f"leaves too few of {len(X)} rows: {error.problem}"
+            raise SettingError("subset_frac", share, problem, "use a larger one, or 'auto'") from None
 
     def _outputs(self, X: Any) -> Floats:
         """Return the network's outputs (n, M) for raw rows, float64."""

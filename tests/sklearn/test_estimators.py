@@ -178,6 +178,7 @@ def test_passes_over_parts_approach_the_minimum():
         ("subset_frac", 0),
         ("subset_frac", 1.5),
         ("subset_frac", "some"),
+        ("subset_frac", 0.001),
         ("gtol", "small"),
         ("max_iter", 0),
         ("standardize", "yes"),
