@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from subsetopt.data import draw, require_all_classes
-from subsetopt.errors import RunDirectoryError
+from subsetopt.errors import RunDirectoryError, SettingError
 from subsetopt.files import DIGEST
 from subsetopt.overdetermination import overdetermination_ratio
 from subsetopt.seeding import derive_seed
@@ -65,14 +65,14 @@ class MinimumTask:
 def draw_subset(data: TrainingData, fraction: float, repeat: int) -> Tensor:
     """Return the rows of a subset, stratified where the run is; raises `UserError` where a class would be missing."""
     dataset = data.dataset
-    rows = draw(
-        len(dataset.train),
-        fraction=fraction,
-        seed=derive_seed(data.seed, f"repeat:{repeat}"),
-        stratify=data.strata,
-    )
-    if dataset.task == "classification":
-        require_all_classes(dataset.train.targets[rows], dataset.n_outputs)
+    seed = derive_seed(data.seed, f"repeat:{repeat}")
+    try:
+        rows = draw(len(dataset.train), fraction=fraction, seed=seed, stratify=data.strata)
+        if dataset.task == "classification":
+            require_all_classes(dataset.train.targets[rows], dataset.n_outputs)
+    except SettingError as error:  # it names the settings of a run
+        problem = f"leaves too few of {len(dataset.train)} samples: {error.problem}"
+        raise SettingError("fractions", fraction, problem, "give larger ones") from None
     return rows
 
 

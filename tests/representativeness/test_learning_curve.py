@@ -109,4 +109,8 @@ def test_what_makes_no_curve_is_refused_before_any_work(tmp_path: Path) -> None:
     alone = make_config({"dataset": "npz", "data_file": tmp_path / "d.npz", "model": "linear"})
     with pytest.raises(UserError, match="dataset = 'npz': has no test data"):
         run_learning_curve(Plan(alone, (0.2, 0.5), 2), tmp_path / "b")
+    with pytest.raises(
+        UserError, match=r"fractions = 0.0001: leaves too few of 1294 samples: .*classes, 10; give larger"
+    ):
+        run_learning_curve(Plan(config, (0.0001, 0.5), 2), tmp_path / "a")
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
