@@ -8,7 +8,7 @@ Curvature products, and other devices, are `subsetopt.objective.Objective`'s, wh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from subsetopt.objective import FlatModel, Objective
-from subsetopt.objective.protocol import Linearisation, Purpose
+from subsetopt.objective import Objective
+from subsetopt.objective.protocol import Linearisation, Purpose, SmoothObjective
 from subsetopt.sklearn.activations import ACTIVATIONS, Array
+from subsetopt.sklearn.network import Network
 from subsetopt.sklearn.output_losses import CrossEntropy, OutputLoss, SquaredError
 
 BLOCK = 2**16  # numbers in the widest layer at once: half a megabyte
@@ -44,18 +45,31 @@ class Sample:
         return len(self.targets)
 
 
-class PerceptronObjective:
-    """f(w) = sum u_i l_i(w) / sum u_i + l2/2 ||w||^2 of an MLP whose parameters w holds layer by layer, weight, bias.
+def objective_of(network: Network, sample: Sample, l2: float) -> SmoothObjective:
+    """Return f(w) = sum u_i l_i(w) / sum u_i + l2/2 ||w||^2 of `network`, on its device.
 
-    l is the cross entropy for class numbers and the mean over outputs of squared errors else, as in `Objective`, which
-    it equals to rounding.
+    l is the cross entropy for class numbers and the mean over outputs of squared errors else.
     """
+    return PerceptronObjective(network, sample, l2) if network.device.type == "cpu" else general(network, sample, l2)
 
-    def __init__(self, flat: FlatModel, activation: str, sample: Sample, l2: float) -> None:
-        self.flat, self.sample, self.l2 = flat, sample, l2
-        self.size, self.dtype, self.device = flat.size, flat.dtype, flat.device
-        self._activation = activation
+
+def general(network: Network, sample: Sample, l2: float) -> Objective:
+    """Return the same by autograd, on any device and with curvature products."""
+    loss = "mse" if sample.targets.is_floating_point() else "cross_entropy"
+    weights = sample.weights
+    return Objective(
+        network.flat, sample.inputs, sample.targets, loss, l2, sample_weight=weights, check_deterministic=False
+    )
+
+
+class PerceptronObjective:
+    """The objective on the host."""
+
+    def __init__(self, network: Network, sample: Sample, l2: float, block: int = BLOCK) -> None:
+        self.network, self.sample, self.l2 = network, sample, l2
+        self.size, self.dtype, self.device = network.size, network.dtype, network.device
         self._identity = next(_SERIAL)
+        self._loss = Backpropagation(network, sample, block)
 
     @property
     def identity(self) -> Hashable:
@@ -64,58 +78,57 @@ class PerceptronObjective:
 
     def initial(self) -> Tensor:
         """Return the network's own parameters."""
-        return self.flat.initial()
+        return self.network.start.clone()
 
     def value(self, w: Tensor, purpose: Purpose = "train") -> Tensor:
         """Return f(w), float64."""
-        if self.device.type != "cpu":
-            return self._general.value(w, purpose)
-        host = self.flat.check(w).detach().numpy()
-        return torch.tensor(self._host.value(host) + self._penalty(host), dtype=torch.float64, device="cpu")
+        host = self.network.check(w).detach().numpy()
+        return torch.tensor(self._loss.value(host) + self._penalty(host), dtype=torch.float64, device="cpu")
 
     def value_and_gradient(self, w: Tensor, purpose: Purpose = "train") -> tuple[Tensor, Tensor]:
         """Return f(w), float64, and its gradient (P,)."""
-        if self.device.type != "cpu":
-            return self._general.value_and_gradient(w, purpose)
-        host = self.flat.check(w).detach().numpy()
-        gradient = host * host.dtype.type(self.l2)
-        loss = self._host.add_gradient(host, gradient) + self._penalty(host)
+        loss, gradient = self._evaluate(self.network.check(w).detach().numpy())
         return torch.tensor(loss, dtype=torch.float64, device="cpu"), torch.from_numpy(gradient)
+
+    def measures(
+        self, w: Tensor, along: Tensor | None, purpose: Purpose
+    ) -> tuple[Tensor, float, float, float, float, float]:
+        """Return what a search needs of one point (see `solvers.iterate.evaluate`), without a detour by tensors."""
+        host = self.network.check(w).detach().numpy()
+        loss, gradient = self._evaluate(host)
+        wide = gradient.astype(np.float64, copy=False)
+        with np.errstate(all="ignore"):
+            scaled = wide * host
+            largest = max(-float(gradient.min()), float(gradient.max()))
+            slope = 0.0 if along is None else float(wide @ along.numpy().astype(np.float64, copy=False))
+            square, sensitivity = float(wide @ wide), float(scaled @ scaled)
+        return torch.from_numpy(gradient), loss, largest, square, sensitivity, slope
 
     def linearise(self, w: Tensor) -> Linearisation:
         """Prepare curvature products at w, by the general objective."""
         return self._general.linearise(w)
 
     @cached_property
-    def _host(self) -> Backpropagation:
-        return Backpropagation(self.flat.shapes, self._activation, self.sample)
-
-    @cached_property
     def _general(self) -> Objective:
-        sample = self.sample
-        loss = "mse" if sample.targets.is_floating_point() else "cross_entropy"
-        return Objective(
-            self.flat,
-            sample.inputs,
-            sample.targets,
-            loss,
-            self.l2,
-            sample_weight=sample.weights,
-            check_deterministic=False,
-        )
+        return general(self.network, self.sample, self.l2)
+
+    def _evaluate(self, w: Array) -> tuple[float, Array]:
+        gradient = w * w.dtype.type(self.l2)
+        loss = self._loss.add_gradient(w, gradient)
+        return loss + self._penalty(w), gradient
 
     def _penalty(self, w: Array) -> float:
         wide = w.astype(np.float64, copy=False)
-        return 0.5 * self.l2 * float(np.dot(wide, wide))
+        return 0.5 * self.l2 * float(wide @ wide)
 
 
 class Backpropagation:
     """The weighted mean loss of one sample on the host and its gradient, layer by layer, block by block."""
 
-    def __init__(self, shapes: Sequence[Sequence[int]], activation: str, sample: Sample, block: int = BLOCK) -> None:
+    def __init__(self, network: Network, sample: Sample, block: int) -> None:
         self._inputs: Array = sample.inputs.numpy()
-        self._shapes = [tuple(shape) for shape in shapes]
-        self._function = ACTIVATIONS[activation]  # type: ignore[index]  # checked by `check_parameters`
+        self._shapes = network.shapes
+        self._function = ACTIVATIONS[network.activation]
         widths = [shape[0] for shape in self._shapes[::2]]
         rows = min(len(sample), max(1, block // max(*widths, self._inputs.shape[1])))
         dtype = self._inputs.dtype
