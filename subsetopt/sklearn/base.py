@@ -28,6 +28,7 @@ from subsetopt.errors import SettingError
 from subsetopt.overdetermination import overdetermination_ratio
 from subsetopt.sklearn.network import Network
 from subsetopt.sklearn.online import BATCH, OnlinePass
+from subsetopt.sklearn.penalty import HELD_OUT, ROWS, Choice, choose
 from subsetopt.sklearn.perceptron import Sample, objective_of
 from subsetopt.sklearn.scaling import Floats, Scaling
 from subsetopt.sklearn.settings import check_parameters, hidden_widths, resolved_device, working_dtype
@@ -50,6 +51,8 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     l2_: float
     _n_out: int
     _prior: float  # l2 "auto" is this many times 1 / rows
+    _strengths: tuple[float, ...]  # or one of these many, from so many rows on
+    _choice_from: int
     _trace: Sequence[tuple[float, Tensor]] = ()  # the last two penalties of warm starts, and their minima
 
     def __init__(
@@ -121,7 +124,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     def _penalty(self, weights: Floats | None, rows: int) -> float:
         """Return `l2`; "auto" is a prior of one strength, whose part falls as rows (by weight) come in."""
         total = float(rows if weights is None else weights.sum())
-        return self._prior / total if self.l2 == "auto" else float(self.l2)
+        return getattr(self, "_strength", self._prior) / total if self.l2 == "auto" else float(self.l2)
 
     def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[Any, NDArray[Any]]:
         """Return X and y as scikit-learn checks them; sets `n_features_in_` and `feature_names_in_`."""
@@ -167,7 +170,6 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         return None
 
     def _solve(self, X: Floats, targets: NDArray[Any], weights: Floats | None, continued: bool) -> None:
-        self.l2_ = self._penalty(weights, len(X))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         widths = hidden_widths(self.hidden_layer_sizes)
         network = (
@@ -176,12 +178,18 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             else self._network(X, widths, seed)
         )
         X, targets, weights, held_out_rows = self._hold_out(X, targets, weights, seed)
+        choice = None if continued else self._choice(network, X, targets, weights, seed)
+        if choice is not None:
+            self.l2_choice_, self._strength = choice.tried, choice.strength
+        self.l2_ = self._penalty(weights, len(X))
         previous = getattr(self, "_curvature", None) if continued else None
         solve = Solve(self.solver, self.gtol, self.max_iter, network.start, self.l2_, curvature=previous)
         solve.keeps = self.warm_start
         solve.guess = self._extrapolated() if continued else None
         solve.scale = getattr(self, "_scale", None) if continued else None
-        rows = self._subset(X, targets, seed, continued)
+        if choice is not None:
+            solve.w, solve.curvature, solve.scale = choice.w, choice.curvature, choice.scale
+        rows = self._subset(X, targets, seed, continued or (choice is not None and self.subset_frac == "auto"))
         everything = self._sample(network, X, targets, weights)
         first = len(X) if rows is None else len(rows)
         self.overdetermination_ = overdetermination_ratio(network.size, first, self._n_out)
@@ -213,6 +221,32 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         widths = (X.shape[1], *hidden, self._n_out)
         dtype = working_dtype(self.dtype, len(X), widths)
         return Network.drawn(widths, self.activation, seed, dtype, resolved_device(self.device))
+
+    def _choice(
+        self, network: Network, X: Floats, targets: NDArray[Any], weights: Floats | None, seed: int
+    ) -> Choice | None:
+        """Return the choice of the strength of `l2="auto"` by held-out rows, None where it is fixed."""
+        self.__dict__.pop("_strength", None)
+        self.__dict__.pop("l2_choice_", None)
+        if self.l2 != "auto" or self.early_stopping or len(X) < self._choice_from:
+            return None
+        strata = self._strata(targets)
+        few = draw(len(X), size=min(len(X), ROWS), seed=seed, stratify=strata)
+        kept = draw(
+            len(few), fraction=1 - HELD_OUT, seed=seed, stratify=None if strata is None else strata[few.numpy()]
+        )
+        others = torch.ones(len(few), dtype=torch.bool)
+        others[kept] = False
+        sample = self._sample(network, X, targets, weights)
+        return choose(
+            network,
+            sample.take(few[kept]),
+            sample.take(few[others]),
+            self._strengths,
+            self.solver,
+            self.gtol,
+            self.max_iter,
+        )
 
     def _extrapolated(self) -> Tensor | None:
         """Return where the minima of the last two penalties point to for this one, linearly in log l2."""
