@@ -10,17 +10,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor, nn
 
 from subsetopt.data.subset import draw
@@ -30,8 +27,9 @@ from subsetopt.sklearn.network import Network
 from subsetopt.sklearn.online import BATCH, OnlinePass
 from subsetopt.sklearn.penalty import HELD_OUT, ROWS, Choice, choose
 from subsetopt.sklearn.perceptron import Sample, objective_of
+from subsetopt.sklearn.rows import counting, dense, first_rows, hold_out, validated
 from subsetopt.sklearn.scaling import Floats, Scaling
-from subsetopt.sklearn.settings import check_parameters, hidden_widths, resolved_device, working_dtype
+from subsetopt.sklearn.settings import check_parameters, drawn_seed, hidden_widths, resolved_device, working_dtype
 from subsetopt.sklearn.solve import HeldOut, Solve
 from subsetopt.solvers import SolveResult, StopReason
 
@@ -93,27 +91,40 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Solve the network on rows X (n, D) and targets y to the gradient test; return the estimator.
 
-        `sample_weight` (n,) are weights w_i of the mean loss sum w_i l_i / sum w_i; a weight of 2 is a row twice.
+        `sample_weight` (n,) are weights w_i of the mean loss sum w_i l_i / sum w_i. Whole numbers count rows: 2 is a
+        row twice. Of other weights only the ratios matter.
         Raises `ValueError` for data and settings that cannot be used; warns with `ConvergenceWarning` where `max_iter`
         ends the solve.
         """
         check_parameters(self.get_params(deep=False))
         X, y = self._checked(X, y)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        X, y, weights = _counting(_dense(X), y, weights)
+        X, y, weights = counting(dense(X), y, weights)
         continued = self.warm_start and hasattr(self, "module_")
-        if continued and X.shape[1] != len(self.feature_scaling_.mean):
-            raise SettingError(
-                "X",
-                X.shape,
-                f"the fit to go on from had {len(self.feature_scaling_.mean)} features",
-                "set warm_start=False",
-            )
+        if continued:
+            self._require_same(X)
         if not continued:
             self.feature_scaling_ = Scaling.of(X, weights) if self.standardize else Scaling.none(X.shape[1])
         targets = self._learn_targets(y, weights, continued)
         self._solve(self.feature_scaling_.apply(X), targets, weights, continued)
         return self
+
+    def _require_same(self, X: Floats) -> None:
+        """Raise `SettingError` for data or settings that the network of the last fit cannot go on with."""
+        before = tuple(bias.numel() for bias in list(self.module_.parameters())[1::2][:-1])
+        made = getattr(self, "_made", {"activation": self.activation, "standardize": self.standardize})
+        pairs = {
+            "hidden_layer_sizes": (hidden_widths(self.hidden_layer_sizes), before),
+            **{name: (getattr(self, name), value) for name, value in made.items()},
+        }
+        for name, (now, then) in pairs.items():
+            if now != then:
+                raise SettingError(name, now, f"the fit to go on from had {then!r}", "fit anew with warm_start=False")
+        features = len(self.feature_scaling_.mean)
+        if X.shape[1] != features:
+            raise SettingError(
+                "X", X.shape, f"the fit to go on from had {features} features", "fit anew with warm_start=False"
+            )
 
     @property
     def loss_(self) -> float:
@@ -136,8 +147,10 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         first = not hasattr(self, "module_")
         X, y = self._checked(X, y, reset=first)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        X, y, weights = _counting(_dense(X), y, weights)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        X, y, weights = counting(dense(X), y, weights)
+        if not first:
+            self._require_same(X)
+        seed = drawn_seed(self.random_state)
         if first:
             self.feature_scaling_ = Scaling.of(X, weights) if self.standardize else Scaling.none(X.shape[1])
         targets = self._learn_targets(y, weights, not first)
@@ -149,7 +162,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         if not hasattr(self, "_pass"):
             self._pass = OnlinePass()
         self.l2_ = self._penalty(weights, len(X))
-        network = Network.of(self.module_, self.activation, resolved_device(self.device))
+        network = self._last_network()
         sample = self._sample(network, self.feature_scaling_.apply(X), targets, weights)
         order = torch.from_numpy(np.random.default_rng((seed, self.n_iter_)).permutation(len(X)))
         objectives = [objective_of(network, sample.take(rows), self.l2_) for rows in order.split(BATCH)]
@@ -170,13 +183,9 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         return None
 
     def _solve(self, X: Floats, targets: NDArray[Any], weights: Floats | None, continued: bool) -> None:
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = drawn_seed(self.random_state)
         widths = hidden_widths(self.hidden_layer_sizes)
-        network = (
-            Network.of(self.module_, self.activation, resolved_device(self.device))
-            if continued
-            else self._network(X, widths, seed)
-        )
+        network = self._last_network() if continued else self._network(X, widths, seed)
         X, targets, weights, held_out_rows = self._hold_out(X, targets, weights, seed)
         choice = None if continued else self._choice(network, X, targets, weights, seed)
         if choice is not None:
@@ -220,7 +229,12 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     def _network(self, X: Floats, hidden: tuple[int, ...], seed: int) -> Network:
         widths = (X.shape[1], *hidden, self._n_out)
         dtype = working_dtype(self.dtype, len(X), widths)
+        self._made = {"activation": self.activation, "standardize": self.standardize}
         return Network.drawn(widths, self.activation, seed, dtype, resolved_device(self.device))
+
+    def _last_network(self) -> Network:
+        dtype = None if self.dtype == "auto" else getattr(torch, self.dtype)
+        return Network.of(self.module_, self.activation, resolved_device(self.device), dtype)
 
     def _choice(
         self, network: Network, X: Floats, targets: NDArray[Any], weights: Floats | None, seed: int
@@ -231,6 +245,8 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         if self.l2 != "auto" or self.early_stopping or len(X) < self._choice_from:
             return None
         strata = self._strata(targets)
+        if strata is not None and self._n_out > HELD_OUT * min(len(X), ROWS):
+            return None
         few = draw(len(X), size=min(len(X), ROWS), seed=seed, stratify=strata)
         kept = draw(
             len(few), fraction=1 - HELD_OUT, seed=seed, stratify=None if strata is None else strata[few.numpy()]
@@ -262,12 +278,8 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     ) -> tuple[Floats, NDArray[Any], Floats | None, tuple[Floats, NDArray[Any], Floats | None] | None]:
         if not self.early_stopping:
             return X, targets, weights, None
-        kept, held = train_test_split(
-            np.arange(len(X)), test_size=self.validation_fraction, random_state=seed, stratify=self._strata(targets)
-        )
-        first, second = (
-            (X[rows], targets[rows], None if weights is None else weights[rows]) for rows in (np.sort(kept), held)
-        )
+        kept, held = hold_out(len(X), self.validation_fraction, seed, self._strata(targets))
+        first, second = ((X[rows], targets[rows], None if weights is None else weights[rows]) for rows in (kept, held))
         return *first, second
 
     def _watch(self, network: Network, X: Floats, targets: NDArray[Any], weights: Floats | None) -> HeldOut:
@@ -287,16 +299,12 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             share = AUTO_SHARE if len(X) >= MANY_ROWS else 1.0
         if share == 1 or continued:
             return None
-        try:
-            return draw(len(X), fraction=float(share), seed=seed, stratify=self._strata(targets))
-        except SettingError as error:
-            problem = f"leaves too few of {len(X)} rows: {error.problem}"
-            raise SettingError("subset_frac", share, problem, "use a larger one, or 'auto'") from None
+        return first_rows(len(X), float(share), seed, self._strata(targets))
 
     def _outputs(self, X: Any) -> Floats:
         """Return the network's outputs (n, M) for raw rows, float64."""
         check_is_fitted(self)
-        X = _dense(validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False))
+        X = dense(validated(self, X, reset=False))
         weight = next(self.module_.parameters())
         rows = max(1, BLOCK // max(X.shape[1], self._n_out, *hidden_widths(self.hidden_layer_sizes), 1))
         parts = []
@@ -315,17 +323,3 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _dense(X: Any) -> Floats:
-    return np.ascontiguousarray(cast(Any, X).toarray() if sparse.issparse(X) else X, dtype=np.float64)
-
-
-def _counting(X: Floats, y: NDArray[Any], weights: Floats | None) -> tuple[Floats, NDArray[Any], Floats | None]:
-    """Return the rows without those of weight 0, so that these take no part in classes, subsets and scales."""
-    if weights is None:
-        return X, y, None
-    rows = weights > 0
-    if not rows.any():
-        raise SettingError("sample_weight", "0 everywhere", "leaves no row to fit", "give at least one positive weight")
-    return X[rows], y[rows], weights[rows].astype(np.float64)

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import column_or_1d
 
 from subsetopt.errors import SettingError
 from subsetopt.sklearn.base import SubsetEstimator
+from subsetopt.sklearn.rows import validated
 from subsetopt.sklearn.scaling import Floats
 
 
@@ -70,7 +71,11 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
         return result
 
     def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[Any, NDArray[Any]]:
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, reset=reset)
+        shape = y.shape if hasattr(y, "shape") else np.asarray(y, dtype=object).shape
+        if len(shape) == 2 and shape[1] > 1:
+            remedy = "fit sklearn.multioutput.MultiOutputClassifier(SubsetClassifier()) for several"
+            raise SettingError("y", tuple(shape), "has more than one column of labels", remedy)
+        X, y = validated(self, X, y, reset=reset)
         check_classification_targets(y)
         return X, column_or_1d(y, warn=True)
 

@@ -21,6 +21,7 @@ ROWS = 2500  # at most so many take part in the choice
 HELD_OUT = 0.2  # of these
 LOOSER = 3.0  # how much larger a gradient may be than in the solve that follows
 LEAST_ITERATIONS, SHARE_OF_ITERATIONS = 20, 0.25  # for one weaker strength: so many, or this share of `max_iter`
+BETTER = 0.98  # a weaker strength is chosen where its loss is below so many times that of the stronger one
 PATIENCE = 2  # strengths without a lower held-out loss that end the search,
 WORSE = 1.05  # or one with a loss so many times as high
 
@@ -45,11 +46,16 @@ def choose(
     gtol: float,
     max_iter: int,
 ) -> Choice:
-    """Return which of `strengths`, strong to weak, has the lowest loss on `held_out` when solved on `fitted`."""
+    """Return which of `strengths`, strong to weak, has the lowest loss on `held_out` when solved on `fitted`.
+
+    Of losses that hardly differ the strongest strength counts: a weak one whose solve a loose test ended early would
+    look as good, and fit noise in the solve that follows.
+    """
     rows = float(len(fitted)) if fitted.weights is None else float(fitted.weights.sum(dtype=torch.float64))
     judge = objective_of(network, held_out, 0.0)
     choice = Choice(strengths[0], network.start, None, None)
-    least, waited = math.inf, 0
+    least = chosen = math.inf
+    waited = 0
     w, curvature, left = network.start, None, max_iter
     for strength in strengths:
         solve = Solve(method, LOOSER * gtol, left, w, strength / rows, curvature=curvature)
@@ -59,8 +65,9 @@ def choose(
         loss = float(judge.value(w, "selection"))
         choice.tried.append((strength, loss, int(result.counts["evaluations"])))
         waited = 0 if loss < least else waited + 1
-        if loss < least:
-            least, choice.strength, choice.w, choice.curvature = loss, strength, w, curvature
+        least = min(loss, least)
+        if loss < BETTER * chosen:
+            chosen, choice.strength, choice.w, choice.curvature = loss, strength, w, curvature
         if waited == PATIENCE or loss > WORSE * least:
             break
         left = min(max_iter, max(LEAST_ITERATIONS, round(SHARE_OF_ITERATIONS * max_iter)))
