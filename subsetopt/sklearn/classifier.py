@@ -91,6 +91,3 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
         if len(self.classes_) < 2:
             raise SettingError("y", self.classes_.tolist(), "has one class, a classifier needs two", "check the labels")
         return np.searchsorted(self.classes_, y)
-
-    def _strata(self, targets: NDArray[Any]) -> NDArray[Any] | None:
-        return targets

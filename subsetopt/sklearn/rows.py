@@ -3,21 +3,58 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import validate_data
-from torch import Tensor
 
 from subsetopt.data.subset import draw
 from subsetopt.errors import SettingError
+from subsetopt.sklearn.network import Network
+from subsetopt.sklearn.perceptron import Sample
 from subsetopt.sklearn.scaling import Floats
 
-Numbers = NDArray[np.int64]
 LARGEST_COUNT = 2.0**53  # above it floats hold no consecutive whole numbers
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Features (n, D) as the network takes them, classes (n,) or numbers (n, M), and weights (n,) or None."""
+
+    X: Floats
+    targets: NDArray[Any]
+    weights: Floats | None
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.X)
+
+    @property
+    def total(self) -> float:
+        """The sum of the weights, n where there are none."""
+        return float(len(self) if self.weights is None else self.weights.sum())
+
+    @property
+    def strata(self) -> NDArray[Any] | None:
+        """The classes by which subsets and held-out rows are drawn."""
+        return None if self.targets.dtype.kind == "f" else self.targets
+
+    def take(self, rows: Any) -> Rows:
+        """Return these rows."""
+        return Rows(self.X[rows], self.targets[rows], None if self.weights is None else self.weights[rows])
+
+    def sample(self, network: Network) -> Sample:
+        """Return them on the device of `network`."""
+        inputs = torch.from_numpy(self.X).to(network.device, network.dtype)
+        targets = torch.from_numpy(np.ascontiguousarray(self.targets)).to(network.device)
+        targets = targets.to(network.dtype) if targets.is_floating_point() else targets
+        weights = None if self.weights is None else torch.from_numpy(self.weights).to(network.device)
+        return Sample(inputs, targets, weights)
 
 
 def validated(estimator: Any, X: Any, *y: Any, **settings: Any) -> Any:
@@ -65,11 +102,12 @@ def counting(X: Floats, y: NDArray[Any], weights: Floats | None) -> tuple[Floats
     return X[rows], y[rows], left
 
 
-def hold_out(n: int, fraction: float, seed: int, strata: NDArray[Any] | None) -> tuple[Numbers, Numbers]:
-    """Return the rows to fit, sorted, and those that `early_stopping` looks at; each class is among both.
+def hold_out(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Return the rows to fit, in their order, and those that `early_stopping` looks at; each class is among both.
 
     Raises `SettingError` where the rows are too few for that.
     """
+    n, strata = len(rows), rows.strata
     held = math.ceil(fraction * n)
     counts = np.array([n]) if strata is None else np.unique(strata, return_counts=True)[1]
     if counts.min() < 2 or held < len(counts) or n - held < len(counts):
@@ -81,13 +119,13 @@ def hold_out(n: int, fraction: float, seed: int, strata: NDArray[Any] | None) ->
             "set early_stopping=False, or another validation_fraction",
         )
     kept, held_out = train_test_split(np.arange(n), test_size=fraction, random_state=seed, stratify=strata)
-    return np.sort(kept), held_out
+    return rows.take(np.sort(kept)), rows.take(held_out)
 
 
-def first_rows(n: int, share: float, seed: int, strata: NDArray[Any] | None) -> Tensor:
-    """Return `share` of n rows, to be solved first; raises `SettingError` where these are too few."""
+def first_rows(rows: Rows, share: float, seed: int) -> Rows:
+    """Return `share` of the rows, to be solved first; raises `SettingError` where these are too few."""
     try:
-        return draw(n, fraction=share, seed=seed, stratify=strata)
+        return rows.take(draw(len(rows), fraction=share, seed=seed, stratify=rows.strata).numpy())
     except SettingError as error:
-        problem = f"leaves too few of {n} rows: {error.problem}"
+        problem = f"leaves too few of {len(rows)} rows: {error.problem}"
         raise SettingError("subset_frac", share, problem, "use a larger one, or 'auto'") from None
