@@ -191,6 +191,14 @@ def arrays_of(given: Any) -> Any:
     return targets_of(given) if is_series(given) else matrix_of(given) if is_frame(given) else given
 
 
+def holds_arrays(thing: Any) -> bool:
+    """Whether a thing is an array of all samples, or a dict or tuple of such."""
+    if isinstance(thing, Mapping | tuple | list):
+        values = list(thing.values()) if isinstance(thing, Mapping) else list(thing)
+        return bool(values) and all(map(_is_array, values))
+    return _is_array(thing)
+
+
 def _is_pair(thing: Any) -> bool:
     """Whether a tuple or list is (inputs, targets) of all samples, not two samples."""
     if not isinstance(thing, tuple | list) or len(thing) != 2:
