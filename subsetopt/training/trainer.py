@@ -70,8 +70,7 @@ class SubsetTrainer:
         if isinstance(dataset, str):
             names["dataset"] = dataset
         else:
-            if not isinstance(dataset, Residuals) and not (holds_arrays(dataset) and _calls_model(loss)):
-                require_readable(dataset)
+            _require_data(dataset, loss)
             without = _NAMED + (_MADE if isinstance(dataset, Dataset | Residuals) else ())
             refuse_given(settings, without, "the data set", "set it where the data set is made")
         if loss is None:
@@ -131,8 +130,8 @@ class SubsetTrainer:
         """
         if model is not None:
             require_module("model", model)
-        if dataset is not None and not isinstance(dataset, Residuals) and not holds_arrays(dataset):
-            require_readable(dataset)
+        if dataset is not None:
+            _require_data(dataset, loss)
         limits = {
             "max_iterations": max_iterations,
             "max_epochs": max_epochs,
@@ -226,6 +225,12 @@ class SubsetTrainer:
         if self._outcome is None:
             raise SettingError("trainer", "not fitted", "there is no result yet", "call fit() first")
         return self._outcome
+
+
+def _require_data(dataset: object, loss: Any) -> None:
+    """Raise `SettingError` for what is no data; a loss that calls the model takes arrays without targets, too."""
+    if not isinstance(dataset, Residuals) and not (holds_arrays(dataset) and _calls_model(loss)):
+        require_readable(dataset)
 
 
 def _calls_model(loss: Any) -> bool:

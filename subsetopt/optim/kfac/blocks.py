@@ -16,7 +16,8 @@ from torch import Tensor
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, spectral_product
 from subsetopt.objective.kfac.factor import Factor
 from subsetopt.objective.kfac.second_moments import diagonal_moments, kronecker_moments
-from subsetopt.objective.layers import Layer, sample_rows
+from subsetopt.objective.layers import Layer
+from subsetopt.objective.patches import sample_rows
 from subsetopt.objective.sharding import SampleShare
 
 DRIFT = 0.1  # of its Frobenius norm by which a moment changes before it is decomposed anew (see `Kfac`)

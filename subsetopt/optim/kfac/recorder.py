@@ -18,7 +18,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.module import register_module_forward_hook
 
 from subsetopt.errors import UserError
-from subsetopt.objective.layers import CONVOLUTION, KRONECKER, Layer, is_known
+from subsetopt.objective.layers import KRONECKER, Layer, is_known
+from subsetopt.objective.patches import CONVOLUTION
 
 Measure = Callable[[GradientEdge, Tensor, Tensor, "list[Layer]"], None]
 """Called with the edge of the model's outputs, their values, the loss's gradient in them, and the layers called."""
