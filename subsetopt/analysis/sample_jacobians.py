@@ -20,7 +20,7 @@ from subsetopt.errors import ModelError
 from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.layers import Layer, find_layers, recording
-from subsetopt.objective.patches import CONVOLUTION, flat_weights, patches
+from subsetopt.objective.patches import CONVOLUTION, flat_weights, is_transposed, patches
 
 
 class SampleJacobians(Protocol):
@@ -80,7 +80,7 @@ class LayerJacobians:
                 last = slope.movedim(1, -1) if isinstance(layer.module, CONVOLUTION) else slope
                 g = last.reshape(self._n, -1, last.shape[-1])
                 if layer.weight is not None:
-                    own = flat_weights(layer.module, g.mT @ rows, self._flat.shapes[layer.weight])
+                    own = flat_weights(g.mT @ rows, self._flat.shapes[layer.weight], is_transposed(layer.module))
                     found[layer.weight] = found[layer.weight] + own
                 if layer.bias is not None:
                     found[layer.bias] = found[layer.bias] + g.sum(1)

@@ -18,6 +18,9 @@ from torch.overrides import TorchFunctionMode
 Record = Callable[[Tensor, Tensor, Tensor], None]
 """Called with a weight, and with input and output (n, tokens, width) of its projection."""
 
+Applied = Callable[[Tensor, Tensor, Tensor, Tensor | None], bool]
+"""Called with weight, inputs, outputs and bias of a call of F.linear; returns whether it keeps the outputs."""
+
 _FUNCTION = F.multi_head_attention_forward
 _SIGNATURE = inspect.signature(_FUNCTION)
 
@@ -25,11 +28,11 @@ _SIGNATURE = inspect.signature(_FUNCTION)
 class explicit_projections(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
     """Tell `record` of the projections of self-attention; attention between different inputs runs as it is.
 
-    `applied` is told of every other call of F.linear by its weight, inputs and outputs; where it takes one (returns
-    True), what follows gets a copy of the outputs, which an activation in place may change.
+    `applied` is told of every other call of F.linear by its weight, inputs, outputs and bias; where it takes one
+    (returns True), what follows gets a copy of the outputs, which an activation in place may change.
     """
 
-    def __init__(self, record: Record, applied: Callable[[Tensor, Tensor, Tensor], bool] | None = None) -> None:
+    def __init__(self, record: Record, applied: Applied | None = None) -> None:
         super().__init__()
         self._record, self._applied = record, applied
 
@@ -44,8 +47,8 @@ class explicit_projections(TorchFunctionMode):  # noqa: N801 - used as a context
                 return self._between(x, given)
         outputs = func(*args, **kwargs)
         if func is F.linear and self._applied is not None:
-            inputs, weight, _ = linear_arguments(*args, **kwargs)
-            return outputs.clone() if self._applied(weight, inputs, outputs) else outputs
+            inputs, weight, bias = linear_arguments(*args, **kwargs)
+            return outputs.clone() if self._applied(weight, inputs, outputs, bias) else outputs
         return outputs
 
     def _between(self, x: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:

@@ -144,7 +144,7 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
             if any(weight is layer.module._parameters.get(name) for name in names):
                 keep(layer, inputs, outputs)
 
-    def applied(weight: Tensor, inputs: Tensor, outputs: Tensor) -> bool:
+    def applied(weight: Tensor, inputs: Tensor, outputs: Tensor, bias: Tensor | None) -> bool:
         mine = [layer for layer in layers if isinstance(layer.module, Applied) and layer.module.weight is weight]
         for layer in mine:
             keep(layer, inputs, outputs)

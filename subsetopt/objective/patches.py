@@ -19,29 +19,34 @@ CONVOLUTION = nn.Conv1d | nn.Conv2d | nn.Conv3d | TRANSPOSED
 PATCH_BYTES = 64 * 2**20  # of unfolded convolution inputs at a time
 
 
-def as_matrix(module: nn.Module, weight: Tensor) -> Tensor:
+def is_transposed(module: nn.Module) -> bool:
+    """Whether the weight of a layer has its input channels first, (C, o, ...), and not (o, C, ...)."""
+    return isinstance(module, TRANSPOSED)
+
+
+def as_matrix(weight: Tensor, transposed: bool) -> Tensor:
     """Return a layer's weight as the matrix (o, d) that multiplies its rows."""
-    return (weight.transpose(0, 1) if isinstance(module, TRANSPOSED) else weight).flatten(1)
+    return (weight.transpose(0, 1) if transposed else weight).flatten(1)
 
 
-def as_weight(module: nn.Module, matrix: Tensor, shape: torch.Size) -> Tensor:
+def as_weight(matrix: Tensor, shape: torch.Size, transposed: bool) -> Tensor:
     """Return a matrix (o, d), see `as_matrix`, in the `shape` of the weight."""
-    if isinstance(module, TRANSPOSED):
+    if transposed:
         return matrix.reshape(shape[1], shape[0], *shape[2:]).transpose(0, 1)
     return matrix.reshape(shape)
 
 
-def flat_weights(module: nn.Module, matrices: Tensor, shape: torch.Size) -> Tensor:
+def flat_weights(matrices: Tensor, shape: torch.Size, transposed: bool) -> Tensor:
     """Return matrices (n, o, d), see `as_matrix`, as rows (n, numbers) in the order of a weight of this `shape`."""
-    if isinstance(module, TRANSPOSED):
+    if transposed:
         by_channel: Tensor = matrices.unflatten(2, (shape[0], -1))
         return by_channel.transpose(1, 2).flatten(1)
     return matrices.flatten(1)
 
 
-def matrix_shape(module: nn.Module, shape: torch.Size) -> tuple[int, int]:
+def matrix_shape(shape: torch.Size, transposed: bool) -> tuple[int, int]:
     """Return (o, d) of a weight of this shape."""
-    if isinstance(module, TRANSPOSED):
+    if transposed:
         return shape[1], shape[0] * shape[2:].numel()
     return shape[0], shape[1:].numel()
 

@@ -25,7 +25,7 @@ from subsetopt.objective.kfac.factor import Factor
 from subsetopt.objective.kfac.moments import Draw, MomentEstimator
 from subsetopt.objective.layers import Layer
 from subsetopt.objective.losses import Loss
-from subsetopt.objective.patches import as_matrix, as_weight
+from subsetopt.objective.patches import as_matrix, as_weight, is_transposed
 from subsetopt.objective.protocol import Meter
 from subsetopt.objective.sharding import SampleShare
 
@@ -216,12 +216,12 @@ class Kfac:
         source, into = self.flat.views(v), self.flat.views(result)
         for layer, a, g, values in self._blocks():
             assert layer.weight is not None, "a Kronecker layer has a trainable weight"
-            matrix = as_matrix(layer.module, source[layer.weight])
+            matrix = as_matrix(source[layer.weight], is_transposed(layer.module))
             if layer.bias is not None:
                 matrix = torch.cat([matrix, source[layer.bias][:, None]], 1)
             solved = spectral_product(a, g, values, matrix, function)
             weight = solved if layer.bias is None else solved[:, :-1]
-            into[layer.weight].copy_(as_weight(layer.module, weight, into[layer.weight].shape))
+            into[layer.weight].copy_(as_weight(weight, into[layer.weight].shape, is_transposed(layer.module)))
             if layer.bias is not None:
                 into[layer.bias].copy_(solved[:, -1])
         return result

@@ -19,7 +19,7 @@ from subsetopt.objective.kfac.second_moments import diagonal_moments, kronecker_
 from subsetopt.objective.layers import Layer, applied_layer, applied_layers, find_layers, recording, used_elsewhere
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.output_noise import output_noise
-from subsetopt.objective.patches import matrix_shape, sample_rows
+from subsetopt.objective.patches import is_transposed, matrix_shape, sample_rows
 from subsetopt.objective.sharding import SampleShare
 from subsetopt.objective.weighting import WeightedTargets
 
@@ -159,7 +159,7 @@ class MomentEstimator:
     def _zeros(self, layer: Layer) -> tuple[Tensor, Tensor]:
         assert layer.weight is not None, "a Kronecker layer has a trainable weight"
         zeros = self._flat.initial().new_zeros
-        rows, columns = matrix_shape(layer.module, self._flat.shapes[layer.weight])
+        rows, columns = matrix_shape(self._flat.shapes[layer.weight], is_transposed(layer.module))
         columns += layer.bias is not None
         return zeros(columns, columns), zeros(rows, rows)
 
