@@ -23,6 +23,7 @@ from subsetopt.objective.lean.attention import lean_attention, lean_multi_head_a
 from subsetopt.objective.lean.batch_norm import BatchNorm
 from subsetopt.objective.lean.convolution import Convolution, Geometry
 from subsetopt.objective.lean.linear import lean_linear
+from subsetopt.objective.lean.lstm import lean_lstm
 from subsetopt.objective.lean.normalisation import lean_group_norm, lean_instance_norm, lean_layer_norm
 from subsetopt.objective.lean.pooling import lean_average_pool
 from subsetopt.objective.lean.softmax import lean_softmax
@@ -118,6 +119,8 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
             return rule(*args, **kwargs, in_cotangent_only=self._in_cotangent_only)
         if func is F.multi_head_attention_forward:
             return lean_multi_head_attention(args, kwargs, self._in_cotangent_only)
+        if func is torch.lstm:
+            return lean_lstm(args, kwargs, self._in_cotangent_only)
         if func in _SOFTMAX:
             return lean_softmax(args, kwargs, self._in_cotangent_only)
         return lean_activation(func, args, kwargs, self._in_cotangent_only)
