@@ -7,6 +7,7 @@ before or after is done for all steps at once, matrix products among it. Changes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,21 +93,19 @@ class Gradients:
 
 def evaluate(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> Values:
     """Return the values for x (T, n, I) from the first states h and c (n, H)."""
-    steps, samples, _ = x.shape
-    width = h.shape[-1]
+    steps, samples, width = len(x), *h.shape
+    states = _states(x, h, c, weights)
+    hs = torch.cat([h[None], states])
     gates = _times(x, weights.input, weights.bias)
-    hs, cs = x.new_empty(steps + 1, samples, width), x.new_empty(steps + 1, samples, width)
-    hs[0], cs[0] = h, c
-    transposed = weights.hidden.t()
-    for t, a in enumerate(gates.unbind(0)):
-        a.addmm_(hs[t], transposed)
-        a[:, : 2 * width].sigmoid_()
-        a[:, 2 * width : 3 * width].tanh_()
-        a[:, 3 * width :].sigmoid_()
-        i, f, g, o = a.split(width, 1)
-        torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
-        torch.mul(o, cs[t + 1].tanh(), out=hs[t + 1])
+    gates.view(-1, 4 * width).addmm_(hs[:-1].view(-1, width), weights.hidden.t())
+    gates[..., : 2 * width].sigmoid_()
+    gates[..., 2 * width : 3 * width].tanh_()
+    gates[..., 3 * width :].sigmoid_()
     i, f, g, o = gates.split(width, 2)
+    keep = f.contiguous()
+    cs = torch.cat([c[None], i * g])
+    for before, after, kept in zip(cs[:-1].unbind(0), cs[1:].unbind(0), keep.unbind(0), strict=True):
+        after.addcmul_(kept, before)
     tanh_c = cs[1:].tanh()
     slopes = torch.empty_like(gates)
     of_i, of_f, of_g, of_o = slopes.split(width, 2)
@@ -114,7 +113,19 @@ def evaluate(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> Values:
     torch.mul(_of_logistic(f), cs[:-1], out=of_f)
     torch.mul(_of_tanh(g), i, out=of_g)
     torch.mul(_of_logistic(o), tanh_c, out=of_o)
-    return Values(x, hs, cs, gates, slopes, f.contiguous(), _of_tanh(tanh_c).mul_(o))
+    return Values(x, hs, cs, gates, slopes, keep, _of_tanh(tanh_c).mul_(o))
+
+
+def _states(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> Tensor:
+    """Return h_0 to h_T, by torch's own kernel, which is the fastest way through time; the gates follow from them."""
+    with torch.no_grad():
+        flat = [part.detach() for part in (weights.input, weights.hidden)]
+        if weights.bias is not None:
+            flat += [weights.bias.detach(), torch.zeros_like(weights.bias)]
+        states: Tensor = torch.lstm(
+            x.detach(), (h[None].detach(), c[None].detach()), flat, len(flat) == 4, 1, 0.0, False, False, False
+        )[0]
+        return states
 
 
 def propagate(to_h: Tensor, to_c: Tensor | None, values: Values, weights: Weights) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,19 +137,27 @@ def propagate(to_h: Tensor, to_c: Tensor | None, values: Values, weights: Weight
     errors = torch.empty_like(values.slopes)
     in_h, in_c = to_h.new_empty(steps + 1, samples, width), to_h.new_empty(steps + 1, samples, width)
     later_c = torch.zeros_like(to_h[0]) if to_c is None else to_c
-    slopes, keep, opened = values.slopes.unbind(0), values.keep.unbind(0), values.open.unbind(0)
+    given, keep, opened = to_h.unbind(0), values.keep.unbind(0), values.open.unbind(0)
+    rows, hs, cs = errors.unbind(0), in_h.unbind(0), in_c.unbind(0)
+    (three, one), (slopes_of_c, slopes_of_h) = _of_c_and_h(errors), _of_c_and_h(values.slopes)
     for t in range(steps - 1, -1, -1):
         if t == steps - 1:
-            in_h[t + 1] = to_h[t]
+            hs[t + 1].copy_(given[t])
         else:
-            torch.addmm(to_h[t], errors[t + 1], weights.hidden, out=in_h[t + 1])
-        dh, dc = in_h[t + 1], in_c[t + 1]
-        torch.addcmul(later_c, dh, opened[t], out=dc)
-        _spread(slopes[t], dc, dh, errors[t])
-        later_c = dc * keep[t]
-    torch.mm(errors[0], weights.hidden, out=in_h[0])
-    in_c[0] = later_c
+            torch.addmm(given[t], rows[t + 1], weights.hidden, out=hs[t + 1])
+        torch.addcmul(later_c, hs[t + 1], opened[t], out=cs[t + 1])
+        torch.mul(slopes_of_c[t], cs[t + 1][:, None], out=three[t])
+        torch.mul(slopes_of_h[t], hs[t + 1], out=one[t])
+        later_c = torch.mul(cs[t + 1], keep[t])
+    torch.mm(rows[0], weights.hidden, out=hs[0])
+    cs[0].copy_(later_c)
     return errors, in_h, in_c
+
+
+def _of_c_and_h(gates: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Return the gates (T, n, 4H) of each step that act on c, (n, 3, H), and the one that acts on h, (n, H)."""
+    apart = gates.unflatten(2, (4, -1))
+    return apart[:, :, :3].unbind(0), apart[:, :, 3].unbind(0)
 
 
 def bend(errors: Tensor, in_h: Tensor, in_c: Tensor, values: Values) -> Errors:
@@ -172,15 +191,17 @@ def change(direction: Direction, values: Values, weights: Weights) -> Changes:
     for first, given in ((h, direction.h), (c, direction.c)):
         if given is not None:
             first[0] = given
-    transposed = weights.hidden.t()
-    hs, cs, slopes = h.unbind(0), c.unbind(0), values.slopes.unbind(0)
+    transposed, hs, cs, slopes = weights.hidden.t(), h.unbind(0), c.unbind(0), values.slopes.unbind(0)
     keep, opened = values.keep.unbind(0), values.open.unbind(0)
+    scaled = torch.empty_like(slopes[0])
+    parts = scaled.view(samples, 4, width)
+    of_c, of_h = parts[:, :3], parts[:, 3]
     for t, of_a in enumerate(a.unbind(0)):
         if t or direction.h is not None:
             of_a.addmm_(hs[t], transposed)
-        parts = (of_a * slopes[t]).view(samples, 4, width)
-        torch.sum(parts[:, :3], 1, out=cs[t + 1]).addcmul_(keep[t], cs[t])
-        torch.addcmul(parts[:, 3], opened[t], cs[t + 1], out=hs[t + 1])
+        torch.mul(of_a, slopes[t], out=scaled)
+        torch.sum(of_c, 1, out=cs[t + 1]).addcmul_(keep[t], cs[t])
+        torch.addcmul(of_h, opened[t], cs[t + 1], out=hs[t + 1])
     return Changes(a, h, c)
 
 
@@ -211,14 +232,13 @@ def propagate_change(
         earlier = back[0]
         given = torch.cat([given[:-1] + back[1:], given[-1:]])
     later_c = torch.zeros_like(values.open[0]) if to_c is None else to_c
-    slopes, keep, opened = values.slopes.unbind(0), values.keep.unbind(0), values.open.unbind(0)
+    keep, opened, rows, given_each = values.keep.unbind(0), values.open.unbind(0), of_a.unbind(0), given.unbind(0)
+    (three, one), (slopes_of_c, slopes_of_h), in_c = _of_c_and_h(of_a), _of_c_and_h(values.slopes), of_c.unbind(0)
     for t in range(steps - 1, -1, -1):
-        dh = given[t] if t == steps - 1 else torch.addmm(given[t], of_a[t + 1], weights.hidden)
-        dc = of_c[t].add_(later_c).addcmul_(opened[t], dh)
-        gates = of_a[t].view(samples, 4, width)
-        slope = slopes[t].view(samples, 4, width)
-        gates[:, :3].addcmul_(slope[:, :3], dc[:, None])
-        gates[:, 3].addcmul_(slope[:, 3], dh)
+        dh = given_each[t] if t == steps - 1 else torch.addmm(given_each[t], rows[t + 1], weights.hidden)
+        dc = in_c[t].add_(later_c).addcmul_(opened[t], dh)
+        three[t].addcmul_(slopes_of_c[t], dc[:, None])
+        one[t].addcmul_(slopes_of_h[t], dh)
         later_c = torch.addcmul(of_earlier_c[t], keep[t], dc)
     return of_a, torch.addmm(earlier, of_a[0], weights.hidden), later_c
 
@@ -253,14 +273,6 @@ def _times(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     result = rows @ matrix.t() if bias is None else torch.addmm(bias, rows, matrix.t())
     return result.view(*x.shape[:-1], -1)
-
-
-def _spread(slopes: Tensor, dc: Tensor, dh: Tensor, out: Tensor) -> None:
-    """Write the errors in a (n, 4H) that follow from those in c and h."""
-    samples, width = dh.shape
-    gates, slope = out.view(samples, 4, width), slopes.view(samples, 4, width)
-    torch.mul(slope[:, :3], dc[:, None], out=gates[:, :3])
-    torch.mul(slope[:, 3], dh, out=gates[:, 3])
 
 
 def _of_logistic(s: Tensor) -> Tensor:
