@@ -30,7 +30,7 @@ Outputs = tuple[Tensor, Tensor, Tensor]
 
 
 def lean_lstm(args: Sequence[Any], kwargs: Mapping[str, Any], in_cotangent_only: bool) -> Outputs | None:
-    """Return `torch.lstm` of the same arguments, recorded leanly; None for packed sequences, projections and dropout."""
+    """Return `torch.lstm` of the same arguments, recorded leanly; None for packed data, projections and dropout."""
     if kwargs or len(args) != 9 or not isinstance(args[2], Sequence):
         return None
     input, hx, flat, biased, layers, dropout, training, both, batch_first = args

@@ -93,7 +93,7 @@ class Gradients:
 
 def evaluate(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> Values:
     """Return the values for x (T, n, I) from the first states h and c (n, H)."""
-    steps, samples, width = len(x), *h.shape
+    width = h.shape[-1]
     states = _states(x, h, c, weights)
     hs = torch.cat([h[None], states])
     gates = _times(x, weights.input, weights.bias)
@@ -215,7 +215,7 @@ def propagate_change(
     weights: Weights,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return how errors in a, and in the first states, change: `to_h` and `to_c` are the changes of what comes in."""
-    steps, samples, width = values.open.shape
+    steps, _, width = values.open.shape
     a_i, a_f, a_g, a_o = changes.a.split(width, 2)
     of_a = changes.a * errors.own
     of_i, of_f, of_g, of_o = of_a.split(width, 2)
