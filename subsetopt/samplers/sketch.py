@@ -112,6 +112,25 @@ def sketch_query(table: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     return sums[:, 0], sums[:, 1]
 
 
+def collision_kernel(kind: Literal["srp", "p-stable"], rows: Tensor, hashes: int, width: float) -> Tensor:
+    """Return k(x_i, x_j) `(n, n)` of standardised `rows` `(n, D)`, the probability that they share a bucket of a table.
+
+    What the sketch converges to as R grows. Takes 2 n^2 D operations and 4 n^2 bytes.
+    """
+    unit = torch.nn.functional.normalize(rows, dim=1) if kind == "srp" else rows
+    squares = rows.square().sum(1)
+    kernel = torch.empty(len(rows), len(rows), device=rows.device)
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        products = unit[part] @ unit.T
+        if kind == "srp":
+            kernel[part] = (1 - products.clamp_(-1, 1).arccos_() / math.pi).pow_(hashes)
+        else:
+            distance = (squares[part, None] + squares - 2 * products).clamp_min_(0).sqrt_()
+            kernel[part] = pstable_collision(distance, width, hashes)
+    return kernel
+
+
 def pstable_collision(distance: Tensor, width: float, hashes: int) -> Tensor:
     """Return the exact kernel of Gaussian p-stable hashing at L2 `distance` (Datar et al. 2004), to the power `hashes`.
 
