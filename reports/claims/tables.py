@@ -160,6 +160,17 @@ def heading(text: str) -> tuple[str, str]:
     return title, f"**{verdict[1]}**{verdict[2]}"
 
 
+def time_table(*names: str) -> str:
+    """What the studies of a page took: training time of all cells, tuning included, on the machine that ran them."""
+    finished = [study for study in map(read_study, names) if study.about.get("finished")]
+    if not finished:
+        return "No study is finished.\n"
+    parts = [f"`{s.name}` {s.about['seconds'] / 60:.1f} min ({s.about['cells']} runs)" for s in finished]
+    return (
+        f"Time it took, all runs with their tuning, added up: {', '.join(parts)}; two shared cores under other load.\n"
+    )
+
+
 def figure(name: str, *words: str) -> str:
     """Show a figure where its studies are finished."""
     return f"![{' '.join(words)}]({name})\n" if (PAGES / name).is_file() else ""
@@ -172,6 +183,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "budgets": budgets_table,
     "coverage": coverage_table,
     "effective": effective_table,
+    "time": time_table,
     "figure": figure,
     "held": held_table,
     "occupancy": occupancy_table,
