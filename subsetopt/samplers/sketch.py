@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from subsetopt.data.given.memory import free_bytes
+from subsetopt.errors import SettingError
 from subsetopt.samplers.credit import add_at
 
 _PRIME = 2_147_483_647
@@ -129,6 +131,14 @@ def collision_kernel(kind: Literal["srp", "p-stable"], rows: Tensor, hashes: int
             distance = (squares[part, None] + squares - 2 * products).clamp_min_(0).sqrt_()
             kernel[part] = pstable_collision(distance, width, hashes)
     return kernel
+
+
+def require_memory_for_pairs(n: int, device: torch.device) -> None:
+    """Raise `SettingError` where the host has no memory for `collision_kernel` of `n` rows."""
+    needed, free = 4 * n**2, free_bytes()
+    if device.type == "cpu" and needed > free:
+        problem = f"keeps {needed / 2**30:.3g} GiB for the pairs of {n} samples, {free / 2**30:.3g} are free"
+        raise SettingError("estimator", "exact", problem, "use 'sketch', or fewer samples")
 
 
 def pstable_collision(distance: Tensor, width: float, hashes: int) -> Tensor:

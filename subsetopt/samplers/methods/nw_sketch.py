@@ -63,6 +63,7 @@ from subsetopt.samplers.sketch import (
     draw_hash,
     hash_rows,
     new_table,
+    require_memory_for_pairs,
     row_statistics,
     sketch_query,
     sketch_update,
@@ -96,7 +97,9 @@ class NWSketchSettings(CheckedSettings):
         if self.mixing == 0 and self.correction != "none":
             raise SettingError("mixing", self.mixing, "lets weights 1/(N P) grow without bound", "give e.g. 0.1")
         if self.estimator == "exact" and self.codes == "features":
-            raise SettingError("estimator", "exact", "compares inputs, not features", "set codes = 'inputs'")
+            raise SettingError(
+                "estimator", "exact", "compares inputs, not features", "use 'sketch', or codes = 'inputs'"
+            )
 
 
 @register("nw-sketch", "importance from a hash sketch of losses (Nadaraya-Watson), no model call per draw")
@@ -121,6 +124,8 @@ class NWSketch(QueueSampler):
         scored: Quantity = "losses" if s.score == "loss" else "probabilities"
         self.needs = frozenset((scored, "features") if s.codes == "features" else (scored,))
         self.exact = s.estimator == "exact"  # every row is a bucket of its own, and all are read through the kernel
+        if self.exact:
+            require_memory_for_pairs(n_samples, device)
         buckets = n_samples if self.exact else 2**s.hashes if s.hash == "srp" else _PSTABLE_BUCKETS
         repetitions = 1 if self.exact else s.repetitions
         self.table = new_table(repetitions, buckets, device)

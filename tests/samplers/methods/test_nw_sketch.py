@@ -163,5 +163,10 @@ def test_exact_regression_charges_its_pairs_and_its_questions():
 
 
 def test_exact_regression_compares_inputs_only():
-    with pytest.raises(SettingError, match="estimator = 'exact': compares inputs"):
+    with pytest.raises(SettingError, match=r"estimator = 'exact': compares inputs.*use 'sketch'"):
         make_sampler("nw-sketch", N, 10, estimator="exact", codes="features")
+
+
+def test_pairs_that_do_not_fit_into_memory_are_refused_before_any_work():
+    with pytest.raises(SettingError, match=r"estimator = 'exact': keeps .* GiB for the pairs of 10000000 samples"):
+        make_sampler("nw-sketch", 10_000_000, 10, estimator="exact")
