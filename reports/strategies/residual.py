@@ -23,7 +23,7 @@ from subsetopt.training.settings.run import make_config
 from subsetopt.training.splits import SplitName
 
 LEVELS = (1.5, 1.2, 1.1, 1.05)
-LOOK = 2
+LOOK = 4
 PROBLEMS: dict[str, dict[str, Any]] = {
     "digits": {"dataset": "digits", "model": "mlp", "validation_fraction": 0.1, "max_epochs": 400},
     "mlp": {"dataset": "mnist", "model": "mlp", "validation_fraction": 0.8, "max_epochs": 400},

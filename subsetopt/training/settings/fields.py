@@ -246,11 +246,11 @@ class RunFields(StoppingSettings, ProblemSettings):
         description="residual: in rounds on samples drawn and weighted by their residuals, then on all",
         json_schema_extra=declared("Strategy", "method", "drawn", key="draw"),
     )
-    draw_share: float = Field(
-        0.25,
+    draw_share: float | None = Field(
+        None,
         gt=0,
         le=1,
-        description="share of the training data in the first draws; more where these are not to be trusted",
+        description="share of the training data in the first draws [default: 0.25, of few data 500 samples or half]",
         examples=[0.25],
         json_schema_extra=declared("Strategy", "method", "drawn"),
     )
@@ -262,11 +262,11 @@ class RunFields(StoppingSettings, ProblemSettings):
         json_schema_extra=declared("Strategy", "method", "drawn"),
     )
     draw_uniform: float = Field(
-        0.1,
+        0.05,
         gt=0,
         le=1,
         description="part of each sample's chance to be drawn that does not depend on its residual",
-        examples=[0.1],
+        examples=[0.05],
         json_schema_extra=declared("Strategy", "method", "drawn"),
     )
     draw_start: float = Field(

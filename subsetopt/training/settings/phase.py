@@ -209,9 +209,11 @@ class PhaseConfig(StoppingSettings):
     draw: Literal["uniform", "residual"] = Field(
         "uniform", description="residual: solve in rounds on samples drawn by their residuals, then on all"
     )
-    draw_share: float = Field(0.25, gt=0, le=1, description="share of the samples drawn in the first round")
+    draw_share: float | None = Field(
+        None, gt=0, le=1, description="share of the samples drawn in the first round [default: 0.25, or 500 samples]"
+    )
     draw_evaluations: int = Field(12, ge=1, description="evaluations in a round")
-    draw_uniform: float = Field(0.1, gt=0, le=1, description="part of each chance to be drawn that all samples share")
+    draw_uniform: float = Field(0.05, gt=0, le=1, description="part of each chance to be drawn that all samples share")
     carry: bool = Field(False, description="start with the curvature that the phase before has learnt")
     cumulative: bool = Field(False, description="epochs and seconds count from the start of the run")
     settings: dict[str, Any] = Field(

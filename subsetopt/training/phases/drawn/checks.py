@@ -13,7 +13,7 @@ from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.training_data import TrainingData
 
-FACTOR_SHARE, FEWEST_FACTORS = 0.03, 100  # of all samples, and at least: those that K-FAC is estimated on
+FACTOR_SHARE, FEWEST_FACTORS = 0.1, 100  # of all samples, and at least: those that K-FAC is estimated on
 PROBED = 4
 
 

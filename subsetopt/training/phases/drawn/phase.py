@@ -48,6 +48,7 @@ from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData
 
 LIMITS = (StopReason.MAX_ITERATIONS, StopReason.MAX_EVALUATIONS)
+SHARE, ENOUGH = 0.25, 500  # of the samples in the first draws by default; of few of them so many samples, or half
 FEWEST = 8  # samples of a draw
 SLACK = 1e-9
 SCORES = "round.scores"  # which stay on the CPU, where rows are drawn
@@ -60,7 +61,8 @@ class DrawnPhase:
         check_drawn(config, data, run)
         self.config = config
         self._data, self._budget, self._run, self._model = data, budget, run, run.model
-        self._solve = solve_settings(config, run, self.samples, self._size(config.draw_share))
+        self._share = config.draw_share or min(0.5, max(SHARE, ENOUGH / data.full_size))
+        self._solve = solve_settings(config, run, self.samples, self._size(self._share))
         self._solver: Any = solver_of(self._solve)
         check_ranks(self._solver, run)
         self._gtol: float | None = getattr(self._solver, "gtol", None)
@@ -90,7 +92,7 @@ class DrawnPhase:
     @property
     def least_cost(self) -> float:
         """All samples at the start and at the end, and those drawn at the ends of a first step."""
-        return self._budget.ledger.price("gradient", 2 * self.samples + 2 * self._size(self.config.draw_share))
+        return self._budget.ledger.price("gradient", 2 * self.samples + 2 * self._size(self._share))
 
     @property
     def fixed_length(self) -> str | None:
@@ -106,7 +108,7 @@ class DrawnPhase:
             value, gradient, scores = gradient_and_residuals(self._full, w)
             at_start = self._solver.init(known(self._full, value, gradient), w)
             self._measure_in(self._run.scale.at_start(self._model, self._data, SplitName.TRAIN, w, at_start))
-            origin = RoundState(None, w, at_start.loss, gradient, scores, scores[:0], 0.0, self.config.draw_share)
+            origin = RoundState(None, w, at_start.loss, gradient, scores, scores[:0], 0.0, self._share)
             return self._begun(origin)
 
     def step(self, state: RoundState) -> RoundState:

@@ -8,9 +8,9 @@ is taken back. The solver's curvature, around one K-FAC matrix, goes from round 
 Without `--warmup` it starts with SGD.
 
 ## Settings
-- `--draw-share` (0.25): share of the data in the first draws.
+- `--draw-share` (0.25, of few data 500 samples or half of them): share of the data in the first draws.
 - `--draw-evaluations` (12): evaluations of a round.
-- `--draw-uniform` (0.1): part of each chance that all samples share alike; 1 draws uniformly.
+- `--draw-uniform` (0.05): part of each chance that all samples share alike; 1 draws uniformly.
 - `--draw-start` (2): epoch-equivalents of SGD before the first draw.
 
 ## True cost
