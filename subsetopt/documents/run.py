@@ -104,6 +104,7 @@ class LossOf(StrEnum):
 
     OBJECTIVE = "objective"
     ONE_SUBSET = "one subset after the other"
+    DRAWN = "objective, estimated on the samples drawn"
     MINI_BATCHES = "mini-batches, with L2"
     MINI_BATCHES_WITHOUT_DECAY = "mini-batches, without weight decay"
     FRESH_BATCH = "fresh batch before its step"

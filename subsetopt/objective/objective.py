@@ -51,6 +51,7 @@ class Objective:
     that, for all objectives that share it.
     `compile` and `cuda_graphs` (see `acceleration.py`) make evaluations faster on some machines, up to rounding.
     With `track_noise`, `gradient_noise` holds tr(Cov g_i)/K after each gradient (see `noise.py`; at least 8 chunks).
+    `sample_factor` `(n,)` are the c_i of f = (1/K) sum_i c_i loss_i as they are, in place of those that weights make.
     Several `ranks` share the samples, and add up in one collective per evaluation or product; each is given all data
     and keeps its part. Every rank returns, and charges for, the whole. `edges` are the chunks of this rank's part.
 
@@ -82,6 +83,7 @@ class Objective:
         ranks: Ranks | None = None,
         memory_limits: MemoryLimits | None = None,
         sample_weight: Any = None,
+        sample_factor: Tensor | None = None,
     ) -> None:
         l2 = finite_number("l2", l2, "1e-4")
         kind = make_loss(loss)
@@ -123,6 +125,7 @@ class Objective:
             linearisation_memory=linearisation_memory,
             limits=memory_limits or MemoryLimits(),
             weights=checked_weights(sample_weight, len(given)),
+            factors=sample_factor,
         )
         self.loss = self.samples.loss
         self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None

@@ -148,11 +148,13 @@ def check_phase(config: PhaseConfig, data: TrainingData, run: RunContext, sample
 def check_affordable(config: PhaseConfig, ledger: Ledger, run: RunConfig, sampler: str, rows: int) -> None:
     """Raise `SettingError` where preparing the sampler, for the price of `rows` gradients, leaves nothing to train."""
     cost = ledger.price("gradient", rows)
+    exact = config.sampler_settings.get("estimator") == "exact"
+    what, cheaper = ("comparing", "estimator=sketch") if exact else ("hashing", "repetitions=8")
     if config.epochs is not None and cost >= min(config.epochs, ledger.budget):
         raise SettingError(
             setting_name(run, config, "sampler"),
             sampler,
-            f"preparing it (hashing all inputs) costs {cost:.2g} epoch-equivalents of a model as small as this",
+            f"preparing it ({what} all inputs) costs {cost:.2g} epoch-equivalents of a model as small as this",
             f"allow it more by {setting(setting_name(run, config, 'epochs'))}, or give it cheaper "
-            "settings, for example repetitions=8",
+            f"settings, for example {cheaper}",
         )
