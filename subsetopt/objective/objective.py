@@ -16,7 +16,7 @@ from subsetopt.data import as_batches, as_samples
 from subsetopt.data.weights import checked_weights
 from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError
-from subsetopt.inputs import Given, Inputs, LazyRows, Parts, Stored, as_inputs
+from subsetopt.inputs import Given, Inputs, Stored, as_inputs
 from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.binding import CallsModel
@@ -340,10 +340,7 @@ class Objective:
 def _samples(inputs: object, targets: Tensor | None, loss: Loss) -> tuple[Stored, Tensor | None]:
     """Return inputs and targets, read from a data set or loader where no targets are given beside it."""
     if targets is None and isinstance(loss, CallsModel):
-        tensors = isinstance(inputs, Tensor | Parts | LazyRows | Mapping) or (
-            isinstance(inputs, tuple | list) and all(isinstance(part, Tensor) for part in inputs)
-        )
-        return as_inputs(inputs) if tensors else as_batches(inputs), None
+        return as_batches(inputs), None
     if targets is None and not isinstance(inputs, Tensor):
         return as_samples(inputs)
     if not isinstance(targets, Tensor):
