@@ -11,7 +11,7 @@ Without `--warmup` it starts with SGD on batches of N/80 samples, 8 to 64.
 - `--draw-share` (0.25, of few data 500 samples or half of them): share of the data in the first draws.
 - `--draw-evaluations` (12): evaluations of a round.
 - `--draw-uniform` (0.05): part of each chance that all samples share alike; 1 draws uniformly.
-- `--draw-start` (2): epoch-equivalents of SGD before the first draw.
+- `--draw-start` (2.0): epoch-equivalents of SGD before the first draw.
 
 ## True cost
 Of a round one epoch-equivalent, and `draw-share` for each evaluation; start, K-FAC and the solver's arithmetic.
