@@ -51,6 +51,7 @@ def differences(path: Path, panels: Sequence[tuple[str, str | None, Sequence[str
         _differences(axes, study, str(baseline), methods or study.methods)
         _dress(axes, f"minus {baseline}, points", "")
         axes.set_title(title, fontsize=9, color=INK)
+        axes.xaxis.label.set_size(7)
     figure.savefig(path)
 
 
