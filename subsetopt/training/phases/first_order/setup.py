@@ -15,6 +15,7 @@ from subsetopt.seeding import derive_seed
 from subsetopt.training.budget import Budget
 from subsetopt.training.context import RunContext
 from subsetopt.training.ledger import Ledger
+from subsetopt.training.model_loss_data import CHECKED, gives_mean
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.phase import PhaseConfig
@@ -125,6 +126,15 @@ def check_phase(config: PhaseConfig, data: TrainingData, run: RunContext, sample
     if (sampler.needs_scan or "features" in sampler.needs) and not has_last_layer(run.model.flat):
         raise SettingError(
             named("sampler"), sampler.name, "needs a model that ends in a linear layer", "use another sampler or model"
+        )
+    few = data.dataset.train.inputs[:CHECKED]
+    flat = run.model.flat
+    if "losses" in sampler.needs and flat.is_called_by_loss and gives_mean(flat, few, data.preprocess):
+        raise SettingError(
+            named("sampler"),
+            sampler.name,
+            "chooses by losses of samples",
+            "have loss(model, batch) return one for each",
         )
     if (sampler.needs_scan or "probabilities" in sampler.needs) and data.dataset.task != "classification":
         raise SettingError(
