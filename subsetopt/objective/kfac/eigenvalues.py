@@ -77,6 +77,17 @@ class Eigenvalues:
         repeated = (self.left.repeat(out_a), self.right.repeat(out_g), self.rest.expand(out_g * out_a))
         return torch.cat([self.both.flatten(), *repeated])
 
+    def counted(self, o: int, d: int) -> tuple[Tensor, Tensor]:
+        """Return the different ones of the o d eigenvalues, and how often each occurs.
+
+        Most of them belong to what wide factors leave out, and have one value for many.
+        """
+        out_g, out_a = o - len(self.left), d - len(self.right)
+        groups = ((self.both.flatten(), 1), (self.left, out_a), (self.right, out_g), (self.rest[None], out_g * out_a))
+        kept = [(values, count) for values, count in groups if count]
+        counts = [torch.full_like(values, count, dtype=torch.long) for values, count in kept]
+        return torch.cat([values for values, _ in kept]), torch.cat(counts)
+
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Return its tensors under names that begin with `prefix`."""
         return {prefix + name: getattr(self, name) for name in TENSORS}
@@ -92,7 +103,7 @@ def spectral_product(
 ) -> Tensor:
     """Return the product of `function` of a layer's block with a `matrix` (o, d), the widths of g and a."""
     left, right = g.basis, a.basis
-    note_flops(_product_flops(a, g))
+    note_flops(product_flops(a, g))
     both = function(values.both)
     rotated = left.T @ matrix @ right
     if not (a.is_wide or g.is_wide):
@@ -103,7 +114,7 @@ def spectral_product(
     return inner + ((ag - rest) * (matrix @ right)) @ right.T + rest * matrix
 
 
-def _product_flops(a: Factor, g: Factor) -> int:
+def product_flops(a: Factor, g: Factor) -> int:
     """Return the operations of `spectral_product`, for widths o and d of which r and q vectors are kept."""
     (o, r), (d, q) = g.basis.shape, a.basis.shape
     rotation = r * o * d + r * d * q
