@@ -13,6 +13,7 @@ from torch import Tensor
 from subsetopt.errors import UserError
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.checks.affordable import no_better
 from subsetopt.training.checks.identity import check_identity, check_outputs
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.observers import Observed, stop_asked
@@ -139,6 +140,8 @@ class Loop:
         if isinstance(self._progress, Observed):
             self._progress.phase_done(summary)
         self._log(f"{phase.title}: {reason} after {record['iteration']} iterations, loss {record['loss']}")
+        for text in no_better([summary]):
+            self._log(text)
         if self._save_at_once or self._ranks.size > 1 or self._save_due():
             self.save(position)
 

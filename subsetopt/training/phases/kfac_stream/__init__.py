@@ -21,8 +21,8 @@ What `--solver-epochs` gives it, 3 epoch-equivalents by default. Factors are inc
 each step, two where noise is measured (for 5 % of the cost): for small models these are most of it.
 
 ## Source
-George et al. 2018, arXiv 1806.03884 (EKFAC); Martens and Grosse 2015, arXiv 1503.05671 (K-FAC); McCandlish et al. 2018, arXiv
-1812.06162 (critical size). The rules are ours: `reports/strategies/kfac-stream.md`.
+George et al. 2018, arXiv 1806.03884 (EKFAC); Martens and Grosse 2015, arXiv 1503.05671 (K-FAC); McCandlish et al.
+2018, arXiv 1812.06162 (critical size). The rules are ours: `reports/strategies/kfac-stream.md`.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, st
 from subsetopt.training.phases.kfac_stream.settings import SMALLEST, stream_settings
 from subsetopt.training.phases.kfac_stream.state import BEFORE_NOISE, StreamState
 from subsetopt.training.phases.kfac_stream.stepping import Inertia, Stepping
+from subsetopt.training.phases.loss_trend import upgraded_trend
 from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.random_streams import new_states
 from subsetopt.training.settings.names import setting_name
@@ -63,7 +64,7 @@ class StreamPhase:
         self._kfac = Kfac(run.model.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
         self._stepping = self._rules(constant=False)
         self._known: tuple[int, KfacSpectrum] | None = None
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, float] = {}
         if self._kfac.note:
             run.warnings.append(self._kfac.note)
 
@@ -144,6 +145,7 @@ class StreamPhase:
         self._subsets.refresh_batch_norm(state.w, state.statistics, "calibration")
         calls = state.iterations + state.estimates
         self._counts = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
+        self._counts |= state.trend.details()
         return PhaseOutcome(state.w, None, None)
 
     def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -157,6 +159,7 @@ class StreamPhase:
         ledger, clock = self._budget.ledger, self._budget.clock
         if "carried" not in numbers:
             numbers, self._stepping = {**BEFORE_NOISE, **numbers}, self._rules(constant=True)
+        numbers = upgraded_trend(numbers)
         return join(StreamState, moved, numbers, kfac=self._kfac, ledger=ledger, clock=clock)
 
     def _estimate_due(self, state: StreamState) -> bool:
@@ -200,6 +203,7 @@ class StreamPhase:
         read = host_read(torch.stack([figure.double() for figure in figures]))
         state.loss, error, curvature, last_change, product, whole = read
         state.iterations += 1
+        state.trend.take(state.loss)
         change.learn(last_change)
         if not (state.guard.admits(state.loss, error) and math.isfinite(curvature)):
             self._return(state)

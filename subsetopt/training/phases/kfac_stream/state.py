@@ -15,6 +15,7 @@ from subsetopt.training.phases.kfac_stream.fresh_subsets import StreamCursor
 from subsetopt.training.phases.kfac_stream.noise import GradientNoise
 from subsetopt.training.phases.kfac_stream.output_change import OutputChange
 from subsetopt.training.phases.kfac_stream.settings import Guard
+from subsetopt.training.phases.loss_trend import LossTrend
 
 
 @dataclass
@@ -46,6 +47,7 @@ class StreamState:
     estimate_cost: float = 0.0
     returns: int = 0
     loss: float = math.nan
+    trend: LossTrend = field(default_factory=LossTrend)
     caution: float = 1.0
     stale: bool = True
     stopped: StopReason | None = None
