@@ -110,9 +110,10 @@ class Kfac:
             meter.charge("gradient", extra, "product")
         self.updates, self._factors = self.updates + 1, pairs
         self._missed.update(new.missed)
-        self._diagonal = torch.lerp(self._diagonal, new.diagonal, weight)
-        for factor, moment in zip(factors, drawn, strict=True):
-            factor.take_in(moment, weight)
+        self._diagonal.lerp_(new.diagonal, weight)
+        new.factors.clear()  # each moment is freed when it has been taken in
+        for factor in factors:
+            factor.take_in(drawn.pop(0), weight)
         for index in due:
             factors[index].refresh(generator)
         found = self._moments.eigenvalues(new, pairs, share)

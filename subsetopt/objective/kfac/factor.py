@@ -20,7 +20,7 @@ from subsetopt.seeding import make_generator
 
 RANK = 64  # eigenvectors of a factor at least `WIDE` times as wide
 WIDE = 3
-FEWEST, FULL_RANK = 16, 1024  # eigenvectors of the widest; up to this width there are `RANK`
+FEWEST, FULL_RANK = 16, 256  # eigenvectors of the widest; up to this width there are `RANK`
 SKETCH = 16  # random directions in which the change of a wide moment is seen
 TENSORS = ("moment", "decomposed", "basis")
 
@@ -94,18 +94,18 @@ class Factor:
 
     def take_in(self, moment: Tensor, weight: float) -> None:
         """Move the moment by a `weight` towards another."""
-        if self._is_sketched:
+        if self.is_sketched:
             self.moment.lerp_(moment, weight)
         else:  # `decomposed` may be the same tensor
             self.moment = torch.lerp(self.moment, moment, weight)
 
     @property
-    def _is_sketched(self) -> bool:
+    def is_sketched(self) -> bool:
         """Whether `decomposed` is a sketch; in the checkpoints of earlier versions it never is, and stays so."""
         return self.decomposed.shape[1] != len(self.moment)
 
     def _seen(self, moment: Tensor) -> Tensor:
-        if not self._is_sketched:
+        if not self.is_sketched:
             return moment
         d = len(moment)
         note_flops(2 * d * d * SKETCH)
