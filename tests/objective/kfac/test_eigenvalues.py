@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from subsetopt.objective import layers as kfac_rows
+from subsetopt.objective import patches as kfac_rows
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, product_flops, spectral_product
 from subsetopt.objective.kfac.factor import RANK, WIDE, Factor
-from subsetopt.objective.layers import patches, sample_rows
+from subsetopt.objective.patches import patches, sample_rows
 from subsetopt.seeding import make_generator
 
 SAMPLES, WIDTH = 6, WIDE * RANK + 8
