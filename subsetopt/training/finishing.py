@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from subsetopt.files import MALFORMED, reason, sealed
-from subsetopt.training.checks.affordable import check_trained, stepless
+from subsetopt.training.checks.affordable import check_trained, no_better, stepless
 from subsetopt.training.checks.identity import identity
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.loop import Loop
@@ -76,7 +76,7 @@ def finish(
     records = [snapshot.record for snapshot in position.snapshots]
     if not may_idle:
         check_trained(run.config, records)
-    for text in stepless(records):
+    for text in [*stepless(records), *no_better(records)]:
         progress.warn(text)
     result = sealed(finite(assemble_result(prepared, position, [SplitName(name) for name in splits]).content()))
     for text in result["assessment"]["alarms"]:
