@@ -12,6 +12,7 @@ once; at the other is `{"same_as": path}`, and the two are shared again after `j
 
 from __future__ import annotations
 
+import base64
 import copy
 import dataclasses
 import typing
@@ -28,6 +29,8 @@ T = TypeVar("T")
 UNSAVED = {"saved": False}  # metadata of a field that `join` gets from its caller
 
 SAME = "same_as"
+_ARRAY, _SHAPE = "float64", "shape"
+_LISTED = 64  # numbers of an array up to which people may want to read it
 
 
 @runtime_checkable
@@ -44,7 +47,7 @@ class SavesItself(Protocol):
 def split(state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of a dataclass or mapping by path, and its numbers, which JSON keeps to the last bit.
 
-    Tensors are copied, since solvers update ring buffers in place; float64 arrays become nested lists. Raises
+    Tensors are copied, since solvers update ring buffers in place. Raises
     `TypeError` for a dataclass in a mapping, which nothing says how to rebuild.
     """
     tensors: dict[str, Tensor] = {}
@@ -92,7 +95,7 @@ class _Splitter:
                 numbers[own] = {}
                 self.take(plain, name + "/", numbers[own], "")
             else:
-                numbers[own] = plain.tolist() if isinstance(plain, np.ndarray) else copy.copy(plain)
+                numbers[own] = _listed(plain) if isinstance(plain, np.ndarray) else copy.copy(plain)
 
     def _take_tensor(self, tensor: Tensor, name: str, numbers: dict[str, Any], own: str) -> None:
         key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
@@ -102,6 +105,13 @@ class _Splitter:
         self._first[key] = name
         self._alive.append(tensor)
         self._tensors[name] = tensor.detach().clone()
+
+
+def _listed(array: np.ndarray[Any, Any]) -> Any:
+    """Return an array as JSON can have it: the pairs' inner products as text of digits took longer than a solve."""
+    if array.size <= _LISTED or array.dtype != np.float64:
+        return array.tolist()
+    return {_ARRAY: base64.b64encode(array.astype("<f8").tobytes()).decode("ascii"), _SHAPE: list(array.shape)}
 
 
 def _items(state: Any) -> Iterator[tuple[str, Any]]:
@@ -152,6 +162,9 @@ def _value(name: str, own: str, tensors: Mapping[str, Tensor], numbers: Mapping[
         return copy.copy(value)
     if value.keys() == {SAME}:
         return tensors[value[SAME]]
+    if value.keys() == {_ARRAY, _SHAPE}:
+        flat = np.frombuffer(base64.b64decode(value[_ARRAY]), "<f8")
+        return flat.astype(np.float64).reshape(value[_SHAPE])
     return _mapping(name + "/", tensors, value)
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dtrtrs
 from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
+from subsetopt.objective.lapack import dtrtrs
 from subsetopt.objective.tally import note_flops
 from subsetopt.solvers.inner_products import combination, ring_products
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from subsetopt.files import MALFORMED, reason, sealed
+from subsetopt.imports import uncollected
 from subsetopt.training.checks.affordable import check_trained, stepless
 from subsetopt.training.checks.identity import identity
 from subsetopt.training.context import PreparedRun
@@ -95,7 +96,8 @@ def finish(
 
 def _draw(directory: RunDirectory, result: dict[str, Any], progress: Progress) -> None:
     """Draw the figure; a run does not fail for want of one."""
-    from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
+    with uncollected():
+        from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
 
     try:
         loss_figure(directory.path, result)

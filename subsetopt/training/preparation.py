@@ -23,7 +23,7 @@ from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
 from subsetopt.inputs import Inputs
 from subsetopt.models import MODELS, build_model, check_output_shape, initialise_lazy, refuse_reserved
-from subsetopt.objective import FlatModel, Loss, Residuals, calibrate_prices, tuned_chunk_size
+from subsetopt.objective import FlatModel, Loss, Prices, Residuals, calibrated_prices, tuned_chunk_size
 from subsetopt.objective.weighting import without_weights
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
@@ -209,7 +209,7 @@ def _few(dataset: Dataset, dtype: torch.dtype) -> Inputs:
     return Preprocess(dataset.normalization, dtype)(few)
 
 
-_KNOWN_PRICES: dict[str, dict[str, float]] = {}
+_KNOWN_PRICES: dict[str, Prices] = {}
 """Prices of the package's own models, whose operations depend on shapes alone: the cells of a study share them."""
 
 
@@ -233,9 +233,10 @@ def _prices(
     preprocess: Preprocess,
     device: torch.device,
     known_by: str | None,
-) -> dict[str, float]:
+) -> Prices:
     if known_by is not None and known_by in _KNOWN_PRICES:
-        return dict(_KNOWN_PRICES[known_by])
+        known = _KNOWN_PRICES[known_by]
+        return known.changed(known)
     rows: slice | Tensor = slice(PRICE_SAMPLES)
     if isinstance(plainly := loss if isinstance(loss, str) else without_weights(loss), Residuals):
         rows = plainly.covering(
@@ -243,9 +244,9 @@ def _prices(
         )
     inputs = dataset.train.inputs[rows].to(device)
     targets = dataset.train.targets[rows].to(device)
-    prices = calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
+    prices = calibrated_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
     if known_by is not None:
-        _KNOWN_PRICES[known_by] = dict(prices)
+        _KNOWN_PRICES[known_by] = prices.changed(prices)
     return prices
 
 
