@@ -11,7 +11,7 @@ from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
 from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.phases.protocol import Phase
-from subsetopt.training.phases.solver import SolverPhase
+from subsetopt.training.phases.solver import SolverPhase, solver_of
 from subsetopt.training.phases.subsets.phase import SubsetsPhase
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.training_data import TrainingData
@@ -28,9 +28,18 @@ def build_phases(data: TrainingData, budget: Budget, run: RunContext, *, may_idl
         raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
     with within_budget(config):
         phases = [_build_phase(phase, data, budget, run, index) for index, phase in enumerate(config.phases())]
+    if any(map(_makes_products, config.phases())):
+        _ = budget.ledger.prices["hvp"]  # counted now, not in the midst of the training
     if not may_idle:
         check_budgets(budget, config, phases)
     return phases
+
+
+def _makes_products(config: PhaseConfig) -> bool:
+    """Return whether the phase may make curvature products, whose prices are dear to count."""
+    if config.first_order or config.method in METHODS:
+        return not config.first_order
+    return bool(getattr(solver_of(config), "makes_products", True))
 
 
 def _build_phase(config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> Phase:
