@@ -85,7 +85,7 @@ def effective_run(
         outputs=found.data.dataset.n_outputs,
         parameters=dimension,
         ratio=K * found.data.dataset.n_outputs / dimension,
-        l2=found.run.config.l2,
+        l2=found.run.model.l2,
         loss=own,
         hessian=matrix,
         trace=_estimate(plain),

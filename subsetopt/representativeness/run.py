@@ -54,6 +54,7 @@ class Plan:
             raise SettingError(
                 "repeats", self.repeats, f"makes {count} minima to find, {MOST_MINIMA} are the most", "give fewer"
             )
+        _ = self.run.one_strength
         if self.run.solver == "none":
             raise SettingError("solver", "none", "a subset minimum needs a solver", "for example lbfgs")
 

@@ -7,7 +7,6 @@ a random subset and then, from its minimum and with its curvature pairs, over al
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, Self, cast
@@ -34,6 +33,7 @@ from subsetopt.sklearn.scaling import Floats, Scaling
 from subsetopt.sklearn.settings import check_parameters, hidden_widths, resolved_device, working_dtype
 from subsetopt.sklearn.solve import HeldOut, Solve
 from subsetopt.solvers import SolveResult, StopReason
+from subsetopt.solvers.continuation import extrapolated
 
 MANY_ROWS = 20_000  # from here on `subset_frac="auto"` solves a tenth of the rows first
 AUTO_SHARE = 0.1
@@ -226,12 +226,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
 
     def _extrapolated(self) -> Tensor | None:
         """Return where the minima of the last two penalties point to for this one, linearly in log l2."""
-        if len(self._trace) < 2 or min(self.l2_, *(l2 for l2, _ in self._trace)) <= 0:
-            return None
-        (before, w0), (last, w1) = self._trace
-        if before == last:
-            return None
-        return w1 + (w1 - w0) * min(1.0, math.log(self.l2_ / last) / math.log(last / before))
+        return extrapolated(self._trace, self.l2_)
 
     def _hold_out(
         self, X: Floats, targets: NDArray[Any], weights: Floats | None, seed: int

@@ -105,6 +105,15 @@ class CurvaturePairs:
         self.order.append(at.start // 2)
         del self.order[: 1 - len(self.rows) // 2]  # the oldest, where none is free
 
+    def shifted(self, strength: float) -> CurvaturePairs:
+        """Return the pairs (s, y + strength s) of the same function with strength/2 ||w||^2 added; `meet` before use.
+
+        Those that are not curved any more, where `strength` is negative, are left out.
+        """
+        pairs = [(self.rows[2 * slot], self.rows[2 * slot + 1] + strength * self.rows[2 * slot]) for slot in self.order]
+        note_flops(8 * len(pairs) ** 2 * self.rows.shape[1])
+        return CurvaturePairs.of(pairs, len(self.rows) // 2 - 1, self.rows[0])
+
     def meet(self, gradient: Tensor) -> None:
         """Take the inner products with another current gradient. One synchronisation."""
         if self.order:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from subsetopt.documents.run import RunDocument
 from subsetopt.files import MALFORMED, reason, sealed
 from subsetopt.imports import uncollected
 from subsetopt.training.checks.affordable import check_trained, stepless
@@ -98,9 +99,11 @@ def _draw(directory: RunDirectory, result: dict[str, Any], progress: Progress) -
     """Draw the figure; a run does not fail for want of one."""
     with uncollected():
         from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
+        from subsetopt.report.l2_path import path_files
 
     try:
         loss_figure(directory.path, result)
+        path_files(directory.path, RunDocument.of(result))
     except MALFORMED as error:
         progress.warn(f"no figure ({reason(error)})")
 

@@ -30,7 +30,7 @@ from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
 from subsetopt.training.checks.inputs import fitted_inputs
 from subsetopt.training.checks.own_loss import as_run_data, check_own_loss, own_loss
-from subsetopt.training.checks.run_data import standardised_as
+from subsetopt.training.checks.run_data import learnt_table, standardised_as
 from subsetopt.training.checks.scale_notes import scale_notes
 from subsetopt.training.context import PreparedRun, RunContext
 from subsetopt.training.initialisation import initialised_from
@@ -69,6 +69,7 @@ def prepare(
     if dataset is None:
         dataset = load_dataset(
             config.dataset,
+            learnt=None if statistics is None else learnt_table(statistics),
             data_dir=config.data_dir,
             data_file=config.data_file,
             validation_fraction=config.validation_fraction,
@@ -134,7 +135,7 @@ def prepare(
     run_model = RunModel(
         flat,
         kind,
-        config.l2,
+        config.strengths[0],
         ledger,
         ranks,
         origin,

@@ -9,6 +9,7 @@ from subsetopt.training.checks.affordable import check_budgets, within_budget
 from subsetopt.training.context import RunContext
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
+from subsetopt.training.phases.l2_path.phase import L2PathPhase
 from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.phases.solver import SolverPhase, solver_of
@@ -49,6 +50,8 @@ def _build_phase(config: PhaseConfig, data: TrainingData, budget: Budget, run: R
     if config.subsets > 1 and config.subsets_then != "together":
         return SubsetsPhase(config, data, budget, run)
     own = data.for_phase(config)
+    if config.l2_path:
+        return L2PathPhase(config, own, budget, run)
     if config.first_order:
         return FirstOrderPhase(config, own, budget, run, index)
     return SolverPhase(config, own, budget, run)

@@ -50,6 +50,8 @@ class RunConfig(_Prefixed, RunFields):
             raise ValueError(f"{setting('track_validation')} needs held-out data; {_more_held_out()}")
         if self.solver == "none" and self.handoff == "none" and self.warmup == "none" and not self.phase:
             raise ValueError("solver, warmup and handoff are all 'none': nothing would be trained")
+        if len(self.strengths) > 1:
+            self._check_path()
         if self.handoff == "none" and self.handoff_args:
             raise ValueError(
                 f"{setting('handoff_args', self.handoff_args)} has no use with {setting('handoff', 'none')}; "
@@ -99,6 +101,20 @@ class RunConfig(_Prefixed, RunFields):
             )
         if self.subsets > 1 and self.subsets_select == "validation" and self.validation_fraction == 0:
             raise ValueError(f"{setting('subsets_select', 'validation')} needs held-out data; {_more_held_out()}")
+
+    def _check_path(self) -> None:
+        """Refuse what contradicts several L2 strengths, of which held-out data choose one."""
+        given = setting("l2", ",".join(f"{strength:g}" for strength in self.strengths))
+        if self.phase:
+            raise ValueError(f"{given} is a path of solves, and the phases are listed; give one strength")
+        if self.solver == "none" or self.solver in METHODS:
+            raise ValueError(
+                f"{given} needs a full-batch solver, such as {setting('solver', 'lbfgs')}, "
+                f"not {setting('solver', self.solver)}"
+            )
+        other = "grow" if self.grow is not None else "subsets" if self.subsets > 1 else None
+        if other is not None:
+            raise ValueError(f"{given} and {setting(other, getattr(self, other))} exclude each other; give one of them")
 
     def phases(self) -> tuple[PhaseConfig, ...]:
         """Return the list of phases that this configuration means."""

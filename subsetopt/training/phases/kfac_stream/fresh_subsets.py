@@ -124,7 +124,7 @@ class FreshSubsets:
         self._ledger.charge("gradient", len(rows), "train")
         cursor.position += len(rows)
         count, own = len(rows), rows[self._sharing.rows(len(rows))]
-        w, l2 = w.detach().requires_grad_(), self._run.config.l2
+        w, l2 = w.detach().requires_grad_(), self._run.model.l2
         losses, gradient = [], torch.zeros_like(w)
         with installed(random, self._data.device):
             for start, stop in bounds(len(own), cursor.chunk):
