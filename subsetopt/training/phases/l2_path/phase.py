@@ -75,7 +75,7 @@ class L2PathPhase:
     @property
     def least_cost(self) -> float:
         """The evaluation at the start, and one at the end of a first step."""
-        return self._loose.least_cost
+        return self._loose.least_cost + self._look
 
     @property
     def fixed_length(self) -> str | None:
@@ -85,6 +85,7 @@ class L2PathPhase:
     def start(self, w: Tensor) -> PathState:
         """Begin the solve for the strongest penalty."""
         self._model.choose_l2(self.config.l2_path[0])
+        self._budget.ledger.reserve(self._look)  # for that at the minimum with which a limit ends the path
         return PathState(self._loose.start(w))
 
     def step(self, state: PathState) -> PathState:
@@ -173,6 +174,11 @@ class L2PathPhase:
         elif done:
             self._model.choose_l2(done[-1].record["l2"])
         return state
+
+    @property
+    def _look(self) -> float:
+        """Epoch-equivalents of one evaluation of the held-out data."""
+        return self._budget.ledger.price("forward", self._data.samples(SplitName.VALIDATION))
 
     def _solver(self, looser: float) -> SolverPhase:
         single = {"l2_path": (), "gtol": self.config.gtol * looser, "carry": True}

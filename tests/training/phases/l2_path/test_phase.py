@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from subsetopt import SubsetTrainer
-from subsetopt.analysis import verify_run
+from subsetopt.analysis.verification import verify_run
 from subsetopt.data import dataset_from_arrays
 from subsetopt.errors import UserError
 from subsetopt.objective import FlatModel, Objective
@@ -48,7 +48,7 @@ def test_the_chosen_minimum_is_that_of_its_strength_alone() -> None:
         assert minimum["held_out_loss"] == pytest.approx(held_out[minimum["l2"]], rel=1e-4)
     chosen = min(held_out, key=held_out.__getitem__)
     assert found["chosen"] == chosen and path.result["phases"][0]["converged"]
-    assert path.result["objective"] == pytest.approx(alone[chosen].result["objective"], rel=1e-9)
+    assert path.result["objective"] == pytest.approx(alone[chosen].result["objective"], rel=1e-6)
     for own, reference in zip(path.model.parameters(), alone[chosen].model.parameters(), strict=True):
         torch.testing.assert_close(own, reference, rtol=0, atol=1e-6)
     counted = sum(minimum["evaluations"] for minimum in found["minima"])
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_anywhere_on_the_path_goes_on_bit_for_bit(stop: i
 
 def test_what_follows_has_the_chosen_strength(tmp_path: Path) -> None:
     """Reference: the gradient of the objective of all training rows with that strength, built apart."""
-    run = trainer(handoff="full", output=tmp_path / "run", max_iterations=500).fit()
+    run = trainer(handoff="full", handoff_epochs=300, output=tmp_path / "run").fit()
     chosen, train = path_of(run)["chosen"], data().train
     scaled = data().normalization
     x = (train.inputs - torch.tensor(scaled.mean, dtype=torch.float64)) / torch.tensor(scaled.std, dtype=torch.float64)
