@@ -60,6 +60,7 @@ def _table(path: L2PathEntry) -> str:
 
 def _figure(path: L2PathEntry, run: RunDocument) -> bytes:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -78,9 +79,9 @@ def _figure(path: L2PathEntry, run: RunDocument) -> bytes:
         axes.annotate("l2 = 0", (places[-1], 0.02), xycoords=("data", "axes fraction"), fontsize=8, color=INK)
     if all(loss > 0 for _, loss in [*known, *trained]):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="y", which="minor", labelsize=7)
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("L2 strength", color=INK)
     axes.set_ylabel("loss", color=INK)
     axes.set_title(f"{run.dataset.name}, {run.model.name}: the L2 path", loc="left", fontsize=10, color=INK)

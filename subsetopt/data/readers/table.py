@@ -32,7 +32,7 @@ def read_own_table(query: Query) -> RawData:
     if query.data_file is None:
         remedy = f"name it with {setting('data_file', 'FILE.csv')}"
         raise SettingError("data_file", None, "the data set table is a file of yours", remedy)
-    table = read_table(query.data_file)
+    table = read_table(query.data_file, drop=query.drop)
     target = query.target_column
     if target is None:
         remedy = f"name it with {setting('target_column', 'COLUMN')}; there are {listed(table.columns)}"
@@ -50,7 +50,7 @@ def read_own_table(query: Query) -> RawData:
     labels = read_target(table, target, query.task)
     test, test_table = None, None
     if query.test_file is not None:
-        test_table = read_table(query.test_file, "test_file")
+        test_table = read_table(query.test_file, "test_file", query.drop)
         _require("target_column", target, test_table)
         test_table, test_rows, more = labelled(test_table, target)
         form = target_format(table, target)

@@ -77,6 +77,12 @@ class ColumnEncoding:
             return encoded, self._encode_words(column, encoded)
         values = _numbers(table, self, column)
         gone = np.isnan(values)
+        if (large := np.flatnonzero(np.abs(values) > np.finfo(np.float32).max)).size:
+            raise DataError(
+                f"{table.name}: column {shown(self.name)!r}: {values[large[0]]:g} in {table.where(int(large[0]))} is "
+                f"too large for single precision; give the column in a larger unit, or leave it out with "
+                f"{setting('drop', self.name)}"
+            )
         encoded[:, 0] = np.where(gone, self.fill, values)
         if self.missing:
             encoded[gone, 1] = 1
