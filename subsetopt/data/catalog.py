@@ -42,6 +42,7 @@ class Query:
     drop: tuple[str, ...] = ()
     task: str | None = None
     learnt: LearntTable | None = None
+    embed_words: int | None = None
 
     @property
     def root(self) -> Path:

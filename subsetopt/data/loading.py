@@ -43,6 +43,7 @@ def load_dataset(
     test_file: str | Path | None = None,
     drop: Sequence[str] = (),
     learnt: LearntTable | None = None,
+    embed_words: int | None = None,
     ranks: Ranks | None = None,
 ) -> Dataset:
     """Load the data set `name` (see `DATASETS`) and carve a validation split from its training data by `seed`.
@@ -51,7 +52,7 @@ def load_dataset(
     of `npz` and `table` and the folder of `image-folder`, whose images are resized to `image_size` (height, width) if
     given. A `table` has the column `target_column` to predict and, where given, test rows in `test_file`; the columns
     in `drop` are left out. How its columns are encoded is learnt from the training split (`Dataset.encoding`), or given
-    as `learnt`, with the classes.
+    as `learnt`, with the classes; columns with more than `embed_words` words become codes (`TableEncoding.embedded`).
     `normalize`: "auto" and "standard" record mean and deviation of the training split's inputs and regression targets,
     "none" does not. `task` overrides what the dtype of the targets tells. The classes of `npz` are the labels
     that occur in its training data, in sorted order (`Dataset.class_names`). Several `ranks` check a part of the rows
@@ -70,9 +71,10 @@ def load_dataset(
         tuple(drop),
         task,
         learnt,
+        embed_words,
     )
     raw = reader(query)
-    for used in ("data_file", "image_size", "target_column", "test_file", "drop"):
+    for used in ("data_file", "image_size", "target_column", "test_file", "drop", "embed_words"):
         value = getattr(query, used)
         if value not in (None, ()) and used not in raw.uses:
             raise SettingError(used, value, f"has no use with the data set {name}", "leave it out")

@@ -214,7 +214,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             )
 
     def _network(self, features: int, widths: tuple[int, ...], seed: int, dtype: torch.dtype) -> nn.Module:
-        settings = {"widths": widths, "activation": self.activation} if widths else {}
+        settings: dict[str, Any] = {"widths": widths, "activation": self.activation} if widths else {}
         return build_model(
             "mlp" if widths else "linear",
             in_shape=(features,),

@@ -80,6 +80,7 @@ def prepare(
             target_column=config.target_column,
             test_file=config.test_file,
             drop=config.drop,
+            embed_words=config.embed_words,
             ranks=ranks,
         )
     elif not isinstance(dataset, Dataset):
@@ -97,6 +98,10 @@ def prepare(
         # The loss says what its targets are: 0 and 1, counts, or a distance in their own units.
         dataset = replace(dataset, target_normalization=None)
     subset = _draw_subset(config, dataset)
+    coded = () if dataset.encoding is None else dataset.encoding.embedded
+    if coded and model is not None:
+        problem = "a model that is given as an object has no embeddings of its own for them"
+        raise SettingError("embed_words", config.embed_words, problem, "leave it out, or give a factory")
     ours = model is None
     if model is None:
         refuse_reserved(config.model_args)
@@ -107,6 +112,7 @@ def prepare(
             n_outputs=dataset.n_outputs,
             seed=config.seed,
             dtype=dtype,
+            embedded=coded,
             **config.model_args,
         )
     initialise_lazy(model, dataset.in_shape, _few(dataset, dtype))
@@ -223,7 +229,8 @@ def _price_key(config: RunConfig, dataset: Dataset, loss: str, embedded: bool, d
         return None
     shapes = dataset.in_shape, dataset.n_outputs, inputs.dtype, min(len(dataset.train), PRICE_SAMPLES)
     targets = dataset.train.targets.shape[1:], dataset.train.targets.dtype
-    settings = config.model, sorted(config.model_args.items()), config.dtype
+    coded = () if dataset.encoding is None else dataset.encoding.embedded
+    settings = config.model, sorted(config.model_args.items()), config.dtype, coded
     return repr((settings, shapes, targets, loss, embedded, device.type))
 
 

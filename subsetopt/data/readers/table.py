@@ -21,7 +21,7 @@ from subsetopt.data.tables.table import Table
 from subsetopt.data.tables.target import labelled, numbered, read_target, read_target_like, target_format
 from subsetopt.errors import SettingError, setting
 
-USES = ("data_file", "target_column", "test_file", "drop")
+USES = ("data_file", "target_column", "test_file", "drop", "embed_words")
 
 
 @DATASETS.register(
@@ -67,7 +67,11 @@ def read_own_table(query: Query) -> RawData:
         )
 
     def encode(train: NDArray[np.int64]) -> Encoded:
-        encoding = learn_encoding(table.take(train), target, query.drop) if known is None else known.encoding
+        encoding = (
+            learn_encoding(table.take(train), target, query.drop, query.embed_words)
+            if known is None
+            else known.encoding
+        )
         given = {"train": table} | ({} if test_table is None else {"test": test_table})
         inputs, said = {}, []
         for part, own in given.items():

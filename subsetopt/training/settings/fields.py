@@ -72,6 +72,14 @@ class ProblemSettings(Settings):
         examples=["id,date"],
         json_schema_extra=declared("Data", metavar="A,B"),
     )
+    embed_words: int | None = Field(
+        None,
+        ge=1,
+        description="learn a vector for each word of columns of --dataset table with more than N words "
+        "[default: one-hot, the 63 most frequent words]",
+        examples=[64],
+        json_schema_extra=declared("Data", metavar="N"),
+    )
     task: Literal["classification", "regression"] | None = Field(
         None,
         description="what targets mean [default: whole numbers and words are classes, floats quantities]",
