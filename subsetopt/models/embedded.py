@@ -13,7 +13,8 @@ from subsetopt.errors import SettingError, setting
 
 def embedding_width(codes: int) -> int:
     """Return ceil(codes^(1/4)), TensorFlow's rule of thumb: 3 for 64 codes, 6 for a thousand, 10 for ten thousand."""
-    return int(math.ceil(codes**0.25))
+    root: float = codes**0.25
+    return math.ceil(root)
 
 
 class WordEmbeddings(nn.Module):
