@@ -157,19 +157,3 @@ def test_states_of_several_generators_are_kept_apart() -> None:
     again = join(Streams, tensors, numbers)
     for name in ("first", "second", "third"):
         assert torch.equal(getattr(again, name).get_state(), getattr(streams, name).get_state())
-
-
-@pytest.mark.parametrize("shape", [(3,), (8, 8), (9, 9)], ids=["few", "just listed", "as bytes"])
-def test_arrays_come_back_bit_for_bit_and_as_lists_of_earlier_versions(shape: tuple[int, ...]) -> None:
-    @dataclass
-    class Held:
-        gram: NDArray[np.float64]
-
-    array = np.random.default_rng(0).standard_normal(shape)
-    array.flat[:3] = [np.nan, -0.0, 5e-324]
-    tensors, numbers = split(Held(array))
-    text = json.dumps(numbers)
-    again = join(Held, tensors, json.loads(text)).gram
-    assert again.tobytes() == array.tobytes() and again.shape == shape and again.flags.writeable
-    assert join(Held, {}, {"gram": array.tolist()}).gram.tobytes() == array.tobytes()
-    assert isinstance(numbers["gram"], list) == (array.size <= 64)

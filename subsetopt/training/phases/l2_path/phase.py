@@ -150,19 +150,18 @@ class L2PathPhase:
         if state.solve is not None:
             inner, solve = self._under_way(state).save(state.solve)
             tensors |= {f"solve/{name}": tensor for name, tensor in inner.items()}
-        carried, numbers = self._run.carried.save()
-        tensors |= {f"carried/{name}": tensor for name, tensor in carried.items()}
         return tensors, {
             "solve": solve,
             "done": [minimum.record for minimum in state.done],
             "chosen": state.chosen,
             "ended": state.ended,
-            "carried": numbers,
+            "loss_scale": self._run.scale.value,
         }
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> PathState:
         """Rebuild all without evaluating."""
         device = self._data.device
+        self._run.scale.value = numbers["loss_scale"]  # between two solves nobody else has it
         done = [
             PathMinimum(tensors[f"done/{place}"].to(device), dict(record))
             for place, record in enumerate(numbers["done"])
