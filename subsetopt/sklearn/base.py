@@ -7,7 +7,6 @@ a random subset and then, from its minimum and with its curvature pairs, over al
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -31,6 +30,7 @@ from subsetopt.sklearn.scaling import Floats, Scaling
 from subsetopt.sklearn.settings import check_parameters, drawn_seed, hidden_widths, resolved_device, working_dtype
 from subsetopt.sklearn.solve import HeldOut, Solve
 from subsetopt.solvers import SolveResult, StopReason
+from subsetopt.solvers.continuation import extrapolated
 
 MANY_ROWS = 20_000  # from here on `subset_frac="auto"` solves a tenth of the rows first
 AUTO_SHARE = 0.1
@@ -247,12 +247,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
 
     def _extrapolated(self) -> Tensor | None:
         """Return where the minima of the last two penalties point to for this one, linearly in log l2."""
-        if len(self._trace) < 2 or min(self.l2_, *(l2 for l2, _ in self._trace)) <= 0:
-            return None
-        (before, w0), (last, w1) = self._trace
-        if before == last:
-            return None
-        return w1 + (w1 - w0) * min(1.0, math.log(self.l2_ / last) / math.log(last / before))
+        return extrapolated(self._trace, self.l2_)
 
     def _outputs(self, X: Any) -> Floats:
         """Return the network's outputs (n, M) for raw rows, float64."""

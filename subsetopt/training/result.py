@@ -78,7 +78,7 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
         solve=None if solve is None else SolveEntry.model_validate({"solver": solve.record["method"], **solve.record}),
         handoff=None if handoff is None else PhaseEntry.model_validate(handoff.record),
         metrics=_written(metrics),
-        objective=_objective(config.l2, snapshots[-1], metrics),
+        objective=_objective(run.model.l2, snapshots[-1], metrics),
         metrics_before_handoff=None if before is None else _written(before),
         assessment=assessment,
         models=Models(last=MODEL, best=None if assessment.better is None else BEST),

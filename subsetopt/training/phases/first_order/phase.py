@@ -89,8 +89,6 @@ class FirstOrderPhase:
         check_optimizer(config, run)
         self._lr = learning_rate(config)
         self._schedule = partial(rate_factor, schedule_of(config), warmup=config.wsd_warmup, decay=config.wsd_decay)
-        self._weight_decay = weight_decay_of(config, run.config)
-        self._coupled_l2 = coupled_l2_of(config, run.config)
         self._loss = loss_of(config, run)
         self._sampler: Sampler = sampler_of(config, data, budget, run, self.samples, self._stream)
         self._augmentation = make_augmentation(config.augmentation, data.dataset.in_shape)
@@ -98,6 +96,14 @@ class FirstOrderPhase:
         self._checks = HeldOutChecks(data, budget, run.model) if config.stop_at == "validation" else None
         check_phase(config, data, run, self._sampler)
         check_affordable(config, budget.ledger, run.config, self._sampler.name, self._mini_batch.bind_rows)
+
+    @property
+    def _weight_decay(self) -> float:
+        return weight_decay_of(self.config, self._model.l2)  # that the run has now: a phase before may have chosen it
+
+    @property
+    def _coupled_l2(self) -> float:
+        return coupled_l2_of(self.config, self._model.l2)
 
     @property
     def samples(self) -> int:
