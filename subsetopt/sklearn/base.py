@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from subsetopt.data.subset import draw
 from subsetopt.errors import SettingError
-from subsetopt.models import build_model
-from subsetopt.objective import FlatModel
 from subsetopt.overdetermination import overdetermination_ratio
+from subsetopt.sklearn.network import Network
 from subsetopt.sklearn.online import BATCH, OnlinePass
-from subsetopt.sklearn.perceptron import PerceptronObjective, Sample
+from subsetopt.sklearn.penalty import HELD_OUT, ROWS, Choice, choose
+from subsetopt.sklearn.perceptron import Sample, objective_of
 from subsetopt.sklearn.scaling import Floats, Scaling
 from subsetopt.sklearn.settings import check_parameters, hidden_widths, resolved_device, working_dtype
 from subsetopt.sklearn.solve import HeldOut, Solve
@@ -51,6 +51,8 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     l2_: float
     _n_out: int
     _prior: float  # l2 "auto" is this many times 1 / rows
+    _strengths: tuple[float, ...]  # or one of these many, from so many rows on
+    _choice_from: int
     _trace: Sequence[tuple[float, Tensor]] = ()  # the last two penalties of warm starts, and their minima
 
     def __init__(
@@ -122,7 +124,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     def _penalty(self, weights: Floats | None, rows: int) -> float:
         """Return `l2`; "auto" is a prior of one strength, whose part falls as rows (by weight) come in."""
         total = float(rows if weights is None else weights.sum())
-        return self._prior / total if self.l2 == "auto" else float(self.l2)
+        return getattr(self, "_strength", self._prior) / total if self.l2 == "auto" else float(self.l2)
 
     def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[Any, NDArray[Any]]:
         """Return X and y as scikit-learn checks them; sets `n_features_in_` and `feature_names_in_`."""
@@ -141,22 +143,20 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         targets = self._learn_targets(y, weights, not first)
         if first:
             widths = hidden_widths(self.hidden_layer_sizes)
-            dtype = working_dtype(self.dtype, len(X), (X.shape[1], *widths, self._n_out))
-            self.module_ = self._network(X.shape[1], widths, seed, dtype)
+            network = self._network(X, widths, seed)
+            self.module_ = network.module(network.start)
             self.loss_curve_, self.n_iter_, self._pass = [], 0, OnlinePass()
         if not hasattr(self, "_pass"):
             self._pass = OnlinePass()
         self.l2_ = self._penalty(weights, len(X))
-        flat = FlatModel(self.module_, device=resolved_device(self.device))
-        sample = self._sample(flat, self.feature_scaling_.apply(X), targets, weights)
+        network = Network.of(self.module_, self.activation, resolved_device(self.device))
+        sample = self._sample(network, self.feature_scaling_.apply(X), targets, weights)
         order = torch.from_numpy(np.random.default_rng((seed, self.n_iter_)).permutation(len(X)))
-        objectives = [
-            PerceptronObjective(flat, self.activation, sample.take(rows), self.l2_) for rows in order.split(BATCH)
-        ]
-        w = self._pass.over(objectives, flat.initial())
-        flat.write_back(w, self.module_)
+        objectives = [objective_of(network, sample.take(rows), self.l2_) for rows in order.split(BATCH)]
+        w = self._pass.over(objectives, network.start)
+        self.module_ = network.module(w)
         self.n_iter_ += 1
-        self.loss_curve_.append(float(PerceptronObjective(flat, self.activation, sample, self.l2_).value(w)))
+        self.loss_curve_.append(float(objective_of(network, sample, self.l2_).value(w)))
         for stale in ("result_", "overdetermination_"):
             self.__dict__.pop(stale, None)
         return self
@@ -170,36 +170,40 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         return None
 
     def _solve(self, X: Floats, targets: NDArray[Any], weights: Floats | None, continued: bool) -> None:
-        self.l2_ = self._penalty(weights, len(X))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         widths = hidden_widths(self.hidden_layer_sizes)
-        dtype = working_dtype(self.dtype, len(X), (X.shape[1], *widths, self._n_out))
-        if continued:
-            dtype = next(self.module_.parameters()).dtype
-        else:
-            self.module_ = self._network(X.shape[1], widths, seed, dtype)
+        network = (
+            Network.of(self.module_, self.activation, resolved_device(self.device))
+            if continued
+            else self._network(X, widths, seed)
+        )
         X, targets, weights, held_out_rows = self._hold_out(X, targets, weights, seed)
-        flat = FlatModel(self.module_, dtype=dtype, device=resolved_device(self.device))
+        choice = None if continued else self._choice(network, X, targets, weights, seed)
+        if choice is not None:
+            self.l2_choice_, self._strength = choice.tried, choice.strength
+        self.l2_ = self._penalty(weights, len(X))
         previous = getattr(self, "_curvature", None) if continued else None
-        solve = Solve(self.solver, self.gtol, self.max_iter, flat.initial(), self.l2_, curvature=previous)
+        solve = Solve(self.solver, self.gtol, self.max_iter, network.start, self.l2_, curvature=previous)
         solve.keeps = self.warm_start
         solve.guess = self._extrapolated() if continued else None
         solve.scale = getattr(self, "_scale", None) if continued else None
-        rows = self._subset(X, targets, seed, continued)
-        everything = self._sample(flat, X, targets, weights)
+        if choice is not None:
+            solve.w, solve.curvature, solve.scale = choice.w, choice.curvature, choice.scale
+        rows = self._subset(X, targets, seed, continued or (choice is not None and self.subset_frac == "auto"))
+        everything = self._sample(network, X, targets, weights)
         first = len(X) if rows is None else len(rows)
-        self.overdetermination_ = overdetermination_ratio(flat.size, first, self._n_out)
+        self.overdetermination_ = overdetermination_ratio(network.size, first, self._n_out)
         result = None
         for stage in (*(() if rows is None else (rows,)), None):
             if result is not None and solve.done >= self.max_iter:
                 break
             if stage is None and held_out_rows is not None:
-                solve.held_out = self._watch(flat, *held_out_rows)
+                solve.held_out = self._watch(network, *held_out_rows)
             sample = everything if stage is None else everything.take(stage)
-            objective = PerceptronObjective(flat, self.activation, sample, self.l2_)
+            objective = objective_of(network, sample, self.l2_)
             result = solve.stage(objective, last=stage is None)
         assert result is not None
-        flat.write_back(result.x, self.module_)
+        self.module_ = network.module(result.x)
         self.result_, self.n_iter_ = result, max(1, solve.done)
         self.loss_curve_ = solve.losses
         self._trace = [*(self._trace if continued else []), (self.l2_, result.x)][-2:] if self.warm_start else []
@@ -213,15 +217,35 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
                 stacklevel=3,
             )
 
-    def _network(self, features: int, widths: tuple[int, ...], seed: int, dtype: torch.dtype) -> nn.Module:
-        settings = {"widths": widths, "activation": self.activation} if widths else {}
-        return build_model(
-            "mlp" if widths else "linear",
-            in_shape=(features,),
-            n_outputs=self._n_out,
-            seed=seed,
-            dtype=dtype,
-            **settings,
+    def _network(self, X: Floats, hidden: tuple[int, ...], seed: int) -> Network:
+        widths = (X.shape[1], *hidden, self._n_out)
+        dtype = working_dtype(self.dtype, len(X), widths)
+        return Network.drawn(widths, self.activation, seed, dtype, resolved_device(self.device))
+
+    def _choice(
+        self, network: Network, X: Floats, targets: NDArray[Any], weights: Floats | None, seed: int
+    ) -> Choice | None:
+        """Return the choice of the strength of `l2="auto"` by held-out rows, None where it is fixed."""
+        self.__dict__.pop("_strength", None)
+        self.__dict__.pop("l2_choice_", None)
+        if self.l2 != "auto" or self.early_stopping or len(X) < self._choice_from:
+            return None
+        strata = self._strata(targets)
+        few = draw(len(X), size=min(len(X), ROWS), seed=seed, stratify=strata)
+        kept = draw(
+            len(few), fraction=1 - HELD_OUT, seed=seed, stratify=None if strata is None else strata[few.numpy()]
+        )
+        others = torch.ones(len(few), dtype=torch.bool)
+        others[kept] = False
+        sample = self._sample(network, X, targets, weights)
+        return choose(
+            network,
+            sample.take(few[kept]),
+            sample.take(few[others]),
+            self._strengths,
+            self.solver,
+            self.gtol,
+            self.max_iter,
         )
 
     def _extrapolated(self) -> Tensor | None:
@@ -246,15 +270,15 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         )
         return *first, second
 
-    def _watch(self, flat: FlatModel, X: Floats, targets: NDArray[Any], weights: Floats | None) -> HeldOut:
-        held_out = PerceptronObjective(flat, self.activation, self._sample(flat, X, targets, weights), 0.0)
+    def _watch(self, network: Network, X: Floats, targets: NDArray[Any], weights: Floats | None) -> HeldOut:
+        held_out = objective_of(network, self._sample(network, X, targets, weights), 0.0)
         return HeldOut(lambda w: float(held_out.value(w, "selection")), self.n_iter_no_change)
 
-    def _sample(self, flat: FlatModel, X: Floats, targets: NDArray[Any], weights: Floats | None) -> Sample:
-        inputs = torch.from_numpy(X).to(flat.device, flat.dtype)
-        aims = torch.from_numpy(np.ascontiguousarray(targets)).to(flat.device)
-        aims = aims.to(flat.dtype) if aims.is_floating_point() else aims
-        return Sample(inputs, aims, None if weights is None else torch.from_numpy(weights).to(flat.device))
+    def _sample(self, network: Network, X: Floats, targets: NDArray[Any], weights: Floats | None) -> Sample:
+        inputs = torch.from_numpy(X).to(network.device, network.dtype)
+        aims = torch.from_numpy(np.ascontiguousarray(targets)).to(network.device)
+        aims = aims.to(network.dtype) if aims.is_floating_point() else aims
+        return Sample(inputs, aims, None if weights is None else torch.from_numpy(weights).to(network.device))
 
     def _subset(self, X: Floats, targets: NDArray[Any], seed: int, continued: bool) -> Tensor | None:
         """Return the rows of the first stage, None where it has all; raises `SettingError` for a subset too small."""

@@ -35,6 +35,8 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
     classes_: NDArray[Any]
 
     _prior = 3.0
+    _strengths = (100.0, 30.0, 10.0, 3.0, 1.0)
+    _choice_from = 2000
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go once over some rows by Adam in mini-batches of 200; the first call needs all `classes`.

@@ -24,6 +24,8 @@ class SubsetRegressor(RegressorMixin, SubsetEstimator):  # type: ignore[misc]  #
     target_scaling_: Scaling
 
     _prior = 10.0
+    _strengths = (30.0, 10.0, 3.0, 1.0, 0.3)
+    _choice_from = 50
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Go once over some rows by Adam in mini-batches of 200; scales are those of the first call's rows."""

@@ -7,6 +7,7 @@ from subsetopt.samplers import SAMPLERS
 from subsetopt.training.budget import Budget
 from subsetopt.training.checks.affordable import check_budgets, within_budget
 from subsetopt.training.context import RunContext
+from subsetopt.training.phases.drawn.phase import DrawnPhase
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
 from subsetopt.training.phases.methods import METHODS
@@ -34,6 +35,8 @@ def build_phases(data: TrainingData, budget: Budget, run: RunContext, *, may_idl
 
 
 def _build_phase(config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> Phase:
+    if config.draw != "uniform":
+        return DrawnPhase(config, data, budget, run)
     if config.method in METHODS:
         own = data if config.streaming else data.for_phase(config)
         return METHODS.get(config.method).phase(config, own, budget, run, index)
