@@ -1,8 +1,8 @@
 """Split any state into named tensors and JSON-able numbers, and put it together again, bit for bit.
 
 `split` and `join` are the only pair that checkpoints are made with. A state is a dataclass, or a mapping, of tensors,
-numbers, float64 arrays, enums, generators, further dataclasses and mappings, and objects that save themselves as those
-of torch do, by `state_dict` and `load_state_dict`; these count as the mapping that they return.
+numbers, float64 arrays, enums, generators, further dataclasses and mappings, and objects that save themselves as
+torch's do, by `state_dict` and `load_state_dict`; these count as the mapping that they return.
 
 The form on disk: a tensor is named by its path, in which a field of a dataclass follows a dot and a key of a mapping a
 slash (`memory.steps`, `sampler/order`). Numbers form a dict that is nested as the mappings are; the fields of a nested

@@ -85,7 +85,12 @@ def _pair(X: Any, y: Any, classes: bool, seed: int) -> dict[str, Any]:
     theirs, seconds, evaluations = _timed(kind(activation="tanh", solver="lbfgs", alpha=alpha, random_state=seed), X, y)
     biases = sum(float(np.square(bias).sum()) for bias in theirs.intercepts_)
     loss = (theirs.loss_ + 0.5 * alpha / len(X) * biases) / factor
-    settings: dict[str, Any] = {"l2": STRENGTH[classes] / len(X), "gtol": 0.0, "random_state": seed, "standardize": False}
+    settings: dict[str, Any] = {
+        "l2": STRENGTH[classes] / len(X),
+        "gtol": 0.0,
+        "random_state": seed,
+        "standardize": False,
+    }
     curve = np.array(own_kind(max_iter=LONGEST, **settings).fit(X, y).loss_curve_)
     reached = np.flatnonzero(curve <= loss)
     iterations = int(reached[0]) if len(reached) else LONGEST

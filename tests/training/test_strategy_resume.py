@@ -1,4 +1,4 @@
-"""Growing subsets, several subsets and draws by residual, killed at many moments, end bit for bit as if they had not been."""
+"""Growing and several subsets, and draws by residual, killed at many moments, end bit for bit as if never killed."""
 
 from __future__ import annotations
 
