@@ -133,7 +133,7 @@ def test_shared_layers_have_products_again_and_again_and_by_turns() -> None:
 
 
 def test_a_product_of_an_lstm_costs_what_its_matrices_cost() -> None:
-    """Per step and sample: W (4H x I), of a first layer, twice and U (4H x H) six times; for a gradient three times each."""
+    """Per step and sample: W (4H x I) of a first layer twice, U (4H x H) six times; for a gradient both three times."""
     torch.manual_seed(0)
 
     class Last(nn.Module):
