@@ -112,9 +112,21 @@ def _phase(number: int, phase: PhaseEntry) -> list[str]:
         if is_mini_batch(phase.method, phase.loss_of) and phase.stop_reason == "budget"
         else stop_advice(phase.stop_reason)
     )
-    for text in (", ".join(facts) + ".", *subsets_words(phase.model_dump()), advice):
+    for text in (", ".join(facts) + ".", *subsets_words(phase.model_dump()), _rounds(phase), advice):
         lines += wrapped(text, indent=5)
     return lines
+
+
+def _rounds(phase: PhaseEntry) -> str:
+    """Return in a sentence what rounds on samples drawn came to; empty where there were none."""
+    rounds = (phase.model_extra or {}).get("rounds")
+    if not rounds:
+        return ""
+    fewest, most = (pick(entry["samples"] for entry in rounds) for pick in (min, max))
+    many = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    back = sum(not entry["kept"] for entry in rounds)
+    taken = f", {back} of them taken back" if back else ""
+    return f"{counted(len(rounds), 'round')} on {many} samples drawn by residual{taken}."
 
 
 def _test(phase: PhaseEntry) -> str:

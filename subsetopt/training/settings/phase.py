@@ -329,7 +329,8 @@ class PhaseConfig(StoppingSettings):
             raise ValueError(f"a {self.method} phase has no full gradient to test for noise; use stop_at = validation")
         if (self.first_order or self.method in METHODS) and self.subsets > 1:
             raise ValueError(f"a {self.method} phase minimises nothing whose minima could be joined; use a solver")
-        if self.draw == "residual" and (self.first_order or self.data != "full" or self.subsets > 1):
+        fits = self.data == "full" and self.subsets == 1 and (self.role == "warmup" or not self.first_order)
+        if self.draw == "residual" and not fits:
             raise ValueError("draw = residual is for a full-batch solver with data = full, and no subsets of its own")
         if self.nesterov and self.method == "sgd" and self.momentum == 0:
             raise ValueError("Nesterov momentum needs a momentum above 0, for example 0.9")

@@ -15,6 +15,8 @@ from subsetopt.training.training_data import TrainingData
 
 FACTOR_SHARE, FEWEST_FACTORS = 0.1, 100  # of all samples, and at least: those that K-FAC is estimated on
 PROBED = 4
+STEPS = 80  # of SGD in an epoch of the start: with fewer it does not come far, with more it goes where a solver is slow
+SMALLEST, LARGEST = 8, 64  # batches of the start
 
 
 def check_drawn(config: PhaseConfig, data: TrainingData, run: RunContext) -> None:
@@ -56,3 +58,8 @@ def solve_settings(config: PhaseConfig, run: RunContext, samples: int, drawn: in
     if settings.get("preconditioner", "none") != "none":
         settings.setdefault("factor_share", min(1.0, max(FACTOR_SHARE * samples, FEWEST_FACTORS) / drawn))
     return config.model_copy(update={"settings": settings})
+
+
+def start_of_draws(config: PhaseConfig, samples: int) -> PhaseConfig:
+    """Return the first-order start with the batch size for N = `samples`."""
+    return config.model_copy(update={"batch_size": max(SMALLEST, min(LARGEST, round(samples / STEPS)))})
