@@ -11,12 +11,8 @@ from torch import nn
 
 from subsetopt.documents.run import RunDocument
 from subsetopt.files import MALFORMED, reason, sealed
-<<<<<<< HEAD
-from subsetopt.training.checks.affordable import check_trained, no_better, stepless
-=======
 from subsetopt.imports import uncollected
-from subsetopt.training.checks.affordable import check_trained, stepless
->>>>>>> cli17
+from subsetopt.training.checks.affordable import check_trained, no_better, stepless
 from subsetopt.training.checks.identity import identity
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.loop import Loop

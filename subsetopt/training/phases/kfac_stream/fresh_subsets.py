@@ -132,13 +132,7 @@ class FreshSubsets:
         rows = self.next_rows(cursor, size)
         self._ledger.charge("gradient", len(rows), "train")
         cursor.position += len(rows)
-<<<<<<< HEAD
-        w, l2, count = w.detach(), self._run.config.l2, len(rows)
-=======
-        count, own = len(rows), rows[self._sharing.rows(len(rows))]
-        w, l2 = w.detach().requires_grad_(), self._run.model.l2
-        losses, gradient = [], torch.zeros_like(w)
->>>>>>> cli17
+        w, l2, count = w.detach(), self._run.model.l2, len(rows)
         with installed(random, self._data.device):
             found = [self._evaluate(w, part, cursor.chunk) for part in (rows.tensor_split(2) if halves else [rows])]
         losses = torch.cat([each for each, _ in found])
