@@ -21,8 +21,10 @@ from torch import Tensor
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
 from subsetopt.objective.tally import note_flops
+from subsetopt.solvers.conjugation import combined, conjugating
 from subsetopt.solvers.inner_products import combination, ring_products
 
+Vector = NDArray[np.float64]
 GAMMA_PAIRS = 5  # newest pairs among which H0 is chosen
 
 
@@ -30,15 +32,21 @@ GAMMA_PAIRS = 5  # newest pairs among which H0 is chosen
 class CurvaturePairs:
     """A ring of m pairs and a free slot: row 2i of `rows` (2m + 2, P) is s_i, row 2i + 1 is y_i.
 
-    `gram` (2m + 2, 2m + 2) holds the inner products of each y_j with the rows of pairs up to j, and `with_gradient`
-    (2m + 2,) those of the rows with the current gradient, both in float64. `order` lists the slots in use from the
-    oldest pair to the newest; the free one follows the newest.
+    `gram` (2m + 2, 2m + 2) holds the inner products of the rows, and `with_gradient` (2m + 2,) those of the rows with
+    the current gradient, both in float64. `order` lists the slots in use from the oldest pair to the newest; the free
+    one follows the newest. Of the newest `measured` pairs all products are known, of the others only those of each y_j
+    with the rows of pairs up to j.
     """
 
     rows: Tensor
     gram: NDArray[np.float64]
     with_gradient: NDArray[np.float64]
     order: list[int]
+    measured: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin without a direction."""
+        self.with_product: Vector | None = None  # of each y_j with the last H g: what a step along it has to do with y_j
 
     @classmethod
     def empty(cls, m: int, w: Tensor) -> CurvaturePairs:
@@ -65,20 +73,24 @@ class CurvaturePairs:
         used = 2 * len(curved)
         ring.gram[:used, :used] = ring_products(ring.rows[:used], ring.rows[:used]).cpu().numpy()
         ring.order = list(range(len(curved)))
+        ring.measured = len(curved)
         return ring
 
-    def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
+    def insert(
+        self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0, step: float | None = None
+    ) -> float:
         """Keep (s, t y), t = `correction`, if s·y > eps·||s||·||y||, in place of the oldest where the ring is full.
 
         `gradient` is the one at the new point and y its change: what the pairs in use have to do with y is the
         difference of what they have to do with both gradients, so that the ring meets one new vector and not three.
-        Returns ||s||. One synchronisation.
+        `step` says that s is so many times the last direction, -H g. Returns ||s||. One synchronisation.
         """
         at = self.free_rows()
         self.rows[at.start] = s
         torch.mul(y, correction, out=self.rows[at.start + 1])
         *with_gradient, ss, sy, _, yy = host_read(self.inner_products(gradient, self.rows[at]))
-        self.keep(at, correction, with_gradient, sy, yy, sy > torch.finfo(s.dtype).eps * math.sqrt(ss) * math.sqrt(yy))
+        curved = sy > torch.finfo(s.dtype).eps * math.sqrt(ss) * math.sqrt(yy)
+        self.keep(at, correction, with_gradient, sy, yy, curved, step)
         return math.sqrt(ss)
 
     def free_rows(self) -> slice:
@@ -88,11 +100,19 @@ class CurvaturePairs:
         return slice(2 * slot, 2 * slot + 2)
 
     def keep(
-        self, at: slice, correction: float, with_gradient: list[float], sy: float, yy: float, curved: bool
+        self,
+        at: slice,
+        correction: float,
+        with_gradient: list[float],
+        sy: float,
+        yy: float,
+        curved: bool,
+        step: float | None,
     ) -> None:
         """Take the pair in the free rows into use if it is `curved`, by what all rows have to do with the new gradient.
 
         `sy` and `yy` are the products of s with t y and of t y with the second row of the pair, which is t y itself.
+        Those of s with the other y_j follow from the direction's, if `step` times it is s.
         """
         with_y = correction * (np.array(with_gradient) - self.with_gradient[: len(with_gradient)])
         self.with_gradient[: len(with_gradient)] = with_gradient
@@ -100,13 +120,20 @@ class CurvaturePairs:
             self.rows[at] = 0  # y may have overflowed, and a direction sums over the free slot, too
             self.with_gradient[at] = 0.0
             return
+        known = step is not None and self.with_product is not None
+        if step is not None and self.with_product is not None:
+            _, y = _pair_rows(self.order)
+            self.gram[at.start, y] = self.gram[y, at.start] = -step * self.with_product
         self.gram[: len(with_y), at.start + 1] = self.gram[at.start + 1, : len(with_y)] = with_y
         self.gram[at, at.start + 1] = self.gram[at.start + 1, at] = [sy, yy]
         self.order.append(at.start // 2)
         del self.order[: 1 - len(self.rows) // 2]  # the oldest, where none is free
+        self.measured = min(self.measured + 1, len(self.order)) if known else 1
+        self.with_product = None
 
     def meet(self, gradient: Tensor) -> None:
         """Take the inner products with another current gradient. One synchronisation."""
+        self.with_product = None
         if self.order:
             read = host_read(self.inner_products(gradient, self.rows[:0]))
             self.with_gradient[: len(read)] = read
@@ -124,21 +151,31 @@ class CurvaturePairs:
         """Return (c, gamma) with H g = rowsᵀ c + gamma g from the newest `pairs` (Byrd, Nocedal & Schnabel, eq. 3.1).
 
         With R the upper triangle of SᵀY, D its diagonal and p = R⁻¹ Sᵀg:
-        H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg]. gamma is the largest s·y / y·y of the newest
-        few pairs: that quotient leans to the stiff directions, the more so the worse the conditioning.
+        H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg], where the newest pairs are made conjugate
+        first (see `conjugation.py`). gamma is the largest s·y / y·y of the newest few pairs: that quotient leans to
+        the stiff directions, the more so the worse the conditioning.
         """
         note_flops(4 * pairs**2, host=True)  # two triangular systems and a product
         s, y = _pair_rows(self.order[-pairs:])
+        SY, YY = self.gram[s][:, y], self.gram[y][:, y]
+        Sg, Yg = self.with_gradient[s], self.with_gradient[y]
+        gamma = float((SY.diagonal()[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]).max())
+        measured = min(self.measured, pairs)
+        T = conjugating(SY[-measured:, -measured:]) if measured > 1 else None
+        if T is not None:
+            SY, YY, Sg, Yg = combined(T, SY, YY, Sg, Yg)
         # In the order of columns, as LAPACK takes it; dtrtrs reads the upper triangle alone.
-        R = np.asfortranarray(self.gram[s][:, y])
-        YY = np.ascontiguousarray(self.gram[y][:, y])
-        D = R.diagonal()
-        gamma = float((D[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]).max())
-        p, _ = dtrtrs(R, self.with_gradient[s])
-        inner = D * p + gamma * (YY @ p - self.with_gradient[y])
+        R = np.asfortranarray(SY)
+        p, _ = dtrtrs(R, Sg)
+        inner = R.diagonal() * p + gamma * (YY @ p - Yg)
+        with_s, _ = dtrtrs(R, inner, trans=1)
+        with_y = -gamma * p
+        if T is not None:
+            newest = slice(-len(T), None)
+            with_s[newest] = T.T @ with_s[newest]
+            with_y[newest] = T.T @ with_y[newest]
         c = np.zeros(len(self.gram))
-        c[y] = -gamma * p
-        c[s], _ = dtrtrs(R, inner, trans=1)
+        c[s], c[y] = with_s, with_y
         return c, gamma
 
     def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
@@ -155,6 +192,8 @@ class CurvaturePairs:
             if 0 < square < math.inf or pairs == 1:
                 break
             pairs //= 2
+        _, y = _pair_rows(self.order)
+        self.with_product = self.gram[y] @ c + gamma * self.with_gradient[y]
         used = 2 * len(self.order) + 2
         weights = moved(torch.from_numpy(c[:used]), gradient.device, gradient.dtype)
         return combination(gradient, self.rows[:used], weights, beta=gamma), square

@@ -137,7 +137,7 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
     ) -> DescentState[CurvaturePairs]:
         """Rebuild the state; each rank takes its part of spread pairs."""
         factors = self.restored(objective, tensors, numbers)
-        numbers = {"measured_noise": 0.0, **numbers}  # what former versions saved has none
+        numbers = {"measured_noise": 0.0, "memory.measured": 0, **numbers}  # former versions saved none
         state = join(LBFGSState, tensors, numbers, identity=objective.identity, factors=factors)
         if self.shard_memory:
             state.memory = ShardedPairs.spread(state.memory, state.w, current())
@@ -170,7 +170,7 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
         slopes = trial.step * line.slope, trial.step * trial.slope
         correction = curvature_correction(state.loss - trial.loss, *slopes, noise)
         s, y = trial.w - state.w, trial.gradient - state.gradient
-        return memory, memory.insert(s, y, trial.gradient, correction)
+        return memory, memory.insert(s, y, trial.gradient, correction, trial.step)
 
     def _first_line(self, memory: CurvaturePairs, state: DescentState[CurvaturePairs]) -> Line:
         """Return that of -g, or of -M⁻¹ g with Newton's step where its slope does not promise too much."""

@@ -40,13 +40,17 @@ class PreconditionedPairs(CurvaturePairs):
         """Return the ring of `pairs`, empty or what `whole` returned, for the current gradient. One synchronisation."""
         scaled = inverse(gradient)
         (square,) = host_read(dot(gradient, scaled).reshape(1))
-        return cls(pairs.rows, pairs.gram, pairs.with_gradient, pairs.order, inverse, scaled, square)
+        return cls(
+            pairs.rows, pairs.gram, pairs.with_gradient, pairs.order, pairs.measured, inverse, scaled, square
+        )
 
     def whole(self) -> CurvaturePairs:
         """Return the ring without what belongs to M and the current gradient."""
-        return CurvaturePairs(self.rows, self.gram, self.with_gradient, self.order)
+        return CurvaturePairs(self.rows, self.gram, self.with_gradient, self.order, self.measured)
 
-    def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
+    def insert(
+        self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0, step: float | None = None
+    ) -> float:
         """Keep (s, t M⁻¹ y); see `CurvaturePairs.insert`. One product with M⁻¹, one synchronisation."""
         scaled, at = self.inverse(gradient), self.free_rows()
         self.rows[at.start] = s
@@ -57,7 +61,7 @@ class PreconditionedPairs(CurvaturePairs):
             torch.cat([self.inner_products(gradient, self.rows[:0]), products])
         )
         curved = sy > torch.finfo(s.dtype).eps * math.sqrt(ss) * math.sqrt(yy) and y_image > 0
-        self.keep(at, correction, with_gradient, correction * sy, correction * y_image, curved)
+        self.keep(at, correction, with_gradient, correction * sy, correction * y_image, curved, step)
         self.scaled, self.square = scaled, square
         return math.sqrt(ss)
 

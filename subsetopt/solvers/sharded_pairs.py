@@ -33,14 +33,14 @@ class ShardedPairs(CurvaturePairs):
         """Return this rank's part of a ring, for vectors like w."""
         start, stop = ranks.share(w.numel())
         rows = whole.rows[:, start:stop].to(w.device, w.dtype, copy=True)
-        return cls(rows, whole.gram, whole.with_gradient, whole.order, ranks, w.numel())
+        return cls(rows, whole.gram, whole.with_gradient, whole.order, whole.measured, ranks, w.numel())
 
     @classmethod
     def none(cls, m: int, w: Tensor, ranks: Ranks) -> ShardedPairs:
         """Return an empty ring for m pairs of vectors like w."""
         start, stop = ranks.share(w.numel())
         empty = CurvaturePairs.empty(m, w[start:stop])
-        return cls(empty.rows, empty.gram, empty.with_gradient, empty.order, ranks, w.numel())
+        return cls(empty.rows, empty.gram, empty.with_gradient, empty.order, ranks=ranks, size=w.numel())
 
     def whole(self) -> CurvaturePairs:
         """Return the ring that one process would have, on the host of rank 0 (without rows elsewhere)."""
@@ -49,12 +49,14 @@ class ShardedPairs(CurvaturePairs):
             row = self.ranks.gather_rows(own, self.size)
             if self.ranks.main:
                 rows[index] = row
-        return CurvaturePairs(rows, self.gram, self.with_gradient, self.order)
+        return CurvaturePairs(rows, self.gram, self.with_gradient, self.order, self.measured)
 
-    def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
+    def insert(
+        self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0, step: float | None = None
+    ) -> float:
         """Take this rank's part of the vectors; see `CurvaturePairs.insert`. One collective, one synchronisation."""
         with self._charged_whole():
-            return super().insert(self._own(s), self._own(y), self._own(gradient), correction)
+            return super().insert(self._own(s), self._own(y), self._own(gradient), correction, step)
 
     def meet(self, gradient: Tensor) -> None:
         """Take the inner products with another current gradient; see `CurvaturePairs.meet`. One collective."""
