@@ -21,7 +21,7 @@ from torch import Tensor
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
 from subsetopt.objective.tally import note_flops
-from subsetopt.solvers.conjugation import combined, conjugating
+from subsetopt.solvers.conjugation import conjugate
 from subsetopt.solvers.inner_products import combination, ring_products
 
 Vector = NDArray[np.float64]
@@ -155,27 +155,29 @@ class CurvaturePairs:
         first (see `conjugation.py`). gamma is the largest s·y / y·y of the newest few pairs: that quotient leans to
         the stiff directions, the more so the worse the conditioning.
         """
-        note_flops(4 * pairs**2, host=True)  # two triangular systems and a product
+        note_flops(8 * pairs**2, host=True)  # triangular systems and products
         s, y = _pair_rows(self.order[-pairs:])
         SY, YY = self.gram[s][:, y], self.gram[y][:, y]
         Sg, Yg = self.with_gradient[s], self.with_gradient[y]
         gamma = float((SY.diagonal()[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]).max())
-        measured = min(self.measured, pairs)
-        T = conjugating(SY[-measured:, -measured:]) if measured > 1 else None
-        if T is not None:
-            SY, YY, Sg, Yg = combined(T, SY, YY, Sg, Yg)
+        measured = max(1, min(self.measured, pairs))
+        newest = conjugate(SY[-measured:, -measured:])
+        T, split = newest.T, pairs - len(newest.T)
         # In the order of columns, as LAPACK takes it; dtrtrs reads the upper triangle alone.
-        R = np.asfortranarray(SY)
-        p, _ = dtrtrs(R, Sg)
-        inner = R.diagonal() * p + gamma * (YY @ p - Yg)
-        with_s, _ = dtrtrs(R, inner, trans=1)
-        with_y = -gamma * p
-        if T is not None:
-            newest = slice(-len(T), None)
-            with_s[newest] = T.T @ with_s[newest]
-            with_y[newest] = T.T @ with_y[newest]
+        R, coupling = np.asfortranarray(SY[:split, :split]), SY[:split, split:]
+        p = newest.solve(T @ Sg[split:])
+        with_y = np.concatenate([Sg[:split], T.T @ p])
+        if split:
+            with_y[:split] = dtrtrs(R, Sg[:split] - coupling @ with_y[split:])[0]
+        inner = gamma * (YY @ with_y - Yg)
+        with_s = np.empty(pairs)
+        own = newest.curvature * p + T @ inner[split:]
+        if split:
+            with_s[:split] = dtrtrs(R, R.diagonal() * with_y[:split] + inner[:split], trans=1)[0]
+            own -= T @ (with_s[:split] @ coupling)
+        with_s[split:] = T.T @ newest.solve_transposed(own)
         c = np.zeros(len(self.gram))
-        c[s], c[y] = with_s, with_y
+        c[s], c[y] = with_s, -gamma * with_y
         return c, gamma
 
     def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
