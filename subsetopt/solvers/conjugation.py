@@ -18,7 +18,7 @@ from scipy.linalg.lapack import dpotrf, dtrtri
 from subsetopt.objective.tally import note_flops
 
 FIRST_TRY = 16  # pairs; twice as many where all of them can be combined
-ASYMMETRY = 0.1  # of the curvature that is left of a pair: what the asymmetry of s_i·y_j may amount to
+ASYMMETRY = 0.2  # of the curvature that is left of a pair: what the asymmetry of s_i·y_j may amount to
 INDEPENDENT = 1e-8  # share of its curvature that must be left of a pair: the rest is rounding
 
 Matrix = NDArray[np.float64]

@@ -19,13 +19,21 @@ from scipy.linalg.lapack import dtrtrs
 from torch import Tensor
 
 from subsetopt.devices import moved
-from subsetopt.objective.host import host_read
+from subsetopt.objective.host import host_read, note_read
 from subsetopt.objective.tally import note_flops
 from subsetopt.solvers.conjugation import conjugate
-from subsetopt.solvers.inner_products import combination, ring_products
+from subsetopt.solvers.inner_products import (
+    RUN,
+    combination,
+    on_host,
+    pair_products,
+    ring_products,
+    short_combination,
+    short_ring_products,
+)
 
 Vector = NDArray[np.float64]
-GAMMA_PAIRS = 5  # newest pairs among which H0 is chosen
+GAMMA_PAIRS = 10  # newest pairs among which H0 is chosen
 
 
 @dataclass
@@ -45,8 +53,8 @@ class CurvaturePairs:
     measured: int = 0
 
     def __post_init__(self) -> None:
-        """Begin without a direction."""
-        self.with_product: Vector | None = None  # of each y_j with the last H g: what a step along it has to do with y_j
+        """Begin without a direction; later `with_product` has the products of each y_j with the last H g."""
+        self.with_product: Vector | None = None
 
     @classmethod
     def empty(cls, m: int, w: Tensor) -> CurvaturePairs:
@@ -88,9 +96,24 @@ class CurvaturePairs:
         at = self.free_rows()
         self.rows[at.start] = s
         torch.mul(y, correction, out=self.rows[at.start + 1])
-        *with_gradient, ss, sy, _, yy = host_read(self.inner_products(gradient, self.rows[at]))
-        curved = sy > torch.finfo(s.dtype).eps * math.sqrt(ss) * math.sqrt(yy)
-        self.keep(at, correction, with_gradient, sy, yy, curved, step)
+        return self.take(at, gradient, correction, step)
+
+    def learn(
+        self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], correction: float, step: float
+    ) -> float:
+        """Insert the differences between two points (w, g), without a copy of them; see `insert`."""
+        at = self.free_rows()
+        for row, old, new in zip(self.rows[at], before, after, strict=True):
+            torch.sub(new, old, out=row)
+        if correction != 1:
+            self.rows[at.start + 1] *= correction
+        return self.take(at, after[1], correction, step)
+
+    def take(self, at: slice, gradient: Tensor, correction: float, step: float | None) -> float:
+        """Take the pair in the free rows into use; see `insert`."""
+        *with_gradient, ss, sy, yy = self.read_products(gradient, at)
+        curved = sy > torch.finfo(gradient.dtype).eps * math.sqrt(ss) * math.sqrt(yy)
+        self.keep(at, correction, np.array(with_gradient), sy, yy, curved, step)
         return math.sqrt(ss)
 
     def free_rows(self) -> slice:
@@ -103,7 +126,7 @@ class CurvaturePairs:
         self,
         at: slice,
         correction: float,
-        with_gradient: list[float],
+        with_gradient: Vector,
         sy: float,
         yy: float,
         curved: bool,
@@ -114,7 +137,7 @@ class CurvaturePairs:
         `sy` and `yy` are the products of s with t y and of t y with the second row of the pair, which is t y itself.
         Those of s with the other y_j follow from the direction's, if `step` times it is s.
         """
-        with_y = correction * (np.array(with_gradient) - self.with_gradient[: len(with_gradient)])
+        with_y = correction * (with_gradient - self.with_gradient[: len(with_gradient)])
         self.with_gradient[: len(with_gradient)] = with_gradient
         if not curved:
             self.rows[at] = 0  # y may have overflowed, and a direction sums over the free slot, too
@@ -135,17 +158,33 @@ class CurvaturePairs:
         """Take the inner products with another current gradient. One synchronisation."""
         self.with_product = None
         if self.order:
-            read = host_read(self.inner_products(gradient, self.rows[:0]))
+            read = self.read_products(gradient)
             self.with_gradient[: len(read)] = read
 
     def whole(self) -> CurvaturePairs:
         """Return what is to be saved: the ring itself, unless it is spread over ranks."""
         return self
 
-    def inner_products(self, gradient: Tensor, pair: Tensor) -> Tensor:
-        """Return those of the rows in use, and of the free ones, with g; then those within `pair` (c, P); float64."""
+    def read_products(self, gradient: Tensor, pair: slice | None = None) -> list[float]:
+        """Return those of the rows in use, and of the free ones, with g; then s·s, s·y and y·y of `pair`."""
         rows = self.rows[: 2 * len(self.order) + 2]
-        return torch.cat([ring_products(rows, gradient[None]).flatten(), ring_products(pair, pair).flatten()])
+        if not self.on_host:
+            return host_read(self.inner_products(rows, gradient, pair))
+        note_read()
+        note_flops(2 * rows.numel() + (0 if pair is None else 6 * rows.shape[1]), host=True)
+        return short_ring_products(rows.numpy(), gradient.detach().numpy(), pair)
+
+    @property
+    def on_host(self) -> bool:
+        """True where numpy takes the inner products: each of its calls costs less than torch's."""
+        return on_host(self.rows) and self.rows.shape[1] <= RUN
+
+    def inner_products(self, rows: Tensor, gradient: Tensor, pair: slice | None) -> Tensor:
+        """Return what `read_products` reads, on the device."""
+        with_gradient = ring_products(rows, gradient[None]).flatten()
+        if pair is None:
+            return with_gradient
+        return torch.cat([with_gradient, pair_products(*self.rows[pair])])
 
     def coefficients(self, pairs: int) -> tuple[NDArray[np.float64], float]:
         """Return (c, gamma) with H g = rowsᵀ c + gamma g from the newest `pairs` (Byrd, Nocedal & Schnabel, eq. 3.1).
@@ -180,25 +219,30 @@ class CurvaturePairs:
         c[s], c[y] = with_s, -gamma * with_y
         return c, gamma
 
-    def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
-        """Return (H g, g·H g) for the current gradient, whose square norm is given. No synchronisation.
+    def apply(self, gradient: Tensor, square_norm: float, scale: float = 1.0) -> tuple[Tensor, float]:
+        """Return (`scale` H g, g·H g) for the current gradient, whose square norm is given. No synchronisation.
 
         Where rounding in R leaves g·H g not positive, the older half of the pairs is left out, again and again: it is
         not positive in the end only if the newest pair alone fails, too.
         """
         pairs = len(self.order)
-        while True:
-            with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            while True:
                 c, gamma = self.coefficients(pairs)
                 square = float(c @ self.with_gradient + gamma * square_norm)
-            if 0 < square < math.inf or pairs == 1:
-                break
-            pairs //= 2
-        _, y = _pair_rows(self.order)
-        self.with_product = self.gram[y] @ c + gamma * self.with_gradient[y]
+                if 0 < square < math.inf or pairs == 1:
+                    break
+                pairs //= 2
+            _, y = _pair_rows(self.order)
+            self.with_product = self.gram[y] @ c + gamma * self.with_gradient[y]
         used = 2 * len(self.order) + 2
-        weights = moved(torch.from_numpy(c[:used]), gradient.device, gradient.dtype)
-        return combination(gradient, self.rows[:used], weights, beta=gamma), square
+        rows, weights = self.rows[:used], scale * c[:used]
+        if self.on_host:
+            note_flops(2 * rows.numel(), host=True)
+            sum_of_rows = short_combination(gradient.detach().numpy(), rows.numpy(), weights, scale * gamma)
+            return torch.from_numpy(sum_of_rows), square
+        moved_weights = moved(torch.from_numpy(weights), gradient.device, gradient.dtype)
+        return combination(gradient, rows, moved_weights, beta=scale * gamma), square
 
 
 def _pair_rows(order: Sequence[int]) -> tuple[Any, Any]:

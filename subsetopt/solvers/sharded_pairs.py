@@ -51,6 +51,11 @@ class ShardedPairs(CurvaturePairs):
                 rows[index] = row
         return CurvaturePairs(rows, self.gram, self.with_gradient, self.order, self.measured)
 
+    @property
+    def on_host(self) -> bool:
+        """Never: inner products are added up over ranks."""
+        return False
+
     def insert(
         self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0, step: float | None = None
     ) -> float:
@@ -58,20 +63,29 @@ class ShardedPairs(CurvaturePairs):
         with self._charged_whole():
             return super().insert(self._own(s), self._own(y), self._own(gradient), correction, step)
 
+    def learn(
+        self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], correction: float, step: float
+    ) -> float:
+        """Take this rank's part of the vectors; see `CurvaturePairs.learn`. One collective, one synchronisation."""
+        (w, g), (new_w, new_g) = before, after
+        own_before, own_after = (self._own(w), self._own(g)), (self._own(new_w), self._own(new_g))
+        with self._charged_whole():
+            return super().learn(own_before, own_after, correction, step)
+
     def meet(self, gradient: Tensor) -> None:
         """Take the inner products with another current gradient; see `CurvaturePairs.meet`. One collective."""
         with self._charged_whole():
             super().meet(self._own(gradient))
 
-    def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
-        """Return (H g, g·H g) with the whole of H g on every rank: one collective."""
+    def apply(self, gradient: Tensor, square_norm: float, scale: float = 1.0) -> tuple[Tensor, float]:
+        """Return (`scale` H g, g·H g) with the whole of H g on every rank: one collective."""
         with self._charged_whole():
-            part, square = super().apply(self._own(gradient), square_norm)
+            part, square = super().apply(self._own(gradient), square_norm, scale)
         return self.ranks.gather_rows(part, self.size), square
 
-    def inner_products(self, gradient: Tensor, pair: Tensor) -> Tensor:
+    def inner_products(self, rows: Tensor, gradient: Tensor, pair: slice | None) -> Tensor:
         """Add up over ranks what is computed from parts of the vectors."""
-        table = super().inner_products(gradient, pair)
+        table = super().inner_products(rows, gradient, pair)
         self.ranks.sum_(table)
         return table
 
