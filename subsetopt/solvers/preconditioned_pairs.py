@@ -41,9 +41,7 @@ class PreconditionedPairs(CurvaturePairs):
         """Return the ring of `pairs`, empty or what `whole` returned, for the current gradient. One synchronisation."""
         scaled = inverse(gradient)
         (square,) = host_read(dot(gradient, scaled).reshape(1))
-        return cls(
-            pairs.rows, pairs.gram, pairs.with_gradient, pairs.order, pairs.measured, inverse, scaled, square
-        )
+        return cls(pairs.rows, pairs.gram, pairs.with_gradient, pairs.order, pairs.measured, inverse, scaled, square)
 
     def whole(self) -> CurvaturePairs:
         """Return the ring without what belongs to M and the current gradient."""
