@@ -13,7 +13,7 @@ RATE_FACTOR = math.sqrt(10.0)
 class Knob:
     """A setting and its grid: `centre * factor**i` (log), or odds of `centre / (1 - centre) * 3**i` (logit).
 
-    `name` is `lr`, `solve_share`, `noise_theta` (of all growing stages), or the name of a solver's setting.
+    `name` is `lr`, `solve_share`, `draw_share`, `noise_theta` (of all growing stages), or a setting of the solver.
     """
 
     name: str

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,16 @@ def replace_file(target: Path, content: bytes, remedy: str = "make room") -> Pat
 
     Temporary file in the same folder, fsync, rename, fsync of the folder. Raises `RunDirectoryError` with `remedy`.
     """
+    return replace_file_by(target, (content,), remedy)
+
+
+def replace_file_by(target: Path, pieces: Iterable[bytes | memoryview], remedy: str = "make room") -> Path:
+    """Write `target` as `replace_file` does, piece by piece: no more than one of them need be in memory."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

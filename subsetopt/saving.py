@@ -1,8 +1,8 @@
 """Split any state into named tensors and JSON-able numbers, and put it together again, bit for bit.
 
 `split` and `join` are the only pair that checkpoints are made with. A state is a dataclass, or a mapping, of tensors,
-numbers, arrays, enums, generators, further dataclasses and mappings, and objects that save themselves as torch's do, by
-`state_dict` and `load_state_dict`; these count as the mapping that they return.
+numbers, float64 arrays, enums, generators, further dataclasses and mappings, and objects that save themselves as
+torch's do, by `state_dict` and `load_state_dict`; these count as the mapping that they return.
 
 The form on disk: a tensor is named by its path, in which a field of a dataclass follows a dot and a key of a mapping a
 slash (`memory.steps`, `sampler/order`). Numbers form a dict that is nested as the mappings are; the fields of a nested
@@ -16,6 +16,8 @@ import copy
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -28,6 +30,8 @@ T = TypeVar("T")
 UNSAVED = {"saved": False}  # metadata of a field that `join` gets from its caller
 
 SAME = "same_as"
+
+_COPY: ContextVar[bool] = ContextVar("whether split copies tensors", default=True)
 
 
 @runtime_checkable
@@ -44,13 +48,24 @@ class SavesItself(Protocol):
 def split(state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of a dataclass or mapping by path, and its numbers, which JSON keeps to the last bit.
 
-    Tensors are copied, since solvers update ring buffers in place; float64 arrays become nested lists. Raises
-    `TypeError` for a dataclass in a mapping, which nothing says how to rebuild.
+    Tensors are copied, since solvers update ring buffers in place, unless `without_copies` says otherwise. Float64
+    arrays that are fields of a dataclass become tensors of their bits (int64: not every device has float64), others
+    nested lists. Raises `TypeError` for a dataclass in a mapping, which nothing says how to rebuild.
     """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
     _Splitter(tensors).take(state, "", numbers, "")
     return tensors, numbers
+
+
+@contextmanager
+def without_copies() -> Iterator[None]:
+    """Let `split` return a state's own tensors: for states that do not change while the parts are in use."""
+    token = _COPY.set(False)
+    try:
+        yield
+    finally:
+        _COPY.reset(token)
 
 
 def join(kind: type[T], tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], **given: Any) -> T:
@@ -91,6 +106,8 @@ class _Splitter:
             elif isinstance(plain, Mapping):
                 numbers[own] = {}
                 self.take(plain, name + "/", numbers[own], "")
+            elif isinstance(plain, np.ndarray) and not isinstance(state, Mapping):
+                self._tensors[name] = torch.from_numpy(np.array(plain, dtype=np.float64).view(np.int64))
             else:
                 numbers[own] = plain.tolist() if isinstance(plain, np.ndarray) else copy.copy(plain)
 
@@ -101,7 +118,7 @@ class _Splitter:
             return
         self._first[key] = name
         self._alive.append(tensor)
-        self._tensors[name] = tensor.detach().clone()
+        self._tensors[name] = tensor.detach().clone() if _COPY.get() else tensor.detach()
 
 
 def _items(state: Any) -> Iterator[tuple[str, Any]]:
@@ -165,7 +182,9 @@ def _typed(value: Any, hint: Any) -> Any:
     if value is None:
         return None
     if _is_array(hint):
-        return np.array(value, dtype=np.float64)
+        # Earlier versions saved nested lists.
+        bits = isinstance(value, Tensor)
+        return value.cpu().numpy().view(np.float64).copy() if bits else np.array(value, dtype=np.float64)
     kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if isinstance(kind, type)]
     for kind in kinds:
         if issubclass(kind, Enum):

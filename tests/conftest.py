@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -61,9 +63,27 @@ def cuda() -> torch.device:
     return _named_device("cuda")
 
 
+@pytest.fixture(scope="session")
+def start_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Return `start(*arguments, **environment) -> warm.Command`: the command line in a process of its own, at once."""
+    spec = importlib.util.spec_from_file_location("warm", Path(__file__).with_name("warm.py"))
+    assert spec is not None and spec.loader is not None
+    warm = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(warm)
+    interpreter = warm.Interpreter(tmp_path_factory.mktemp("commands"))
+    yield interpreter.start
+    interpreter.close()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that run on devices: `pytest -m gpu` runs these and no others."""
     for item in items:
         if {"device", "cuda"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.gpu)
+
+
+def pytest_collection_finish() -> None:
+    """Set aside what was imported and collected: else every collection of garbage looks through all of it anew."""
+    gc.collect()
+    gc.freeze()

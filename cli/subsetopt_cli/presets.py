@@ -11,11 +11,11 @@ from subsetopt.errors import unknown_name
 
 
 def preset_files(kind: Literal["run", "study"] = "run") -> dict[str, Path]:
-    """Return the shipped presets by name: those of `train`, or those of `compare`, which are named compare-*."""
+    """Return the shipped presets by name: those of `train`, or those of `compare`, named compare-* and claim-*."""
     package = Path(subsetopt.__file__).parent
     folder = next((path for path in (package / "configs", package.parent / "configs") if path.is_dir()), package)
     paths = sorted(folder.glob("*.toml"))
-    return {path.stem: path for path in paths if path.stem.startswith("compare-") == (kind == "study")}
+    return {path.stem: path for path in paths if path.stem.startswith(("compare-", "claim-")) == (kind == "study")}
 
 
 def preset_summary(path: Path) -> str:

@@ -19,7 +19,8 @@ from torch.func import jvp, vjp, vmap
 from subsetopt.errors import ModelError
 from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
-from subsetopt.objective.layers import CONVOLUTION, Layer, find_layers, patches, recording
+from subsetopt.objective.layers import Layer, find_layers, recording
+from subsetopt.objective.patches import CONVOLUTION, flat_weights, is_transposed, patches
 
 
 class SampleJacobians(Protocol):
@@ -51,7 +52,7 @@ class LayerJacobians:
         self._flat, self._n = flat, len(x)
         with torch.enable_grad(), flat.at(flat.leaves(w), "deterministic") as evaluate, recording(layers):
             self.outputs = evaluate(x)
-            self._calls = [(layer, self._rows(layer, a), z) for layer in layers for a, z in layer.calls]
+            self._calls = [(layer, self._rows(layer, a, z), z) for layer in layers for a, z in layer.calls]
 
     def pull_back(self, u: Tensor) -> Tensor:
         return self._gradients(u, differentiable=False)
@@ -63,9 +64,9 @@ class LayerJacobians:
             (image,) = torch.autograd.grad((self._gradients(u, differentiable=True) * v).sum(), u)
         return image
 
-    def _rows(self, layer: Layer, a: Tensor) -> Tensor:
+    def _rows(self, layer: Layer, a: Tensor, z: Tensor) -> Tensor:
         """Return the layer's inputs by samples and rows, shape (n, rows, d)."""
-        rows = patches(layer.module, a) if isinstance(layer.module, CONVOLUTION) else a
+        rows = patches(layer.module, a, z.shape[2:]) if isinstance(layer.module, CONVOLUTION) else a
         return rows.reshape(self._n, -1, rows.shape[-1])
 
     def _gradients(self, u: Tensor, differentiable: bool) -> Tensor:
@@ -79,7 +80,8 @@ class LayerJacobians:
                 last = slope.movedim(1, -1) if isinstance(layer.module, CONVOLUTION) else slope
                 g = last.reshape(self._n, -1, last.shape[-1])
                 if layer.weight is not None:
-                    found[layer.weight] = found[layer.weight] + (g.mT @ rows).flatten(1)
+                    own = flat_weights(g.mT @ rows, self._flat.shapes[layer.weight], is_transposed(layer.module))
+                    found[layer.weight] = found[layer.weight] + own
                 if layer.bias is not None:
                     found[layer.bias] = found[layer.bias] + g.sum(1)
             return torch.cat(found, 1)

@@ -2,7 +2,7 @@
 
 Bundled sets, and tables of CSV files (`--data-dir`), whose words are one-hot encoded and whose gaps are imputed by
 scikit-learn's transformers. The same split for all of a seed. Scores are accuracy or R2 on the rest; seconds are CPU
-seconds of `fit`, taken by turns; at most `--rows` rows are fitted.
+seconds of `fit`, taken by turns; at most `--rows` rows are fitted. `estimators_same_loss` compares equal objectives.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from subsetopt.bench.estimators_same_loss import Counted, markdown_same_loss, same_loss
 from subsetopt.sklearn import SubsetClassifier, SubsetRegressor
 
 BUNDLED: dict[str, Callable[..., Any]] = {
@@ -96,12 +97,12 @@ def measured(name: str, rows: Rows, seed: int, limit: int) -> Iterator[dict[str,
     size = min(limit, round(0.75 * len(X)))
     split = train_test_split(X, y, train_size=size, random_state=seed, stratify=y if classes else None)
     for label, model in contestants(classes, seed).items():
-        begin = time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.fit(split[0], split[2])
-        seconds = time.process_time() - begin
         last = model[-1] if hasattr(model, "steps") else model
+        with warnings.catch_warnings(), Counted() as counted:
+            warnings.simplefilter("ignore")
+            begin = time.process_time()
+            model.fit(split[0], split[2])
+            seconds = time.process_time() - begin
         yield {
             "data": name,
             "model": label,
@@ -109,15 +110,15 @@ def measured(name: str, rows: Rows, seed: int, limit: int) -> Iterator[dict[str,
             "rows": size,
             "features": X.shape[1],
             "score": float(model.score(split[1], split[3])),
-            "cpu_seconds": seconds,
-            "iterations": int(last.n_iter_),
+            "cpu_seconds": round(seconds, 5),
+            "evaluations": round(counted.rows / size, 2),
             "score_name": "accuracy" if is_classifier(last) else "R2",
         }
 
 
 def markdown(records: list[dict[str, Any]]) -> str:
     """Return a table of means over seeds."""
-    lines = ["| data | rows x features | model | score | CPU seconds | iterations |", "|---|---|---|---:|---:|---:|"]
+    lines = ["| data | rows x features | model | score | CPU seconds | evaluations |", "|---|---|---|---:|---:|---:|"]
     for name in dict.fromkeys(record["data"] for record in records):
         own = [record for record in records if record["data"] == name]
         for label in dict.fromkeys(record["model"] for record in own):
@@ -125,20 +126,20 @@ def markdown(records: list[dict[str, Any]]) -> str:
             scores = [record["score"] for record in found]
             spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
             seconds = statistics.median(record["cpu_seconds"] for record in found)
-            iterations = statistics.median(record["iterations"] for record in found)
+            evaluations = statistics.median(record["evaluations"] for record in found)
             shape = f"{found[0]['rows']} x {found[0]['features']}"
             score = f"{found[0]['score_name']} {statistics.mean(scores):.4f} ± {spread:.4f}"
-            lines.append(f"| {name} | {shape} | {label} | {score} | {seconds:.3g} | {iterations:g} |")
+            lines.append(f"| {name} | {shape} | {label} | {score} | {seconds:.3g} | {evaluations:.0f} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measure, and write records.json and table.md after each data set."""
+    """Measure, and write records.json and table.md after each data set, and the same for equal objectives."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data-dir", type=Path, help="folder with the CSV files")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=15_000)
+    parser.add_argument("--rows", type=int, default=5000)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
@@ -151,9 +152,12 @@ def main() -> None:
         rows = read()
         for seed in range(given.seeds):
             records += measured(name, rows, seed, given.rows)
-        (given.out / "records.json").write_text(json.dumps(records, indent=1))
+        lines = ",\n".join(json.dumps(record) for record in records)
+        (given.out / "records.json").write_text(f"[\n{lines}\n]\n")
         (given.out / "table.md").write_text(markdown(records))
         print(markdown([record for record in records if record["data"] == name]), flush=True)
+    equal = [record for seed in range(given.seeds) for record in same_loss(seed)]
+    (given.out / "same_loss.md").write_text(markdown_same_loss(equal))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class CellMaker:
         for phase in phases[:-1]:
             part = WARMUP_SHARE if phase.role == "warmup" else share / max(solves, 1)
             settings = {**phase.model_dump(), limit: part * budget, other: None, "cumulative": growing}
-            if phase.role == "solve" and not own_stop and not phase.streaming:
+            if phase.role == "solve" and not own_stop and not phase.streaming and phase.draw == "uniform":
                 settings["stop_at"] = study.solve_stop_at
             budgeted.append(settings)
         return [*budgeted, {**phases[-1].model_dump(), limit: budget, other: None}]
@@ -236,7 +236,7 @@ def _with_knob(phases: Sequence[Mapping[str, Any]], knob: Knob, value: float) ->
     earlier, last = [dict(phase) for phase in phases[:-1]], dict(phases[-1])
     if knob.name == "noise_theta":
         return [{**phase, "noise_theta": value} if phase["role"] == "grow" else phase for phase in [*earlier, last]]
-    if knob.name in ("lr", "weight_decay"):
+    if knob.name in ("lr", "weight_decay", "draw_share"):
         last[knob.name] = value
     elif knob.name not in ("solve_share", "l2"):
         last["settings"] = {**last["settings"], knob.name: int(value) if knob.whole else value}

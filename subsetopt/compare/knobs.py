@@ -39,6 +39,8 @@ def knob_of(phases: tuple[PhaseConfig, ...], solve_share: float) -> Knob | None:
         return Knob("noise_theta", grown[0].noise_theta)
     if any(phase.role == "solve" for phase in phases[:-1]):
         return Knob("solve_share", solve_share, "logit")
+    if last.draw == "residual":
+        return Knob("draw_share", last.draw_share or 0.25, "logit")
     knob = METHODS.entry(last.method).knob if last.method in METHODS else SOLVERS.entry(last.method).knob
     given = None if knob is None else last.settings.get(knob.name)
     return knob if knob is None or given is None else replace(knob, centre=float(given))

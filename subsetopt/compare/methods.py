@@ -4,7 +4,8 @@
     SOLVER@SHARE                 its minimum on a random subset, and nothing after it
     STREAM[+HANDOFF]             a strategy on fresh mini-batches, e.g. kfac-stream; `+full` is L-BFGS on the full set
     SOLVER@STARTxFACTOR          the solver on subsets growing from START by FACTOR to the full set, e.g. lbfgs@0.01x2
-    SOLVER@...+HANDOFF           either of these, then full (the same solver), another solver, or first-order training
+    SOLVER@residual              the solver on samples drawn by their residuals, then on all, e.g. lbfgs@residual
+    SOLVER@...+HANDOFF           any of these, then full (the same solver), another solver, or first-order training
     OPTIMIZER (sgd, adam, ...)   first-order training on all samples; also package.module:Class, either with arguments
                                  in parentheses: soap(precondition_frequency=20), torch.optim:SGD(momentum=0.8)
     OPTIMIZER?                   left out, with a warning, where the package that has it is not installed
@@ -101,9 +102,12 @@ def _solver_settings(text: str, head: str, handoff: str | None) -> dict[str, Any
         if handoff is not None:
             raise SettingError("method", text, "the solver's share of the data is missing", f"{solver}@0.1+{handoff}")
         return {"solver": "none", "handoff": "full", "handoff_solver": solver}
+    drawn = share == "residual"
     share, grows, factor = share.partition("x")
     settings: dict[str, Any] = {"solver": solver}
-    if grows:
+    if drawn:
+        settings["subset_draw"] = "residual"
+    elif grows:
         settings |= {"grow_start": _share(text, share), "grow": _number(text, factor, "x")}
     else:
         settings["subset_frac"] = _share(text, share)
@@ -183,6 +187,8 @@ def _phase_words(phase: PhaseConfig, config: RunConfig) -> str:
     data = "the full training set" if phase.data == "full" else _subset_words(config)
     if phase.streaming:
         return f"{phase.method} on fresh subsets of {data}"
+    if phase.draw == "residual":
+        return f"{phase.method} on samples drawn by their residuals, then on {data}"
     if phase.role == "solve" and config.grow is not None:
         data = f"subsets growing from {100 * config.grow_start:g} % by a factor of {config.grow:g} to {data}"
     if phase.subsets > 1:

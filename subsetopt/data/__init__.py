@@ -5,7 +5,7 @@ scikit-learn and Pillow are imported by the readers that need them, when they ne
 
 from subsetopt.data.augment import augmented_copies
 from subsetopt.data.catalog import DATASETS
-from subsetopt.data.coercion import as_batches, as_dataset, as_samples
+from subsetopt.data.coercion import as_batches, as_dataset, as_dataset_of_batches, as_samples
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.download import download
 from subsetopt.data.given.reading import require_readable
@@ -26,6 +26,7 @@ __all__ = [
     "Task",
     "as_batches",
     "as_dataset",
+    "as_dataset_of_batches",
     "as_samples",
     "augmented_copies",
     "dataset_from_arrays",

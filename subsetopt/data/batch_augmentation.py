@@ -51,6 +51,8 @@ def make_augmentation(name: str, in_shape: tuple[int, ...] | dict[str, tuple[int
     kind = AUGMENTATIONS.get(name)
     if isinstance(in_shape, dict) or len(in_shape) != 3:
         raise SettingError("augmentation", name, f"needs images, the inputs have shape {in_shape}", "use none")
+    if kind is RandAugment and in_shape[0] not in (1, 3):
+        raise SettingError("augmentation", name, f"needs grey or colour images, these are {in_shape}", "use standard")
     return kind()
 
 
@@ -167,10 +169,13 @@ class RandAugment:
         if images.dtype != torch.uint8:
             raise SettingError("augmentation", "randaugment", "needs uint8 images", "use standard")
         # kornia draws from torch's global generator, so that one is seeded and put back.
-        seed = int(torch.randint(0, 2**62, (), generator=generator))
+        seed, grey = int(torch.randint(0, 2**62, (), generator=generator)), images.shape[1] == 1
         with borrowed_generators():
             torch.manual_seed(seed)
-            changed = self._operations(_standard(images, generator).float() / 255)
+            moved_images = _standard(images, generator).float() / 255
+            # kornia takes colours alone; what it does to three equal ones leaves them equal.
+            changed = self._operations(moved_images.expand(-1, 3, -1, -1))
+            changed = changed.mean(1, keepdim=True) if grey else changed
         return Augmented(preprocess(changed.clamp(0, 1) * 255))
 
 

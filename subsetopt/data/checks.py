@@ -30,11 +30,7 @@ _WIDER: dict[str, type[np.generic]] = {
 def as_array(array: Any, what: str) -> NDArray[Any]:
     """Return anything like an array as one of numpy; raises `DataError` for ragged, sparse and masked ones."""
     if isinstance(array, Tensor):
-        array = array.detach().cpu().resolve_conj().resolve_neg()
-        if array.is_sparse or array.layout != torch.strided:
-            raise DataError(f"{what}: is a sparse tensor; make it dense with .to_dense()")
-        dense: NDArray[Any] = (array.float() if array.dtype in _FLOATS_OF_TORCH else array).numpy()
-        return dense
+        return _dense(array, what)
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
         raise DataError(f"{what}: has {int(array.mask.sum())} masked values; fill them in or leave the rows out")
     if hasattr(array, "toarray") and not isinstance(array, np.ndarray):
@@ -43,6 +39,26 @@ def as_array(array: Any, what: str) -> NDArray[Any]:
         return np.asarray(array)
     except ValueError as error:
         raise DataError(f"{what}: rows have different shapes; make them one array") from error
+
+
+def _dense(tensor: Tensor, what: str) -> NDArray[Any]:
+    """Return a tensor as an array; raises `DataError` for one that does not hold its numbers as an array does."""
+    kinds = {
+        "nested, of rows of different shapes; pad it with torch.nested.to_padded_tensor": tensor.is_nested,
+        "on the meta device and holds no numbers; give the data themselves": tensor.is_meta,
+        "quantised; make it floating with .dequantize()": tensor.is_quantized,
+    }
+    for kind in (kind for kind, true in kinds.items() if true):
+        raise DataError(f"{what}: is {kind}")
+    if tensor.is_sparse or tensor.layout != torch.strided:
+        raise DataError(f"{what}: is a sparse tensor; make it dense with .to_dense()")
+    own = tensor.detach().cpu().resolve_conj().resolve_neg()
+    try:
+        array: NDArray[Any] = (own.float() if own.dtype in _FLOATS_OF_TORCH else own).numpy()
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{what}: is no plain tensor ({reason}); give one that .numpy() can show") from None
+    return array
 
 
 def as_tensor(array: Any, what: str) -> Tensor:

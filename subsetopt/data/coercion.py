@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -13,15 +13,17 @@ from subsetopt.data.dataset import Dataset, Task
 from subsetopt.data.given.columns import (
     Columns,
     Key,
+    as_batch,
     as_stored,
     require_apart,
 )
 from subsetopt.data.given.map_style import read_rows
-from subsetopt.data.given.reading import map_style_of, read_given, require_no_choice
-from subsetopt.data.loading import dataset_of
+from subsetopt.data.given.reading import arrays_of, holds_arrays, map_style_of, read_given, require_no_choice
+from subsetopt.data.given.tables import is_frame, is_sparse, read_sparse, targets_of
+from subsetopt.data.loading import dataset_of, dataset_of_batches
 from subsetopt.data.weights import weighted
 from subsetopt.errors import SettingError
-from subsetopt.inputs import LazyRows, Stored
+from subsetopt.inputs import LazyRows, Parts, Stored, as_inputs
 
 
 def as_dataset(
@@ -72,10 +74,29 @@ def as_samples(thing: object) -> tuple[Stored, Tensor]:
 
 
 def as_batches(thing: object) -> Stored:
-    """Return whole samples, targets among them, as a loss takes them that calls the model itself: a dict or a tuple."""
+    """Return whole samples, targets among them, as a loss takes them that calls the model itself.
+
+    A dict or tuple stays one, also of a single entry; a frame becomes a dict of its columns. Raises as `as_dataset`.
+    """
+    given: Any = thing
+    values = list(given.values()) if isinstance(given, Mapping) else given
+    values = values if isinstance(values, tuple | list) else [values]
+    if values and all(isinstance(value, Tensor | Parts | LazyRows) for value in values):
+        return as_inputs(given)
+    if is_frame(thing):
+        return as_batch({str(name): targets_of(given[name]) for name in given.columns}, "dataset")
+    if is_sparse(thing):
+        return as_stored(read_sparse(thing, None), "dataset")
+    if holds_arrays(thing):
+        return as_batch(arrays_of(thing), "dataset")
     source, _ = map_style_of(thing)
-    inputs = read_rows(source, lambda batch: (batch, None), None).inputs
-    return inputs if isinstance(inputs, LazyRows) else as_stored(inputs, "inputs")
+    inputs: Stored = read_rows(source, lambda batch: (as_batch(batch, "dataset"), None), None).inputs
+    return inputs
+
+
+def as_dataset_of_batches(thing: object, *, validation_fraction: float = 0.1, seed: int = 0) -> Dataset:
+    """Return whole samples, see `as_batches`, as the data of a run; nothing is standardised."""
+    return dataset_of_batches(as_batches(thing), validation_fraction, seed)
 
 
 def _keys(name: str, given: Key | Sequence[Key] | None) -> tuple[Key, ...] | None:

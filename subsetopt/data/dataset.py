@@ -18,7 +18,8 @@ class Split:
 
     Inputs are `Stored` ones: a tensor, `Parts` of several tensors, or `LazyRows` that are read when they are needed.
 
-    Targets are int64 `(n,)` for classification and floating `(n, M)` for regression. `rows[i]` is the index of
+    Targets are int64 `(n,)` for classification and floating `(n, M)` for regression; or int64 `(n, ...)`, labels of
+    positions or several labels, for a loss given as an object. `rows[i]` is the index of
     row i in the publisher's file, so that a score credited to a row can always be traced back. `weights` (n,), float64,
     say how much each row counts, None that all count alike.
     """

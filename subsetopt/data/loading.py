@@ -15,11 +15,11 @@ from torch import Tensor
 from subsetopt.data.catalog import DATASETS, Query, RawData, RawSplit
 from subsetopt.data.checks import checked_inputs, require_same_length
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
-from subsetopt.data.given.columns import GivenSamples
+from subsetopt.data.given.columns import GivenSamples, predictors_of
 from subsetopt.data.normalization import measure, measure_inputs, standardised_beside
 from subsetopt.data.subset import as_number, ranking
 from subsetopt.data.tables.encoding import TableEncoding
-from subsetopt.data.targets import absent_classes, read_targets
+from subsetopt.data.targets import Targets, absent_classes, read_targets
 from subsetopt.data.weights import weighted
 from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError, setting, unknown_name
@@ -131,6 +131,23 @@ def dataset_of(
     return replace(dataset, columns=given.columns)
 
 
+def dataset_of_batches(batches: Stored, validation_fraction: float, seed: int) -> Dataset:
+    """Make a data set of whole samples for a loss that calls the model: as they are, with a share held out by `seed`.
+
+    `in_shape` is that of what a model is called with to predict (see `predictors_of`). The loss has the targets, so M
+    is taken for 1, and there are no targets of the data set.
+    """
+    _check_settings(validation_fraction, "none")
+    inputs = checked_inputs(batches, "dataset")
+    structure = inputs[:1]
+    train, validation = _carve(
+        Split(inputs, torch.zeros(len(inputs), 1), torch.arange(len(inputs))), validation_fraction, seed, "regression"
+    )
+    note = "Q takes M = 1 equation per sample: the loss calls the model, and its targets are not known"
+    in_shape = shape_of(predictors_of(structure))
+    return Dataset("batches", "regression", in_shape, 1, train, validation, None, notes=(note,))
+
+
 def validation_rows(targets: Tensor, fraction: float, seed: int, task: Task) -> Tensor:
     """Return the sorted rows that the validation split takes: max(1, round(fraction * n)) of n, none for 0.
 
@@ -198,9 +215,13 @@ def _assemble(
         normalization=_measured(train.inputs, None if encoded is None else encoded.encoding) if standardise else None,
         class_names=targets.class_names,
         notes=tuple(notes),
-        target_normalization=measure(train.targets) if standardise and targets.task == "regression" else None,
+        target_normalization=measure(train.targets) if standardise and _are_quantities(targets) else None,
         encoding=None if encoded is None else encoded.encoding,
     )
+
+
+def _are_quantities(targets: Targets) -> bool:
+    return targets.task == "regression" and targets.splits["train"].is_floating_point()
 
 
 def _measured(inputs: Stored, encoding: TableEncoding | None) -> Normalization | dict[str, Normalization] | None:

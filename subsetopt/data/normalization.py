@@ -63,7 +63,8 @@ def standardised_beside(dataset: Dataset) -> Dataset:
 
     Inputs that a collate function padded are left as they are, since padding would become a number like any other.
     """
-    by = measure(dataset.train.targets) if dataset.task == "regression" else None
+    quantities = dataset.task == "regression" and dataset.train.targets.is_floating_point()
+    by = measure(dataset.train.targets) if quantities else None
     return replace(
         dataset,
         target_normalization=by,

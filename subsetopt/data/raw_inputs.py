@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from subsetopt.data.checks import checked_inputs
 from subsetopt.data.dataset import Dataset
-from subsetopt.data.given.columns import TARGET_NAMES, as_stored
+from subsetopt.data.given.columns import TARGET_NAMES, as_batch, as_stored
 from subsetopt.data.given.map_style import read_rows
 from subsetopt.data.given.reading import arrays_of, is_hugging_face, map_style_of
 from subsetopt.data.given.tables import columns_fit, is_frame, is_series, is_sparse, matrix_of, read_sparse, targets_of
@@ -48,10 +48,14 @@ def raw_inputs(thing: Any, in_shape: Shape, columns: tuple[str, ...] = (), any_l
     elif isinstance(thing, DataLoader | TorchDataset) or is_hugging_face(thing):
         found = read_rows(map_style_of(thing)[0], divide, None).inputs
     elif isinstance(thing, Mapping) or (keys and isinstance(thing, tuple | list)):
-        found = as_stored(_inputs_in(arrays_of(thing), keys), "inputs")
+        convert = as_batch if keys else as_stored
+        found = convert(_inputs_in(arrays_of(thing), keys), "inputs")
     else:
         found = thing
-    return _fitting(checked_inputs(found, "inputs"), in_shape, any_length)
+    checked = checked_inputs(found, "inputs")
+    if len(keys) == 1 and isinstance(checked, Tensor):  # there is but one thing that it may be
+        checked = Parts([checked], keys)
+    return _fitting(checked, in_shape, any_length)
 
 
 def is_of_tensors(thing: Any) -> bool:

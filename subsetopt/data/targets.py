@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from subsetopt.data.checks import as_array, regression_targets, require_rows
+from subsetopt.data.checks import as_array, as_tensor, regression_targets, require_rows
 from subsetopt.data.dataset import Task
 from subsetopt.data.labels import MANY_CLASSES, Classes, as_labels, classes_of, require_meant
 from subsetopt.data.names import listed
@@ -36,11 +37,15 @@ def read_targets(
 ) -> Targets:
     """Return the targets of the splits `raw`, int64 labels (n,) or floating (n, M).
 
+    Several whole numbers or truth values per sample are int64 (n, ...), unless `task` says what they are.
+
     Classes are the labels that occur in the training data, numbered in sorted order, unless `n_classes` declares the
     labels to be 0 to n_classes - 1. `prefix` names the data set in messages. Raises `DataError` and `SettingError`.
     """
     for part, targets in raw.items():
         require_rows(as_array(targets, f"{prefix}y_{part}"), f"{prefix}y_{part}")
+    if task is None and n_classes is None and _is_labelled(as_array(raw["train"], f"{prefix}y_train")):
+        return _labelled(prefix, raw)
     meant = _task(raw["train"], f"{prefix}y_train", task)
     if meant == "regression":
         return _regression(prefix, raw)
@@ -95,6 +100,22 @@ def _declared(prefix: str, labels: Mapping[str, Any], n_classes: int, names: tup
     names = names or Classes(np.arange(n_classes)).names
     numbered = {part: torch.from_numpy(found.astype(np.int64)) for part, found in labels.items()}
     return Targets("classification", numbered, n_classes, names, ())
+
+
+def _is_labelled(targets: NDArray[Any]) -> bool:
+    """Whether a sample has several whole numbers or truth values: labels of its positions, or several labels."""
+    return targets.dtype.kind in "biu" and targets.ndim > 1 and targets[0].size > 1
+
+
+def _labelled(prefix: str, raw: Mapping[str, Any]) -> Targets:
+    """Return them as int64 (n, ...), for a loss given as an object, which knows what they are."""
+    splits = {part: as_tensor(targets, f"{prefix}y_{part}").to(torch.int64) for part, targets in raw.items()}
+    shape = splits["train"].shape[1:]
+    for part, targets in splits.items():
+        if targets.shape[1:] != shape:
+            found, wanted = tuple(targets.shape[1:]), tuple(shape)
+            raise DataError(f"{prefix}y_{part}: rows have shape {found}, those of y_train {wanted}; make them alike")
+    return Targets("regression", splits, shape.numel(), (), ())
 
 
 def _regression(prefix: str, raw: Mapping[str, Any]) -> Targets:

@@ -48,6 +48,13 @@ class Model(Entry):
     parameters: Count
 
 
+class OwnLoss(Entry):
+    """A loss that was given as an object; one that calls the model tells nothing of what its outputs are."""
+
+    name: str
+    calls_model: bool = False
+
+
 class Ratio(Entry):
     """K, M and P of the subset, Q = K·M/P, and what they tell."""
 
@@ -97,6 +104,7 @@ class LossOf(StrEnum):
 
     OBJECTIVE = "objective"
     ONE_SUBSET = "one subset after the other"
+    DRAWN = "objective, estimated on the samples drawn"
     MINI_BATCHES = "mini-batches, with L2"
     MINI_BATCHES_WITHOUT_DECAY = "mini-batches, without weight decay"
     FRESH_BATCH = "fresh batch before its step"
@@ -183,6 +191,7 @@ class RunDocument(Document):
     normalization: Scaling | dict[str, Scaling] | None = None
     target_normalization: Scaling | None = None
     model: Model
+    loss: OwnLoss | None = None
     overdetermination: Ratio
     phases: Annotated[list[PhaseEntry], Field(min_length=1)]
     solve: SolveEntry | None = None

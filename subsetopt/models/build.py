@@ -56,30 +56,36 @@ def build_model(
     return model.to(dtype)
 
 
-def check_output_shape(model: nn.Module, inputs: Inputs, n_outputs: int) -> None:
+def check_output_shape(model: nn.Module, inputs: Inputs, n_outputs: int | None) -> int:
     """Run some `inputs`, as the model gets them, through `model`; modes, buffers and generators stay as they were.
 
-    Floating inputs are given in the dtype of its first parameter: a run in another precision converts a copy of it.
-    Raises `ModelError` unless the output is a finite floating tensor of shape (n, n_outputs).
+    Returns the numbers that it gives for a sample. Floating inputs are given in the dtype of its first parameter: a run
+    in another precision converts a copy of it. Raises `ModelError` unless the output is a finite floating tensor of
+    shape (n, n_outputs), or with `n_outputs` None one with a row for each sample.
     """
     if any(parameter.is_meta or is_lazy(parameter) for parameter in model.parameters()):
-        return  # it has no values to compute with, as will be said of it
+        return n_outputs or 1  # it has no values to compute with, as will be said of it
     n = len(inputs)
     outputs = _evaluate(model, _fitting(model, inputs))
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = str(outputs.dtype) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ModelError(f"model returned {kind} instead of a floating tensor; return the outputs (logits) alone")
-    if tuple(outputs.shape) != (n, n_outputs):
+        own = "" if isinstance(outputs, Tensor) else "; in Python a loss(model, batch) may take it apart"
+        raise ModelError(f"model returned {kind} instead of a floating tensor; return the outputs (logits) alone{own}")
+    if n_outputs is None:
+        if outputs.ndim == 0 or len(outputs) != n or outputs.numel() == 0:
+            raise ModelError(f"model returned {tuple(outputs.shape)} for {n} samples; return a row for each sample")
+    elif tuple(outputs.shape) != (n, n_outputs):
         raise ModelError(
             f"model returned {tuple(outputs.shape)} for {n} samples but the data set has {n_outputs} outputs; it must "
             f"return ({n}, {n_outputs}): let its factory take n_outputs, or set its width ({_width_setting(n_outputs)})"
         )
-    bad = ~torch.isfinite(outputs).all(1)
+    bad = ~torch.isfinite(outputs).reshape(n, -1).all(1)
     if bool(bad.any()):
         raise ModelError(
             f"model returned NaN or infinity for {int(bad.sum())} of the first {n} training samples, first for row "
             f"{int(bad.nonzero()[0])}; look for log, sqrt or a division that the inputs do not allow, or at its weights"
         )
+    return outputs[0].numel()
 
 
 def _fitting(model: nn.Module, inputs: Inputs) -> Inputs:

@@ -52,10 +52,11 @@ def evaluate_split(
     The loss is without any L2 term.
 
     Accuracy is the share of rows whose largest output is the target class; a loss of the user's own gives "accuracy"
-    for integer targets `(n,)`, "mse" for floating targets of the outputs' shape. "r2" is 1 - sum (z - y)^2 / sum
-    (y - mean y)^2, averaged over the output columns that vary, and left out where none does. Where the targets were
-    standardised, dividing by `target_std` (one per column), "mse", and "loss" for squared loss, are in the units that
-    they had before, and "standardised_loss" is the loss as it is trained. One host synchronisation.
+    for integer targets `(n,)`, "mse" where it is torch's L1, Huber or squared loss, and else the loss alone.
+    "r2" is 1 - sum (z - y)^2 / sum (y - mean y)^2, averaged over the output columns that vary, and left out where none
+    does. Where the targets were standardised, dividing by `target_std` (one per column), "mse", and "loss" for squared
+    loss, are in the units that they had before, and "standardised_loss" is the loss as it is trained. One host
+    synchronisation.
     With `sample_weight`, checked weights `(n,)` of all rows given, all figures are weighted.
     Several `ranks` are given the same data, share the rows, and return the same figures, after one collective.
     Raises `DataError` or `ModelError` when data, model and loss do not fit.

@@ -108,7 +108,7 @@ class FlatModel:
 
     def fitting(self, inputs: Stored) -> Stored:
         """Return the inputs as this model takes them: a single part by its name, or as a plain tensor."""
-        return fitted_to(self._module, inputs)
+        return inputs if self.is_called_by_loss else fitted_to(self._module, inputs)
 
     def initial(self) -> Tensor:
         """Return a fresh copy of the parameters the model came with, shape (P,)."""

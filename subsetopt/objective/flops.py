@@ -96,6 +96,11 @@ def _lstsq(a: Shape, b: Shape, *_: Any, **__: Any) -> int:
     return _qr(a) // 2 + prod(b) // a[-2] * (4 * m * n + n * n)
 
 
+def _rnn_layer(x: Shape, w: Shape, u: Shape, *_: Any, **__: Any) -> int:
+    """oneDNN's LSTM in one direction: x (T, n, I) and the states by W (4H, I) and U (4H, H)."""
+    return 2 * prod(x[:-1]) * (prod(w) + prod(u))
+
+
 def _columns(a: Shape, b: Shape) -> int:
     return prod(b) // a[-1]
 
@@ -111,6 +116,8 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.addr: _ger,
     _aten.addmm_: lambda start, a, b, *_, **__: 2 * prod(a) * b[-1],
     _aten.baddbmm_: lambda start, a, b, *_, **__: 2 * prod(a) * b[-1],
+    _aten.mkldnn_rnn_layer: _rnn_layer,
+    _aten.mkldnn_rnn_layer_backward: lambda x, w, u, *_, **__: 2 * _rnn_layer(x, w, u),
     _aten._linalg_eigh: eigh_flops,
     _aten._linalg_svd: _svd,
     _aten.linalg_qr: _qr,

@@ -64,7 +64,8 @@ def _checked(outputs: Any, samples: int) -> Tensor:
         kind = type(outputs).__name__
         if isinstance(outputs, Tensor):
             kind = f"a {outputs.dtype} tensor of shape {tuple(outputs.shape)}"
-        raise ModelError(f"model: it returns {kind}; return one floating-point tensor of shape (n, M)")
+        own = "" if isinstance(outputs, Tensor) else ", or give loss=loss(model, batch), which may take it apart"
+        raise ModelError(f"model: it returns {kind}; return one floating-point tensor of shape (n, M){own}")
     if len(outputs) != samples or outputs.numel() == 0:
         raise ModelError(
             f"model: {samples} samples give outputs of shape {tuple(outputs.shape)}; return shape (n, M), one row per "

@@ -17,8 +17,8 @@ from subsetopt.objective.flat_model import FlatModel, Mode
 
 
 def has_last_layer(flat: FlatModel) -> bool:
-    """Return whether the model has a linear layer to take features from."""
-    return _last_linear(flat) is not None
+    """Return whether the model has a linear layer to take features from; outputs of a loss that calls it are none."""
+    return not flat.is_called_by_loss and _last_linear(flat) is not None
 
 
 def evaluate_last_layer(flat: FlatModel, w: Tensor, x: Inputs, mode: Mode) -> tuple[Tensor, Tensor]:

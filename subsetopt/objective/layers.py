@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from subsetopt.errors import ModelError
-from subsetopt.objective.attention import explicit_projections
+from subsetopt.objective.attention import applications, explicit_projections
 from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.patches import CONVOLUTION
 
-CONVOLUTION = nn.Conv1d | nn.Conv2d | nn.Conv3d
-KRONECKER = nn.Linear | CONVOLUTION
+
+class Applied(nn.Module):
+    """Stands for a parameter `(o, d)` of `owner` that its forward pass gives to `torch.nn.functional.linear`."""
+
+    def __init__(self, owner: nn.Module, name: str) -> None:
+        super().__init__()
+        self._of = [owner], name  # in a list: it is no part of this module
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The parameter that stands in its place at present."""
+        (owner,), name = self._of
+        return owner._parameters.get(name)
+
+
+KRONECKER = nn.Linear | CONVOLUTION | Applied
 """Modules whose curvature is a Kronecker product."""
 
 
@@ -39,10 +53,10 @@ class Layer:
 def find_layers(flat: FlatModel) -> tuple[list[Layer], list[int]]:
     """Return the layers with a known form of curvature, and the places of all other trainable parameters.
 
-    Known: Linear, Conv1d to Conv3d without groups, BatchNorm, LayerNorm, GroupNorm, Embedding, and both
-    projections of MultiheadAttention on one input. A parameter that two
-    modules share belongs to no layer; nor does a bias whose weight is shared or frozen. A module called twice is one
-    layer that has more rows.
+    Known: Linear, Conv1d to Conv3d and ConvTranspose1d to 3d without groups, BatchNorm, LayerNorm, GroupNorm,
+    Embedding, and both projections of MultiheadAttention on one input. A parameter that two modules share belongs to
+    no layer; nor does a bias whose weight is shared or frozen. A module called twice is one layer that has more rows.
+    Parameters that F.linear takes are found by `applied_layers`.
     """
     places: dict[nn.Module, dict[str, int]] = {}
     for place, slots in enumerate(flat.slots):
@@ -65,6 +79,38 @@ def is_known(module: nn.Module) -> bool:
     if isinstance(module, CONVOLUTION):
         return module.groups == 1
     return isinstance(module, nn.Linear | _BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.Embedding)
+
+
+def applied_layers(flat: FlatModel, places: Sequence[int], call: Callable[[], object]) -> list[tuple[int, int]]:
+    """Return those of `places` whose parameters F.linear takes as weight in `call()`, each with the place of its bias.
+
+    -1 stands for no bias, for one that is none of these parameters, and for several. Parameters that two modules share,
+    and those of more or less than two axes, are left out.
+    """
+    shapes, slots = flat.shapes, flat.slots
+    own = {place: slots[place][0] for place in places if len(slots[place]) == 1}
+    biases: dict[int, set[int]] = {}
+
+    def seen(weight: Tensor, bias: Tensor | None) -> None:
+        found = [place for place, (module, name) in own.items() if module._parameters.get(name) is weight]
+        taken = [
+            place for place, (module, name) in own.items() if bias is not None and module._parameters[name] is bias
+        ]
+        for place in found:
+            if len(shapes[place]) == 2:
+                biases.setdefault(place, set()).add(taken[0] if taken else -1)
+
+    with applications(seen):
+        call()
+    pairs = [(weight, found.pop() if len(found) == 1 else -1) for weight, found in sorted(biases.items())]
+    counts = [bias for _, bias in pairs]
+    return [(weight, bias if counts.count(bias) == 1 else -1) for weight, bias in pairs]
+
+
+def applied_layer(flat: FlatModel, weight: int, bias: int) -> Layer:
+    """Return the layer of a parameter that F.linear takes, see `applied_layers`."""
+    module, name = flat.slots[weight][0]
+    return Layer(Applied(module, name), weight, None if bias < 0 else bias)
 
 
 @contextmanager
@@ -98,11 +144,18 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
             if any(weight is layer.module._parameters.get(name) for name in names):
                 keep(layer, inputs, outputs)
 
+    def applied(weight: Tensor, inputs: Tensor, outputs: Tensor, bias: Tensor | None) -> bool:
+        mine = [layer for layer in layers if isinstance(layer.module, Applied) and layer.module.weight is weight]
+        for layer in mine:
+            keep(layer, inputs, outputs)
+        return bool(mine)
+
+    kinds = [type(layer.module) for layer in layers]
     with ExitStack() as stack:
-        if any(isinstance(layer.module, nn.MultiheadAttention) for layer in layers):
-            stack.enter_context(explicit_projections(projected))
+        if nn.MultiheadAttention in kinds or Applied in kinds:
+            stack.enter_context(explicit_projections(projected, applied))
         for layer in layers:
-            if not isinstance(layer.module, nn.MultiheadAttention):
+            if not isinstance(layer.module, nn.MultiheadAttention | Applied):
                 stack.callback(layer.module.register_forward_hook(hook(layer)).remove)
             stack.callback(layer.calls.clear)
         yield
@@ -132,55 +185,3 @@ def used_elsewhere(layers: Sequence[Layer], outputs: Tensor, leaves: Sequence[Te
         if any(uses[place] > len(layer.calls) for place in places):
             found += places
     return found
-
-
-PATCH_BYTES = 64 * 2**20  # of unfolded convolution inputs at a time
-
-
-def patches(module: CONVOLUTION, x: Tensor) -> Tensor:
-    """Return what each output position of `module` sees of x, shape (n, positions, C times the kernel's size)."""
-    padding: Any = module.padding
-    if isinstance(padding, str) or module.padding_mode != "zeros":
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), 0
-    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
-    if isinstance(module, nn.Conv1d):  # as one row of an image
-        x, padding = x[..., None, :], (0, *padding) if padding else 0
-        kernel, dilation, stride = (1, *kernel), (1, *dilation), (1, *stride)
-    if isinstance(module, nn.Conv3d):
-        return _patches_in_space(x, kernel, dilation, padding, stride)
-    unfolded = F.unfold(x, cast(Any, kernel), cast(Any, dilation), padding, cast(Any, stride))
-    return unfolded.transpose(1, 2)
-
-
-def _patches_in_space(x: Tensor, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
-    """Return what F.unfold, transposed, would give for volumes (n, C, D, H, W)."""
-    if padding:
-        x = F.pad(x, [edge for width in reversed(padding) for edge in (width, width)])
-    for axis, (size, gap, step) in enumerate(zip(kernel, dilation, stride, strict=True), start=2):
-        x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
-    return x.movedim(1, 4).flatten(4).flatten(1, 3)  # from (n, C, *positions, *kernel)
-
-
-def sample_rows(
-    module: nn.Module, bias: bool, calls: Sequence[tuple[Tensor, Tensor]]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs (n, t, d) and output gradients (n, t, o) of some samples at a time, t positions of all `calls`.
-
-    `calls` are pairs of an input of the module and the gradient in its output. With `bias` the last of the d columns is
-    of ones.
-    """
-    samples, per_sample = len(calls[0][0]), 1
-    if isinstance(module, CONVOLUTION):
-        per_sample = calls[0][0][0].numel() * module.weight[0, 0].numel() * len(calls) * module.weight.element_size()
-    for start in range(0, samples, piece := max(1, PATCH_BYTES // max(1, per_sample))):
-        inputs, gradients = [], []
-        for x, g in calls:
-            x, g = x[start : start + piece], g[start : start + piece]
-            if isinstance(module, CONVOLUTION):
-                x, g = patches(module, x), g.flatten(2).mT
-            else:
-                x, g = (rows.flatten(1, -2) if rows.dim() > 2 else rows[:, None] for rows in (x, g))
-            inputs.append(torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2) if bias else x)
-            gradients.append(g)
-        yield torch.cat(inputs, 1), torch.cat(gradients, 1)

@@ -42,11 +42,11 @@ class ModelLoss:
         """Return the data with the targets among the inputs, and counts as targets."""
         unpack: Callable[[Inputs], Any] = as_given
         if targets is not None:
-            inputs, unpack = _with_targets(inputs, targets), _pair
+            inputs, unpack = together(inputs, targets), _pair
             preprocess = None if preprocess is None else _of_inputs(preprocess)
-        counts = [
-            self.counts(unpack(inputs[start:stop]), stop - start) for start, stop in bounds(len(inputs), _COUNTED_ROWS)
-        ]
+        pieces = bounds(len(inputs), _COUNTED_ROWS) if self.count is not None else []
+        counts = [self.counts(unpack(inputs[start:stop]), stop - start) for start, stop in pieces]
+        counts = counts or [torch.ones(len(inputs), device="cpu", dtype=torch.float64)]
 
         def function(model: nn.Module, x: Inputs) -> Tensor:
             return self.evaluate(model, unpack(x), len(x))
@@ -66,9 +66,8 @@ class ModelLoss:
         return losses.expand(samples)
 
     def counts(self, batch: Any, samples: int) -> Tensor:
-        """Return what each sample counts in the mean, `(samples,)`, 1 where nothing was said."""
-        if self.count is None:
-            return torch.ones(samples, device="cpu", dtype=torch.float64)
+        """Return what each sample counts in the mean, `(samples,)`."""
+        assert self.count is not None, "asked for where it was given"
         counts = self.count(batch)
         if not isinstance(counts, Tensor) or counts.shape != (samples,):
             raise SettingError(
@@ -77,8 +76,8 @@ class ModelLoss:
         return counts.detach().cpu().double()
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the losses times what they count."""
-        return outputs if self.count is None else outputs * targets
+        """Return the losses times what they count; what counts nothing is 0, also where the mean of nothing is NaN."""
+        return outputs if self.count is None else torch.where(targets == 0, 0.0, outputs * targets)
 
     def total(self, outputs: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         return self.per_sample(outputs, targets).sum(dtype=dtype)
@@ -91,7 +90,8 @@ class ModelLoss:
         return normalised(None if self.count is None else targets, weights, len(targets))
 
     def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        return targets.to(dtype)
+        """Return the counts, (n,)."""
+        return targets.reshape(len(targets)).to(dtype)
 
     def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
         if not bool((all_targets >= 0).all()):
@@ -160,7 +160,8 @@ def require_mean_of_samples(whole: Tensor, parts: list[Tensor], targets: Tensor,
     )
 
 
-def _with_targets(inputs: Stored, targets: Tensor) -> Parts:
+def together(inputs: Stored, targets: Tensor) -> Parts:
+    """Return inputs and targets as one, see `apart`; raises `DataError` for inputs that are read row by row."""
     if isinstance(inputs, LazyRows):
         raise DataError(
             "targets: a loss(model, batch) is given inputs and targets together, and these inputs are read row by row; "
@@ -173,12 +174,13 @@ def _with_targets(inputs: Stored, targets: Tensor) -> Parts:
 
 
 def _pair(x: Inputs) -> tuple[Any, Tensor]:
-    """Return (inputs, targets), the inputs as given, of what `_with_targets` has put together."""
-    inputs, targets = _apart(x)
+    """Return (inputs, targets), the inputs as given, of what `together` has put together."""
+    inputs, targets = apart(x)
     return as_given(inputs), targets
 
 
-def _apart(x: Inputs) -> tuple[Inputs, Tensor]:
+def apart(x: Inputs) -> tuple[Inputs, Tensor]:
+    """Return the inputs, as they were, and the targets of what `together` has made."""
     assert isinstance(x, Parts), "targets are one of several parts"
     own = x.tensors[:-1]
     if x.names is None and len(own) == 1:
@@ -190,8 +192,8 @@ def _of_inputs(preprocess: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return what preprocesses the inputs among inputs and targets."""
 
     def work(x: Inputs) -> Parts:
-        inputs, targets = _apart(x)
-        return _with_targets(preprocess(inputs), targets)
+        inputs, targets = apart(x)
+        return together(preprocess(inputs), targets)
 
     return work
 

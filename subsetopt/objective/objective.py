@@ -16,7 +16,7 @@ from subsetopt.data import as_batches, as_samples
 from subsetopt.data.weights import checked_weights
 from subsetopt.distributed import Ranks
 from subsetopt.errors import DataError, SettingError
-from subsetopt.inputs import Given, Inputs, LazyRows, Parts, Stored, as_inputs
+from subsetopt.inputs import Given, Inputs, Stored, as_inputs
 from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
 from subsetopt.objective.binding import CallsModel
@@ -51,6 +51,7 @@ class Objective:
     that, for all objectives that share it.
     `compile` and `cuda_graphs` (see `acceleration.py`) make evaluations faster on some machines, up to rounding.
     With `track_noise`, `gradient_noise` holds tr(Cov g_i)/K after each gradient (see `noise.py`; at least 8 chunks).
+    `sample_factor` `(n,)` are the c_i of f = (1/K) sum_i c_i loss_i as they are, in place of those that weights make.
     Several `ranks` share the samples, and add up in one collective per evaluation or product; each is given all data
     and keeps its part. Every rank returns, and charges for, the whole. `edges` are the chunks of this rank's part.
 
@@ -82,6 +83,7 @@ class Objective:
         ranks: Ranks | None = None,
         memory_limits: MemoryLimits | None = None,
         sample_weight: Any = None,
+        sample_factor: Tensor | None = None,
     ) -> None:
         l2 = finite_number("l2", l2, "1e-4")
         kind = make_loss(loss)
@@ -123,6 +125,7 @@ class Objective:
             linearisation_memory=linearisation_memory,
             limits=memory_limits or MemoryLimits(),
             weights=checked_weights(sample_weight, len(given)),
+            factors=sample_factor,
         )
         self.loss = self.samples.loss
         self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None
@@ -337,10 +340,7 @@ class Objective:
 def _samples(inputs: object, targets: Tensor | None, loss: Loss) -> tuple[Stored, Tensor | None]:
     """Return inputs and targets, read from a data set or loader where no targets are given beside it."""
     if targets is None and isinstance(loss, CallsModel):
-        tensors = isinstance(inputs, Tensor | Parts | LazyRows | Mapping) or (
-            isinstance(inputs, tuple | list) and all(isinstance(part, Tensor) for part in inputs)
-        )
-        return as_inputs(inputs) if tensors else as_batches(inputs), None
+        return as_batches(inputs), None
     if targets is None and not isinstance(inputs, Tensor):
         return as_samples(inputs)
     if not isinstance(targets, Tensor):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from subsetopt.objective.binding import CallsModel
 from subsetopt.objective.losses import CrossEntropy, Loss, MeanSquaredError
-from subsetopt.objective.torch_losses import ClassLoss
+from subsetopt.objective.torch_losses import ClassLoss, ElementLoss
 
 
 class Quality(Protocol):
@@ -90,7 +90,7 @@ class SquaredError:
 
 
 class NoQuality:
-    """For a loss whose targets are neither classes nor of the outputs' shape."""
+    """For a loss of which it is not known that outputs are classes, or numbers in the units of the targets."""
 
     def __init__(self) -> None:
         self.sums: list[Tensor] = []
@@ -114,6 +114,8 @@ def quality_of(loss: Loss, outputs: Tensor, targets: Tensor, first: Tensor, dtyp
     classes = not targets.is_floating_point() and targets.ndim == 1 and outputs.ndim == 2
     if isinstance(loss, CrossEntropy) or (classes and not isinstance(loss, MeanSquaredError)):
         return Accuracy(outputs, dtype)
-    if isinstance(loss, MeanSquaredError) or outputs.shape == targets.shape:
+    if isinstance(loss, MeanSquaredError) or (
+        isinstance(loss, ElementLoss) and loss.is_distance and outputs.shape == targets.shape
+    ):
         return SquaredError(outputs, first, dtype)
     return NoQuality()

@@ -52,7 +52,8 @@ class Samples:
     the function (BatchNorm, `track_noise`) a random one. A `chunk_size` of None is chosen for `flat`, within `limits`,
     and halved when memory runs out. `weights` are the user's, one per row of the data; `loss` is that of samples which
     come with their factors, where they do not all count alike. A few samples are evaluated, charged to `meter` as
-    calibration, which tells `n_outputs`.
+    calibration, which tells `n_outputs`. `factors`, one per row of the data, stand in for those that loss and weights
+    make.
 
     Raises `ModelError`, `DataError` or `SettingError` for whatever does not fit.
     """
@@ -75,6 +76,7 @@ class Samples:
         linearisation_memory: int,
         limits: MemoryLimits,
         weights: Tensor | None = None,
+        factors: Tensor | None = None,
     ) -> None:
         self._flat, self.loss, self._preprocess, self._ranks = flat, loss, preprocess, ranks
         self._factors: Tensor | None = None
@@ -87,7 +89,7 @@ class Samples:
         alone, few = ranks.size == 1, min(self.count, PROBE_SAMPLES)
         # With several ranks the whole stays where it is, for its fingerprint and for checks that need all targets.
         whole = self._part(inputs, targets, 0, self.count, stay=not alone)
-        self._factors = loss.factors(whole.targets, self._chosen(weights))
+        self._factors = loss.factors(whole.targets, self._chosen(weights)) if factors is None else self._chosen(factors)
         if self._factors is not None:
             self.loss = WeightedLoss(loss)
             whole.targets = self._weighted(whole.targets, 0, self.count)
@@ -107,6 +109,11 @@ class Samples:
             self._described = self.data
         self._chunks = KeptChunks(self.data, self.edges)
         self._keep_to_limits()
+
+    @property
+    def factors(self) -> Tensor | None:
+        """How much each sample counts in the mean, float64 `(count,)` on the CPU; None where all count 1."""
+        return self._factors
 
     @property
     def edges(self) -> Edges:

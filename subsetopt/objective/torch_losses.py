@@ -74,9 +74,19 @@ class ElementLoss:
     def __init__(self, module: nn.Module) -> None:
         self.name = callable_name(module)
         self._sums = getattr(module, "reduction", "mean") == "batchmean"
-        self._kind = type(module).__name__
+        self.kind = type(module).__name__
         self._module: Any = copy.deepcopy(module)
         vars(self._module)["reduction"] = "none"
+
+    @property
+    def takes_classes(self) -> bool:
+        """Whether its targets are class numbers, and not of the outputs' shape."""
+        return isinstance(self._module, nn.MultiMarginLoss | nn.MultiLabelMarginLoss)
+
+    @property
+    def is_distance(self) -> bool:
+        """Whether it is one of outputs in the units of the targets."""
+        return isinstance(self._module, nn.HuberLoss | nn.L1Loss | nn.MSELoss | nn.SmoothL1Loss)
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         losses: Tensor = self._placed(outputs)(outputs, targets)
@@ -99,10 +109,9 @@ class ElementLoss:
 
     def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
         self._require_weights_of_outputs(outputs)
-        classes = isinstance(self._module, nn.MultiMarginLoss | nn.MultiLabelMarginLoss)
-        if not classes and outputs.shape != targets.shape:  # torch broadcasts (n,) against (n, 1) to (n, n)
+        if not self.takes_classes and outputs.shape != targets.shape:  # torch broadcasts (n,) against (n, 1) to (n, n)
             raise ModelError(
-                f"model: outputs have shape {tuple(outputs.shape)}; {self._kind} needs that of the targets, "
+                f"model: outputs have shape {tuple(outputs.shape)}; {self.kind} needs that of the targets, "
                 f"{tuple(targets.shape)}: unsqueeze the targets, or squeeze the outputs"
             )
         require_loss_of_samples(lambda z, y: _called(self, z, y), outputs, targets, all_targets)

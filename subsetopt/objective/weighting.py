@@ -88,7 +88,8 @@ class WeightedLoss:
     def check(self, outputs: Tensor, targets: Tensor | WeightedTargets, all_targets: Tensor | WeightedTargets) -> None:
         self.inner.check(outputs, values_of(targets), values_of(all_targets))
         self.inner.per_sample(outputs.detach(), values_of(targets))  # raises where the loss gives but a mean
-        if isinstance(self.inner, ModelLoss) and is_mean(outputs) and isinstance(all_targets, WeightedTargets):
+        calls_model = isinstance(without_weights(self.inner), ModelLoss)
+        if calls_model and is_mean(outputs) and isinstance(all_targets, WeightedTargets):
             apart = all_targets.factors.max() - all_targets.factors.min()
             if bool(apart > 1e-6 * all_targets.factors.max()):
                 raise ModelError("loss: it returns a mean; sample_weight needs one loss per sample, shape (n,)")

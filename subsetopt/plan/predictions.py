@@ -32,8 +32,12 @@ SUBSETS = (
         "--subset-frac 0.1 --stop-at noise --handoff full",
         ("--handoff-epochs", "--max-epochs"),
     ),
+    PlannedStrategy(
+        "lbfgs@residual", "full batch", "--subset-draw residual --handoff none --max-iterations none", ("--max-epochs",)
+    ),
 )
 """Ways to train with a solver on subsets; all others are registered with their optimizer, strategy or solver."""
+DRAWN_CALLS = 3.0  # dependent model calls per epoch-equivalent of rounds: 13 for one of all samples and 12 on a quarter
 FIRST_STEP = 2.0  # epoch-equivalents that a solver takes at least on the full set: two evaluations
 
 
@@ -98,6 +102,8 @@ def predict(problem: PlannedRun, laws: Sequence[Law]) -> list[Prediction]:
             calls = Range(units.low + extra, units.high + extra)
         elif strategy.name in ("grow", "lbfgs@0.1+full"):
             calls = full  # about as many evaluations, many of them on few samples
+        elif units is not None and strategy.name == "lbfgs@residual":
+            calls = units.times(DRAWN_CALLS)
         found.append(_priced(strategy, units, calls, rests_on, problem))
     alone = _subset_alone(problem, laws)
     return [*found, alone] if alone is not None else found

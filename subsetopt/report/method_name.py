@@ -24,6 +24,8 @@ def method_name(run: RunDocument, settings: Mapping[str, Any]) -> str | None:
         return None
     if loss_of(solves[-1].method, solves[-1].loss_of) == LossOf.FRESH_BATCH:
         head = solver
+    elif settings.get("subset_draw", "uniform") == "residual":
+        head = f"{solver}@residual"
     elif settings.get("grow") is not None:
         head = f"{solver}@{settings.get('grow_start', 0.01):g}x{settings['grow']:g}"
     else:

@@ -112,9 +112,21 @@ def _phase(number: int, phase: PhaseEntry) -> list[str]:
         if is_mini_batch(phase.method, phase.loss_of) and phase.stop_reason == "budget"
         else stop_advice(phase.stop_reason)
     )
-    for text in (", ".join(facts) + ".", *subsets_words(phase.model_dump()), advice):
+    for text in (", ".join(facts) + ".", *subsets_words(phase.model_dump()), _rounds(phase), advice):
         lines += wrapped(text, indent=5)
     return lines
+
+
+def _rounds(phase: PhaseEntry) -> str:
+    """Return in a sentence what rounds on samples drawn came to; empty where there were none."""
+    rounds = (phase.model_extra or {}).get("rounds")
+    if not rounds:
+        return ""
+    fewest, most = (pick(entry["samples"] for entry in rounds) for pick in (min, max))
+    many = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    back = sum(not entry["kept"] for entry in rounds)
+    taken = f", {back} of them taken back" if back else ""
+    return f"{counted(len(rounds), 'round')} on {many} samples drawn by residual{taken}."
 
 
 def _test(phase: PhaseEntry) -> str:
@@ -135,17 +147,21 @@ def _stage(number: int, phase: PhaseEntry) -> list[str]:
     return wrapped(f"{text}.", hanging=5)
 
 
+_MEASURES = {"r2": "R²", "accuracy": "accuracy", "mse": "mse"}
+
+
 def _quality(run: RunDocument) -> list[str]:
     after, before = run.metrics, run.metrics_before_handoff
-    measure = "accuracy" if any("accuracy" in values for values in after.values()) else "mse"
-    measure = "R²" if any("r2" in values for values in after.values()) else measure
+    known = {name for values in after.values() for name in values}
+    measure = next((title for name, title in _MEASURES.items() if name in known), None)  # a loss of one's own has none
     solve = role_words("solve", run.solve.data if run.solve else "subset")
     stages = [(f"{solve}: ", before), ("hand-off: ", after)] if before else [("", after)]
-    rows = [["data", *[heading for title, _ in stages for heading in (f"{title}loss", measure)]]]
+    rows = [["data", *[heading for title, _ in stages for heading in (f"{title}loss", measure) if heading]]]
     for split in _SPLITS if _has_subset(run) else _SPLITS[1:]:
         if split in after:
-            rows.append([split, *[cell for _, metrics in stages for cell in _cells((metrics or {}).get(split))]])
-    title = {"accuracy": "Loss and accuracy", "R²": "Loss and R²"}.get(measure, "Loss and mean squared error")
+            cells = [_cells((metrics or {}).get(split))[: 2 if measure else 1] for _, metrics in stages]
+            rows.append([split, *[cell for pair in cells for cell in pair]])
+    title = "Loss" if measure is None else f"Loss and {'mean squared error' if measure == 'mse' else measure}"
     when = f" after the {solve} and after the hand-off" if before else ""
     units = ""
     if run.target_normalization is not None:

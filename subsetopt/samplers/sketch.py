@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from subsetopt.data.given.memory import free_bytes
+from subsetopt.errors import SettingError
 from subsetopt.samplers.credit import add_at
 
 _PRIME = 2_147_483_647
@@ -110,6 +112,33 @@ def sketch_query(table: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Return (sum_r A_r, sum_r C_r), each `(n,)`, for rows with `codes` `(n, R)`; their quotient is the estimate."""
     sums = torch.nn.functional.embedding_bag(codes, table, mode="sum")
     return sums[:, 0], sums[:, 1]
+
+
+def collision_kernel(kind: Literal["srp", "p-stable"], rows: Tensor, hashes: int, width: float) -> Tensor:
+    """Return k(x_i, x_j) `(n, n)` of standardised `rows` `(n, D)`, the probability that they share a bucket of a table.
+
+    What the sketch converges to as R grows. Takes 2 n^2 D operations and 4 n^2 bytes.
+    """
+    unit = torch.nn.functional.normalize(rows, dim=1) if kind == "srp" else rows
+    squares = rows.square().sum(1)
+    kernel = torch.empty(len(rows), len(rows), device=rows.device)
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        products = unit[part] @ unit.T
+        if kind == "srp":
+            kernel[part] = (1 - products.clamp_(-1, 1).arccos_() / math.pi).pow_(hashes)
+        else:
+            distance = (squares[part, None] + squares - 2 * products).clamp_min_(0).sqrt_()
+            kernel[part] = pstable_collision(distance, width, hashes)
+    return kernel
+
+
+def require_memory_for_pairs(n: int, device: torch.device) -> None:
+    """Raise `SettingError` where the host has no memory for `collision_kernel` of `n` rows."""
+    needed, free = 4 * n**2, free_bytes()
+    if device.type == "cpu" and needed > free:
+        problem = f"keeps {needed / 2**30:.3g} GiB for the pairs of {n} samples, {free / 2**30:.3g} are free"
+        raise SettingError("estimator", "exact", problem, "use 'sketch', or fewer samples")
 
 
 def pstable_collision(distance: Tensor, width: float, hashes: int) -> Tensor:

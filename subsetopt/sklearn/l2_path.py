@@ -1,7 +1,8 @@
 """The L2 path: one solve after another from the strongest penalty to the weakest, each from the end of the last.
 
 A minimum with a strong penalty is cheap to find, and near it lies that of the next weaker one; the curvature pairs of
-the last solve are kept, too (continuation: Friedman, Hastie & Tibshirani 2010, section 2.5, for linear models).
+the last solve are kept, too (continuation: Friedman, Hastie & Tibshirani 2010, section 2.5, for linear models). Where
+held-out rows choose one of them, the others are solved no further than the choice needs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from subsetopt.errors import SettingError
 from subsetopt.sklearn.base import SubsetEstimator
 from subsetopt.sklearn.classifier import SubsetClassifier
 from subsetopt.sklearn.regressor import SubsetRegressor
+from subsetopt.sklearn.settings import check_parameters
 
+LOOSER = 3.0  # how much larger a gradient may be while strengths are compared
+LEAST_ITERATIONS, SHARE_OF_ITERATIONS = 20, 0.25  # for one weaker strength of these, and of max_iter
 STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 
 
@@ -34,7 +38,7 @@ class L2Path:
     """Penalties from the strongest to the weakest, and for each the fitted estimator's loss, score and cost.
 
     `scores` are of `estimator.score` on held-out rows, NaN where none were given. `evaluations` and `iterations` are
-    those of each solve; `estimators` are independent copies.
+    those of each solve; `estimators` are independent copies. `converged` says whose gradient test was met.
     """
 
     l2: tuple[float, ...]
@@ -43,11 +47,15 @@ class L2Path:
     scores: tuple[float, ...]
     evaluations: tuple[int, ...]
     iterations: tuple[int, ...]
+    converged: tuple[bool, ...]
 
     @property
     def best(self) -> Any:
-        """The estimator with the highest held-out score, the one with the stronger penalty of equal ones."""
-        return self.estimators[int(np.argmax(self.scores))]
+        """The estimator with the highest held-out score, the one with the stronger penalty of equal ones.
+
+        One whose solve was cut short counts only where all were: its score is that of a stronger penalty.
+        """
+        return self.estimators[best_of(self.scores, self.converged)]
 
 
 def l2_path(
@@ -61,28 +69,43 @@ def l2_path(
 ) -> L2Path:
     """Fit `estimator`, a `SubsetClassifier` or `SubsetRegressor`, for each penalty of `l2`, strong to weak.
 
-    `held_out` (X, y) are rows that scores are taken on. The estimator given is not changed. Raises `SettingError` for
-    penalties that are not positive numbers, and what `fit` raises.
+    `held_out` (X, y) are rows that scores are taken on. With them the gradient test is three times as loose and the
+    iterations of a weaker penalty are a quarter as many, until the penalty with the best score is solved to the test
+    that `estimator` has: eight strengths then cost about twice the dearest one. Without them each one is solved to that
+    test. The estimator given is not changed. Raises `SettingError` for penalties that are not positive numbers, and
+    what `fit` raises.
     """
     if not isinstance(estimator, SubsetEstimator):
         raise SettingError(
             "estimator", type(estimator).__name__, "has no path", "give a SubsetClassifier or -Regressor"
         )
-    strengths = ordered(l2)
-    moving = clone(estimator).set_params(warm_start=True)
-    fitted, scores = [], []
-    for strength in strengths:
-        moving.set_params(l2=strength).fit(X, y, sample_weight=sample_weight)
-        fitted.append(_copy(moving))
-        scores.append(float("nan") if held_out is None else float(moving.score(*held_out)))
+    check_parameters({**estimator.get_params(deep=False), "l2": 0.0})
+    data = (X, y, sample_weight)
+    fitted = _followed(estimator, ordered(l2), data, hurried=held_out is not None)
+    counts = [[int(each.result_.counts["evaluations"]), each.n_iter_] for each in fitted]
+    scores = [float("nan") if held_out is None else float(each.score(*held_out)) for each in fitted]
+    if held_out is not None:
+        at = best_of(scores, [each.result_.converged for each in fitted])
+        fitted[at] = _polished(fitted[at], estimator, data)
+        scores[at] = float(fitted[at].score(*held_out))
+        counts[at] = [counts[at][0] + int(fitted[at].result_.counts["evaluations"]), counts[at][1] + fitted[at].n_iter_]
     return L2Path(
-        strengths,
-        tuple(fitted),
-        tuple(each.loss_ for each in fitted),
-        tuple(scores),
-        tuple(int(each.result_.counts["evaluations"]) for each in fitted),
-        tuple(each.n_iter_ for each in fitted),
+        l2=tuple(each.l2_ for each in fitted),
+        estimators=tuple(_parted(each, estimator) for each in fitted),
+        losses=tuple(each.loss_ for each in fitted),
+        scores=tuple(scores),
+        evaluations=tuple(evaluations for evaluations, _ in counts),
+        iterations=tuple(iterations for _, iterations in counts),
+        converged=tuple(each.result_.converged for each in fitted),
     )
+
+
+def best_of(scores: Any, converged: Any) -> int:
+    """Return where the highest score is, among those that converged where any has; the first of equal ones."""
+    known = [
+        score if done or not np.any(converged) else -math.inf for score, done in zip(scores, converged, strict=True)
+    ]
+    return int(np.argmax(known))
 
 
 def ordered(l2: Any) -> tuple[float, ...]:
@@ -96,9 +119,43 @@ def ordered(l2: Any) -> tuple[float, ...]:
     return tuple(sorted({float(each) for each in values}, reverse=True))
 
 
-def _copy(estimator: SubsetEstimator) -> SubsetEstimator:
-    taken = copy.deepcopy(estimator)
-    taken._curvature = None
+def _followed(estimator: SubsetEstimator, l2: Sequence[float], data: Any, hurried: bool) -> list[SubsetEstimator]:
+    """Return the estimators of one path with their curvature; `hurried` ones are solved as far as a choice needs."""
+    X, y, sample_weight = data
+    moving = clone(estimator).set_params(warm_start=True)
+    if hurried:
+        moving.set_params(gtol=LOOSER * estimator.gtol)
+    fitted: list[SubsetEstimator] = []
+    for strength in l2:
+        if hurried and fitted:
+            share = max(LEAST_ITERATIONS, round(SHARE_OF_ITERATIONS * estimator.max_iter))
+            moving.set_params(max_iter=min(estimator.max_iter, share))
+        with warnings.catch_warnings():
+            if hurried:
+                warnings.simplefilter("ignore", ConvergenceWarning)
+            moving.set_params(l2=strength).fit(X, y, sample_weight=sample_weight)
+        fitted.append(copy.copy(moving))  # a fit replaces what it learns and changes none of it
+    return fitted
+
+
+def _polished(fitted: SubsetEstimator, like: SubsetEstimator, data: Any) -> SubsetEstimator:
+    """Return `fitted` solved to the test of `like`, from its parameters and with its curvature."""
+    X, y, sample_weight = data
+    taken = copy.copy(fitted)
+    taken.set_params(gtol=like.gtol, max_iter=like.max_iter)
+    return taken.fit(X, y, sample_weight=sample_weight)
+
+
+def _parted(fitted: SubsetEstimator, like: SubsetEstimator) -> SubsetEstimator:
+    """Return `fitted` as an estimator of its own, with the settings of `like` but for the penalty."""
+    taken = copy.deepcopy(fitted if like.warm_start else _without_curvature(fitted))
+    taken.set_params(gtol=like.gtol, max_iter=like.max_iter, warm_start=like.warm_start)
+    return taken
+
+
+def _without_curvature(fitted: SubsetEstimator) -> SubsetEstimator:
+    taken = copy.copy(fitted)
+    taken._curvature, taken._trace = None, ()
     return taken
 
 
@@ -109,19 +166,21 @@ def _choose(estimator: Any, plain: SubsetEstimator, X: Any, y: Any, sample_weigh
     X, y = indexable(X, y)
     folds = check_cv(estimator.cv, y, classifier=is_classifier(plain))
     score = check_scoring(plain, scoring=estimator.scoring)
-    scores = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for train, test in folds.split(X, y):
-            weights = None if sample_weight is None else np.asarray(sample_weight)[train]
-            path = l2_path(plain, _safe_indexing(X, train), _safe_indexing(y, train), strengths, sample_weight=weights)
-            rows, labels = _safe_indexing(X, test), _safe_indexing(y, test)
-            scores.append([score(each, rows, labels) for each in path.estimators])
+    scores, converged = [], []
+    for train, test in folds.split(X, y):
+        weights = None if sample_weight is None else np.asarray(sample_weight)[train]
+        part = (_safe_indexing(X, train), _safe_indexing(y, train), weights)
+        fitted = _followed(plain, strengths, part, hurried=True)
+        rows, labels = _safe_indexing(X, test), _safe_indexing(y, test)
+        scores.append([score(each, rows, labels) for each in fitted])
+        converged.append([each.result_.converged for each in fitted])
     estimator.l2s_ = np.array(strengths)
     estimator.scores_ = np.array(scores).T
-    chosen = int(np.argmax(estimator.scores_.mean(axis=1)))
+    chosen = best_of(estimator.scores_.mean(axis=1), np.mean(converged, axis=0) > 0.5)
     estimator.l2_ = strengths[chosen]
-    final = l2_path(plain, X, y, strengths[: chosen + 1], sample_weight=sample_weight).estimators[-1]
+    data = (X, y, sample_weight)
+    last = _followed(plain, strengths[: chosen + 1], data, hurried=True)[-1]
+    final = _without_curvature(_polished(last, plain, data))
     settings = plain.get_params(deep=False)
     vars(estimator).update({name: value for name, value in vars(final).items() if name not in settings})
 
@@ -167,6 +226,12 @@ class _L2ChosenMixin:
         own = {name: value for name, value in vars(self).items() if name in self._plain._get_param_names()}
         _choose(self, self._plain(**own), X, y, sample_weight)
         return self
+
+    @property
+    def partial_fit(self) -> Any:
+        """Raise `AttributeError`: folds need all rows."""
+        remedy = f"use {self._plain.__name__}(l2=...)"
+        raise AttributeError(f"{type(self).__name__} has no partial_fit: it needs all rows for its folds; {remedy}")
 
 
 class SubsetClassifierCV(_L2ChosenMixin, SubsetClassifier):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subsetopt.sklearn.perceptron import PerceptronObjective
+from subsetopt.objective.protocol import SmoothObjective
 
 BATCH = 200
 RATE = 1e-3
@@ -21,7 +21,7 @@ class OnlinePass:
 
     state: dict[str, Any] = field(default_factory=dict)
 
-    def over(self, objectives: Sequence[PerceptronObjective], w: Tensor) -> Tensor:
+    def over(self, objectives: Sequence[SmoothObjective], w: Tensor) -> Tensor:
         """Take one step for each of `objectives` from w; return where that leads."""
         parameter = torch.nn.Parameter(w.clone())
         optimizer = torch.optim.Adam([parameter], lr=RATE)

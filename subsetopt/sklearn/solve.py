@@ -10,22 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from subsetopt.objective.protocol import SmoothObjective
+from subsetopt.sklearn.host_lbfgs import Carried, HostLBFGS
 from subsetopt.solvers import SolveResult, StopReason, make_solver
 from subsetopt.solvers.minimize import run, summarise
 from subsetopt.training.loss_scale import loss_scale, relative_to
-
-
-@dataclass
-class Curvature:
-    """A solver's saved state, whose curvature the next solve may start with (`warm_start`)."""
-
-    solver: str
-    tensors: dict[str, Tensor]
-    numbers: dict[str, Any]
-
-    def fits(self, solver: str, w: Tensor) -> bool:
-        """Whether a solve with `solver` from w can take it."""
-        return self.solver == solver and self.tensors["w"].shape == w.shape and self.tensors["w"].dtype == w.dtype
 
 
 @dataclass
@@ -51,6 +39,36 @@ class HeldOut:
 
 
 @dataclass
+class Saved:
+    """A solver's saved state, whose curvature the next solve may start with."""
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
+@dataclass
+class Curvature:
+    """What a solve by `method` with the penalty `l2` has learnt about second derivatives at parameters like `like`."""
+
+    method: str
+    l2: float
+    like: Tensor
+    learnt: Carried | Saved
+
+    def given_to(self, solver: Any, objective: SmoothObjective, state: Any, l2: float) -> Any:
+        """Return `state`, freshly started, with this curvature, where `solver` can take it."""
+        if (self.like.shape, self.like.dtype) != (state.w.shape, state.w.dtype):
+            return state
+        if isinstance(solver, HostLBFGS):
+            return (
+                solver.carry(state, self.learnt, max(0.0, l2 - self.l2)) if isinstance(self.learnt, Carried) else state
+            )
+        if isinstance(self.learnt, Saved) and solver.name == self.method and hasattr(solver, "inherit"):
+            return solver.inherit(state, solver.restore(objective, self.learnt.tensors, self.learnt.numbers))
+        return state
+
+
+@dataclass
 class Solve:
     """Stages on growing data from `w`; `iterations` in all are left. Results are those of the last stage."""
 
@@ -69,15 +87,14 @@ class Solve:
 
     def stage(self, objective: SmoothObjective, last: bool) -> SolveResult:
         """Minimise `objective` from the last point to max|g| <= gtol S; S is measured at the first stage's start."""
-        solver = make_solver(self.method, gtol=self.gtol, max_iterations=max(1, self.iterations - self.done))
+        solver = self._solver()
         state = solver.init(objective, self.w)
         if self.guess is not None:  # a start that may be better costs one evaluation
             other = solver.init(objective, self.guess)
             state, self.w = (other, self.guess) if other.loss < state.loss else (state, self.w)
             state = replace(state, evaluations=2)
-        if self.curvature is not None and self.curvature.fits(self.method, self.w) and hasattr(solver, "inherit"):
-            previous = solver.restore(objective, self.curvature.tensors, self.curvature.numbers)
-            state = solver.inherit(state, previous)
+        if self.curvature is not None:
+            state = self.curvature.given_to(solver, objective, state, self.l2)
         if self.scale is None:
             # Of the loss alone: another penalty, on a path of them, leaves the test as strict as it was.
             data_loss = state.loss - 0.5 * self.l2 * float(state.w.double().square().sum())
@@ -97,6 +114,19 @@ class Solve:
             result = replace(result, x=self.held_out.w)
         self.done += result.iterations
         self.w = result.x
-        if (self.keeps or not last) and hasattr(solver, "inherit"):
-            self.curvature = Curvature(self.method, *solver.save(state))
+        if self.keeps or not last:
+            self.curvature = self._learnt(solver, state)
         return result
+
+    def _solver(self) -> Any:
+        left = max(1, self.iterations - self.done)
+        if self.method == HostLBFGS.name and self.w.device.type == "cpu":
+            return HostLBFGS(gtol=self.gtol, max_iterations=left)
+        return make_solver(self.method, gtol=self.gtol, max_iterations=left)
+
+    def _learnt(self, solver: Any, state: Any) -> Curvature | None:
+        if isinstance(solver, HostLBFGS):
+            return Curvature(self.method, self.l2, state.w, Carried.of(state))
+        if not hasattr(solver, "inherit"):
+            return None
+        return Curvature(self.method, self.l2, state.w, Saved(*solver.save(state)))

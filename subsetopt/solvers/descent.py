@@ -203,7 +203,7 @@ class _Search:
         self.evaluations += 1
         w = self._state.w.add(line.direction, alpha=step)
         trial = evaluate(self._objective, w, purpose, step, line.direction)
-        if self.measured_noise <= trial.noise:
+        if not self.measured_noise > trial.noise:
             return trial
         return dataclasses.replace(trial, noise=self.measured_noise)
 

@@ -101,8 +101,13 @@ def evaluate(
 ) -> Trial:
     """Evaluate loss and gradient at w and read all that a search needs of them, in one synchronisation.
 
-    `along` is the direction of the slope; without it the slope is 0.
+    `along` is the direction of the slope; without it the slope is 0. An objective on the host may have
+    `measures(w, along, purpose)`, which returns the gradient, and f, max|g|, g·g, ||g∘w||² and g·d as floats.
     """
+    if (measures := getattr(objective, "measures", None)) is not None:
+        gradient, value, largest, square, sensitivity, slope = measures(w, along, purpose)
+        noise = rounding_noise(objective.dtype, value, sensitivity)
+        return Trial(step, value, slope, largest, square, noise, w, gradient)
     loss, gradient = objective.value_and_gradient(w, purpose)
     value, largest, square, sensitivity, *slopes = point_numbers(loss, gradient, w, along)
     noise = rounding_noise(objective.dtype, value, sensitivity)

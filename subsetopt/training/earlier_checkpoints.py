@@ -1,7 +1,8 @@
 """Checkpoints of earlier versions in the form of this one.
 
-Format 3 kept the parts of a streaming phase in a dict of their own, what it may spend beside its other numbers, and the
-stopping test of a solver under a dot.
+Format 4 kept float64 arrays, such as L-BFGS's inner products, among the numbers; `subsetopt.saving.join` takes them
+from there. Format 3 also kept the parts of a streaming phase in a dict of their own, what it may spend beside its other
+numbers, and the stopping test of a solver under a dot.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from torch import Tensor
 
 EARLIER = 3
 """The format that `upgraded` reads."""
+
+EARLIER_FORMATS = (EARLIER, 4)
+"""Those that can be read besides that of this version."""
 
 _BUDGET = ("began", "affordable", "end", "began_seconds", "affordable_seconds")
 _NESTED = ("guard", "place", "change")  # parts of kfac-stream that are dataclasses

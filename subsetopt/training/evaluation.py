@@ -34,18 +34,20 @@ def evaluate_run(
     splits: Sequence[str] = ("train", "validation", "test"),
     model: nn.Module | None = None,
     dataset: object = None,
+    loss: Any = None,
     notes: list[str] | None = None,
 ) -> dict[str, Any]:
     """Return {split: {loss, accuracy | mse, r2}} of a finished run's model, computed afresh.
 
-    Inputs and targets are standardised as the run did. Data that are not those of the run are named in `notes`.
+    `model`, `dataset` and `loss` again where they were objects. Inputs and targets are standardised as the run did.
+    Data that are not those of the run are named in `notes`.
     """
     directory = RunDirectory.open(Path(path))
     result = directory.read_json(RESULT)
     overrides = {"data_dir": data_dir, "device": device}
     config = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
     # The run's own model says all; where it once started may be gone.
-    data, _, run = prepare(config.model_copy(update={"init_from": None}), model, dataset, statistics=result)
+    data, _, run = prepare(config.model_copy(update={"init_from": None}), model, dataset, statistics=result, loss=loss)
     if notes is not None:
         notes += changed_data(result, data.given, splits)
     w = load_model(directory, data, run, other_data=bool(changed_data(result, data.given, SPLITS)))

@@ -6,12 +6,14 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor
 
 from subsetopt.errors import UserError
 from subsetopt.objective.protocol import BudgetExhausted
+from subsetopt.saving import without_copies
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.checks.identity import check_identity, check_outputs
 from subsetopt.training.context import PreparedRun
@@ -22,6 +24,9 @@ from subsetopt.training.progress import Progress
 from subsetopt.training.run_directory import LOG, METRICS, RunDirectory, finite
 from subsetopt.training.splits import SplitName
 from subsetopt.training.stop_request import StopRequest
+
+SAVING_SHARE = 0.02
+"""How much of the time checkpoints may take: large ones are written less often."""
 
 LIMITS = (StopReason.MAX_ITERATIONS, StopReason.MAX_EVALUATIONS, StopReason.BUDGET)
 
@@ -45,7 +50,7 @@ class Loop:
         self._progress = progress
         self._stop = StopRequest(progress, relayed=self._ranks.size > 1)
         self._save_at_once = save_at_once
-        self._last_save: float | None = None if save_at_once else time.monotonic()
+        self._last_save, self._save_seconds = time.monotonic(), 0.0
 
     def start(self) -> Position:
         """Return the position before the first phase."""
@@ -139,7 +144,9 @@ class Loop:
         if isinstance(self._progress, Observed):
             self._progress.phase_done(summary)
         self._log(f"{phase.title}: {reason} after {record['iteration']} iterations, loss {record['loss']}")
-        if self._save_at_once or self._ranks.size > 1 or self._save_due():
+        last = len(position.snapshots) == len(self._phases)
+        at_once = self._save_at_once and (last or self._affordable())
+        if at_once or self._ranks.size > 1 or self._save_due():
             self.save(position)
 
     def _hold(self, phase: Phase, position: Position, reason: StopReason) -> None:
@@ -148,7 +155,9 @@ class Loop:
         whole = reason is StopReason.BUDGET and (phase.config.epochs is None or ledger.limit >= ledger.budget)
         last = index == len(self._phases) - 1 and reason in LIMITS
         if phase.fixed_length is None and (whole or last) and phase.record(position.state)["iteration"]:
-            position.held = Held(index, position.phase_start, *phase.save(position.state))
+            # Nobody goes on from the state of the last phase; that of another might lend its memory to the next.
+            with without_copies() if index == len(self._phases) - 1 else nullcontext():
+                position.held = Held(index, position.phase_start, *phase.save(position.state))
 
     def _note(self, phase: Phase, position: Position) -> None:
         """Record the current state, and save it when enough time has passed."""
@@ -184,8 +193,12 @@ class Loop:
     def _save_due(self) -> bool:
         if self._directory is None:
             return False
-        waited = None if self._last_save is None else time.monotonic() - self._last_save
-        return waited is None or waited >= self._run.config.checkpoint_seconds
+        interval = self._run.config.checkpoint_seconds
+        return time.monotonic() - self._last_save >= interval and (interval == 0 or self._affordable())
+
+    def _affordable(self) -> bool:
+        """Return whether a checkpoint that takes as long as the last one would keep within its share of the time."""
+        return time.monotonic() - self._last_save >= self._save_seconds * (1 / SAVING_SHARE - 1)
 
     def _fraction(self, phase: Phase, position: Position, of_iterations: float | None) -> float | None:
         """Return the larger share used up of the phase's limits, iterations or cost; None without limits."""
@@ -213,11 +226,14 @@ class Loop:
         """Write a checkpoint; every rank takes part."""
         if self._directory is None and self._ranks.size == 1:
             return
-        # On every rank: a part of the state may be spread over them.
-        packed = pack(position, self._prepared, self._phases)
-        if self._directory is not None:
-            self._directory.save_checkpoint(*packed)
+        began = time.monotonic()
+        with without_copies():  # nothing steps before all is written
+            # On every rank: a part of the state may be spread over them.
+            packed = pack(position, self._prepared, self._phases)
+            if self._directory is not None:
+                self._directory.save_checkpoint(*packed)
         self._last_save = time.monotonic()
+        self._save_seconds = self._last_save - began
 
     def check(self, state: Mapping[str, Any], changed: Sequence[str] = ()) -> None:
         """Raise `OtherRunError` for the checkpoint of another run; warn where an earlier version left that unsaid.

@@ -11,10 +11,10 @@ from torch import Tensor
 from subsetopt.saving import under
 from subsetopt.training.checks.identity import identity
 from subsetopt.training.context import PreparedRun
-from subsetopt.training.earlier_checkpoints import EARLIER, upgraded
+from subsetopt.training.earlier_checkpoints import EARLIER, EARLIER_FORMATS, upgraded
 from subsetopt.training.phases.protocol import Phase
 
-FORMAT = 4
+FORMAT = 5
 """Of checkpoints; another number says that what a phase saves has another meaning, though it may look the same."""
 
 
@@ -94,7 +94,7 @@ def unpack(
 
     Raises `TypeError` or `KeyError`, before anything is set, for what another version has packed otherwise.
     """
-    if state["phase_state"] is not None and state["format"] not in (FORMAT, EARLIER):
+    if state["phase_state"] is not None and state["format"] not in (FORMAT, *EARLIER_FORMATS):
         raise TypeError(f"format {state['format']}, not {FORMAT}")
     data, budget, run = prepared
     device = data.device

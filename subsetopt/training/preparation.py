@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,28 +14,28 @@ from subsetopt.ambient import ordinary_torch
 from subsetopt.data import (
     Dataset,
     Preprocess,
-    as_dataset,
     draw,
-    load_dataset,
     require_all_classes,
     standardised_targets,
 )
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
 from subsetopt.inputs import Inputs
-from subsetopt.models import MODELS, build_model, check_output_shape, initialise_lazy, refuse_reserved
-from subsetopt.objective import FlatModel, Loss, Residuals, calibrate_prices, tuned_chunk_size
+from subsetopt.models import MODELS, build_model, initialise_lazy, refuse_reserved
+from subsetopt.objective import FlatModel, Loss, ModelLoss, Residuals, calibrate_prices, tuned_chunk_size
 from subsetopt.objective.weighting import without_weights
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
 from subsetopt.training.checks.inputs import fitted_inputs
-from subsetopt.training.checks.own_loss import as_run_data, check_own_loss, own_loss
+from subsetopt.training.checks.own_loss import as_run_data, check_own_loss, fitted_outputs, own_loss
 from subsetopt.training.checks.run_data import standardised_as
 from subsetopt.training.checks.scale_notes import scale_notes
 from subsetopt.training.context import PreparedRun, RunContext
+from subsetopt.training.data_of_run import data_of
 from subsetopt.training.initialisation import initialised_from
 from subsetopt.training.ledger import Ledger
+from subsetopt.training.model_loss_data import bound, check_bound, initialise_for, raw_preprocess
 from subsetopt.training.run_model import RunModel
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.splits import SplitName
@@ -66,35 +67,17 @@ def prepare(
         if model is None or loss is not None:
             raise SettingError("dataset", "residuals", "they are a loss of a model", "give model, and leave loss out")
         dataset, loss, function = as_run_data(dataset, model)
-    if dataset is None:
-        dataset = load_dataset(
-            config.dataset,
-            data_dir=config.data_dir,
-            data_file=config.data_file,
-            validation_fraction=config.validation_fraction,
-            seed=config.seed,
-            normalize=config.normalize,
-            task=config.task,
-            image_size=config.image_size,
-            target_column=config.target_column,
-            test_file=config.test_file,
-            drop=config.drop,
-            ranks=ranks,
-        )
-    elif not isinstance(dataset, Dataset):
-        dataset = as_dataset(
-            dataset,
-            task=config.task,
-            validation_fraction=config.validation_fraction,
-            seed=config.seed,
-            normalize=config.normalize,
-        )
-    elif config.task not in (None, dataset.task):
-        raise SettingError("task", config.task, f"the data set given is for {dataset.task}", "leave it out")
-    kind = resolve_loss(config.loss, dataset) if loss is None else own_loss(loss)
+    own = None if loss is None else own_loss(loss)
+    whole = isinstance(own, ModelLoss) and dataset is not None and not isinstance(dataset, Dataset)
+    if whole and model is None:
+        raise SettingError("model", config.model, "a loss(model, batch) calls a module of yours", "give the module")
+    dataset = data_of(config, dataset, ranks, whole)
+    kind = resolve_loss(config.loss, dataset) if own is None else own
     if not isinstance(kind, str):
         # The loss says what its targets are: 0 and 1, counts, or a distance in their own units.
         dataset = replace(dataset, target_normalization=None)
+    if isinstance(kind, ModelLoss):
+        dataset = replace(dataset, task="regression")  # whether its targets are classes, the loss alone knows
     subset = _draw_subset(config, dataset)
     ours = model is None
     if model is None:
@@ -108,23 +91,34 @@ def prepare(
             dtype=dtype,
             **config.model_args,
         )
-    initialise_lazy(model, dataset.in_shape, _few(dataset, dtype))
+    if isinstance(kind, ModelLoss):
+        initialise_for(kind, model, dataset, whole)
+    else:
+        initialise_lazy(model, dataset.in_shape, _few(dataset, dtype))
     flat = FlatModel(model, dtype=dtype, device=device)
     flat = flat if function is None else flat.evaluated_by(function)
-    dataset, embedded = fitted_inputs(flat, dataset)
-    preprocess = Preprocess(dataset.normalization, dtype, embedded)
-    if function is None:
-        check_output_shape(model, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]), dataset.n_outputs)
-    if statistics is not None:
-        dataset = standardised_as(dataset, statistics)
+    if whole:
+        preprocess = raw_preprocess(dataset.train.inputs, dtype)
+    else:
+        dataset, embedded = fitted_inputs(flat, dataset)
         preprocess = Preprocess(dataset.normalization, dtype, embedded)
+        if function is None and not isinstance(kind, ModelLoss):
+            dataset = fitted_outputs(model, dataset, kind, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]))
+        if statistics is not None:
+            dataset = standardised_as(dataset, statistics)
+            preprocess = Preprocess(dataset.normalization, dtype, embedded)
     given, dataset = dataset, standardised_targets(dataset)
-    if not isinstance(kind, str):
+    if isinstance(kind, ModelLoss):
+        kind, flat, dataset, preprocess = bound(kind, flat, dataset, preprocess, whole)
+        check_bound(kind, flat, dataset.train, preprocess)
+    elif not isinstance(kind, str):
         check_own_loss(kind, flat, dataset.train, preprocess, CHECKED_SAMPLES)
     origin = None if config.init_from is None else flat.initial()
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
-    known_by = _price_key(config, dataset, kind, embedded, device) if ours and isinstance(kind, str) else None
+    known_by = None
+    if ours and isinstance(kind, str):
+        known_by = _price_key(config, dataset, kind, preprocess.embedded, device)
     prices = _prices(flat, dataset, kind, preprocess, device, known_by)
     ledger = Ledger(len(dataset.train), prices, config.max_epochs)
     budget = Budget(ledger, Clock(config.max_seconds))
@@ -175,6 +169,15 @@ def resolve_device(name: str, dtype: str) -> torch.device:
 def resolve_loss(name: str, dataset: Dataset) -> str:
     """Return the loss that fits the task; raises `SettingError` when the one asked for does not."""
     fitting = "cross_entropy" if dataset.task == "classification" else "mse"
+    if dataset.task == "regression" and not dataset.train.targets.is_floating_point():
+        shape = ", ".join(map(str, ("n", *dataset.train.targets.shape[1:])))
+        raise SettingError(
+            "loss",
+            name,
+            f"the targets are whole numbers of shape ({shape})",
+            f"for quantities use {setting('task', 'regression')}; for labels of each position (tokens, pixels) or "
+            "several labels give a module of torch.nn in Python: SubsetTrainer(..., loss=nn.CrossEntropyLoss())",
+        )
     if name in ("auto", fitting):
         return fitting
     other = "regression" if dataset.task == "classification" else "classification"
@@ -243,7 +246,10 @@ def _prices(
         )
     inputs = dataset.train.inputs[rows].to(device)
     targets = dataset.train.targets[rows].to(device)
-    prices = calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
+    with warnings.catch_warnings():
+        # What stands in for a product is said where a solver takes products, not where they are priced.
+        warnings.filterwarnings("ignore", message="curvature products")
+        prices = calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
     if known_by is not None:
         _KNOWN_PRICES[known_by] = dict(prices)
     return prices

@@ -23,6 +23,7 @@ from subsetopt.documents.run import (
     Metrics,
     Model,
     Models,
+    OwnLoss,
     PhaseEntry,
     Purpose,
     Ratio,
@@ -32,6 +33,7 @@ from subsetopt.documents.run import (
 )
 from subsetopt.documents.table import TableEntry
 from subsetopt.errors import RunDirectoryError
+from subsetopt.objective.weighting import without_weights
 from subsetopt.overdetermination import verdict
 from subsetopt.training.checks.affordable import stepless
 from subsetopt.training.checks.assessment import assess
@@ -69,6 +71,7 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
         normalization=_scalings(dataset.normalization),
         target_normalization=_scaling(dataset.target_normalization),
         model=Model(name=config.model, args=config.model_args, parameters=run.model.flat.size),
+        **_own_loss(run),
         overdetermination=_ratio(data, run.model.flat.size),
         phases=[PhaseEntry.model_validate(snapshot.record) for snapshot in snapshots],
         solve=None if solve is None else SolveEntry.model_validate({"solver": solve.record["method"], **solve.record}),
@@ -87,6 +90,15 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
         ),
         warnings=warnings,
     )
+
+
+def _own_loss(run: RunContext) -> dict[str, Any]:
+    """Return the entry of a loss that was given as an object; others have none, as before."""
+    kind = run.model.loss
+    if isinstance(kind, str):
+        return {}
+    name = without_weights(kind).name.partition("(")[0]
+    return {"loss": OwnLoss(name=name.split(":")[0][:200], calls_model=run.model.flat.is_called_by_loss)}
 
 
 def _dataset(data: TrainingData) -> DatasetEntry:

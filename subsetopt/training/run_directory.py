@@ -19,9 +19,17 @@ import tomli_w
 from torch import Tensor
 
 from subsetopt.errors import RunDirectoryError, setting
-from subsetopt.files import check_writable, read_document, reason, remove_temporary, replace_file, sealed
+from subsetopt.files import (
+    check_writable,
+    read_document,
+    reason,
+    remove_temporary,
+    replace_file,
+    replace_file_by,
+    sealed,
+)
 from subsetopt.report.metrics_file import is_record
-from subsetopt.training.saved_tensors import DamagedError, from_file, to_bytes
+from subsetopt.training.saved_tensors import DamagedError, TensorFile, from_file
 
 CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
 MODEL, RESULT, ENVIRONMENT, LOG = "model.safetensors", "result.json", "environment.json", "log.txt"
@@ -101,7 +109,11 @@ class RunDirectory:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Replace a file of the run, whole or not at all."""
-        replace_file(self.path / name, data, f"make room, then `subsetopt resume {self.path}`")
+        replace_file(self.path / name, data, self._remedy)
+
+    @property
+    def _remedy(self) -> str:
+        return f"make room, then `subsetopt resume {self.path}`"
 
     def prepare_to_go_on(self) -> None:
         """Raise `RunDirectoryError` for whatever could not be written later, and remove what a crash left half-written.
@@ -125,8 +137,7 @@ class RunDirectory:
 
     def save_checkpoint(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write tensors and state as one atomic file with its digest, then the readable copy of the state."""
-        content, text = to_bytes(tensors, state)
-        self.write_bytes(CHECKPOINT, content)
+        text = self._write_tensors(CHECKPOINT, tensors, state)
         self.write_bytes(STATE, (json.dumps(finite(json.loads(text)), indent=1) + "\n").encode())
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -140,7 +151,12 @@ class RunDirectory:
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write named tensors (a model's state_dict) atomically, with what ties them to their run."""
-        self.write_bytes(name, to_bytes(tensors, state)[0])
+        self._write_tensors(name, tensors, state)
+
+    def _write_tensors(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
+        file = TensorFile(tensors, state)
+        replace_file_by(self.path / name, file.pieces(), self._remedy)
+        return file.text
 
     def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         """Read named tensors and what was saved beside; raises `RunDirectoryError` when missing, corrupt or changed."""

@@ -51,27 +51,41 @@ class RunModel:
         """Return the full-batch objective on the subset or on all training data; built and checked once."""
         built = self._objectives.setdefault(data, {})
         if (split, track_noise) not in built:
-            # One process has the data on its device once, for all uses; of several each takes its part alone.
-            alone = self.ranks.size == 1
-            inputs, targets, rows = (*data.trained(split), None) if alone else data.stored(split)
-            built[split, track_noise] = Objective(
-                self.flat,
-                inputs,
-                targets,
-                loss=self.loss,
-                l2=self.l2,
-                indices=rows,
-                chunk_size=self.chunk_size,
-                compile=self.compile,
-                cuda_graphs=self.cuda_graphs,
-                preprocess=data.preprocess,
-                meter=self.ledger,
-                track_noise=track_noise,
-                ranks=self.ranks,
-                memory_limits=self.memory_limits,
-                sample_weight=data.weights(split, stored=not alone),
-            )
+            built[split, track_noise] = self._new_objective(data, split, track_noise)
         return built[split, track_noise]
+
+    def drawn(self, data: TrainingData, factors: Tensor) -> Objective:
+        """Return the objective on the subset of `data`, in which row i of all counts `factors[i]`; a new one each time.
+
+        `factors` (N,) have the user's weights in them. Model and loss have been checked on all samples.
+        """
+        return self._new_objective(data, SplitName.SUBSET, False, factors)
+
+    def _new_objective(
+        self, data: TrainingData, split: SplitName, track_noise: bool, factors: Tensor | None = None
+    ) -> Objective:
+        # One process has the data on its device once, for all uses; of several each takes its part alone.
+        alone = self.ranks.size == 1
+        inputs, targets, rows = (*data.trained(split), None) if alone else data.stored(split)
+        return Objective(
+            self.flat,
+            inputs,
+            targets,
+            loss=self.loss,
+            l2=self.l2,
+            indices=rows,
+            chunk_size=self.chunk_size,
+            compile=self.compile,
+            cuda_graphs=self.cuda_graphs,
+            preprocess=data.preprocess,
+            meter=self.ledger,
+            track_noise=track_noise,
+            check_deterministic=factors is None,
+            ranks=self.ranks,
+            memory_limits=self.memory_limits,
+            sample_weight=None if factors is not None else data.weights(split, stored=not alone),
+            sample_factor=factors[data.subset.cpu()] if factors is not None and alone else factors,
+        )
 
     def evaluate(
         self, data: TrainingData, w: Tensor, split: SplitName, purpose: Purpose = "evaluation"

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from subsetopt.errors import UserError
 from subsetopt.files import DIGEST, MALFORMED, reason
+
+PIECE_BYTES = 16 * 2**20
+"""What is copied at a time of tensors that cannot be written from where they are."""
 
 _STATE = "state"
 _KNOWN = {"settings", "data", "model"}  # entries that come with a digest
@@ -26,16 +29,32 @@ class DamagedError(UserError):
     """A file that does not hold what was written; `str(error)` says how, without naming the file."""
 
 
-def to_bytes(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Return a safetensors file, and the JSON text of `state` with the digest that its header holds.
+class TensorFile:
+    """A safetensors file to be written: no tensor is copied, they must not change before `pieces` is at its end.
 
-    There is one entry of metadata, because safetensors writes several in no fixed order and equal runs write equal
-    bytes.
+    `text` is the JSON text of `state` with the digest that the header holds. There is one entry of metadata, because
+    readers of several see them in no fixed order, and tensors lie in a fixed order: equal runs write equal bytes.
     """
-    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    bare = json.dumps(state)
-    text = f'{bare[:-1]}{", " if state else ""}"{DIGEST}": "{_digest(owned, bare)}"}}'
-    return safetensors.torch.save(owned, metadata={_STATE: text}), text
+
+    def __init__(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        # Larger numbers first, so that all lie at multiples of their size; readers map them as they are.
+        order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+        self._tensors = {name: tensors[name].detach() for name in order}
+        bare = json.dumps(state)
+        self.text = f'{bare[:-1]}{", " if state else ""}"{DIGEST}": "{_digest(self._tensors, bare)}"}}'
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Yield the file from beginning to end; tensors of a device, or in another order, some MiB at a time."""
+        header: dict[str, Any] = {"__metadata__": {_STATE: self.text}}
+        end = 0
+        for name, tensor in self._tensors.items():
+            begin, end = end, end + tensor.nbytes
+            header[name] = {"dtype": _name_of(tensor), "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        text += b" " * (-len(text) % 8)
+        yield struct.pack("<Q", len(text)) + text
+        for tensor in self._tensors.values():
+            yield from _bytes_of(tensor)
 
 
 def from_file(path: Path, *, own: bool = True) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -74,5 +93,48 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         sha.update(f"\0{name}\0{tensor.dtype}{tuple(tensor.shape)}\0".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for piece in _bytes_of(tensor):
+            sha.update(piece)
     return sha.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
+    """Yield the elements of a tensor in row-major order; copied are those that are not in memory in that order."""
+    if not tensor.numel():
+        return
+    if tensor.device.type == "cpu" and tensor.is_contiguous():
+        yield _view(tensor)
+    elif tensor.is_contiguous():
+        for part in tensor.reshape(-1).split(max(1, PIECE_BYTES // tensor.element_size())):
+            yield _view(part.cpu())
+    elif tensor.ndim > 1 and tensor.nbytes > PIECE_BYTES:
+        for row in tensor.unbind(0):
+            yield from _bytes_of(row)
+    else:
+        yield _view(tensor.cpu().contiguous())
+
+
+def _view(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _name_of(tensor: Tensor) -> str:
+    if tensor.dtype not in _DTYPES:
+        raise TypeError(f"a tensor of {tensor.dtype} cannot be saved")
+    return _DTYPES[tensor.dtype]
+
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Names of the format."""

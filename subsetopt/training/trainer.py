@@ -9,8 +9,9 @@ from torch import nn
 
 from subsetopt.arguments import kind_of, refuse_given, require_module
 from subsetopt.data import Dataset, require_readable
+from subsetopt.data.given.reading import holds_arrays
 from subsetopt.errors import SettingError
-from subsetopt.objective import Residuals
+from subsetopt.objective import ModelLoss, Residuals, make_loss
 from subsetopt.training.finishing import Interrupted, RunResult
 from subsetopt.training.observers import Callback, Callbacks
 from subsetopt.training.prediction.predictor import Predictor, load_predictor
@@ -40,7 +41,9 @@ class SubsetTrainer:
     Hugging Face Dataset, a frame of pandas. Settings are those of `subsetopt train` with underscores, e.g.
     `subset_frac=0.1, solver="newton-cg", handoff="adam"`. Without `output` nothing is written to disk.
     `Residuals` in place of data make a run on collocation points.
-    `loss` may be a loss module of torch.nn or a function (outputs, targets) that returns one loss per sample.
+    `loss` may be a loss module of torch.nn, a function (outputs, targets) that returns one loss per sample, or a
+    function (model, batch) as `model_loss` describes it: its batches are the samples of the data as they were given, or
+    (inputs, targets) of a `Dataset`.
     `on_iteration(record)` and `on_phase_end(record)` are called with what metrics.jsonl and result.json say of an
     iteration and a phase; one that returns True stops the run. The logger `subsetopt` has phases and warnings.
     Raises `UserError` (a `ValueError`) in one line for unusable settings, for those that would have no effect beside
@@ -67,8 +70,7 @@ class SubsetTrainer:
         if isinstance(dataset, str):
             names["dataset"] = dataset
         else:
-            if not isinstance(dataset, Residuals):
-                require_readable(dataset)
+            _require_data(dataset, loss)
             without = _NAMED + (_MADE if isinstance(dataset, Dataset | Residuals) else ())
             refuse_given(settings, without, "the data set", "set it where the data set is made")
         if loss is None:
@@ -128,8 +130,8 @@ class SubsetTrainer:
         """
         if model is not None:
             require_module("model", model)
-        if dataset is not None and not isinstance(dataset, Residuals):
-            require_readable(dataset)
+        if dataset is not None:
+            _require_data(dataset, loss)
         limits = {
             "max_iterations": max_iterations,
             "max_epochs": max_epochs,
@@ -145,7 +147,12 @@ class SubsetTrainer:
         except Interrupted:
             if not callbacks.stopped:
                 raise
-        trainer = cls("auto" if model is None else model, "digits" if dataset is None else dataset, progress=progress)
+        trainer = cls(
+            "auto" if model is None else model,
+            "digits" if dataset is None else dataset,
+            progress=progress,
+            loss="auto" if loss is None else loss,
+        )
         trainer.stopped = outcome is None
         # The run's own settings, not the defaults: whatever is asked of the trainer later is computed as the run was.
         trainer.config = load_config(RunDirectory.open(Path(directory)), model, dataset)
@@ -204,10 +211,12 @@ class SubsetTrainer:
         """Return class probabilities (n, M) for raw inputs."""
         return self.predictor.predict_proba(inputs)
 
-    def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
-        """Return {loss, accuracy | mse, r2} of the fitted model on raw inputs and targets, in the units of the data."""
-        loss = "cross_entropy" if self.predictor.task == "classification" else "mse"
-        return self.predictor.evaluate(inputs, targets, loss)
+    def evaluate(self, inputs: Any, targets: Any = None, *, loss: Any = None) -> dict[str, float]:
+        """Return {loss, accuracy | mse, r2} of the fitted model on raw inputs and targets, in the units of the data.
+
+        The loss is the trainer's own, or `loss` after `load`; see `Predictor.evaluate`.
+        """
+        return self.predictor.evaluate(inputs, targets, self._loss if loss is None else loss)
 
     @property
     def _fitted(self) -> RunResult:
@@ -216,6 +225,20 @@ class SubsetTrainer:
         if self._outcome is None:
             raise SettingError("trainer", "not fitted", "there is no result yet", "call fit() first")
         return self._outcome
+
+
+def _require_data(dataset: object, loss: Any) -> None:
+    """Raise `SettingError` for what is no data; a loss that calls the model takes arrays without targets, too."""
+    if not isinstance(dataset, Residuals) and not (holds_arrays(dataset) and _calls_model(loss)):
+        require_readable(dataset)
+
+
+def _calls_model(loss: Any) -> bool:
+    return (
+        (callable(loss) or isinstance(loss, ModelLoss))
+        and not isinstance(loss, type)
+        and isinstance(make_loss(loss), ModelLoss)
+    )
 
 
 def _checked(progress: Progress | None) -> Progress | None:

@@ -66,6 +66,7 @@ class Frozen(nn.Sequential):
 def cnn() -> nn.Module:
     return nn.Sequential(
         nn.Unflatten(1, (1, 3, 4)),
+        nn.ConvTranspose2d(1, 1, 2),
         nn.Conv2d(1, 2, 2, padding=1, stride=2),
         nn.ReLU(inplace=True),
         nn.Conv2d(2, 3, 2, padding="same", padding_mode="circular", dilation=2, bias=False),

@@ -14,7 +14,7 @@ import pytest
         ("models", {"mlp", "cnn"}),
         ("solvers", {"lbfgs", "ncg", "newton-cg", "kfac-stream"}),
         ("samplers", {"full", "srs"}),
-        ("strategies", {"kfac-stream", "one-subset", "growing-subsets", "several-subsets"}),
+        ("strategies", {"kfac-stream", "one-subset", "growing-subsets", "residual-subsets", "several-subsets"}),
         ("optimizers", {"sgd", "adam", "adamw", "muon"}),
         ("augmentations", {"standard", "cutout", "mixup", "ricap", "randaugment"}),
     ],

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from subsetopt_cli.presets import preset_files, preset_summary, read_config
 
+from subsetopt.compare.cells import CellMaker
+from subsetopt.compare.config import make_study
 from subsetopt.training.settings.run import make_config
 
 
@@ -21,6 +23,13 @@ def test_preset_is_valid_and_says_what_it_is_for(name: str, path: Path) -> None:
     config = make_config(tomllib.loads(path.read_text()))
     assert config.dataset == name
     assert config.output is None and config.data_dir is None, "places belong to the user"
+    assert preset_summary(path).endswith(".")
+
+
+@pytest.mark.parametrize(("name", "path"), list(preset_files("study").items()))
+def test_preset_of_a_study_is_valid_and_says_what_it_is_for(name: str, path: Path) -> None:
+    maker = CellMaker(make_study(tomllib.loads(path.read_text())))
+    assert maker.methods and "data_dir" not in maker.study.shared
     assert preset_summary(path).endswith(".")
 
 

@@ -39,6 +39,11 @@ def _phases(name: str) -> list[tuple[str, str, str, dict[str, float]]]:
             "lbfgs@0.25x2+sgd",
             [("lbfgs", "subset", "full", {})] * 2 + [("lbfgs", "full", "full", {}), ("sgd", "full", "full", {})],
         ),
+        ("lbfgs@residual", [("sgd", "full", "full", {}), ("lbfgs", "full", "full", {})]),
+        (
+            "newton-cg@residual+adam",
+            [("sgd", "full", "full", {}), ("newton-cg", "full", "full", {}), ("adam", "full", "full", {})],
+        ),
         ("adam", [("adam", "full", "full", {})]),
         ("srs@0.1", [("sgd", "full", "srs", {"fraction": 0.1})]),
         ("nw-sketch@0.3/adamw", [("adamw", "full", "nw-sketch", {"fraction": 0.3})]),

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +203,7 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, small: ValidatedStudy, mon
     assert before.items() <= _times(tmp_path / "a").items()
 
 
-def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path) -> None:
+def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path, start_command: Callable[..., Any]) -> None:
     root = tmp_path / "a"
     settings = {**SMALL, "methods": "adam", "budget": "150", "tune": False, "checkpoint_seconds": 0.0}
     flags = [
@@ -224,13 +221,13 @@ def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path) -> None:
         "--output",
         str(root),
     ]
-    child = subprocess.Popen([sys.executable, "-m", "subsetopt", "compare", *flags], stderr=subprocess.DEVNULL)
+    child = start_command("compare", *flags)
     deadline = time.monotonic() + 120
     while not list(root.glob("cells/*/state.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.communicate()
     (begun,) = root.glob("cells/*")
     assert not (begun / RESULT).exists(), "killed in the middle of its first cell"
     steps = json.loads((begun / "state.json").read_text())["phase_state"]["iterations"]

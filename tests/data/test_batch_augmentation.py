@@ -37,6 +37,31 @@ def test_same_generator_state_gives_the_same_batch_and_the_global_one_is_untouch
     assert first.dtype == torch.float32
 
 
+def test_randaugment_of_grey_images_is_that_of_the_same_images_in_colour():
+    """Reference: three equal channels; kornia refuses one."""
+    pytest.importorskip("kornia")
+    grey = images(channels=1)
+    augmentation = make_augmentation("randaugment", (1, 16, 16))
+    found = augmentation(grey, standardise, generator(3)).inputs
+    assert found.shape == (32, 1, 16, 16) and not torch.equal(found, standardise(grey))
+    # Grey images are not mirrored, so the reference draws from the state after shifts alone.
+    seed_generator = generator(3)
+    seed = int(torch.randint(0, 2**62, (), generator=seed_generator))
+    moved = shift_and_crop(grey, 2, seed_generator).float().div(255).expand(-1, 3, -1, -1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        in_colour = augmentation._operations(moved.clone())
+    expected = standardise(in_colour.clamp(0, 1) * 255)
+    for channel in range(3):
+        torch.testing.assert_close(found[:, 0], expected[:, channel], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_randaugment_refuses_other_numbers_of_channels_before_any_work(channels):
+    with pytest.raises(SettingError, match="needs grey or colour images"):
+        make_augmentation("randaugment", (channels, 16, 16))
+
+
 def test_shift_equals_zero_padded_numpy_roll():
     batch = images(64, 1, 9)
     moved = shift_and_crop(batch, 2, generator())

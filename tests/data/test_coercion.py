@@ -25,10 +25,10 @@ from torch.utils.data import (
 )
 from torch.utils.data import Dataset as TorchDataset
 
-from subsetopt.data import Preprocess, as_dataset, dataset_from_arrays
+from subsetopt.data import Preprocess, as_batches, as_dataset, dataset_from_arrays
 from subsetopt.data.digest import dataset_digest
 from subsetopt.errors import UserError
-from subsetopt.inputs import LazyRows
+from subsetopt.inputs import LazyRows, Parts
 
 X = torch.arange(120.0).reshape(40, 3)
 Y = torch.arange(40) % 2
@@ -144,7 +144,27 @@ TAKEN: dict[str, Callable[[], object]] = {
     "csc": lambda: (sparse.csc_array(X.numpy()), Y.numpy()),
     "coo": lambda: (sparse.coo_matrix(X.numpy()), Y),
 }
+
+
+def _nested() -> torch.Tensor:
+    return torch.nested.nested_tensor([torch.randn(2), torch.randn(3)] * 20)
+
+
+class RandomTargets(Mapped):
+    def __getitem__(self, index: int) -> Any:
+        return X[index], torch.randint(0, 2, ())
+
+
 REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
+    "nested": ("x_train: is nested", lambda: (_nested(), Y)),
+    "nested targets": ("y_train: is nested", lambda: (X, _nested())),
+    "meta": ("on the meta device", lambda: (X.to("meta"), Y)),
+    "meta in a dict": ("on the meta device", lambda: {"x": X.to("meta"), "label": Y}),
+    "quantised": ("is quantised", lambda: (torch.quantize_per_tensor(X, 1.0, 0, torch.qint8), Y)),
+    "complex": ("complex64", lambda: (X.to(torch.complex64), Y)),
+    "rows beyond the last": ("rows 0 to 1 cannot be read", lambda: Subset(ROWS, [100, 1])),
+    "no rows of it": ("has no rows", lambda: Subset(ROWS, [])),
+    "random targets": ("the targets of row 0 and others are not the same", RandomTargets),
     "None": ("not taken as data", lambda: None),
     "number": ("not taken as data", lambda: 42),
     "class": ("not taken as data", lambda: TensorDataset),
@@ -315,3 +335,50 @@ def test_a_data_set_is_returned_itself_and_settings_reach_the_arrays() -> None:
     made = as_dataset((X, Y.numpy().astype(np.float64)), validation_fraction=0.25, normalize="standard")
     assert made.task == "regression" and made.validation is not None and len(made.validation) == 10
     assert made.normalization is not None
+
+
+class SeldomNoisy(Mapped):
+    """Random augmentation too rare to show where some rows are read twice."""
+
+    def __getitem__(self, index: int) -> Any:
+        return X[index] * (-1 if float(torch.rand(())) < 1e-9 else 1), Y[index]
+
+
+@pytest.mark.parametrize("max_bytes", [None, 100])
+def test_rows_that_are_read_with_random_numbers_are_told_of(max_bytes: int | None) -> None:
+    """Before, nothing was said where 16 rows came out the same twice."""
+    (told,) = (note for note in as_dataset(SeldomNoisy(), max_bytes=max_bytes).notes if "random" in note)
+    assert told.startswith("the data set draws random numbers when it is read")
+    assert not any("random" in note for note in as_dataset(Mapped(), max_bytes=max_bytes).notes)
+
+
+@pytest.mark.parametrize(
+    ("make", "keys"),
+    [
+        (lambda: {"x": X}, ("x",)),
+        (lambda: {"x": X.numpy(), "y": Y.numpy()}, ("x", "y")),
+        (lambda: DataLoader(TensorDataset(X), 8), ("0",)),
+        (lambda: (X.numpy(), Y), ("0", "1")),
+        (lambda: X.numpy(), None),
+        (lambda: [{"x": x} for x in X], ("x",)),
+    ],
+)
+def test_whole_samples_keep_their_form(make: Callable[[], Any], keys: tuple[str, ...] | None) -> None:
+    """Before, a dict or tuple of one entry became a tensor, and arrays were refused."""
+    found = as_batches(make())
+    if keys is None:
+        assert torch.equal(found, X)
+    else:
+        assert isinstance(found, Parts) and found.keys == keys
+        assert torch.equal(found.tensors[0], X)
+
+
+def test_several_whole_numbers_per_sample_stay_what_they_are() -> None:
+    labels = torch.randint(-100, 9, (40, 5))
+    for given in (labels, labels.numpy(), labels.to(torch.int16)):
+        data = as_dataset((X, given), validation_fraction=0)
+        assert torch.equal(data.train.targets, labels) and data.task == "regression"
+        assert data.n_outputs == 5 and data.target_normalization is None
+    assert as_dataset((X, labels), task="regression").train.targets.is_floating_point()
+    with pytest.raises(UserError, match="one class label per row"):
+        as_dataset((X, labels), task="classification")

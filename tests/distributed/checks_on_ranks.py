@@ -29,6 +29,7 @@ from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver, minimize
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.phases.batch_sharing import REPLICATED
+from subsetopt.training.phases.drawn.phase import DrawnPhase
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
 from subsetopt.training.phases.kfac_stream.phase import StreamPhase
 from subsetopt.training.phases.protocol import PhaseOutcome
@@ -271,6 +272,25 @@ def check_streams_of_subsets(ranks: Ranks) -> None:
         (one, steps, cost, notes), (other, expected, price, _) = ends
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
         assert steps == expected > 3 and cost == price and (REPLICATED in notes) == (len(model) == 4)
+
+
+def check_draws_by_residual(ranks: Ranks) -> None:
+    for weights in (None, torch.linspace(0.5, 1.5, K, dtype=torch.float64)):
+        ends = []
+        for each in (ranks, Ranks()):
+            settings = {"subset_draw": "residual", "draw_start": 0.0, "draw_evaluations": 3, "draw_share": 0.3}
+            config = make_config({**settings, "dtype": "float64", "handoff": "none"})
+            x, y = samples()
+            data, budget, run = prepare(config, network(), dataset_from_arrays(x, y, sample_weight=weights), each)
+            phase = DrawnPhase(config.phases()[0], data, budget, run)
+            state, rows = phase.start(run.model.flat.initial()), []
+            for _ in range(10):
+                state = phase.step(state)
+                rows.append(phase._draw(state).rows.tolist() if not state.whole else [])
+            ends.append((phase.finish(state).w, rows, state.history, budget.ledger.by_purpose()))
+        (one, drawn, _, cost), (other, expected, history, price) = ends
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+        assert drawn == expected and len(history) >= 2 and cost == price
 
 
 def check_spread_curvature_pairs(ranks: Ranks) -> None:

@@ -36,6 +36,7 @@ CHOICES = {
     "correction": ["none", "importance", "self-normalised"],
     "codes": ["inputs", "features"],
     "hash": ["srp", "p-stable"],
+    "estimator": ["sketch", "exact"],
     "score": ["loss", "gradient"],
 }
 

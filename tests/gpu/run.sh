@@ -10,6 +10,7 @@
 # SUBSETOPT_WHEELS  a folder of wheels that the machine lacks (tests/gpu/wheels.sh collects them); they are unpacked
 # SUBSETOPT_PARTS   parts to run, by default "environment tests bench"
 # SUBSETOPT_TESTS   what pytest is given besides -m gpu, by default the folders that have such tests
+# SUBSETOPT_BENCH   what the measurements are given, such as "--parts solve,race"; by default nothing: all parts
 # PYTHON            the interpreter, by default python3
 set -uo pipefail
 
@@ -55,7 +56,7 @@ export python tests out
 part environment 60 "$python" tests/gpu/environment.py "$out"
 part tests 235 bash -c run_tests
 [ ! -f "$out/pytest.txt" ] || grep -vE ' (PASSED|SKIPPED)' "$out/pytest.txt" | tail -n 120 | tail -c 6000
-part bench 240 "$python" -m subsetopt.bench.gpu "$out"
+part bench 240 "$python" -m subsetopt.bench.gpu "$out" ${SUBSETOPT_BENCH:-}
 echo "== $out"
 cat "$out/parts.txt"
 exit "$failed"

@@ -21,6 +21,7 @@ VARIANTS = [
     ("p-sgd", {"correction": "importance"}),
     ("c-sgd", {"correction": "self-normalised", "replacement": True}),
     ("nw-sketch", {"codes": "features", "hash": "p-stable", "score": "gradient", "query_every": 2}),
+    ("nw-sketch", {"estimator": "exact", "query_every": 2}),
     ("gradmatch", {"scan_period": 1}),
 ]
 IDS = [f"{name}-{'-'.join(map(str, settings.values()))}" for name, settings in VARIANTS]
@@ -34,10 +35,11 @@ def same(a, b):
     )
 
 
-def test_the_thirteen_samplers_of_the_papers_are_registered():
+def test_the_samplers_of_the_papers_are_registered():
     assert set(NAMES) == {
         "full",
         "fixed-subset",
+        "random-weighted",
         "rs2",
         "srs",
         "random-minibatch",

@@ -9,7 +9,7 @@ from subsetopt.samplers.last_layer import residuals
 from subsetopt.seeding import make_generator
 
 N, CLASSES, BATCH = 360, 3, 12
-SMALL = {"fixed-subset": 0.3, "rs2": 0.3, "srs": 0.3, "gradmatch": 0.3, "craig": 0.3, "glister": 0.3}
+SMALL = dict.fromkeys(("fixed-subset", "random-weighted", "rs2", "srs", "gradmatch", "craig", "glister"), 0.3)
 
 
 def blobs():

@@ -22,7 +22,9 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from subsetopt.models import build_model
 from subsetopt.objective import FlatModel, Objective
 from subsetopt.sklearn import SubsetClassifier, SubsetClassifierCV, SubsetRegressor, SubsetRegressorCV, l2_path
-from subsetopt.sklearn.perceptron import ACTIVATIONS, PerceptronObjective, Sample
+from subsetopt.sklearn.activations import ACTIVATIONS
+from subsetopt.sklearn.network import Network
+from subsetopt.sklearn.perceptron import PerceptronObjective, Sample
 
 CHECKS = [
     pytest.param(estimator, check, id=f"{type(estimator).__name__}-{check.func.__name__}")
@@ -47,20 +49,26 @@ def test_a_perceptron_written_out_is_the_general_objective(activation, widths, c
     settings = {"widths": widths, "activation": activation} if widths else {}
     name = "mlp" if widths else "linear"
     flat = FlatModel(build_model(name, in_shape=(4,), n_outputs=3, seed=1, dtype=torch.float64, **settings))
+    network = Network.drawn((4, *widths, 3), activation, 1, torch.float64, torch.device("cpu"))
+    torch.testing.assert_close(network.start, flat.initial(), rtol=0, atol=0)
     x = torch.randn(50, 4, dtype=torch.float64, generator=generator)
     y = torch.randint(0, 3, (50,), generator=generator) if classes else x[:, :3] ** 2
     times = torch.arange(50) % 3 if weighted else torch.ones(50, dtype=torch.int64)
     general = Objective(
         flat, x.repeat_interleave(times, 0), y.repeat_interleave(times, 0), "cross_entropy" if classes else "mse", 0.1
     )
-    own = PerceptronObjective(flat, activation, Sample(x, y, times.double() if weighted else None), 0.1)
-    own._block = 7
+    own = PerceptronObjective(network, Sample(x, y, times.double() if weighted else None), 0.1, block=70)
     w = flat.initial()
     loss, gradient = general.value_and_gradient(w)
     own_loss, own_gradient = own.value_and_gradient(w)
     torch.testing.assert_close(own_loss, loss, rtol=1e-13, atol=0)
     torch.testing.assert_close(own_gradient, gradient, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(own.value(w), loss, rtol=1e-13, atol=0)
+    measured = own.measures(w, 2 * gradient, "train")
+    assert torch.equal(measured[0], own_gradient)
+    square, sensitivity = float(gradient @ gradient), float(((gradient * w) ** 2).sum())
+    expected = [float(loss), float(gradient.abs().max()), square, sensitivity, 2 * square]
+    assert measured[1:] == pytest.approx(expected, rel=1e-12)
 
 
 def test_without_hidden_layers_it_is_logistic_regression():
@@ -197,12 +205,39 @@ def test_a_setting_that_cannot_be_used_is_named(setting, value):
 def test_a_path_ends_where_single_solves_do_at_less_cost():
     X, y = load_wine(return_X_y=True)
     model = SubsetClassifier((), random_state=0, gtol=1e-7, max_iter=1000)
-    path = l2_path(model, X, y, [1e-3, 1e-1, 1e-2, 3e-2, 3e-3], held_out=(X, y))
+    path = l2_path(model, X, y, [1e-3, 1e-1, 1e-2, 3e-2, 3e-3])
     assert path.l2 == (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
     single = [clone(model).set_params(l2=each).fit(X, y) for each in path.l2]
     np.testing.assert_allclose(path.losses, [each.loss_ for each in single], rtol=1e-6)
     assert sum(path.evaluations) < 0.8 * sum(each.result_.counts["evaluations"] for each in single)
-    assert path.best.score(X, y) == max(path.scores)
+    assert all(path.converged)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("load", [load_breast_cancer, load_wine, load_iris, load_diabetes])
+def test_a_path_of_eight_strengths_costs_about_twice_the_dearest_one(load):
+    """The reference is the cost of single solves; the strength chosen is solved to the estimator's own test."""
+    X, y = load(return_X_y=True)
+    X, y = X[::2], y[::2]
+    model = (SubsetRegressor if load is load_diabetes else SubsetClassifier)((30,), random_state=0)
+    path = l2_path(model, X, y, held_out=(X, y))
+    dearest = max(clone(model).set_params(l2=each).fit(X, y).result_.counts["evaluations"] for each in path.l2)
+    assert sum(path.evaluations) <= 2.3 * dearest
+    best = path.best
+    assert best.score(X, y) == max(score for score, done in zip(path.scores, path.converged, strict=True) if done)
+    assert best.result_.gradient_norm <= model.gtol * best._scale
+    assert best.get_params() == model.get_params() | {"l2": best.l2}
+
+
+def test_estimators_of_a_path_are_independent():
+    X, y = load_wine(return_X_y=True)
+    model = SubsetClassifier((4,), random_state=0, max_iter=30)
+    path = l2_path(model, X, y, [1e-2, 1e-1], held_out=(X, y))
+    before = path.estimators[0].predict_proba(X)
+    path.estimators[1].fit(X[::2], y[::2])
+    path.estimators[1].partial_fit(X, y)
+    np.testing.assert_array_equal(path.estimators[0].predict_proba(X), before)
+    assert not hasattr(model, "module_")
 
 
 def test_cross_validation_chooses_a_penalty_that_predicts_better():

@@ -48,6 +48,8 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "lbfgs from a diagonal": {**SOLVE, "solver": "lbfgs", "solver_args": {"preconditioner": "diagonal"}},
     "newton-cg with K-FAC": {**SOLVE, "solver": "newton-cg", "solver_args": {"preconditioner": "kfac"}},
     "newton-cg on parts": {**SOLVE, "solver": "newton-cg", "solver_args": {"sample_share": 0.5, "curvature": "ggn"}},
+    "exact kernel regression": {"solver": "none", "handoff": "nw-sketch", "handoff_epochs": 40}
+    | {"handoff_args": {"estimator": "exact"}},
     "growing subsets": {"solver": "lbfgs", "grow_start": 0.2, "max_iterations": 4},
     "several subsets": {"solver": "lbfgs", "subset_frac": 0.2, "subsets": 3, "max_iterations": 4, "handoff": "none"},
     "until held-out loss rises": {**SOLVE, "solver": "ncg", "stop_at": "validation"},

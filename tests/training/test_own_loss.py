@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from subsetopt import Objective, SubsetTrainer, minimize, model_loss
+from subsetopt import Objective, Residuals, SubsetTrainer, minimize
 from subsetopt.data import Dataset, dataset_from_arrays
 from subsetopt.errors import RunDirectoryError, UserError
-from subsetopt.seeding import make_generator
+from subsetopt.seeding import make_generator, seeded_globals
 
 N = 60
 G = make_generator(0, "own loss")
@@ -71,8 +71,8 @@ def mean(outputs: Tensor, targets: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (model_loss(lambda model, batch: model(batch).sum(1)), "calls the model itself"),
-        (lambda model, batch: model(batch).sum(1), "calls the model itself"),
+        (Residuals(lambda model, points: model(points), X), "has its own points"),
+        (nn.BCEWithLogitsLoss(), r"these targets are classes.*targets\.float"),
         (mean, "losses per sample"),
         (nn.CrossEntropyLoss(reduction="sum"), "reduction='mean'"),
         (nn.CrossEntropyLoss(torch.ones(5)), "5 class weights"),
@@ -106,3 +106,86 @@ def test_targets_reach_it_as_they_are(loss: nn.Module, targets: Tensor) -> None:
     penalty = 0.5e-2 * sum(float(p.square().sum()) for p in trainer.model.parameters())
     assert trainer.result["solve"]["loss"] == pytest.approx(expected + penalty, rel=1e-6)
     assert trainer.result["solve"]["stop_reason"] == "gradient"
+
+
+TOKENS = torch.randint(0, 6, (N, 5), generator=G)
+NEXT = torch.where(torch.rand(N, 5, generator=G) < 0.4, -100, (TOKENS + 1) % 6)
+NEXT[0] = -100  # a sample of which nothing counts
+SEVERAL = X[:, :2] > 0.3
+
+
+def tagger() -> nn.Module:
+    """Return a model of (n, T) tokens with logits (n, T, 6)."""
+    with seeded_globals(0, "own loss"):
+        return nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"solver": "newton-cg", "solver_args": {"curvature": "ggn"}},
+        {"solver": "kfac-stream", "solver_epochs": 6},
+        {"solver": "none", "handoff": "adam", "handoff_epochs": 6},
+    ],
+)
+def test_labels_of_positions_are_normalised_once(changes: dict[str, Any]) -> None:
+    loss = nn.CrossEntropyLoss(ignore_index=-100, label_smoothing=0.05)
+    settings = {**SETTINGS, "max_iterations": 8, "validation_fraction": 0.0, **changes}
+    trainer = SubsetTrainer(tagger(), (TOKENS, NEXT), loss=loss, **settings).fit()
+    outputs = trainer.predict(TOKENS)
+    found = trainer.result["metrics"]["train"]
+    assert outputs.shape == (N, 5, 6)
+    assert found["loss"] == pytest.approx(float(loss(outputs.transpose(1, 2), NEXT)), rel=1e-9)
+    right = outputs.argmax(2)[NEXT != -100] == NEXT[NEXT != -100]
+    assert found["accuracy"] == pytest.approx(float(right.double().mean()))
+    assert trainer.evaluate(TOKENS, NEXT) == pytest.approx(found)
+    assert trainer.result["overdetermination"]["outputs"] == 30
+    assert found["loss"] < float(loss(tagger()(TOKENS).transpose(1, 2), NEXT))
+
+
+@pytest.mark.parametrize("targets", [SEVERAL, SEVERAL.long(), SEVERAL.to(torch.uint8), SEVERAL.double()])
+def test_several_labels_may_be_of_any_type(targets: Tensor) -> None:
+    settings = {**SETTINGS, "validation_fraction": 0.0, "normalize": "none"}
+    trainer = SubsetTrainer(nn.Linear(3, 2).double(), (X, targets), loss=nn.BCEWithLogitsLoss(), **settings).fit()
+    expected = F.binary_cross_entropy_with_logits(trainer.model(X.double()).detach(), SEVERAL.double())
+    assert trainer.result["metrics"]["train"] == pytest.approx({"loss": float(expected)})
+
+
+def test_several_labels_without_a_loss_of_their_own_are_refused() -> None:
+    with pytest.raises(UserError, match=r"whole numbers of shape \(n, 5\).*nn\.CrossEntropyLoss"):
+        SubsetTrainer(tagger(), (TOKENS, NEXT), **SETTINGS).fit()
+
+
+def gaussian(outputs: Tensor, targets: Tensor) -> Tensor:
+    mean, logarithm = outputs[:, :1], outputs[:, 1:]
+    return (logarithm + (mean - targets).square() * (-logarithm).exp()).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "width", "targets", "figures"),
+    [
+        (gaussian, 2, X[:, :1] + 1, {"loss"}),
+        (nn.PoissonNLLLoss(), 1, (4 * X[:, :1].abs()).round(), {"loss"}),
+        (nn.BCEWithLogitsLoss(), 2, SEVERAL, {"loss"}),
+        (nn.HuberLoss(), 1, X[:, :1] + 1, {"loss", "mse", "r2"}),
+        (lambda z, y: F.cross_entropy(z, y, reduction="none"), 2, Y, {"loss", "accuracy"}),
+    ],
+)
+def test_figures_beside_a_loss_are_those_that_mean_something_for_it(
+    loss: Any, width: int, targets: Tensor, figures: set[str]
+) -> None:
+    trainer = SubsetTrainer(nn.Linear(3, width), (X, targets), loss=loss, **{**SETTINGS, "max_iterations": 5}).fit()
+    assert set(trainer.result["metrics"]["train"]) == figures
+    for constant in trainer.result["assessment"]["baseline"].values():
+        assert "loss" not in constant, "that of the best constant under this loss is not known"
+    assert set(trainer.evaluate(X, targets)) == figures
+
+
+def test_a_loaded_run_is_evaluated_with_its_loss_alone(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "output": str(tmp_path / "run"), "max_iterations": 3}
+    trainer = SubsetTrainer(nn.Linear(3, 2), (X, X[:, :1]), loss=gaussian, **settings).fit()
+    loaded = SubsetTrainer.load(tmp_path / "run", model=nn.Linear(3, 2))
+    with pytest.raises(UserError, match=r"a loss of its own.*gaussian.*give loss"):
+        loaded.evaluate(X, X[:, :1])
+    assert loaded.evaluate(X, X[:, :1], loss=gaussian) == trainer.evaluate(X, X[:, :1])

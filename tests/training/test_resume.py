@@ -1,10 +1,7 @@
 """A run killed at any moment resumes to the bit-identical parameters of an uninterrupted run."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -45,14 +42,9 @@ RUNS = {
 }
 
 
-def launch(arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, "-m", "subsetopt", *arguments], env=environment, stderr=subprocess.PIPE)
-
-
 def finish(process):
     _, errors = process.communicate(timeout=300)
-    return process.returncode, errors.decode()
+    return process.returncode, errors
 
 
 def lines_of(run: Path) -> int:
@@ -69,15 +61,15 @@ def stop_when(process, run, lines, number):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_killed_runs_end_bit_identical(name, tmp_path):
+def test_killed_runs_end_bit_identical(name, tmp_path, start_command):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    code, errors = finish(launch(["train", *COMMON, *RUNS[name], "--output", str(whole)]))
+    code, errors = finish(start_command("train", *COMMON, *RUNS[name], "--output", whole))
     assert code == 0, errors
     total = lines_of(whole)
 
-    stop_when(launch(["train", *COMMON, *RUNS[name], "--output", str(cut)]), cut, total // 4, signal.SIGKILL)
-    stop_when(launch(["resume", str(cut), "--quiet"]), cut, 3 * total // 4, signal.SIGKILL)
-    code, errors = finish(launch(["resume", str(cut), "--quiet"]))
+    stop_when(start_command("train", *COMMON, *RUNS[name], "--output", cut), cut, total // 4, signal.SIGKILL)
+    stop_when(start_command("resume", cut, "--quiet"), cut, 3 * total // 4, signal.SIGKILL)
+    code, errors = finish(start_command("resume", cut, "--quiet"))
     assert code == 0, errors
 
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
@@ -88,10 +80,10 @@ def test_killed_runs_end_bit_identical(name, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_a_signal_saves_says_how_to_resume_and_exits_130(tmp_path):
+def test_a_signal_saves_says_how_to_resume_and_exits_130(tmp_path, start_command):
     run = tmp_path / "run"
-    arguments = ["--max-iterations", "5000", "--gtol", "1e-12", "--handoff", "none", "--output", str(run)]
-    code, errors = stop_when(launch(["train", *COMMON, *arguments]), run, 5, signal.SIGINT)
+    arguments = ["--max-iterations", "5000", "--gtol", "1e-12", "--handoff", "none", "--output", run]
+    code, errors = stop_when(start_command("train", *COMMON, *arguments), run, 5, signal.SIGINT)
     assert code == 130
     assert f"subsetopt resume {run}" in errors
     assert "Traceback" not in errors
@@ -100,13 +92,13 @@ def test_a_signal_saves_says_how_to_resume_and_exits_130(tmp_path):
     assert saved["phase_state"]["solver"]
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path):
+def test_resuming_a_finished_run_changes_nothing(tmp_path, start_command):
     run = tmp_path / "run"
     code, errors = finish(
-        launch(["train", *COMMON, "--max-iterations", "3", "--handoff", "none", "--output", str(run)])
+        start_command("train", *COMMON, "--max-iterations", "3", "--handoff", "none", "--output", run)
     )
     assert code == 0, errors
     before = (run / "model.safetensors").read_bytes()
-    code, errors = finish(launch(["resume", str(run), "--quiet"]))
+    code, errors = finish(start_command("resume", run, "--quiet"))
     assert code == 0, errors
     assert (run / "model.safetensors").read_bytes() == before

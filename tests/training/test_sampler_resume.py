@@ -22,6 +22,7 @@ RUNS = {
     "muon": {"handoff": "muon"},
     "nw-sketch": {"handoff": "nw-sketch", "handoff_args": CHEAP},
     "nw-sketch-features": {"handoff": "nw-sketch", "handoff_args": {**CHEAP, "codes": "features", "query_every": 3}},
+    "nw-exact": {"handoff": "nw-sketch", "handoff_args": {"estimator": "exact"}, "handoff_epochs": 40},
     "composer": {"handoff": "selective-backprop", "handoff_args": {"variant": "composer"}},
     "stale": {"handoff": "selective-backprop", "handoff_args": {"stale_epochs": 2}},
     "gradmatch-often": {"handoff": "gradmatch", "handoff_args": {"fraction": 0.3, "scan_period": 1}},

@@ -1,4 +1,4 @@
-"""Growing subsets and several subsets, killed at many moments, end bit for bit as if they had not been."""
+"""Growing and several subsets, and draws by residual, killed at many moments, end bit for bit as if never killed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,23 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "grow": {"grow": 2, "grow_start": 0.1, "noise_theta": 1.0},
     "grow-disjoint-validation": {"grow": 3, "grow_start": 0.1, "grow_mode": "disjoint", "grow_stop": "validation"},
     "grow-newton": {"grow": 3, "grow_start": 0.1, "solver": "newton-cg", "max_iterations": 3},
+    "residual": {"subset_draw": "residual", "subset_frac": None, "draw_evaluations": 2, "max_iterations": 12},
+    "residual-validation": {
+        "subset_draw": "residual",
+        "subset_frac": None,
+        "draw_start": 0.0,
+        "draw_evaluations": 3,
+        "stop_at": "validation",
+        "max_iterations": 12,
+        "solver_args": {"preconditioner": "none"},
+    },
+    "residual-newton": {
+        "subset_draw": "residual",
+        "subset_frac": None,
+        "draw_evaluations": 2,
+        "solver": "newton-cg",
+        "max_iterations": 6,
+    },
     "subsets": {"subsets": 2, "subsets_then": "resolve", "max_epochs": 5.0},
 }
 

@@ -94,6 +94,31 @@ def as_stored(inputs: Any, what: str) -> Inputs:
     return as_tensor(inputs, what)
 
 
+def as_batch(given: Any, what: str) -> Inputs:
+    """Return whole samples as parts: a dict or tuple stays one, also of a single entry; raises as `as_stored` does."""
+    if isinstance(given, Mapping) and given:
+        return Parts([_part(value, f"{what}[{key!r}]") for key, value in given.items()], list(map(str, given)))
+    if isinstance(given, tuple | list) and given and not _numbers(given):
+        return Parts([_part(value, f"{what}[{place}]") for place, value in enumerate(given)])
+    return as_stored(given, what)
+
+
+def predictors_of(batch: Inputs) -> Inputs:
+    """Return what a model is likely to be called with among whole samples: all but their targets.
+
+    Targets are entries called so, or the last one of several in a tuple; a single entry is given by itself.
+    """
+    if isinstance(batch, Tensor):
+        return batch
+    if batch.names is None:
+        kept = [*batch.items()][: max(1, len(batch.tensors) - 1)]
+    else:
+        kept = [(key, part) for key, part in batch.items() if key not in TARGET_NAMES] or [*batch.items()]
+    if batch.names is None and len(kept) == 1:
+        return kept[0][1]
+    return Parts([part for _, part in kept], None if batch.names is None else [key for key, _ in kept])
+
+
 def _only(inputs: Mapping[Any, Any], what: str) -> tuple[Any, str]:
     ((key, value),) = inputs.items()
     return _numeric(value, f"{what}[{key!r}]"), f"{what}[{key!r}]"

@@ -26,6 +26,8 @@ BLOCK, PROBED, SLOW = 256, 16, 1.0
 MEMORY_SHARE = 0.5
 """Of the free memory, what is read into it at most."""
 
+DRAWS = "the data set draws random numbers when it is read (random transforms?): rows are what they were when read"
+
 Fetch = Callable[[list[int]], Any]
 """Row numbers -> a batch of these rows, as a collate function makes it."""
 
@@ -80,14 +82,15 @@ def read_rows(source: MapStyle, divide: Divide, max_bytes: int | None) -> GivenS
     if n == 0:
         raise DataError("dataset: has no rows; give at least one")
     probed = torch.linspace(0, n - 1, min(n, PROBED)).round().long().unique().tolist()
-    first, _ = _converted(source, probed, divide, fresh=True)
-    _require_repeatable(source, divide, probed, first)
+    first, first_targets = _converted(source, probed, divide, fresh=True)
+    _require_repeatable(source, divide, probed, first, first_targets)
     row_bytes = first.nbytes / len(probed)
     limit = int(MEMORY_SHARE * free_bytes()) if max_bytes is None else max_bytes
     in_memory = n * row_bytes <= limit
     pieces: list[Inputs] = []
     targets: list[Any] = []
     template: Inputs | None = None
+    generators = _generators()
     for places in _blocks(n):
         inputs, own = _converted(source, places, divide)
         template = inputs[:1] if template is None else template
@@ -100,15 +103,19 @@ def read_rows(source: MapStyle, divide: Divide, max_bytes: int | None) -> GivenS
             )
         targets.append(own)
     stacked = None if targets[0] is None else _stacked(targets)
+    notes = () if _generators() == generators else (DRAWS,)
     if not in_memory:
         assert template is not None, "there is a row"
         lazy = LazyRows(lambda rows: _converted(source, rows, divide)[0], torch.arange(n), template, limit)
-        return GivenSamples(lazy, stacked, notes=(f"{n} rows are read when they are needed",), padded=source.pads)
+        return GivenSamples(
+            lazy, stacked, notes=(f"{n} rows are read when they are needed", *notes), padded=source.pads
+        )
     if len({_sizes(piece) for piece in pieces}) > 1:
         # Every block is padded to its own longest row; only the user's function knows with what.
         inputs, stacked = _converted(source, range(n), divide)
-        return GivenSamples(inputs, stacked, padded=True)
-    return GivenSamples(joined(pieces), stacked, padded=source.pads and _ragged(source, divide, probed, first))
+        return GivenSamples(inputs, stacked, notes=notes, padded=True)
+    padded = source.pads and _ragged(source, divide, probed, first)
+    return GivenSamples(joined(pieces), stacked, notes=notes, padded=padded)
 
 
 def _blocks(n: int) -> Iterator[range]:
@@ -129,9 +136,14 @@ def _converted(source: MapStyle, places: Sequence[int], divide: Divide, fresh: b
     return inputs, targets
 
 
-def _require_repeatable(source: MapStyle, divide: Divide, places: Sequence[int], first: Inputs) -> None:
+def _require_repeatable(source: MapStyle, divide: Divide, places: Sequence[int], first: Inputs, targets: Any) -> None:
     """Read some rows again, then each by itself: a row must be the same every time, whatever is beside it."""
-    again, _ = _converted(source, places, divide, fresh=True)
+    again, other_targets = _converted(source, places, divide, fresh=True)
+    if not _same_targets(targets, other_targets):
+        raise DataError(
+            f"dataset: the targets of row {places[0]} and others are not the same when they are read again; "
+            "give targets that are fixed"
+        )
     if _shapes(again) != _shapes(first) or not _equal(first, again):
         raise DataError(
             f"dataset: row {places[0]} and others are not the same when they are read again (random transforms?); "
@@ -145,6 +157,19 @@ def _require_repeatable(source: MapStyle, divide: Divide, places: Sequence[int],
                 f"dataset: the collate function makes another row {place} of it alone than beside others; "
                 "let it treat each sample by itself"
             )
+
+
+def _same_targets(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is b
+    x, y = (part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asarray(part) for part in (a, b))
+    return x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all())
+
+
+def _generators() -> list[Any]:
+    """Return the states of the global generators of torch, numpy and Python."""
+    kind, numbers, *rest = np.random.get_state()  # noqa: NPY002  # the generators that others use
+    return [torch.get_rng_state().tolist(), kind, np.asarray(numbers).tolist(), rest, random.getstate()]
 
 
 def _ragged(source: MapStyle, divide: Divide, places: Sequence[int], whole: Inputs) -> bool:

@@ -160,9 +160,11 @@ def _tensors(dataset: Any) -> list[Tensor] | None:
         return list(dataset.tensors)
     if type(dataset) is Subset:
         tensors = _tensors(dataset.dataset)
-        return (
-            None if tensors is None else [part[torch.as_tensor(dataset.indices, dtype=torch.int64)] for part in tensors]
-        )
+        if tensors is None or not len(dataset.indices):
+            return tensors if tensors is None else [part[:0] for part in tensors]
+        rows = torch.as_tensor(dataset.indices, dtype=torch.int64)
+        inside = -len(tensors[0]) <= int(rows.min()) and int(rows.max()) < len(tensors[0])
+        return [part[rows] for part in tensors] if inside else None  # reading it says which row is not there
     return None
 
 
@@ -191,6 +193,14 @@ def arrays_of(given: Any) -> Any:
     return targets_of(given) if is_series(given) else matrix_of(given) if is_frame(given) else given
 
 
+def holds_arrays(thing: Any) -> bool:
+    """Whether a thing is an array of all samples, or a dict or tuple of such."""
+    if isinstance(thing, Mapping | tuple | list):
+        values = list(thing.values()) if isinstance(thing, Mapping) else list(thing)
+        return bool(values) and all(map(_is_array, values))
+    return _is_array(thing)
+
+
 def _is_pair(thing: Any) -> bool:
     """Whether a tuple or list is (inputs, targets) of all samples, not two samples."""
     if not isinstance(thing, tuple | list) or len(thing) != 2:
@@ -204,6 +214,8 @@ def _is_pair(thing: Any) -> bool:
 
 
 def _is_array(thing: object) -> bool:
+    if isinstance(thing, Tensor):  # some kinds of which have no shape
+        return True
     if hasattr(thing, "__array__") and hasattr(thing, "shape") and not isinstance(thing, np.generic):
         return True  # arrays of other libraries, h5py's among them
     return isinstance(thing, LazyRows) or is_frame(thing) or is_series(thing) or is_sparse(thing)

@@ -114,7 +114,8 @@ def _column(series: Any, name: str) -> NDArray[Any]:
     if bool(series.isna().any()):
         missing = int(series.isna().sum())
         raise DataError(f"dataset: column {shown(name)!r} has {missing} missing values; fill them in or drop the rows")
-    own: NDArray[Any] = series.to_numpy(dtype=getattr(series.dtype, "numpy_dtype", series.dtype))
+    dtype = getattr(series.dtype, "numpy_dtype", getattr(series.dtype, "subtype", series.dtype))  # nullable, sparse
+    own: NDArray[Any] = series.to_numpy(dtype=dtype)
     return own
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from subsetopt.distributed import Ranks
 from subsetopt.errors import ModelError
 from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
@@ -24,6 +25,7 @@ from subsetopt.objective.kfac.factor import Factor
 from subsetopt.objective.kfac.moments import Draw, MomentEstimator
 from subsetopt.objective.layers import Layer
 from subsetopt.objective.losses import Loss
+from subsetopt.objective.patches import as_matrix, as_weight, is_transposed
 from subsetopt.objective.protocol import Meter
 from subsetopt.objective.sharding import SampleShare
 
@@ -35,7 +37,8 @@ NAMED = 16
 class Kfac:
     """Running estimate of F at changing w, without L2; zero until `update` has taken one in.
 
-    Linear and Conv1d to Conv3d layers have a Kronecker eigenbasis; norm layers and embeddings a diagonal of squared
+    Linear layers, Conv1d to Conv3d, ConvTranspose1d to 3d, attention's projections and parameters that F.linear takes
+    have a Kronecker eigenbasis; norm layers and embeddings a diagonal of squared
     per-sample gradients; every other parameter tensor a multiple of the identity, the mean of its squared random
     gradient, and is named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a
     warm-up in which all estimates count the same. A factor is decomposed anew when its moment has changed by more than
@@ -53,7 +56,6 @@ class Kfac:
             )
         self.flat, self.loss, self.memory, self.drift = flat, loss, memory, drift
         self._moments = MomentEstimator(flat, loss, draw)
-        self._kronecker = self._moments.kronecker
         self.updates = 0
         self._counted: tuple[float, float] | None = None
         self._factors: list[tuple[Factor, Factor]] = []
@@ -65,7 +67,7 @@ class Kfac:
     def note(self) -> str:
         """Which parameters have no curvature but a common scale, in one line; empty where there are none.
 
-        Those used outside of their layer's calls are known after the first update.
+        Those used outside of their layer's calls, and those that F.linear takes, are known after the first update.
         """
         places = sorted({*self._moments.others, *self._missed})
         if not places:
@@ -77,6 +79,10 @@ class Kfac:
             f"K-FAC: no factors for {listed} ({share:.3g} % of the parameters); each has one common scale instead, "
             "and gains less from K-FAC"
         )
+
+    def look(self, w: Tensor, x: Inputs) -> None:
+        """Find out, by a forward pass of few samples, which parameters F.linear takes; an update does so, too."""
+        self._moments.find_applied(w, x, Ranks())
 
     def update(
         self,
@@ -95,6 +101,7 @@ class Kfac:
         may be raised, and then nothing has changed; nor has it when the samples give an estimate that is not finite.
         """
         share = share or SampleShare.whole(len(x))
+        self._moments.find_applied(w, x, share.ranks)
         if meter is not None:
             meter.charge("gradient", self.price(w, x, y, share), "product")
         new = self._moments.estimate(w, x, y, generator, share)
@@ -166,6 +173,8 @@ class Kfac:
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
         tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates, device="cpu")}
+        if self._moments.applied:
+            tensors["applied"] = torch.tensor(self._moments.applied, device="cpu")
         if self._missed:
             tensors["missed"] = torch.tensor(sorted(self._missed), device="cpu")
         for index, ((a, g), values) in enumerate(zip(self._factors, self._values, strict=True)):
@@ -174,10 +183,13 @@ class Kfac:
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` returned; raises `ModelError` for the factors of other layers."""
+        if int(tensors["updates"]):  # as they were looked for then, if they were
+            known = tensors.get("applied")
+            self._moments.take_applied([] if known is None else [(int(w), int(b)) for w, b in known.tolist()])
         self._check_layers(tensors)
         self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
         self._missed = set(tensors["missed"].tolist()) if "missed" in tensors else set()
-        count = len(self._kronecker) if self.updates else 0
+        count = len(self._moments.kronecker) if self.updates else 0
         self._factors = [
             (Factor.from_state(tensors, f"{index}.a."), Factor.from_state(tensors, f"{index}.g."))
             for index in range(count)
@@ -186,15 +198,16 @@ class Kfac:
 
     def _check_layers(self, tensors: Mapping[str, Tensor]) -> None:
         known = [index for index in range(len(tensors)) if f"{index}.a.moment" in tensors]
-        if int(tensors["updates"]) and len(known) != len(self._kronecker):
+        own = len(self._moments.kronecker)
+        if int(tensors["updates"]) and len(known) != own:
             raise ModelError(
-                f"checkpoint: it has K-FAC factors of {len(known)} layers, the model has {len(self._kronecker)}; "
+                f"checkpoint: it has K-FAC factors of {len(known)} layers, the model has {own}; "
                 "start anew, or resume with the version that wrote it"
             )
 
     def _blocks(self) -> Iterator[tuple[Layer, Factor, Factor, Eigenvalues]]:
         """Return the layers that have factors, with what is known of them; none before the first update."""
-        known = zip(self._kronecker, self._factors, self._values, strict=bool(self.updates))
+        known = zip(self._moments.kronecker, self._factors, self._values, strict=bool(self.updates))
         return ((layer, a, g, values) for layer, (a, g), values in known if layer.weight not in self._missed)
 
     def _spectral(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -203,14 +216,14 @@ class Kfac:
         source, into = self.flat.views(v), self.flat.views(result)
         for layer, a, g, values in self._blocks():
             assert layer.weight is not None, "a Kronecker layer has a trainable weight"
-            matrix = source[layer.weight].flatten(1)
+            matrix = as_matrix(source[layer.weight], is_transposed(layer.module))
             if layer.bias is not None:
                 matrix = torch.cat([matrix, source[layer.bias][:, None]], 1)
             solved = spectral_product(a, g, values, matrix, function)
-            columns = into[layer.weight][0].numel()
-            into[layer.weight].copy_(solved[:, :columns].view_as(into[layer.weight]))
+            weight = solved if layer.bias is None else solved[:, :-1]
+            into[layer.weight].copy_(as_weight(weight, into[layer.weight].shape, is_transposed(layer.module)))
             if layer.bias is not None:
-                into[layer.bias].copy_(solved[:, columns])
+                into[layer.bias].copy_(solved[:, -1])
         return result
 
     def _flops(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> tuple[float, float]:
@@ -224,7 +237,7 @@ class Kfac:
 
     def _estimate_own(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> None:
         own = self._moments.own(w, x, y, torch.Generator(), share)
-        for layer, calls, (a, g) in zip(self._kronecker, own.calls, own.factors, strict=True):
+        for layer, calls, (a, g) in zip(self._moments.kronecker, own.calls, own.factors, strict=True):
             self._moments.own_eigenvalues(layer, calls, (Factor.shaped(a), Factor.shaped(g)), share.total)
 
     def _gradient(self, w: Tensor, x: Inputs, y: Tensor) -> None:

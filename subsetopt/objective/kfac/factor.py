@@ -48,7 +48,10 @@ class Factor:
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], prefix: str) -> Factor:
         """Take back what `state` returned."""
-        return cls(*(tensors[prefix + name] for name in TENSORS))
+        factor = cls(*(tensors[prefix + name] for name in TENSORS))
+        if not factor.is_wide:
+            factor.basis = by_columns(factor.basis)
+        return factor
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Return its tensors under names that begin with `prefix`."""
@@ -72,7 +75,7 @@ class Factor:
         """Find the eigenvectors of the moment anew, in the order of their eigenvalues."""
         moment, d = self.moment, len(self.moment)
         if not self.is_wide:
-            self.basis = torch.linalg.eigh(moment).eigenvectors
+            self.basis = by_columns(torch.linalg.eigh(moment).eigenvectors)
         else:
             start = self.basis
             if not start.shape[1]:
@@ -81,3 +84,8 @@ class Factor:
             q = torch.linalg.qr(moment @ start).Q
             self.basis = q @ torch.linalg.eigh(q.T @ (moment @ q)).eigenvectors
         self.decomposed = moment
+
+
+def by_columns(basis: Tensor) -> Tensor:
+    """Return `basis` laid out by columns, as `eigh` gives it; a file has rows, with which products round otherwise."""
+    return basis.mT.contiguous().mT

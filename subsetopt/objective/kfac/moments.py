@@ -16,11 +16,14 @@ from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues
 from subsetopt.objective.kfac.factor import Factor
 from subsetopt.objective.kfac.second_moments import diagonal_moments, kronecker_moments
-from subsetopt.objective.layers import Layer, find_layers, recording, sample_rows, used_elsewhere
+from subsetopt.objective.layers import Layer, applied_layer, applied_layers, find_layers, recording, used_elsewhere
 from subsetopt.objective.losses import Loss
 from subsetopt.objective.output_noise import output_noise
+from subsetopt.objective.patches import is_transposed, matrix_shape, sample_rows
 from subsetopt.objective.sharding import SampleShare
 from subsetopt.objective.weighting import WeightedTargets
+
+LOOKED_AT = 2  # samples of the forward pass that shows what F.linear takes
 
 Draw = Literal["curvature", "labels", "empirical"]
 
@@ -48,8 +51,30 @@ class MomentEstimator:
 
     def __init__(self, flat: FlatModel, loss: Loss, draw: Draw) -> None:
         self._flat, self._loss, self._draw = flat, loss, draw
-        self._layers, self.others = find_layers(flat)
+        self._modules, self._rest = find_layers(flat)
+        self._layers, self.others = self._modules, self._rest
         self.kronecker = [layer for layer in self._layers if layer.kronecker]
+        self.applied: list[tuple[int, int]] | None = None  # weights and biases that F.linear takes; None: not known yet
+
+    def find_applied(self, w: Tensor, x: Inputs, ranks: Ranks) -> None:
+        """Look, once, which parameters without factors a forward pass gives to F.linear; the same on all ranks."""
+        if self.applied is not None:
+            return
+        found: list[tuple[int, int]] = []
+        if len(x) and any(len(self._flat.shapes[place]) == 2 for place in self.others):
+            leaves = self._flat.leaves(w)
+            with torch.no_grad(), self._flat.exclusive:
+                found = applied_layers(self._flat, self.others, lambda: self._flat.call(leaves, x[:LOOKED_AT], "eval"))
+        self.take_applied(max(ranks.gather(found), key=len))
+
+    def take_applied(self, found: Sequence[tuple[int, int]]) -> None:
+        """Have layers for these weights and biases, places of parameters (-1 for no bias)."""
+        self.applied = [(weight, bias) for weight, bias in found]
+        own = [applied_layer(self._flat, weight, bias) for weight, bias in self.applied]
+        self._layers = [*self._modules, *own]
+        self.kronecker = [layer for layer in self._layers if layer.kronecker]
+        covered = {place for pair in self.applied for place in pair}
+        self.others = [place for place in self._rest if place not in covered]
 
     def estimate(
         self, w: Tensor, x: Inputs, y: Tensor, generator: torch.Generator, share: SampleShare | None = None
@@ -133,8 +158,9 @@ class MomentEstimator:
 
     def _zeros(self, layer: Layer) -> tuple[Tensor, Tensor]:
         assert layer.weight is not None, "a Kronecker layer has a trainable weight"
-        shape, zeros = self._flat.shapes[layer.weight], self._flat.initial().new_zeros
-        rows, columns = shape[0], shape[1:].numel() + (layer.bias is not None)
+        zeros = self._flat.initial().new_zeros
+        rows, columns = matrix_shape(self._flat.shapes[layer.weight], is_transposed(layer.module))
+        columns += layer.bias is not None
         return zeros(columns, columns), zeros(rows, rows)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from subsetopt.devices import moved
-from subsetopt.objective.layers import CONVOLUTION, PATCH_BYTES, Layer, patches
+from subsetopt.objective.layers import Layer
+from subsetopt.objective.patches import CONVOLUTION, PATCH_BYTES, patch_bytes, patches
 from subsetopt.objective.sharding import SampleShare
 
 ROWS_PER_SIDE = 16  # rows for each column of A at most: of more positions a random part is taken
@@ -37,7 +38,8 @@ def kronecker_moments(
     rows = 0
     for (x, _), g in zip(layer.calls, gradients, strict=True):
         own = weights if weights is not None and len(x) == n else None
-        a_part = _input_moment(layer, x, len(x) * share.total // n, generator, own)
+        size = g.shape[2:] if isinstance(layer.module, CONVOLUTION) else ()
+        a_part = _input_moment(layer, x, size, len(x) * share.total // n, generator, own)
         g_rows = g.movedim(1, -1).flatten(0, -2) if isinstance(layer.module, CONVOLUTION) else g.flatten(0, -2)
         rows += len(g_rows)
         g_part = g_rows.T @ g_rows
@@ -48,17 +50,20 @@ def kronecker_moments(
 
 
 def _input_moment(
-    layer: Layer, x: Tensor, everywhere: int, generator: torch.Generator, weights: Tensor | None
+    layer: Layer, x: Tensor, size: Sequence[int], everywhere: int, generator: torch.Generator, weights: Tensor | None
 ) -> Tensor:
-    """Return the sum of a a' over the rows of x, as many positions being taken as `everywhere` inputs need."""
+    """Return the sum of a a' over the rows of x, as many positions being taken as `everywhere` inputs need.
+
+    `size` is that of a convolution's outputs.
+    """
     if not isinstance(layer.module, CONVOLUTION):
         return _outer(x.flatten(0, -2), layer.bias is not None, weights)
-    numel = x[0].numel() * layer.module.weight[0, 0].numel() * x.element_size()
+    numel = patch_bytes(layer.module, x)
     chosen: Tensor | None = None
     total, scale, start = None, 1.0, 0
     for piece in torch.split(x, max(1, PATCH_BYTES // max(numel, 1))):
         own, start = None if weights is None else weights[start : start + len(piece)], start + len(piece)
-        columns = patches(layer.module, piece)
+        columns = patches(layer.module, piece, size)
         positions = columns.shape[1]
         wanted = math.ceil(ROWS_PER_SIDE * columns.shape[2] / everywhere)
         if wanted < positions:

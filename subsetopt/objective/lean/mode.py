@@ -2,8 +2,9 @@
 
 torch's double backward of a convolution computes all of its outputs even when one is asked for, two of them through
 slow layouts; that of batch normalisation is a chain of some thirty elementwise passes, that of an activation of three
-to fifteen; average pooling on a CPU is not vectorised. Curvature products would spend most of their time there. Values
-and first derivatives are those of torch.
+to fifteen, that of layer and group normalisation some thirty; average pooling on a CPU is not vectorised. Curvature
+products would spend most of their time there. Values and first derivatives are those of torch, to rounding; what a rule
+does not cover is left to torch.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from torch.overrides import TorchFunctionMode
 
 from subsetopt.objective.lean.activation import lean_activation
 from subsetopt.objective.lean.applied import applied
+from subsetopt.objective.lean.attention import lean_attention, lean_multi_head_attention
 from subsetopt.objective.lean.batch_norm import BatchNorm
 from subsetopt.objective.lean.convolution import Convolution, Geometry
+from subsetopt.objective.lean.linear import lean_linear
+from subsetopt.objective.lean.lstm import lean_lstm
+from subsetopt.objective.lean.normalisation import lean_group_norm, lean_instance_norm, lean_layer_norm
 from subsetopt.objective.lean.pooling import lean_average_pool
+from subsetopt.objective.lean.softmax import lean_softmax
 
 _AXES: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 
@@ -69,8 +75,18 @@ def _embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
 _RIGHT: dict[Any, Callable[..., Any]] = {torch._weight_norm: _weight_norm, F.embedding_bag: _embedding_bag}
 
 
+_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+_RULES: dict[Any, Callable[..., Any]] = {
+    F.linear: lean_linear,
+    F.layer_norm: lean_layer_norm,
+    F.group_norm: lean_group_norm,
+    F.instance_norm: lean_instance_norm,
+    F.scaled_dot_product_attention: lean_attention,
+}
+
+
 class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
-    """Record convolutions, batch-statistics normalisation, smooth activations and average pooling leanly.
+    """Record convolutions, linear layers, attention, normalisation, smooth activations and the like leanly.
 
     With `in_cotangent_only` the recorded backward pass can be differentiated with respect to the incoming gradient
     only, which is all that a Jacobian-vector product by double backward needs.
@@ -93,8 +109,21 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
             return self._batch_norm(*args, **kwargs)
         if func is F.avg_pool2d:
             return lean_average_pool(*args, **kwargs)
-        activated = lean_activation(func, args, kwargs, self._in_cotangent_only)
-        return func(*args, **kwargs) if activated is None else activated
+        found = self._by_rule(func, args, kwargs)
+        return func(*args, **kwargs) if found is None else found
+
+    def _by_rule(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return the result recorded by a rule that may be for some arguments only; None where there is none."""
+        rule = _RULES.get(func)
+        if rule is not None:
+            return rule(*args, **kwargs, in_cotangent_only=self._in_cotangent_only)
+        if func is F.multi_head_attention_forward:
+            return lean_multi_head_attention(args, kwargs, self._in_cotangent_only)
+        if func is torch.lstm:
+            return lean_lstm(args, kwargs, self._in_cotangent_only)
+        if func in _SOFTMAX:
+            return lean_softmax(args, kwargs, self._in_cotangent_only)
+        return lean_activation(func, args, kwargs, self._in_cotangent_only)
 
     def _convolution(
         self,

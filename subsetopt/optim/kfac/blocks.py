@@ -16,7 +16,8 @@ from torch import Tensor
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, spectral_product
 from subsetopt.objective.kfac.factor import Factor
 from subsetopt.objective.kfac.second_moments import diagonal_moments, kronecker_moments
-from subsetopt.objective.layers import Layer, sample_rows
+from subsetopt.objective.layers import Layer
+from subsetopt.objective.patches import as_matrix, as_weight, is_transposed, sample_rows
 from subsetopt.objective.sharding import SampleShare
 
 DRIFT = 0.1  # of its Frobenius norm by which a moment changes before it is decomposed anew (see `Kfac`)
@@ -71,6 +72,8 @@ class Block:
             values = Eigenvalues.from_state(state, "eigenvalues.").lerp(values, weight)
         state.update(pair[0].state("a.") | pair[1].state("g.") | values.state("eigenvalues."))
         state["updates"] = updates + 1
+        if is_transposed(found.layer.module):
+            state["transposed"] = True
 
     @property
     def spectrum(self) -> Tensor:
@@ -86,13 +89,14 @@ class Block:
         self, weight: Tensor, bias: Tensor | None, function: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         """Return the product of a function of the block, by its action on the eigenvalues, with weight and bias."""
-        matrix = weight.flatten(1)
+        transposed = bool(self._state.get("transposed", False))
+        matrix = as_matrix(weight, transposed)
         if self.has_bias_column:
             column = matrix.new_zeros(len(matrix)) if bias is None else bias
             matrix = torch.cat([matrix, column[:, None]], 1)
         solved = spectral_product(self.a, self.g, self.values, matrix, function)
-        columns = weight[0].numel()
-        return solved[:, :columns].reshape(weight.shape), None if bias is None else solved[:, columns]
+        own = solved[:, :-1] if self.has_bias_column else solved
+        return as_weight(own, weight.shape, transposed), None if bias is None else solved[:, -1]
 
 
 def fold_diagonal(state: State, moment: Tensor, memory: float) -> None:

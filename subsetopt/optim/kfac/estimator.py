@@ -10,7 +10,7 @@ from torch.autograd.graph import GradientEdge
 
 from subsetopt.distributed import Ranks
 from subsetopt.objective.arithmetic import exact_arithmetic
-from subsetopt.objective.layers import Layer
+from subsetopt.objective.layers import Applied, Layer
 from subsetopt.objective.sharding import SampleShare
 from subsetopt.optim.kfac.blocks import Block, Estimate, State, estimate, fold_diagonal
 from subsetopt.optim.kfac.outputs import OutputLoss, OutputRows, curvature_noise, residual_scale, told_loss
@@ -51,9 +51,14 @@ class Estimator:
         found: dict[Tensor, Tensor | None] = {}
         for weight, state in states.items():
             if "a.moment" in state:
-                owners = self._recorder.owners.get(id(weight))
-                found[weight] = owners[0][0]._parameters.get("bias") if owners and state["bias"] else None
+                found[weight] = self._bias_of(weight) if state["bias"] else None
         return found
+
+    def _bias_of(self, weight: Tensor) -> Tensor | None:
+        if id(weight) in self._recorder.partners:
+            return self._recorder.partners[id(weight)]
+        owners = self._recorder.owners.get(id(weight))
+        return owners[0][0]._parameters.get("bias") if owners else None
 
     def take_in(self, states: MutableMapping[Tensor, State], memory: float, ranks: Ranks) -> None:
         """Fold estimates into `states`, over all ranks; nothing changes where a rank has none, or one is not finite."""
@@ -99,6 +104,9 @@ class Estimator:
 
     def _alone(self, layer: Layer) -> bool:
         """Whether no other module shares the layer's parameters."""
+        if isinstance(layer.module, Applied):
+            weight = layer.module.weight
+            return weight is not None and len(self._recorder.owners.get(id(weight), ())) <= 1
         own = [layer.module._parameters.get(name) for name in ("weight", "bias")]
         return all(len(self._recorder.owners.get(id(p), ())) <= 1 for p in own if p is not None)
 
@@ -124,7 +132,8 @@ def _fold(
     """Take one layer's estimate into the states of its parameters, and return those."""
     named = each.layer.module._parameters
     if each.layer.kronecker:
-        weight = named["weight"]
+        module = each.layer.module
+        weight = module.weight if isinstance(module, Applied) else named["weight"]
         assert weight is not None, "a Kronecker layer has a trainable weight"
         state: State = states[weight]
         Block.fold(state, each, memory, share, generator)

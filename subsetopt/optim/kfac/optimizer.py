@@ -26,11 +26,12 @@ class KFAC(Optimizer):
     """EKFAC on the mini-batches of a loop of your own: `loss.backward()`, then `step()`, as with Adam.
 
     `params` is the model itself, or what any torch optimizer takes. A step divides the gradient by the damped Gauss-
-    Newton matrix, F + damping I, of which each Linear and Conv1d to Conv3d layer has a block in Kronecker form, and
-    each norm layer and embedding a diagonal. Estimates of F come from one more backward pass through the graph of every
-    `update_every`-th batch (more often at first), by random noise at the outputs, and keep `memory` of what was known.
-    Parameters without factors (LSTM, attention's in_proj, weights tied between modules, ...) take Adam steps of rate
-    `fallback_lr`, times what schedulers have made of `lr`; the first step names them in a warning.
+    Newton matrix, F + damping I, of which each linear layer and convolution (also transposed) has a block in Kronecker
+    form, as have both projections of self-attention and parameters of a module that its forward pass gives to F.linear,
+    and each norm layer and embedding a diagonal. Estimates of F come from one more backward pass through the graph of
+    every `update_every`-th batch (more often at first), by random noise at the outputs, and keep `memory` of what was
+    known. Parameters without factors (LSTM, attention between two inputs, weights tied between modules, ...) take Adam
+    steps of rate `fallback_lr`, times what schedulers have made of `lr`; the first step names them in a warning.
 
     The step is `lr` times the momentum of (F + damping I)^-1 g, shortened where it would change the outputs by more
     than `trust` (nats; for squared loss in mean squared residuals). `damping=None` keeps as many directions as a batch

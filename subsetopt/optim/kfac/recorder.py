@@ -1,7 +1,8 @@
 """Hooks that see what goes in and out of layers, and the gradient that the loss sends into the model's outputs.
 
-They stand while an estimate is due. In the forward pass every layer keeps its input and output; the last output of a
-module that holds layers is the model's. When the loss's gradient comes back to it, before anything else of the backward
+They stand while an estimate is due. In the forward pass every layer keeps its input and output, attention those of its
+two projections, and a module with parameters of its own those of its calls of F.linear; the last output of a module
+that holds layers is the model's. When the loss's gradient comes back to it, before anything else of the backward
 pass, noise of the loss's Hessian goes through the same graph.
 """
 
@@ -10,15 +11,18 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from subsetopt.errors import UserError
-from subsetopt.objective.layers import CONVOLUTION, KRONECKER, Layer, is_known
+from subsetopt.objective.attention import explicit_projections
+from subsetopt.objective.layers import KRONECKER, Applied, Layer, is_known
+from subsetopt.objective.patches import CONVOLUTION
 
 Measure = Callable[[GradientEdge, Tensor, Tensor, "list[Layer]"], None]
 """Called with the edge of the model's outputs, their values, the loss's gradient in them, and the layers called."""
@@ -28,13 +32,17 @@ Measure = Callable[[GradientEdge, Tensor, Tensor, "list[Layer]"], None]
 class LayerRecorder:
     """Finds the layers whose parameters are in `wanted`, and records their calls while it is `on`.
 
-    `owners` has, of each parameter seen so far, the modules that own it and its name there.
+    `owners` has, of each parameter seen so far, the modules that own it and its name there; `partners`, of weights that
+    are no `weight` of a module that has a `bias`, the bias that is applied with it.
     """
 
     measure: Measure
     owners: dict[int, list[tuple[nn.Module, str]]] = field(default_factory=dict)
+    partners: dict[int, Tensor | None] = field(default_factory=dict)
     wanted: set[int] = field(default_factory=set)
     _layers: dict[nn.Module, Layer] = field(default_factory=dict)
+    _applied: dict[int, Layer] = field(default_factory=dict)
+    _modes: list[tuple[nn.Module, explicit_projections]] = field(default_factory=list)
     _holds: dict[nn.Module, bool] = field(default_factory=dict)
     _handles: list[Any] = field(default_factory=list)
     _output: tuple[Any, Any] | None = None
@@ -55,9 +63,23 @@ class LayerRecorder:
             recorder = me()
             return None if recorder is None else recorder._see(module, inputs, output)
 
-        handle = register_module_forward_hook(hook)
-        weakref.finalize(self, handle.remove)
-        self._handles.append(handle)
+        def before(module: nn.Module, inputs: Any) -> None:
+            if (recorder := me()) is not None:
+                recorder._enter(module)
+
+        def after(module: nn.Module, inputs: Any, output: Any) -> None:
+            if (recorder := me()) is not None:
+                recorder._leave(module)
+
+        # What is entered is left, also where a forward pass fails; and before its outputs are looked at.
+        handles = [
+            register_module_forward_pre_hook(before),
+            register_module_forward_hook(after, always_call=True),
+            register_module_forward_hook(hook),
+        ]
+        for handle in handles:
+            weakref.finalize(self, handle.remove)
+            self._handles.append(handle)
 
     def stop(self) -> None:
         """Take the hooks away and forget all calls."""
@@ -79,6 +101,62 @@ class LayerRecorder:
             self._output[0].remove()
         self._output = None
         self._layers.clear()
+        self._applied.clear()
+
+    def _enter(self, module: nn.Module) -> None:
+        """Look into the forward pass of attention, and of a module whose own parameters F.linear may take."""
+        if self._busy or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return
+        own: list[Tensor] = [p for p in module._parameters.values() if p is not None and id(p) in self.wanted]
+        if isinstance(module, nn.MultiheadAttention) and module.out_proj.weight is not None:
+            own.append(module.out_proj.weight)
+        if any(p.dim() == 2 and id(p) in self.wanted for p in own) and not is_known(module):
+            mode = explicit_projections(partial(self._projected, module), partial(self._took, module))
+            self._modes.append((module, mode))
+            mode.__enter__()  # type: ignore[no-untyped-call]  # torch leaves its types out
+
+    def _leave(self, module: nn.Module) -> None:
+        if self._modes and self._modes[-1][0] is module:
+            self._modes.pop()[1].__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as above
+
+    def _projected(self, module: nn.Module, weight: Tensor, inputs: Tensor, outputs: Tensor) -> None:
+        """Keep a projection of attention `module`: that of its inputs, or of the layer inside it for its outputs."""
+        inner = [each for each in module.modules() if any(p is weight for p in each._parameters.values())]
+        if inner:
+            name = next(key for key, p in inner[0]._parameters.items() if p is weight)
+            self._keep(inner[0], name, inner[0]._parameters.get(name.replace("weight", "bias")), inputs, outputs)
+
+    def _took(self, module: nn.Module, weight: Tensor, inputs: Tensor, outputs: Tensor, bias: Tensor | None) -> bool:
+        """Keep a call of F.linear with a parameter of `module`; False where it is none."""
+        name = next((key for key, p in module._parameters.items() if p is weight and id(p) in self.wanted), None)
+        if name is None or weight.dim() != 2 or inputs.dim() < 2 or not outputs.requires_grad:
+            return False
+        own = any(p is bias for p in module._parameters.values()) if bias is not None else False
+        return self._keep(module, name, bias if own else None, inputs, outputs)
+
+    def _keep(self, owner: nn.Module, name: str, bias: Tensor | None, inputs: Tensor, outputs: Tensor) -> bool:
+        weight = owner._parameters[name]
+        if weight is None or id(weight) not in self.wanted:
+            return False
+        self._require_precision(outputs)
+        bias = bias if bias is not None and id(bias) in self.wanted else None
+        known = self.owners.setdefault(id(weight), [])
+        if all(other is not owner for other, _ in known):
+            known.append((owner, name))
+        if id(weight) not in self._applied:
+            self._applied[id(weight)] = Layer(Applied(owner, name), 0, None if bias is None else 0)
+        elif (self.partners.get(id(weight)) is None) != (bias is None):
+            return False  # with and without a bias: it is no one layer
+        self.partners[id(weight)] = bias
+        layer = self._applied[id(weight)]
+        if not owner.training:
+            layer.calls.clear()
+        layer.calls.append((inputs.detach(), outputs))
+        return True
+
+    def _require_precision(self, output: Tensor) -> None:
+        if torch.is_autocast_enabled(output.device.type):
+            raise UserError("autocast: KFAC's factors need full precision; call the model outside torch.autocast")
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         if self._busy or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
@@ -105,8 +183,7 @@ class LayerRecorder:
         unbatched = isinstance(module, CONVOLUTION) and output.dim() != module.weight.dim()
         if (kronecker and "weight" not in own) or unbatched:
             return output
-        if torch.is_autocast_enabled(output.device.type):
-            raise UserError("autocast: KFAC's factors need full precision; call the model outside torch.autocast")
+        self._require_precision(output)
         layer = self._layers.setdefault(
             module, Layer(module, 0 if "weight" in own else None, 0 if "bias" in own else None)
         )
@@ -143,7 +220,7 @@ class LayerRecorder:
         self._output = tensor.register_hook(hook), get_gradient_edge(tensor)
 
     def _arrived(self, outputs: Tensor, gradient: Tensor) -> None:
-        layers, edge, self._busy = list(self._layers.values()), self._output, True
+        layers, edge, self._busy = [*self._layers.values(), *self._applied.values()], self._output, True
         try:
             if layers and edge is not None:
                 self.measure(edge[1], outputs, gradient, layers)

@@ -11,6 +11,8 @@ A and C decay by gamma every epoch, because losses drift.
 
 ## Settings
 - `fraction` (0.3): draws per epoch as a share of N.
+- `estimator` ("sketch"): "sketch", or "exact" for the kernel regression that the sketch stands for, to compare with it:
+  the collision probabilities of all pairs of inputs, computed once and kept (4 N^2 bytes; 4 N D in a checkpoint).
 - `codes` ("inputs"): hash the training inputs once (`bind`); "features": hash penultimate features, refreshed
   whenever a sample is visited.
 - `hash` ("srp"): "srp" (signed random projections, angular kernel) or "p-stable" (L2 kernel).
@@ -25,7 +27,8 @@ A and C decay by gamma every epoch, because losses drift.
 
 ## True cost
 `fraction` epoch-equivalents per epoch. Scores come from the training forward; a draw costs N R table reads every
-`query_every` steps, hashing the inputs once costs 2 N D R `hashes` flops. N R codes of four bytes are stored.
+`query_every` steps, hashing the inputs once costs 2 N D R `hashes` flops. N R codes of four bytes are stored. With
+"exact" the pairs cost 2 N^2 D flops once, and every question 4 N^2.
 
 ## Source
 Daghaghi et al. 2023, arXiv 2311.13583; sketches: Coleman and Shrivastava 2020, arXiv 1912.02283.
@@ -47,6 +50,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.errors import DataError, SettingError
+from subsetopt.objective.tally import note_flops
 from subsetopt.samplers.base import QueueSampler
 from subsetopt.samplers.credit import credit
 from subsetopt.samplers.draws import draw_with_replacement, importance_weights, wide_dtype
@@ -55,9 +59,11 @@ from subsetopt.samplers.last_layer import residuals
 from subsetopt.samplers.protocol import Batch, Quantity, Seen
 from subsetopt.samplers.sketch import (
     Hash,
+    collision_kernel,
     draw_hash,
     hash_rows,
     new_table,
+    require_memory_for_pairs,
     row_statistics,
     sketch_query,
     sketch_update,
@@ -74,6 +80,7 @@ class NWSketchSettings(CheckedSettings):
     """See the method card."""
 
     fraction: float = setting(0.3, above=0, at_most=1)
+    estimator: Literal["sketch", "exact"] = "sketch"
     codes: Literal["inputs", "features"] = "inputs"
     hash: Literal["srp", "p-stable"] = "srp"
     repetitions: int = setting(16, at_least=1)
@@ -89,6 +96,10 @@ class NWSketchSettings(CheckedSettings):
         super().__post_init__()
         if self.mixing == 0 and self.correction != "none":
             raise SettingError("mixing", self.mixing, "lets weights 1/(N P) grow without bound", "give e.g. 0.1")
+        if self.estimator == "exact" and self.codes == "features":
+            raise SettingError(
+                "estimator", "exact", "compares inputs, not features", "use 'sketch', or codes = 'inputs'"
+            )
 
 
 @register("nw-sketch", "importance from a hash sketch of losses (Nadaraya-Watson), no model call per draw")
@@ -98,7 +109,7 @@ class NWSketch(QueueSampler):
     Settings = NWSketchSettings
     settings: NWSketchSettings
     granularity = "batch"
-    persistent = ("table", "codes", "coded", "dimension", "feature_mean", "_decayed")
+    persistent = ("table", "codes", "coded", "dimension", "feature_mean", "rows", "_decayed")
 
     def __init__(self, n_samples: int, batch_size: int, seed: int, device: torch.device, *rest: Any) -> None:
         super().__init__(n_samples, batch_size, seed, device, *rest)
@@ -112,18 +123,25 @@ class NWSketch(QueueSampler):
         self.needs_data = s.codes == "inputs"
         scored: Quantity = "losses" if s.score == "loss" else "probabilities"
         self.needs = frozenset((scored, "features") if s.codes == "features" else (scored,))
-        self.table = new_table(s.repetitions, 2**s.hashes if s.hash == "srp" else _PSTABLE_BUCKETS, device)
-        self.codes = torch.zeros(n_samples, s.repetitions, dtype=torch.int32, device=device)
+        self.exact = s.estimator == "exact"  # every row is a bucket of its own, and all are read through the kernel
+        if self.exact:
+            require_memory_for_pairs(n_samples, device)
+        buckets = n_samples if self.exact else 2**s.hashes if s.hash == "srp" else _PSTABLE_BUCKETS
+        repetitions = 1 if self.exact else s.repetitions
+        self.table = new_table(repetitions, buckets, device)
+        self.codes = torch.zeros(n_samples, repetitions, dtype=torch.int32, device=device)
         self.coded = torch.zeros(n_samples, dtype=torch.bool, device=device)
         self.dimension: int | None = None
         self.feature_mean = torch.zeros(0, device=device)
         self._decayed = 0
         self._hash: Hash | None = None
+        self.rows = torch.zeros(0, 0, device=device)  # standardised inputs, where all pairs of them are compared
+        self._kernel: Tensor | None = None
 
     @property
     def probabilities(self) -> Tensor:
         """P_i `(N,)` from the sketch as it is now."""
-        sums, counts = sketch_query(self.table, self.codes)
+        sums, counts = self._query()
         total, count = self.table.to(wide_dtype(self.device)).sum(0)
         mean = torch.where(count > 0, total / count, 1.0)
         estimate = torch.where(self.coded & (counts > 0), sums.to(mean) / counts.to(mean), mean).clamp_min(0)
@@ -140,13 +158,19 @@ class NWSketch(QueueSampler):
             raise DataError(f"inputs have {len(inputs)} rows: the sampler was made for {self.n_samples}")
         rows = inputs.detach().to(self.device)
         self.dimension = rows[0].numel()
-        self.codes = hash_rows(self._hashing(), rows, *row_statistics(rows))
+        mean, scale = row_statistics(rows)
+        if self.exact:
+            self.codes = torch.arange(self.n_samples, dtype=torch.int32, device=self.device)[:, None]
+            self.rows, self._kernel = (rows.flatten(1).float() - mean) / scale, None
+        else:
+            self.codes = hash_rows(self._hashing(), rows, mean, scale)
         self.coded.fill_(True)
 
     def bind_flops(self, dimension: int) -> int:
-        """Return the operations of the projections, 2 N D R hashes."""
+        """Return the operations of the projections, 2 N D R hashes, or of all pairs, 2 N^2 D."""
         s = self.settings
-        return 2 * self.n_samples * dimension * s.repetitions * s.hashes if self.needs_data else 0
+        products = self.n_samples if self.exact else s.repetitions * s.hashes
+        return 2 * self.n_samples * dimension * products if self.needs_data else 0
 
     def draw_block(self) -> Batch:
         """Return the rows of the next `query_every` steps, fewer at the end of an epoch."""
@@ -179,14 +203,25 @@ class NWSketch(QueueSampler):
         return super().statistics() | {"coded_samples": int(self.coded.sum())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore; the hash functions are drawn again from the seed when they are next needed."""
-        super().load_state_dict(state)
-        self._hash = None
+        """Restore; hash functions and pairs are made again when they are next needed."""
+        super().load_state_dict({"rows": self.rows, **state})  # states of earlier versions have none
+        self._hash = self._kernel = None
 
     def _rows_before(self, step: int) -> int:
         """Return how many rows of an epoch come before its `step`, where all steps share them evenly."""
         each, longer = divmod(self.epoch_rows, self.steps_per_epoch)
         return step * each + min(step, longer)
+
+    def _query(self) -> tuple[Tensor, Tensor]:
+        """Return the sums of scores and of counts `(N,)` that estimate every row."""
+        if not self.exact or not len(self.rows):
+            return sketch_query(self.table, self.codes)
+        if self._kernel is None:
+            s = self.settings
+            self._kernel = collision_kernel(s.hash, self.rows, s.hashes, s.width)
+        note_flops(2 * 2 * self.n_samples**2)
+        sums, counts = (self._kernel @ self.table).unbind(1)
+        return sums, counts
 
     def _hashing(self) -> Hash:
         """Return the hash functions, the same for a seed and a dimension, so that they need not be saved."""

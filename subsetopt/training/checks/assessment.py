@@ -71,7 +71,12 @@ def assess(
     if judged is None:
         return {"split": None, "baseline": constants, "alarms": [], "better": None}
     alarms = []
-    harm = _harm(data, run, final, solve, judged, metrics, before, constants[judged])
+    least = NEGLIGIBLE * training_loss(constants[judged])
+    if not isinstance(run.model.loss, str):
+        # The best constant for a loss of the user's own is not known, only for the figures beside it.
+        least = 0.0
+        constants = {name: _comparable(found, metrics[name]) for name, found in constants.items()}
+    harm = _harm(data, run, final, solve, judged, metrics, before, least)
     if harm:
         alarms.append(harm)
     trivial = _trivial(data, run, final, judged, metrics[judged], constants[judged], bool(harm))
@@ -88,7 +93,7 @@ def _harm(
     name: str,
     metrics: Metrics,
     before: Metrics | None,
-    constant: Mapping[str, float],
+    least: float,
 ) -> str | None:
     """Return what to say of a hand-off that left the subset minimum for something worse."""
     if before is None or solve is None or name == "train" or name not in before:
@@ -96,7 +101,7 @@ def _harm(
     earlier, later = training_loss(before[name]), training_loss(metrics[name])
     if math.isfinite(earlier) and math.isfinite(later):
         difference = later - earlier
-        if difference <= NEGLIGIBLE * training_loss(constant) or _no_worse(before[name], metrics[name]):
+        if difference <= least or _no_worse(before[name], metrics[name]):
             return None
         if later <= WORSE * earlier and difference <= ERRORS * _paired_error(
             data, run.model, solve, final, SplitName(name)
@@ -109,6 +114,11 @@ def _harm(
         f"{_shown(before[name]['loss'])} at the subset minimum, whose parameters are kept beside the last ones; "
         f"{_remedy_for_harm(run.config, final)}"
     )
+
+
+def _comparable(constant: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
+    """Return the figures of a constant prediction that do not depend on the loss, where the model has them, too."""
+    return {name: value for name, value in constant.items() if name in ("accuracy", "mse") and name in measured}
 
 
 def _no_worse(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
@@ -130,16 +140,18 @@ def _trivial(
         targets = data.targets(SplitName(name))
         share, count = constant["accuracy"], 1 if targets is None else len(targets)
         chance = ERRORS * math.sqrt(share * (1 - share) / count)
-        fits = math.isfinite(metrics["loss"]) and metrics["loss"] < constant["loss"]
+        fits = "loss" in constant and math.isfinite(metrics["loss"]) and metrics["loss"] < constant["loss"]
         if metrics["accuracy"] > share + chance or (fits and metrics["accuracy"] >= share - chance):
             return None
         found = f"{name} accuracy {100 * metrics['accuracy']:.1f} %, always the largest class {100 * share:.1f} %"
         worse = "the model is no better than always predicting the largest class"
         return f"{worse}: {found}; {_remedy(data, run, final, harmed)}"
-    if "mse" not in metrics:
+    if "mse" not in metrics or "mse" not in constant:
         return None
     least = NEGLIGIBLE**2 * data.spread  # targets that do not vary leave nothing to explain
-    if training_loss(metrics) <= training_loss(constant) + least:
+    comparable = "loss" in constant
+    own, theirs = ((training_loss(part) if comparable else part["mse"]) for part in (metrics, constant))
+    if own <= theirs + least:
         return None
     found = f"{name} mse {_shown(metrics['mse'])}, the mean's {_shown(constant['mse'])}"
     return f"the model is worse than predicting the mean: {found}; {_remedy(data, run, final, harmed)}"

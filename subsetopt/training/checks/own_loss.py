@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,26 +10,26 @@ from torch import Tensor, nn
 
 from subsetopt.data import Dataset, Preprocess, Split
 from subsetopt.errors import SettingError
-from subsetopt.objective import FlatModel, Loss, Residuals, make_loss
+from subsetopt.inputs import Inputs
+from subsetopt.models import check_output_shape
+from subsetopt.objective import FlatModel, Loss, ModelLoss, Residuals, make_loss
 from subsetopt.objective.binding import CallsModel
 from subsetopt.objective.module_call import InPlaceOfForward
+from subsetopt.objective.torch_losses import ElementLoss
 from subsetopt.objective.weighting import WeightedLoss
 
 
 def own_loss(loss: Any) -> Loss:
-    """Return `loss`, a module of torch.nn or a function (outputs, targets), as a loss.
+    """Return `loss`, a module of torch.nn, a function (outputs, targets) or (model, batch), as a loss.
 
-    Raises `SettingError` for a loss that calls the model: mini-batches, samplers and factors need its outputs.
+    Raises `SettingError` for residuals, which are given as the data of a run.
     """
     if isinstance(loss, WeightedLoss):
         return loss
     kind = make_loss(loss)
-    if isinstance(kind, CallsModel):
+    if isinstance(kind, CallsModel) and not isinstance(kind, ModelLoss):
         raise SettingError(
-            "loss",
-            type(kind).__name__,
-            "calls the model itself, and a run needs the model's outputs",
-            "give it to Objective and minimize that, or give a loss(outputs, targets)",
+            "loss", type(kind).__name__, "has its own points", "give it as the data: SubsetTrainer(model, residuals)"
         )
     return kind
 
@@ -44,6 +45,25 @@ def as_run_data(residuals: Residuals, model: nn.Module) -> tuple[Dataset, Loss, 
     train = Split(inputs, binding.targets.to(torch.float32)[:, None], torch.arange(count, device="cpu"))
     data = Dataset("residuals", "regression", shape, residuals.width(model), train, None, None)
     return data, WeightedLoss(residuals), binding.function
+
+
+def fitted_outputs(model: nn.Module, dataset: Dataset, loss: str | Loss, few: Inputs) -> Dataset:
+    """Return the data set with as many outputs as `model` has for a sample of `few`, where they are the loss's affair.
+
+    That is a loss given as an object, and no classes: they want an output each. Raises `ModelError` for outputs that
+    are no tensor of a row per sample, or of a wrong number.
+    """
+    if isinstance(loss, ElementLoss) and dataset.task == "classification" and not loss.takes_classes:
+        raise SettingError(
+            "loss",
+            loss.kind,
+            "compares outputs with targets of their shape, and these targets are classes",
+            "give numbers: targets.float().unsqueeze(1) for one output, one-hot rows for several",
+        )
+    if isinstance(loss, str) or dataset.task == "classification":
+        check_output_shape(model, few, dataset.n_outputs)
+        return dataset
+    return replace(dataset, n_outputs=check_output_shape(model, few, None))
 
 
 def check_own_loss(loss: Loss, flat: FlatModel, train: Split, preprocess: Preprocess, samples: int) -> None:

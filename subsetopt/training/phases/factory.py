@@ -7,6 +7,8 @@ from subsetopt.samplers import SAMPLERS
 from subsetopt.training.budget import Budget
 from subsetopt.training.checks.affordable import check_budgets, within_budget
 from subsetopt.training.context import RunContext
+from subsetopt.training.phases.drawn.checks import start_of_draws
+from subsetopt.training.phases.drawn.phase import DrawnPhase
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
 from subsetopt.training.phases.methods import METHODS
@@ -34,6 +36,8 @@ def build_phases(data: TrainingData, budget: Budget, run: RunContext, *, may_idl
 
 
 def _build_phase(config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> Phase:
+    if config.draw != "uniform" and not config.first_order:
+        return DrawnPhase(config, data, budget, run)
     if config.method in METHODS:
         own = data if config.streaming else data.for_phase(config)
         return METHODS.get(config.method).phase(config, own, budget, run, index)
@@ -41,5 +45,6 @@ def _build_phase(config: PhaseConfig, data: TrainingData, budget: Budget, run: R
         return SubsetsPhase(config, data, budget, run)
     own = data.for_phase(config)
     if config.first_order:
+        config = config if config.draw == "uniform" else start_of_draws(config, own.full_size)
         return FirstOrderPhase(config, own, budget, run, index)
     return SolverPhase(config, own, budget, run)

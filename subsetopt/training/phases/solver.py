@@ -38,7 +38,7 @@ class SolverPhase:
         self.config = config
         self._data, self._budget, self._run, self._model = data, budget, run, run.model
         self._solver: Solver = solver_of(config)
-        _check_ranks(self._solver, run)
+        check_ranks(self._solver, run)
         self._objective = run.model.objective(data, config.split, track_noise=config.stop_at == "noise")
         self._test = self._make_test()
         self._gtol: float | None = getattr(self._solver, "gtol", None)
@@ -181,7 +181,7 @@ def solver_of(config: PhaseConfig) -> Solver:
     return make_solver(config.method, **settings)
 
 
-def _check_ranks(solver: Solver, run: RunContext) -> None:
+def check_ranks(solver: Solver, run: RunContext) -> None:
     """Raise `SettingError` for curvature that one process alone can have."""
     if run.ranks.size == 1:
         return

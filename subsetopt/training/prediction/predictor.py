@@ -12,16 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.data import Normalization, Preprocess, Restore
+from subsetopt.arguments import kind_of
+from subsetopt.data import Normalization, Preprocess, Restore, as_batches
 from subsetopt.data.raw_inputs import is_of_tensors, raw_inputs
 from subsetopt.data.tables.encoding import TableEncoding
 from subsetopt.data.tables.table import is_frame, table_of
-from subsetopt.errors import DataError, RunDirectoryError, SettingError
+from subsetopt.errors import DataError, ModelError, RunDirectoryError, SettingError
 from subsetopt.inputs import as_inputs, called
 from subsetopt.models import build_model, initialise_lazy
-from subsetopt.objective import FlatModel, evaluate_split
+from subsetopt.objective import FlatModel, ModelLoss, evaluate_split, make_loss
 from subsetopt.objective.module_call import outputs_of
+from subsetopt.objective.weighting import WeightedLoss
 from subsetopt.training.checks.run_data import read_normalization, read_normalizations
+from subsetopt.training.model_loss_data import BatchPreprocess
 from subsetopt.training.run_directory import BEST, CONFIG, MODEL, RESULT, RunDirectory
 from subsetopt.training.settings.run import make_config, read_toml
 
@@ -34,8 +37,10 @@ class Predictor(nn.Module):
     """Maps raw inputs (n, ...), one tensor or several, as the data set had them, to outputs (n, M).
 
     For classification these are the network's logits, for regression the targets in the units of the data, float64.
-    `network` alone takes standardised inputs. `class_names` name the outputs, where the data set has names. The methods
-    of a predictor with an `encoding` take data frames (pandas, polars) with the columns of the training table, too.
+    After a run whose loss calls the model they are what the network returns, or the `logits` in it. `network` alone
+    takes standardised inputs. `loss` names a loss that was given as an object. `class_names` name the outputs, where
+    the data set has names. The methods of a predictor with an `encoding` take data frames (pandas, polars) with the
+    columns of the training table, too.
     """
 
     def __init__(
@@ -50,9 +55,12 @@ class Predictor(nn.Module):
         class_names: tuple[str, ...] = (),
         encoding: TableEncoding | None = None,
         columns: tuple[str, ...] = (),
+        loss: str | None = None,
+        calls_model: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
+        self.loss, self.calls_model = loss, calls_model
         self.task, self.class_names, self.columns = task, tuple(class_names), tuple(columns)
         self.encoding = encoding
         self.in_shape = in_shape if isinstance(in_shape, dict) else tuple(in_shape)
@@ -76,6 +84,8 @@ class Predictor(nn.Module):
                 class_names=tuple(data.get("class_names") or ()),
                 encoding=TableEncoding.of_document(data["encoding"]) if data.get("encoding") else None,
                 columns=tuple(data.get("columns") or ()),
+                loss=(result.get("loss") or {}).get("name"),
+                calls_model=bool((result.get("loss") or {}).get("calls_model")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise RunDirectoryError(
@@ -86,8 +96,8 @@ class Predictor(nn.Module):
         """Return outputs (n, M) for raw inputs: a tensor (n, ...), or a dict or tuple of several."""
         given: Any = as_inputs(inputs)
         device = next((p.device for p in self.network.parameters()), given.device)
-        outputs: Tensor = self._restore(called(self.network, self._preprocess(given.to(device))))
-        return outputs
+        outputs: Any = called(self.network, self._preprocess(given.to(device)))
+        return self._restore(_predictions(outputs) if self.calls_model else outputs)
 
     @ordinary_torch()
     def predict(self, inputs: Any) -> Any:
@@ -101,7 +111,7 @@ class Predictor(nn.Module):
         """
         outputs = self._outputs(inputs)
         if self.task != "classification":
-            return _like(inputs, outputs[:, 0] if outputs.shape[1] == 1 else outputs)
+            return _like(inputs, outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs)
         numbers = outputs.argmax(1)
         if not self.class_names:
             return _like(inputs, numbers)
@@ -112,20 +122,50 @@ class Predictor(nn.Module):
     @ordinary_torch()
     def predict_proba(self, inputs: Any) -> Any:
         """Return class probabilities (n, M) for raw inputs, as `predict` does; raises `SettingError` for regression."""
+        if self.calls_model:
+            raise SettingError("loss", self.loss, "does not tell what the outputs are", "call predict, it returns them")
         if self.task != "classification":
             raise SettingError("task", self.task, "it has no class probabilities", "call predict")
         return _like(inputs, self._outputs(inputs).double().softmax(1))
 
     @ordinary_torch()
-    def evaluate(self, inputs: Any, targets: Any, loss: str) -> dict[str, float]:
-        """Return {loss, accuracy | mse, r2} on raw inputs and targets, in the units of the data."""
+    def evaluate(self, inputs: Any, targets: Any = None, loss: Any = None) -> dict[str, float]:
+        """Return {loss, accuracy | mse, r2} on raw inputs and targets, in the units of the data.
+
+        `loss` is that of the run by default; one that was given as an object has to be given again. Where it calls the
+        model, `inputs` are samples as the run had them, with `targets` only where these stood beside them. Raises
+        `SettingError` without it.
+        """
+        if loss is None:
+            if self.loss is not None:
+                raise SettingError("loss", None, f"the run had a loss of its own ({self.loss})", "give loss=...")
+            loss = "cross_entropy" if self.task == "classification" else "mse"
+        kind = make_loss(loss)
+        if isinstance(kind, ModelLoss):
+            return self._evaluate_batches(kind, inputs, targets)
+        if targets is None:
+            raise SettingError("targets", None, "there is nothing to compare with", "give targets")
         flat, by = FlatModel(self.network), self._restore.normalization
         y = torch.as_tensor(targets, device="cpu")
         if by is not None:
             columns = y.double().reshape(len(y), -1)
             y = Preprocess(by, torch.float64)(columns)
         x, std = self._checked(inputs), None if by is None else by.std
-        return evaluate_split(flat, flat.initial(), x, y, loss=loss, preprocess=self._preprocess, target_std=std)
+        return evaluate_split(flat, flat.initial(), x, y, loss=kind, preprocess=self._preprocess, target_std=std)
+
+    def _evaluate_batches(self, loss: ModelLoss, inputs: Any, targets: Any) -> dict[str, float]:
+        flat = FlatModel(self.network)
+        preprocess: Preprocess | None = self._preprocess
+        if targets is None:
+            x, y, preprocess = as_batches(inputs), None, None
+        else:
+            x, y, preprocess = self._checked(inputs), torch.as_tensor(targets), BatchPreprocess(self._preprocess)
+        binding = loss.bind(x, y, None)
+        evaluated = flat.evaluated_by(binding.function)
+        counts = binding.targets
+        return evaluate_split(
+            evaluated, flat.initial(), binding.inputs, counts, loss=WeightedLoss(loss), preprocess=preprocess
+        )
 
     def _checked(self, inputs: Any) -> Any:
         found = raw_inputs(self._encoded(inputs), self.in_shape, self.columns, self._preprocess.embedded)
@@ -151,6 +191,18 @@ class Predictor(nn.Module):
                 return torch.cat([outputs_of(self, found[start : start + CHUNK]).cpu() for start in pieces])
         finally:
             self.train(was_training)
+
+
+def _predictions(outputs: Any) -> Tensor:
+    """Return the tensor that a model returns, or the `logits` in what it returns; raises `ModelError` for others."""
+    found = outputs
+    if not isinstance(found, Tensor):
+        found = found.get("logits") if isinstance(found, Mapping) else getattr(found, "logits", None)
+    if not isinstance(found, Tensor):
+        raise ModelError(
+            f"model: it returns {kind_of(outputs)} without logits; call trainer.model itself, which returns all of it"
+        )
+    return found
 
 
 def load_predictor(path: str | Path, *, model: nn.Module | None = None, which: Which = "last") -> Predictor:

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 Heading = Literal["Data", "Model", "Subset", "Solve", "Strategy", "Warm-up", "Hand-off", "Run"]
 HEADINGS: tuple[Heading, ...] = get_args(Heading)
 Owner = Literal["shared", "method", "study"]
-Role = Literal["warmup", "stream", "grow", "solve", "handoff", "full"]
+Role = Literal["warmup", "stream", "grow", "drawn", "solve", "handoff", "full"]
 
 PREFIXES: dict[Role, Heading] = {"warmup": "Warm-up", "handoff": "Hand-off"}
 """Roles whose settings a run has under the role's name, and where the help shows them."""
@@ -28,8 +28,8 @@ class Declaration:
 
     heading: section of the command line's help.
     owner: in a comparison, whether all runs share it, each method has its own, or the study sets it.
-    roles: the phases that it is passed to: warm-up, stream, growing stage, solve, first-order hand-off (`handoff`) and
-        hand-off to a solver (`full`).
+    roles: the phases that it is passed to: warm-up, stream, growing stage, solve on drawn samples, solve, first-order
+        hand-off (`handoff`) and hand-off to a solver (`full`).
     key: its name in `PhaseConfig`, where that is another.
     metavar: its value in the help.
     old: the name that it had before, which is still taken.

@@ -241,6 +241,41 @@ class RunFields(StoppingSettings, ProblemSettings):
         description="growing subsets keep the solver's curvature from one to the next",
         json_schema_extra=declared("Strategy", "method", "grow", key="carry", old="carry"),
     )
+    subset_draw: Literal["uniform", "residual"] = Field(
+        "uniform",
+        description="residual: in rounds on samples drawn and weighted by their residuals, then on all",
+        json_schema_extra=declared("Strategy", "method", "drawn", key="draw"),
+    )
+    draw_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the training data in the first draws [default: 0.25, of few data 500 samples or half]",
+        examples=[0.25],
+        json_schema_extra=declared("Strategy", "method", "drawn"),
+    )
+    draw_evaluations: int = Field(
+        12,
+        ge=1,
+        description="evaluations on the samples drawn until they are drawn anew",
+        examples=[12],
+        json_schema_extra=declared("Strategy", "method", "drawn"),
+    )
+    draw_uniform: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="part of each sample's chance to be drawn that does not depend on its residual",
+        examples=[0.05],
+        json_schema_extra=declared("Strategy", "method", "drawn"),
+    )
+    draw_start: float = Field(
+        2.0,
+        ge=0,
+        description="epoch-equivalents of SGD before the first draw, where there is no --warmup",
+        examples=[2],
+        json_schema_extra=declared("Strategy", "method"),
+    )
     subsets: int = Field(
         1,
         ge=1,
@@ -366,4 +401,4 @@ class RunFields(StoppingSettings, ProblemSettings):
         """Return the share of the training data in the run's subset, 0 where `subset_size` says how many samples."""
         if self.subset_size is not None:
             return 0.0
-        return self.subset_frac or (0.1 if self.grow is None else 1.0)
+        return self.subset_frac or (0.1 if self.grow is None and self.subset_draw == "uniform" else 1.0)

@@ -16,6 +16,10 @@ def setting_name(run: RunConfig, phase: PhaseConfig, name: str) -> str:
         return f"phase.{run.phase.index(phase)}.{name}" if phase in run.phase else f"phase.{name}"
     if name == "method":
         return _method(phase)
+    if phase.role == "warmup" and run.warmup == "none":
+        return "draw_start"
+    if phase.draw != "uniform" and (own := names_in_phase(RunConfig, "drawn").get(name)) is not None:
+        return own
     if name == "sampler":
         return "handoff"
     if name == "settings" and phase.first_order:

@@ -206,6 +206,14 @@ class PhaseConfig(StoppingSettings):
         "average", description="hand on their minima's average or the best of them; or solve them as one"
     )
     subsets_select: Select = Field("auto", description="data on which the best minimum is chosen")
+    draw: Literal["uniform", "residual"] = Field(
+        "uniform", description="residual: solve in rounds on samples drawn by their residuals, then on all"
+    )
+    draw_share: float | None = Field(
+        None, gt=0, le=1, description="share of the samples drawn in the first round [default: 0.25, or 500 samples]"
+    )
+    draw_evaluations: int = Field(12, ge=1, description="evaluations in a round")
+    draw_uniform: float = Field(0.05, gt=0, le=1, description="part of each chance to be drawn that all samples share")
     carry: bool = Field(False, description="start with the curvature that the phase before has learnt")
     cumulative: bool = Field(False, description="epochs and seconds count from the start of the run")
     settings: dict[str, Any] = Field(
@@ -321,6 +329,9 @@ class PhaseConfig(StoppingSettings):
             raise ValueError(f"a {self.method} phase has no full gradient to test for noise; use stop_at = validation")
         if (self.first_order or self.method in METHODS) and self.subsets > 1:
             raise ValueError(f"a {self.method} phase minimises nothing whose minima could be joined; use a solver")
+        fits = self.data == "full" and self.subsets == 1 and (self.role == "warmup" or not self.first_order)
+        if self.draw == "residual" and not fits:
+            raise ValueError("draw = residual is for a full-batch solver with data = full, and no subsets of its own")
         if self.nesterov and self.method == "sgd" and self.momentum == 0:
             raise ValueError("Nesterov momentum needs a momentum above 0, for example 0.9")
         return self

@@ -24,6 +24,8 @@ from subsetopt.training.settings.planning import planned_phases
 LIMITS = ("max_iterations", "max_epochs", "max_seconds", "solver_epochs", "handoff_epochs")
 """Settings that a resumed run may have larger than before."""
 
+DRAW_SETTINGS = ("draw_share", "draw_evaluations", "draw_uniform", "draw_start")
+
 if TYPE_CHECKING:
 
     class _Prefixed(Settings):
@@ -58,7 +60,8 @@ class RunConfig(_Prefixed, RunFields):
         return self
 
     def _check_strategy(self) -> None:
-        """Refuse what contradicts growing subsets, or several of them."""
+        """Refuse what contradicts growing subsets, or several of them, or draws by residual."""
+        self._check_draw()
         strategy = "grow" if self.grow is not None else "subsets" if self.subsets > 1 else None
         if strategy is not None and (self.solver == "none" or self.solver in METHODS):
             raise ValueError(
@@ -99,6 +102,38 @@ class RunConfig(_Prefixed, RunFields):
             )
         if self.subsets > 1 and self.subsets_select == "validation" and self.validation_fraction == 0:
             raise ValueError(f"{setting('subsets_select', 'validation')} needs held-out data; {_more_held_out()}")
+
+    def _check_draw(self) -> None:
+        """Refuse what contradicts samples drawn by their residuals."""
+        drawn = {name: getattr(self, name) for name in DRAW_SETTINGS}
+        if self.subset_draw == "uniform":
+            changed = [name for name, value in drawn.items() if value != RunFields.model_fields[name].default]
+            if changed:
+                given, needed = setting(changed[0], drawn[changed[0]]), setting("subset_draw", "residual")
+                raise ValueError(f"{given} has no use without {needed}; give both or neither")
+            return
+        draw = setting("subset_draw", self.subset_draw)
+        if self.solver == "none" or self.solver in METHODS:
+            raise ValueError(
+                f"{draw} needs a full-batch solver, such as {setting('solver', 'lbfgs')}, "
+                f"not {setting('solver', self.solver)}"
+            )
+        others = {"subset_frac": None, "subset_size": None, "grow": None, "subsets": 1, "augment_copies": 0}
+        for name, plain in others.items():
+            if (value := getattr(self, name)) != plain:
+                remedy = f"use {setting('draw_share')} instead" if name.startswith("subset_") else "give one of them"
+                raise ValueError(
+                    f"{setting(name, value)} and {draw}, which draws from all data, exclude each other; {remedy}"
+                )
+        if self.warmup != "none" and self.draw_start != RunFields.model_fields["draw_start"].default:
+            raise ValueError(
+                f"{setting('draw_start', self.draw_start)} and {setting('warmup', self.warmup)} are both a start; "
+                "leave one of them out"
+            )
+        if self.stop_at == "noise":
+            raise ValueError(
+                f"{setting('stop_at', 'noise')} does not go with {draw}; use {setting('stop_at', 'minimum')}"
+            )
 
     def phases(self) -> tuple[PhaseConfig, ...]:
         """Return the list of phases that this configuration means."""

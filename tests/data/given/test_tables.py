@@ -57,6 +57,8 @@ def test_words_missing_kinds_and_several_targets_of_frames(pandas: Any) -> None:
     data = as_dataset((own_kinds, pandas.Series(Y, dtype="Int64")), validation_fraction=0)
     expected = np.column_stack([X[:, :2].astype(np.float64), np.arange(60), Y])
     assert torch.equal(data.train.inputs, torch.from_numpy(expected)) and data.train.targets.dtype == torch.int64
+    thin = as_dataset((own_kinds.astype({"flag": pandas.SparseDtype("float64", 0.0)}), Y), validation_fraction=0)
+    assert torch.equal(thin.train.inputs, torch.from_numpy(expected)), "sparse columns are columns"
     both = as_dataset(frame, targets=["height", "depth"], validation_fraction=0)
     assert both.n_outputs == 2 and both.columns == ("width",)
 

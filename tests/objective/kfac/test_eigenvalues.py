@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from subsetopt.objective import layers as kfac_rows
+from subsetopt.objective import patches as kfac_rows
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, spectral_product
 from subsetopt.objective.kfac.factor import RANK, WIDE, Factor
-from subsetopt.objective.layers import patches, sample_rows
+from subsetopt.objective.patches import patches, sample_rows
 from subsetopt.seeding import make_generator
 
 SAMPLES, WIDTH = 6, WIDE * RANK + 8

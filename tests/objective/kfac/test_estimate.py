@@ -202,6 +202,100 @@ def test_shared_weights_have_one_scale_and_are_named():
     assert torch.equal(product[:36], product[:1].expand(36))
 
 
+TRANSPOSED: list[tuple[type[nn.Module], tuple[int, ...], dict[str, object]]] = [
+    (nn.ConvTranspose1d, (5,), {"stride": 2, "padding": 1, "output_padding": 1}),
+    (nn.ConvTranspose2d, (3, 2), {"stride": (2, 1), "dilation": 2}),
+    (nn.ConvTranspose2d, (4, 4), {"padding": 2}),
+    (nn.ConvTranspose3d, (2, 2, 3), {"stride": (1, 2, 1), "padding": 1}),
+]
+
+
+def transposed(kind: type[nn.Module], settings: dict[str, object]) -> nn.Module:
+    """Return a model whose only parameters are those of a transposed convolution with two outputs."""
+    return nn.Sequential(kind(3, 2, 3, **settings), nn.Flatten(2), Mean()).double()
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x).mean(2)
+
+
+@pytest.mark.parametrize(("kind", "shape", "settings"), TRANSPOSED)
+def test_the_block_of_a_transposed_convolution_is_that_of_its_samples(kind, shape, settings):
+    """Its trace over several samples, and all of it at one position: before, there were no factors."""
+    flat = FlatModel(transposed(kind, settings))
+    x, y = torch.randn(4, 3, *shape, dtype=torch.float64), torch.arange(4) % 2
+    gradients = sample_gradients(flat, x, y)
+    kfac = fitted(flat, x, y, draw="empirical")
+    assert kfac.note == ""
+    assert float(dense(kfac).trace()) == pytest.approx(float((gradients.T @ gradients / 4).trace()))
+    eigenvalues = torch.linalg.eigvalsh(dense(kfac))
+    torch.testing.assert_close(kfac.eigenvalues().sort().values, eigenvalues)
+
+
+def test_a_transposed_convolution_to_one_position_is_a_linear_layer():
+    flat = built(nn.ConvTranspose2d(3, 4, (1, 1)), nn.Flatten(), nn.Tanh(), nn.Linear(4, 2))
+    x, y = torch.randn(1, 3, 1, 1, dtype=torch.float64), torch.tensor([0])
+    gradient = sample_gradients(flat, x, y)[0]
+    found = dense(fitted(flat, x, y, draw="empirical"))
+    torch.testing.assert_close(found[:16, :16], torch.outer(gradient[:16], gradient[:16]))
+
+
+def test_a_transposed_convolution_is_the_convolution_by_its_flipped_kernel():
+    """torch's conv1d of a padded input, by the kernel turned round, is its conv_transpose1d."""
+    one, two = nn.ConvTranspose1d(3, 2, 3), nn.Conv1d(3, 2, 3, padding=2)
+    with torch.no_grad():
+        two.weight.copy_(one.weight.transpose(0, 1).flip(2))
+        two.bias.copy_(one.bias)
+    x, y = torch.randn(4, 3, 5, dtype=torch.float64), torch.arange(4) % 2
+    a, b = (fitted(FlatModel(nn.Sequential(each, Mean()).double()), x, y, draw="empirical") for each in (one, two))
+    v = torch.randn(20, dtype=torch.float64)
+    turned = torch.cat([v[:18].view(3, 2, 3).transpose(0, 1).flip(2).flatten(), v[18:]])
+    expected = b.apply(turned, 0.1)
+    back = torch.cat([expected[:18].view(2, 3, 3).flip(2).transpose(0, 1).flatten(), expected[18:]])
+    torch.testing.assert_close(a.apply(v, 0.1), back)
+
+
+class Applied(nn.Module):
+    """Layers by F.linear on parameters of its own, in place of nn.Linear; the second without a bias."""
+
+    def __init__(self, like: nn.Sequential) -> None:
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(p.detach().clone()) for p in like[0].parameters())
+        self.out = nn.Parameter(like[2].weight.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = nn.functional.linear(x, self.weight, bias=self.bias).tanh_()
+        return nn.functional.linear(hidden, self.out)
+
+
+@pytest.mark.parametrize("draw", ["curvature", "empirical"])
+def test_parameters_that_f_linear_takes_have_the_factors_of_linear_layers(draw):
+    """Before, each had one common scale."""
+    layers = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2, bias=False)).double()
+    x, y = torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 2
+    expected, found = (fitted(FlatModel(each), x, y, draw=draw) for each in (layers, Applied(layers)))
+    assert found.note == ""
+    torch.testing.assert_close(dense(found), dense(expected))
+    again = Kfac(found.flat, make_loss("cross_entropy"), draw=draw)
+    again.load_state_dict(found.state_dict())
+    assert again.note == ""
+    for each in (again, found):
+        each.update(each.flat.initial(), x + 1, y, make_generator(1, "kfac"))
+    assert torch.equal(dense(again), dense(found))
+
+
+def test_what_else_is_done_with_such_a_parameter_takes_its_factors_away():
+    class Regularised(Applied):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.out.square().sum()
+
+    like = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x, y = torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 2
+    kfac = fitted(FlatModel(Regularised(like)), x, y)
+    assert kfac.note.startswith("K-FAC: no factors for out (")
+
+
 class Attentive(nn.Module):
     """Attention between two inputs, whose projections are not called as modules; a head that is an embedding's."""
 

@@ -268,3 +268,108 @@ def test_what_it_cannot_train_is_refused() -> None:
     scaler.scale(model(torch.ones(3, 2)).sum()).backward()
     with pytest.raises(UserError, match="GradScaler"):
         scaler.step(optimizer)
+
+
+class SelfAttention(nn.Module):
+    """Two heads of self-attention, by torch's module or written out of linear layers."""
+
+    def __init__(self, like: SelfAttention | None = None) -> None:
+        super().__init__()
+        self.written = like is None
+        if like is None:
+            self.into, self.out = nn.Linear(4, 12), nn.Linear(4, 4)
+        else:
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+            with torch.no_grad():
+                for p, q in zip(self.attention.parameters(), like.parameters(), strict=True):
+                    p.copy_(q)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.written:
+            attended: Tensor = self.attention(x, x, x, need_weights=False)[0]
+            return attended.mean(1)
+        q, k, v = self.into(x).view(*x.shape[:2], 3, 2, 2).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        averaged: Tensor = self.out(mixed.transpose(1, 2).flatten(2)).mean(1)
+        return averaged
+
+
+class OwnLinear(nn.Module):
+    """A layer that gives parameters of its own to F.linear, and one without a bias."""
+
+    def __init__(self, like: nn.Sequential) -> None:
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(p.detach().clone()) for p in like[0].parameters())
+        self.out = nn.Parameter(next(like[2].parameters()).detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(nn.functional.linear(x, self.weight, self.bias).tanh_(), self.out)
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4, bias=False))
+
+
+@pytest.mark.parametrize("kind", ["attention", "F.linear"])
+def test_projections_and_applied_parameters_are_taken_for_linear_layers(kind: str) -> None:
+    """Step by step what a model of nn.Linear does; before, they took Adam steps, and out_proj with a '?' for a name."""
+    shape = (20, 3, 4) if kind == "attention" else (20, 4)
+    x = torch.randn(shape, generator=make_generator(0, "attention"), dtype=torch.float64)
+    labels = torch.arange(20) % 4
+    one: nn.Module = made(SelfAttention if kind == "attention" else plain).double()
+    two = SelfAttention(one).double() if isinstance(one, SelfAttention) else OwnLinear(plain_of(one)).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in (one, two):
+            optimizer = KFAC(model, lr=0.3)
+            for _ in range(4):
+                gradients(model, nn.functional.cross_entropy(model(x), labels))
+                optimizer.step()
+            assert all("a.moment" in optimizer.state[p] for p in model.parameters() if p.dim() == 2)
+    for p, q in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(q, p)
+    assert not torch.overrides._get_current_function_mode_stack(), "what looks into a forward pass is left with it"
+
+
+def plain_of(model: nn.Module) -> nn.Sequential:
+    assert isinstance(model, nn.Sequential)
+    return model
+
+
+def test_a_forward_pass_that_fails_leaves_nothing_behind() -> None:
+    model = OwnLinear(plain())
+    KFAC(model)
+    with pytest.raises(RuntimeError):
+        model(torch.randn(3, 7))
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_attention_between_two_inputs_takes_adam_steps_and_is_named() -> None:
+    model = made(lambda: nn.MultiheadAttention(4, 2, batch_first=True))
+    x = torch.randn(6, 3, 4, generator=make_generator(0, "attention"))
+    optimizer = KFAC(model)
+    gradients(model, model(x, x + 1, x)[0].square().mean())
+    with pytest.warns(UserWarning, match=r"no factors for in_proj_bias, in_proj_weight, out_proj\.bias"):
+        optimizer.step()
+
+
+def test_a_transposed_convolution_has_the_step_of_the_convolution_by_its_flipped_kernel() -> None:
+    one, two = made(lambda: nn.ConvTranspose1d(3, 2, 3)).double(), nn.Conv1d(3, 2, 3, padding=2).double()
+
+    def turned() -> Tensor:
+        return next(one.parameters()).detach().transpose(0, 1).flip(2)
+
+    with torch.no_grad():
+        for p, value in zip(two.parameters(), (turned(), one.bias), strict=True):
+            p.copy_(value)
+    x = torch.randn(12, 3, 5, generator=make_generator(0, "line"), dtype=torch.float64)
+    for model in (one, two):
+        optimizer = KFAC(model, lr=0.5)
+        for _ in range(3):
+            gradients(model, torch.tanh(model(x)).mean(2).square().mean())
+            optimizer.step()
+        saved = io.BytesIO()
+        torch.save(optimizer.state_dict(), saved)
+        torch.load(io.BytesIO(saved.getvalue()), weights_only=True)
+    torch.testing.assert_close(two.weight.detach(), turned())
+    torch.testing.assert_close(two.bias, one.bias)

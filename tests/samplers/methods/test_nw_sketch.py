@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from subsetopt.errors import DataError, SettingError
+from subsetopt.objective.tally import tallied
 from subsetopt.samplers import make_sampler
+from subsetopt.samplers.sketch import pstable_collision
 
 N = 400
 
@@ -124,3 +126,56 @@ def test_an_overflowing_loss_does_not_poison_the_sketch():
     sampler.bind(x)
     sampler.observe(torch.arange(N), torch.where(torch.arange(N) == 7, torch.inf, losses))
     assert sampler.probabilities.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["srp", "p-stable"])
+def test_exact_regression_is_the_limit_of_the_sketch(kind):
+    """Reference: the kernel's definition over the rows seen, and a sketch of many tables."""
+    x, losses = clusters()
+    x, seen = x[:60], torch.arange(25)
+    settings = {"hash": kind, "hashes": 3, "width": 2.0, "mixing": 0.0, "correction": "none"}
+    exact = make_sampler("nw-sketch", 60, 10, estimator="exact", **settings)
+    sketch = make_sampler("nw-sketch", 60, 10, repetitions=4000, **settings)
+    for sampler in (exact, sketch):
+        sampler.bind(x)
+        sampler.observe(seen, losses[seen])
+    rows = x.double() - x.double().mean(0)
+    rows /= rows.square().sum(1).mean().sqrt()
+    if kind == "srp":
+        unit = torch.nn.functional.normalize(rows, dim=1)
+        kernel = (1 - (unit @ unit.T).clamp(-1, 1).arccos() / torch.pi) ** 3
+    else:
+        kernel = pstable_collision(torch.cdist(rows, rows), 2.0, 3)
+    estimate = kernel[:, seen] @ losses[seen].double() / kernel[:, seen].sum(1)
+    torch.testing.assert_close(exact.probabilities, estimate / estimate.sum(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(sketch.probabilities, exact.probabilities, rtol=0.15, atol=0)
+
+
+def test_exact_regression_charges_its_pairs_and_its_questions():
+    x, losses = clusters()
+    sampler = make_sampler("nw-sketch", N, 10, estimator="exact")
+    assert sampler.bind_flops(6) == 2 * N * N * 6
+    sampler.bind(x)
+    sampler.observe(torch.arange(N), losses)
+    with tallied() as tally:
+        sampler.propose()
+    assert tally.flops == 4 * N * N
+
+
+def test_exact_regression_compares_inputs_only():
+    with pytest.raises(SettingError, match=r"estimator = 'exact': compares inputs.*use 'sketch'"):
+        make_sampler("nw-sketch", N, 10, estimator="exact", codes="features")
+
+
+def test_pairs_that_do_not_fit_into_memory_are_refused_before_any_work():
+    with pytest.raises(SettingError, match=r"estimator = 'exact': keeps .* GiB for the pairs of 10000000 samples"):
+        make_sampler("nw-sketch", 10_000_000, 10, estimator="exact")
+
+
+def test_a_state_of_an_earlier_version_which_kept_no_rows_goes_on():
+    x, losses = clusters()
+    sampler, restored = (make_sampler("nw-sketch", N, 10) for _ in range(2))
+    sampler.bind(x)
+    sampler.observe(torch.arange(N), losses)
+    restored.load_state_dict({name: value for name, value in sampler.state_dict().items() if name != "rows"})
+    assert torch.equal(restored.propose().indices, sampler.propose().indices)

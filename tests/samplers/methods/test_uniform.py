@@ -24,6 +24,19 @@ def test_a_fixed_subset_stays_and_is_reshuffled():
     assert not torch.equal(first, second)
 
 
+def test_a_random_weighted_subset_has_cluster_sizes_for_weights_and_is_redrawn():
+    """Reference: w - 1 ~ Multinomial(N - k, 1/k), mean N/k - 1 and variance about N/k - 1; redrawn after 3."""
+    n, k = 4000, 400
+    sampler = make_sampler("random-weighted", n, k, fraction=k / n, scan_period=3)
+    batches = [sampler.propose() for _ in range(4)]
+    weights = batches[0].weights * n / k
+    torch.testing.assert_close(weights, weights.round(), rtol=1e-5, atol=0)
+    assert weights.sum() == pytest.approx(n) and weights.min() >= 1
+    assert weights.var().item() == pytest.approx((n - k) / k, rel=0.3)
+    subsets = [frozenset(batch.indices.tolist()) for batch in batches]
+    assert subsets[0] == subsets[1] == subsets[2] != subsets[3] and len(subsets[3]) == k
+
+
 def test_rs2_redraws_distinct_rows_and_srs_repeats_some():
     rs2, srs = (make_sampler(name, 200, 8, fraction=0.5) for name in ("rs2", "srs"))
     first, second = epoch_of(rs2), epoch_of(rs2)

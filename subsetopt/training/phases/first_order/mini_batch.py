@@ -149,7 +149,10 @@ class MiniBatch:
             validation = None if held_out is None else self._scan(w, *held_out)
             scan = self._scan(w, self._inputs, self._targets)
             self._counted(lambda: self._sampler.refresh(scan, validation))
-        batch = self._sampler.propose()
+        with tallied() as drawing:
+            batch = self._sampler.propose()
+        if drawing.flops:
+            self._ledger.enter(drawing.flops, "selection")
         if not self._sampler.selection_due:
             return batch
         indices = moved(batch.indices, self._targets.device)

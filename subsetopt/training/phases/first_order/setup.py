@@ -15,6 +15,7 @@ from subsetopt.seeding import derive_seed
 from subsetopt.training.budget import Budget
 from subsetopt.training.context import RunContext
 from subsetopt.training.ledger import Ledger
+from subsetopt.training.model_loss_data import CHECKED, gives_mean
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.phase import PhaseConfig
@@ -126,6 +127,15 @@ def check_phase(config: PhaseConfig, data: TrainingData, run: RunContext, sample
         raise SettingError(
             named("sampler"), sampler.name, "needs a model that ends in a linear layer", "use another sampler or model"
         )
+    few = data.dataset.train.inputs[:CHECKED]
+    flat = run.model.flat
+    if "losses" in sampler.needs and flat.is_called_by_loss and gives_mean(flat, few, data.preprocess):
+        raise SettingError(
+            named("sampler"),
+            sampler.name,
+            "chooses by losses of samples",
+            "have loss(model, batch) return one for each",
+        )
     if (sampler.needs_scan or "probabilities" in sampler.needs) and data.dataset.task != "classification":
         raise SettingError(
             named("sampler"),
@@ -138,11 +148,13 @@ def check_phase(config: PhaseConfig, data: TrainingData, run: RunContext, sample
 def check_affordable(config: PhaseConfig, ledger: Ledger, run: RunConfig, sampler: str, rows: int) -> None:
     """Raise `SettingError` where preparing the sampler, for the price of `rows` gradients, leaves nothing to train."""
     cost = ledger.price("gradient", rows)
+    exact = config.sampler_settings.get("estimator") == "exact"
+    what, cheaper = ("comparing", "estimator=sketch") if exact else ("hashing", "repetitions=8")
     if config.epochs is not None and cost >= min(config.epochs, ledger.budget):
         raise SettingError(
             setting_name(run, config, "sampler"),
             sampler,
-            f"preparing it (hashing all inputs) costs {cost:.2g} epoch-equivalents of a model as small as this",
+            f"preparing it ({what} all inputs) costs {cost:.2g} epoch-equivalents of a model as small as this",
             f"allow it more by {setting(setting_name(run, config, 'epochs'))}, or give it cheaper "
-            "settings, for example repetitions=8",
+            f"settings, for example {cheaper}",
         )

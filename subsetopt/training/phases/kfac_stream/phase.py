@@ -21,6 +21,7 @@ from subsetopt.objective import make_loss
 from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.estimate import Kfac
+from subsetopt.objective.kfac.moments import LOOKED_AT
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.saving import join, split
 from subsetopt.seeding import make_generator
@@ -94,6 +95,9 @@ class StreamPhase:
         self._kfac = Kfac(run.model.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
         self._known: tuple[int, KfacSpectrum] | None = None
         self._counts: dict[str, int] = {}
+        if self._kfac.note:
+            few = torch.arange(min(LOOKED_AT, self.samples), device="cpu")
+            self._kfac.look(run.model.flat.initial(), self._subsets.batch(few)[0])
         if self._kfac.note:
             run.warnings.append(self._kfac.note)
 
@@ -199,7 +203,8 @@ class StreamPhase:
         known = self._kfac.note
         self._kfac.update(state.w, x, y, state.generator, self._budget.ledger, share)
         if self._kfac.note != known:  # an estimate shows which layers are not called as such
-            self._run.warnings[:] = [text for text in self._run.warnings if text != known] + [self._kfac.note]
+            note = [self._kfac.note] if self._kfac.note else []
+            self._run.warnings[:] = [text for text in self._run.warnings if text != known] + note
         size = self._settings.size(state.budget.share_spent)
         state.change.watch(rows, size, self._model.flat.batch_dependent)
         state.estimate_cost += self._budget.ledger.cost - before

@@ -32,7 +32,7 @@ class OneSubset(SubsetPlan):
     @classmethod
     def chosen(cls, config: RunFields) -> bool:
         """Return whether nothing else is asked for."""
-        return config.grow is None and config.subsets == 1
+        return config.grow is None and config.subsets == 1 and config.subset_draw == "uniform"
 
     @classmethod
     def phases(cls, config: RunFields, solve: dict[str, Any]) -> list[dict[str, Any]]:

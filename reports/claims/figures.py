@@ -1,0 +1,149 @@
+"""The figures of the claims' pages, one per page, from what `collect.py` kept: `python reports/claims/figures.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from study import STUDIES, Study, mean, read_csv, read_study
+
+from subsetopt.report.palette import GRID, INK, LINE_COLOURS
+
+HERE = Path(__file__).parent
+MARKS = "osD^vX"
+TICKS = {"ratio": (0.3, 1, 3, 10, 20), "effective": (2, 5, 10, 20)}
+
+
+def excess(path: Path) -> None:
+    """Claim 1: excess of subset minima against Q and against the effective ratio, a line per L2 and model."""
+    rows = read_csv(STUDIES / "effective.csv")
+    if not rows:
+        return
+    problems = list(dict.fromkeys((row["l2"], row["width"]) for row in rows))
+    figure = Figure(figsize=(7.2, 3.3), dpi=80, layout="constrained")
+    both = figure.subplots(1, 2, sharey=True)
+    for axes, column, title in zip(both, ("ratio", "effective"), ("Q = K M / P", "effective ratio K / p"), strict=True):
+        for number, (l2, width) in enumerate(problems):
+            own = [row for row in rows if (row["l2"], row["width"]) == (l2, width)]
+            points = [_means([row for row in own if row["fraction"] == f], column) for f in _unique(own, "fraction")]
+            label = f"L2 {float(l2):g}, {width} units"
+            axes.plot(*zip(*points, strict=True), MARKS[number] + "-", ms=4, color=LINE_COLOURS[number], label=label)
+        _dress(axes, title, "F / F* - 1, %")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(TICKS[column], [f"{tick:g}" for tick in TICKS[column]])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_yticks((1, 10, 100), ("1", "10", "100"))
+    figure.legend(*both[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside lower center", ncols=5)
+    both[1].set_ylabel("")
+    figure.savefig(path)
+
+
+def differences(path: Path, panels: Sequence[tuple[str, str | None, Sequence[str] | None, str]]) -> None:
+    """Draw accuracies less that of a baseline with 95 % intervals: a panel per (study, baseline, methods, title)."""
+    drawn = [(read_study(name), *rest) for name, *rest in panels]
+    there = [(study, *rest) for study, *rest in drawn if study.rows]
+    if not there:
+        return
+    rows = max(len(study.methods if methods is None else methods) for study, _, methods, _ in there)
+    figure = Figure(figsize=(3.8 * len(there), 0.9 + 0.26 * rows), dpi=90, layout="constrained")
+    for axes, (study, baseline, methods, title) in zip(
+        figure.subplots(1, len(there), squeeze=False)[0], there, strict=True
+    ):
+        _differences(axes, study, str(baseline), methods or study.methods)
+        _dress(axes, f"minus {baseline}, points", "")
+        axes.set_title(title, fontsize=9, color=INK)
+        axes.xaxis.label.set_size(7)
+    figure.savefig(path)
+
+
+def _differences(axes: Axes, study: Study, baseline: str, methods: Sequence[str]) -> None:
+    shown = [method for method in methods if method != baseline]
+    for number, budget in enumerate(study.budgets):
+        tests = study.tests("test_accuracy", baseline, budget, shown)
+        shift = 0.18 * (number - (len(study.budgets) - 1) / 2)
+        for place, method in enumerate(shown):
+            test = tests[method]
+            if test.difference is None:
+                continue
+            low, high = test.interval or (test.difference, test.difference)
+            spread = [[100 * (test.difference - low)], [100 * (high - test.difference)]]
+            label = f"budget {budget:g}" if place == 0 and len(study.budgets) > 1 else None
+            style = {"fmt": MARKS[number], "color": LINE_COLOURS[number], "ms": 4, "lw": 1, "capsize": 2}
+            axes.errorbar([100 * test.difference], [place + shift], xerr=spread, label=label, **style)
+    axes.set_yticks(range(len(shown)), shown, fontsize=7)
+    axes.invert_yaxis()
+    axes.axvline(0, color=INK, lw=0.8)
+    if len(study.budgets) > 1:
+        axes.legend(fontsize=7, frameon=False)
+
+
+def coresets(path: Path) -> None:
+    """Claim 2."""
+    _against(path, (("claim-2-mnist", "MNIST, 6000 rows"), ("claim-2-cifar10", "CIFAR-10, 4000 rows")), "srs@0.1")
+
+
+def sketches(path: Path) -> None:
+    """Claim 3."""
+    names = (("letter", "letter"), ("sst2", "SST-2"), ("mnist", "MNIST"), ("cifar10", "CIFAR-10"), ("digits", "digits"))
+    finished = [(f"claim-3-{name}", title) for name, title in names if read_study(f"claim-3-{name}").rows]
+    _against(path, finished[:3], "srs@0.3")
+
+
+def budgets(path: Path) -> None:
+    """Claim 4."""
+    _against(path, (("claim-4-mnist", "MNIST, 6000 rows"), ("claim-4-cifar10", "CIFAR-10, 4000 rows")), "rs2, standard")
+
+
+def backward(path: Path) -> None:
+    """Claim 5: every way of selecting against the random part of the same size, a panel per keep rate."""
+    panels = []
+    for q, rows in ((0.1, 25), (0.3, 76), (0.5, 128)):
+        methods = ["sgd", f"gradient-matching@{q}", f"selective-backprop@{q}", f"selective-backprop@{q} in {rows} rows"]
+        panels.append(("claim-5-letter", f"random-minibatch@{q}", methods, f"letter, keep {q}"))
+    differences(path, panels)
+
+
+def _against(path: Path, panels: Sequence[tuple[str, str]], baseline: str) -> None:
+    differences(path, [(name, baseline, None, title) for name, title in panels])
+
+
+FIGURES: dict[str, Callable[[Path], None]] = {
+    "c1-excess.png": excess,
+    "c2-differences.png": coresets,
+    "c3-differences.png": sketches,
+    "c4-differences.png": budgets,
+    "c5-differences.png": backward,
+}
+
+
+def draw_all() -> None:
+    """Draw every figure whose studies are there."""
+    for name, draw in FIGURES.items():
+        draw(HERE / name)
+
+
+def _means(rows: Sequence[Mapping[str, str]], column: str) -> tuple[float, float]:
+    """Return the means of a column and of the excess in percent."""
+    numbers = [mean({n: float(row[key]) for n, row in enumerate(rows)}) for key in (column, "excess")]
+    return numbers[0], 100 * numbers[1]
+
+
+def _unique(rows: Sequence[Mapping[str, str]], column: str) -> list[str]:
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def _dress(axes: Axes, across: str, up: str) -> None:
+    axes.set_xlabel(across, fontsize=8, color=INK)
+    axes.set_ylabel(up, fontsize=8, color=INK)
+    axes.tick_params(labelsize=7, colors=INK)
+    axes.grid(color=GRID, lw=0.6)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+if __name__ == "__main__":
+    draw_all()

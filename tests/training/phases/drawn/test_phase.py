@@ -1,0 +1,206 @@
+"""Draws by residual: unbiased estimates, the minimum of all samples, cost, refusals, and data of unusual kinds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from subsetopt import SubsetTrainer
+from subsetopt.data import Dataset, dataset_from_arrays
+from subsetopt.errors import UserError
+from subsetopt.objective.sample_residuals import gradient_and_residuals
+from subsetopt.seeding import make_generator
+from subsetopt.training.context import PreparedRun
+from subsetopt.training.phases.drawn.rounds import drawn
+from subsetopt.training.phases.factory import build_phases
+from subsetopt.training.preparation import prepare
+from subsetopt.training.run import train
+from subsetopt.training.settings.run import make_config
+from subsetopt.training.splits import SplitName
+
+SETTINGS: dict[str, Any] = {
+    "subset_draw": "residual",
+    "handoff": "none",
+    "dtype": "float64",
+    "l2": 1e-2,
+    "gtol": 1e-8,
+    "draw_start": 0.0,
+    "draw_evaluations": 4,
+    "draw_share": 0.25,
+}
+PLAIN: dict[str, Any] = {"validation_fraction": 0, "normalize": "none"}
+G = make_generator(4, "drawn")
+X = torch.randn(240, 5, generator=G, dtype=torch.float64)
+LABELS = (X[:, :3] + torch.randn(240, 3, generator=G, dtype=torch.float64)).argmax(1)
+VALUES = X[:, :2] + 0.3 * torch.randn(240, 2, generator=G, dtype=torch.float64)
+WEIGHTS = torch.rand(240, generator=G, dtype=torch.float64)
+
+
+def data_of(task: str, weights: Tensor | None = None) -> Dataset:
+    targets = LABELS if task == "classification" else VALUES
+    return dataset_from_arrays(X, targets, sample_weight=weights, **PLAIN)
+
+
+def linear(outputs: int) -> nn.Module:
+    model = nn.Linear(5, outputs).double()
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    return model
+
+
+def prepared(task: str, weights: Tensor | None = None) -> PreparedRun:
+    outputs = 3 if task == "classification" else 2
+    return prepare(make_config(SETTINGS), linear(outputs), data_of(task, weights))
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_value_and_gradient_on_drawn_samples_are_those_of_all_on_average(task: str, weights: Tensor | None) -> None:
+    data, _, run = prepared(task, weights)
+    full = run.model.objective(data, SplitName.TRAIN)
+    w = full.initial()
+    _, _, scores = gradient_and_residuals(full, w)
+    elsewhere = w + 0.5 * torch.randn(w.shape, generator=make_generator(0, "w"), dtype=w.dtype)
+    value, gradient = full.value_and_gradient(elsewhere)
+    draws = 300
+    found = []
+    for number in range(draws):
+        draw = drawn(scores, full.samples.factors, 60, 0.1, 0, number)
+        objective = run.model.drawn(data.with_subset(draw.rows), draw.factors)
+        drawn_value, drawn_gradient = objective.value_and_gradient(elsewhere)
+        found.append(torch.cat([drawn_value.reshape(1), drawn_gradient]))
+    samples, target = torch.stack(found), torch.cat([value.reshape(1), gradient])
+    error = samples.std(0) / draws**0.5
+    assert float(((samples.mean(0) - target).abs() / error).max()) < 4.0
+    assert float((samples.mean(0) - target).norm()) < 0.15 * float((samples - target).norm(dim=1).mean())
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg", "ncg"])
+def test_the_end_is_the_minimum_of_all_samples(task: str, solver: str) -> None:
+    model, plain = linear(3 if task == "classification" else 2), {"subset_frac": 1.0, "handoff": "none"}
+    shared = {key: SETTINGS[key] for key in ("dtype", "l2", "gtol")}
+    whole = train(make_config(plain, shared), model=model, dataset=data_of(task, WEIGHTS), keep=False)
+    by_draws = train(make_config(SETTINGS, {"solver": solver}), model=model, dataset=data_of(task, WEIGHTS), keep=False)
+    solve = by_draws.result["solve"]
+    assert solve["converged"] and solve["stop_reason"] == "gradient" and solve["samples"] == 240
+    assert solve["rounds"] and all(0 < entry["samples"] < 240 for entry in solve["rounds"])
+    for mine, theirs in zip(by_draws.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_a_round_starts_with_the_gradient_of_all_samples_once_correction_is_whole_and_costs_are_exact() -> None:
+    data, budget, run = prepare(
+        make_config(SETTINGS, {"solver_args": {"preconditioner": "none"}}), linear(3), data_of("classification")
+    )
+    (phase,) = build_phases(data, budget, run)
+    state, before = phase.start(run.model.flat.initial()), 0
+    while not state.whole and phase.terminate(state) is None:
+        if state.number > before:
+            before = state.number
+            full = run.model.objective(data, SplitName.TRAIN).value_and_gradient(state.origin, "evaluation")
+            assert state.loss == pytest.approx(float(full[0])) and torch.allclose(state.gradient, full[1])
+            expected = full[1] + (1 - state.correction) * state.noise
+            assert torch.allclose(phase._objective(state).value_and_gradient(state.origin, "evaluation")[1], expected)
+        state = phase.step(state)
+    assert before >= 2
+    spent = {row: cost["calls"] for row, cost in budget.ledger.by_purpose().items()}
+    assert spent["train"] + spent.get("line_search", 0) == state.solver.evaluations
+
+
+def test_a_round_that_leads_astray_is_taken_back_and_more_is_drawn() -> None:
+    """A single outlier with a chance below 1 that is not drawn: all samples disagree."""
+    data, budget, run = prepared("regression")
+    (phase,) = build_phases(data, budget, run)
+    state = phase.start(run.model.flat.initial())
+    state = phase.step(state)
+    astray = state.solver.w + 100.0
+    state.solver = type(state.solver)(**{**vars(state.solver), "w": astray, "evaluations": state.begun + 4})
+    following = phase.step(state)
+    assert torch.equal(following.origin, state.origin) and following.loss == state.loss
+    assert following.share == 2 * state.share and following.history["0"]["kept"] is False
+
+
+@pytest.mark.parametrize("budget", [4.7, 6.3, 9.0])
+def test_the_budget_holds_and_the_best_known_parameters_are_kept(budget: float) -> None:
+    outcome = train(
+        make_config(SETTINGS, {"max_epochs": budget}),
+        model=linear(3),
+        dataset=data_of("classification"),
+        keep=False,
+    )
+    assert outcome.result["cost"]["epoch_equivalents"] <= budget * (1 + 1e-6)
+    data, _, run = prepared("classification")
+    full = run.model.objective(data, SplitName.TRAIN)
+    assert outcome.result["solve"]["loss"] < float(full.value(full.initial()))
+
+
+@pytest.mark.parametrize("kind", ["tiny", "perfect", "outlier", "constant"])
+def test_unusual_data(kind: str) -> None:
+    x, y = X[:60].clone(), VALUES[:60].clone()
+    changes: dict[str, Any] = {"dtype": "float64", "l2": 0.0 if kind == "perfect" else 1e-2}
+    if kind == "tiny":
+        x, y = x[:3], y[:3]
+    elif kind == "perfect":
+        y = torch.zeros_like(y)
+    elif kind == "outlier":
+        y[7] = 1e6
+    else:
+        x = torch.ones_like(x)
+    data = dataset_from_arrays(x, y, **PLAIN)
+    outcome = train(make_config(SETTINGS, changes), model=linear(2), dataset=data, keep=False)
+    design = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
+    gram = design.T @ design / len(x) + changes["l2"] * torch.eye(6, dtype=x.dtype)
+    expected = torch.linalg.lstsq(gram, design.T @ y / len(x)).solution
+    found = torch.cat([outcome.model.weight.T, outcome.model.bias[None]]).detach()
+    size = 1 + float(expected.abs().max())
+    assert float((design @ (found - expected)).abs().max()) < 1e-5 * size
+
+
+def test_more_classes_than_a_share_has_samples() -> None:
+    x = torch.randn(60, 4, generator=make_generator(1, "many"), dtype=torch.float64)
+    data = dataset_from_arrays(x, torch.arange(60) % 30, task="classification", **PLAIN)
+    model = nn.Linear(4, 30).double()
+    outcome = train(make_config(SETTINGS, {"draw_share": 0.01}), model=model, dataset=data, keep=False)
+    assert outcome.result["solve"]["converged"] and outcome.result["solve"]["rounds"][0]["samples"] == 30
+
+
+def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.mse_loss(outputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"solver": "kfac-stream"}, "full-batch solver"),
+        ({"solver": "none"}, "full-batch solver"),
+        ({"subset_frac": 0.5}, "draw_share"),
+        ({"subset_size": 20}, "draw_share"),
+        ({"grow": 2.0}, "exclude each other"),
+        ({"subsets": 2}, "exclude each other"),
+        ({"augment_copies": 1}, "exclude each other"),
+        ({"stop_at": "noise"}, "minimum"),
+        ({"warmup": "adam", "draw_start": 1.0}, "leave one of them out"),
+        ({"draw_uniform": 0.0}, "draw_uniform"),
+        ({"draw_share": 1.5}, "draw_share"),
+        ({"draw_evaluations": 0}, "draw_evaluations"),
+        ({"subset_draw": "uniform", "draw_share": 0.5}, "has no use without"),
+        ({"subset_draw": "craig"}, "subset_draw"),
+    ],
+)
+def test_what_contradicts_is_refused_in_one_line(changes: dict[str, Any], words: str) -> None:
+    settings = {**SETTINGS, **({"draw_evaluations": 12, "draw_start": 2.0, "draw_share": None} | changes)}
+    with pytest.raises(UserError, match=words) as refused:
+        make_config(settings)
+    assert "\n" not in str(refused.value)
+
+
+def test_batch_norm_and_losses_without_samples_are_refused_before_any_work() -> None:
+    norm = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
+    with pytest.raises(UserError, match="BatchNorm"):
+        SubsetTrainer(norm, data_of("regression"), **SETTINGS).fit()
+    with pytest.raises(UserError, match="mean"):
+        SubsetTrainer(linear(2), data_of("regression"), loss=mean_loss, **SETTINGS).fit()
