@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt import Objective, Residuals
-from subsetopt.bench.contestants import ours
-from subsetopt.bench.held_out import Solve, Tracer, scipy_lbfgs, torch_lbfgs
+from subsetopt.bench.contestants import ours, torch_lbfgs
+from subsetopt.bench.held_out import Solve, Tracer, scipy_lbfgs
 from subsetopt.objective.protocol import BudgetExhausted
 
 CALLS = 2000
@@ -75,7 +75,7 @@ def problem(name: str, seed: int, dtype: torch.dtype) -> tuple[Objective, Callab
     if name == "poisson":
         inside, edge = torch.rand(64, 1) * 2 - 1, torch.tensor([[-1.0], [1.0]])
         grid = torch.linspace(-1, 1, 401, dtype=torch.float64)[:, None]
-        known, exact, residual = torch.zeros(2), torch.sin(math.pi * grid[:, 0]), poisson
+        known, exact = torch.zeros(2), torch.sin(math.pi * grid[:, 0])
     else:
         inside, edge = torch.rand(400, 2) * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0]), torch.rand(100, 2)
         edge[:, 0] = edge[:, 0] * 2 - 1
@@ -83,7 +83,8 @@ def problem(name: str, seed: int, dtype: torch.dtype) -> tuple[Objective, Callab
         axes = torch.linspace(-1, 1, 101, dtype=torch.float64), torch.linspace(0.02, 1, 50, dtype=torch.float64)
         grid = torch.cartesian_prod(*axes)
         start = -torch.sin(math.pi * edge[:, 0])
-        known, exact, residual = torch.where(edge[:, 1] == 0, start, 0.0), cole_hopf(grid), burgers
+        known, exact = torch.where(edge[:, 1] == 0, start, 0.0), cole_hopf(grid)
+    residual: Callable[..., Tensor] = poisson if name == "poisson" else burgers
     terms = {"interior": (residual, inside.to(dtype)), "boundary": (boundary, (edge.to(dtype), known.to(dtype)))}
     objective = Objective.from_residual(model, Residuals(terms))
 

@@ -40,7 +40,8 @@ class ConjugatePairs:
 
         With that column the secant equation of the newest pair holds exactly.
         """
-        return (v - self.with_newest * (v[-1] / self.curvature[-1])) / self.curvature
+        solution: Matrix = (v - self.with_newest * (v[-1] / self.curvature[-1])) / self.curvature
+        return solution
 
     def solve_transposed(self, v: Matrix) -> Matrix:
         """Return R⁻ᵀ v."""
