@@ -42,4 +42,4 @@ def _loaded() -> ModuleType | None:
 
 
 _lapack = _extension()
-dtrtrs, dpotrs = _lapack.dtrtrs, _lapack.dpotrs
+dpotrf, dpotrs, dtrtri, dtrtrs = _lapack.dpotrf, _lapack.dpotrs, _lapack.dtrtri, _lapack.dtrtrs

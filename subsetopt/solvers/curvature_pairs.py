@@ -18,27 +18,43 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from subsetopt.devices import moved
-from subsetopt.objective.host import host_read
+from subsetopt.objective.host import host_read, note_read
 from subsetopt.objective.lapack import dtrtrs
 from subsetopt.objective.tally import note_flops
-from subsetopt.solvers.inner_products import combination, ring_products
+from subsetopt.solvers.conjugation import conjugate
+from subsetopt.solvers.inner_products import (
+    RUN,
+    combination,
+    on_host,
+    pair_products,
+    ring_products,
+    short_combination,
+    short_ring_products,
+)
 
-GAMMA_PAIRS = 5  # newest pairs among which H0 is chosen
+Vector = NDArray[np.float64]
+GAMMA_PAIRS = 10  # newest pairs among which H0 is chosen
 
 
 @dataclass
 class CurvaturePairs:
     """A ring of m pairs and a free slot: row 2i of `rows` (2m + 2, P) is s_i, row 2i + 1 is y_i.
 
-    `gram` (2m + 2, 2m + 2) holds the inner products of each y_j with the rows of pairs up to j, and `with_gradient`
-    (2m + 2,) those of the rows with the current gradient, both in float64. `order` lists the slots in use from the
-    oldest pair to the newest; the free one follows the newest.
+    `gram` (2m + 2, 2m + 2) holds the inner products of the rows, and `with_gradient` (2m + 2,) those of the rows with
+    the current gradient, both in float64. `order` lists the slots in use from the oldest pair to the newest; the free
+    one follows the newest. Of the newest `measured` pairs all products are known, of the others only those of each y_j
+    with the rows of pairs up to j.
     """
 
     rows: Tensor
     gram: NDArray[np.float64]
     with_gradient: NDArray[np.float64]
     order: list[int]
+    measured: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin without a direction; later `with_product` has the products of each y_j with the last H g."""
+        self.with_product: Vector | None = None
 
     @classmethod
     def empty(cls, m: int, w: Tensor) -> CurvaturePairs:
@@ -65,20 +81,39 @@ class CurvaturePairs:
         used = 2 * len(curved)
         ring.gram[:used, :used] = ring_products(ring.rows[:used], ring.rows[:used]).cpu().numpy()
         ring.order = list(range(len(curved)))
+        ring.measured = len(curved)
         return ring
 
-    def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
+    def insert(
+        self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0, step: float | None = None
+    ) -> float:
         """Keep (s, t y), t = `correction`, if s·y > eps·||s||·||y||, in place of the oldest where the ring is full.
 
         `gradient` is the one at the new point and y its change: what the pairs in use have to do with y is the
         difference of what they have to do with both gradients, so that the ring meets one new vector and not three.
-        Returns ||s||. One synchronisation.
+        `step` says that s is so many times the last direction, -H g. Returns ||s||. One synchronisation.
         """
         at = self.free_rows()
         self.rows[at.start] = s
         torch.mul(y, correction, out=self.rows[at.start + 1])
-        *with_gradient, ss, sy, _, yy = host_read(self.inner_products(gradient, self.rows[at]))
-        self.keep(at, correction, with_gradient, sy, yy, sy > torch.finfo(s.dtype).eps * math.sqrt(ss) * math.sqrt(yy))
+        return self.take(at, gradient, correction, step)
+
+    def learn(
+        self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], correction: float, step: float
+    ) -> float:
+        """Insert the differences between two points (w, g), without a copy of them; see `insert`."""
+        at = self.free_rows()
+        for row, old, new in zip(self.rows[at], before, after, strict=True):
+            torch.sub(new, old, out=row)
+        if correction != 1:
+            self.rows[at.start + 1] *= correction
+        return self.take(at, after[1], correction, step)
+
+    def take(self, at: slice, gradient: Tensor, correction: float, step: float | None) -> float:
+        """Take the pair in the free rows into use; see `insert`."""
+        *with_gradient, ss, sy, yy = self.read_products(gradient, at)
+        curved = sy > torch.finfo(gradient.dtype).eps * math.sqrt(ss) * math.sqrt(yy)
+        self.keep(at, correction, np.array(with_gradient), sy, yy, curved, step)
         return math.sqrt(ss)
 
     def free_rows(self) -> slice:
@@ -88,22 +123,36 @@ class CurvaturePairs:
         return slice(2 * slot, 2 * slot + 2)
 
     def keep(
-        self, at: slice, correction: float, with_gradient: list[float], sy: float, yy: float, curved: bool
+        self,
+        at: slice,
+        correction: float,
+        with_gradient: Vector,
+        sy: float,
+        yy: float,
+        curved: bool,
+        step: float | None,
     ) -> None:
         """Take the pair in the free rows into use if it is `curved`, by what all rows have to do with the new gradient.
 
         `sy` and `yy` are the products of s with t y and of t y with the second row of the pair, which is t y itself.
+        Those of s with the other y_j follow from the direction's, if `step` times it is s.
         """
-        with_y = correction * (np.array(with_gradient) - self.with_gradient[: len(with_gradient)])
+        with_y = correction * (with_gradient - self.with_gradient[: len(with_gradient)])
         self.with_gradient[: len(with_gradient)] = with_gradient
         if not curved:
             self.rows[at] = 0  # y may have overflowed, and a direction sums over the free slot, too
             self.with_gradient[at] = 0.0
             return
+        known = step is not None and self.with_product is not None
+        if step is not None and self.with_product is not None:
+            _, y = _pair_rows(self.order)
+            self.gram[at.start, y] = self.gram[y, at.start] = -step * self.with_product
         self.gram[: len(with_y), at.start + 1] = self.gram[at.start + 1, : len(with_y)] = with_y
         self.gram[at, at.start + 1] = self.gram[at.start + 1, at] = [sy, yy]
         self.order.append(at.start // 2)
         del self.order[: 1 - len(self.rows) // 2]  # the oldest, where none is free
+        self.measured = min(self.measured + 1, len(self.order)) if known else 1
+        self.with_product = None
 
     def shifted(self, strength: float) -> CurvaturePairs:
         """Return the pairs (s, y + strength s) of the same function with strength/2 ||w||^2 added; `meet` before use.
@@ -116,57 +165,93 @@ class CurvaturePairs:
 
     def meet(self, gradient: Tensor) -> None:
         """Take the inner products with another current gradient. One synchronisation."""
+        self.with_product = None
         if self.order:
-            read = host_read(self.inner_products(gradient, self.rows[:0]))
+            read = self.read_products(gradient)
             self.with_gradient[: len(read)] = read
 
     def whole(self) -> CurvaturePairs:
         """Return what is to be saved: the ring itself, unless it is spread over ranks."""
         return self
 
-    def inner_products(self, gradient: Tensor, pair: Tensor) -> Tensor:
-        """Return those of the rows in use, and of the free ones, with g; then those within `pair` (c, P); float64."""
+    def read_products(self, gradient: Tensor, pair: slice | None = None) -> list[float]:
+        """Return those of the rows in use, and of the free ones, with g; then s·s, s·y and y·y of `pair`."""
         rows = self.rows[: 2 * len(self.order) + 2]
-        return torch.cat([ring_products(rows, gradient[None]).flatten(), ring_products(pair, pair).flatten()])
+        if not self.on_host:
+            return host_read(self.inner_products(rows, gradient, pair))
+        note_read()
+        note_flops(2 * rows.numel() + (0 if pair is None else 6 * rows.shape[1]), host=True)
+        return short_ring_products(rows.numpy(), gradient.detach().numpy(), pair)
+
+    @property
+    def on_host(self) -> bool:
+        """True where numpy takes the inner products: each of its calls costs less than torch's."""
+        return on_host(self.rows) and self.rows.shape[1] <= RUN
+
+    def inner_products(self, rows: Tensor, gradient: Tensor, pair: slice | None) -> Tensor:
+        """Return what `read_products` reads, on the device."""
+        with_gradient = ring_products(rows, gradient[None]).flatten()
+        if pair is None:
+            return with_gradient
+        return torch.cat([with_gradient, pair_products(*self.rows[pair])])
 
     def coefficients(self, pairs: int) -> tuple[NDArray[np.float64], float]:
         """Return (c, gamma) with H g = rowsᵀ c + gamma g from the newest `pairs` (Byrd, Nocedal & Schnabel, eq. 3.1).
 
         With R the upper triangle of SᵀY, D its diagonal and p = R⁻¹ Sᵀg:
-        H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg]. gamma is the largest s·y / y·y of the newest
-        few pairs: that quotient leans to the stiff directions, the more so the worse the conditioning.
+        H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg], where the newest pairs are made conjugate
+        first (see `conjugation.py`). gamma is the largest s·y / y·y of the newest few pairs: that quotient leans to
+        the stiff directions, the more so the worse the conditioning.
         """
-        note_flops(4 * pairs**2, host=True)  # two triangular systems and a product
+        note_flops(8 * pairs**2, host=True)  # triangular systems and products
         s, y = _pair_rows(self.order[-pairs:])
+        SY, YY = self.gram[s][:, y], self.gram[y][:, y]
+        Sg, Yg = self.with_gradient[s], self.with_gradient[y]
+        gamma = float((SY.diagonal()[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]).max())
+        measured = max(1, min(self.measured, pairs))
+        newest = conjugate(SY[-measured:, -measured:])
+        T, split = newest.T, pairs - len(newest.T)
         # In the order of columns, as LAPACK takes it; dtrtrs reads the upper triangle alone.
-        R = np.asfortranarray(self.gram[s][:, y])
-        YY = np.ascontiguousarray(self.gram[y][:, y])
-        D = R.diagonal()
-        gamma = float((D[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]).max())
-        p, _ = dtrtrs(R, self.with_gradient[s])
-        inner = D * p + gamma * (YY @ p - self.with_gradient[y])
+        R, coupling = np.asfortranarray(SY[:split, :split]), SY[:split, split:]
+        p = newest.solve(T @ Sg[split:])
+        with_y = np.concatenate([Sg[:split], T.T @ p])
+        if split:
+            with_y[:split] = dtrtrs(R, Sg[:split] - coupling @ with_y[split:])[0]
+        inner = gamma * (YY @ with_y - Yg)
+        with_s = np.empty(pairs)
+        own = newest.curvature * p + T @ inner[split:]
+        if split:
+            with_s[:split] = dtrtrs(R, R.diagonal() * with_y[:split] + inner[:split], trans=1)[0]
+            own -= T @ (with_s[:split] @ coupling)
+        with_s[split:] = T.T @ newest.solve_transposed(own)
         c = np.zeros(len(self.gram))
-        c[y] = -gamma * p
-        c[s], _ = dtrtrs(R, inner, trans=1)
+        c[s], c[y] = with_s, -gamma * with_y
         return c, gamma
 
-    def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
-        """Return (H g, g·H g) for the current gradient, whose square norm is given. No synchronisation.
+    def apply(self, gradient: Tensor, square_norm: float, scale: float = 1.0) -> tuple[Tensor, float]:
+        """Return (`scale` H g, g·H g) for the current gradient, whose square norm is given. No synchronisation.
 
         Where rounding in R leaves g·H g not positive, the older half of the pairs is left out, again and again: it is
         not positive in the end only if the newest pair alone fails, too.
         """
         pairs = len(self.order)
-        while True:
-            with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            while True:
                 c, gamma = self.coefficients(pairs)
                 square = float(c @ self.with_gradient + gamma * square_norm)
-            if 0 < square < math.inf or pairs == 1:
-                break
-            pairs //= 2
+                if 0 < square < math.inf or pairs == 1:
+                    break
+                pairs //= 2
+            _, y = _pair_rows(self.order)
+            self.with_product = self.gram[y] @ c + gamma * self.with_gradient[y]
         used = 2 * len(self.order) + 2
-        weights = moved(torch.from_numpy(c[:used]), gradient.device, gradient.dtype)
-        return combination(gradient, self.rows[:used], weights, beta=gamma), square
+        rows, weights = self.rows[:used], scale * c[:used]
+        if self.on_host:
+            note_flops(2 * rows.numel(), host=True)
+            sum_of_rows = short_combination(gradient.detach().numpy(), rows.numpy(), weights, scale * gamma)
+            return torch.from_numpy(sum_of_rows), square
+        moved_weights = moved(torch.from_numpy(weights), gradient.device, gradient.dtype)
+        return combination(gradient, rows, moved_weights, beta=scale * gamma), square
 
 
 def _pair_rows(order: Sequence[int]) -> tuple[Any, Any]:

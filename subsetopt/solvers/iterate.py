@@ -15,7 +15,7 @@ from subsetopt.objective.host import host_read
 from subsetopt.objective.protocol import Purpose, SmoothObjective
 from subsetopt.saving import UNSAVED
 from subsetopt.settings import setting
-from subsetopt.solvers.inner_products import dot, gradient_products
+from subsetopt.solvers.inner_products import dot, point_numbers
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.protocol import StopReason
 
@@ -109,13 +109,9 @@ def evaluate(
         noise = rounding_noise(objective.dtype, value, sensitivity)
         return Trial(step, value, slope, largest, square, noise, w, gradient)
     loss, gradient = objective.value_and_gradient(w, purpose)
-    dots = gradient_products(gradient, w, along)
-    lowest, highest = torch.aminmax(gradient)
-    scalars = [loss.detach(), torch.maximum(-lowest, highest), *dots]
-    numbers = host_read(torch.stack([scalar.to(dots[0].dtype) for scalar in scalars]))
-    value, largest, square, sensitivity = numbers[:4]
+    value, largest, square, sensitivity, *slopes = point_numbers(loss, gradient, w, along)
     noise = rounding_noise(objective.dtype, value, sensitivity)
-    return Trial(step, value, numbers[4] if along is not None else 0.0, largest, square, noise, w, gradient)
+    return Trial(step, value, slopes[0] if slopes else 0.0, largest, square, noise, w, gradient)
 
 
 def start_fields(objective: SmoothObjective, w: Tensor) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
     ) -> DescentState[CurvaturePairs]:
         """Rebuild the state; each rank takes its part of spread pairs."""
         factors = self.restored(objective, tensors, numbers)
-        numbers = {"measured_noise": 0.0, **numbers}  # what former versions saved has none
+        numbers = {"measured_noise": 0.0, "memory.measured": 0, **numbers}  # former versions saved none
         state = join(LBFGSState, tensors, numbers, identity=objective.identity, factors=factors)
         if self.shard_memory:
             state.memory = ShardedPairs.spread(state.memory, state.w, current())
@@ -165,8 +165,8 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
         """Return the quasi-Newton line; its first step is 1."""
         if not memory.order:
             return self._first_line(memory, state)
-        product, square = memory.apply(state.gradient, state.gradient_l2**2)
-        return Line(-product, -square, 1.0) if 0 < square < math.inf else None
+        direction, square = memory.apply(state.gradient, state.gradient_l2**2, -1.0)
+        return Line(direction, -square, 1.0) if 0 < square < math.inf else None
 
     def learn(
         self, memory: CurvaturePairs, state: DescentState[CurvaturePairs], line: Line, trial: Trial
@@ -175,8 +175,7 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
         noise = max(state.noise, trial.noise)
         slopes = trial.step * line.slope, trial.step * trial.slope
         correction = curvature_correction(state.loss - trial.loss, *slopes, noise)
-        s, y = trial.w - state.w, trial.gradient - state.gradient
-        return memory, memory.insert(s, y, trial.gradient, correction)
+        return memory, memory.learn((state.w, state.gradient), (trial.w, trial.gradient), correction, trial.step)
 
     def _first_line(self, memory: CurvaturePairs, state: DescentState[CurvaturePairs]) -> Line:
         """Return that of -g, or of -M⁻¹ g with Newton's step where its slope does not promise too much."""

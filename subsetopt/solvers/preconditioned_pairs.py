@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,24 +41,24 @@ class PreconditionedPairs(CurvaturePairs):
         """Return the ring of `pairs`, empty or what `whole` returned, for the current gradient. One synchronisation."""
         scaled = inverse(gradient)
         (square,) = host_read(dot(gradient, scaled).reshape(1))
-        return cls(pairs.rows, pairs.gram, pairs.with_gradient, pairs.order, inverse, scaled, square)
+        return cls(pairs.rows, pairs.gram, pairs.with_gradient, pairs.order, pairs.measured, inverse, scaled, square)
 
     def whole(self) -> CurvaturePairs:
         """Return the ring without what belongs to M and the current gradient."""
-        return CurvaturePairs(self.rows, self.gram, self.with_gradient, self.order)
+        return CurvaturePairs(self.rows, self.gram, self.with_gradient, self.order, self.measured)
 
-    def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
-        """Keep (s, t M⁻¹ y); see `CurvaturePairs.insert`. One product with M⁻¹, one synchronisation."""
+    def insert(
+        self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0, step: float | None = None
+    ) -> float:
+        """Keep (s, t M⁻¹ y); see `CurvaturePairs.insert`. One product with M⁻¹, two synchronisations."""
         scaled, at = self.inverse(gradient), self.free_rows()
         self.rows[at.start] = s
         image = torch.sub(scaled, self.scaled, out=self.rows[at.start + 1]).mul_(correction)
         pairs = ((s, s), (s, y), (y, y), (y, image), (gradient, scaled))
-        products = torch.stack([dot(a, b) for a, b in pairs])
-        *with_gradient, ss, sy, yy, y_image, square = host_read(
-            torch.cat([self.inner_products(gradient, self.rows[:0]), products])
-        )
+        ss, sy, yy, y_image, square = host_read(torch.stack([dot(a, b) for a, b in pairs]))
+        with_gradient = np.array(self.read_products(gradient))
         curved = sy > torch.finfo(s.dtype).eps * math.sqrt(ss) * math.sqrt(yy) and y_image > 0
-        self.keep(at, correction, with_gradient, correction * sy, correction * y_image, curved)
+        self.keep(at, correction, with_gradient, correction * sy, correction * y_image, curved, step)
         self.scaled, self.square = scaled, square
         return math.sqrt(ss)
 
@@ -67,6 +68,13 @@ class PreconditionedPairs(CurvaturePairs):
         self.scaled = self.inverse(gradient)
         (self.square,) = host_read(dot(gradient, self.scaled).reshape(1))
 
-    def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
-        """Return (H g, g·H g) for the current gradient; see `CurvaturePairs.apply`."""
-        return super().apply(self.scaled, self.square)
+    def learn(
+        self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], correction: float, step: float
+    ) -> float:
+        """Insert the differences between two points (w, g); see `insert`."""
+        (w, g), (new_w, new_g) = before, after
+        return self.insert(new_w - w, new_g - g, new_g, correction, step)
+
+    def apply(self, gradient: Tensor, square_norm: float, scale: float = 1.0) -> tuple[Tensor, float]:
+        """Return (`scale` H g, g·H g) for the current gradient; see `CurvaturePairs.apply`."""
+        return super().apply(self.scaled, self.square, scale)

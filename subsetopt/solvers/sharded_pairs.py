@@ -33,14 +33,14 @@ class ShardedPairs(CurvaturePairs):
         """Return this rank's part of a ring, for vectors like w."""
         start, stop = ranks.share(w.numel())
         rows = whole.rows[:, start:stop].to(w.device, w.dtype, copy=True)
-        return cls(rows, whole.gram, whole.with_gradient, whole.order, ranks, w.numel())
+        return cls(rows, whole.gram, whole.with_gradient, whole.order, whole.measured, ranks, w.numel())
 
     @classmethod
     def none(cls, m: int, w: Tensor, ranks: Ranks) -> ShardedPairs:
         """Return an empty ring for m pairs of vectors like w."""
         start, stop = ranks.share(w.numel())
         empty = CurvaturePairs.empty(m, w[start:stop])
-        return cls(empty.rows, empty.gram, empty.with_gradient, empty.order, ranks, w.numel())
+        return cls(empty.rows, empty.gram, empty.with_gradient, empty.order, ranks=ranks, size=w.numel())
 
     def whole(self) -> CurvaturePairs:
         """Return the ring that one process would have, on the host of rank 0 (without rows elsewhere)."""
@@ -49,27 +49,43 @@ class ShardedPairs(CurvaturePairs):
             row = self.ranks.gather_rows(own, self.size)
             if self.ranks.main:
                 rows[index] = row
-        return CurvaturePairs(rows, self.gram, self.with_gradient, self.order)
+        return CurvaturePairs(rows, self.gram, self.with_gradient, self.order, self.measured)
 
-    def insert(self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0) -> float:
+    @property
+    def on_host(self) -> bool:
+        """Never: inner products are added up over ranks."""
+        return False
+
+    def insert(
+        self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0, step: float | None = None
+    ) -> float:
         """Take this rank's part of the vectors; see `CurvaturePairs.insert`. One collective, one synchronisation."""
         with self._charged_whole():
-            return super().insert(self._own(s), self._own(y), self._own(gradient), correction)
+            return super().insert(self._own(s), self._own(y), self._own(gradient), correction, step)
+
+    def learn(
+        self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], correction: float, step: float
+    ) -> float:
+        """Take this rank's part of the vectors; see `CurvaturePairs.learn`. One collective, one synchronisation."""
+        (w, g), (new_w, new_g) = before, after
+        own_before, own_after = (self._own(w), self._own(g)), (self._own(new_w), self._own(new_g))
+        with self._charged_whole():
+            return super().learn(own_before, own_after, correction, step)
 
     def meet(self, gradient: Tensor) -> None:
         """Take the inner products with another current gradient; see `CurvaturePairs.meet`. One collective."""
         with self._charged_whole():
             super().meet(self._own(gradient))
 
-    def apply(self, gradient: Tensor, square_norm: float) -> tuple[Tensor, float]:
-        """Return (H g, g·H g) with the whole of H g on every rank: one collective."""
+    def apply(self, gradient: Tensor, square_norm: float, scale: float = 1.0) -> tuple[Tensor, float]:
+        """Return (`scale` H g, g·H g) with the whole of H g on every rank: one collective."""
         with self._charged_whole():
-            part, square = super().apply(self._own(gradient), square_norm)
+            part, square = super().apply(self._own(gradient), square_norm, scale)
         return self.ranks.gather_rows(part, self.size), square
 
-    def inner_products(self, gradient: Tensor, pair: Tensor) -> Tensor:
+    def inner_products(self, rows: Tensor, gradient: Tensor, pair: slice | None) -> Tensor:
         """Add up over ranks what is computed from parts of the vectors."""
-        table = super().inner_products(gradient, pair)
+        table = super().inner_products(rows, gradient, pair)
         self.ranks.sum_(table)
         return table
 

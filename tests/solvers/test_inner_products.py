@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from subsetopt.seeding import make_generator
-from subsetopt.solvers.inner_products import CACHED, dot, gradient_products
+from subsetopt.solvers.inner_products import CACHED, dot, point_numbers
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -17,11 +17,11 @@ def test_products_of_a_gradient_are_those_of_exact_arithmetic(size: int, dtype: 
     draw = make_generator(1, "products")
     g, w, d = (1e-22 * torch.randn(size, generator=draw).to(dtype) for _ in range(3))  # squares leave float32's range
     expected = [math.fsum(a * b for a, b in zip(*pair, strict=True)) for pair in _pairs(g, w, d)]
-    assert [float(x) for x in gradient_products(g, w, d)] == pytest.approx(
-        expected, rel=1e-3 if dtype.itemsize == 2 else 1e-6, abs=0
-    )
+    loss, largest, *numbers = point_numbers(torch.tensor(3.0, dtype=dtype), g, w, d)
+    assert numbers == pytest.approx(expected, rel=1e-3 if dtype.itemsize == 2 else 1e-6, abs=0)
+    assert (loss, largest) == (3.0, float(g.abs().max()))
     assert float(dot(g, d)) == pytest.approx(expected[2], rel=1e-9, abs=0)
-    assert len(gradient_products(g, w, None)) == 2
+    assert len(point_numbers(torch.tensor(3.0, dtype=dtype), g, w, None)) == 4
 
 
 def _pairs(g: torch.Tensor, w: torch.Tensor, d: torch.Tensor) -> list[tuple[list[float], list[float]]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
-from subsetopt.solvers.curvature_pairs import CurvaturePairs, curvature_correction
+from subsetopt.solvers.curvature_pairs import GAMMA_PAIRS, CurvaturePairs, curvature_correction
 from subsetopt.solvers.inner_products import RUN, ring_products, runs_at_once
 from subsetopt.solvers.lbfgs import affordable_pairs
 from tests.solvers.problems import PROBLEMS
@@ -39,7 +39,7 @@ def learnt(pairs: list[tuple[Tensor, Tensor]], g: Tensor, m: int = M) -> Curvatu
 def dense_inverse(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     """BFGS inverse update (Nocedal & Wright, eq. 6.17) from gamma I, oldest pair first."""
     size = len(pairs[0][0])
-    H = torch.eye(size, dtype=torch.float64) * max(float((s @ y) / (y @ y)) for s, y in pairs[-5:])
+    H = torch.eye(size, dtype=torch.float64) * max(float((s @ y) / (y @ y)) for s, y in pairs[-GAMMA_PAIRS:])
     for s, y in pairs:
         rho = 1 / (s @ y)
         V = torch.eye(size, dtype=torch.float64) - rho * torch.outer(y, s)
@@ -93,7 +93,7 @@ def test_float32_runs_are_as_good_as_the_two_loop_recursion() -> None:
 
 def two_loop(pairs: list[tuple[Tensor, Tensor]], g: Tensor) -> Tensor:
     """The list-based recursion in the dtype of its arguments."""
-    gamma = max(float((s @ y) / (y @ y)) for s, y in pairs[-5:])
+    gamma = max(float((s @ y) / (y @ y)) for s, y in pairs[-GAMMA_PAIRS:])
     q, weights = g.clone(), []
     for s, y in reversed(pairs):
         weights.append(float(s @ q) / float(s @ y))

@@ -1,0 +1,91 @@
+"""The newest curvature pairs made conjugate: then BFGS satisfies the secant equations of all of them, not of the last.
+
+On a quadratic s_i·y_j = s_j·y_i, and pairs s'_i = s_i - sum_j t_ij s_j, y'_i likewise, over the newer j, with
+s'_i·y'_j = 0 are pairs of the same Hessian. BFGS updates with conjugate pairs leave each other's secant equations alone
+(Nocedal & Wright 2006, section 6.1), where those with s and y of inexact line searches disturb them. Elsewhere
+s_i·y_j - s_j·y_i says how far from one quadratic the pairs are: they are combined from the newest back to the first of
+which this difference could explain the curvature that is left of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subsetopt.objective.lapack import dpotrf, dtrtri
+from subsetopt.objective.tally import note_flops
+
+FIRST_TRY = 16  # pairs; twice as many where all of them can be combined
+ASYMMETRY = 0.2  # of the curvature that is left of a pair: what the asymmetry of s_i·y_j may amount to
+INDEPENDENT = 1e-8  # share of its curvature that must be left of a pair: the rest is rounding
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ConjugatePairs:
+    """The unit upper triangle T (k, k), oldest pair first, with S' = T S, Y' = T Y conjugate for the newest k pairs.
+
+    `curvature` (k,) holds s'_i·y'_i, and `with_newest` (k,) what asymmetry leaves of s'_i·y_k, 0 for the newest pair.
+    """
+
+    T: Matrix
+    curvature: Matrix
+    with_newest: Matrix
+
+    def solve(self, v: Matrix) -> Matrix:
+        """Return R⁻¹ v, R being the upper triangle of S'ᵀY' without what asymmetry leaves but in its last column.
+
+        With that column the secant equation of the newest pair holds exactly.
+        """
+        solution: Matrix = (v - self.with_newest * (v[-1] / self.curvature[-1])) / self.curvature
+        return solution
+
+    def solve_transposed(self, v: Matrix) -> Matrix:
+        """Return R⁻ᵀ v."""
+        solution = v / self.curvature
+        solution[-1] -= float(self.with_newest @ solution) / self.curvature[-1]
+        return solution
+
+
+def conjugate(SY: Matrix) -> ConjugatePairs:
+    """Combine as many of the newest pairs as one quadratic explains, the newest one at least.
+
+    `SY` (m, m) holds s_i·y_j, oldest pair first; all s_i·y_i > 0. With A the symmetric part of `SY` and N the other,
+    T A Tᵀ = D is diagonal; pair i is combined where 2 sum_j |T_ij N_ij| <= `ASYMMETRY` D_i.
+    """
+    newest_first = SY[::-1, ::-1]
+    unit = 1 / np.sqrt(newest_first.diagonal())
+    tried, T, left = 1, np.ones((1, 1)), np.ones(1)
+    while len(T) == tried < len(SY):
+        tried = min(max(2 * tried, FIRST_TRY), len(SY))
+        T, left = _factors(newest_first[:tried, :tried] * unit[:tried] * unit[:tried, None])
+    count = len(T)
+    unit = unit[:count]
+    T = np.ascontiguousarray((T * unit / unit[:, None])[::-1, ::-1])
+    with_newest = T @ SY[-count:, -1]
+    with_newest[-1] = 0.0
+    note_flops(2 * count**2, host=True)
+    return ConjugatePairs(T, (left / unit**2)[::-1], with_newest)
+
+
+def _factors(scaled: Matrix) -> tuple[Matrix, Matrix]:
+    """Return the unit lower triangle T and the diagonal of T A Tᵀ for the leading pairs that pass.
+
+    `scaled` has the newest pair first and a unit diagonal.
+    """
+    halves = 0.5 * scaled
+    lower, failed = dpotrf(halves + halves.T, lower=1, clean=1)
+    count = failed - 1 if failed else len(scaled)
+    note_flops(2 * len(scaled) ** 3 // 3, host=True)
+    lower = lower[:count, :count]
+    roots = lower.diagonal()
+    T: Matrix = dtrtri(lower, lower=1)[0] * roots[:, None]
+    left = roots * roots
+    asymmetry = np.abs(T * (scaled - scaled.T)[:count, :count]).sum(1)
+    usable = (asymmetry <= ASYMMETRY * left) & (left > INDEPENDENT)
+    usable[0] = True
+    count = count if usable.all() else int(usable.argmin())
+    return T[:count, :count], left[:count]
