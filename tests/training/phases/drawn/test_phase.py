@@ -213,5 +213,7 @@ def test_batch_norm_and_losses_without_samples_are_refused_before_any_work() -> 
     norm = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
     with pytest.raises(UserError, match="BatchNorm"):
         SubsetTrainer(norm, data_of("regression"), **SETTINGS).fit()
+    with pytest.raises(UserError, match="solver"):
+        SubsetTrainer(linear(2), data_of("regression"), solver="scipy:CG", **SETTINGS).fit()
     with pytest.raises(UserError, match="mean"):
         SubsetTrainer(linear(2), data_of("regression"), loss=mean_loss, **SETTINGS).fit()
