@@ -5,9 +5,10 @@ Nothing here imports torch before it is asked about a module or a tensor.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, SupportsIndex, cast
 
 from subsetopt.errors import SettingError
@@ -97,3 +98,22 @@ def refuse_given(settings: Mapping[str, Any], names: tuple[str, ...], what: str,
     for name in names:
         if settings.get(name) is not None:
             raise SettingError(name, settings[name], f"has no effect: {what} is given as an object", remedy)
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether `function` can be called with so many arguments; True where its signature cannot be read."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except ValueError:
+        return True
+    except TypeError:
+        return False
+    return True
+
+
+def is_true(value: object) -> bool:
+    """Whether a value is True, or what a comparison of numpy's or torch's numbers makes of it; not any other."""
+    if isinstance(value, bool):
+        return value
+    scalar = str(getattr(value, "dtype", "")) in ("bool", "torch.bool") and getattr(value, "shape", None) == ()
+    return scalar and bool(value)

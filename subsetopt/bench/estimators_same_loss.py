@@ -32,7 +32,7 @@ PROBLEMS: dict[str, Callable[[], Any]] = {
     "made 5000 x 20": lambda: datasets.make_classification(5000, 20, n_informative=10, n_classes=3, random_state=0),
 }
 STRENGTH = {True: 3.0, False: 10.0}  # l2 x rows, of a classifier and of a regressor
-LONGEST = 1000  # iterations
+LONGEST = 300  # iterations
 
 
 class Counted:
@@ -85,12 +85,8 @@ def _pair(X: Any, y: Any, classes: bool, seed: int) -> dict[str, Any]:
     theirs, seconds, evaluations = _timed(kind(activation="tanh", solver="lbfgs", alpha=alpha, random_state=seed), X, y)
     biases = sum(float(np.square(bias).sum()) for bias in theirs.intercepts_)
     loss = (theirs.loss_ + 0.5 * alpha / len(X) * biases) / factor
-    settings: dict[str, Any] = {
-        "l2": STRENGTH[classes] / len(X),
-        "gtol": 0.0,
-        "random_state": seed,
-        "standardize": False,
-    }
+    l2 = STRENGTH[classes] / len(X)
+    settings: dict[str, Any] = {"l2": l2, "gtol": 0.0, "random_state": seed, "standardize": False}
     curve = np.array(own_kind(max_iter=LONGEST, **settings).fit(X, y).loss_curve_)
     reached = np.flatnonzero(curve <= loss)
     iterations = int(reached[0]) if len(reached) else LONGEST

@@ -216,7 +216,7 @@ class ModelLinearisation:
         x, y = source.piece(start, min(stop, start + PROBE_SAMPLES))
         with torch.no_grad():
             z = source.flat.outputs(source.flat.views(self._w), x, "deterministic")
-        return output_hessian_fault(source.loss, z, y)
+        return output_hessian_fault(source.loss, z, y, source.samples.data.targets)
 
     def _trial(self, kind: CallKind) -> tuple[float, str]:
         """Return the bytes per sample that the product of a few samples keeps; or why that cannot be recorded."""

@@ -76,8 +76,8 @@ class ModelLoss:
         return counts.detach().cpu().double()
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the losses times what they count."""
-        return outputs if self.count is None else outputs * targets
+        """Return the losses times what they count; what counts nothing is 0, also where the mean of nothing is NaN."""
+        return outputs if self.count is None else torch.where(targets == 0, 0.0, outputs * targets)
 
     def total(self, outputs: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         return self.per_sample(outputs, targets).sum(dtype=dtype)

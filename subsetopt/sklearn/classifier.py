@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import column_or_1d
 
 from subsetopt.errors import SettingError
 from subsetopt.sklearn.base import SubsetEstimator
+from subsetopt.sklearn.rows import validated
 from subsetopt.sklearn.scaling import Floats
 
 
@@ -20,16 +21,17 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
     """Multilayer perceptron for classification, solved to a minimum by a second-order method.
 
     `hidden_layer_sizes` (() is softmax regression), `activation`; `solver` is a name of `subsetopt list solvers`;
-    `l2` the factor of 1/2 ||w||^2 beside the mean loss ("auto": 3 / rows, for regression 10 / rows, which were best on
-    scikit-learn's bundled sets); `subset_frac` the share of rows solved first ("auto": all of
-    them below 20 000 rows, a tenth otherwise); `gtol` the stopping test max|g| <= gtol S, where S is the loss at the
+    `l2` the factor of 1/2 ||w||^2 beside the mean loss ("auto": c / rows, where c is chosen on held-out rows from 2000
+    rows on, for regression from 50, and is 3, or 10, below); `subset_frac` the share of rows solved first ("auto": all
+    of them, or a tenth from 20 000 rows on where no c was chosen on fewer); `gtol` the stopping test max|g| <= gtol S, where S is the loss at the
     start; `max_iter` iterations in all. `early_stopping` holds out `validation_fraction` of the rows and stops after
     `n_iter_no_change` iterations without a lower loss on them. With `warm_start` the next `fit` starts from the last
     parameters and curvature. `dtype` "auto" is float64 for small problems, float32 else.
 
     Fitted: `classes_`, `n_features_in_`, `feature_names_in_`, `n_iter_`, `loss_curve_` (objective per iteration of the
     last stage), `loss_`, `result_` (`SolveResult`), `overdetermination_` (Q = K M / P of the rows solved first),
-    `module_` (the network on standardised features), `feature_scaling_`.
+    `module_` (the network on standardised features), `feature_scaling_`, `l2_`, `l2_choice_` (each c tried, its
+    held-out loss and its evaluations, on at most 2500 rows; only where there was a choice).
     """
 
     classes_: NDArray[Any]
@@ -70,7 +72,11 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
         return result
 
     def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[Any, NDArray[Any]]:
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, reset=reset)
+        shape = y.shape if hasattr(y, "shape") else np.asarray(y, dtype=object).shape
+        if len(shape) == 2 and shape[1] > 1:
+            remedy = "fit sklearn.multioutput.MultiOutputClassifier(SubsetClassifier()) for several"
+            raise SettingError("y", tuple(shape), "has more than one column of labels", remedy)
+        X, y = validated(self, X, y, reset=reset)
         check_classification_targets(y)
         return X, column_or_1d(y, warn=True)
 
@@ -86,6 +92,3 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
         if len(self.classes_) < 2:
             raise SettingError("y", self.classes_.tolist(), "has one class, a classifier needs two", "check the labels")
         return np.searchsorted(self.classes_, y)
-
-    def _strata(self, targets: NDArray[Any]) -> NDArray[Any] | None:
-        return targets

@@ -227,6 +227,12 @@ class _L2ChosenMixin:
         _choose(self, self._plain(**own), X, y, sample_weight)
         return self
 
+    @property
+    def partial_fit(self) -> Any:
+        """Raise `AttributeError`: folds need all rows."""
+        remedy = f"use {self._plain.__name__}(l2=...)"
+        raise AttributeError(f"{type(self).__name__} has no partial_fit: it needs all rows for its folds; {remedy}")
+
 
 class SubsetClassifierCV(_L2ChosenMixin, SubsetClassifier):
     """`SubsetClassifier` whose `l2` is chosen from `l2s` by cross-validation (`cv`, `scoring` as in scikit-learn).

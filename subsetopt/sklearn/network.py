@@ -44,11 +44,13 @@ class Network:
         return cls(tuple(widths), cast(Activation, activation), torch.cat(parts).to(device, dtype))
 
     @classmethod
-    def of(cls, module: nn.Module, activation: str, device: torch.device) -> Self:
-        """Return the network with the parameters of `module`, one that `module` made."""
+    def of(cls, module: nn.Module, activation: str, device: torch.device, dtype: torch.dtype | None = None) -> Self:
+        """Return the network with the parameters of `module`, one that `module` made; in its own dtype by default."""
         weights = [parameter.detach() for parameter in module.parameters()]
         widths = (weights[0].shape[1], *(bias.shape[0] for bias in weights[1::2]))
-        return cls(widths, cast(Activation, activation), torch.cat([part.reshape(-1) for part in weights]).to(device))
+        return cls(
+            widths, cast(Activation, activation), torch.cat([part.reshape(-1) for part in weights]).to(device, dtype)
+        )
 
     @cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

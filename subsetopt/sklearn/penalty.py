@@ -8,19 +8,23 @@ last one, as on an L2 path, to a looser test, and the first weak ones that predi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from subsetopt.data.subset import draw
 from subsetopt.sklearn.network import Network
-from subsetopt.sklearn.perceptron import Sample, objective_of
+from subsetopt.sklearn.perceptron import objective_of
+from subsetopt.sklearn.rows import Rows
 from subsetopt.sklearn.solve import Curvature, Solve
 
 ROWS = 2500  # at most so many take part in the choice
 HELD_OUT = 0.2  # of these
 LOOSER = 3.0  # how much larger a gradient may be than in the solve that follows
 LEAST_ITERATIONS, SHARE_OF_ITERATIONS = 20, 0.25  # for one weaker strength: so many, or this share of `max_iter`
+BETTER = 0.98  # a weaker strength is chosen where its loss is below so many times that of the stronger one
 PATIENCE = 2  # strengths without a lower held-out loss that end the search,
 WORSE = 1.05  # or one with a loss so many times as high
 
@@ -36,32 +40,41 @@ class Choice:
     tried: list[tuple[float, float, int]] = field(default_factory=list)
 
 
-def choose(
-    network: Network,
-    fitted: Sample,
-    held_out: Sample,
-    strengths: tuple[float, ...],
-    method: str,
-    gtol: float,
-    max_iter: int,
-) -> Choice:
-    """Return which of `strengths`, strong to weak, has the lowest loss on `held_out` when solved on `fitted`."""
-    rows = float(len(fitted)) if fitted.weights is None else float(fitted.weights.sum(dtype=torch.float64))
-    judge = objective_of(network, held_out, 0.0)
-    choice = Choice(strengths[0], network.start, None, None)
-    least, waited = math.inf, 0
-    w, curvature, left = network.start, None, max_iter
+def choose(like: Solve, network: Network, rows: Rows, strengths: Sequence[float], seed: int) -> Choice | None:
+    """Return which of `strengths`, strong to weak, has the lowest loss on held-out rows when solved on others.
+
+    `like` is the solve that is to follow, with its method and limits. Of losses that hardly differ the strongest
+    strength counts: a weak one whose solve a loose test ended early would look as good, and fit noise in the solve that
+    follows. None where the classes are too many to hold out some of each.
+    """
+    strata = rows.strata
+    if strata is not None and len(np.unique(strata)) > HELD_OUT * min(len(rows), ROWS):
+        return None
+    few = rows.take(draw(len(rows), size=min(len(rows), ROWS), seed=seed, stratify=strata).numpy())
+    fitted = draw(len(few), fraction=1 - HELD_OUT, seed=seed, stratify=few.strata).numpy()
+    others = few.take(np.delete(np.arange(len(few)), fitted))
+    return _followed(like, network, few.take(fitted), others, strengths)
+
+
+def _followed(like: Solve, network: Network, fitted: Rows, held_out: Rows, strengths: Sequence[float]) -> Choice:
+    sample, judge = fitted.sample(network), objective_of(network, held_out.sample(network), 0.0)
+    choice = Choice(strengths[0], like.w, None, None)
+    least = chosen = math.inf
+    waited = 0
+    solve = replace(like, gtol=LOOSER * like.gtol, keeps=True)
     for strength in strengths:
-        solve = Solve(method, LOOSER * gtol, left, w, strength / rows, curvature=curvature)
-        solve.keeps, solve.scale = True, choice.scale
-        result = solve.stage(objective_of(network, fitted, strength / rows), last=True)
-        w, curvature, choice.scale = solve.w, solve.curvature, solve.scale
-        loss = float(judge.value(w, "selection"))
+        l2 = strength / fitted.total
+        solve = replace(solve, l2=l2, done=0)
+        result = solve.stage(objective_of(network, sample, l2), last=True)
+        loss = float(judge.value(solve.w, "selection"))
         choice.tried.append((strength, loss, int(result.counts["evaluations"])))
         waited = 0 if loss < least else waited + 1
-        if loss < least:
-            least, choice.strength, choice.w, choice.curvature = loss, strength, w, curvature
+        least = min(loss, least)
+        if loss < BETTER * chosen:
+            chosen, choice.strength, choice.w, choice.curvature = loss, strength, solve.w, solve.curvature
         if waited == PATIENCE or loss > WORSE * least:
             break
-        left = min(max_iter, max(LEAST_ITERATIONS, round(SHARE_OF_ITERATIONS * max_iter)))
+        share = max(LEAST_ITERATIONS, round(SHARE_OF_ITERATIONS * like.iterations))
+        solve = replace(solve, iterations=min(like.iterations, share))
+    choice.scale = solve.scale
     return choice

@@ -7,9 +7,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
-from sklearn.utils.validation import validate_data
 
 from subsetopt.sklearn.base import SubsetEstimator
+from subsetopt.sklearn.rows import validated
 from subsetopt.sklearn.scaling import Floats, Scaling
 
 
@@ -38,9 +38,7 @@ class SubsetRegressor(RegressorMixin, SubsetEstimator):  # type: ignore[misc]  #
         return values.ravel() if self._flat_targets else values
 
     def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[Any, NDArray[Any]]:
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=np.float64, multi_output=True, y_numeric=True, reset=reset
-        )
+        X, y = validated(self, X, y, multi_output=True, y_numeric=True, reset=reset)
         return X, y.astype(np.float64)
 
     def _learn_targets(self, y: NDArray[Any], weights: Floats | None, continued: bool) -> NDArray[Any]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, get_args
 
+import numpy as np
 import torch
+from sklearn.utils import check_random_state
 
 from subsetopt.errors import SettingError
 from subsetopt.models.layers import Activation
@@ -49,6 +51,17 @@ def resolved_device(name: Any) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, TypeError, AssertionError) as error:
         raise SettingError("device", name, "is no device that torch can use here", "use device='cpu'") from error
+
+
+def drawn_seed(random_state: Any) -> int:
+    """Return a seed drawn from `random_state`: a number, None, or one of numpy's generators, which moves on by it."""
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31 - 1))
+    try:
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    except ValueError as error:
+        problem = "is no seed and no generator"
+        raise SettingError("random_state", random_state, problem, "give a whole number from 0 to 2**32 - 1") from error
 
 
 def hidden_widths(sizes: Any) -> tuple[int, ...]:

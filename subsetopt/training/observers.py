@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from subsetopt.arguments import kind_of
+from subsetopt.arguments import is_true, kind_of, takes
 from subsetopt.errors import SettingError
 from subsetopt.training.progress import Progress
 from subsetopt.training.settings.phase import PhaseConfig
@@ -35,6 +35,8 @@ class Callbacks:
         for name, function in (("on_iteration", self.on_iteration), ("on_phase_end", self.on_phase_end)):
             if function is not None and not callable(function):
                 raise SettingError(name, function, f"is {kind_of(function)}", "give a function of one record")
+            if function is not None and not takes(function, 1):
+                raise SettingError(name, function, "does not take one argument", "give a function of one record")
 
 
 class Observed:
@@ -78,7 +80,7 @@ class Observed:
         self._inner.warn(text)
 
     def _ask(self, function: Callback | None, record: Mapping[str, Any]) -> None:
-        if function is not None and function(dict(record)) is True:
+        if function is not None and is_true(function(dict(record))):
             self.asked = self._callbacks.stopped = True
 
 

@@ -92,6 +92,36 @@ def test_a_lightning_module_is_finished_at_the_minimum(capsys: pytest.CaptureFix
     assert "stop reason: gradient" in text
 
 
+def test_a_skorch_net_is_finished_at_the_minimum(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("skorch", reason="skorch is not installed")
+    text = output("finish_skorch_with_lbfgs", capsys)
+    assert number(r"after L-BFGS: ([\d.e+-]+),", text) < 0.7 * number(r"after Adam: +([\d.e+-]+)", text)
+    assert "stop reason: gradient" in text and number(r"test accuracy: ([\d.]+)", text) > 0.93
+
+
+def test_a_loop_of_accelerate_is_finished_at_the_minimum(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("accelerate", reason="Accelerate is not installed")
+    text = output("finish_accelerate_with_lbfgs", capsys)
+    assert number(r"after L-BFGS: ([\d.e+-]+),", text) < 1e-2 * number(r"after Adam: +([\d.e+-]+)", text)
+    assert "stop reason: gradient" in text
+
+
+def test_deepxde_solves_its_equation_with_our_lbfgs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the solution in closed form."""
+    monkeypatch.setenv("DDE_BACKEND", "pytorch")
+    pytest.importorskip("deepxde", reason="DeepXDE is not installed")
+    assert number(r"error of the solution: ([\d.e+-]+)", output("deepxde_with_lbfgs", capsys)) < 0.01
+
+
+def test_a_trainer_of_transformers_is_finished_at_the_minimum(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    text = output("finish_transformers_with_lbfgs", capsys)
+    assert number(r"after L-BFGS: ([\d.e+-]+),", text) < number(r"after AdamW: +([\d.e+-]+)", text)
+    assert "stop reason: gradient" in text
+
+
 def test_a_path_of_eight_strengths_costs_at_most_two_solves(capsys: pytest.CaptureFixture[str]) -> None:
     text = output("linear_probe", capsys)
     assert text.count("accuracy") == 8 and number(r"ratio ([\d.]+)", text) <= 2

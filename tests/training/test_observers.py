@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -62,9 +63,29 @@ def test_a_run_that_a_callback_stops_is_resumed_bit_for_bit(phase_end: bool, tmp
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("answer", "stops"),
+    [
+        (True, True),
+        (np.True_, True),
+        (torch.tensor(True), True),
+        (1, False),
+        ("stop", False),
+        (torch.ones(2) > 0, False),
+    ],
+)
+def test_true_stops_whoever_compared_and_nothing_else_does(answer: Any, stops: bool, tmp_path: Path) -> None:
+    """Before, a comparison of numpy's or torch's numbers was no answer."""
+    settings = {**SETTINGS, "output": tmp_path / "run", "max_iterations": 2}
+    assert SubsetTrainer(*problem(), on_iteration=lambda record: answer, **settings).fit().stopped is stops
+
+
 def test_mistakes_with_callbacks_are_one_line() -> None:
     with pytest.raises(UserError, match="on_iteration"):
         SubsetTrainer(*problem(), on_iteration="print")
+    for wrong in (lambda: True, lambda record, phase: True):
+        with pytest.raises(UserError, match="on_phase_end = .*does not take one argument"):
+            SubsetTrainer(*problem(), on_phase_end=wrong)
     with pytest.raises(UserError, match="give output"):
         SubsetTrainer(*problem(), on_iteration=lambda record: True, **SETTINGS).fit()
 

@@ -170,3 +170,12 @@ def test_exact_regression_compares_inputs_only():
 def test_pairs_that_do_not_fit_into_memory_are_refused_before_any_work():
     with pytest.raises(SettingError, match=r"estimator = 'exact': keeps .* GiB for the pairs of 10000000 samples"):
         make_sampler("nw-sketch", 10_000_000, 10, estimator="exact")
+
+
+def test_a_state_of_an_earlier_version_which_kept_no_rows_goes_on():
+    x, losses = clusters()
+    sampler, restored = (make_sampler("nw-sketch", N, 10) for _ in range(2))
+    sampler.bind(x)
+    sampler.observe(torch.arange(N), losses)
+    restored.load_state_dict({name: value for name, value in sampler.state_dict().items() if name != "rows"})
+    assert torch.equal(restored.propose().indices, sampler.propose().indices)
