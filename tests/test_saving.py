@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import TypeAliasType
 
-from subsetopt.saving import UNSAVED, join, split
+from subsetopt.saving import UNSAVED, join, split, without_copies
 from subsetopt.solvers.protocol import StopReason
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -157,3 +157,26 @@ def test_states_of_several_generators_are_kept_apart() -> None:
     again = join(Streams, tensors, numbers)
     for name in ("first", "second", "third"):
         assert torch.equal(getattr(again, name).get_state(), getattr(streams, name).get_state())
+
+
+@pytest.mark.parametrize("kind", [Plain, Aliased])
+def test_an_array_that_an_earlier_version_saved_as_lists_comes_back(kind: type[Plain]) -> None:
+    gram = np.array([[1 / 3, 2e-300], [np.pi, -0.0]])
+    again = join(kind, {}, json.loads(json.dumps({"gram": gram.tolist(), "pairs": 2})))
+    np.testing.assert_array_equal(again.gram, gram)
+
+
+def test_an_array_takes_no_text() -> None:
+    tensors, numbers = split(Plain(np.full((3, 3), np.pi), 2))
+    assert numbers == {"pairs": 2} and tensors["gram"].shape == (3, 3)
+
+
+def test_tensors_are_copied_unless_told_otherwise() -> None:
+    """Within the block, and afterwards, also where that ended by an exception."""
+    state = {"w": torch.zeros(3)}
+    with pytest.raises(KeyError), without_copies():
+        assert split(state)[0]["w"].data_ptr() == state["w"].data_ptr()
+        raise KeyError
+    copied = split(state)[0]["w"]
+    state["w"].fill_(1)
+    assert not copied.any()

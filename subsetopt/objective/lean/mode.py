@@ -20,11 +20,11 @@ from torch.overrides import TorchFunctionMode
 from subsetopt.objective.lean.activation import lean_activation
 from subsetopt.objective.lean.applied import applied
 from subsetopt.objective.lean.attention import lean_attention, lean_multi_head_attention
-from subsetopt.objective.lean.batch_norm import BatchNorm
+from subsetopt.objective.lean.channel_norm import lean_batch_norm, lean_group_norm, lean_instance_norm
 from subsetopt.objective.lean.convolution import Convolution, Geometry
+from subsetopt.objective.lean.layer_norm import lean_layer_norm
 from subsetopt.objective.lean.linear import lean_linear
 from subsetopt.objective.lean.lstm import lean_lstm
-from subsetopt.objective.lean.normalisation import lean_group_norm, lean_instance_norm, lean_layer_norm
 from subsetopt.objective.lean.pooling import lean_average_pool
 from subsetopt.objective.lean.softmax import lean_softmax
 
@@ -79,6 +79,7 @@ _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 _RULES: dict[Any, Callable[..., Any]] = {
     F.linear: lean_linear,
     F.layer_norm: lean_layer_norm,
+    F.batch_norm: lean_batch_norm,
     F.group_norm: lean_group_norm,
     F.instance_norm: lean_instance_norm,
     F.scaled_dot_product_attention: lean_attention,
@@ -105,8 +106,6 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
             return func(*args, **kwargs)
         if func in _AXES:
             return self._convolution(_AXES[func], func, *args, **kwargs)
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **kwargs)
         if func is F.avg_pool2d:
             return lean_average_pool(*args, **kwargs)
         found = self._by_rule(func, args, kwargs)
@@ -141,21 +140,6 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
             return func(input, weight, bias, stride, padding, dilation, groups)
         geometry = Geometry(_per_axis(stride, axes), _per_axis(padding, axes), _per_axis(dilation, axes), groups)
         return cast(Tensor, applied(Convolution, input, weight, bias, geometry, self._in_cotangent_only))
-
-    def _batch_norm(
-        self,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        if not training or running_mean is not None or weight is None or bias is None:
-            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        return cast(Tensor, applied(BatchNorm, input, weight, bias, eps, self._in_cotangent_only))
 
 
 def _per_axis(value: Any, axes: int) -> list[int]:
