@@ -6,6 +6,7 @@ import torch
 
 from subsetopt.errors import SettingError, setting
 from subsetopt.solvers import SOLVERS
+from subsetopt.solvers.scipy_reference import ScipySolver
 from subsetopt.training.context import RunContext
 from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.phases.solver import solver_of
@@ -25,6 +26,11 @@ def check_drawn(config: PhaseConfig, data: TrainingData, run: RunContext) -> Non
     plain = f"use {setting(name, 'uniform')}"
     if config.method in METHODS or config.method not in SOLVERS:
         problem = f"needs a full-batch solver, not {config.method}"
+        raise SettingError(
+            name, config.draw, problem, f"use {setting(setting_name(run.config, config, 'method'), 'lbfgs')}"
+        )
+    if isinstance(solver_of(config), ScipySolver):
+        problem = f"{config.method} cannot be stopped at the end of a round"
         raise SettingError(
             name, config.draw, problem, f"use {setting(setting_name(run.config, config, 'method'), 'lbfgs')}"
         )

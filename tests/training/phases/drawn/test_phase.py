@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from subsetopt.training.context import PreparedRun
 from subsetopt.training.phases.drawn.rounds import drawn
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.preparation import prepare
+from subsetopt.training.resume import resume_run
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 from subsetopt.training.splits import SplitName
@@ -138,6 +140,15 @@ def test_the_budget_holds_and_the_best_known_parameters_are_kept(budget: float) 
     assert outcome.result["solve"]["loss"] < float(full.value(full.initial()))
 
 
+def test_a_limit_that_is_raised_leads_where_the_larger_one_does(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"model": linear(3), "dataset": data_of("classification"), "figure": False}
+    for limit in (7.0, 12.0):
+        train(make_config(SETTINGS, {"max_epochs": limit, "output": tmp_path / str(limit)}), **given)
+    resume_run(tmp_path / "7.0", limits={"max_epochs": 12.0}, **given)
+    raised, larger = ((tmp_path / limit / "model.safetensors").read_bytes() for limit in ("7.0", "12.0"))
+    assert raised == larger
+
+
 @pytest.mark.parametrize("kind", ["tiny", "perfect", "outlier", "constant"])
 def test_unusual_data(kind: str) -> None:
     x, y = X[:60].clone(), VALUES[:60].clone()
@@ -202,5 +213,7 @@ def test_batch_norm_and_losses_without_samples_are_refused_before_any_work() -> 
     norm = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
     with pytest.raises(UserError, match="BatchNorm"):
         SubsetTrainer(norm, data_of("regression"), **SETTINGS).fit()
+    with pytest.raises(UserError, match="solver"):
+        SubsetTrainer(linear(2), data_of("regression"), solver="scipy:CG", **SETTINGS).fit()
     with pytest.raises(UserError, match="mean"):
         SubsetTrainer(linear(2), data_of("regression"), loss=mean_loss, **SETTINGS).fit()
