@@ -206,7 +206,11 @@ class ClosureOptimizer(Optimizer):
                 f"state_dict: it was saved with {size} trainable numbers, here are {objective.size}; "
                 "freeze the same parameters, or call new_data() to begin anew"
             )
-        tensors = {name: tensor.to(objective.device, objective.dtype) for name, tensor in saved["tensors"].items()}
+        tensors = {
+            # Arrays of float64 are saved as the integers that their bits are: no parameters, and not to be converted.
+            name: tensor.to(objective.device, objective.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in saved["tensors"].items()
+        }
         return solver.restore(objective, tensors, saved["numbers"])
 
     def _iterate(

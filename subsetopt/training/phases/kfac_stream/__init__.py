@@ -8,8 +8,8 @@ of the cost that is spent, so that the method ends with its budget. A guard goes
 loss jumps.
 
 ## Settings
-- `subset_min`, `subset_max` ("auto"): samples of the first and last mini-batch; given, mini-batches grow from the one
-  (or 128) to the other (or 1000), and `pass_steps` (32) bounds them for small training sets.
+- `subset_min` ("auto"), `subset_max` ("auto"): samples of the first and last mini-batch; given, mini-batches grow from
+  the one (or 128) to the other (or 1000), and `pass_steps` (32) bounds them for small training sets.
 - `trust` ("auto"): change of the outputs in a step, 0.07 in earlier versions. `momentum` ("auto"): 0.5 at most.
 - `rate` (0.12): a comparison tunes it.
 - `directions` (1.8): directions kept per sample, which sets the damping.
