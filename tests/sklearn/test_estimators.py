@@ -156,8 +156,8 @@ def test_sparse_rows_are_the_dense_ones():
 def test_early_stopping_keeps_the_best_held_out_parameters():
     X, y = load_diabetes(return_X_y=True)
     with pytest.warns(ConvergenceWarning):
-        long = SubsetRegressor((50,), l2=0, random_state=0).fit(X[:300], y[:300])
-    short = SubsetRegressor((50,), l2=0, random_state=0, early_stopping=True).fit(X[:300], y[:300])
+        long = SubsetRegressor((50,), l2=0, gtol=0, random_state=0).fit(X[:300], y[:300])
+    short = SubsetRegressor((50,), l2=0, gtol=0, random_state=0, early_stopping=True).fit(X[:300], y[:300])
     assert short.n_iter_ < long.n_iter_
     assert short.score(X[300:], y[300:]) > long.score(X[300:], y[300:])
     assert min(short.validation_losses_) < short.validation_losses_[-1]
