@@ -109,4 +109,5 @@ class LBFGS(ClosureOptimizer):
         capacity = len(fresh.memory.rows) // 2 - 1
         parameters = self.param_groups[0]["params"]
         memory = torch_pairs(self._saved or {}, parameters, objective.flat, capacity, fresh.gradient)
+        memory.measured = 0  # the checkpoint's direction is that of its pairs as they are
         return dataclasses.replace(fresh, memory=memory)

@@ -9,6 +9,7 @@ which this difference could explain the curvature that is left of it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,9 @@ def conjugate(SY: Matrix) -> ConjugatePairs:
     `SY` (m, m) holds s_i·y_j, oldest pair first; all s_i·y_i > 0. With A the symmetric part of `SY` and N the other,
     T A Tᵀ = D is diagonal; pair i is combined where 2 sum_j |T_ij N_ij| <= `ASYMMETRY` D_i.
     """
-    newest_first = SY[::-1, ::-1]
+    # In units of a power of two, so that a loss in other units has the same pairs to the bit.
+    exponent = math.frexp(float(SY[-1, -1]))[1]
+    newest_first = np.ldexp(SY[::-1, ::-1], -exponent)
     unit = 1 / np.sqrt(newest_first.diagonal())
     tried, T, left = 1, np.ones((1, 1)), np.ones(1)
     while len(T) == tried < len(SY):
@@ -65,10 +68,10 @@ def conjugate(SY: Matrix) -> ConjugatePairs:
     count = len(T)
     unit = unit[:count]
     T = np.ascontiguousarray((T * unit / unit[:, None])[::-1, ::-1])
-    with_newest = T @ SY[-count:, -1]
+    with_newest = T @ newest_first[:count, 0][::-1]
     with_newest[-1] = 0.0
     note_flops(2 * count**2, host=True)
-    return ConjugatePairs(T, (left / unit**2)[::-1], with_newest)
+    return ConjugatePairs(T, np.ldexp((left / unit**2)[::-1], exponent), np.ldexp(with_newest, exponent))
 
 
 def _factors(scaled: Matrix) -> tuple[Matrix, Matrix]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
-from subsetopt.objective.host import host_read
+from subsetopt.objective.host import host_read, note_read
 from subsetopt.objective.tally import note_flops
 
 Array = NDArray[Any]
@@ -41,7 +41,8 @@ def point_numbers(loss: Tensor, gradient: Tensor, w: Tensor, along: Tensor | Non
     flops = 2 * gradient.numel() * (2 if along is None else 3)
     if gradient.numel() <= CACHED and on_host(gradient):
         note_flops(flops, host=True)
-        return [float(loss), *short_products(gradient, w, along)]
+        note_read()
+        return [float(loss.detach().numpy()), *short_products(gradient, w, along)]
     note_flops(flops)
     lowest, highest = torch.aminmax(gradient)
     sums = long_products(gradient, w, along)

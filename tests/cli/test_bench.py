@@ -13,7 +13,7 @@ def test_json_is_one_document_of_the_parts_asked_for(cli: Callable[..., Any], tm
         "bench", "--only", "products", "--quick", "--repeats", 1, "--json", "--data-dir", empty, "--output", "out"
     )
     document = outcome.json
-    assert [row["model"] for row in document["products"]] == ["mlp", "cnn", "resnet"]
+    assert [row["model"] for row in document["products"]][:3] == ["mlp", "cnn", "resnet"]
     assert "solvers" not in document and "measuring products" in outcome.err
     assert (tmp_path / "out" / "bench.json").is_file() and (tmp_path / "out" / "table.md").is_file()
 

@@ -30,7 +30,7 @@ from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.run import RunConfig
 
 ROOTS = [Path(package.__path__[0]) for package in (subsetopt, subsetopt_cli)]
-OWN_FLAGS = ("bench/gpu", "bench/held_out.py")  # run by `python -m`, with options of their own
+OWN_FLAGS = ("bench/gpu", "bench/held_out.py", "bench/physics.py")  # run by `python -m`, with options of their own
 SOURCES = [
     path
     for folder in ROOTS

@@ -261,10 +261,10 @@ def check_streams_of_subsets(ranks: Ranks) -> None:
     for model in (network(), network(nn.Dropout(0.5))):
         ends = []
         for each in (ranks, Ranks()):
-            config = make_config({"solver": "kfac-stream", "dtype": "float64", "solver_epochs": 3.0, "handoff": "none"})
+            config = make_config({"solver": "kfac-stream", "dtype": "float64", "solver_epochs": 9.0, "handoff": "none"})
             data, budget, run = prepare(config, model, data_set(), each)
             phase = StreamPhase(config.phases()[0], data, budget, run)
-            budget.ledger.open_phase(3.0)
+            budget.ledger.open_phase(9.0)
             state = phase.start(run.model.flat.initial())
             while phase.terminate(state) is None:
                 state = phase.step(state)

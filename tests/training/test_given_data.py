@@ -140,7 +140,7 @@ def test_every_sampler_takes_batches_of_dicts_or_says_what_to_set(name: str) -> 
 
 @pytest.mark.parametrize("solver", ["newton-cg", "ncg", "kfac-stream"])
 def test_every_kind_of_solver_takes_samples_of_several_inputs(solver: str) -> None:
-    extra: dict[str, Any] = {"solver_epochs": 1} if solver == "kfac-stream" else {"max_iterations": 2}
+    extra: dict[str, Any] = {"solver_epochs": 4} if solver == "kfac-stream" else {"max_iterations": 2}
     settings = {"solver": solver, "handoff": "none", "subset_frac": 0.5} | extra
     parts = [SubsetTrainer(_classifier(), data, **settings).fit().result["solve"] for data in ((BATCH, Y), DictRows())]
     assert parts[0]["loss"] == parts[1]["loss"]

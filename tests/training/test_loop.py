@@ -17,6 +17,7 @@ SETTINGS: dict[str, Any] = {
     "model": "linear",
     "subset_size": 40,
     "max_iterations": 30,
+    "solver": "ncg",
     "gtol": 1e-30,
     "handoff": "none",
 }

@@ -159,7 +159,11 @@ class Predictor(nn.Module):
         if targets is None:
             x, y, preprocess = as_batches(inputs), None, None
         else:
-            x, y, preprocess = self._checked(inputs), torch.as_tensor(targets), BatchPreprocess(self._preprocess)
+            x, y, preprocess = (
+                self._checked(inputs),
+                torch.as_tensor(targets, device="cpu"),
+                BatchPreprocess(self._preprocess),
+            )
         binding = loss.bind(x, y, None)
         evaluated = flat.evaluated_by(binding.function)
         counts = binding.targets
