@@ -44,7 +44,7 @@ def main() -> None:
         count=lambda batch: (batch["labels"] != -100).sum(1),  # what each sentence adds to the mean
     )
     objective = Objective(TinyTagger(), train, loss=loss, l2=1e-4, chunk_size=64)
-    result = minimize(objective, max_iterations=100)
+    result = minimize(objective, max_iterations=200)
     tagger = objective.flat.module(result.x)
     valid = test["labels"] != -100
     right = tagger(test["input_ids"], test["attention_mask"]).logits.argmax(2) == test["labels"]

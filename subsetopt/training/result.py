@@ -87,7 +87,7 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
             evaluation_epoch_equivalents=ledger.evaluation_cost,
             seconds=position.seconds,
             by_purpose={name: Purpose.model_validate(row) for name, row in ledger.by_purpose().items()},
-            prices=ledger.prices,
+            prices=dict(sorted(ledger.prices.items())),
         ),
         warnings=warnings,
     )

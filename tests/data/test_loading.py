@@ -107,7 +107,6 @@ def _with(array: np.ndarray, position: tuple[int, ...], value: float) -> np.ndar
         ((_with(X, (3, 0), -np.inf), Y), "x_train: 1 values are NaN or infinite, first -inf at [3, 0]"),
         ((X, _with(Y, (5,), np.inf)), "y_train: 1 values are NaN or infinite, first inf at [5]"),
         ((X, Y[:-1]), "x_train has 60 rows, y_train 59; each row needs one target"),
-        ((X, np.eye(3, dtype=int)[Y]), "y_train: has shape (60, 3), needs one class label per row"),
         ((X[:, 0], Y), "x_train: has shape (60,), needs (n, features)"),
         ((X[:0], Y[:0]), "x_train: has no rows"),
         ((X[:, :0], Y), "x_train: has shape (60, 0)"),

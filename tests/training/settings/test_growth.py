@@ -151,15 +151,15 @@ def test_a_cumulative_limit_counts_from_the_start_of_the_run() -> None:
 
 
 def test_carried_curvature_saves_evaluations() -> None:
-    """Least squares in 12 parameters: the pairs of half the data describe nearly the Hessian of all of them."""
+    """Least squares in 41 parameters: the pairs of half the data describe nearly the Hessian of all of them."""
     generator = make_generator(3, "least squares")
-    x = torch.randn(600, 11, generator=generator, dtype=torch.float64) * torch.logspace(-1, 0.5, 11)
-    y = x.sum(1, keepdim=True) + torch.randn(600, 1, generator=generator, dtype=torch.float64)
+    x = torch.randn(2000, 40, generator=generator, dtype=torch.float64) * torch.logspace(-1, 0.5, 40)
+    y = x.sum(1, keepdim=True) + torch.randn(2000, 1, generator=generator, dtype=torch.float64)
     data = dataset_from_arrays(x, y, x[:50], y[:50], normalize="none")
 
     def evaluations(carry: bool) -> list[int]:
         settings = {"grow": 2, "grow_start": 0.25, "handoff": "none", "dtype": "float64", "l2": 0, "grow_carry": carry}
-        model = torch.nn.Linear(11, 1).double()
+        model = torch.nn.Linear(40, 1).double()
         torch.nn.init.zeros_(model.weight)
         torch.nn.init.zeros_(model.bias)
         phases = train(make_config(settings), model=model, dataset=data, keep=False).result["phases"]
@@ -167,7 +167,7 @@ def test_carried_curvature_saves_evaluations() -> None:
         return [phase["counts"]["evaluations"] for phase in phases]
 
     carried, fresh = evaluations(True), evaluations(False)
-    assert carried[0] == fresh[0] and carried[-1] < 0.8 * fresh[-1]
+    assert carried[0] == fresh[0] and sum(carried[1:]) < 0.85 * sum(fresh[1:])
 
 
 @pytest.mark.parametrize("solver", ["newton-cg", "ncg", "lbfgs"])
