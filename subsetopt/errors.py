@@ -90,6 +90,11 @@ def command_line(arguments: Sequence[str]) -> Iterator[None]:
         _arguments = before
 
 
+def on_command_line() -> bool:
+    """Return whether a command line is run, whose remedies are commands and flags."""
+    return _arguments is not None
+
+
 def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError:
     """Return the error for a name that is not among `known`, with "did you mean" where something is close."""
     names = sorted(set(known))
@@ -103,6 +108,8 @@ def _as_given(name: str, value: object) -> str:
     for spelling in (name, *(former for present, former in FORMER_NAMES.items() if present == name)):
         flag = spelling if spelling.startswith("-") else flag_of(spelling)
         if any(argument == flag or argument.startswith(f"{flag}=") for argument in _arguments or ()):
+            if isinstance(value, (list, tuple)) and value and all(isinstance(item, (int, float)) for item in value):
+                value = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
             plain = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
             return f"{flag} {value if plain else _short(value)}"
     return f"{name} = {_short(value)}"

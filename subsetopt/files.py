@@ -141,3 +141,11 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def file_digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file's content, None for what is no file."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -78,13 +78,15 @@ def setting_options(
     only: Iterable[str] | None = None,
     heading: str | None = None,
     taken: tuple[str, ...] = (),
+    one: tuple[str, ...] = ("l2",),
 ) -> list[click.Parameter]:
     """Return one option per field of `model` (or per name in `only`), under `heading` or the one that it declares.
 
-    `taken` are flags that mean something else in the command: no setting is known by them there.
+    `taken` are flags that mean something else in the command: no setting is known by them there. Of the settings `one`
+    the command takes one value where a training run takes several.
     """
     names = model.model_fields if only is None else only
-    options = [_option(name, model.model_fields[name]) for name in names if name not in FILE_ONLY]
+    options = [_option(name, model.model_fields[name], name in one) for name in names if name not in FILE_ONLY]
     for option in options:
         option.opts = [flag for flag in option.opts if flag not in taken]
     if heading is not None:
@@ -138,9 +140,11 @@ def _literal(text: str) -> Any:
     return value if all(isinstance(item, (int, float, bool)) for item in items) else text
 
 
-def _option(name: str, field: FieldInfo) -> HeadedOption:
+def _option(name: str, field: FieldInfo, one: bool) -> HeadedOption:
     own = declaration(field)
     text = str(field.description)
+    if one:  # what of several values is said last, and they follow a comma
+        text = text.partition("; of several")[0]
     help_text = f"{text[0].upper()}{text[1:]}{_shown_default(field)}"
     flags = [flag_of(spelling) for spelling in (name, own.old) if spelling is not None]
     attributes: dict[str, Any] = {"default": None, "help": help_text, "heading": own.heading}
@@ -153,7 +157,7 @@ def _option(name: str, field: FieldInfo) -> HeadedOption:
         [*flags, name],
         type=_Verbatim(field),
         multiple=repeatable,
-        metavar="KEY=VALUE" if repeatable else own.metavar or _metavar(field),
+        metavar="KEY=VALUE" if repeatable else _metavar(field) if one else own.metavar or _metavar(field),
         former=tuple(flags[1:]),
         **attributes,
     )

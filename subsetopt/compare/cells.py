@@ -25,6 +25,7 @@ from subsetopt.compare.regularisation import check_common_l2, check_own_decay, w
 from subsetopt.documents.run import RunDocument
 from subsetopt.errors import RunDirectoryError, UserError, unknown_name
 from subsetopt.facts import Knob
+from subsetopt.files import file_digest
 from subsetopt.report.metrics_file import read_metrics
 from subsetopt.report.result_file import read_result_file
 from subsetopt.training.finishing import SPLITS, Interrupted
@@ -57,9 +58,9 @@ class Cell:
     def id(self) -> str:
         """A readable name that is unique to the settings, e.g. `adam-b3-s0-1f0c9a2e`."""
         settings = self.config.model_dump(mode="json", exclude=_NO_MATTER)
-        settings["data"] = None if self.config.data_file is None else _digest(self.config.data_file)
+        settings["data"] = None if self.config.data_file is None else file_digest(self.config.data_file)
         if self.config.test_file is not None:
-            settings["test"] = _digest(self.config.test_file)
+            settings["test"] = file_digest(self.config.test_file)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         stem = re.sub(r"[^A-Za-z0-9.]+", "-", self.method).strip("-")[:40]
         return f"{stem}-b{self.budget:g}-s{self.seed}-{digest}"
@@ -241,10 +242,3 @@ def _with_knob(phases: Sequence[Mapping[str, Any]], knob: Knob, value: float) ->
     elif knob.name not in ("solve_share", "l2"):
         last["settings"] = {**last["settings"], knob.name: int(value) if knob.whole else value}
     return [*earlier, last]
-
-
-def _digest(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

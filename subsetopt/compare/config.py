@@ -186,6 +186,9 @@ def make_study(*layers: Mapping[str, Any]) -> ValidatedStudy:
         merged.update(layer)
     own = {key: value for key, value in merged.items() if key in StudyConfig.model_fields}
     shared = make_config({key: value for key, value in merged.items() if key in SHARED})
+    if len(shared.strengths) > 1:
+        remedy = f"give one, or let every method tune its own by {setting('tune', 'rate,l2')}"
+        raise SettingError("l2", list(shared.strengths), "are several strengths, and a comparison needs one", remedy)
     try:
         config = StudyConfig(**own)
     except (ValidationError, ValueError) as error:

@@ -74,7 +74,8 @@ class RawData:
 
     `notes` are for the user: what was skipped, what was converted. `uses` names what the reader takes from `Query`
     besides the data directory. With `encode` the splits have no inputs: it makes them once the training rows are known,
-    the positions in `train` that no validation split takes.
+    the positions in `train` that no validation split takes. `trained`: the classes are those of a run, not of these
+    rows.
     """
 
     train: RawSplit
@@ -85,6 +86,7 @@ class RawData:
     notes: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     encode: Callable[[NDArray[Any]], Encoded] | None = None
+    trained: bool = False
 
 
 Reader = Callable[[Query], RawData]

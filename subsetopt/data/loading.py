@@ -195,7 +195,7 @@ def _assemble(
     raw_inputs, encoded = {part: split.inputs for part, split in present.items()}, None
     raw_targets = {part: split.targets for part, split in present.items()}
     if raw.encode is not None:
-        targets = read_targets(f"{name}: ", raw_targets, task, raw.n_classes, raw.class_names)
+        targets = read_targets(f"{name}: ", raw_targets, task, raw.n_classes, raw.class_names, raw.trained)
         held_out = validation_rows(targets.splits["train"], validation_fraction, seed, targets.task)
         encoded = raw.encode(np.delete(np.arange(len(targets.splits["train"])), held_out.numpy()))
         raw_inputs |= encoded.inputs

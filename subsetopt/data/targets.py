@@ -33,14 +33,20 @@ class Targets:
 
 
 def read_targets(
-    prefix: str, raw: Mapping[str, Any], task: str | None, n_classes: int | None = None, names: tuple[str, ...] = ()
+    prefix: str,
+    raw: Mapping[str, Any],
+    task: str | None,
+    n_classes: int | None = None,
+    names: tuple[str, ...] = (),
+    trained: bool = False,
 ) -> Targets:
     """Return the targets of the splits `raw`, int64 labels (n,) or floating (n, M).
 
     Several whole numbers or truth values per sample are int64 (n, ...), unless `task` says what they are.
 
     Classes are the labels that occur in the training data, numbered in sorted order, unless `n_classes` declares the
-    labels to be 0 to n_classes - 1. `prefix` names the data set in messages. Raises `DataError` and `SettingError`.
+    labels to be 0 to n_classes - 1; of data for a `trained` classifier one class is enough. `prefix` names the data set
+    in messages. Raises `DataError` and `SettingError`.
     """
     for part, targets in raw.items():
         require_rows(as_array(targets, f"{prefix}y_{part}"), f"{prefix}y_{part}")
@@ -51,7 +57,7 @@ def read_targets(
         return _regression(prefix, raw)
     labels = {part: as_labels(targets, f"{prefix}y_{part}") for part, targets in raw.items()}
     if n_classes is not None:
-        return _declared(prefix, labels, n_classes, names)
+        return _declared(prefix, labels, n_classes, names, trained)
     what = f"{prefix}y_train"
     classes = classes_of(labels["train"], what)
     doubt = require_meant(labels["train"], classes, what) if task is None else None
@@ -83,7 +89,7 @@ def _task(targets: Any, what: str, task: str | None) -> Task:
     return "regression" if array.dtype.kind == "f" else "classification"
 
 
-def _declared(prefix: str, labels: Mapping[str, Any], n_classes: int, names: tuple[str, ...]) -> Targets:
+def _declared(prefix: str, labels: Mapping[str, Any], n_classes: int, names: tuple[str, ...], trained: bool) -> Targets:
     for part, found in labels.items():
         what = f"{prefix}y_{part}"
         if found.dtype.kind not in "biu":
@@ -96,7 +102,8 @@ def _declared(prefix: str, labels: Mapping[str, Any], n_classes: int, names: tup
             )
     if n_classes < 2:
         raise DataError(f"{prefix}y_train: all labels are one class; a classifier needs two classes")
-    classes_of(labels["train"], f"{prefix}y_train")
+    if not trained:
+        classes_of(labels["train"], f"{prefix}y_train")
     names = names or Classes(np.arange(n_classes)).names
     numbered = {part: torch.from_numpy(found.astype(np.int64)) for part, found in labels.items()}
     return Targets("classification", numbered, n_classes, names, ())

@@ -7,13 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from subsetopt.documents.base import Count, Document, Entry, Finite, Number
-from subsetopt.documents.comparison import Interval, Metric
+from subsetopt.documents.comparison import Interval
+
+CurveMetric = Literal["accuracy", "r2", "mse"]
 
 
 class CurvePoint(Entry):
     """Minima on one share of the rows: the mean test error, and `lost` against all rows with its 95 % interval.
 
-    Errors are shares of wrong predictions, or mean squared errors. `ratio` is Q = K M / P, `effective_ratio` K / p.
+    Errors are shares of wrong predictions, 1 - R² or mean squared errors. `ratio` is Q = K M / P, `effective_ratio`
+    K / p.
     """
 
     fraction: Annotated[float, Field(gt=0, le=1)]
@@ -40,13 +43,13 @@ class PowerLaw(Entry):
 class LearningCurveDocument(Document):
     """The curve, its law (None where errors do not fall with more rows), and the answer in sentences.
 
-    `effective_parameters` is p = tr(H^-1 C) at a minimum of all rows. `band` has [K / N, error, low, high] of the law
-    from the smallest share to four times all rows.
+    `effective_parameters` is p = tr(H^-1 C) at a minimum of all rows, for regression of squared errors over twice their
+    mean. `band` has [K / N, error, low, high] of the law from the smallest share to four times all rows.
     """
 
     kind: Literal["learning-curve"]
     title: str
-    metric: Metric
+    metric: CurveMetric
     measured_on: Literal["test", "held-out"] = "test"
     rows: Count
     parameters: Count

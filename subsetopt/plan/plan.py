@@ -50,6 +50,7 @@ def make_plan(
     """
     began = clock()
     _check(excess, target_loss, pilot_seconds)
+    l2 = config.one_strength
     prepared = prepare(config)
     data, budget, run = prepared
     speeds = measure_speeds(prepared, clock)
@@ -57,7 +58,7 @@ def make_plan(
     pilot = run_pilot(prepared, pilot_seconds, clock) if pilot_seconds > 0 else None
     wanted = _wanted(excess, target_loss, pilot, data)
     least = data.dataset.n_outputs if data.dataset.task == "classification" else 1
-    problem = PlannedRun(data.full_size, config.one_strength, wanted.excess, speeds, pilot, shlex.join(flags), least)
+    problem = PlannedRun(data.full_size, l2, wanted.excess, speeds, pilot, shlex.join(flags), least)
     predictions = predict(problem, shipped_laws() if laws is None else laws)
     chosen = recommend(predictions, by)
     return PlanDocument(
@@ -65,7 +66,7 @@ def make_plan(
         model=run.config.model,
         samples=data.full_size,
         parameters=run.model.flat.size,
-        l2=config.one_strength,
+        l2=l2,
         wanted=wanted,
         speeds=SpeedsEntry(**asdict(speeds)),
         pilot=None if pilot is None else _pilot(pilot),

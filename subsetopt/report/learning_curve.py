@@ -18,6 +18,7 @@ from subsetopt.errors import DataError
 from subsetopt.files import read_document, replace_file
 from subsetopt.report.palette import GRID, INK, LINE_COLOURS
 
+_UNITS = {"accuracy": "%", "r2": "1 - R²", "mse": "mean squared"}
 FILE, FIGURE = "learning_curve.json", "learning_curve.png"
 
 
@@ -55,7 +56,7 @@ def _drawn(curve: LearningCurveDocument) -> bytes:
     _plain_ticks(axes.xaxis)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("rows, K", color=INK)
-    axes.set_ylabel(f"{error}, {'%' if curve.metric == 'accuracy' else 'mean squared'}", color=INK)
+    axes.set_ylabel(f"{error}, {_UNITS[curve.metric]}", color=INK)
     factor = curve.outputs / curve.parameters
 
     def ratio(rows: Any) -> Any:

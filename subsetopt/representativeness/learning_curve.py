@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 
-from subsetopt.documents.comparison import Interval
-from subsetopt.documents.learning_curve import CurvePoint, LearningCurveDocument, PowerLaw
+from subsetopt.documents.learning_curve import CurveMetric, CurvePoint, LearningCurveDocument, PowerLaw
 from subsetopt.documents.representativeness import RepresentativenessDocument
 from subsetopt.errors import SettingError, setting
 from subsetopt.files import replace_file, sealed
 from subsetopt.report.learning_curve import FILE
+from subsetopt.representativeness.curve_answer import answer, unfinished
 from subsetopt.representativeness.minima import Minimum
 from subsetopt.representativeness.run import Plan, Tell, run_minima
 from subsetopt.seeding import derive_seed
@@ -33,7 +33,6 @@ from subsetopt.training.preparation import prepare
 RESAMPLES = 200
 MISFIT = 4.0  # standard errors between a mean error and the law, beyond which they do not belong together
 FORESEEN = 4.0  # the law is drawn to so many times all rows
-ENOUGH = {"accuracy": 0.01, "mse": 0.05}  # what may be lost to all rows: a point of accuracy, 5 % of the error
 Floats = NDArray[np.float64]
 
 
@@ -65,7 +64,8 @@ def learning_curve(study: RepresentativenessDocument, minima: Sequence[Minimum])
     """Return the curve of a study's minima; raises `SettingError` without test data or with too few shares."""
     if any(row.test_metric is None for row in minima):
         raise SettingError("dataset", study.dataset, "has no test data to measure errors on", "give a test split")
-    errors = {row: _error(row, study.metric) for row in minima}
+    metric = _metric(study, minima)
+    errors = {row: _error(row, metric) for row in minima}
     shares = sorted({row.fraction for row in minima})
     if len(shares) < 3:
         raise SettingError("fractions", shares[:-1], "are too few for a curve", "give two or more below 1")
@@ -79,7 +79,7 @@ def learning_curve(study: RepresentativenessDocument, minima: Sequence[Minimum])
     return LearningCurveDocument(
         kind="learning-curve",
         title=study.title.replace("How far subset minima stand for the full set", "How much data are needed"),
-        metric=study.metric,
+        metric=metric,
         measured_on="test" if minima[0].measured_on == "test" else "held-out",
         rows=points[-1].samples,
         parameters=study.parameters,
@@ -88,13 +88,19 @@ def learning_curve(study: RepresentativenessDocument, minima: Sequence[Minimum])
         points=points,
         law=law,
         band=[] if law is None else _band(grid, law, fits),
-        answer=_answer(points, law, study.metric),
+        answer=[*answer(points, law, metric), *unfinished(minima)],
     )
 
 
-def _error(row: Minimum, metric: str) -> float:
-    assert row.test_metric is not None
-    return 1 - row.test_metric if metric == "accuracy" else row.test_metric
+def _metric(study: RepresentativenessDocument, minima: Sequence[Minimum]) -> CurveMetric:
+    """Return what the errors are of: for regression R², which has no unit, unless the targets do not vary."""
+    return "r2" if study.metric == "mse" and all(row.test_r2 is not None for row in minima) else study.metric
+
+
+def _error(row: Minimum, metric: CurveMetric) -> float:
+    figure = row.test_r2 if metric == "r2" else row.test_metric
+    assert figure is not None, "there are held-out data"
+    return figure if metric == "mse" else 1 - figure
 
 
 def _point(
@@ -217,48 +223,3 @@ def _band(grid: Floats, law: PowerLaw, fits: Sequence[Floats]) -> list[list[floa
     low, high = np.quantile([power(grid, *fit) for fit in fits], [0.025, 0.975], axis=0)
     columns = zip(grid, line, low, high, strict=True)
     return [[float(x), float(y), float(a), float(b)] for x, y, a, b in columns]
-
-
-def _answer(points: Sequence[CurvePoint], law: PowerLaw | None, metric: str) -> list[str]:
-    """Return what the curve says: how few rows are enough, and what twice as many would bring."""
-    full = points[-1].error
-    allowed = ENOUGH[metric] * (1.0 if metric == "accuracy" else full)
-    enough = [point for point in points[:-1] if point.lost is not None and point.lost <= allowed]
-    point = enough[0] if enough else points[-2]
-    effective = "" if point.effective_ratio is None else f", effective Q = {point.effective_ratio:.3g}"
-    lost = point.lost or 0.0
-    lines = [
-        f"With {100 * point.fraction:.3g} % of the rows ({point.samples}, Q = {point.ratio:.3g}{effective}) you "
-        + ("lose " if lost > 0 else "lose nothing, and win ")
-        + f"{_amount(abs(lost), metric, _signed(point.lost_interval, lost))} against all {points[-1].samples}"
-        + ("." if enough else ", and more with fewer: no share tried loses less.")
-    ]
-    if law is None or law.doubling is None:
-        why = "does not fall with more rows beyond its spread, or not by a power law"
-        return [*lines, f"The error {why}, so nothing is foreseen of still more."]
-    span = law.doubling_interval
-    if span is None:
-        worth = f"Twice as many rows as there are would be worth {_amount(law.doubling, metric, None)}"
-        return [*lines, f"{worth} by the fitted law, which has no band: there is one minimum for each share."]
-    certain = span[0] is not None and span[0] > 0.1 * law.doubling
-    lines.append(
-        f"Twice as many rows as there are would be worth {_amount(law.doubling, metric, span)} by the fitted law"
-        + (", an extrapolation." if certain else ", an extrapolation that these minima leave open.")
-    )
-    return lines
-
-
-def _signed(interval: Interval, lost: float) -> Interval:
-    """Return the interval of what is won where nothing is lost."""
-    if interval is None or lost > 0:
-        return interval
-    low, high = interval
-    return None if low is None or high is None else (-high, -low)
-
-
-def _amount(value: float, metric: str, interval: tuple[float | None, float | None] | None) -> str:
-    factor, unit = (100.0, " points of accuracy") if metric == "accuracy" else (1.0, " of mean squared error")
-    unit = unit.replace("points", "point") if f"{factor * value:.2g}" == "1" else unit
-    low, high = interval or (None, None)
-    span = "" if low is None or high is None else f" ({factor * low:.2g} to {factor * high:.2g})"
-    return f"{factor * value:.2g}{unit}{span}"

@@ -18,7 +18,7 @@ from torch import Tensor
 from subsetopt.analysis.effective_ratio import effective_parameters
 from subsetopt.data import draw, require_all_classes
 from subsetopt.errors import RunDirectoryError, SettingError, UserError
-from subsetopt.files import DIGEST
+from subsetopt.files import DIGEST, file_digest
 from subsetopt.objective import Objective
 from subsetopt.overdetermination import overdetermination_ratio
 from subsetopt.seeding import derive_seed
@@ -37,8 +37,9 @@ EFFECTIVE_ROWS = 2000  # of the training data, on which tr(H^-1 C) is estimated
 class Minimum:
     """One solved subset; `fraction` 1 with `repeat` 0 is the full set. Objectives have their L2 term, losses have not.
 
-    `excess` is F/F*; `ratio` is Q = K M / P; `test_metric` accuracy or mse, on the split `measured_on`: held-out data
-    where there are no test data. `effective_parameters` is tr(H^-1 C).
+    `excess` is F/F*; `ratio` is Q = K M / P; `test_metric` accuracy or mse, and R² beside mse, on the split
+    `measured_on`: held-out data where there are no test data. `effective_parameters` is tr(H^-1 C), for regression of
+    the squared errors over twice their mean.
     """
 
     seed: int
@@ -59,6 +60,7 @@ class Minimum:
     epoch_equivalents: float
     effective_parameters: float | None = None
     measured_on: str = "test"
+    test_r2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def stored_or_found(run: RunConfig, root: Path, threads: int | None, task: Minim
         return stored
     if threads is not None:
         torch.set_num_threads(threads)
-    prepared = _prepared(run.model_copy(update={"seed": task.seed}).model_dump_json())
+    prepared = _prepared(run.model_copy(update={"seed": task.seed}).model_dump_json(), json.dumps(_contents(run)))
     subset = None if task.fraction == 1 else draw_subset(prepared.data, task.fraction, task.repeat)
     found = _solve(prepared, subset, task)
     directory.write_json(name, {**asdict(found), "version": version("subsetopt")})
@@ -131,13 +133,29 @@ def _file_name(run: RunConfig, task: MinimumTask) -> str:
     settings = run.model_dump(
         mode="json", exclude={"output", "data_dir", "data_file", "test_file", "checkpoint_seconds", "seed"}
     )
+    settings |= _contents(run)  # what the files hold matters, not where they lie
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return f"f{task.fraction:g}-r{task.repeat}-s{task.seed}-{digest}.json"
 
 
+def _contents(run: RunConfig) -> dict[str, str | None]:
+    """Return digests of the files of data, by setting."""
+    files = {"data_file": run.data_file, "test_file": run.test_file}
+    known = {name: path for name, path in files.items() if path is not None and path.is_file()}
+    return {name: _content(path, path.stat().st_mtime_ns, path.stat().st_size) for name, path in known.items()}
+
+
+@lru_cache(maxsize=8)
+def _content(path: Path, changed: int, size: int) -> str | None:
+    return file_digest(path)
+
+
 @lru_cache(maxsize=1)
-def _prepared(settings: str) -> PreparedRun:
-    """Return data and model of these settings (JSON); a worker that goes on with the same seed reads the data once."""
+def _prepared(settings: str, contents: str) -> PreparedRun:
+    """Return data and model of these settings (JSON) and digests of files (JSON).
+
+    A worker that goes on with the same seed reads the data once.
+    """
     return prepare(RunConfig.model_validate_json(settings))
 
 
@@ -185,6 +203,7 @@ def _solve(prepared: PreparedRun, subset: Tensor | None, task: MinimumTask) -> M
         cost,
         _effective(config, solved.x) if task.effective else None,
         str(elsewhere),
+        None if test is None else test.get("r2"),
     )
 
 
@@ -194,6 +213,7 @@ def _effective(config: RunConfig, w: Tensor) -> float | None:
     inputs, targets = data.trained(SplitName.TRAIN)
     count = len(targets)
     places = torch.linspace(0, count - 1, min(count, EFFECTIVE_ROWS), device="cpu").round().long()
+    w = w.to(run.model.flat.device, torch.float64)
     objective = Objective(
         run.model.flat,
         inputs,
@@ -206,7 +226,13 @@ def _effective(config: RunConfig, w: Tensor) -> float | None:
         check_deterministic=False,
     )
     try:
-        found = effective_parameters(objective, w.to(run.model.flat.device, torch.float64), seed=config.seed)
+        mse = float(objective.value(w, "evaluation")) - 0.5 * run.model.l2 * float(w.square().sum())
+        found = effective_parameters(objective, w, seed=config.seed)
     except (UserError, RuntimeError, FloatingPointError):  # a model without gradients of single samples, for example
         return None
-    return found.value if found is not None and math.isfinite(found.value) and found.value > 0 else None
+    if found is None or not math.isfinite(found.value) or found.value <= 0:
+        return None
+    if data.dataset.task == "classification":
+        return found.value
+    # Of squared errors tr(H^-1 C) has their unit; the likelihood of Gaussian errors is l / (2 s^2) per column.
+    return found.value * data.dataset.n_outputs / (2 * mse) if mse > 0 else None

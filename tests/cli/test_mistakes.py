@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,24 @@ def test_a_command_that_runs_alone_is_refused_under_torchrun(cli: Any, monkeypat
     assert cli("compare").line == "Error: command = 'compare': it runs in one process; start it without torchrun"
     monkeypatch.setenv("RANK", "1")
     assert cli("compare").err == "", "rank 0 tells it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (("compare",), "--tune rate,l2"),
+        (("compare", "--methods", "sgd,adam"), "--tune rate,l2"),
+        (("study", "representativeness"), "`subsetopt train`"),
+        (("learn-curve",), "`subsetopt train`"),
+        (("plan",), "`subsetopt train`"),
+    ],
+)
+def test_several_l2_strengths_are_refused_by_their_flag_where_one_is_needed(
+    cli: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], remedy: str
+) -> None:
+    output = () if arguments[0] == "plan" else ("--output", str(tmp_path / "out"))
+    outcome = cli(*arguments, "--dataset", "digits", "--l2", "1e-2,1e-3", *output)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert outcome.err.startswith("Error: --l2 0.01,0.001: are several strengths") and remedy in outcome.err
+    assert not (tmp_path / "out").exists()
+    assert "--l2 X " in cli(*arguments, "--help").out

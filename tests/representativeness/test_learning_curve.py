@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from subsetopt.data import load_dataset
 from subsetopt.documents.learning_curve import LearningCurveDocument
 from subsetopt.documents.representativeness import FractionResult, RepresentativenessDocument
 from subsetopt.errors import DataError, UserError
@@ -122,19 +124,54 @@ def test_what_makes_no_curve_is_refused_before_any_work(tmp_path: Path) -> None:
 def test_held_out_rows_stand_in_for_test_data_and_the_effective_ratio_is_that_of_the_full_minimum(
     tmp_path: Path,
 ) -> None:
-    """Reference for p of least squares with unit noise and next to no L2: tr(H^-1 C) = 2 sigma^2 P, H = 2 X'X / n."""
+    """Reference: p = P for least squares with next to no L2, tr(H^-1 C) = 2 sigma^2 P, in any unit of the targets."""
     draws = np.random.default_rng(1)
     x = draws.normal(size=(1200, 3))
     y = x @ [1.0, -2.0, 0.5] + draws.normal(size=1200)
     np.savez(tmp_path / "d.npz", x_train=x, y_train=y)
     settings = {"dataset": "npz", "data_file": tmp_path / "d.npz", "model": "linear", "l2": 1e-6}
     curve = run_learning_curve(Plan(make_config(settings), (0.02, 0.1, 0.3), 2), tmp_path / "study")
-    sigma = 1 / float(np.std(y))  # targets are standardised
     assert curve.measured_on == "held-out" and curve.effective_parameters is not None
-    assert curve.effective_parameters == pytest.approx(2 * sigma**2 * 4, rel=0.15)
+    assert curve.effective_parameters == pytest.approx(4, rel=0.15)
     for point in curve.points:
         assert point.effective_ratio == pytest.approx(point.samples / curve.effective_parameters)
     assert "effective Q" in curve.answer[0]
+
+
+def test_regression_is_answered_in_r2_whatever_its_unit_and_another_file_is_solved_anew(tmp_path: Path) -> None:
+    draws = np.random.default_rng(1)
+    x = draws.normal(size=(400, 3))
+    y = x @ [1.0, -2.0, 0.5] + draws.normal(size=400)
+    settings = {"dataset": "npz", "data_file": tmp_path / "d.npz", "model": "linear", "l2": 1e-6}
+    curves, errors = [], []
+    for unit in (1.0, 1000.0):
+        np.savez(tmp_path / "d.npz", x_train=x, y_train=unit * y)
+        curves.append(run_learning_curve(Plan(make_config(settings), (0.1, 0.5), 2), tmp_path / "study"))
+        with (tmp_path / "study" / "results.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["fraction"] == "1.0"]
+        errors.append(float(rows[0]["test_metric"]))
+        held_out = load_dataset("npz", data_file=tmp_path / "d.npz").validation
+        assert held_out is not None
+        spread = float(held_out.targets.double().var(correction=0))
+        assert curves[-1].points[-1].error == pytest.approx(errors[-1] / spread, rel=1e-5)
+    assert errors[1] == pytest.approx(1e6 * errors[0], rel=1e-3)
+    assert curves[0].metric == "r2" and " of R²" in curves[0].answer[0]
+    assert curves[1].points[-1].error == pytest.approx(curves[0].points[-1].error, rel=1e-3)
+
+
+def test_a_share_is_enough_where_the_whole_interval_is_and_unfinished_solves_are_said() -> None:
+    # Half of the rows lose 0.52 points in the mean; with this noise of a minimum the interval reaches beyond one.
+    rows = minima((0.02, 0.01, 0.6), 4e-3, "accuracy")
+    curve = learning_curve(study("accuracy"), rows)
+    half = curve.points[-2]
+    assert half.lost is not None and half.lost_interval is not None and half.lost_interval[1] is not None
+    assert half.lost < 0.01 < half.lost_interval[1]
+    assert curve.answer[0].endswith("No share tried is sure to lose at most 1 point of accuracy.")
+    assert not any("before their minimum" in line for line in curve.answer)
+    early = [replace(row, converged=row.repeat > 0, stop_reason="max_iterations") for row in rows]
+    said = learning_curve(study("accuracy"), early).answer[-1]
+    assert said.startswith(f"{sum(not row.converged for row in early)} of the {len(rows)} solves ended before")
+    assert "max_iterations" in said
 
 
 @pytest.mark.parametrize("errors", [[0.2, 0.2, 0.2, 0.2], [0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.05, 0.19]])

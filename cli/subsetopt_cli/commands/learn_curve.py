@@ -15,6 +15,8 @@ from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json
 from subsetopt_cli.running import quiet_option
 
+_ERRORS = {"accuracy": "error, %", "r2": "1 - R²", "mse": "mse"}
+
 
 @click.command(
     "learn-curve",
@@ -69,7 +71,7 @@ def _text(curve: LearningCurveDocument, directory: Path) -> str:
     percent = curve.metric == "accuracy"
     factor = 100.0 if percent else 1.0
     effective = curve.effective_parameters is not None
-    error = f"{curve.measured_on} {'error, %' if percent else 'mse'}"
+    error = f"{curve.measured_on} {_ERRORS[curve.metric]}"
     rows = [["rows", "K", "Q", *["effective Q"] * effective, error, "lost to all rows", "minima"]]
     for point in curve.points:
         lost = "-" if point.lost is None else f"{factor * point.lost:.3g}"

@@ -23,7 +23,7 @@ def _complete_config(ctx: click.Context, param: click.Parameter, incomplete: str
 @click.command(
     "train",
     cls=HeadedCommand,
-    params=setting_options(RunConfig),
+    params=setting_options(RunConfig, one=()),
     short_help="Train on a random subset to its minimum, then hand over to the full set.",
     epilog="Example: subsetopt train --dataset mnist --model cnn --subset-frac 0.1 --output runs/first",
 )

@@ -89,6 +89,7 @@ def read_own_table(query: Query) -> RawData:
         notes=all_notes,
         uses=USES,
         encode=encode,
+        trained=bool(classes),
     )
 
 

@@ -21,7 +21,7 @@ from subsetopt.data.names import shown
 from subsetopt.data.tables.table import Column, Table, repeated
 from subsetopt.errors import DataError
 
-_PIECE = 20_000  # rows that are converted at a time
+_PIECE = 20_480  # rows that are converted at a time, a multiple of a predictor's chunk
 _BAR_BYTES = 2**24  # from this size on, reading shows a bar
 _SEPARATORS = (",", ";", "\t", "|")
 _LONGEST_CELL = 2**24
@@ -47,6 +47,24 @@ def read_delimited(path: Path, separator: str | None = None) -> Table:
         return _read(path, name, separator, "cp1252", (note,))
 
 
+def delimited_pieces(path: Path, separator: str | None = None) -> Iterator[Table]:
+    """Yield the table that `read_delimited` returns in pieces of some thousand rows; raises as it does."""
+    name, start = shown(path), _beginning(path, shown(path))
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start:
+        yield read_delimited(path, separator)
+        return
+    try:
+        with _text(path, "utf-8-sig", "strict") as file:
+            while file.read(2**20):
+                pass
+    except UnicodeDecodeError:
+        yield read_delimited(path, separator)
+        return
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{name}: cannot be unpacked ({error}); pack it anew") from None
+    yield from _tables(path, name, separator, "utf-8-sig", (), whole=False)
+
+
 def _beginning(path: Path, name: str) -> bytes:
     try:
         with gzip.open(path) if _packed(path) else path.open("rb") as file:
@@ -68,6 +86,13 @@ def _text(path: Path, encoding: str, errors: str) -> IO[str]:
 
 
 def _read(path: Path, name: str, separator: str | None, encoding: str, notes: tuple[str, ...] = ()) -> Table:
+    return next(_tables(path, name, separator, encoding, notes, whole=True))
+
+
+def _tables(
+    path: Path, name: str, separator: str | None, encoding: str, notes: tuple[str, ...], whole: bool
+) -> Iterator[Table]:
+    """Yield one table of all rows, or pieces of it."""
     csv.field_size_limit(_LONGEST_CELL)
     errors = "backslashreplace" if encoding == "cp1252" else "strict"
     with _text(path, encoding, errors) as file, _bar(path) as bar:
@@ -83,16 +108,22 @@ def _read(path: Path, name: str, separator: str | None, encoding: str, notes: tu
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
         try:
             header = [text.strip() or f"column {number}" for number, text in enumerate(next(reader), 1)]
-            columns, numbers = _columns(_rows(reader, len(header), name, skipped), len(header), file, bar)
+            rows, empty = _rows(reader, len(header), name, skipped), True
+            while empty or not whole:
+                taken = rows if whole else itertools.islice(rows, _PIECE)
+                columns, numbers = _columns(taken, len(header), file, bar)
+                if not numbers:
+                    break
+                empty = False
+                by_name, lines_of = dict(zip(header, columns, strict=True)), np.array(numbers, dtype=np.int64)
+                yield Table(name, by_name, len(numbers), separator, lines_of, repeated(header), notes)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{name}: cannot be unpacked ({error}); pack it anew") from None
         except csv.Error as error:
             line = skipped + reader.line_num
             raise DataError(f"{name}: line {line} cannot be read ({error}); mend its quotes") from None
-    if not len(numbers):
+    if empty:
         raise DataError(f"{name}: has a header and no rows; fill it")
-    by_name = dict(zip(header, columns, strict=True))
-    return Table(name, by_name, len(numbers), separator, np.array(numbers, dtype=np.int64), repeated(header), notes)
 
 
 def _to_header(file: IO[str]) -> tuple[int, str | None, str]:

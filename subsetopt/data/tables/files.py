@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from subsetopt.data.names import listed, shown
 from subsetopt.data.tables.arff import read_arff
-from subsetopt.data.tables.delimited import read_delimited
+from subsetopt.data.tables.delimited import delimited_pieces, read_delimited
 from subsetopt.data.tables.table import Table, column_of, repeated
 from subsetopt.errors import DataError, setting
 
@@ -35,6 +35,16 @@ def read_table(path: Path, keyword: str = "data_file", drop: Sequence[str] = ())
         endings = listed([*_READERS, ".csv.gz"])
         raise DataError(f"{shown(path)}: its ending is none of {endings}; convert it, or rename it to what it is")
     return _parquet(path, drop) if ending == ".parquet" else reader(path)
+
+
+def table_pieces(path: Path) -> Iterator[Table]:
+    """Yield the table of a file, in pieces of some thousand rows where it is text; raises as `read_table`."""
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    ending = name.suffix.lower()
+    if ending in _TEXTS and os.path.isfile(path):  # noqa: PTH113 (as above)
+        yield from delimited_pieces(path, "\t" if ending == ".tsv" else None)
+    else:
+        yield read_table(path)
 
 
 def _parquet(path: Path, drop: Sequence[str] = ()) -> Table:

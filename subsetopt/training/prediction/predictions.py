@@ -6,6 +6,7 @@ import csv
 import io
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subsetopt.data.tables.files import ENDINGS, read_table
+from subsetopt.data.tables.files import ENDINGS, read_table, table_pieces
 from subsetopt.errors import DataError, SettingError, UserError, setting
 from subsetopt.files import replace_file
 from subsetopt.training.prediction.predictor import Predictor, Which, load_predictor
@@ -50,30 +51,45 @@ def predict_file(run: str | Path, file: str | Path, *, which: Which = "last") ->
     Raises `UserError` in one line.
     """
     predictor = load_predictor(run, which=which)
-    inputs, notes = _inputs_of(predictor, Path(file))
-    try:
-        predictions = predictor.predict(inputs)
-        probabilities = predictor.predict_proba(inputs) if predictor.task == "classification" else None
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from None
+    parts, shares, notes = [], [], []
+    for inputs, said in _inputs_of(predictor, Path(file)):
+        notes.append(said)
+        try:
+            parts.append(np.asarray(predictor.predict(inputs)))
+            if predictor.task == "classification":
+                shares.append(predictor.predict_proba(inputs))
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
+    predictions, probabilities = np.concatenate(parts), np.concatenate(shares) if shares else None
     names = predictor.class_names
     if probabilities is not None and not names:
         names = tuple(str(number) for number in range(probabilities.shape[1]))
-    return Predictions(np.asarray(predictions), probabilities, names, notes)
+    return Predictions(predictions, probabilities, names, _notes(predictor, Path(file), notes))
 
 
-def _inputs_of(predictor: Predictor, path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Return the inputs (n, ...) in a file, a table by the run's encoding, and notes on its values."""
+def _notes(predictor: Predictor, path: Path, by_piece: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the notes on a file from those on its pieces; where these count rows, read the file whole to count."""
+    found = dict.fromkeys(note for notes in by_piece for note in notes)
+    if len(by_piece) < 2 or all("training had no such column" in note for note in found):
+        return tuple(found)
+    assert predictor.encoding is not None, "only tables come in pieces"
+    table = read_table(path)
+    return (*table.notes, *predictor.encoding.encode(table)[1])
+
+
+def _inputs_of(predictor: Predictor, path: Path) -> Iterator[tuple[NDArray[Any], tuple[str, ...]]]:
+    """Yield the inputs (n, ...) in a file, a table in pieces by the run's encoding, and notes on their values."""
     arrays = path.suffix.lower() in (".npy", ".npz")
     if predictor.encoding is None:
         if path.suffix.lower() in ENDINGS:
             raise DataError(f"{path}: is a table, the run was trained on arrays; give a .npz or .npy file")
-        return read_inputs(path), ()
+        yield read_inputs(path), ()
+        return
     if arrays:
         raise DataError(f"{path}: the run was trained on a table; give one of {', '.join(ENDINGS)}")
-    table = read_table(path)
-    inputs, notes = predictor.encoding.encode(table)
-    return inputs, (*table.notes, *notes)
+    for table in table_pieces(path):
+        inputs, notes = predictor.encoding.encode(table)
+        yield inputs, (*table.notes, *notes)
 
 
 def read_inputs(path: Path) -> NDArray[Any]:

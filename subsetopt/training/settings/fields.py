@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, on_command_line
 from subsetopt.training.settings.declaration import declared
 from subsetopt.training.settings.growth import Mode
 from subsetopt.training.settings.phase import (
@@ -190,7 +190,8 @@ class ProblemSettings(Settings):
     def one_strength(self) -> float:
         """The L2 strength; raises `SettingError` where several are given."""
         if isinstance(self.l2, tuple):
-            remedy = "give one, or choose it first by `subsetopt train` with all of them"
+            run = "`subsetopt train`" if on_command_line() else "SubsetTrainer"
+            remedy = f"give one, or choose it first by {run} with all of them"
             raise SettingError("l2", list(self.l2), "are several strengths, and this needs one", remedy)
         return self.l2
 

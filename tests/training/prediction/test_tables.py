@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from subsetopt.data.tables.files import read_table
+from subsetopt.data.tables.files import read_table, table_pieces
 from subsetopt.errors import UserError
 from subsetopt.training.prediction.predictions import predict_file, write_predictions
 from subsetopt.training.settings.run import make_config
@@ -118,3 +118,17 @@ def test_files_of_another_kind_are_refused_by_name(run: Path, tmp_path: Path) ->
         predict_file(run, _write(tmp_path / "new.csv", _rows(), ["area"]))
     with pytest.raises(UserError, match="has no config"):
         SubsetTrainer.load(tmp_path)
+
+
+def test_a_file_in_pieces_is_predicted_and_noted_as_one(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    rows = [{**row, "town": "Dresden" if place % 40 == 3 else row["town"]} for place, row in enumerate(_rows())]
+    new = _write(tmp_path / "new.csv", rows, ["town", "area", "price"])
+    whole = predict_file(run, new)
+    monkeypatch.setattr("subsetopt.data.tables.delimited._PIECE", 16)
+    assert [table.rows for table in table_pieces(new)] == [16] * 7 + [8]
+    pieces = predict_file(run, new)
+    np.testing.assert_allclose(pieces.predictions, whole.predictions, rtol=1e-12)
+    assert pieces.notes == whole.notes and "(3 rows)" in pieces.notes[0]
+    (tmp_path / "new.csv").write_text(new.read_text() + "Bonn,many,1\n")
+    with pytest.raises(UserError, match=r"'many' in line 122"):
+        predict_file(run, new)
