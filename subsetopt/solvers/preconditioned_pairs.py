@@ -50,13 +50,15 @@ class PreconditionedPairs(CurvaturePairs):
     def insert(
         self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0, step: float | None = None
     ) -> float:
-        """Keep (s, t M⁻¹ y); see `CurvaturePairs.insert`. One product with M⁻¹, two synchronisations."""
+        """Keep (s, t M⁻¹ y); see `CurvaturePairs.insert`. One product with M⁻¹, one synchronisation."""
         scaled, at = self.inverse(gradient), self.free_rows()
         self.rows[at.start] = s
         image = torch.sub(scaled, self.scaled, out=self.rows[at.start + 1]).mul_(correction)
         pairs = ((s, s), (s, y), (y, y), (y, image), (gradient, scaled))
-        ss, sy, yy, y_image, square = host_read(torch.stack([dot(a, b) for a, b in pairs]))
-        with_gradient = np.array(self.read_products(gradient))
+        rows = self.rows[: 2 * len(self.order) + 2]
+        dots = torch.stack([dot(a, b) for a, b in pairs])
+        *read, ss, sy, yy, y_image, square = host_read(torch.cat([self.inner_products(rows, gradient, None), dots]))
+        with_gradient = np.array(read)
         curved = sy > torch.finfo(s.dtype).eps * math.sqrt(ss) * math.sqrt(yy) and y_image > 0
         self.keep(at, correction, with_gradient, correction * sy, correction * y_image, curved, step)
         self.scaled, self.square = scaled, square
