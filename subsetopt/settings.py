@@ -89,6 +89,10 @@ def _convert(name: str, value: Any, hint: Any, limits: Limits) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
+        words = [word for option in options for word in typing.get_args(option)]
+        if isinstance(value, str) and words:
+            check_choice(name, value, words)
+            return value
         return _convert(name, value, next(option for option in options if option is not type(None)), limits)
     if typing.get_origin(hint) is typing.Literal:
         check_choice(name, value, typing.get_args(hint))

@@ -1,14 +1,16 @@
-"""What `train` and `resume` share: progress, Ctrl-C, and how the outcome is shown."""
+"""What `train`, `resume` and others share: the library's import, progress, Ctrl-C, and how the outcome is shown."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from subsetopt.distributed import is_main
+from subsetopt.imports import uncollected
 from subsetopt_cli.failures import INTERRUPTED
 from subsetopt_cli.output import print_json, standard_output_reserved
 
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 quiet_option = click.option(
     "--quiet", is_flag=True, help="Show no progress and no summary; print only the run directory."
 )
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import torch and the library within; what was made then lives as long as the process and is not walked again."""
+    with uncollected():
+        yield
+        gc.freeze()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from subsetopt.documents.analysis import (
     TargetEntry,
 )
 from subsetopt.errors import SettingError
+from subsetopt.objective import Objective
 from subsetopt.training.run_model import training_loss
 from subsetopt.training.splits import SplitName
 
@@ -70,7 +71,7 @@ def effective_run(
     if subset_size is not None and subset_size > N:
         raise SettingError("subset_size", subset_size, f"there are {N} training samples", "ask for fewer")
     notes: list[str] = []
-    factor = _factor(found)
+    factor = _factor_of(found.objective, found.w)
     plain, trace, matrix = _traces(found, factor, probes, max_products, tell, notes)
     left_out = _leave_one_out(found, factor, rows, max_products, tell, notes)
     chosen = trace if left_out is None else _scaled(left_out, trace.value / plain.value if plain.value else 1.0)
@@ -85,7 +86,7 @@ def effective_run(
         outputs=found.data.dataset.n_outputs,
         parameters=dimension,
         ratio=K * found.data.dataset.n_outputs / dimension,
-        l2=found.run.config.l2,
+        l2=found.run.model.l2,
         loss=own,
         hessian=matrix,
         trace=_estimate(plain),
@@ -107,16 +108,36 @@ def effective_run(
     )
 
 
+def effective_parameters(
+    objective: Objective, w: Tensor, *, probes: int = 4, max_products: int = 200, seed: int = 0
+) -> TraceEstimate | None:
+    """Return tr(H^-1 C) at a minimum w of `objective`, None where H is not positive definite there.
+
+    H is the Hessian with L2, or the Gauss-Newton matrix; C the covariance of the samples' gradients.
+    """
+    gradients, products = SampleGradients(objective, w), objective.linearise(w)
+    one = torch.zeros(objective.n_samples, dtype=torch.int64, device="cpu")
+    factor = _factor_of(objective, w)
+    control = None if factor is None else trace_by_factor(objective, w, factor, one)
+    settings: dict[str, Any] = {"probes": probes, "max_products": max_products, "seed": seed}
+    for product in (products.hvp, products.ggnvp):
+        try:
+            return effective_trace(product, gradients, one, factor=factor, control=control, **settings)
+        except NotPositiveDefinite:
+            continue
+    return None
+
+
 def _estimate(trace: TraceEstimate) -> EstimateEntry:
     return EstimateEntry(value=trace.value, error=trace.error, probes=trace.probes)
 
 
-def _factor(found: FinishedPhase) -> Tensor | None:
+def _factor_of(objective: Objective, w: Tensor) -> Tensor | None:
     """Return the Cholesky factor of the Gauss-Newton matrix where it is to be had at a bearable price."""
-    if not affordable(found.objective):
+    if not affordable(objective):
         return None
     try:
-        return factorised(found.objective, found.w)
+        return factorised(objective, w)
     except (RuntimeError, FloatingPointError):  # no per-sample Jacobians, or flat directions: iterations then tell
         return None
 

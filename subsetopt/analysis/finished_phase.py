@@ -91,6 +91,7 @@ def open_phase(
     data, budget, run = prepare(stored.model_copy(update=fresh), model, dataset)
     index, records, parameters = _load_phase(directory, data, run, on)
     record = records[index]
+    run.model.recall_l2(records)
     phase = run.config.phases()[index]
     data = data.for_phase(phase)
     objective = run.model.objective(data, SplitName.trained_on(record["data"]), track_noise=phase.stop_at == "noise")

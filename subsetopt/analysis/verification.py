@@ -127,7 +127,7 @@ def verify_run(
     began = time.perf_counter()
     found = open_phase(path, on=on, dtype=dtype, data_dir=data_dir, device=device, model=model, dataset=dataset)
     data, run, phase, objective, record, w = found.data, found.run, found.phase, found.objective, found.record, found.w
-    l2, test = run.config.l2, record.get("gradient_test") or {"gtol": phase.gtol, "loss_scale": None}
+    l2, test = run.model.l2, record.get("gradient_test") or {"gtol": phase.gtol, "loss_scale": None}
     damping = l2 or None if damping is None else damping
     try:
         certificate = certify(

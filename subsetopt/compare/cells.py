@@ -112,7 +112,7 @@ class CellMaker:
         track = budget / LOOKS if study.budget_unit == "epochs" else LOOK_EPOCHS
         if base.validation_fraction > 0 and purpose == "cells":  # a search reads the end of its runs alone
             limit["track_validation"] = track
-        settings = {**base.model_dump(), "phase": phases, **limit, "l2": values.get("l2", base.l2)}
+        settings = {**base.model_dump(), "phase": phases, **limit, "l2": values.get("l2", base.one_strength)}
         return Cell(method, budget, seed, purpose, make_config(settings))
 
     def _knobs(self, method: Method) -> tuple[Knob, ...]:
@@ -121,7 +121,7 @@ class CellMaker:
         check_own_decay(method, base)
         last = base.phases()[-1]
         own = knob_of(base.phases(), method.solve_share or study.solve_share) if "rate" in study.tune else None
-        decay = decay_knob(last, base.l2, method.name) if "l2" in study.tune else None
+        decay = decay_knob(last, base.one_strength, method.name) if "l2" in study.tune else None
         if decay is None:
             check_common_l2(method, base, self.study)
         return tuple(knob for knob in (own, decay) if knob is not None)

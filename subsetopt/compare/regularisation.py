@@ -27,7 +27,7 @@ def check_common_l2(method: Method, base: RunConfig, study: ValidatedStudy) -> N
     """Raise `SettingError` where `method` has a regularisation of its own that no search has chosen."""
     common = study.shared.get("l2", RunConfig.model_fields["l2"].default)
     remedy = f"leave it out, or let every method tune its own by {setting('tune', 'rate,l2')}"
-    if base.l2 != common:
+    if base.one_strength != common:
         problem = f"of method {method.name!r} differs from the study's {common:g}: it would minimise another objective"
         raise SettingError("l2", base.l2, problem, remedy)
     for phase in base.phases():

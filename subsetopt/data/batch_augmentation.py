@@ -13,7 +13,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from scipy.special import betaincinv
 from torch import Tensor
 
 from subsetopt.devices import moved
@@ -75,6 +74,8 @@ def flip_half(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def beta(concentration: float, count: int, generator: torch.Generator) -> Tensor:
     """Return `count` draws of Beta(a, a) by inversion, shape (count,), float64 on the CPU."""
+    from scipy.special import betaincinv  # here: few runs augment, and all would import it
+
     uniform = torch.rand(count, dtype=torch.float64, generator=generator)
     return torch.from_numpy(betaincinv(concentration, concentration, uniform.numpy()))
 

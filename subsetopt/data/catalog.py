@@ -19,6 +19,14 @@ DATA_VARIABLE = "SUBSETOPT_DATA"
 
 
 @dataclass(frozen=True)
+class LearntTable:
+    """What a run has learnt of a table: the encoding of its columns, and its classes by name (none for quantities)."""
+
+    encoding: TableEncoding
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Query:
     """What the user said about where the data lie and what they mean.
 
@@ -33,6 +41,8 @@ class Query:
     test_file: Path | None = None
     drop: tuple[str, ...] = ()
     task: str | None = None
+    learnt: LearntTable | None = None
+    embed_words: int | None = None
 
     @property
     def root(self) -> Path:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from subsetopt.data.catalog import DATASETS, Query, RawData, RawSplit
+from subsetopt.data.catalog import DATASETS, LearntTable, Query, RawData, RawSplit
 from subsetopt.data.checks import checked_inputs, require_same_length
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.given.columns import GivenSamples, predictors_of
@@ -42,6 +42,8 @@ def load_dataset(
     target_column: str | None = None,
     test_file: str | Path | None = None,
     drop: Sequence[str] = (),
+    learnt: LearntTable | None = None,
+    embed_words: int | None = None,
     ranks: Ranks | None = None,
 ) -> Dataset:
     """Load the data set `name` (see `DATASETS`) and carve a validation split from its training data by `seed`.
@@ -49,7 +51,8 @@ def load_dataset(
     `data_dir` defaults to the environment variable SUBSETOPT_DATA, then ~/.cache/subsetopt. `data_file` is the file
     of `npz` and `table` and the folder of `image-folder`, whose images are resized to `image_size` (height, width) if
     given. A `table` has the column `target_column` to predict and, where given, test rows in `test_file`; the columns
-    in `drop` are left out. How its columns are encoded is learnt from the training split (`Dataset.encoding`).
+    in `drop` are left out. How its columns are encoded is learnt from the training split (`Dataset.encoding`), or given
+    as `learnt`, with the classes; columns with more than `embed_words` words become codes (`TableEncoding.embedded`).
     `normalize`: "auto" and "standard" record mean and deviation of the training split's inputs and regression targets,
     "none" does not. `task` overrides what the dtype of the targets tells. The classes of `npz` are the labels
     that occur in its training data, in sorted order (`Dataset.class_names`). Several `ranks` check a part of the rows
@@ -60,10 +63,18 @@ def load_dataset(
     _check_settings(validation_fraction, normalize)
     reader = DATASETS.get(name)
     query = Query(
-        _path(data_dir), _path(data_file), _image_size(image_size), target_column, _path(test_file), tuple(drop), task
+        _path(data_dir),
+        _path(data_file),
+        _image_size(image_size),
+        target_column,
+        _path(test_file),
+        tuple(drop),
+        task,
+        learnt,
+        embed_words,
     )
     raw = reader(query)
-    for used in ("data_file", "image_size", "target_column", "test_file", "drop"):
+    for used in ("data_file", "image_size", "target_column", "test_file", "drop", "embed_words"):
         value = getattr(query, used)
         if value not in (None, ()) and used not in raw.uses:
             raise SettingError(used, value, f"has no use with the data set {name}", "leave it out")

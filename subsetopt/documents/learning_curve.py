@@ -13,12 +13,13 @@ from subsetopt.documents.comparison import Interval, Metric
 class CurvePoint(Entry):
     """Minima on one share of the rows: the mean test error, and `lost` against all rows with its 95 % interval.
 
-    Errors are shares of wrong predictions, or mean squared errors. `ratio` is Q = K M / P.
+    Errors are shares of wrong predictions, or mean squared errors. `ratio` is Q = K M / P, `effective_ratio` K / p.
     """
 
     fraction: Annotated[float, Field(gt=0, le=1)]
     samples: Count
     ratio: Number
+    effective_ratio: Finite = None
     n: Count
     error: Number
     lost: Finite = None
@@ -39,15 +40,18 @@ class PowerLaw(Entry):
 class LearningCurveDocument(Document):
     """The curve, its law (None where errors do not fall with more rows), and the answer in sentences.
 
-    `band` has [K / N, error, low, high] of the law from the smallest share to four times all rows.
+    `effective_parameters` is p = tr(H^-1 C) at a minimum of all rows. `band` has [K / N, error, low, high] of the law
+    from the smallest share to four times all rows.
     """
 
     kind: Literal["learning-curve"]
     title: str
     metric: Metric
+    measured_on: Literal["test", "held-out"] = "test"
     rows: Count
     parameters: Count
     outputs: Count
+    effective_parameters: Finite = None
     points: Annotated[list[CurvePoint], Field(min_length=2)]
     law: PowerLaw | None = None
     band: list[list[Number]] = Field(default_factory=list)

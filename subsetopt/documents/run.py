@@ -107,7 +107,34 @@ class LossOf(StrEnum):
     DRAWN = "objective, estimated on the samples drawn"
     MINI_BATCHES = "mini-batches, with L2"
     MINI_BATCHES_WITHOUT_DECAY = "mini-batches, without weight decay"
+    L2_PATH = "objective of one L2 strength after the other"
     FRESH_BATCH = "fresh batch before its step"
+
+
+class StrengthEntry(Entry):
+    """The minimum of one L2 strength; `loss` is the objective with its L2 term, `held_out_loss` has none."""
+
+    l2: Number
+    loss: Finite = None
+    held_out_loss: Finite = None
+    gradient_norm: Finite = None
+    stop_reason: str
+    iterations: Count
+    evaluations: Count
+    products: Count = 0
+
+
+class L2PathEntry(Entry):
+    """Minima from the strongest penalty to the weakest; `best` counts from 0.
+
+    All but the chosen one are solved to a gradient test `looser` times the run's.
+    """
+
+    chosen: Number
+    strengths: list[Number]
+    minima: Annotated[list[StrengthEntry], Field(min_length=1)]
+    best: Count
+    looser: Number
 
 
 class PhaseEntry(Entry):
@@ -133,6 +160,7 @@ class PhaseEntry(Entry):
     seconds: Number
     gradient_test: GradientTest | None = None
     subsets: Annotated[Joined | None, BeforeValidator(lambda joined: joined or None)] = None
+    l2_path: L2PathEntry | None = None
 
 
 class SolveEntry(PhaseEntry):

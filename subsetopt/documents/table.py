@@ -22,7 +22,7 @@ class ColumnEntry(Entry):
     """One column; see `subsetopt.data.tables.columns.ColumnEncoding`."""
 
     name: str
-    kind: Literal["number", "boolean", "date", "words", "unused"]
+    kind: Literal["number", "boolean", "date", "words", "embedded", "unused"]
     missing: Count = 0
     fill: Number = 0.0
     categories: list[str] = Field(default_factory=list)

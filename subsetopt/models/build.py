@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from subsetopt.ambient import ordinary_torch
 from subsetopt.errors import ModelError, UserError
 from subsetopt.inputs import Inputs, called, describe
 from subsetopt.models.arguments import convert_settings, open_ended, supplied_arguments
+from subsetopt.models.embedded import behind_embeddings
 from subsetopt.models.foreign import current_directory_importable, load_factory, one_line
 from subsetopt.registry import Registry
 from subsetopt.seeding import derive_seed, seeded_globals
@@ -27,13 +28,15 @@ def build_model(
     n_outputs: int,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    embedded: Sequence[tuple[int, int]] = (),
     **settings: Any,
 ) -> nn.Module:
     """Return the model `name` (or what `package.module:factory` returns), initialised from `seed`, cast to `dtype`.
 
     `in_shape` excludes the sample axis. Parameters are drawn from the stream "init" in single precision, so a seed
     means the same weights whatever `dtype` and the ambient default; torch's global generator stays untouched. A model
-    with complex parameters keeps its own dtypes. Raises `SettingError` for an unknown name or setting and a bad value,
+    with complex parameters keeps its own dtypes. Columns of `embedded`, (place, number of codes) each, hold codes of
+    words, of which the model gets learnt vectors. Raises `SettingError` for an unknown name or setting and a bad value,
     and `ModelError` for a model that does not fit `in_shape` or a factory that yields no trainable module.
     """
     in_shape = dict(in_shape) if isinstance(in_shape, dict) else tuple(in_shape)
@@ -42,12 +45,16 @@ def build_model(
         factory = load_factory(name, seed) if ":" in name else MODELS.get(name)
         arguments = convert_settings(name, factory, settings)
         facts = {"in_shape": in_shape, "n_outputs": n_outputs}
-        arguments |= supplied_arguments(factory, **facts)
         with ordinary_torch(), seeded_globals(seed, "init"):
-            if open_ended(factory):
-                model = _call_open_ended(name, factory, arguments, facts, seed)
-            else:
-                model = _call(name, factory, arguments)
+
+            def made(shape: Any) -> nn.Module:
+                own = {**facts, "in_shape": shape}
+                given = {**arguments, **supplied_arguments(factory, **own)}
+                if open_ended(factory):
+                    return _call_open_ended(name, factory, given, own, seed)
+                return _call(name, factory, given)
+
+            model = behind_embeddings(made, in_shape, embedded) if embedded else made(in_shape)
             initialise_lazy(model, in_shape)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(f"model {name!r} has no trainable parameters; unfreeze some")

@@ -10,7 +10,7 @@ from subsetopt.objective.losses import CallableLoss, CrossEntropy, Loss, MeanSqu
 from subsetopt.objective.meters import CountingMeter
 from subsetopt.objective.model_loss import ModelLoss, model_loss
 from subsetopt.objective.objective import Objective
-from subsetopt.objective.prices import FALLBACK_PRICES, calibrate_prices
+from subsetopt.objective.prices import FALLBACK_PRICES, Prices, calibrate_prices, calibrated_prices
 from subsetopt.objective.protocol import BudgetExhausted, CallKind, Linearisation, Meter, Purpose, SmoothObjective
 from subsetopt.objective.residuals import Residuals
 from subsetopt.objective.tuning import tuned_chunk_size
@@ -31,10 +31,12 @@ __all__ = [
     "Meter",
     "ModelLoss",
     "Objective",
+    "Prices",
     "Purpose",
     "Residuals",
     "SmoothObjective",
     "calibrate_prices",
+    "calibrated_prices",
     "evaluate_last_layer",
     "evaluate_split",
     "functional",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +133,14 @@ class Objective:
         self._graphs: ChunkGraphs | None = None
         if cuda_graphs and not track_noise:
             self._graphs = chunk_graphs(self.flat, self.loss, self.n_samples, self._accumulate)
+
+    def with_l2(self, l2: float) -> Self:
+        """Return the objective with another L2 strength, on the same samples, which are not checked again."""
+        other = copy.copy(self)
+        other.l2 = finite_number("l2", l2, "1e-4")
+        other._gradient_noise = {}
+        other.__dict__.pop("_digest", None)
+        return other
 
     @classmethod
     def from_residual(

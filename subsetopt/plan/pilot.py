@@ -138,7 +138,7 @@ def run_pilot(prepared: PreparedRun, limit: float, clock: Callable[[], float] = 
         # The cap on iterations ends slow tails only: what is then left is far below any level of the laws.
         converged=solved.stop_reason != "callback",
         loss=training_loss(here),
-        penalty=0.5 * config.l2 * float(solved.x.double().square().sum()),
+        penalty=0.5 * config.one_strength * float(solved.x.double().square().sum()),
         held_out=None if held_out is None else training_loss(held_out),
         overhead=max(0.0, seconds / max(solved.counts["evaluations"], 1) - call),
         epoch_equivalents=budget.ledger.cost - before,
@@ -154,7 +154,7 @@ def _objective(prepared: PreparedRun, rows: int) -> Objective:
         inputs[:rows],
         targets[:rows],
         loss=run.model.loss,
-        l2=run.config.l2,
+        l2=run.model.l2,
         preprocess=data.preprocess,
         meter=budget.ledger,
     )

@@ -57,7 +57,7 @@ def make_plan(
     pilot = run_pilot(prepared, pilot_seconds, clock) if pilot_seconds > 0 else None
     wanted = _wanted(excess, target_loss, pilot, data)
     least = data.dataset.n_outputs if data.dataset.task == "classification" else 1
-    problem = PlannedRun(data.full_size, config.l2, wanted.excess, speeds, pilot, shlex.join(flags), least)
+    problem = PlannedRun(data.full_size, config.one_strength, wanted.excess, speeds, pilot, shlex.join(flags), least)
     predictions = predict(problem, shipped_laws() if laws is None else laws)
     chosen = recommend(predictions, by)
     return PlanDocument(
@@ -65,7 +65,7 @@ def make_plan(
         model=run.config.model,
         samples=data.full_size,
         parameters=run.model.flat.size,
-        l2=config.l2,
+        l2=config.one_strength,
         wanted=wanted,
         speeds=SpeedsEntry(**asdict(speeds)),
         pilot=None if pilot is None else _pilot(pilot),

@@ -27,6 +27,7 @@ from subsetopt.report.words import loss_of, loss_words, role_words
 FILE = "loss.png"
 _FORMATS = (".png", ".svg")
 _STYLES = {"subset": (0, (4, 1.5)), "full": "solid"}
+_PLACE = (0.1, 0.115, 0.885, 0.815)  # of the axes: left, bottom, width, height
 _DATA = {"subset": "subset", "full": "full training set"}
 
 
@@ -53,8 +54,8 @@ def loss_figure(directory: Path, result: Mapping[str, Any] | RunDocument | None 
     document = _stored_result(directory) if result is None else RunDocument.of(result)
     records = read_metrics(directory / "metrics.jsonl")
     curves = _curves(records, document)
-    figure = Figure(figsize=(7.2, 4.3), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(7.2, 4.3), dpi=150)  # with a layout of its own: matplotlib's draws everything twice more
+    axes = figure.add_axes(_PLACE)
     _draw_curves(axes, curves)
     _draw_held_out(axes, records)
     _dress(axes, curves, _title(directory, document))

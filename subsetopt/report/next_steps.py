@@ -20,7 +20,7 @@ SHORT = 60.0
 """Seconds of a run that may well be repeated a dozen times."""
 
 _LIMITS = ("max_iterations", "budget")
-_KEPT = ("dataset", "data_file", "target_column", "test_file", "data_dir", "task", "model")
+_KEPT = ("dataset", "data_file", "target_column", "test_file", "embed_words", "data_dir", "task", "model")
 _OBJECT = "(given as an object)"
 _RESUMED = "go on to the minimum: the limit was reached first"
 

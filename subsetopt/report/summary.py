@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from subsetopt.documents.run import PhaseEntry, RunDocument
+from subsetopt.report.l2_path import path_words
 from subsetopt.report.next_steps import next_steps
 from subsetopt.report.numbers import WIDTH, counted, duration, epochs, loss, quality, wrapped
 from subsetopt.report.rating import rating
@@ -29,6 +30,8 @@ _PURPOSES = {
 _FILES = {
     "result.json": "all figures above",
     "loss.png": "training loss against cost",
+    "l2_path.png": "held-out loss against L2 strength",
+    "l2_path.csv": "the minimum of each strength",
     "metrics.jsonl": "loss and gradient of every iteration",
     "model.safetensors": "the trained parameters",
     "model-best.safetensors": "the better parameters, of the subset minimum",
@@ -112,7 +115,8 @@ def _phase(number: int, phase: PhaseEntry) -> list[str]:
         if is_mini_batch(phase.method, phase.loss_of) and phase.stop_reason == "budget"
         else stop_advice(phase.stop_reason)
     )
-    for text in (", ".join(facts) + ".", *subsets_words(phase.model_dump()), _rounds(phase), advice):
+    words = (*subsets_words(phase.model_dump()), *path_words(phase.l2_path), _rounds(phase))
+    for text in (", ".join(facts) + ".", *words, advice):
         lines += wrapped(text, indent=5)
     return lines
 

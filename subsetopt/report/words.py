@@ -50,6 +50,7 @@ def loss_words(kind: str, data: str, role: str = "") -> str:
         LossOf.MINI_BATCHES_WITHOUT_DECAY: f"mean over the latest mini-batches of {where}, without weight decay",
         LossOf.FRESH_BATCH: "loss on each fresh mini-batch before its step, with L2",
         LossOf.ONE_SUBSET: "loss on one of the subsets after the other, with L2",
+        LossOf.L2_PATH: f"loss on {where}, with L2 of one strength after the other",
         LossOf.DRAWN: "loss estimated on the samples drawn, and then on all, with L2",
         LossOf.OBJECTIVE: f"loss on {'the subset of the stage' if role == 'grow' else where}, with L2",
     }

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 
+from subsetopt.documents.comparison import Interval
 from subsetopt.documents.learning_curve import CurvePoint, LearningCurveDocument, PowerLaw
 from subsetopt.documents.representativeness import RepresentativenessDocument
-from subsetopt.errors import SettingError
+from subsetopt.errors import SettingError, setting
 from subsetopt.files import replace_file, sealed
 from subsetopt.report.learning_curve import FILE
 from subsetopt.representativeness.minima import Minimum
@@ -30,6 +31,7 @@ from subsetopt.study.workers import Workers
 from subsetopt.training.preparation import prepare
 
 RESAMPLES = 200
+MISFIT = 4.0  # standard errors between a mean error and the law, beyond which they do not belong together
 FORESEEN = 4.0  # the law is drawn to so many times all rows
 ENOUGH = {"accuracy": 0.01, "mse": 0.05}  # what may be lost to all rows: a point of accuracy, 5 % of the error
 Floats = NDArray[np.float64]
@@ -49,9 +51,11 @@ def run_learning_curve(
     """
     if len({*plan.fractions, 1.0}) < 3:
         raise SettingError("fractions", list(plan.fractions), "are too few for a curve", "give two or more below 1")
-    if prepare(plan.run.model_copy(update={"seed": plan.seeds[0]})).data.dataset.test is None:
-        raise SettingError("dataset", plan.run.dataset, "has no test data to measure errors on", "give a test split")
-    study, minima = run_minima(plan, output, workers=workers, tell=tell, command=command)
+    held_out = prepare(plan.run.model_copy(update={"seed": plan.seeds[0]})).data.dataset
+    if held_out.test is None and held_out.validation is None:
+        remedy = f"set {setting('validation_fraction')} above 0"
+        raise SettingError("dataset", plan.run.dataset, "has no test and no held-out data to measure on", remedy)
+    study, minima = run_minima(plan, output, workers=workers, tell=tell, command=command, effective=True)
     curve = learning_curve(study, minima)
     replace_file(output / FILE, json.dumps(sealed(curve.content()), indent=1).encode())
     return curve
@@ -67,7 +71,8 @@ def learning_curve(study: RepresentativenessDocument, minima: Sequence[Minimum])
         raise SettingError("fractions", shares[:-1], "are too few for a curve", "give two or more below 1")
     by_share = [[row for row in minima if row.fraction == share] for share in shares]
     full = {row.seed: errors[row] for row in by_share[-1]}
-    points = [_point(rows, errors, full) for rows in by_share]
+    effective = next((row.effective_parameters for row in by_share[-1] if row.effective_parameters), None)
+    points = [_point(rows, errors, full, effective) for rows in by_share]
     samples = [[errors[row] for row in rows] for rows in by_share]
     law, fits = _law(np.array(shares), samples)
     grid = np.geomspace(shares[0], FORESEEN, 40)
@@ -75,9 +80,11 @@ def learning_curve(study: RepresentativenessDocument, minima: Sequence[Minimum])
         kind="learning-curve",
         title=study.title.replace("How far subset minima stand for the full set", "How much data are needed"),
         metric=study.metric,
+        measured_on="test" if minima[0].measured_on == "test" else "held-out",
         rows=points[-1].samples,
         parameters=study.parameters,
         outputs=study.outputs,
+        effective_parameters=effective,
         points=points,
         law=law,
         band=[] if law is None else _band(grid, law, fits),
@@ -90,7 +97,9 @@ def _error(row: Minimum, metric: str) -> float:
     return 1 - row.test_metric if metric == "accuracy" else row.test_metric
 
 
-def _point(rows: Sequence[Minimum], errors: dict[Minimum, float], full: dict[int, float]) -> CurvePoint:
+def _point(
+    rows: Sequence[Minimum], errors: dict[Minimum, float], full: dict[int, float], effective: float | None
+) -> CurvePoint:
     """Return the figures of one share; what is lost is paired by seed, over subsets where there is one seed."""
     seeds = sorted({row.seed for row in rows})
     lost = [[errors[row] - full[seed] for row in rows if row.seed == seed] for seed in seeds]
@@ -100,6 +109,7 @@ def _point(rows: Sequence[Minimum], errors: dict[Minimum, float], full: dict[int
         fraction=rows[0].fraction,
         samples=rows[0].samples,
         ratio=rows[0].ratio,
+        effective_ratio=None if effective is None else rows[0].samples / effective,
         n=len(rows),
         error=mean(errors[row] for row in rows),
         lost=None if whole else mean(groups),
@@ -114,19 +124,60 @@ def power(share: Floats, offset: float, scale: float, exponent: float) -> Floats
 
 
 def _law(shares: Floats, samples: Sequence[Sequence[float]]) -> tuple[PowerLaw | None, list[Floats]]:
-    """Return the law and the parameters of its resampled fits; None where errors do not fall."""
+    """Return the law and the parameters of its resampled fits; None where errors do not fall, or not by a power law."""
     means = np.array([mean(values) for values in samples])
-    spread = float(np.sqrt(np.mean([float(np.var(values, ddof=1)) for values in samples if len(values) > 1] or [0.0])))
-    weights = np.array([max(spread, 1e-3 * means.max()) / np.sqrt(len(values)) for values in samples])
+    spreads = _spreads(shares, samples)
+    weights = np.maximum(spreads, 1e-3 * means.max()) / np.sqrt([len(values) for values in samples])
     best = _fitted(shares, means, weights)
-    if best is None or means[0] <= means[-1]:
+    noise = 2 * float(np.hypot(spreads[0] / len(samples[0]) ** 0.5, spreads[-1] / len(samples[-1]) ** 0.5))
+    falls = means[0] - means[-1] > max(noise, 1e-9 * abs(means[0]))
+    if best is None or not falls or not _follows(shares, means, weights, best):
         return None, []
+    if all(len(values) == 1 for values in samples):
+        return _power_law(best, []), []
     draws = np.random.default_rng(derive_seed(0, "learning curve"))
     fits = []
     for _ in range(RESAMPLES):
-        resampled = np.array([mean(draws.choice(values, len(values))) for values in samples])
+        # What the spread of a single minimum is, the other shares tell.
+        resampled = np.array(
+            [
+                mean(draws.choice(values, len(values))) if len(values) > 1 else values[0] + spread * draws.normal()
+                for values, spread in zip(samples, spreads, strict=True)
+            ]
+        )
         if (fit := _fitted(shares, resampled, weights)) is not None:
             fits.append(fit)
+    return _power_law(best, fits), fits
+
+
+def _spreads(shares: Floats, samples: Sequence[Sequence[float]]) -> Floats:
+    """Return the standard deviation of a minimum's error at each share, a power of the share; 0 with one of each.
+
+    Three minima alone tell theirs badly, and that of a small share is many times that of a large one.
+    """
+    known = [
+        (share, np.std(values, ddof=1))
+        for share, values in zip(shares, samples, strict=True)
+        if len(values) > 1 and np.std(values) > 0
+    ]
+    if not known:
+        return np.zeros(len(shares))
+    at, spread = np.log(np.array(known, dtype=np.float64)).T
+    if len(known) < 3:
+        return np.full(len(shares), float(np.exp(spread.mean())))
+    slope, height = np.polyfit(at, spread, 1)
+    fitted: Floats = np.exp(height + min(float(slope), 0.0) * np.log(shares))
+    return fitted
+
+
+def _follows(shares: Floats, means: Floats, weights: Floats, fit: Floats) -> bool:
+    """Return whether errors that rise somewhere on the way do so within what their own spread explains."""
+    rises = float(np.max(np.diff(means), initial=0.0))
+    misfit = float(np.max(np.abs(means - power(shares, *fit)) / weights))
+    return rises <= 0.1 * float(means[0] - means[-1]) or misfit <= MISFIT
+
+
+def _power_law(best: Floats, fits: Sequence[Floats]) -> PowerLaw:
     doubling = float(power(np.array(1.0), *best) - power(np.array(2.0), *best))
     gains = [float(power(np.array(1.0), *fit) - power(np.array(2.0), *fit)) for fit in fits]
     return PowerLaw(
@@ -136,7 +187,7 @@ def _law(shares: Floats, samples: Sequence[Sequence[float]]) -> tuple[PowerLaw |
         exponent_interval=_central([float(fit[2]) for fit in fits]),
         doubling=doubling,
         doubling_interval=_central(gains),
-    ), fits
+    )
 
 
 def _fitted(shares: Floats, means: Floats, weights: Floats) -> Floats | None:
@@ -174,20 +225,35 @@ def _answer(points: Sequence[CurvePoint], law: PowerLaw | None, metric: str) -> 
     allowed = ENOUGH[metric] * (1.0 if metric == "accuracy" else full)
     enough = [point for point in points[:-1] if point.lost is not None and point.lost <= allowed]
     point = enough[0] if enough else points[-2]
+    effective = "" if point.effective_ratio is None else f", effective Q = {point.effective_ratio:.3g}"
+    lost = point.lost or 0.0
     lines = [
-        f"With {100 * point.fraction:.3g} % of the rows ({point.samples}, Q = {point.ratio:.3g}) you lose "
-        f"{_amount(point.lost or 0.0, metric, point.lost_interval)} against all {points[-1].samples}"
+        f"With {100 * point.fraction:.3g} % of the rows ({point.samples}, Q = {point.ratio:.3g}{effective}) you "
+        + ("lose " if lost > 0 else "lose nothing, and win ")
+        + f"{_amount(abs(lost), metric, _signed(point.lost_interval, lost))} against all {points[-1].samples}"
         + ("." if enough else ", and more with fewer: no share tried loses less.")
     ]
     if law is None or law.doubling is None:
-        return [*lines, "The test error does not fall with more rows here, so nothing is foreseen of still more."]
+        why = "does not fall with more rows beyond its spread, or not by a power law"
+        return [*lines, f"The error {why}, so nothing is foreseen of still more."]
     span = law.doubling_interval
-    certain = span is not None and span[0] is not None and span[0] > 0.1 * law.doubling
+    if span is None:
+        worth = f"Twice as many rows as there are would be worth {_amount(law.doubling, metric, None)}"
+        return [*lines, f"{worth} by the fitted law, which has no band: there is one minimum for each share."]
+    certain = span[0] is not None and span[0] > 0.1 * law.doubling
     lines.append(
         f"Twice as many rows as there are would be worth {_amount(law.doubling, metric, span)} by the fitted law"
         + (", an extrapolation." if certain else ", an extrapolation that these minima leave open.")
     )
     return lines
+
+
+def _signed(interval: Interval, lost: float) -> Interval:
+    """Return the interval of what is won where nothing is lost."""
+    if interval is None or lost > 0:
+        return interval
+    low, high = interval
+    return None if low is None or high is None else (-high, -low)
 
 
 def _amount(value: float, metric: str, interval: tuple[float | None, float | None] | None) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +15,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from subsetopt.analysis.effective_ratio import effective_parameters
 from subsetopt.data import draw, require_all_classes
-from subsetopt.errors import RunDirectoryError, SettingError
+from subsetopt.errors import RunDirectoryError, SettingError, UserError
 from subsetopt.files import DIGEST
+from subsetopt.objective import Objective
 from subsetopt.overdetermination import overdetermination_ratio
 from subsetopt.seeding import derive_seed
 from subsetopt.training.context import PreparedRun
@@ -27,12 +30,15 @@ from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData
 
+EFFECTIVE_ROWS = 2000  # of the training data, on which tr(H^-1 C) is estimated
+
 
 @dataclass(frozen=True)
 class Minimum:
     """One solved subset; `fraction` 1 with `repeat` 0 is the full set. Objectives have their L2 term, losses have not.
 
-    `excess` is F/F*; `ratio` is Q = K M / P; `test_metric` accuracy or mse.
+    `excess` is F/F*; `ratio` is Q = K M / P; `test_metric` accuracy or mse, on the split `measured_on`: held-out data
+    where there are no test data. `effective_parameters` is tr(H^-1 C).
     """
 
     seed: int
@@ -51,15 +57,18 @@ class Minimum:
     stop_reason: str
     iterations: int
     epoch_equivalents: float
+    effective_parameters: float | None = None
+    measured_on: str = "test"
 
 
 @dataclass(frozen=True)
 class MinimumTask:
-    """One minimum to find; `fraction` 1 with `repeat` 0 is the full set."""
+    """One minimum to find; `fraction` 1 with `repeat` 0 is the full set; `effective`: estimate tr(H^-1 C) there."""
 
     seed: int
     fraction: float
     repeat: int
+    effective: bool = field(default=False, compare=False)
 
 
 def draw_subset(data: TrainingData, fraction: float, repeat: int) -> Tensor:
@@ -79,7 +88,8 @@ def draw_subset(data: TrainingData, fraction: float, repeat: int) -> Tensor:
 def stored_or_found(run: RunConfig, root: Path, threads: int | None, task: MinimumTask) -> Minimum:
     """Return the minimum that `root` holds, or find and store it; runs in a worker."""
     directory, name = RunDirectory(root), _file_name(run, task)
-    if (stored := _stored(directory, name)) is not None:
+    stored = _stored(directory, name)
+    if stored is not None and (stored.effective_parameters is not None or not task.effective):
         return stored
     if threads is not None:
         torch.set_num_threads(threads)
@@ -152,10 +162,8 @@ def _solve(prepared: PreparedRun, subset: Tensor | None, task: MinimumTask) -> M
         else float(run.model.objective(data, SplitName.TRAIN).value(solved.x, "evaluation"))
     )
     run.model.refresh_batch_norm(own, solved.x, split)
-    train, test = (
-        run.model.evaluate(data, solved.x, SplitName.TRAIN),
-        run.model.evaluate(data, solved.x, SplitName.TEST),
-    )
+    elsewhere = SplitName.VALIDATION if data.dataset.test is None else SplitName.TEST
+    train, test = (run.model.evaluate(data, solved.x, split) for split in (SplitName.TRAIN, elsewhere))
     assert train is not None, "every data set has training data"
     samples = own.samples(split)
     return Minimum(
@@ -175,4 +183,30 @@ def _solve(prepared: PreparedRun, subset: Tensor | None, task: MinimumTask) -> M
         str(solved.stop_reason),
         solved.iterations,
         cost,
+        _effective(config, solved.x) if task.effective else None,
+        str(elsewhere),
     )
+
+
+def _effective(config: RunConfig, w: Tensor) -> float | None:
+    """Return tr(H^-1 C) at the minimum w of all training data, in float64 on at most `EFFECTIVE_ROWS` rows of them."""
+    data, _, run = prepare(config.model_copy(update={"dtype": "float64"}))
+    inputs, targets = data.trained(SplitName.TRAIN)
+    count = len(targets)
+    places = torch.linspace(0, count - 1, min(count, EFFECTIVE_ROWS), device="cpu").round().long()
+    objective = Objective(
+        run.model.flat,
+        inputs,
+        targets,
+        loss=run.model.loss,
+        l2=run.model.l2,
+        indices=places,
+        preprocess=data.preprocess,
+        meter=run.model.ledger,
+        check_deterministic=False,
+    )
+    try:
+        found = effective_parameters(objective, w.to(run.model.flat.device, torch.float64), seed=config.seed)
+    except (UserError, RuntimeError, FloatingPointError):  # a model without gradients of single samples, for example
+        return None
+    return found.value if found is not None and math.isfinite(found.value) and found.value > 0 else None

@@ -54,6 +54,7 @@ class Plan:
             raise SettingError(
                 "repeats", self.repeats, f"makes {count} minima to find, {MOST_MINIMA} are the most", "give fewer"
             )
+        _ = self.run.one_strength
         if self.run.solver == "none":
             raise SettingError("solver", "none", "a subset minimum needs a solver", "for example lbfgs")
 
@@ -81,12 +82,16 @@ def run_minima(
     workers: Workers | None = None,
     tell: Tell | None = None,
     command: Sequence[str] = (),
+    effective: bool = False,
 ) -> tuple[RepresentativenessDocument, list[Minimum]]:
-    """Do what `run_representativeness` does, and return all minima beside its document."""
+    """Do what `run_representativeness` does, and return all minima beside its document.
+
+    With `effective` the first seed's minimum of all data has its effective parameters, tr(H^-1 C).
+    """
     workers = workers or Workers()
     first = _check(plan)
     # The full minima come first: they take longest, and everything is measured against them.
-    tasks = [MinimumTask(seed, 1.0, 0) for seed in plan.seeds] + [
+    tasks = [MinimumTask(seed, 1.0, 0, effective and seed == plan.seeds[0]) for seed in plan.seeds] + [
         MinimumTask(seed, fraction, repeat)
         for seed in plan.seeds
         for fraction in plan.fractions
@@ -114,6 +119,10 @@ def run_minima(
             )
             for task in tasks
         ]
+        if not effective:  # what a study calls test figures are of test data
+            rows = [
+                row if row.measured_on == "test" else replace(row, test_loss=None, test_metric=None) for row in rows
+            ]
         write_csv(directory, RESULTS, [field.name for field in fields(Minimum)], map(asdict, rows))
         summary = summarise(first, rows, plan.repeats, command)
         directory.write_json(SUMMARY, sealed(summary.content()))

@@ -30,7 +30,7 @@ def summarise(
         model=f"{config.model} with {run.model.flat.size} parameters",
         parameters=run.model.flat.size,
         outputs=dataset.n_outputs,
-        l2=config.l2,
+        l2=config.one_strength,
         solver=config.solver,
         metric=metric,
         seeds=seeds,

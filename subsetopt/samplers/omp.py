@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dpotrs, dtrtrs
 
+from subsetopt.objective.lapack import dpotrs, dtrtrs
 from subsetopt.objective.tally import note_flops
 
 Vector = NDArray[np.float64]

@@ -7,7 +7,6 @@ a random subset and then, from its minimum and with its curvature pairs, over al
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -31,6 +30,7 @@ from subsetopt.sklearn.scaling import Floats, Scaling
 from subsetopt.sklearn.settings import check_parameters, drawn_seed, hidden_widths, resolved_device, working_dtype
 from subsetopt.sklearn.solve import HeldOut, Solve
 from subsetopt.solvers import SolveResult, StopReason
+from subsetopt.solvers.continuation import extrapolated
 
 MANY_ROWS = 20_000  # from here on `subset_frac="auto"` solves a tenth of the rows first
 AUTO_SHARE = 0.1
@@ -50,6 +50,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     _prior: float  # l2 "auto" is this many times 1 / rows
     _strengths: tuple[float, ...]  # or one of these many, from so many rows on
     _choice_from: int
+    _learnt_nothing: bool  # the last fit ended at about constant outputs
     _trace: Sequence[tuple[float, Tensor]] = ()  # the last two penalties of warm starts, and their minima
 
     def __init__(
@@ -197,6 +198,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         self.result_, self.n_iter_ = result, max(1, solve.done)
         self.loss_curve_ = solve.losses
         self._trace = [*(self._trace if continued else []), (self.l2_, result.x)][-2:] if self.warm_start else []
+        self._learnt_nothing = rows.learnt_nothing(solve.data_loss(result))
         self._curvature, self._scale = solve.curvature if self.warm_start else None, solve.scale
         if solve.held_out is not None:
             self.validation_losses_ = solve.held_out.losses
@@ -212,6 +214,8 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         solve = Solve(self.solver, self.gtol, self.max_iter, network.start, 0.0, keeps=self.warm_start)
         if continued:
             solve.curvature, solve.scale = getattr(self, "_curvature", None), getattr(self, "_scale", None)
+            if getattr(self, "_learnt_nothing", False) and self._penalty(rows) < self.l2_:
+                solve.w, solve.curvature, self._trace = self._network(rows, seed).start.to(network.dtype), None, ()
         else:
             for stale in ("_strength", "l2_choice_"):
                 self.__dict__.pop(stale, None)
@@ -243,12 +247,7 @@ class SubsetEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
 
     def _extrapolated(self) -> Tensor | None:
         """Return where the minima of the last two penalties point to for this one, linearly in log l2."""
-        if len(self._trace) < 2 or min(self.l2_, *(l2 for l2, _ in self._trace)) <= 0:
-            return None
-        (before, w0), (last, w1) = self._trace
-        if before == last:
-            return None
-        return w1 + (w1 - w0) * min(1.0, math.log(self.l2_ / last) / math.log(last / before))
+        return extrapolated(self._trace, self.l2_)
 
     def _outputs(self, X: Any) -> Floats:
         """Return the network's outputs (n, M) for raw rows, float64."""

@@ -23,10 +23,10 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
     `hidden_layer_sizes` (() is softmax regression), `activation`; `solver` is a name of `subsetopt list solvers`;
     `l2` the factor of 1/2 ||w||^2 beside the mean loss ("auto": c / rows, where c is chosen on held-out rows from 2000
     rows on, for regression from 50, and is 3, or 10, below); `subset_frac` the share of rows solved first ("auto": all
-    of them, or a tenth from 20 000 rows on where no c was chosen on fewer); `gtol` the stopping test max|g| <= gtol S, where S is the loss at the
-    start; `max_iter` iterations in all. `early_stopping` holds out `validation_fraction` of the rows and stops after
-    `n_iter_no_change` iterations without a lower loss on them. With `warm_start` the next `fit` starts from the last
-    parameters and curvature. `dtype` "auto" is float64 for small problems, float32 else.
+    of them, or a tenth from 20 000 rows on where no c was chosen on fewer); `gtol` the stopping test max|g| <= gtol S,
+    where S is the loss at the start; `max_iter` iterations in all. `early_stopping` holds out `validation_fraction` of
+    the rows and stops after `n_iter_no_change` iterations without a lower loss on them. With `warm_start` the next
+    `fit` starts from the last parameters and curvature. `dtype` "auto" is float64 for small problems, float32 else.
 
     Fitted: `classes_`, `n_features_in_`, `feature_names_in_`, `n_iter_`, `loss_curve_` (objective per iteration of the
     last stage), `loss_`, `result_` (`SolveResult`), `overdetermination_` (Q = K M / P of the rows solved first),

@@ -127,9 +127,11 @@ def _followed(estimator: SubsetEstimator, l2: Sequence[float], data: Any, hurrie
         moving.set_params(gtol=LOOSER * estimator.gtol)
     fitted: list[SubsetEstimator] = []
     for strength in l2:
-        if hurried and fitted:
+        if hurried:
+            # One after a penalty so strong that nothing was learnt starts afresh.
             share = max(LEAST_ITERATIONS, round(SHARE_OF_ITERATIONS * estimator.max_iter))
-            moving.set_params(max_iter=min(estimator.max_iter, share))
+            near = bool(fitted) and not fitted[-1]._learnt_nothing
+            moving.set_params(max_iter=min(estimator.max_iter, share) if near else estimator.max_iter)
         with warnings.catch_warnings():
             if hurried:
                 warnings.simplefilter("ignore", ConvergenceWarning)

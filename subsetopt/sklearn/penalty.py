@@ -72,6 +72,9 @@ def _followed(like: Solve, network: Network, fitted: Rows, held_out: Rows, stren
         least = min(loss, least)
         if loss < BETTER * chosen:
             chosen, choice.strength, choice.w, choice.curvature = loss, strength, solve.w, solve.curvature
+        if fitted.learnt_nothing(solve.data_loss(result)):
+            solve, waited = replace(solve, w=like.w, curvature=None), 0
+            continue
         if waited == PATIENCE or loss > WORSE * least:
             break
         share = max(LEAST_ITERATIONS, round(SHARE_OF_ITERATIONS * like.iterations))

@@ -90,7 +90,7 @@ class PerceptronObjective:
         loss, gradient = self._evaluate(self.network.check(w).detach().numpy())
         return torch.tensor(loss, dtype=torch.float64, device="cpu"), torch.from_numpy(gradient)
 
-    def measures(
+    def measures_on_host(
         self, w: Tensor, along: Tensor | None, purpose: Purpose
     ) -> tuple[Tensor, float, float, float, float, float]:
         """Return what a search needs of one point (see `solvers.iterate.evaluate`), without a detour by tensors."""

@@ -19,6 +19,7 @@ from subsetopt.sklearn.network import Network
 from subsetopt.sklearn.perceptron import Sample
 from subsetopt.sklearn.scaling import Floats
 
+NOTHING = 0.98  # of the loss of constant outputs
 LARGEST_COUNT = 2.0**53  # above it floats hold no consecutive whole numbers
 
 
@@ -43,6 +44,20 @@ class Rows:
     def strata(self) -> NDArray[Any] | None:
         """The classes by which subsets and held-out rows are drawn."""
         return None if self.targets.dtype.kind == "f" else self.targets
+
+    def learnt_nothing(self, loss: float) -> bool:
+        """Whether `loss`, without a penalty, is about that of the best constant outputs.
+
+        Parameters near 0, to which a strong penalty leads, are a saddle point of a weaker one: no place to go on from.
+        """
+        shares = (np.ones(len(self)) if self.weights is None else self.weights) / self.total
+        if self.strata is not None:
+            frequencies = np.bincount(self.strata, shares)
+            frequencies = frequencies[frequencies > 0]
+            constant = -float(frequencies @ np.log(frequencies))
+        else:
+            constant = float((shares @ np.square(self.targets - shares @ self.targets)).mean())
+        return loss > NOTHING * constant
 
     def take(self, rows: Any) -> Rows:
         """Return these rows."""

@@ -118,6 +118,10 @@ class Solve:
             self.curvature = self._learnt(solver, state)
         return result
 
+    def data_loss(self, result: SolveResult) -> float:
+        """Return the loss at the end of a stage without the penalty."""
+        return result.loss - 0.5 * self.l2 * float(result.x.double().square().sum())
+
     def _solver(self) -> Any:
         left = max(1, self.iterations - self.done)
         if self.method == HostLBFGS.name and self.w.device.type == "cpu":

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dtrtrs
 from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
+from subsetopt.objective.lapack import dtrtrs
 from subsetopt.objective.tally import note_flops
 from subsetopt.solvers.inner_products import combination, ring_products
 
@@ -104,6 +104,15 @@ class CurvaturePairs:
         self.gram[at, at.start + 1] = self.gram[at.start + 1, at] = [sy, yy]
         self.order.append(at.start // 2)
         del self.order[: 1 - len(self.rows) // 2]  # the oldest, where none is free
+
+    def shifted(self, strength: float) -> CurvaturePairs:
+        """Return the pairs (s, y + strength s) of the same function with strength/2 ||w||^2 added; `meet` before use.
+
+        Those that are not curved any more, where `strength` is negative, are left out.
+        """
+        pairs = [(self.rows[2 * slot], self.rows[2 * slot + 1] + strength * self.rows[2 * slot]) for slot in self.order]
+        note_flops(8 * len(pairs) ** 2 * self.rows.shape[1])
+        return CurvaturePairs.of(pairs, len(self.rows) // 2 - 1, self.rows[0])
 
     def meet(self, gradient: Tensor) -> None:
         """Take the inner products with another current gradient. One synchronisation."""

@@ -70,6 +70,11 @@ class DescentSolver(StopSettings, Generic[M]):
     strong_wolfe: bool = setting(False)
     max_trials: int = setting(25, at_least=1)
 
+    @property
+    def makes_products(self) -> bool:
+        """Whether it may ask the objective for curvature products; solvers that do not say so may."""
+        return getattr(self, "preconditioner", "none") != "none"
+
     def new_memory(self, w: Tensor) -> M:
         """Return a memory without curvature."""
         raise NotImplementedError

@@ -102,9 +102,9 @@ def evaluate(
     """Evaluate loss and gradient at w and read all that a search needs of them, in one synchronisation.
 
     `along` is the direction of the slope; without it the slope is 0. An objective on the host may have
-    `measures(w, along, purpose)`, which returns the gradient, and f, max|g|, g·g, ||g∘w||² and g·d as floats.
+    `measures_on_host(w, along, purpose)`, which returns the gradient, and f, max|g|, g·g, ||g∘w||² and g·d as floats.
     """
-    if (measures := getattr(objective, "measures", None)) is not None:
+    if (measures := getattr(objective, "measures_on_host", None)) is not None:
         gradient, value, largest, square, sensitivity, slope = measures(w, along, purpose)
         noise = rounding_noise(objective.dtype, value, sensitivity)
         return Trial(step, value, slope, largest, square, noise, w, gradient)

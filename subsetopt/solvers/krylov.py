@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from subsetopt.devices import moved
@@ -138,6 +137,8 @@ def solve_tridiagonal(diagonal: Vector, off_diagonal: Vector, start_norm: float,
     added.
     """
     note_flops(TRIDIAGONAL_FLOPS * len(diagonal) ** 2, host=True)
+    from scipy.linalg import eigh_tridiagonal  # here: all solvers are imported when one is asked for
+
     values, vectors = (np.asarray(part, np.float64) for part in eigh_tridiagonal(diagonal, off_diagonal))
     c = start_norm * vectors[0]
     if values[0] > 0:

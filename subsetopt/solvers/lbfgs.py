@@ -145,6 +145,12 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
             state.memory = self._around(state.memory, objective, factors, state.gradient)
         return state
 
+    def penalised(self, state: LBFGSState, strength: float) -> LBFGSState:
+        """Return `state` with the pairs that it would have had with strength/2 ||w||^2 added to its objective."""
+        if type(state.memory) is not CurvaturePairs:  # spread over ranks, or around a preconditioner: as they are
+            return state
+        return dataclasses.replace(state, memory=state.memory.shifted(strength))
+
     def inherit(self, state: LBFGSState, previous: LBFGSState) -> LBFGSState:
         """Return `state`, freshly started, with the pairs of `previous`, which learnt them on another objective.
 

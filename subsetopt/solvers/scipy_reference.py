@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import optimize
 from torch import Tensor
 
 from subsetopt.objective.protocol import BudgetExhausted, Linearisation, Purpose, SmoothObjective
@@ -127,13 +126,15 @@ class _Bridge:
 
     def run(self) -> StopReason | None:
         """Return why scipy ended where our own stopping tests would continue, None otherwise."""
+        from scipy.optimize import minimize  # here: all solvers are imported when one is asked for
+
         limit = self.solver.max_iterations
         left = MAX_ITERATIONS if limit is None else limit - self.state.iterations
         options: Any = {**METHODS[self.solver.method], "maxiter": left}
         hessp = self.hessian_product if self.solver.method in USES_PRODUCTS else None
         try:
             with np.errstate(all="ignore"):
-                optimize.minimize(  # type: ignore[call-overload]  # the stubs want literals for method and options
+                minimize(  # type: ignore[call-overload]  # the stubs want literals for method and options
                     self.value_and_gradient,
                     self._to_host(self.state.w),
                     jac=True,

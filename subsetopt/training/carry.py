@@ -32,10 +32,17 @@ class CarriedCurvature:
             self.method = method
             self.tensors, self.numbers = solver.save(state)
 
-    def take(self, method: str, solver: Solver, objective: SmoothObjective, state: Any) -> Any:
-        """Return `state`, freshly started on `objective`, with the curvature kept; as it is after another method."""
+    def take(self, method: str, solver: Solver, objective: SmoothObjective, state: Any, l2_change: float = 0.0) -> Any:
+        """Return `state`, freshly started on `objective`, with the curvature kept; as it is after another method.
+
+        `l2_change` is how much larger the L2 strength of `objective` is than that of the one before.
+        """
         if self.method == method and hasattr(solver, "inherit"):
-            state = solver.inherit(state, solver.restore(objective, self.tensors, self.numbers))
+            previous = solver.restore(objective, self.tensors, self.numbers)
+            # Not for a weaker one: curvature that the penalty had made nearly all of would be nearly none, or less.
+            if l2_change > 0 and hasattr(solver, "penalised"):
+                previous = solver.penalised(previous, l2_change)
+            state = solver.inherit(state, previous)
         self.clear()
         return state
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from subsetopt.data import Dataset, as_dataset, as_dataset_of_batches, load_dataset
+from subsetopt.data.catalog import LearntTable
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
 from subsetopt.training.settings.run import RunConfig
 
 
-def data_of(config: RunConfig, given: object, ranks: Ranks, whole: bool) -> Dataset:
+def data_of(config: RunConfig, given: object, ranks: Ranks, whole: bool, learnt: LearntTable | None = None) -> Dataset:
     """Return the data of a run; with `whole` samples are not taken apart into inputs and targets.
 
-    Raises `DataError` and `SettingError` in one line.
+    `learnt` is what another run has learnt of a table. Raises `DataError` and `SettingError` in one line.
     """
     if given is None:
         return load_dataset(
             config.dataset,
+            learnt=learnt,
+            embed_words=config.embed_words,
             data_dir=config.data_dir,
             data_file=config.data_file,
             validation_fraction=config.validation_fraction,

@@ -9,8 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from subsetopt.documents.run import RunDocument
 from subsetopt.files import MALFORMED, reason, sealed
+<<<<<<< HEAD
+from subsetopt.training.checks.affordable import check_trained, no_better, stepless
+=======
+from subsetopt.imports import uncollected
 from subsetopt.training.checks.affordable import check_trained, stepless
+>>>>>>> cli17
 from subsetopt.training.checks.identity import identity
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.loop import Loop
@@ -76,7 +82,7 @@ def finish(
     records = [snapshot.record for snapshot in position.snapshots]
     if not may_idle:
         check_trained(run.config, records)
-    for text in stepless(records):
+    for text in [*stepless(records), *no_better(records)]:
         progress.warn(text)
     result = sealed(finite(assemble_result(prepared, position, [SplitName(name) for name in splits]).content()))
     for text in result["assessment"]["alarms"]:
@@ -95,10 +101,13 @@ def finish(
 
 def _draw(directory: RunDirectory, result: dict[str, Any], progress: Progress) -> None:
     """Draw the figure; a run does not fail for want of one."""
-    from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
+    with uncollected():
+        from subsetopt.report.figure import loss_figure  # here, to keep matplotlib out of the library's import
+        from subsetopt.report.l2_path import path_files
 
     try:
         loss_figure(directory.path, result)
+        path_files(directory.path, RunDocument.of(result))
     except MALFORMED as error:
         progress.warn(f"no figure ({reason(error)})")
 

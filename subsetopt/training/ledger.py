@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
+from subsetopt.objective.prices import Prices
 from subsetopt.objective.protocol import BudgetExhausted, CallKind, Purpose
 from subsetopt.objective.tally import Tally, tallied
 
@@ -43,7 +44,7 @@ class Ledger:
 
     def __init__(self, full_size: int, prices: Mapping[str, float], budget: float | None = None) -> None:
         self.full_size = full_size
-        self.prices = {"flops": 0.0, **prices}
+        self.prices = prices if isinstance(prices, Prices) else Prices({"flops": 0.0, **prices})
         self.budget = math.inf if budget is None else budget
         self.limit = self.budget
         self._since, self._most, self._growth = 0, 0, 0
@@ -145,7 +146,7 @@ class Ledger:
         entries = [[purpose, kind, self._calls[purpose, kind], n] for (purpose, kind), n in self._samples.items()]
         limit = None if math.isinf(self.limit) else self.limit
         return {
-            "prices": self.prices,
+            "prices": dict(self.prices),
             "limit": limit,
             "following": [self._since, self._most, self._growth],
             "entries": entries,
@@ -156,7 +157,7 @@ class Ledger:
 
         A run that an earlier version began goes on as it began: there a method's own arithmetic had no price.
         """
-        self.prices = {"flops": 0.0, **saved["prices"]}
+        self.prices = self.prices.changed({"flops": 0.0, **saved["prices"]})
         self._since, self._most, self._growth = saved.get("following", (0, 0, 0))
         self.limit = math.inf if saved["limit"] is None else saved["limit"]
         self._calls = Counter({(purpose, kind): calls for purpose, kind, calls, _ in saved["entries"]})

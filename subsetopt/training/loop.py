@@ -15,6 +15,7 @@ from subsetopt.errors import UserError
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.saving import without_copies
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.checks.affordable import no_better
 from subsetopt.training.checks.identity import check_identity, check_outputs
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.observers import Observed, stop_asked
@@ -144,6 +145,8 @@ class Loop:
         if isinstance(self._progress, Observed):
             self._progress.phase_done(summary)
         self._log(f"{phase.title}: {reason} after {record['iteration']} iterations, loss {record['loss']}")
+        for text in no_better([summary]):
+            self._log(text)
         last = len(position.snapshots) == len(self._phases)
         at_once = self._save_at_once and (last or self._affordable())
         if at_once or self._ranks.size > 1 or self._save_due():

@@ -104,6 +104,7 @@ def unpack(
     ]
     run.model.flat.load_buffers(under("buffer/", tensors))
     run.scale.recall(state["records"])
+    run.model.recall_l2(state["records"])
     position = Position(
         run.model.flat.check(tensors["w"].to(device)),
         snapshots,

@@ -22,14 +22,14 @@ from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
 from subsetopt.inputs import Inputs
 from subsetopt.models import MODELS, build_model, initialise_lazy, refuse_reserved
-from subsetopt.objective import FlatModel, Loss, ModelLoss, Residuals, calibrate_prices, tuned_chunk_size
+from subsetopt.objective import FlatModel, Loss, ModelLoss, Prices, Residuals, calibrated_prices, tuned_chunk_size
 from subsetopt.objective.weighting import without_weights
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
 from subsetopt.training.checks.inputs import fitted_inputs
 from subsetopt.training.checks.own_loss import as_run_data, check_own_loss, fitted_outputs, own_loss
-from subsetopt.training.checks.run_data import standardised_as
+from subsetopt.training.checks.run_data import learnt_table, standardised_as
 from subsetopt.training.checks.scale_notes import scale_notes
 from subsetopt.training.context import PreparedRun, RunContext
 from subsetopt.training.data_of_run import data_of
@@ -71,7 +71,7 @@ def prepare(
     whole = isinstance(own, ModelLoss) and dataset is not None and not isinstance(dataset, Dataset)
     if whole and model is None:
         raise SettingError("model", config.model, "a loss(model, batch) calls a module of yours", "give the module")
-    dataset = data_of(config, dataset, ranks, whole)
+    dataset = data_of(config, dataset, ranks, whole, None if statistics is None else learnt_table(statistics))
     kind = resolve_loss(config.loss, dataset) if own is None else own
     if not isinstance(kind, str):
         # The loss says what its targets are: 0 and 1, counts, or a distance in their own units.
@@ -79,6 +79,10 @@ def prepare(
     if isinstance(kind, ModelLoss):
         dataset = replace(dataset, task="regression")  # whether its targets are classes, the loss alone knows
     subset = _draw_subset(config, dataset)
+    coded = () if dataset.encoding is None else dataset.encoding.embedded
+    if coded and model is not None:
+        problem = "a model that is given as an object has no embeddings of its own for them"
+        raise SettingError("embed_words", config.embed_words, problem, "leave it out, or give a factory")
     ours = model is None
     if model is None:
         refuse_reserved(config.model_args)
@@ -89,6 +93,7 @@ def prepare(
             n_outputs=dataset.n_outputs,
             seed=config.seed,
             dtype=dtype,
+            embedded=coded,
             **config.model_args,
         )
     if isinstance(kind, ModelLoss):
@@ -128,7 +133,7 @@ def prepare(
     run_model = RunModel(
         flat,
         kind,
-        config.l2,
+        config.strengths[0],
         ledger,
         ranks,
         origin,
@@ -212,7 +217,7 @@ def _few(dataset: Dataset, dtype: torch.dtype) -> Inputs:
     return Preprocess(dataset.normalization, dtype)(few)
 
 
-_KNOWN_PRICES: dict[str, dict[str, float]] = {}
+_KNOWN_PRICES: dict[str, Prices] = {}
 """Prices of the package's own models, whose operations depend on shapes alone: the cells of a study share them."""
 
 
@@ -225,7 +230,8 @@ def _price_key(config: RunConfig, dataset: Dataset, loss: str, embedded: bool, d
         return None
     shapes = dataset.in_shape, dataset.n_outputs, inputs.dtype, min(len(dataset.train), PRICE_SAMPLES)
     targets = dataset.train.targets.shape[1:], dataset.train.targets.dtype
-    settings = config.model, sorted(config.model_args.items()), config.dtype
+    coded = () if dataset.encoding is None else dataset.encoding.embedded
+    settings = config.model, sorted(config.model_args.items()), config.dtype, coded
     return repr((settings, shapes, targets, loss, embedded, device.type))
 
 
@@ -236,9 +242,10 @@ def _prices(
     preprocess: Preprocess,
     device: torch.device,
     known_by: str | None,
-) -> dict[str, float]:
+) -> Prices:
     if known_by is not None and known_by in _KNOWN_PRICES:
-        return dict(_KNOWN_PRICES[known_by])
+        known = _KNOWN_PRICES[known_by]
+        return known.changed(known)
     rows: slice | Tensor = slice(PRICE_SAMPLES)
     if isinstance(plainly := loss if isinstance(loss, str) else without_weights(loss), Residuals):
         rows = plainly.covering(
@@ -249,9 +256,9 @@ def _prices(
     with warnings.catch_warnings():
         # What stands in for a product is said where a solver takes products, not where they are priced.
         warnings.filterwarnings("ignore", message="curvature products")
-        prices = calibrate_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
+        prices = calibrated_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
     if known_by is not None:
-        _KNOWN_PRICES[known_by] = dict(prices)
+        _KNOWN_PRICES[known_by] = prices.changed(prices)
     return prices
 
 

@@ -35,7 +35,7 @@ from subsetopt.documents.table import TableEntry
 from subsetopt.errors import RunDirectoryError
 from subsetopt.objective.weighting import without_weights
 from subsetopt.overdetermination import verdict
-from subsetopt.training.checks.affordable import stepless
+from subsetopt.training.checks.affordable import no_better, stepless
 from subsetopt.training.checks.assessment import assess
 from subsetopt.training.checks.non_finite import non_finite_notes
 from subsetopt.training.context import PreparedRun, RunContext
@@ -62,7 +62,8 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
     metrics = _metrics(data, run, snapshots[-1], splits)
     before = None if solve is None or handoff is None else _metrics(data, run, solve, splits)
     assessment = Assessment.model_validate(assess(data, run, snapshots[-1], solve, metrics, before))
-    warnings = [*assessment.alarms, *run.warnings, *stepless(snapshot.record for snapshot in snapshots)]
+    records = [snapshot.record for snapshot in snapshots]
+    warnings = [*assessment.alarms, *run.warnings, *stepless(records), *no_better(records)]
     return RunDocument(
         version=own_version(),
         status="done",
@@ -77,7 +78,7 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
         solve=None if solve is None else SolveEntry.model_validate({"solver": solve.record["method"], **solve.record}),
         handoff=None if handoff is None else PhaseEntry.model_validate(handoff.record),
         metrics=_written(metrics),
-        objective=_objective(config.l2, snapshots[-1], metrics),
+        objective=_objective(run.model.l2, snapshots[-1], metrics),
         metrics_before_handoff=None if before is None else _written(before),
         assessment=assessment,
         models=Models(last=MODEL, best=None if assessment.better is None else BEST),

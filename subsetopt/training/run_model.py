@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -46,6 +47,21 @@ class RunModel:
     def initial(self) -> Tensor:
         """The parameters (P,) that the model was made with, whatever the run starts from."""
         return self.flat.initial() if self.origin is None else self.origin
+
+    def choose_l2(self, l2: float) -> None:
+        """Set another L2 strength; objectives that were built get it with the data that they hold."""
+        if l2 == self.l2:
+            return
+        self.l2 = l2
+        for built in self._objectives.values():
+            for kind, objective in built.items():
+                built[kind] = objective.with_l2(l2)
+
+    def recall_l2(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Set the strength that a finished phase has chosen, by the records of the finished phases."""
+        for record in records:
+            if path := record.get("l2_path"):
+                self.choose_l2(path["chosen"])
 
     def objective(self, data: TrainingData, split: SplitName, track_noise: bool = False) -> Objective:
         """Return the full-batch objective on the subset or on all training data; built and checked once."""

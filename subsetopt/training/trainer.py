@@ -29,6 +29,7 @@ _NAMED = (
     "target",
     "test_file",
     "drop",
+    "embed_words",
 )  # where a data set lies that has a name
 _MADE = ("validation_fraction", "normalize")  # how a `Dataset` was made
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 import pytest
-from subsetopt_cli.main import _COMMANDS
+from subsetopt_cli.main import _COMMANDS, run
 from subsetopt_cli.presets import preset_files
 
 from subsetopt.guide import pages
@@ -65,6 +65,22 @@ def test_the_python_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "tensor([1" in printed, "Rosenbrock's minimum is at (1, 1)"
+
+
+def test_the_tour_on_a_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, but with few iterations and minima."""
+    monkeypatch.chdir(tmp_path)
+    rows = [(i % 7, "red" if i % 3 else "blue", "" if i % 11 == 0 else i * i % 17) for i in range(120)]
+    lines = [f"{a},{word},{b},{2.5 * a + (word == 'red') + 0.1 * (i % 5)}" for i, (a, word, b) in enumerate(rows)]
+    Path("data.csv").write_text("\n".join(["a,colour,b,y", *lines]) + "\n")
+    Path("new.csv").write_text("colour,b,a\nred,3,1\ngreen,,2\n")
+    (block,) = re.findall(r"<!-- tour: csv -->\n```sh\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines():
+        words = shlex.split(line, comments=True)[1:]
+        short = {"train": ["--max-iterations", "5"], "learn-curve": ["--max-iterations", "5", "--repeats", "1"]}
+        assert run([*words, *short.get(words[0], [])]) == 0, line
+    assert Path("predictions.csv").read_text().count("\n") == 3
+    assert Path("runs/path/l2_path.png").exists() and Path("runs/curve/learning_curve.png").exists()
 
 
 def test_files_that_the_readme_names_are_there() -> None:

@@ -367,6 +367,24 @@ def trained(ranks: Ranks, model: nn.Module, **settings: object) -> tuple[Tensor,
     return state.w.detach(), budget.ledger.cost, run.warnings
 
 
+def of_pair(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    x, y = batch
+    return nn.functional.cross_entropy(model(x), y, reduction="none") + model(x).square().mean(1)
+
+
+def check_a_run_whose_loss_calls_the_model(ranks: Ranks) -> None:
+    found = []
+    for each in (ranks, Ranks()):
+        config = make_config({"dtype": "float64", "subset_frac": 0.5})
+        data, _, run = prepare(config, network(), samples(), each, loss=of_pair)
+        objective = run.model.objective(data, SplitName.SUBSET)
+        w = objective.initial()
+        measured = [run.model.evaluate(data, w, split) for split in (SplitName.TRAIN, SplitName.VALIDATION)]
+        found.append([*objective.value_and_gradient(w), *(torch.tensor(list(part.values())) for part in measured)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **EXACT)
+
+
 def check_first_order(ranks: Ranks) -> None:
     plain = network()
     for settings in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,11 +107,51 @@ def test_what_makes_no_curve_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"fractions = .*two or more below 1"):
         run_learning_curve(Plan(config, (0.5,), 2), tmp_path / "a")
     np.savez(tmp_path / "d.npz", x_train=np.random.default_rng(0).normal(size=(50, 3)), y_train=np.arange(50) % 2)
-    alone = make_config({"dataset": "npz", "data_file": tmp_path / "d.npz", "model": "linear"})
-    with pytest.raises(UserError, match="dataset = 'npz': has no test data"):
+    alone = make_config(
+        {"dataset": "npz", "data_file": tmp_path / "d.npz", "model": "linear", "validation_fraction": 0}
+    )
+    with pytest.raises(UserError, match="dataset = 'npz': has no test and no held-out data"):
         run_learning_curve(Plan(alone, (0.2, 0.5), 2), tmp_path / "b")
     with pytest.raises(
         UserError, match=r"fractions = 0.0001: leaves too few of 1294 samples: .*classes, 10; give larger"
     ):
         run_learning_curve(Plan(config, (0.0001, 0.5), 2), tmp_path / "a")
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+def test_held_out_rows_stand_in_for_test_data_and_the_effective_ratio_is_that_of_the_full_minimum(
+    tmp_path: Path,
+) -> None:
+    """Reference for p of least squares with unit noise and next to no L2: tr(H^-1 C) = 2 sigma^2 P, H = 2 X'X / n."""
+    draws = np.random.default_rng(1)
+    x = draws.normal(size=(1200, 3))
+    y = x @ [1.0, -2.0, 0.5] + draws.normal(size=1200)
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y)
+    settings = {"dataset": "npz", "data_file": tmp_path / "d.npz", "model": "linear", "l2": 1e-6}
+    curve = run_learning_curve(Plan(make_config(settings), (0.02, 0.1, 0.3), 2), tmp_path / "study")
+    sigma = 1 / float(np.std(y))  # targets are standardised
+    assert curve.measured_on == "held-out" and curve.effective_parameters is not None
+    assert curve.effective_parameters == pytest.approx(2 * sigma**2 * 4, rel=0.15)
+    for point in curve.points:
+        assert point.effective_ratio == pytest.approx(point.samples / curve.effective_parameters)
+    assert "effective Q" in curve.answer[0]
+
+
+@pytest.mark.parametrize("errors", [[0.2, 0.2, 0.2, 0.2], [0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.05, 0.19]])
+def test_errors_without_a_law_foresee_nothing(errors: list[float]) -> None:
+    shares = (0.1, 0.2, 0.5, 1.0)
+    rows = [
+        replace(row, fraction=share, test_metric=1 - error - 1e-4 * number)
+        for share, error in zip(shares, errors, strict=True)
+        for number, row in enumerate(minima((0.02, 0.01, 0.6), 0.0, "accuracy")[:3])
+    ]
+    curve = learning_curve(study("accuracy"), rows)
+    assert curve.law is None and curve.band == [] and "nothing is foreseen" in curve.answer[-1]
+    assert not any("nan" in line for line in curve.answer)
+
+
+def test_one_minimum_for_each_share_has_a_law_without_a_band() -> None:
+    rows = [row for row in minima((0.02, 0.01, 0.6), 0.0, "accuracy") if row.seed == 0 and row.repeat == 0]
+    curve = learning_curve(study("accuracy"), rows)
+    assert curve.law is not None and curve.law.doubling_interval is None
+    assert curve.law.exponent == pytest.approx(0.6, abs=0.02) and "has no band" in curve.answer[-1]

@@ -64,7 +64,7 @@ def test_a_perceptron_written_out_is_the_general_objective(activation, widths, c
     torch.testing.assert_close(own_loss, loss, rtol=1e-13, atol=0)
     torch.testing.assert_close(own_gradient, gradient, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(own.value(w), loss, rtol=1e-13, atol=0)
-    measured = own.measures(w, 2 * gradient, "train")
+    measured = own.measures_on_host(w, 2 * gradient, "train")
     assert torch.equal(measured[0], own_gradient)
     square, sensitivity = float(gradient @ gradient), float(((gradient * w) ** 2).sum())
     expected = [float(loss), float(gradient.abs().max()), square, sensitivity, 2 * square]

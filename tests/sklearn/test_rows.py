@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.ensemble import AdaBoostClassifier
+from sklearn.exceptions import ConvergenceWarning
 
-from subsetopt.sklearn import SubsetClassifier, SubsetClassifierCV, SubsetRegressor
+from subsetopt.sklearn import SubsetClassifier, SubsetClassifierCV, SubsetRegressor, l2_path
 
 
 def _model(**settings):
@@ -110,3 +113,18 @@ def test_a_regressor_takes_targets_in_any_form():
     assert column.shape == (60, 1)
     np.testing.assert_array_equal(model.fit(X, y.astype(object)).predict(X), column[:, 0])
     np.testing.assert_allclose(model.fit(X, np.full(60, 7.0)).predict(X), 7.0, atol=1e-2)
+
+
+def test_a_strong_prior_that_learns_nothing_is_not_gone_on_from():
+    """Parameters at 0 are a saddle point of y = x1 x2: every weaker penalty would end there, too."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2500, 5))
+    y = (X[:, 0] * X[:, 1] > 0).astype(int)
+    model = SubsetClassifier((10,), random_state=0, max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        assert model.fit(X, y).score(X, y) > 0.9
+        path = l2_path(model, X[:400], y[:400], [1.0, 1e-3], held_out=(X[400:], y[400:]))
+    assert path.scores[0] < 0.6
+    assert path.best.l2 == 1e-3
+    assert path.best.score(X[400:], y[400:]) > 0.8

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from subsetopt.objective import Prices
 from subsetopt.training import preparation
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
@@ -16,18 +17,18 @@ from subsetopt.training.settings.run import make_config
 def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the calibrations from an empty store on."""
     calls: list[int] = []
-    whole = preparation.calibrate_prices
+    whole = preparation.calibrated_prices
 
-    def counted(*given: Any, **settings: Any) -> dict[str, float]:
+    def counted(*given: Any, **settings: Any) -> Prices:
         calls.append(1)
         return whole(*given, **settings)
 
-    monkeypatch.setattr(preparation, "calibrate_prices", counted)
+    monkeypatch.setattr(preparation, "calibrated_prices", counted)
     monkeypatch.setattr(preparation, "_KNOWN_PRICES", {})
     return calls
 
 
-def prices(module: nn.Module | None = None, **settings: Any) -> dict[str, float]:
+def prices(module: nn.Module | None = None, **settings: Any) -> Prices:
     return prepare(make_config(settings), module).budget.ledger.prices
 
 
@@ -51,3 +52,11 @@ def test_a_users_own_model_is_always_calibrated(calibrated: list[int]) -> None:
     for width in (4, 32):
         prices(nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh(), nn.Linear(width, 10)))
     assert len(calibrated) == 2
+
+
+def test_products_are_counted_when_a_run_asks_for_their_price(calibrated: list[int]) -> None:
+    found = prices()
+    assert set(found) == {"forward", "gradient", "flops"}
+    assert found["hvp"] > 1 and {"ggnvp", "linearise"} < set(found)
+    assert prices()["hvp"] == found["hvp"], "also where the prices are shared"
+    assert found.changed({"hvp": 7.0})["hvp"] == 7.0, "a checkpoint's own price holds"

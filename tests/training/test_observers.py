@@ -84,7 +84,7 @@ def test_mistakes_with_callbacks_are_one_line() -> None:
     with pytest.raises(UserError, match="on_iteration"):
         SubsetTrainer(*problem(), on_iteration="print")
     for wrong in (lambda: True, lambda record, phase: True):
-        with pytest.raises(UserError, match="on_phase_end = .*does not take one argument"):
+        with pytest.raises(UserError, match=r"on_phase_end = .*does not take one argument"):
             SubsetTrainer(*problem(), on_phase_end=wrong)
     with pytest.raises(UserError, match="give output"):
         SubsetTrainer(*problem(), on_iteration=lambda record: True, **SETTINGS).fit()

@@ -8,6 +8,7 @@ import click
 
 from subsetopt.report.table import text_table
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
+from subsetopt_cli.running import importing
 
 _SPLITS = ("subset", "train", "validation", "test")
 
@@ -33,7 +34,8 @@ def command(run: Path, splits: tuple[str, ...], data_dir: Path | None, device: s
     RUN is the directory that `subsetopt train` wrote. Figures are in the units of the data. Where the data are not
     those of the run any more, a warning says so.
     """
-    from subsetopt.training.evaluation import evaluate_run
+    with importing():
+        from subsetopt.training.evaluation import evaluate_run
 
     notes: list[str] = []
     with standard_output_reserved():

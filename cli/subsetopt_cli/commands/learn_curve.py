@@ -68,7 +68,9 @@ def command(
 def _text(curve: LearningCurveDocument, directory: Path) -> str:
     percent = curve.metric == "accuracy"
     factor = 100.0 if percent else 1.0
-    rows = [["rows", "K", "Q", "test error, %" if percent else "test mse", "lost to all rows", "minima"]]
+    effective = curve.effective_parameters is not None
+    error = f"{curve.measured_on} {'error, %' if percent else 'mse'}"
+    rows = [["rows", "K", "Q", *["effective Q"] * effective, error, "lost to all rows", "minima"]]
     for point in curve.points:
         lost = "-" if point.lost is None else f"{factor * point.lost:.3g}"
         rows.append(
@@ -76,6 +78,7 @@ def _text(curve: LearningCurveDocument, directory: Path) -> str:
                 f"{100 * point.fraction:g} %",
                 str(point.samples),
                 f"{point.ratio:.3g}",
+                *([f"{point.effective_ratio:.3g}"] if point.effective_ratio is not None else []),
                 f"{factor * point.error:.4g}",
                 lost,
                 str(point.n),

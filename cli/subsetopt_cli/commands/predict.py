@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
+from subsetopt_cli.running import importing
 
 _SHOWN = 10
 
@@ -43,7 +44,8 @@ def command(run: Path, data_file: Path, output: Path | None, which: Literal["las
     RUN is the directory that `subsetopt train` wrote. Inputs are standardised as in the run; predictions are class
     names, or regression targets in the units of the training data. The run's data set is not read.
     """
-    from subsetopt.training.prediction.predictions import check_output, predict_file, write_predictions
+    with importing():
+        from subsetopt.training.prediction.predictions import check_output, predict_file, write_predictions
 
     with standard_output_reserved():
         check_output(output)

@@ -33,6 +33,7 @@ _SETTINGS = (
     "target_column",
     "test_file",
     "drop",
+    "embed_words",
     "task",
     "image_size",
     "validation_fraction",

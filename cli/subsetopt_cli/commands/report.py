@@ -65,12 +65,14 @@ def _run(directory: Path) -> tuple[dict[str, Any], str]:
     from subsetopt.errors import RunDirectoryError, UserError
     from subsetopt.files import MALFORMED
     from subsetopt.report import loss_figure, summary
+    from subsetopt.report.l2_path import path_files
     from subsetopt.report.result_file import read_result_file
 
     result = read_result_file(directory, f"finish it with `subsetopt resume {directory}`")
     try:
         figure = loss_figure(directory, result)
-        return {"kind": "run", "files": [str(figure)], "result": result.content()}, summary(result, directory)
+        files = [str(path) for path in (figure, *path_files(directory, result))]
+        return {"kind": "run", "files": files, "result": result.content()}, summary(result, directory)
     except UserError:
         raise
     except MALFORMED as error:

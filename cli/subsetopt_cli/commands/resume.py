@@ -10,7 +10,7 @@ import click
 from subsetopt.training.settings.run import LIMITS, RunConfig
 from subsetopt_cli.options import given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option
-from subsetopt_cli.running import progress_shown, quiet_option, show_outcome
+from subsetopt_cli.running import importing, progress_shown, quiet_option, show_outcome
 
 
 @click.command("resume", short_help="Continue an interrupted run.", params=setting_options(RunConfig, LIMITS))
@@ -24,7 +24,8 @@ def command(run: Path, as_json: bool, quiet: bool, **flags: Any) -> None:
     RUN is the directory that `subsetopt train` wrote. The final parameters are those of a run that was never stopped.
     With a larger limit, such as --max-iterations, a solver that stopped at its limit continues from there.
     """
-    from subsetopt.training.resume import resume_run
+    with importing():
+        from subsetopt.training.resume import resume_run
 
     with progress_shown(quiet) as progress:
         outcome = resume_run(run, progress=progress, limits=given_settings(RunConfig, flags))

@@ -10,7 +10,7 @@ from subsetopt.training.settings.run import RunConfig, make_config
 from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option
 from subsetopt_cli.presets import overrides, preset_files, read_config
-from subsetopt_cli.running import progress_shown, quiet_option, show_outcome
+from subsetopt_cli.running import importing, progress_shown, quiet_option, show_outcome
 
 
 def _complete_config(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -46,7 +46,8 @@ def command(config: str | None, as_json: bool, quiet: bool, **flags: Any) -> Non
     base = read_config(config) if config is not None else {}
     settings = make_config(base, overrides(base, given_settings(RunConfig, flags)))
 
-    from subsetopt.training.run import train
+    with importing():
+        from subsetopt.training.run import train
 
     with progress_shown(quiet) as progress:
         outcome = train(settings, progress=progress)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,10 @@ from subsetopt.data.names import listed, shown
 from subsetopt.data.tables.encoding import learn_encoding
 from subsetopt.data.tables.files import read_table
 from subsetopt.data.tables.table import Table
-from subsetopt.data.tables.target import labelled, read_target, read_target_like, target_format
+from subsetopt.data.tables.target import labelled, numbered, read_target, read_target_like, target_format
 from subsetopt.errors import SettingError, setting
 
-USES = ("data_file", "target_column", "test_file", "drop")
+USES = ("data_file", "target_column", "test_file", "drop", "embed_words")
 
 
 @DATASETS.register(
@@ -31,7 +32,7 @@ def read_own_table(query: Query) -> RawData:
     if query.data_file is None:
         remedy = f"name it with {setting('data_file', 'FILE.csv')}"
         raise SettingError("data_file", None, "the data set table is a file of yours", remedy)
-    table = read_table(query.data_file)
+    table = read_table(query.data_file, drop=query.drop)
     target = query.target_column
     if target is None:
         remedy = f"name it with {setting('target_column', 'COLUMN')}; there are {listed(table.columns)}"
@@ -49,15 +50,28 @@ def read_own_table(query: Query) -> RawData:
     labels = read_target(table, target, query.task)
     test, test_table = None, None
     if query.test_file is not None:
-        test_table = read_table(query.test_file, "test_file")
+        test_table = read_table(query.test_file, "test_file", query.drop)
         _require("target_column", target, test_table)
         test_table, test_rows, more = labelled(test_table, target)
         form = target_format(table, target)
         test = RawSplit(None, read_target_like(test_table, target, labels, form), test_rows)
         notes += more
 
+    known = query.learnt
+    if known is not None and known.class_names:
+        labels = numbered(table, target, labels, known.class_names)
+        test = (
+            None
+            if test is None or test_table is None
+            else replace(test, targets=numbered(test_table, target, test.targets, known.class_names))
+        )
+
     def encode(train: NDArray[np.int64]) -> Encoded:
-        encoding = learn_encoding(table.take(train), target, query.drop)
+        encoding = (
+            learn_encoding(table.take(train), target, query.drop, query.embed_words)
+            if known is None
+            else known.encoding
+        )
         given = {"train": table} | ({} if test_table is None else {"test": test_table})
         inputs, said = {}, []
         for part, own in given.items():
@@ -66,7 +80,16 @@ def read_own_table(query: Query) -> RawData:
         return Encoded(inputs, encoding, tuple(said))
 
     all_notes = (*table.notes, *(() if test_table is None else test_table.notes), *notes)
-    return RawData(RawSplit(None, labels, rows), test, notes=all_notes, uses=USES, encode=encode)
+    classes = () if known is None else known.class_names
+    return RawData(
+        RawSplit(None, labels, rows),
+        test,
+        n_classes=len(classes) or None,
+        class_names=classes,
+        notes=all_notes,
+        uses=USES,
+        encode=encode,
+    )
 
 
 def _require(keyword: str, name: str, table: Table) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class NumberFormat:
             if "." in body:
                 return None
             body = body.replace(self.decimal, ".")
-        return float(body) if _PLAIN.fullmatch(body) else None
+        # A number with so many digits that it is infinite is none that can be learnt from.
+        return number if _PLAIN.fullmatch(body) and math.isfinite(number := float(body)) else None
 
     def described(self) -> str:
         """Return in words what is unusual, such as `1,234`; nothing for plain numbers."""

@@ -31,7 +31,8 @@ MOST_WORDS = 64
 _NAME_OF_IDS = re.compile(r"(.*[_ .-])?(id|ids|uuid|guid)|.*[a-z]I[dD]|index|idx|row|row[_ ]?(no|nr|num|number|id)")
 _UNIQUE, _FEW = 0.9, 10  # from this share of different words among more than so many rows on, they name the rows
 _NUMBERS, _MANY_NUMBERS = 0.9, 50  # a column with this share of numbers, too many for words, is one with mistakes
-Kind = Literal["number", "boolean", "date", "words", "unused"]
+_RARE = 2  # words that occur less often have no vector of their own: a new word is one of them
+Kind = Literal["number", "boolean", "date", "words", "embedded", "unused"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class ColumnEncoding:
 
     A number, a date (days since 1970) and a truth value (0 or 1) have one column, with `fill` for a missing value;
     words have one for each of `categories` and, with `other`, one for all others. Where `missing` training values were
-    missing, one more is 1 for those. `reason` says why a column is unused.
+    missing, one more is 1 for those. An embedded column has the code of the word: 0 for rare and unknown ones, then
+    `categories` in their order, then missing ones. `reason` says why a column is unused.
     """
 
     name: str
@@ -60,23 +62,36 @@ class ColumnEncoding:
         """The names of the encoded columns."""
         if self.kind == "unused":
             return ()
+        if self.kind == "embedded":
+            return (self.name,)
         own: tuple[str, ...] = (self.name,)
         if self.kind == "words":
             own = (*(f"{self.name}={word}" for word in self.categories), *([f"{self.name}=(other)"] * self.other))
         return (*own, *([f"{self.name} missing"] * (self.missing > 0)))
 
     @property
+    def codes(self) -> int:
+        """How many codes an embedded column has."""
+        return 1 + len(self.categories) + (self.missing > 0)
+
+    @property
     def indicators(self) -> tuple[bool, ...]:
-        """Which of the encoded columns are 0 or 1, and are not standardised."""
-        return tuple(self.kind in ("words", "boolean") or place > 0 for place in range(len(self.outputs)))
+        """Which of the encoded columns are 0 or 1, or codes, and are not standardised."""
+        return tuple(self.kind in ("words", "boolean", "embedded") or place > 0 for place in range(len(self.outputs)))
 
     def encode(self, table: Table, column: Column) -> tuple[NDArray[np.float64], list[str]]:
         """Return the encoded columns (n, width) of new values, and notes on values that training did not have."""
         encoded = np.zeros((len(column), len(self.outputs)))
-        if self.kind == "words":
+        if self.kind in ("words", "embedded"):
             return encoded, self._encode_words(column, encoded)
         values = _numbers(table, self, column)
         gone = np.isnan(values)
+        if (large := np.flatnonzero(np.abs(values) > np.finfo(np.float32).max)).size:
+            raise DataError(
+                f"{table.name}: column {shown(self.name)!r}: {values[large[0]]:g} in {table.where(int(large[0]))} is "
+                f"too large for single precision; give the column in a larger unit, or leave it out with "
+                f"{setting('drop', self.name)}"
+            )
         encoded[:, 0] = np.where(gone, self.fill, values)
         if self.missing:
             encoded[gone, 1] = 1
@@ -88,6 +103,8 @@ class ColumnEncoding:
     def _encode_words(self, column: Column, encoded: NDArray[np.float64]) -> list[str]:
         places = {word: place for place, word in enumerate(self.categories)}
         gone_at = len(self.outputs) - 1 if self.missing else None
+        if self.kind == "embedded":
+            return self._encode_codes(column, encoded, places)
         unseen: Counter[str] = Counter()
         for row, word in enumerate(texts_of(column)):
             place = places.get(word)
@@ -107,11 +124,24 @@ class ColumnEncoding:
             f"column {shown(self.name)!r}: not in training: {listed(unseen)} ({rows}); taken as none of the known words"
         ]
 
+    def _encode_codes(self, column: Column, encoded: NDArray[np.float64], places: dict[str, int]) -> list[str]:
+        cells = texts_of(column)
+        codes = {cell: places[cell] + 1 for cell in set(cells) if cell in places}
+        if self.missing:
+            codes |= {cell: self.codes - 1 for cell in set(cells) if cell not in codes and is_missing(cell)}
+        encoded[:, 0] = [codes.get(cell, 0) for cell in cells]
+        return []
+
     def described(self) -> str:
         """Return in a few words how the column is encoded."""
         gone = f"; {self.missing} missing" if self.missing else ""
         if self.kind == "unused":
             return f"left out: {self.reason}"
+        if self.kind == "embedded":
+            rare = self.words - len(self.categories)
+            text = f"embedded: {len(self.categories)} of {self.words} words have a vector"
+            text += f", the {rare} that occur once and unknown ones share one" if rare else ", unknown ones share one"
+            return f"{text}{f'{gone} (a vector of their own)' if gone else ''}"
         if self.kind == "words":
             kept = len(self.categories)
             rest = (
@@ -137,8 +167,11 @@ def texts_of(column: Column) -> Sequence[str]:
     return ["" if value != value else text_of_number(value) for value in column.tolist()]
 
 
-def learn_column(table: Table, name: str, column: Column) -> ColumnEncoding:
-    """Return the encoding of a column by its training values; raises `DataError` for values of mixed meaning."""
+def learn_column(table: Table, name: str, column: Column, embed: int | None = None) -> ColumnEncoding:
+    """Return the encoding of a column by its training values; raises `DataError` for values of mixed meaning.
+
+    Words of more than `embed` kinds are embedded.
+    """
     if column.dtype.kind in "iuf":
         return _learnt_number(table, name, column)
     if column.dtype.kind == "M":
@@ -166,6 +199,11 @@ def learn_column(table: Table, name: str, column: Column) -> ColumnEncoding:
     if counts.total() > _FEW and len(different) >= _UNIQUE * counts.total():
         reason = f"{len(different)} different words in {counts.total()} rows"
         return ColumnEncoding(name, "unused", reason=reason)
+    if embed is not None and len(counts) > embed:
+        words = tuple(sorted(word for word, count in counts.items() if count >= _RARE))
+        return ColumnEncoding(
+            name, "embedded", missing=missing, categories=words, other=len(counts) > len(words), words=len(counts)
+        )
     kept = counts.most_common(MOST_WORDS - 1 if len(counts) > MOST_WORDS else None)
     words = tuple(sorted(word for word, _ in kept))
     return ColumnEncoding(

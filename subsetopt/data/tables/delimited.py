@@ -6,8 +6,10 @@ Whatever does not fit - a line with another number of fields, a quote that is no
 from __future__ import annotations
 
 import csv
+import gzip
 import itertools
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -47,16 +49,28 @@ def read_delimited(path: Path, separator: str | None = None) -> Table:
 
 def _beginning(path: Path, name: str) -> bytes:
     try:
-        with path.open("rb") as file:
+        with gzip.open(path) if _packed(path) else path.open("rb") as file:
             return file.read(4096)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{name}: cannot be unpacked ({error}); pack it anew") from None
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _text(path: Path, encoding: str, errors: str) -> IO[str]:
+    if _packed(path):
+        return gzip.open(path, "rt", encoding=encoding, errors=errors, newline="")
+    return path.open(encoding=encoding, errors=errors, newline="")
 
 
 def _read(path: Path, name: str, separator: str | None, encoding: str, notes: tuple[str, ...] = ()) -> Table:
     csv.field_size_limit(_LONGEST_CELL)
     errors = "backslashreplace" if encoding == "cp1252" else "strict"
-    with path.open(encoding=encoding, errors=errors, newline="") as file, _bar(path) as bar:
+    with _text(path, encoding, errors) as file, _bar(path) as bar:
         skipped, comment, first = _to_header(file)
         if not first:
             raise DataError(f"{name}: is empty; its first line must name the columns")
@@ -70,6 +84,8 @@ def _read(path: Path, name: str, separator: str | None, encoding: str, notes: tu
         try:
             header = [text.strip() or f"column {number}" for number, text in enumerate(next(reader), 1)]
             columns, numbers = _columns(_rows(reader, len(header), name, skipped), len(header), file, bar)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{name}: cannot be unpacked ({error}); pack it anew") from None
         except csv.Error as error:
             line = skipped + reader.line_num
             raise DataError(f"{name}: line {line} cannot be read ({error}); mend its quotes") from None

@@ -33,8 +33,18 @@ class TableEncoding:
         return tuple(name for column in self.columns for name in column.outputs)
 
     @property
+    def embedded(self) -> tuple[tuple[int, int], ...]:
+        """The places among the D encoded columns of those that are codes of words, and how many codes each has."""
+        places, at = [], 0
+        for column in self.columns:
+            if column.kind == "embedded":
+                places.append((at, column.codes))
+            at += len(column.outputs)
+        return tuple(places)
+
+    @property
     def indicators(self) -> tuple[bool, ...]:
-        """Which of the D encoded columns are 0 or 1, and are not standardised."""
+        """Which of the D encoded columns are 0 or 1, or codes, and are not standardised."""
         return tuple(flag for column in self.columns for flag in column.indicators)
 
     def encode(self, table: Table) -> tuple[NDArray[np.float64], list[str]]:
@@ -91,16 +101,17 @@ def _column(entry: Mapping[str, Any]) -> ColumnEncoding:
     return ColumnEncoding(**{**entry, **lists, "form": NumberFormat(**entry.get("form", {}))})
 
 
-def learn_encoding(table: Table, target: str, drop: Sequence[str] = ()) -> TableEncoding:
+def learn_encoding(table: Table, target: str, drop: Sequence[str] = (), embed: int | None = None) -> TableEncoding:
     """Return the encoding of the columns of `table` but `target` and those in `drop`; all its rows are training rows.
 
-    Raises `DataError` where no column is left, and for columns that cannot be read without doubt.
+    Columns with more than `embed` words are embedded. Raises `DataError` where no column is left, and for columns that
+    cannot be read without doubt.
     """
     given = {name: column for name, column in table.columns.items() if name != target and name not in drop}
     if twice := sorted({*table.repeated} - {*drop}):
         remedy = f"rename all but one, or leave them out with {setting('drop', ','.join(twice))}"
         raise DataError(f"{table.name}: has several columns of the same name: {listed(twice)}; {remedy}")
-    learnt = tuple(learn_column(table, name, column) for name, column in given.items())
+    learnt = tuple(learn_column(table, name, column, embed) for name, column in given.items())
     encoding = TableEncoding(target, learnt)
     if not encoding.features:
         left = f" (left out: {listed(column.name for column in learnt)})" if learnt else ""

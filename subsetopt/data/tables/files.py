@@ -1,9 +1,9 @@
-"""Files with a table: text with separators, Parquet, ARFF."""
+"""Files with a table: text with separators (also compressed by gzip), Parquet, ARFF."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from subsetopt.data.names import listed, shown
+from subsetopt.data.tables.arff import read_arff
 from subsetopt.data.tables.delimited import read_delimited
 from subsetopt.data.tables.table import Table, column_of, repeated
 from subsetopt.errors import DataError, setting
@@ -19,20 +20,24 @@ _PIECE = 65_536
 _BAR_ROWS = 500_000
 
 
-def read_table(path: Path, keyword: str = "data_file") -> Table:
-    """Return the table of a file by its ending; `keyword` is the setting that named it. Raises `DataError`."""
-    reader = _READERS.get(path.suffix.lower())
+def read_table(path: Path, keyword: str = "data_file", drop: Sequence[str] = ()) -> Table:
+    """Return the table of a file by its ending; `keyword` is the setting that named it. Raises `DataError`.
+
+    Columns in `drop` may hold what no column of a table can; they are empty.
+    """
+    packed = path.suffix.lower() == ".gz"
+    ending = path.with_suffix("").suffix.lower() if packed else path.suffix.lower()
+    reader = _READERS.get(ending) if not packed or ending in _TEXTS else None
     if not os.path.isfile(path):  # noqa: PTH113 (false, where Path.is_file raises on a NUL or a long name)
         what = "is a folder" if os.path.isdir(path) else "no such file"  # noqa: PTH112
         raise DataError(f"{shown(path)}: {what}; name a {listed(_READERS)} file with {setting(keyword)}")
     if reader is None:
-        raise DataError(
-            f"{shown(path)}: its ending is none of {listed(_READERS)}; convert it, or rename it to what it is"
-        )
-    return reader(path)
+        endings = listed([*_READERS, ".csv.gz"])
+        raise DataError(f"{shown(path)}: its ending is none of {endings}; convert it, or rename it to what it is")
+    return _parquet(path, drop) if ending == ".parquet" else reader(path)
 
 
-def _parquet(path: Path) -> Table:
+def _parquet(path: Path, drop: Sequence[str] = ()) -> Table:
     name = shown(path)
     try:
         import pyarrow.parquet  # an extra: a machine that reads CSV alone needs no hundred megabytes more
@@ -47,7 +52,7 @@ def _parquet(path: Path) -> Table:
             with tqdm(total=total, unit="rows", desc=f"reading {path.name}", leave=False, disable=small) as bar:
                 for batch in file.iter_batches(batch_size=_PIECE):
                     for place, column in enumerate(batch.columns):
-                        pieces[place].append(column_of(column.to_numpy(zero_copy_only=False), names[place], name))
+                        pieces[place].append(_piece(column, names[place], name, drop))
                     bar.update(batch.num_rows)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         if isinstance(error, DataError):
@@ -60,6 +65,16 @@ def _parquet(path: Path) -> Table:
     return Table(name, columns, total, repeated=repeated(names))
 
 
+def _piece(column: Any, own: str, name: str, drop: Sequence[str]) -> Any:
+    """Return a part of a column, an empty one where it is left out."""
+    if own in drop:
+        return np.full(len(column), "", dtype=object)
+    try:
+        return column_of(column.to_numpy(zero_copy_only=False), own, name)
+    except DataError as error:
+        raise DataError(f"{error}, or leave the column out with {setting('drop', own)}") from None
+
+
 def _joined(parts: list[Any], column: str, table: str) -> Any:
     """Return one column; a piece without missing values may be of another dtype than one with them."""
     kinds = {part.dtype.kind for part in parts}
@@ -68,26 +83,12 @@ def _joined(parts: list[Any], column: str, table: str) -> Any:
     return np.concatenate(parts)
 
 
-def _arff(path: Path) -> Table:
-    from scipy.io import arff
-
-    name = shown(path)
-    try:
-        rows, meta = arff.loadarff(str(path))
-    except (OSError, ValueError, NotImplementedError, StopIteration, IndexError, arff.ArffError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"{name}: cannot be read as ARFF ({reason}); mend it, or save it as .csv") from None
-    if not len(rows):
-        raise DataError(f"{name}: has no rows; fill it")
-    names = list(meta.names())
-    return Table(name, {text: column_of(rows[text], text, name) for text in names}, len(rows))
-
-
 _READERS: dict[str, Callable[[Path], Table]] = {
     ".csv": read_delimited,
     ".tsv": lambda path: read_delimited(path, "\t"),
     ".txt": read_delimited,
     ".parquet": _parquet,
-    ".arff": _arff,
+    ".arff": read_arff,
 }
 ENDINGS = tuple(_READERS)
+_TEXTS = (".csv", ".tsv", ".txt")

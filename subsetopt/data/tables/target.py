@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from subsetopt.data.names import shown
+from subsetopt.data.names import listed, printable, shown
 from subsetopt.data.tables.cells import AmbiguousError, NumberFormat, is_no_label, number_format
 from subsetopt.data.tables.columns import texts_of
 from subsetopt.data.tables.table import Table
@@ -69,6 +70,20 @@ def read_target_like(table: Table, target: str, train: NDArray[Any], form: Numbe
     values = _parsed(table, target, form or NumberFormat())
     whole = train.dtype.kind in "iu" and bool((values == np.round(values)).all())
     return values.astype(np.int64) if whole else values
+
+
+def numbered(table: Table, target: str, labels: NDArray[Any], names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the numbers of labels among the classes `names` of a run; raises `DataError` for a label of no class."""
+    places = {name: place for place, name in enumerate(names)}
+    found = [places.get(printable(str(label)), -1) for label in labels.tolist()]
+    if -1 in found:
+        row = found.index(-1)
+        unknown = sorted({str(label) for label, place in zip(labels.tolist(), found, strict=True) if place < 0})
+        raise DataError(
+            f"{table.name}: the target {shown(target)!r} is {shown(labels[row])!r} in {table.where(row)}, none of the "
+            f"{len(names)} classes of the run ({listed(names)}); leave out the rows with {listed(unknown)}"
+        )
+    return np.array(found, dtype=np.int64)
 
 
 def target_format(table: Table, target: str) -> NumberFormat | None:

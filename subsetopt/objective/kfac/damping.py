@@ -25,8 +25,8 @@ class KfacSpectrum:
     mean: float
 
     @classmethod
-    def of(cls, eigenvalues: Tensor) -> KfacSpectrum:
-        """Count eigenvalues `(P,)`, none negative, in logarithmic bins; one host synchronisation.
+    def of(cls, eigenvalues: Tensor, times: Tensor | None = None) -> KfacSpectrum:
+        """Count eigenvalues, none negative, in logarithmic bins, each so many `times`; one host synchronisation.
 
         Without eigenvalues, or with zeros alone, there are no counts, and every damping leaves no direction.
         """
@@ -38,8 +38,10 @@ class KfacSpectrum:
         low, high = logs.aminmax()
         width = (high - low).clamp_min(1e-9) / BINS
         places = ((logs - low) / width).long().clamp_(0, BINS - 1)
-        counts = logs.new_zeros(BINS).scatter_add_(0, places, kept.to(logs))
-        lowest, bin_width, mean, *counted = host_read(torch.cat([torch.stack([low, width, wide.mean()]), counts]))
+        weights = kept.to(logs) if times is None else kept * times.to(logs)
+        counts = logs.new_zeros(BINS).scatter_add_(0, places, weights)
+        average = wide.mean() if times is None else (wide * times.to(wide)).sum() / times.to(wide).sum()
+        lowest, bin_width, mean, *counted = host_read(torch.cat([torch.stack([low, width, average]), counts]))
         return cls(_values(lowest, bin_width), torch.tensor(counted, dtype=torch.float64, device="cpu"), mean)
 
     def directions(self, damping: float) -> float:

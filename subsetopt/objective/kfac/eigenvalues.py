@@ -77,6 +77,17 @@ class Eigenvalues:
         repeated = (self.left.repeat(out_a), self.right.repeat(out_g), self.rest.expand(out_g * out_a))
         return torch.cat([self.both.flatten(), *repeated])
 
+    def counted(self, o: int, d: int) -> tuple[Tensor, Tensor]:
+        """Return the different ones of the o d eigenvalues, and how often each occurs.
+
+        Most of them belong to what wide factors leave out, and have one value for many.
+        """
+        out_g, out_a = o - len(self.left), d - len(self.right)
+        groups = ((self.both.flatten(), 1), (self.left, out_a), (self.right, out_g), (self.rest[None], out_g * out_a))
+        kept = [(values, count) for values, count in groups if count]
+        counts = [torch.full_like(values, count, dtype=torch.long) for values, count in kept]
+        return torch.cat([values for values, _ in kept]), torch.cat(counts)
+
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Return its tensors under names that begin with `prefix`."""
         return {prefix + name: getattr(self, name) for name in TENSORS}
@@ -92,7 +103,9 @@ def spectral_product(
 ) -> Tensor:
     """Return the product of `function` of a layer's block with a `matrix` (o, d), the widths of g and a."""
     left, right = g.basis, a.basis
-    note_flops(_product_flops(a, g))
+    note_flops(product_flops(a, g))
+    if a.is_sketched or g.is_sketched:
+        return _leading_product(a, g, values, matrix, function)
     both = function(values.both)
     rotated = left.T @ matrix @ right
     if not (a.is_wide or g.is_wide):
@@ -103,13 +116,40 @@ def spectral_product(
     return inner + ((ag - rest) * (matrix @ right)) @ right.T + rest * matrix
 
 
-def _product_flops(a: Factor, g: Factor) -> int:
+def _leading_product(
+    a: Factor, g: Factor, values: Eigenvalues, matrix: Tensor, function: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return the same, at least one factor being wide, with no product made twice, and none with what is not left out.
+
+    Streams of earlier versions, whose moments have no sketch, end as they began: by the other order of products.
+    """
+    left, right = g.basis, a.basis
+    both, ga, ag, rest = (function(each) for each in values.tensors)
+    if not g.is_wide:
+        half = left.T @ matrix
+        return left @ torch.addmm(ga[:, None] * half, (both - ga[:, None]) * (half @ right), right.T)
+    if not a.is_wide:
+        half = matrix @ right
+        return torch.addmm(ag * half, left, (both - ag) * (left.T @ half)) @ right.T
+    half = left.T @ matrix
+    inner = (both - ga[:, None] - ag + rest) * (half @ right)
+    result = torch.addmm(rest * matrix, left, torch.addmm((ga - rest)[:, None] * half, inner, right.T))
+    return torch.addmm(result, (ag - rest) * (matrix @ right), right.T)
+
+
+def product_flops(a: Factor, g: Factor) -> int:
     """Return the operations of `spectral_product`, for widths o and d of which r and q vectors are kept."""
     (o, r), (d, q) = g.basis.shape, a.basis.shape
     rotation = r * o * d + r * d * q
     if not (a.is_wide or g.is_wide):
         return 2 * (rotation + o * r * q + o * q * d)
-    return 2 * (rotation + r * q * d + 2 * r * o * d + 2 * o * d * q)
+    if not (a.is_sketched or g.is_sketched):
+        return 2 * (rotation + r * q * d + 2 * r * o * d + 2 * o * d * q)
+    if not g.is_wide:
+        return 2 * (2 * o * o * d + 2 * o * d * q)
+    if not a.is_wide:
+        return 2 * (2 * o * d * d + 2 * r * o * d)
+    return 2 * (2 * r * o * d + 2 * r * d * q + 2 * o * d * q)
 
 
 def _rank_one(x: Tensor, y: Tensor, a: Factor, g: Factor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -20,7 +20,8 @@ from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.flops import count_flops
 from subsetopt.objective.host import host_read
-from subsetopt.objective.kfac.eigenvalues import Eigenvalues, spectral_product
+from subsetopt.objective.kfac.damping import KfacSpectrum
+from subsetopt.objective.kfac.eigenvalues import Eigenvalues, product_flops, spectral_product
 from subsetopt.objective.kfac.factor import Factor
 from subsetopt.objective.kfac.moments import Draw, MomentEstimator
 from subsetopt.objective.layers import Layer
@@ -109,31 +110,34 @@ class Kfac:
         pairs = self._factors or [(Factor.of(a), Factor.of(g)) for a, g in new.factors]
         factors = [factor for pair in pairs for factor in pair]
         drawn = [moment for pair in new.factors for moment in pair]
-        moments = [torch.lerp(factor.moment, moment, weight) for factor, moment in zip(factors, drawn, strict=True)]
-        due = self._due(factors, moments, new.diagonal)
+        due = self._due(factors, drawn, weight, new.diagonal)
         if due is None:
             return
         if meter is not None and (extra := self._decomposition_price([factors[index] for index in due])):
             meter.charge("gradient", extra, "product")
         self.updates, self._factors = self.updates + 1, pairs
         self._missed.update(new.missed)
-        self._diagonal = torch.lerp(self._diagonal, new.diagonal, weight)
-        for factor, moment in zip(factors, moments, strict=True):
-            factor.moment = moment
+        self._diagonal.lerp_(new.diagonal, weight)
+        new.factors.clear()  # each moment is freed when it has been taken in
+        for factor in factors:
+            factor.take_in(drawn.pop(0), weight)
         for index in due:
             factors[index].refresh(generator)
         found = self._moments.eigenvalues(new, pairs, share)
         known = self._values or found
         self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
 
-    def _due(self, factors: Sequence[Factor], moments: Sequence[Tensor], diagonal: Tensor) -> list[int] | None:
-        """Return the places of the factors that have no basis, or whose moments have drifted too far since they got it.
+    def _due(
+        self, factors: Sequence[Factor], drawn: Sequence[Tensor], weight: float, diagonal: Tensor
+    ) -> list[int] | None:
+        """Return the places of the factors that have no basis, or whose moments drift too far from where they got it.
 
-        None if an estimate is not finite.
+        `drawn` are the moments of an estimate that is to have this `weight` in the mean. None if it is not finite.
         """
-        pairs = list(zip(factors, moments, strict=True))
-        norm = torch.linalg.matrix_norm
-        changes = [norm(moment - factor.decomposed) - self.drift * norm(factor.decomposed) for factor, moment in pairs]
+        changes = []
+        for factor, moment in zip(factors, drawn, strict=True):
+            change, known_norm = factor.change(moment, weight)
+            changes.append(change - self.drift * known_norm)
         *read, total = host_read(torch.stack([*changes, diagonal.sum()]))
         if not all(map(math.isfinite, [*read, total])):
             return None
@@ -148,15 +152,29 @@ class Kfac:
         """Return F v, shape (P,)."""
         return self._spectral(v, lambda spectrum: spectrum)
 
+    @property
+    def product_flops(self) -> int:
+        """Operations of one `apply` or `product`."""
+        return sum(product_flops(a, g) for _, a, g, _ in self._blocks())
+
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues of F, shape (P,), in no particular order."""
-        blocks, diagonal = [], torch.ones_like(self._diagonal)
-        for layer, a, g, values in self._blocks():
-            blocks.append(values.all(len(g.moment), len(a.moment)))
-            for place in (layer.weight, layer.bias):
-                if place is not None:
-                    self.flat.views(diagonal)[place].zero_()
-        return torch.cat([*blocks, self._diagonal[diagonal > 0]])
+        values, times = self._counted_eigenvalues()
+        return values.repeat_interleave(times)
+
+    def spectrum(self) -> KfacSpectrum:
+        """Return the histogram of the eigenvalues; those that a wide layer has in common are not written out."""
+        return KfacSpectrum.of(*self._counted_eigenvalues())
+
+    def _counted_eigenvalues(self) -> tuple[Tensor, Tensor]:
+        """Return eigenvalues of F, and how often each occurs."""
+        covered = {place for layer, *_ in self._blocks() for place in (layer.weight, layer.bias) if place is not None}
+        views = self.flat.views(self._diagonal)
+        rest = [view.flatten() for place, view in enumerate(views) if place not in covered]
+        single = torch.cat(rest) if rest else self._diagonal[:0]
+        pairs = [values.counted(len(g.moment), len(a.moment)) for _, a, g, values in self._blocks()]
+        values, times = zip(*pairs, (single, torch.ones_like(single, dtype=torch.long)), strict=True)
+        return torch.cat(values), torch.cat(times)
 
     def price(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare | None = None) -> int:
         """Return what an estimate, on all ranks, costs without decompositions, in gradients of one sample."""

@@ -15,9 +15,13 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.flops import EIGH_FLOPS
+from subsetopt.objective.tally import note_flops
+from subsetopt.seeding import make_generator
 
 RANK = 64  # eigenvectors of a factor at least `WIDE` times as wide
 WIDE = 3
+FEWEST, FULL_RANK = 16, 256  # eigenvectors of the widest; up to this width there are `RANK`
+SKETCH = 16  # random directions in which the change of a wide moment is seen
 TENSORS = ("moment", "decomposed", "basis")
 
 
@@ -25,7 +29,8 @@ TENSORS = ("moment", "decomposed", "basis")
 class Factor:
     """A second moment (d, d) and `basis` (d, r), its leading eigenvectors; all of them where it is narrow.
 
-    `decomposed` is the moment that was taken apart last.
+    `decomposed` is the moment that was taken apart last; of a wide one its product (d, `SKETCH`) with fixed Gaussian
+    vectors, which takes no second matrix: the relative norm of a change is the same in the mean.
     """
 
     moment: Tensor
@@ -36,13 +41,15 @@ class Factor:
     def of(cls, moment: Tensor) -> Factor:
         """Return a factor for moments of this shape that knows nothing yet."""
         nothing = torch.zeros_like(moment)
+        if len(moment) >= WIDE * RANK:
+            return cls(nothing, moment.new_zeros(len(moment), SKETCH), moment.new_zeros(len(moment), 0))
         return cls(nothing, nothing, nothing[:, :0])
 
     @classmethod
     def shaped(cls, moment: Tensor) -> Factor:
         """Return one with a basis of zeros, as wide as it will be: what arithmetic it takes is known by its shape."""
         factor = cls.of(moment)
-        factor.basis = moment.new_zeros(len(moment), RANK if factor.is_wide else len(moment))
+        factor.basis = moment.new_zeros(len(moment), factor.rank)
         return factor
 
     @classmethod
@@ -59,17 +66,54 @@ class Factor:
 
     @property
     def is_wide(self) -> bool:
-        """Whether `RANK` eigenvectors alone are kept."""
+        """Whether leading eigenvectors alone are kept."""
         return len(self.moment) >= WIDE * RANK
+
+    @property
+    def rank(self) -> int:
+        """The number of eigenvectors: as a product takes operations by rank and width, fewer of the widest."""
+        d = len(self.moment)
+        if not self.is_wide:
+            return d
+        return self.basis.shape[1] or max(FEWEST, min(RANK, 8 * round(RANK / 8 * (FULL_RANK / d) ** 0.5)))
 
     @property
     def price(self) -> float:
         """Operations of the next `refresh`."""
-        d = len(self.moment)
+        d, r = len(self.moment), self.rank
         if not self.is_wide:
             return EIGH_FLOPS * d**3
         passes = 1 if self.basis.shape[1] else 2
-        return (2.0 * passes + 2.0) * d * d * RANK + (4.0 * passes + 4.0) * d * RANK**2 + EIGH_FLOPS * RANK**3
+        return (2.0 * passes + 2.0) * d * d * r + (4.0 * passes + 4.0) * d * r**2 + EIGH_FLOPS * r**3
+
+    def change(self, moment: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Return the norm of the change since the last decomposition, were `moment` taken in, and what it relates to.
+
+        Frobenius norms, 0-d tensors.
+        """
+        norm = torch.linalg.matrix_norm
+        changed = torch.lerp(self._seen(self.moment), self._seen(moment), weight)
+        return norm(changed - self.decomposed), norm(self.decomposed)
+
+    def take_in(self, moment: Tensor, weight: float) -> None:
+        """Move the moment by a `weight` towards another."""
+        if self.is_sketched:
+            self.moment.lerp_(moment, weight)
+        else:  # `decomposed` may be the same tensor
+            self.moment = torch.lerp(self.moment, moment, weight)
+
+    @property
+    def is_sketched(self) -> bool:
+        """Whether `decomposed` is a sketch; in the checkpoints of earlier versions it never is, and stays so."""
+        return self.decomposed.shape[1] != len(self.moment)
+
+    def _seen(self, moment: Tensor) -> Tensor:
+        if not self.is_sketched:
+            return moment
+        d = len(moment)
+        note_flops(2 * d * d * SKETCH)
+        generator = make_generator(d, "sketch of a moment")
+        return moment @ moved(torch.randn(d, SKETCH, generator=generator), moment.device, moment.dtype)
 
     def refresh(self, generator: torch.Generator) -> None:
         """Find the eigenvectors of the moment anew, in the order of their eigenvalues."""
@@ -79,11 +123,11 @@ class Factor:
         else:
             start = self.basis
             if not start.shape[1]:
-                drawn = moved(torch.randn(d, RANK, generator=generator), moment.device, moment.dtype)
+                drawn = moved(torch.randn(d, self.rank, generator=generator), moment.device, moment.dtype)
                 start = torch.linalg.qr(moment @ drawn).Q
             q = torch.linalg.qr(moment @ start).Q
             self.basis = q @ torch.linalg.eigh(q.T @ (moment @ q)).eigenvectors
-        self.decomposed = moment
+        self.decomposed = self._seen(moment)
 
 
 def by_columns(basis: Tensor) -> Tensor:

@@ -63,9 +63,9 @@ class Block:
         )
         weight = max(1.0 / (updates + 1), 1.0 - memory)
         for factor, moment in zip(pair, (a, g), strict=True):
-            factor.moment = torch.lerp(factor.moment, moment, weight)
-            change = torch.linalg.matrix_norm(factor.moment - factor.decomposed)
-            if not factor.basis.shape[1] or bool(change > DRIFT * torch.linalg.matrix_norm(factor.decomposed)):
+            change, before = factor.change(moment, weight)
+            factor.take_in(moment, weight)
+            if not factor.basis.shape[1] or bool(change > DRIFT * before):
                 factor.refresh(generator)
         values = _eigenvalues(found, *pair, share)
         if known:

@@ -122,6 +122,18 @@ def stepless(records: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def no_better(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each finished phase of mini-batches whose mean loss at the end is not below its first."""
+    found = [record for record in records if record.get("loss_first") is not None]
+    return [
+        f"{_ROLES.get(record['role'], record['role'])} by {record['method']} ended no better than it began: its "
+        f"mini-batch loss was {record['loss_first']:.4g} at first and {record['loss_last']:.4g} in the mean at the "
+        "end; lower its rate, or leave it out"
+        for record in found
+        if not record["loss_last"] < record["loss_first"]
+    ]
+
+
 def untrained(record: Mapping[str, Any]) -> bool:
     """Return whether a finished phase took no step although it was not at its minimum."""
     return record["iterations"] == 0 and record["stop_reason"] in ("budget", "schedule_end")

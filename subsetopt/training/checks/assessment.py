@@ -185,7 +185,7 @@ def _remedy(data: TrainingData, run: RunContext, final: Snapshot, harmed: bool) 
     share = len(data.subset) / data.full_size
     if record["data"] == "subset" and share < 1:
         return f"try a larger subset, {setting('subset_frac', min(1.0, round(4 * share, 3)))}"
-    return f"try another {setting('model')}, or {setting('l2', float(f'{config.l2 / 10:.2g}'))}"
+    return f"try another {setting('model')}, or {setting('l2', float(f'{config.strengths[-1] / 10:.2g}'))}"
 
 
 def _paired_error(data: TrainingData, model: RunModel, first: Snapshot, second: Snapshot, split: SplitName) -> float:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from subsetopt.data import Dataset, Normalization
+from subsetopt.data.catalog import LearntTable
 from subsetopt.data.digest import split_digests
+from subsetopt.data.tables.encoding import TableEncoding
 from subsetopt.errors import RunDirectoryError
 
 
@@ -50,6 +52,18 @@ def _sized_inputs(
         return [] if isinstance(dataset.in_shape, dict) else [(by, dataset.in_shape[0], "inputs")]
     shapes = {key: dataset.in_shape.get(key, (0,)) for key in by}
     return [(own, (shapes[key] or (1,))[0], f"inputs {key!r}") for key, own in by.items()]
+
+
+def learnt_table(result: Mapping[str, Any]) -> LearntTable | None:
+    """Return what the run of `result` has learnt of its table; None for other data."""
+    data = result.get("dataset") or {}
+    if not data.get("encoding"):
+        return None
+    try:
+        classes = data.get("class_names") if data.get("task") == "classification" else None
+        return LearntTable(TableEncoding.of_document(data["encoding"]), tuple(classes or ()))
+    except (KeyError, TypeError) as error:
+        raise RunDirectoryError(f"result.json lacks an entry ({type(error).__name__}: {error}); train anew") from None
 
 
 def changed_data(result: Mapping[str, Any], dataset: Dataset | None, splits: Sequence[str]) -> list[str]:

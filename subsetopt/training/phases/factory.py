@@ -11,9 +11,10 @@ from subsetopt.training.phases.drawn.checks import start_of_draws
 from subsetopt.training.phases.drawn.phase import DrawnPhase
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.first_order.phase import FirstOrderPhase
+from subsetopt.training.phases.l2_path.phase import L2PathPhase
 from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.phases.protocol import Phase
-from subsetopt.training.phases.solver import SolverPhase
+from subsetopt.training.phases.solver import SolverPhase, solver_of
 from subsetopt.training.phases.subsets.phase import SubsetsPhase
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.training_data import TrainingData
@@ -30,9 +31,18 @@ def build_phases(data: TrainingData, budget: Budget, run: RunContext, *, may_idl
         raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
     with within_budget(config):
         phases = [_build_phase(phase, data, budget, run, index) for index, phase in enumerate(config.phases())]
+    if any(map(_makes_products, config.phases())):
+        _ = budget.ledger.prices["hvp"]  # counted now, not in the midst of the training
     if not may_idle:
         check_budgets(budget, config, phases)
     return phases
+
+
+def _makes_products(config: PhaseConfig) -> bool:
+    """Return whether the phase may make curvature products, whose prices are dear to count."""
+    if config.first_order or config.method in METHODS:
+        return not config.first_order
+    return bool(getattr(solver_of(config), "makes_products", True))
 
 
 def _build_phase(config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> Phase:
@@ -44,6 +54,8 @@ def _build_phase(config: PhaseConfig, data: TrainingData, budget: Budget, run: R
     if config.subsets > 1 and config.subsets_then != "together":
         return SubsetsPhase(config, data, budget, run)
     own = data.for_phase(config)
+    if config.l2_path:
+        return L2PathPhase(config, own, budget, run)
     if config.first_order:
         config = config if config.draw == "uniform" else start_of_draws(config, own.full_size)
         return FirstOrderPhase(config, own, budget, run, index)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from subsetopt.documents.run import LossOf
 from subsetopt.errors import SettingError
+from subsetopt.objective import Objective
 from subsetopt.saving import join, split, under
 from subsetopt.solvers import SOLVERS, make_solver
 from subsetopt.solvers.protocol import Solver, State, StopReason
@@ -39,10 +40,15 @@ class SolverPhase:
         self._data, self._budget, self._run, self._model = data, budget, run, run.model
         self._solver: Solver = solver_of(config)
         check_ranks(self._solver, run)
-        self._objective = run.model.objective(data, config.split, track_noise=config.stop_at == "noise")
+        _ = self._objective  # built and checked before any work
         self._test = self._make_test()
         self._gtol: float | None = getattr(self._solver, "gtol", None)
         self._scale: float | None = None
+
+    @property
+    def _objective(self) -> Objective:
+        """The objective, of the L2 strength that the run has now."""
+        return self._model.objective(self._data, self.config.split, track_noise=self.config.stop_at == "noise")
 
     @property
     def samples(self) -> int:
@@ -71,14 +77,29 @@ class SolverPhase:
         """A solver has no schedule: it can go on."""
         return None
 
+    @property
+    def solver(self) -> Solver:
+        """The solver, whose gradient test is in units of the loss's scale once that is known."""
+        return self._solver
+
     def start(self, w: Tensor) -> SolverState:
         """Evaluate at w; with `carry`, take over the curvature that the phase before has handed on."""
+        return self.begin(w)
+
+    def begin(self, w: Tensor, guess: Tensor | None = None, l2_change: float = 0.0) -> SolverState:
+        """Begin as `start` does, at w or at `guess` where its loss is lower.
+
+        `l2_change` is how much larger the L2 strength is than where the curvature to carry was learnt.
+        """
         carried = self._run.carried
         with self._budget.ledger.arithmetic():
             state = self._solver.init(self._objective, w)
             self._measure_in(self._run.scale.at_start(self._model, self._data, self.config.split, w, state))
+            if guess is not None:
+                other = self._solver.init(self._objective, guess)
+                state = replace(other if other.loss < state.loss else state, evaluations=2)
             if self.config.carry:
-                state = carried.take(self.config.method, self._solver, self._objective, state)
+                state = carried.take(self.config.method, self._solver, self._objective, state, l2_change)
         carried.clear()
         return SolverState(state)
 

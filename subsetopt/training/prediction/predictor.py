@@ -224,8 +224,15 @@ def load_predictor(path: str | Path, *, model: nn.Module | None = None, which: W
                 f"run = {str(directory.path)!r}: its model was a Python object; use load_predictor(path, model=...)"
             )
         shape, outputs = read_shape(result["dataset"]["in_shape"]), result["dataset"]["n_outputs"]
+        encoding = result["dataset"].get("encoding")
         model = build_model(
-            config.model, in_shape=shape, n_outputs=outputs, seed=config.seed, dtype=dtype, **config.model_args
+            config.model,
+            in_shape=shape,
+            n_outputs=outputs,
+            seed=config.seed,
+            dtype=dtype,
+            embedded=TableEncoding.of_document(encoding).embedded if encoding else (),
+            **config.model_args,
         )
     initialise_lazy(model, read_shape(result["dataset"]["in_shape"]))
     flat = FlatModel(model, dtype=dtype, device="cpu")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from subsetopt.errors import SettingError
 from subsetopt.training.settings.declaration import declared
 from subsetopt.training.settings.growth import Mode
 from subsetopt.training.settings.phase import (
@@ -23,6 +24,7 @@ from subsetopt.training.settings.phase import (
     Select,
     Settings,
     StoppingSettings,
+    Strengths,
     WarmupName,
 )
 
@@ -69,6 +71,14 @@ class ProblemSettings(Settings):
         description="columns of --dataset table to leave out, separated by commas",
         examples=["id,date"],
         json_schema_extra=declared("Data", metavar="A,B"),
+    )
+    embed_words: int | None = Field(
+        None,
+        ge=1,
+        description="learn a vector for each word of columns of --dataset table with more than N words "
+        "[default: one-hot, the 63 most frequent words]",
+        examples=[64],
+        json_schema_extra=declared("Data", metavar="N"),
     )
     task: Literal["classification", "regression"] | None = Field(
         None,
@@ -164,13 +174,25 @@ class ProblemSettings(Settings):
         examples=[3],
         json_schema_extra=declared("Solve", "method", "solve", "stream", key="epochs"),
     )
-    l2: float = Field(
+    l2: Strengths = Field(
         1e-3,
-        ge=0,
-        description="L2 strength, in units of the loss, which gains l2/2 ||w||^2",
+        description="L2 strength, in units of the loss, which gains l2/2 ||w||^2; of several, held-out data choose",
         examples=[1e-3],
-        json_schema_extra=declared("Solve"),
+        json_schema_extra=declared("Solve", metavar="X|X,X,..."),
     )
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """The L2 strengths from the strongest to the weakest, one or more."""
+        return self.l2 if isinstance(self.l2, tuple) else (self.l2,)
+
+    @property
+    def one_strength(self) -> float:
+        """The L2 strength; raises `SettingError` where several are given."""
+        if isinstance(self.l2, tuple):
+            remedy = "give one, or choose it first by `subsetopt train` with all of them"
+            raise SettingError("l2", list(self.l2), "are several strengths, and this needs one", remedy)
+        return self.l2
 
 
 class RunFields(StoppingSettings, ProblemSettings):

@@ -77,6 +77,23 @@ def _names(value: Any) -> Any:
         raise ValueError(f"is no list of names ({error})") from None
 
 
+def _strengths(value: Any) -> Any:
+    """Take one number, or several as `X,X,...` or a list, which become a tuple from the strongest to the weakest."""
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    try:
+        numbers = [float(part) for part in parts if not (isinstance(part, str) and not part.strip())]
+    except (TypeError, ValueError):
+        raise ValueError("must be a number, or several separated by commas") from None
+    if not numbers or not all(0 <= number < math.inf for number in numbers):
+        raise ValueError("must be finite numbers from 0")
+    different = tuple(sorted(set(numbers), reverse=True))
+    if len(different) > MOST_STRENGTHS:
+        raise ValueError(f"has {len(different)} strengths, {MOST_STRENGTHS} are the most")
+    return different if len(different) > 1 else different[0]
+
+
+MOST_STRENGTHS = 100
+Strengths = Annotated[float | tuple[float, ...], BeforeValidator(_strengths)]
 ColumnNames = Annotated[tuple[str, ...], BeforeValidator(_names)]
 ImageSize = Annotated[tuple[int, int] | None, BeforeValidator(_height_and_width)]
 
@@ -206,6 +223,7 @@ class PhaseConfig(StoppingSettings):
         "average", description="hand on their minima's average or the best of them; or solve them as one"
     )
     subsets_select: Select = Field("auto", description="data on which the best minimum is chosen")
+    l2_path: tuple[float, ...] = Field((), description="L2 strengths from strong to weak, to choose from")
     draw: Literal["uniform", "residual"] = Field(
         "uniform", description="residual: solve in rounds on samples drawn by their residuals, then on all"
     )

@@ -52,6 +52,8 @@ class RunConfig(_Prefixed, RunFields):
             raise ValueError(f"{setting('track_validation')} needs held-out data; {_more_held_out()}")
         if self.solver == "none" and self.handoff == "none" and self.warmup == "none" and not self.phase:
             raise ValueError("solver, warmup and handoff are all 'none': nothing would be trained")
+        if len(self.strengths) > 1:
+            self._check_path()
         if self.handoff == "none" and self.handoff_args:
             raise ValueError(
                 f"{setting('handoff_args', self.handoff_args)} has no use with {setting('handoff', 'none')}; "
@@ -102,6 +104,25 @@ class RunConfig(_Prefixed, RunFields):
             )
         if self.subsets > 1 and self.subsets_select == "validation" and self.validation_fraction == 0:
             raise ValueError(f"{setting('subsets_select', 'validation')} needs held-out data; {_more_held_out()}")
+
+    def _check_path(self) -> None:
+        """Refuse what contradicts several L2 strengths, of which held-out data choose one."""
+        given = setting("l2", ",".join(f"{strength:g}" for strength in self.strengths))
+        if self.phase:
+            raise ValueError(f"{given} is a path of solves, and the phases are listed; give one strength")
+        if self.solver == "none" or self.solver in METHODS:
+            raise ValueError(
+                f"{given} needs a full-batch solver, such as {setting('solver', 'lbfgs')}, "
+                f"not {setting('solver', self.solver)}"
+            )
+        plans = {
+            "grow": self.grow is not None,
+            "subsets": self.subsets > 1,
+            "subset_draw": self.subset_draw != "uniform",
+        }
+        other = next((name for name, asked in plans.items() if asked), None)
+        if other is not None:
+            raise ValueError(f"{given} and {setting(other, getattr(self, other))} exclude each other; give one of them")
 
     def _check_draw(self) -> None:
         """Refuse what contradicts samples drawn by their residuals."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from subsetopt.data import load_dataset
 from subsetopt.data.tables.encoding import TableEncoding
 from subsetopt.data.tables.files import read_table
 from subsetopt.data.tables.table import table_of
-from subsetopt.errors import UserError
+from subsetopt.errors import DataError, UserError
 
 HEAD = ["area", "town", "garden", "built", "price"]
 
@@ -237,3 +238,72 @@ def test_arff_is_read_with_its_gaps(tmp_path: Path) -> None:
     data = _load(tmp_path / "a.arff", "y", validation_fraction=0)
     assert data.encoding.features == ("a", "a missing", "c=x", "c=y", "c missing")
     assert data.train.inputs[3].tolist() == [3, 0, 1, 0, 0]
+
+
+def _read(path: Path) -> dict[str, list[Any]]:
+    table = read_table(path)
+    return {name: np.asarray(column).tolist() for name, column in table.columns.items()}
+
+
+def test_arff_has_sparse_rows_quotes_text_and_dates(tmp_path: Path) -> None:
+    """Reference: the same rows written densely."""
+    head = (
+        "% a comment\n@RELATION 'of two words'\n@attribute 'my area' REAL\n@attribute \"a\\'b\" {'x, y', z}\n"
+        "@attribute text string\n@attribute day date 'yyyy-MM-dd'\n@data\n"
+    )
+    (tmp_path / "dense.arff").write_text(head + "1.5,'x, y','it\\'s',2024-01-02\n0,z,?,?\n0, 'x, y',\"q\",2024-01-03\n")
+    (tmp_path / "sparse.arff").write_text(
+        head + "{0 1.5, 2 'it\\'s', 3 2024-01-02}\n\n{1 z,2 ?,3 ?}\n{2 q ,3 2024-01-03}\n"
+    )
+    dense = _read(tmp_path / "dense.arff")
+    assert dense == _read(tmp_path / "sparse.arff")
+    assert dense["my area"] == [1.5, 0.0, 0.0] and dense["a'b"] == ["x, y", "z", "x, y"]
+    assert dense["text"] == ["it's", "", "q"] and dense["day"] == ["2024-01-02", "", "2024-01-03"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no @data"),
+        ("@relation r\n@data\n1\n", "no @attribute before"),
+        ("@attribute a numeric\n@data\n1,2\n", "line 3 has 2 values for 1 attributes"),
+        ("@attribute a numeric\n@data\nx\n", "'x' in line 3 is no finite number"),
+        ("@attribute a numeric\n@data\ninf\n", "'inf' in line 3 is no finite number"),
+        ("@attribute a {b,c}\n@data\nb\nd\n", "'d' in line 4 is no value of it"),
+        ("@attribute a {b,c\n@data\nb\n", "line 1: the values of 'a' are not closed"),
+        ("@attribute a relational\n@data\nb\n", "line 1: the type of 'a' is none of"),
+        ("@attribute a numeric\n@data\n{3 1}\n", "line 3: '3 1' is no entry"),
+        ("@attribute a numeric\n@data\n{0 1\n", "sparse row is not closed"),
+        ("@attribute a string\n@data\n'b\n", "line 3: .* mend its quotes"),
+        ("@attribute a numeric\n@data\n", "has no rows"),
+        ("a,b\n1,2\n", "line 1 is none of @relation"),
+    ],
+)
+def test_an_arff_that_is_none_is_refused_by_its_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.arff").write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        read_table(tmp_path / "a.arff")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_packed_text_file_is_the_file_that_was_packed(tmp_path: Path) -> None:
+    content = "\ufeffa;b\n" + "".join(f"{i},5;w{i % 3}\n" for i in range(500))
+    (tmp_path / "t.csv").write_text(content, encoding="utf-8")
+    packed = gzip.compress(content.encode())
+    (tmp_path / "t.csv.gz").write_bytes(packed)
+    assert _read(tmp_path / "t.csv.gz") == _read(tmp_path / "t.csv")
+    for name, damaged in (("cut", packed[: len(packed) // 2]), ("plain", content.encode())):
+        (tmp_path / f"{name}.csv.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be unpacked"):
+            read_table(tmp_path / f"{name}.csv.gz")
+    with pytest.raises(DataError, match="its ending is none of"):
+        (tmp_path / "t.parquet.gz").write_bytes(packed)
+        read_table(tmp_path / "t.parquet.gz")
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "1e306"])
+def test_a_number_beyond_the_range_is_refused_by_column_and_line(number: str, tmp_path: Path) -> None:
+    rows = "".join(f"{i},{i % 2}\n" for i in range(60))
+    (tmp_path / "t.csv").write_text(f"a,y\n{rows}{number},1\n")
+    with pytest.raises(DataError, match=r"column 'a': .* in line 62 is"):
+        _load(tmp_path / "t.csv", "y", validation_fraction=0)

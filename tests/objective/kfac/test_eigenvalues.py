@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from subsetopt.objective import patches as kfac_rows
-from subsetopt.objective.kfac.eigenvalues import Eigenvalues, spectral_product
+from subsetopt.objective.kfac.eigenvalues import Eigenvalues, product_flops, spectral_product
 from subsetopt.objective.kfac.factor import RANK, WIDE, Factor
 from subsetopt.objective.patches import patches, sample_rows
 from subsetopt.seeding import make_generator
@@ -87,9 +88,13 @@ def test_no_samples_have_no_share() -> None:
     assert not values.all(2, 3).any()
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize(("inputs", "outputs"), [(20, 10), (WIDTH, 3), (4, WIDTH), (WIDTH, WIDTH + 1)])
-def test_a_spectral_product_is_that_of_the_dense_block(inputs: int, outputs: int) -> None:
+def test_a_spectral_product_is_that_of_the_dense_block(inputs: int, outputs: int, earlier: bool) -> None:
+    """Both orders of the products: of an earlier version's factors, whose whole moments say so, and of ours."""
     a, g = factor(inputs, "A"), factor(outputs, "G")
+    if earlier:
+        a, g = (Factor(each.moment, each.moment, each.basis) for each in (a, g))
     rank, kept = a.basis.shape[1], g.basis.shape[1]
     values = Eigenvalues(*(random(*shape, name=str(shape)).square() for shape in ((kept, rank), (kept,), (rank,), ())))
     matrix, u, v = random(outputs, inputs, name="matrix"), whole_basis(g), whole_basis(a)
@@ -97,7 +102,11 @@ def test_a_spectral_product_is_that_of_the_dense_block(inputs: int, outputs: int
     dense[:kept, :rank], dense[:kept, rank:], dense[kept:, :rank] = values.both, values.left[:, None], values.right
     for function in (lambda s: s, lambda s: 1.0 / (s + 0.01)):
         expected = u @ (function(dense) * (u.T @ matrix @ v)) @ v.T
-        torch.testing.assert_close(spectral_product(a, g, values, matrix, function), expected)
+        with FlopCounterMode(display=False) as counter:
+            found = spectral_product(a, g, values, matrix, function)
+        torch.testing.assert_close(found, expected)
+        assert counter.get_total_flops() <= product_flops(a, g)
+        assert earlier or counter.get_total_flops() == product_flops(a, g)
 
 
 @pytest.mark.parametrize("bias", [True, False])

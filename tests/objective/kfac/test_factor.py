@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from subsetopt.objective.kfac.factor import EIGH_FLOPS, RANK, WIDE, Factor
+from subsetopt.objective.kfac.factor import EIGH_FLOPS, RANK, SKETCH, WIDE, Factor
 from subsetopt.seeding import make_generator
 
 WIDTH = WIDE * RANK + 8
@@ -68,3 +68,31 @@ def test_a_factor_survives_being_saved():
     back = Factor.from_state(factor.state("x."), "x.")
     assert all(torch.equal(value, factor.state("x.")[name]) for name, value in back.state("x.").items())
     assert back.price < refreshed(WIDTH, 0).price  # a factor that has a basis starts from it
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
+def test_the_change_of_a_wide_moment_is_seen_in_a_sketch(share):
+    """The relative norm of a change, against that of the matrices: 16 directions see it within a third."""
+    factor, other = refreshed(WIDTH), moment(WIDTH, 0.95)
+    change, known = factor.change(other, share)
+    exact = share * torch.linalg.matrix_norm(other - moment(WIDTH)) / torch.linalg.matrix_norm(moment(WIDTH))
+    assert float(change / known) == pytest.approx(float(exact), rel=1 / 3, abs=1e-12)
+    factor.take_in(other, share)
+    torch.testing.assert_close(factor.moment, torch.lerp(moment(WIDTH), other, share))
+    assert factor.decomposed.shape == (WIDTH, SKETCH)
+
+
+def test_a_wide_factor_of_an_earlier_version_keeps_the_matrix_it_compares_with():
+    factor, other = refreshed(WIDTH), moment(WIDTH, 0.95)
+    earlier = Factor(factor.moment, factor.moment, factor.basis)
+    change, _ = earlier.change(other, 0.1)
+    assert float(change) == pytest.approx(float(0.1 * torch.linalg.matrix_norm(other - moment(WIDTH))))
+    earlier.take_in(other, 0.1)
+    torch.testing.assert_close(earlier.decomposed, moment(WIDTH))
+    earlier.refresh(make_generator(0, "sketch"))
+    assert earlier.decomposed.shape == (WIDTH, WIDTH)
+
+
+def test_the_widest_keep_fewer_eigenvectors():
+    ranks = {d: Factor.of(torch.zeros(d, d)).rank for d in (10, WIDE * RANK, 256, 785, 1449, 5000)}
+    assert ranks == {10: 10, WIDE * RANK: RANK, 256: RANK, 785: 40, 1449: 24, 5000: 16}

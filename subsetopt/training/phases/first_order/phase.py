@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -44,6 +44,7 @@ from subsetopt.training.phases.first_order.setup import (
     weight_decay_of,
 )
 from subsetopt.training.phases.first_order.vector_optimizer import VectorOptimizer
+from subsetopt.training.phases.loss_trend import LossTrend, upgraded_trend
 from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.random_streams import installed, new_states
 from subsetopt.training.settings.phase import PhaseConfig
@@ -69,6 +70,7 @@ class FirstOrderState:
     checks: HeldOutChecks | None
     iterations: int = 0
     loss: float = math.nan
+    trend: LossTrend = field(default_factory=LossTrend)
     stopped: StopReason | None = None
 
 
@@ -87,14 +89,21 @@ class FirstOrderPhase:
         check_optimizer(config, run)
         self._lr = learning_rate(config)
         self._schedule = partial(rate_factor, schedule_of(config), warmup=config.wsd_warmup, decay=config.wsd_decay)
-        self._weight_decay = weight_decay_of(config, run.config)
-        self._coupled_l2 = coupled_l2_of(config, run.config)
         self._loss = loss_of(config, run)
         self._sampler: Sampler = sampler_of(config, data, budget, run, self.samples, self._stream)
         self._augmentation = make_augmentation(config.augmentation, data.dataset.in_shape)
+        self._trend: dict[str, float] = {}
         self._checks = HeldOutChecks(data, budget, run.model) if config.stop_at == "validation" else None
         check_phase(config, data, run, self._sampler)
         check_affordable(config, budget.ledger, run.config, self._sampler.name, self._mini_batch.bind_rows)
+
+    @property
+    def _weight_decay(self) -> float:
+        return weight_decay_of(self.config, self._model.l2)  # that the run has now: a phase before may have chosen it
+
+    @property
+    def _coupled_l2(self) -> float:
+        return coupled_l2_of(self.config, self._model.l2)
 
     @property
     def samples(self) -> int:
@@ -173,6 +182,7 @@ class FirstOrderPhase:
             strength = self._coupled_l2 if self._decoupled else self._weight_decay
             penalty = 0.5 * strength * state.w.detach().square().sum() if strength else 0.0
             (state.loss,) = host_read((torch.stack(losses).mean() + penalty).reshape(1))
+            state.trend.take(state.loss)
             if not math.isfinite(state.loss):
                 state.stopped = StopReason.NON_FINITE
         if state.stopped is None and self._checks is not None:
@@ -193,11 +203,16 @@ class FirstOrderPhase:
 
     def details(self) -> dict[str, Any]:
         """What the report says beside the common record."""
-        return {"sampler": self.config.sampler, "learning_rate": self._lr, "sampling": self._sampler.statistics()}
+        return {
+            "sampler": self.config.sampler,
+            "learning_rate": self._lr,
+            "sampling": self._sampler.statistics(),
+            **self._trend,
+        }
 
     def finish(self, state: FirstOrderState) -> PhaseOutcome:
         """Return the last parameters, or the best checked on held-out data; BatchNorm's statistics go with them."""
-        last = self.iterate(state)
+        last, self._trend = self.iterate(state), state.trend.details()
         chosen = last if self._checks is None else self._checks.choose(last)
         return PhaseOutcome(chosen, state.loss if chosen is last else None, None)
 
@@ -213,7 +228,7 @@ class FirstOrderPhase:
         return join(
             FirstOrderState,
             on_device,
-            numbers,
+            upgraded_trend(numbers),
             w=w,
             optimizer=self._optimizer(w),
             sampler=self._sampler,

@@ -29,22 +29,22 @@ def learning_rate(config: PhaseConfig, setting: str = "optimizer") -> float:
     return OPTIMIZERS.get(config.method).default_rate(setting) if config.lr is None else config.lr
 
 
-def weight_decay_of(config: PhaseConfig, run: RunConfig) -> float:
-    """Return the setting, else the run's L2 strength where it means the same; decoupled decay has a default."""
+def weight_decay_of(config: PhaseConfig, l2: float) -> float:
+    """Return the setting, else the run's strength `l2` where it means the same; decoupled decay has a default."""
     if config.weight_decay is not None:
         return config.weight_decay
     method = OPTIMIZERS.get(config.method)
     if method.has_own_decay(config.settings):
         return 0.0
     if method.decoupled_decay is None:
-        return run.l2
+        return l2
     return 0.0 if config.coupled_l2 else method.decoupled_decay
 
 
-def coupled_l2_of(config: PhaseConfig, run: RunConfig) -> float:
+def coupled_l2_of(config: PhaseConfig, l2: float) -> float:
     """Return the L2 strength that is added to the gradient; other optimizers have it as their weight decay."""
     decoupled = OPTIMIZERS.get(config.method).decoupled_decay is not None
-    return run.l2 if decoupled and config.coupled_l2 else 0.0
+    return l2 if decoupled and config.coupled_l2 else 0.0
 
 
 def schedule_of(config: PhaseConfig) -> str:

@@ -2,25 +2,27 @@
 
 ## What it does
 Each step runs EKFAC on the next mini-batch of a shuffled epoch: the gradient is divided by Kronecker factors of the
-Gauss-Newton matrix, estimated on samples of their own. Batches grow, damping and rate fall with the share of the cost
-that is spent, so that the method ends with its budget. A guard goes back to the last good point when the loss jumps.
+Gauss-Newton matrix, estimated on samples of their own. Signal and noise of the gradient are measured between halves of
+mini-batches; noisier gradients get larger mini-batches, shorter steps and less momentum. The rate falls with the share
+of the cost that is spent, so that the method ends with its budget. A guard goes back to the last good point when the
+loss jumps.
 
 ## Settings
-- `subset_min` (128), `subset_max` (1000): samples of the first and last mini-batch; `pass_steps` (32) bounds them for
-  small training sets.
-- `rate` (0.12): a comparison tunes it. `momentum` (0.5).
-- `directions` (1.8): directions kept per sample, which sets the damping; `trust` (0.07): change of the outputs in a
-  step.
+- `subset_min`, `subset_max` ("auto"): samples of the first and last mini-batch; given, mini-batches grow from the one
+  (or 128) to the other (or 1000), and `pass_steps` (32) bounds them for small training sets.
+- `trust` ("auto"): change of the outputs in a step, 0.07 in earlier versions. `momentum` ("auto"): 0.5 at most.
+- `rate` (0.12): a comparison tunes it.
+- `directions` (1.8): directions kept per sample, which sets the damping.
 - `factor_share` (0.15), `factor_samples` (128), `memory` (0.8), `draw` ("curvature"): cost, size, memory and targets of
   the estimates of the factors.
 
 ## True cost
-What `--solver-epochs` gives it, 3 epoch-equivalents by default. Factors are included, and the two products with them of
-each step: for small models these are most of it.
+What `--solver-epochs` gives it, 3 epoch-equivalents by default. Factors are included, and the product with them of
+each step, two where noise is measured (for 5 % of the cost): for small models these are most of it.
 
 ## Source
-George et al. 2018, arXiv 1806.03884 (EKFAC); Martens and Grosse 2015, arXiv 1503.05671 (K-FAC). The schedule is ours:
-`reports/strategies/kfac-stream.md`.
+George et al. 2018, arXiv 1806.03884 (EKFAC); Martens and Grosse 2015, arXiv 1503.05671 (K-FAC); McCandlish et al.
+2018, arXiv 1812.06162 (critical size). The rules are ours: `reports/strategies/kfac-stream.md`.
 """
 
 from __future__ import annotations

@@ -43,11 +43,17 @@ class StreamCursor:
 
 
 class Measured(NamedTuple):
-    """Loss and gradient at w on a subset, L2 included, and the standard error of the loss as a mean over samples."""
+    """Loss and gradient at w on a subset, L2 included, and the standard error of the loss as a mean over samples.
+
+    `halves` are the gradients of its two halves, where these were asked for, and `first` is the share of the first.
+    """
 
     loss: Tensor
     error: Tensor
     gradient: Tensor
+    samples: int
+    halves: tuple[Tensor, Tensor] | None = None
+    first: float = 0.5
 
 
 class FreshSubsets:
@@ -114,28 +120,49 @@ class FreshSubsets:
         count = left if left < 1.5 * size else math.ceil(left / 2) if left < 2 * size else size
         return self._order[1][cursor.position : cursor.position + count]
 
-    def measure(self, w: Tensor, cursor: StreamCursor, size: int, random: dict[str, Tensor]) -> Measured:
+    def measure(
+        self, w: Tensor, cursor: StreamCursor, size: int, random: dict[str, Tensor], halves: bool = False
+    ) -> Measured:
         """Evaluate at w on the next subset, charged as one gradient; moves `cursor` and the `random` states.
 
-        Ranks compute a part each, and add up in one collective.
+        With `halves` the gradients of its first and second half are kept. Ranks compute a part each, and add up in one
+        collective per part of the subset.
         """
         cursor.chunk = cursor.chunk or self.chunk()
         rows = self.next_rows(cursor, size)
         self._ledger.charge("gradient", len(rows), "train")
         cursor.position += len(rows)
+<<<<<<< HEAD
+        w, l2, count = w.detach(), self._run.config.l2, len(rows)
+=======
         count, own = len(rows), rows[self._sharing.rows(len(rows))]
-        w, l2 = w.detach().requires_grad_(), self._run.config.l2
+        w, l2 = w.detach().requires_grad_(), self._run.model.l2
         losses, gradient = [], torch.zeros_like(w)
+>>>>>>> cli17
         with installed(random, self._data.device):
-            for start, stop in bounds(len(own), cursor.chunk):
-                x, y = self.batch(own[start:stop])
-                each = self.loss.per_sample(self._flat.forward(w, x, "train"), y)
-                gradient += torch.autograd.grad(each.sum() / count, w)[0]
-                losses.append(each.detach())
-        (all_losses,), w = self._sharing.sum_(count, [gradient], [torch.cat(losses)]), w.detach()
+            found = [self._evaluate(w, part, cursor.chunk) for part in (rows.tensor_split(2) if halves else [rows])]
+        losses = torch.cat([each for each, _ in found])
+        gradients = [gradient.add_(w, alpha=l2) for _, gradient in found]
+        loss, error = losses.mean() + 0.5 * l2 * dot(w, w), losses.std(correction=0) / count**0.5
+        if not halves:
+            return Measured(loss, error, gradients[0], count)
+        first = len(found[0][0]) / count
+        both = gradients[0], gradients[1]
+        return Measured(loss, error, torch.lerp(both[1], both[0], first), count, both, first)
+
+    def _evaluate(self, w: Tensor, rows: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+        """Return the losses of all `rows`, and the gradient of their mean."""
+        count, own = len(rows), rows[self._sharing.rows(len(rows))]
+        w = w.detach().requires_grad_()
+        losses, gradient = [], torch.zeros_like(w)
+        for start, stop in bounds(len(own), chunk):
+            x, y = self.batch(own[start:stop])
+            each = self.loss.per_sample(self._flat.forward(w, x, "train"), y)
+            gradient += torch.autograd.grad(each.sum() / count, w)[0]
+            losses.append(each.detach())
+        (all_losses,) = self._sharing.sum_(count, [gradient], [torch.cat(losses)])
         assert all_losses is not None, "the column that was given"
-        error = all_losses.std(correction=0) / count**0.5
-        return Measured(all_losses.mean() + 0.5 * l2 * dot(w, w), error, gradient.add_(w, alpha=l2))
+        return all_losses, gradient
 
     def chunk(self) -> int:
         """Return how many samples of a subset are computed at once: memory is bounded by it, the function is the same.

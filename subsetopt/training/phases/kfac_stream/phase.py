@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,11 +26,13 @@ from subsetopt.saving import join, split
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.inner_products import dot
 from subsetopt.solvers.protocol import StopReason
-from subsetopt.training.budget import Budget, PhaseBudget, record_of
+from subsetopt.training.budget import Budget, record_of
 from subsetopt.training.context import RunContext
-from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, StreamCursor, statistics_samples
-from subsetopt.training.phases.kfac_stream.output_change import OutputChange
-from subsetopt.training.phases.kfac_stream.settings import Guard, stream_settings
+from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, statistics_samples
+from subsetopt.training.phases.kfac_stream.settings import SMALLEST, stream_settings
+from subsetopt.training.phases.kfac_stream.state import BEFORE_NOISE, StreamState
+from subsetopt.training.phases.kfac_stream.stepping import Inertia, Stepping
+from subsetopt.training.phases.loss_trend import upgraded_trend
 from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.random_streams import new_states
 from subsetopt.training.settings.names import setting_name
@@ -41,37 +42,6 @@ from subsetopt.training.training_data import TrainingData
 GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
 LOST = 12  # jumps in a row that end the phase
-
-
-@dataclass
-class StreamState:
-    """Where a stream is: parameters, momentum and the last good parameters (P,), and the place in the samples.
-
-    `caution` multiplies the rate, and its square divides the damping; `returns` counts the
-    returns to a good point. BatchNorm's statistics are taken over `statistics` samples at the end, whose cost is kept
-    back from the start; 0 leaves them averages.
-    """
-
-    w: Tensor
-    velocity: Tensor
-    good: Tensor
-    good_buffers: dict[str, Tensor]
-    random: dict[str, Tensor]
-    generator: torch.Generator
-    budget: PhaseBudget
-    kfac: Kfac
-    guard: Guard = field(default_factory=Guard)
-    place: StreamCursor = field(default_factory=StreamCursor)
-    change: OutputChange = field(default_factory=OutputChange)
-    iterations: int = 0
-    estimates: int = 0
-    estimate_cost: float = 0.0
-    returns: int = 0
-    loss: float = math.nan
-    caution: float = 1.0
-    stale: bool = True
-    stopped: StopReason | None = None
-    statistics: int = 0
 
 
 class StreamPhase:
@@ -93,8 +63,9 @@ class StreamPhase:
         self._subsets = FreshSubsets(data, budget.ledger, run, config.split, self._stream, make_loss(run.model.loss))
         self._loss = self._subsets.loss
         self._kfac = Kfac(run.model.flat, self._loss, draw=self._settings.draw, memory=self._settings.memory)
+        self._stepping = self._rules(constant=False)
         self._known: tuple[int, KfacSpectrum] | None = None
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, float] = {}
         if self._kfac.note:
             few = torch.arange(min(LOOKED_AT, self.samples), device="cpu")
             self._kfac.look(run.model.flat.initial(), self._subsets.batch(few)[0])
@@ -119,7 +90,9 @@ class StreamPhase:
     @property
     def least_cost(self) -> float:
         """The gradient of the first subset; what its factors cost depends on the model and comes on top."""
-        return self._budget.ledger.price("gradient", min(self._settings.size(0.0), self.samples))
+        settings = self._settings
+        smallest = SMALLEST if settings.subset_min == "auto" else settings.size(0.0)
+        return self._budget.ledger.price("gradient", min(smallest, self.samples))
 
     @property
     def fixed_length(self) -> str | None:
@@ -176,6 +149,7 @@ class StreamPhase:
         self._subsets.refresh_batch_norm(state.w, state.statistics, "calibration")
         calls = state.iterations + state.estimates
         self._counts = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
+        self._counts |= state.trend.details()
         return PhaseOutcome(state.w, None, None)
 
     def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -187,6 +161,9 @@ class StreamPhase:
         device, on_host = self._data.device, ("random/", "generator", "kfac/updates")
         moved = {name: t if name.startswith(on_host) else t.to(device) for name, t in tensors.items()}
         ledger, clock = self._budget.ledger, self._budget.clock
+        if "carried" not in numbers:
+            numbers, self._stepping = {**BEFORE_NOISE, **numbers}, self._rules(constant=True)
+        numbers = upgraded_trend(numbers)
         return join(StreamState, moved, numbers, kfac=self._kfac, ledger=ledger, clock=clock)
 
     def _estimate_due(self, state: StreamState) -> bool:
@@ -205,47 +182,71 @@ class StreamPhase:
         if self._kfac.note != known:  # an estimate shows which layers are not called as such
             note = [self._kfac.note] if self._kfac.note else []
             self._run.warnings[:] = [text for text in self._run.warnings if text != known] + note
-        size = self._settings.size(state.budget.share_spent)
+        size = self._stepping.last_size(state.noise, state.budget.share_spent)
         state.change.watch(rows, size, self._model.flat.batch_dependent)
         state.estimate_cost += self._budget.ledger.cost - before
         state.estimates += 1
         state.stale = False
+        if state.carried and state.curvature:
+            state.curvature = float(dot(state.velocity, self._kfac.product(state.velocity)))
+
+    def _rules(self, constant: bool) -> Stepping:
+        """Return the rules of the steps: with `constant`, those of an earlier version, which knew no noise."""
+        settings = stream_settings(self.config.settings, self.samples, constant=constant)
+        return Stepping(settings, self._kfac, self.samples, self._model.flat.batch_dependent)
 
     def _advance(self, state: StreamState) -> None:
-        settings, share, change = self._settings, state.budget.share_spent, state.change
+        rules, share, change = self._stepping, state.budget.share_spent, state.change
+        size = rules.size(state.noise, state.budget, share)
         changed = change.measure(*self._subsets.outputs(state.w, change.rows), self._loss)
-        measured = self._subsets.measure(state.w, state.place, settings.size(share), state.random)
-        damping = settings.step_damping(self._spectrum(), share) / state.caution**2
-        velocity = self._kfac.apply(measured.gradient, damping).add_(state.velocity, alpha=settings.momentum)
-        rate = settings.step_rate(share) * state.caution
-        model = dot(velocity, self._kfac.product(velocity))
-        figures = [figure.double() for figure in (measured.loss, measured.error, model, changed)]
-        state.loss, error, curvature, last_change = host_read(torch.stack(figures))
+        halves = rules.halves_due(state.noise, state.budget, size)
+        measured = self._subsets.measure(state.w, state.place, size, state.random, halves)
+        damping = rules.settings.step_damping(self._spectrum(), size) / state.caution**2
+        found, momentum = rules.direction(measured, damping), rules.momentum(state.noise, size)
+        inertia, velocity = self._moved(state, measured.gradient, found.vector, damping, momentum)
+        figures = [measured.loss, measured.error, inertia, changed, found.product, found.whole]
+        read = host_read(torch.stack([figure.double() for figure in figures]))
+        state.loss, error, curvature, last_change, product, whole = read
         state.iterations += 1
+        state.trend.take(state.loss)
         change.learn(last_change)
         if not (state.guard.admits(state.loss, error) and math.isfinite(curvature)):
             self._return(state)
             return
+        if halves:
+            state.noise.learn(product, whole, measured.samples)
         if state.iterations % GOOD_EVERY == 1:
             state.good, state.good_buffers = state.w.clone(), self._model.flat.buffers()
-        trust = settings.trust * self._data.spread
-        foreseen = change.ratio * curvature
+        rate = rules.settings.step_rate(share) * state.caution
+        trust, foreseen = rules.trust(state.noise, size) * self._data.spread, change.ratio * curvature
         length = min(rate, math.sqrt(trust / foreseen)) if foreseen > 0 else rate
         change.step = length**2 * curvature
         state.w.sub_(velocity, alpha=length)
-        state.velocity = velocity
+        state.velocity, state.curvature = velocity, curvature
         state.caution = min(1.0, state.caution * RECOVERY)
+
+    def _moved(
+        self, state: StreamState, gradient: Tensor, vector: Tensor, damping: float, momentum: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return v'Fv, and the velocity v = vector + momentum * velocity, which takes the place of `vector`."""
+        if not state.carried:
+            velocity = vector.add_(state.velocity, alpha=momentum)
+            return dot(velocity, self._kfac.product(velocity)), velocity
+        before = Inertia(state.velocity, state.curvature)
+        inertia = self._stepping.inertia(gradient, vector, damping, momentum, before)
+        return inertia, vector.add_(state.velocity, alpha=momentum)
 
     def _spectrum(self) -> KfacSpectrum:
         """Return the eigenvalues of the factors as they are."""
         if self._known is None or self._known[0] != self._kfac.updates:
-            self._known = self._kfac.updates, KfacSpectrum.of(self._kfac.eigenvalues())
+            self._known = self._kfac.updates, self._kfac.spectrum()
         return self._known[1]
 
     def _return(self, state: StreamState) -> None:
         """Go back to the last good point, at rest, to take smaller and more damped steps."""
         state.w, state.velocity = state.good.clone(), torch.zeros_like(state.good)
         self._model.flat.load_buffers(state.good_buffers)
+        state.curvature = 0.0
         state.change.forget()
         state.caution *= CAUTION
         state.returns += 1

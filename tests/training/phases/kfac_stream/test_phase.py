@@ -27,6 +27,9 @@ from subsetopt.training.settings.run import make_config
 from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData
 
+GROWING = {"subset_min": 128, "subset_max": 1000}
+"""Subsets of given sizes, whatever the noise."""
+
 
 class Running(NamedTuple):
     phase: StreamPhase
@@ -65,7 +68,7 @@ def begin(module: nn.Module | None = None, dataset: Dataset | None = None, **set
 
 @pytest.mark.parametrize("caution", [1.0, 0.25])
 def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound(caution):
-    running = begin(nn.Sequential(nn.Linear(6, 3)), momentum=0.0, trust=1e-3, draw="empirical")
+    running = begin(nn.Sequential(nn.Linear(6, 3)), momentum=0.0, trust=1e-3, draw="empirical", **GROWING)
     phase, state = running.phase, running.state
     state.caution = caution
     before = state.w.clone()
@@ -77,7 +80,8 @@ def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound(caut
     l2 = running.run.config.l2
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(outputs, targets[rows]) + l2 / 2 * (w @ w), w)
     # The share spent before the step is that of the factors; the size of the subset, and damping with it, follow it.
-    damping = phase._settings.step_damping(phase._spectrum(), state.estimate_cost / 3.0) / caution**2
+    size = phase._settings.size(state.estimate_cost / 3.0)
+    damping = phase._settings.step_damping(phase._spectrum(), size) / caution**2
     direction = phase._kfac.apply(gradient, damping)
     step = state.w - before
     torch.testing.assert_close(torch.nn.functional.normalize(-step, dim=0), nn.functional.normalize(direction, dim=0))
@@ -124,19 +128,21 @@ def test_the_budget_is_obeyed_to_the_unit(epochs):
         assert table["product"]["epoch_equivalents"] < 0.3 * epochs
 
 
-def test_a_stream_resumes_in_the_middle_bit_for_bit():
-    share = {"factor_share": 0.5, "epochs": 6.0}
+@pytest.mark.parametrize("module", [None, nn.Sequential(nn.Linear(6, 3))])
+def test_a_stream_resumes_in_the_middle_bit_for_bit(module):
+    share = {"factor_share": 0.5, "epochs": 6.0, "module": copy.deepcopy(module)}
     whole, cut = begin(**share), begin(**share)
-    whole.steps(30)
-    cut.steps(11)
+    whole.steps(20)
+    cut.steps(9)
     tensors, numbers = copy.deepcopy(cut.phase.save(cut.state))
     buffers, ledger = cut.run.model.flat.buffers(), cut.budget.ledger.save()
     again = begin(**share)
     again.run.model.flat.load_buffers(buffers)
     state = again.phase.restore(tensors, numbers)
     again.budget.ledger.restore(ledger)
-    again._replace(state=state).steps(19)
-    assert state.iterations == whole.state.iterations == 30
+    again._replace(state=state).steps(11)
+    assert state.iterations == whole.state.iterations == 20
+    assert state.noise == whole.state.noise and (module is None or state.noise.measured > 1)
     assert state.estimates == whole.state.estimates > 2
     assert torch.equal(state.w, whole.state.w)
     assert all(
@@ -147,7 +153,7 @@ def test_a_stream_resumes_in_the_middle_bit_for_bit():
 
 @pytest.mark.parametrize(("poison", "norm"), [(1e4, False), (math.nan, True)])
 def test_a_poisoned_subset_sends_the_stream_back_to_its_last_good_point(poison, norm):
-    running = begin(None if norm else nn.Sequential(nn.Linear(6, 3)))
+    running = begin(None if norm else nn.Sequential(nn.Linear(6, 3)), **GROWING)
     running.steps(15)
     state, good = running.state, running.state.good.clone()
     size = running.phase._settings.size(state.budget.share_spent)
@@ -210,16 +216,16 @@ def test_a_measured_subset_has_the_standard_error_of_its_mean_loss():
 
 
 def test_settings_move_as_documented():
-    settings = stream_settings({}, 10**6)
+    settings = stream_settings(GROWING, 10**6)
     assert (settings.size(0.0), settings.size(1.0)) == (128, 1000)
     assert settings.size(0.5) == round(math.sqrt(128 * 1000))
     assert settings.step_rate(0.25) == pytest.approx(0.75 * settings.rate)
     spectrum = KfacSpectrum.of(torch.logspace(-4, 1, 50_000, dtype=torch.float64))
     for share in (0.0, 1.0):
-        damping = settings.step_damping(spectrum, share)
+        damping = settings.step_damping(spectrum, settings.size(share))
         assert spectrum.directions(damping) == pytest.approx(settings.directions * settings.size(share), rel=1e-6)
-    assert stream_settings({}, 3200).size(1.0) == 100
-    small = stream_settings({}, 64)
+    assert stream_settings(GROWING, 3200).size(1.0) == 100
+    small = stream_settings(GROWING, 64)
     assert small.size(0.0) >= 2
     assert small.factor_samples == 16 < stream_settings({"factor_samples": 50}, 64).factor_samples == 50
 
@@ -288,3 +294,112 @@ def test_defaults_beat_untuned_first_order_training_on_digits_with_fewer_calls()
         other = trained(solver="none", handoff=optimizer, handoff_lr=rate, handoff_epochs=3)
         assert stream["metrics"]["test"]["loss"] < 0.7 * other["metrics"]["test"]["loss"]
     assert stream["solve"]["sequential_calls"] == stream["solve"]["iterations"] + stream["solve"]["estimates"]
+
+
+def plain() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def test_the_halves_of_a_subset_make_its_whole():
+    running = begin(plain())
+    subsets, state = running.phase._subsets, running.state
+    whole = subsets.measure(state.w, StreamCursor(), 61, state.random)
+    parted = subsets.measure(state.w, StreamCursor(), 61, state.random, halves=True)
+    assert parted.samples == whole.samples == 61 and parted.first == 31 / 61
+    torch.testing.assert_close(parted[:3], whole[:3], rtol=1e-5, atol=1e-6)
+    rows = torch.randperm(running.phase.samples, generator=make_generator(0, "0:solve:order:0"))[:31]
+    x, y = subsets.batch(rows)
+    w = state.w.clone().requires_grad_()
+    loss = nn.functional.cross_entropy(running.run.model.flat.forward(w, x, "eval"), y)
+    (gradient,) = torch.autograd.grad(loss + running.run.config.l2 / 2 * (w @ w), w)
+    torch.testing.assert_close(parted.halves[0], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_measures_its_noise_and_carries_its_inertia():
+    """<g1, M^-1 g2> and |g|^2 in M^-1 against solves of their own; v'Fv of every step against the product itself."""
+    running = begin(plain(), epochs=20.0)
+    phase, state = running.phase, running.state
+    for _ in range(12):
+        before, measured, spectrum = copy.deepcopy(state), state.noise.measured, phase._spectrum()
+        updates = phase._kfac.updates
+        running.steps(1)
+        product = float(phase._kfac.product(state.velocity) @ state.velocity)
+        assert state.curvature == pytest.approx(product, rel=1e-3)
+        if state.noise.measured == measured or phase._kfac.updates != updates:
+            continue
+        size = phase._stepping.size(before.noise, before.budget, before.budget.share_spent)
+        found = phase._subsets.measure(before.w, before.place, size, before.random, halves=True)
+        damping = spectrum.damping(phase._settings.directions * size)
+        first, second = (phase._kfac.apply(half, damping) for half in found.halves)
+        before.noise.learn(float(found.halves[0] @ second), float(found.gradient @ (first + second)) / 2, found.samples)
+        assert state.noise.signal == pytest.approx(before.noise.signal, rel=1e-3, abs=1e-5)
+        assert state.noise.noise == pytest.approx(before.noise.noise, rel=1e-2)
+    assert state.noise.measured > 3
+
+
+def test_measuring_noise_keeps_to_its_share_of_the_cost():
+    running = begin(plain(), epochs=6.0)
+    running.steps(1000)
+    noise, spent = running.state.noise, running.budget.ledger.cost
+    assert 0 < noise.cost < 0.05 * spent + 2 * noise.cost / noise.measured
+    fixed = begin(plain(), epochs=6.0, momentum=0.5, trust=0.07, **GROWING)
+    fixed.steps(1000)
+    assert fixed.state.noise.measured == 0
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_a_loss_times_a_number_takes_the_same_steps(scale):
+    """Regression targets and outputs times c: the loss is c^2 times as large, and all steps come back to scale."""
+    generator = make_generator(3, "rows")
+    x = torch.randn(500, 6, generator=generator)
+    y = torch.tanh(x[:, :2]) + 0.1 * torch.randn(500, 2, generator=generator)
+    losses = []
+    for factor in (1.0, scale):
+        model = nn.Linear(6, 2)
+        nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+        data = dataset_from_arrays(x, factor * y, normalize="none")
+        running = begin(model, data, epochs=4.0)
+        running.steps(12)
+        losses.append(running.state.loss / factor**2)
+    assert losses[0] < 0.5 * float(y.square().mean())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_by_the_constants_it_knew():
+    """Its numbers have no noise; the steps are those of a stream with these constants and a product in every step."""
+    fixed = {"momentum": 0.5, "trust": 0.07, **GROWING, "epochs": 6.0}
+    whole, again = begin(plain(), **fixed), begin(plain(), epochs=6.0)
+    whole.state.carried = False
+    whole.steps(6)
+    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
+    for name in [name for name in numbers if name.startswith("noise.") or name in ("curvature", "carried")]:
+        del numbers[name]
+    ledger = whole.budget.ledger.save()
+    whole.steps(8)
+    state = again.phase.restore(tensors, numbers)
+    again.budget.ledger.restore(ledger)
+    again._replace(state=state).steps(8)
+    assert state.iterations == whole.state.iterations == 14 and state.noise.measured == 0
+    assert torch.equal(state.w, whole.state.w)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"trust": "much"}, "trust = much: unknown"),
+        ({"subset_min": 2000}, "subset_min = 2000: is above subset_max = 1000; lower it, or raise subset_max"),
+        ({"subset_max": 64}, "subset_max = 64: is below subset_min = 128; raise it"),
+        ({"momentum": 1.0}, "momentum = 1.0: is out of range"),
+    ],
+)
+def test_settings_that_may_be_automatic_are_checked(given, problem):
+    with pytest.raises(SettingError) as refused:
+        begin(**given)
+    assert problem in str(refused.value).replace("'", "")
+
+
+def test_automatic_settings_can_be_written_out():
+    names = ("subset_min", "subset_max", "trust", "momentum")
+    assert stream_settings(dict.fromkeys(names, "auto"), 1000) == stream_settings({}, 1000)

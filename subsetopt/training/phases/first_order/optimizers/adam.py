@@ -56,5 +56,8 @@ class Adam(FirstOrderMethod):
         """Return torch's Adam."""
         import torch
 
+        from subsetopt.training.phases.first_order.eager import eager
+
         arguments = cls.arguments(config)
-        return torch.optim.Adam([w], lr, weight_decay=weight_decay, **arguments)
+        made: torch.optim.Optimizer = eager(torch.optim.Adam)([w], lr, weight_decay=weight_decay, **arguments)
+        return made

@@ -53,5 +53,8 @@ class AdamW(FirstOrderMethod):
         """Return torch's AdamW."""
         import torch
 
+        from subsetopt.training.phases.first_order.eager import eager
+
         arguments = cls.arguments(config)
-        return torch.optim.AdamW([w], lr, weight_decay=weight_decay, **arguments)
+        made: torch.optim.Optimizer = eager(torch.optim.AdamW)([w], lr, weight_decay=weight_decay, **arguments)
+        return made

@@ -58,7 +58,10 @@ class SGD(FirstOrderMethod):
         """Return torch's SGD."""
         import torch
 
+        from subsetopt.training.phases.first_order.eager import eager
+
         arguments = cls.arguments(config)
-        return torch.optim.SGD(
+        made: torch.optim.Optimizer = eager(torch.optim.SGD)(
             [w], lr, config.momentum, weight_decay=weight_decay, nesterov=config.nesterov, **arguments
         )
+        return made

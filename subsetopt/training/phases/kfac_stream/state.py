@@ -1,0 +1,61 @@
+"""What a stream is made of between two steps, and what checkpoints of earlier versions lack of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from subsetopt.objective.kfac.estimate import Kfac
+from subsetopt.solvers.protocol import StopReason
+from subsetopt.training.budget import PhaseBudget
+from subsetopt.training.phases.kfac_stream.fresh_subsets import StreamCursor
+from subsetopt.training.phases.kfac_stream.noise import GradientNoise
+from subsetopt.training.phases.kfac_stream.output_change import OutputChange
+from subsetopt.training.phases.kfac_stream.settings import Guard
+from subsetopt.training.phases.loss_trend import LossTrend
+
+
+@dataclass
+class StreamState:
+    """Where a stream is: parameters, momentum and the last good parameters (P,), and the place in the samples.
+
+    `curvature` is v'Fv of the velocity v, computed anew in each step
+    where it is not `carried`. `caution` multiplies the rate, and its square divides the damping; `returns` counts the
+    returns to a good point. BatchNorm's statistics are taken over `statistics` samples at the end, whose cost is kept
+    back from the start; 0 leaves them averages.
+    """
+
+    w: Tensor
+    velocity: Tensor
+    good: Tensor
+    good_buffers: dict[str, Tensor]
+    random: dict[str, Tensor]
+    generator: torch.Generator
+    budget: PhaseBudget
+    kfac: Kfac
+    guard: Guard = field(default_factory=Guard)
+    place: StreamCursor = field(default_factory=StreamCursor)
+    change: OutputChange = field(default_factory=OutputChange)
+    noise: GradientNoise = field(default_factory=GradientNoise)
+    curvature: float = 0.0
+    carried: bool = True
+    iterations: int = 0
+    estimates: int = 0
+    estimate_cost: float = 0.0
+    returns: int = 0
+    loss: float = math.nan
+    trend: LossTrend = field(default_factory=LossTrend)
+    caution: float = 1.0
+    stale: bool = True
+    stopped: StopReason | None = None
+    statistics: int = 0
+
+
+BEFORE_NOISE = {f"noise.{name}": value for name, value in asdict(GradientNoise()).items()} | {
+    "curvature": 0.0,
+    "carried": False,
+}
+"""What checkpoints of earlier versions lack."""

@@ -1,0 +1,99 @@
+"""From a measured subset to a step: how many samples, which direction and momentum, and within which bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from subsetopt.objective.kfac.estimate import Kfac
+from subsetopt.solvers.inner_products import dot
+from subsetopt.training.budget import PhaseBudget
+from subsetopt.training.phases.kfac_stream.fresh_subsets import Measured
+from subsetopt.training.phases.kfac_stream.noise import GradientNoise
+from subsetopt.training.phases.kfac_stream.settings import SMALLEST, StreamSettings
+
+NOISE_SHARE = 0.05  # of what is spent, for measurements of noise
+FEWEST_NORMED = 64  # samples of a subset whose halves may be normalised by their own statistics
+
+
+class Direction(NamedTuple):
+    """d = M^-1 g, with <g1, M^-1 g2> and <g, d> of the halves, zeros where there are none."""
+
+    vector: Tensor
+    product: Tensor
+    whole: Tensor
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """The rules by which a stream of `samples` samples with these `settings` and curvature steps."""
+
+    settings: StreamSettings
+    kfac: Kfac
+    samples: int
+    batch_dependent: bool
+
+    def size(self, noise: GradientNoise, budget: PhaseBudget, share: float) -> int:
+        """Return the size of the next subset, where a `share` of the budget is spent."""
+        if self.settings.subset_min != "auto":
+            return self.settings.size(share)
+        price = budget.ledger.price("gradient", 1)
+        affordable = budget.total(share) / price
+        return noise.next_size(share, affordable, self._apply_price(budget) / price, SMALLEST, self.samples)
+
+    def last_size(self, noise: GradientNoise, share: float) -> int:
+        """Return the size of the last subset, roughly."""
+        return max(SMALLEST, round(noise.size)) if self.settings.subset_min == "auto" else self.settings.size(share)
+
+    def halves_due(self, noise: GradientNoise, budget: PhaseBudget, size: int) -> bool:
+        """Whether noise is to be measured: where something follows it, and its share of the cost allows it.
+
+        Charged are the operations of one more product with M^-1.
+        """
+        if not self.settings.follows_noise or size < (FEWEST_NORMED if self.batch_dependent else 2):
+            return False
+        if noise.cost > NOISE_SHARE * (budget.ledger.cost - budget.began):
+            return False
+        noise.cost += self._apply_price(budget)
+        return True
+
+    def direction(self, measured: Measured, damping: float) -> Direction:
+        """Return M^-1 g, by way of the halves where these were measured."""
+        zero = measured.loss.new_zeros(())
+        if measured.halves is None:
+            return Direction(self.kfac.apply(measured.gradient, damping), zero, zero)
+        first, second = measured.halves
+        other = self.kfac.apply(second, damping)
+        product = dot(first, other)
+        vector = other.mul_(1.0 - measured.first).add_(self.kfac.apply(first, damping), alpha=measured.first)
+        return Direction(vector, product, dot(measured.gradient, vector))
+
+    def inertia(self, gradient: Tensor, vector: Tensor, damping: float, momentum: float, before: Inertia) -> Tensor:
+        """Return v'Fv of the velocity v = d + momentum u, given u'Fu, without another product: F d = g - damping d."""
+        image = gradient.sub(vector, alpha=damping)
+        of_direction = dot(image, vector)
+        if momentum == 0 or before.curvature == 0:
+            return of_direction
+        return of_direction + 2 * momentum * dot(image, before.velocity) + momentum**2 * before.curvature
+
+    def momentum(self, noise: GradientNoise, size: int) -> float:
+        """Return the momentum of the next step."""
+        given = self.settings.momentum
+        return noise.momentum(size) if given == "auto" else given
+
+    def trust(self, noise: GradientNoise, size: int) -> float:
+        """Return the bound on the change of the outputs in the next step."""
+        given = self.settings.trust
+        return noise.trust(size) if given == "auto" else given
+
+    def _apply_price(self, budget: PhaseBudget) -> float:
+        return budget.ledger.price("flops", self.kfac.product_flops)
+
+
+class Inertia(NamedTuple):
+    """The velocity u of the last step, and u'Fu."""
+
+    velocity: Tensor
+    curvature: float

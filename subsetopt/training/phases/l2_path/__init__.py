@@ -1,0 +1,1 @@
+"""Several L2 strengths, solved one from the other's end."""
