@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.objective import Objective
-from subsetopt.objective.protocol import Linearisation, ObjectivePart, Preconditioner, Purpose
+from subsetopt.objective.protocol import Purpose
 from subsetopt.objective.tally import note_flops
+from subsetopt.objective.wrapped import WrappedSamples
 
 
 @dataclass
-class CorrectedObjective:
+class CorrectedObjective(WrappedSamples):
     """f(w) + slope·(w - origin), f = `inner` an objective on a part of the samples.
 
     With slope = F'(origin) - f'(origin) the gradient at the origin is that of F, the objective on all samples (Johnson
@@ -29,33 +30,9 @@ class CorrectedObjective:
     number: int = 0
 
     @property
-    def size(self) -> int:
-        """P, the number of parameters."""
-        return self.inner.size
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of w and of gradients."""
-        return self.inner.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of w and of gradients."""
-        return self.inner.device
-
-    @property
-    def l2(self) -> float:
-        """The strength of the L2 term."""
-        return self.inner.l2
-
-    @property
     def identity(self) -> Hashable:
         """That of the inner objective, with the number of the correction."""
         return self.inner.identity, self.number
-
-    def initial(self) -> Tensor:
-        """Return a fresh copy of the model's own parameters, shape (P,)."""
-        return self.inner.initial()
 
     def value(self, w: Tensor, purpose: Purpose = "train") -> Tensor:
         """Return the corrected value as a float64 scalar tensor on the device."""
@@ -70,18 +47,6 @@ class CorrectedObjective:
         """Return f(w) = `value` with the correction."""
         note_flops(2 * w.numel())
         return value + torch.dot(self.slope, w.detach() - self.origin)
-
-    def linearise(self, w: Tensor) -> Linearisation:
-        """Return curvature products at w."""
-        return self.inner.linearise(w)
-
-    def part(self, share: float, generator: torch.Generator) -> ObjectivePart:
-        """Return a random part of the samples."""
-        return self.inner.part(share, generator)
-
-    def preconditioner(self, kind: str) -> Preconditioner:
-        """Return factors that have seen no samples yet."""
-        return self.inner.preconditioner(kind)
 
 
 class KnownObjective:

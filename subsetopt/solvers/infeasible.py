@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -12,47 +11,17 @@ from torch import Tensor
 from subsetopt.arguments import kind_of
 from subsetopt.errors import SettingError
 from subsetopt.objective.arithmetic import accumulation_dtype
-from subsetopt.objective.protocol import (
-    Linearisation,
-    ObjectivePart,
-    Preconditioner,
-    Purpose,
-    SampledObjective,
-    SmoothObjective,
-)
+from subsetopt.objective.protocol import Purpose, SampledObjective, SmoothObjective
+from subsetopt.objective.wrapped import WrappedObjective, WrappedSamples
 
 Kinds = tuple[type[Exception], ...]
 
 
-class FeasibleObjective:
+class FeasibleObjective(WrappedObjective):
     """`inner`, which is infinite where it raises one of `kinds`, or what was raised because of one."""
 
     def __init__(self, inner: SmoothObjective, kinds: Kinds) -> None:
         self.inner, self._kinds = inner, kinds
-
-    @property
-    def size(self) -> int:
-        """P."""
-        return self.inner.size
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of w."""
-        return self.inner.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of w."""
-        return self.inner.device
-
-    @property
-    def identity(self) -> Hashable:
-        """That of `inner`."""
-        return self.inner.identity
-
-    def initial(self) -> Tensor:
-        """Return the starting point."""
-        return self.inner.initial()
 
     def value(self, w: Tensor, purpose: Purpose = "train") -> Tensor:
         """Return f(w), infinity where it raises."""
@@ -70,10 +39,6 @@ class FeasibleObjective:
             self._require_infeasible(error)
             return self._infinity(), torch.full_like(w, math.nan)
 
-    def linearise(self, w: Tensor) -> Linearisation:
-        """Return curvature products at w."""
-        return self.inner.linearise(w)
-
     def _require_infeasible(self, error: Exception) -> None:
         if not isinstance(error, self._kinds) and not isinstance(error.__cause__, self._kinds):
             raise error
@@ -82,23 +47,10 @@ class FeasibleObjective:
         return torch.full((), math.inf, dtype=accumulation_dtype(self.device), device=self.device)
 
 
-class FeasibleSamples(FeasibleObjective):
+class FeasibleSamples(FeasibleObjective, WrappedSamples):
     """The same of an objective over samples."""
 
     inner: SampledObjective
-
-    @property
-    def l2(self) -> float:
-        """The strength of the L2 term."""
-        return self.inner.l2
-
-    def part(self, share: float, generator: torch.Generator) -> ObjectivePart:
-        """Return a random part of the samples."""
-        return self.inner.part(share, generator)
-
-    def preconditioner(self, kind: str) -> Preconditioner:
-        """Return a preconditioner of the kind."""
-        return self.inner.preconditioner(kind)
 
 
 def feasible(objective: SmoothObjective, kinds: Any) -> SmoothObjective:

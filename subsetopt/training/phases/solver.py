@@ -115,16 +115,7 @@ class SolverPhase:
 
     def record(self, state: SolverState) -> dict[str, Any]:
         """Progress of the solver."""
-        limit = self.config.max_iterations
-        solver = state.solver
-        return {
-            "iteration": solver.iterations,
-            "loss": solver.loss,
-            "gradient_norm": solver.gradient_norm,
-            "evaluations": solver.evaluations,
-            "products": solver.products,
-            "fraction": solver.iterations / limit if limit else None,
-        }
+        return progress(state.solver, self.config.max_iterations)
 
     def iterate(self, state: SolverState) -> Tensor:
         """Return the current iterate; free of charge."""
@@ -200,6 +191,18 @@ def solver_of(config: PhaseConfig) -> Solver:
     if config.max_iterations is not None:
         settings["max_iterations"] = config.max_iterations
     return make_solver(config.method, **settings)
+
+
+def progress(solver: State, limit: int | None) -> dict[str, Any]:
+    """Return the record of a solver's state, with the share of `limit` iterations that are done."""
+    return {
+        "iteration": solver.iterations,
+        "loss": solver.loss,
+        "gradient_norm": solver.gradient_norm,
+        "evaluations": solver.evaluations,
+        "products": solver.products,
+        "fraction": solver.iterations / limit if limit else None,
+    }
 
 
 def check_ranks(solver: Solver, run: RunContext) -> None:

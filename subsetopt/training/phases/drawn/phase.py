@@ -41,7 +41,7 @@ from subsetopt.training.phases.drawn.rounds import (
     judge,
 )
 from subsetopt.training.phases.protocol import PhaseOutcome
-from subsetopt.training.phases.solver import check_ranks, solver_of
+from subsetopt.training.phases.solver import check_ranks, progress, solver_of
 from subsetopt.training.phases.stopping import HeldOutTest, MinimumTest, StopTest
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.splits import SplitName
@@ -130,15 +130,7 @@ class DrawnPhase:
 
     def record(self, state: RoundState) -> dict[str, Any]:
         """Progress of the solver over all rounds."""
-        limit, solver = self.config.max_iterations, state.solver
-        return {
-            "iteration": solver.iterations,
-            "loss": solver.loss,
-            "gradient_norm": solver.gradient_norm,
-            "evaluations": solver.evaluations,
-            "products": solver.products,
-            "fraction": solver.iterations / limit if limit else None,
-        }
+        return progress(state.solver, self.config.max_iterations)
 
     def iterate(self, state: RoundState) -> Tensor:
         """Return the current iterate; free of charge."""
