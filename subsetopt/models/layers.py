@@ -51,6 +51,11 @@ def image_shape(model: str, in_shape: tuple[int, ...], halvings: int) -> tuple[i
             f"model {model!r} needs images (C, H, W) but the inputs have shape {in_shape}; use --model mlp"
         )
     least = 2**halvings
+    if in_shape[2] in (1, 3, 4) and min(in_shape[:2]) > in_shape[2]:
+        raise ModelError(
+            f"model {model!r} needs images (C, H, W) but the inputs have shape {in_shape}, channels last; give them "
+            "as x.transpose(0, 3, 1, 2)"
+        )
     if min(in_shape[1:]) < least:
         raise ModelError(
             f"model {model!r} needs images of at least {least} x {least} pixels but these have shape {in_shape}; use "

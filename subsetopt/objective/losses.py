@@ -191,6 +191,8 @@ def make_loss(loss: str | LossFunction | Loss) -> Loss:
         return _NAMED[loss]()
     if not isinstance(loss, type) and hasattr(loss, "output_hessian"):
         return cast(Loss, loss)
+    if isinstance(loss, type) and issubclass(loss, nn.Module):
+        raise SettingError("loss", loss.__name__, "is a class", f"give an object of it: {loss.__name__}()")
     if isinstance(loss, type) or not callable(loss):
         raise SettingError("loss", loss, "neither a name nor a function", "use 'cross_entropy', 'mse' or a function")
     if isinstance(loss, nn.Module):

@@ -27,6 +27,7 @@ from subsetopt.objective.weighting import without_weights
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
+from subsetopt.training.checks.habits import probability_note
 from subsetopt.training.checks.inputs import fitted_inputs
 from subsetopt.training.checks.own_loss import as_run_data, check_own_loss, fitted_outputs, own_loss
 from subsetopt.training.checks.run_data import learnt_table, standardised_as
@@ -140,7 +141,11 @@ def prepare(
         compile=config.compile,
         cuda_graphs=config.cuda_graphs,
     )
-    run = RunContext(config, run_model, ranks, [*dataset.notes, *scale_notes(given)])
+    habits: list[str] = []
+    if not ours and not isinstance(kind, ModelLoss):
+        few = preprocess(dataset.train.inputs[:CHECKED_SAMPLES])
+        habits = probability_note(model, flat, few, kind if isinstance(kind, str) else loss)
+    run = RunContext(config, run_model, ranks, [*dataset.notes, *scale_notes(given), *habits])
     _check_ratio(data, run)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.

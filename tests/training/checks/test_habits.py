@@ -1,0 +1,45 @@
+"""Habits of other frameworks: what would be trained on in silence is said, and what is meant is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from subsetopt import SubsetTrainer
+from subsetopt.errors import UserError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(90, 4)).astype(np.float32)
+LABELS = (X @ RNG.normal(size=(4, 3))).argmax(1)
+
+
+def warnings(y: Any, *last: nn.Module, outputs: int = 3, **settings: Any) -> str:
+    model = nn.Sequential(nn.Linear(4, outputs), *last)
+    trainer = SubsetTrainer(model, (X, y), subset_frac=0.5, max_iterations=2, handoff="none", **settings)
+    return " ".join(trainer.fit().result["warnings"])
+
+
+@pytest.mark.parametrize("loss", [None, nn.CrossEntropyLoss(label_smoothing=0.1)])
+def test_a_softmax_before_cross_entropy_is_named(loss: Any) -> None:
+    settings = {} if loss is None else {"loss": loss}
+    assert "leave a softmax at its end out" in warnings(LABELS, nn.Softmax(1), **settings)
+    for last in ((), (nn.Softplus(),), (nn.LogSoftmax(1),)):
+        assert "softmax" not in warnings(LABELS, *last, **settings)
+
+
+def test_a_sigmoid_before_logits_is_named() -> None:
+    y = (LABELS == 1).astype(np.float32)[:, None]
+    assert "leave a sigmoid at its end out" in warnings(y, nn.Sigmoid(), outputs=1, loss=nn.BCEWithLogitsLoss())
+    assert "sigmoid" not in warnings(y, nn.Sigmoid(), outputs=1, loss=nn.BCELoss())
+    assert "sigmoid" not in warnings(y, outputs=1, loss=nn.BCEWithLogitsLoss())
+
+
+def test_a_class_of_losses_and_channels_last_are_refused_with_what_to_give() -> None:
+    with pytest.raises(UserError, match=r"CrossEntropyLoss'?: is a class; give an object of it: CrossEntropyLoss\(\)"):
+        warnings(LABELS, loss=nn.CrossEntropyLoss)
+    images = RNG.integers(0, 256, (40, 12, 12, 1)).astype(np.uint8)
+    with pytest.raises(UserError, match=r"channels last; give them as x\.transpose\(0, 3, 1, 2\)"):
+        SubsetTrainer("cnn", (images, np.arange(40) % 2), subset_frac=0.5, max_iterations=1, handoff="none").fit()
