@@ -108,7 +108,11 @@ def _as_given(name: str, value: object) -> str:
     for spelling in (name, *(former for present, former in FORMER_NAMES.items() if present == name)):
         flag = spelling if spelling.startswith("-") else flag_of(spelling)
         if any(argument == flag or argument.startswith(f"{flag}=") for argument in _arguments or ()):
-            if isinstance(value, (list, tuple)) and value and all(isinstance(item, (int, float)) for item in value):
+            if (
+                isinstance(value, (list, tuple))
+                and value
+                and all(isinstance(item, (int, float, str)) for item in value)
+            ):
                 value = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
             plain = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
             return f"{flag} {value if plain else _short(value)}"

@@ -48,15 +48,13 @@ def differences(path: Path, panels: Sequence[tuple[str, str | None, Sequence[str
     there = [(study, *rest) for study, *rest in drawn if study.rows]
     if not there:
         return
-    rows = max(len(study.methods if methods is None else methods) for study, _, methods, _ in there)
-    figure = Figure(figsize=(3.8 * len(there), 0.9 + 0.26 * rows), dpi=90, layout="constrained")
-    for axes, (study, baseline, methods, title) in zip(
-        figure.subplots(1, len(there), squeeze=False)[0], there, strict=True
-    ):
+    rows = [len(study.methods if methods is None else methods) for study, _, methods, _ in there]
+    figure = Figure(figsize=(7.2, sum(0.9 + 0.24 * each for each in rows)), dpi=80, layout="constrained")
+    column = figure.subplots(len(there), 1, squeeze=False, height_ratios=rows)[:, 0]
+    for axes, (study, baseline, methods, title) in zip(column, there, strict=True):
         _differences(axes, study, str(baseline), methods or study.methods)
         _dress(axes, f"minus {baseline}, points", "")
         axes.set_title(title, fontsize=9, color=INK)
-        axes.xaxis.label.set_size(7)
     figure.savefig(path)
 
 

@@ -27,6 +27,8 @@ from subsetopt.inputs import Stored, each_part, taken
 from subsetopt.seeding import derive_seed
 
 _NORMALIZE = ("auto", "none", "standard")
+_OF_TABLES = dict.fromkeys(("target_column", "test_file", "drop", "embed_words"), ("table",))
+_READ_BY = {"data_file": ("table", "npz"), **_OF_TABLES}
 
 
 def load_dataset(
@@ -77,7 +79,9 @@ def load_dataset(
     for used in ("data_file", "image_size", "target_column", "test_file", "drop", "embed_words"):
         value = getattr(query, used)
         if value not in (None, ()) and used not in raw.uses:
-            raise SettingError(used, value, f"has no use with the data set {name}", "leave it out")
+            wanted = [setting("dataset", other) for other in _READ_BY.get(used, ()) if other != name]
+            remedy = f"give {' or '.join(wanted)} with it, or leave it out" if wanted else "leave it out"
+            raise SettingError(used, value, f"has no use with the data set {name}", remedy)
     return _assemble(name, raw, task, validation_fraction, seed, normalize, ranks)
 
 

@@ -32,7 +32,7 @@ def read_table(path: Path, keyword: str = "data_file", drop: Sequence[str] = ())
         what = "is a folder" if os.path.isdir(path) else "no such file"  # noqa: PTH112
         raise DataError(f"{shown(path)}: {what}; name a {listed(_READERS)} file with {setting(keyword)}")
     if reader is None:
-        endings = listed([*_READERS, ".csv.gz"])
+        endings = ", ".join([*_READERS, *(f"{text}.gz" for text in _TEXTS)])
         raise DataError(f"{shown(path)}: its ending is none of {endings}; convert it, or rename it to what it is")
     return _parquet(path, drop) if ending == ".parquet" else reader(path)
 
