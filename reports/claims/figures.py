@@ -81,19 +81,38 @@ def _differences(axes: Axes, study: Study, baseline: str, methods: Sequence[str]
 
 def coresets(path: Path) -> None:
     """Claim 2."""
-    _against(path, (("claim-2-mnist", "MNIST, 6000 rows"), ("claim-2-cifar10", "CIFAR-10, 4000 rows")), "srs@0.1")
+    names = (("claim-2-mnist", "MNIST"), ("claim-2-cifar10", "CIFAR-10"), ("claim-2-cifar10-resnet", "ResNet-8"))
+    _against(path, names, "srs@0.1")
 
 
 def sketches(path: Path) -> None:
     """Claim 3."""
-    names = (("letter", "letter"), ("sst2", "SST-2"), ("mnist", "MNIST"), ("cifar10", "CIFAR-10"), ("digits", "digits"))
+    names = (("letter", "letter"), ("sst2", "SST-2"), ("mnist", "MNIST"), ("cifar10", "CIFAR-10"))
+    names += (("cifar100", "CIFAR-100"), ("digits", "digits"))
     finished = [(f"claim-3-{name}", title) for name, title in names if read_study(f"claim-3-{name}").rows]
-    _against(path, finished[:3], "srs@0.3")
+    _against(path, finished, "srs@0.3")
 
 
 def budgets(path: Path) -> None:
-    """Claim 4."""
-    _against(path, (("claim-4-mnist", "MNIST, 6000 rows"), ("claim-4-cifar10", "CIFAR-10, 4000 rows")), "rs2, standard")
+    """Claim 4: accuracy against the budget in per cent of the full one, a line per method."""
+    named = (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"), ("mnist", "MNIST, MLP"))
+    studies = [(read_study(f"claim-4-{name}"), title) for name, title in named]
+    there = [(study, title) for study, title in studies if study.rows]
+    figure = Figure(figsize=(7.2, 3.4), dpi=80, layout="constrained")
+    row = figure.subplots(1, len(there), squeeze=False, width_ratios=[len(s.budgets) ** 0.5 for s, _ in there])[0]
+    labels: dict[str, int] = {}
+    for axes, (study, title) in zip(row, there, strict=True):
+        for method in study.methods:
+            number = labels.setdefault(method, len(labels))
+            values = [100 * mean(study.values("test_accuracy", budget)[method]) for budget in study.budgets]
+            shares = [100 * budget / study.budgets[-1] for budget in study.budgets]
+            style = {"color": LINE_COLOURS[number % len(LINE_COLOURS)], "ms": 4, "lw": 1.2}
+            axes.plot(shares, values, MARKS[number % len(MARKS)] + "-", **style, label=method)
+        _dress(axes, "budget, %", "test accuracy, %" if axes is row[0] else "")
+        axes.set_title(title, fontsize=9, color=INK)
+    handles = {label: line for axes in row for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, fontsize=7, frameon=False, loc="outside lower center", ncols=4)
+    figure.savefig(path)
 
 
 def backward(path: Path) -> None:
