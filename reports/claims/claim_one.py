@@ -134,8 +134,9 @@ def budgets_table(name: str, *words: str) -> str:
 
 
 def effective_table(*words: str) -> str:
-    """Claim 1: excess of subset minima against Q and against the effective ratio, means over seeds."""
-    rows = read_csv(STUDIES / "effective.csv")
+    """Claim 1: excess of subset minima against Q and against the effective ratio, means over seeds; `share=SHARE`."""
+    shown = given(words).get("share")
+    rows = [row for row in read_csv(STUDIES / "effective.csv") if shown in (None, row["fraction"])]
     if not rows:
         return "Under way: `python reports/claims/effective.py`.\n"
     head = ["L2", "hidden units", "share, %", "K", "Q", "effective ratio", "F / F* - 1, %", "predicted, %"]
