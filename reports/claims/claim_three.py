@@ -1,15 +1,49 @@
-"""The table of claim 3's overhead: CPU seconds of the samplers at equal charged cost."""
+"""The tables of claim 3: the differences of all data sets, and the overhead in CPU seconds at equal charged cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import median
 
-from layout import markdown
-from study import STUDIES, read_csv
+from layout import markdown, shown_interval, test_cells
+from study import STUDIES, Values, read_csv, read_study
+
+from subsetopt.study.statistics import compare_all
 
 BASELINE = "srs@0.3"
 Row = Mapping[str, str]
+
+
+def pooled_table(*names: str) -> str:
+    """The sketch less uniform sampling on every finished data set, and the mean over data sets, paired over seeds."""
+    studies = [study for study in map(read_study, names) if study.rows]
+    seeds = range(min(study.seeds for study in studies))
+    pooled: Values = {"nw-sketch": dict.fromkeys(seeds, 0.0), BASELINE: dict.fromkeys(seeds, 0.0)}
+    head = [
+        "data",
+        "sketch minus uniform, points",
+        "95 % interval",
+        "p of its own",
+        "seen with 80 % power",
+        "difference",
+    ]
+    lines = []
+    for study in studies:
+        (sketch,) = [method for method in study.methods if method.startswith("nw-sketch")]
+        values = study.values("test_accuracy", None, [sketch, BASELINE])
+        own = {"nw-sketch": values[sketch], BASELINE: values[BASELINE]}
+        lines.append([study.name.split("-")[-1], *_difference(own)])
+        for method, by_seed in own.items():
+            for seed in seeds:
+                pooled[method][seed] += by_seed[seed] / len(studies)
+    lines.append([f"mean of the {len(studies)}", *_difference(pooled)])
+    return markdown(head, lines)
+
+
+def _difference(values: Values) -> list[str]:
+    (test,) = compare_all(values, higher_is_better=True, baseline=BASELINE)
+    difference, p, seen, mark = test_cells(test)
+    return [difference, shown_interval(test.interval), p, seen, mark]
 
 
 def overhead_table(*words: str) -> str:

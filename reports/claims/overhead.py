@@ -62,7 +62,7 @@ def main(runs: Path, data: Path) -> None:
         for title, archive, model, epochs in PROBLEMS:
             run(data / archive, model, "srs", {}, 0.05)  # whatever is done once in a process
             for number in range(ROUNDS):
-                start, _ = run(data / archive, model, "srs", {}, 0.01)
+                start, _ = run(data / archive, model, "srs", {}, 0.06)
                 for shown, name, options in SAMPLERS:
                     seconds, result = run(data / archive, model, name, options, epochs)
                     steps, trained = result["handoff"]["iterations"], result["handoff"]["sampling"]["trained_samples"]
