@@ -128,7 +128,7 @@ def verdicts_table(*words: str) -> str:
     for page in sorted(PAGES.glob("c[1-5]-*.md")):
         title, verdict = heading(page.read_text(encoding="utf-8"))
         lines.append([f"[{title}]({page.name})", verdict])
-    return markdown(["claim", "verdict"], lines)
+    return markdown(["claim", "verdict"], lines).replace("---:", "---")
 
 
 def heading(text: str) -> tuple[str, str]:
