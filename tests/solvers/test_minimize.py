@@ -209,3 +209,10 @@ def test_newton_cg_ends_at_a_kink(kink: Any) -> None:
     result = minimize(kink, torch.tensor([1.1, -0.4, 0.2], dtype=torch.float64), method="newton-cg")
     assert result.stop_reason is StopReason.PRECISION_FLOOR
     assert result.counts["evaluations"] < 1000
+
+
+def test_a_result_has_the_names_of_scipy() -> None:
+    result = minimize(bowl, torch.zeros(2, dtype=torch.float64))
+    assert (result.fun, result.success, result.nit) == (result.loss, True, result.iterations)
+    assert (result.nfev, result.message) == (result.counts["evaluations"], "gradient")
+    assert minimize(bowl, torch.zeros(2), max_evaluations=1).message == "max evaluations"
