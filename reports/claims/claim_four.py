@@ -22,6 +22,24 @@ def grid_table(name: str, *words: str) -> str:
     return markdown(head, lines)
 
 
+def mean_table(name: str, *words: str) -> str:
+    """Claim 4: the mean over budgets of every method's accuracy less that of `against`, paired over seeds."""
+    study, options = read_study(name), given(words)
+    if not study.rows:
+        return under_way(study, name)
+    at = [study.values("test_accuracy", budget) for budget in study.budgets]
+    means = {
+        method: {seed: sum(values[method][seed] for values in at) / len(at) for seed in at[0][method]}
+        for method in study.methods
+    }
+    head = ["mean of all budgets", f"minus {options['against']}, points", "95 % interval", "p", "seen with 80 % power"]
+    lines = []
+    for test in compare_all(means, higher_is_better=True, baseline=options["against"]):
+        difference, p, seen, mark = test_cells(test)
+        lines.append([f"`{test.a}`", difference, shown_interval(test.interval), p, seen, mark])
+    return markdown([*head, "difference"], lines)
+
+
 def held_table(name: str, *words: str) -> str:
     """Claim 4: every method at the `low` budget less `against` at the `high` one, paired over seeds."""
     study, options = read_study(name), given(words)

@@ -141,8 +141,13 @@ def budgets(path: Path) -> None:
             number = labels.setdefault(method, len(labels))
             values = [100 * mean(study.values("test_accuracy", budget)[method]) for budget in study.budgets]
             shares = [100 * budget / study.budgets[-1] for budget in study.budgets]
-            style = {"color": LINE_COLOURS[number % len(LINE_COLOURS)], "ms": 4, "lw": 1.2}
-            axes.plot(shares, values, MARKS[number % len(MARKS)] + "-", **style, label=method)
+            style = {
+                "color": LINE_COLOURS[number % len(LINE_COLOURS)],
+                "ms": 4,
+                "lw": 1.2,
+                "ls": "--" if number >= len(MARKS) else "-",
+            }
+            axes.plot(shares, values, marker=MARKS[number % len(MARKS)], **style, label=method)
         _dress(axes, "budget, %", "test accuracy, %" if axes is row[0] else "")
         axes.set_title(title, fontsize=9, color=INK)
     handles = {label: line for axes in row for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}

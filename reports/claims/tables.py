@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from claim_five import rows_table
-from claim_four import grid_table, held_table
+from claim_four import grid_table, held_table, mean_table
 from claim_one import budgets_table, effective_table, equal_table, minima_table, tenth_table
 from claim_three import overhead_table, pooled_table
 from layout import average, given, markdown, shown_interval, test_cells, under_way
@@ -167,6 +167,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "figure": figure,
     "held": held_table,
     "grid": grid_table,
+    "mean": mean_table,
     "rows": rows_table,
     "overhead": overhead_table,
     "pooled": pooled_table,
