@@ -133,7 +133,7 @@ def budgets(path: Path) -> None:
     named = (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"), ("mnist", "MNIST, MLP"))
     studies = [(read_study(f"claim-4-{name}"), title) for name, title in named]
     there = [(study, title) for study, title in studies if study.rows]
-    figure = Figure(figsize=(7.2, 3.4), dpi=80, layout="constrained")
+    figure = Figure(figsize=(7.2, 3), dpi=72, layout="constrained")
     row = figure.subplots(1, len(there), squeeze=False, width_ratios=[len(s.budgets) ** 0.5 for s, _ in there])[0]
     labels: dict[str, int] = {}
     for axes, (study, title) in zip(row, there, strict=True):
