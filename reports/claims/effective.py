@@ -39,7 +39,7 @@ def rows_of(width: int, l2: float, seed: int) -> list[tuple[object, ...]]:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         best = effective_run(solved(width, l2, seed, 1.0, folder), rows=0).loss
-        rows = []
+        rows: list[tuple[object, ...]] = []
         for fraction in FRACTIONS:
             found = effective_run(solved(width, l2, seed, fraction, folder))
             ratios = found.ratio, found.effective_ratio

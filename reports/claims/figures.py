@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -42,35 +43,28 @@ def excess(path: Path) -> None:
     figure.savefig(path)
 
 
-def differences(path: Path, panels: Sequence[tuple[str, str | None, Sequence[str] | None, str]]) -> None:
-    """Draw accuracies less that of a baseline with 95 % intervals: a panel per (study, baseline, methods, title)."""
-    drawn = [(read_study(name), *rest) for name, *rest in panels]
-    there = [(study, *rest) for study, *rest in drawn if study.rows]
-    if not there:
-        return
-    rows = [len(study.methods if methods is None else methods) for study, _, methods, _ in there]
-    figure = Figure(figsize=(7.2, sum(0.9 + 0.24 * each for each in rows)), dpi=80, layout="constrained")
+def differences(path: Path, panels: Sequence[tuple[str, str]], baseline: str) -> None:
+    """Draw accuracies less that of a baseline with 95 % intervals: a panel per finished (study, title)."""
+    there = [(read_study(name), title) for name, title in panels if read_study(name).rows]
+    rows = [len(study.methods) for study, _ in there]
+    figure = Figure(figsize=(7.2, sum(0.9 + 0.24 * each for each in rows)), dpi=70, layout="constrained")
     column = figure.subplots(len(there), 1, squeeze=False, height_ratios=rows)[:, 0]
-    for axes, (study, baseline, methods, title) in zip(column, there, strict=True):
-        _differences(axes, study, str(baseline), methods or study.methods)
+    for axes, (study, title) in zip(column, there, strict=True):
+        shown = [method for method in study.methods if method != baseline]
+        for place, method in enumerate(shown):
+            _interval(axes, study, baseline, method, place, 0, "")
+        axes.set_yticks(range(len(shown)), shown, fontsize=7)
+        axes.invert_yaxis()
+        axes.axvline(0, color=INK, lw=0.8)
         _dress(axes, f"minus {baseline}, points", "")
         axes.set_title(title, fontsize=9, color=INK)
     figure.savefig(path)
 
 
-def _differences(axes: Axes, study: Study, baseline: str, methods: Sequence[str]) -> None:
-    shown = [method for method in methods if method != baseline]
-    for place, method in enumerate(shown):
-        _interval(axes, study, baseline, method, place, 0, "")
-    axes.set_yticks(range(len(shown)), shown, fontsize=7)
-    axes.invert_yaxis()
-    axes.axvline(0, color=INK, lw=0.8)
-
-
 def coresets(path: Path) -> None:
     """Claim 2."""
     names = (("claim-2-mnist", "MNIST"), ("claim-2-cifar10", "CIFAR-10"), ("claim-2-cifar10-resnet", "ResNet-8"))
-    differences(path, [(name, "srs@0.1", None, title) for name, title in names])
+    differences(path, names, "srs@0.1")
 
 
 def sketches(path: Path) -> None:
@@ -124,7 +118,7 @@ def _interval(axes: Axes, study: Study, baseline: str, method: str, place: float
         return
     low, high = test.interval or (test.difference, test.difference)
     spread = [[100 * (test.difference - low)], [100 * (high - test.difference)]]
-    style = {"fmt": MARKS[number], "color": LINE_COLOURS[number], "ms": 4, "lw": 1, "capsize": 2}
+    style: dict[str, Any] = {"fmt": MARKS[number], "color": LINE_COLOURS[number], "ms": 4, "lw": 1, "capsize": 2}
     axes.errorbar([100 * test.difference], [place], xerr=spread, label=label or None, **style)
 
 

@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def sst2(data: Path, output: Path) -> None:
     texts = {part: _sentences(data / "text" / "sst2" / f"{part}.tsv") for part in ("train", "test")}
     counts = Counter(word for words, _ in texts["train"] for word in words)
     place = {word: number for number, (word, _) in enumerate(counts.most_common(WORDS))}
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for part, sentences in texts.items():
         x = np.zeros((len(sentences), WORDS), dtype=np.float32)
         for row, (words, _) in enumerate(sentences):

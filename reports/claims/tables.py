@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from claim_five import rows_table
 from claim_four import grid_table, held_table, mean_table
@@ -104,7 +105,7 @@ def occupancy_table(*words: str) -> str:
     return markdown(head, lines)
 
 
-def _share(shares: Sequence[float], visits: int) -> str:
+def _share(shares: Any, visits: int) -> str:
     return f"{100 * float(shares[visits]):.2f}" if visits < len(shares) else "0.00"
 
 
