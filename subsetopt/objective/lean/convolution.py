@@ -33,7 +33,8 @@ class Convolution(Operator):
     def gradients(
         self, kept: Any, once: Parts, grad: Tensor, needs: Sequence[bool], curved: bool
     ) -> tuple[Parts, Parts]:
-        return self._backward(grad, *kept, list(needs)), (grad,) if curved else ()
+        input, weight = kept
+        return self._backward(grad, input, weight, list(needs)), (grad,) if curved else ()
 
     def change(self, kept: Any, at_point: Parts, changes: Parts, curved: bool) -> tuple[Tensor | None, Parts]:
         input, weight = kept

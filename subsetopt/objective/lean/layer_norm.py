@@ -125,7 +125,8 @@ class _RowNorm(Operator):
         if result[0] is None:
             return result
         if of_weight is not None:
-            scaled = self.through(before, x, of_weight, mean, rstd, [True, False, False])[0]
+            (scaled, *_) = self.through(before, x, of_weight, mean, rstd, [True, False, False])
+            assert scaled is not None
             result[0].add_(scaled)
         if through is not None:
             result[0].addcmul_(to_input, -shrunk).addcmul_(through, product.mul(-rstd))

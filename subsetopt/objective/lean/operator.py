@@ -72,7 +72,7 @@ def recorded(operator: Operator, in_cotangent_only: bool, *inputs: Tensor | None
 class _Shared:
     """What the two nodes of one call leave to each other."""
 
-    once: Parts = ()
+    once: Parts | None = ()
     pending: tuple[Parts, Parts] | None = None
     """(at_point, seen) of the product under way, from the backward node to the forward node."""
 
@@ -133,7 +133,11 @@ class _Backward(torch.autograd.Function):
         *kept: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         ctx.curved = ctx.needs_input_grad[3]
-        once, shared.once = shared.once if ctx.curved else (), ()
+        once = shared.once if ctx.curved else ()
+        if once is None:
+            raise RuntimeError("an operator is differentiated twice while its graph is recorded")
+        # Freed where it took memory.
+        shared.once = None if once else shared.once
         gradients, at_point = operator.gradients(kept, once, grad, needs, ctx.curved)
         ctx.save_for_backward(*kept, *at_point)
         ctx.operator, ctx.shared, ctx.kept = operator, shared, len(kept)
@@ -144,7 +148,7 @@ class _Backward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(part is None for part in changes):
-            return (None,) * (5 + ctx.kept)
+            return tuple(None for _ in range(5 + ctx.kept))
         saved = ctx.saved_tensors
         kept, at_point = saved[: ctx.kept], saved[ctx.kept :]
         output, seen = ctx.operator.change(kept, at_point, changes, ctx.curved)

@@ -133,3 +133,13 @@ def test_a_product_leaves_nothing_behind() -> None:
     del v
     gc.collect()
     assert storage() is None
+
+
+def test_what_was_freed_after_recording_is_not_taken_for_zero() -> None:
+    """A second derivative of a second backward pass, which needs what the first one freed, is refused."""
+    x = torch.randn(3, generator=make_generator(0, "x")).requires_grad_()
+    with lean_second_derivatives(in_cotangent_only=False):
+        y = F.gelu(x).sum()
+    torch.autograd.grad(y, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated twice"):
+        torch.autograd.grad(y, x, create_graph=True)
