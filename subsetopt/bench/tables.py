@@ -134,7 +134,8 @@ def _observed(row: Row) -> list[str]:
 
 
 def _products(part: Sequence[Row]) -> Iterator[BenchTable]:
-    head = ["model", "P", "samples", "gradient ms", "hvp", "ggnvp", "linearise", "MiB hvp", "MiB ggnvp", "data"]
+    head = ["model", "P", "samples", "gradient ms", "hvp", "ggnvp", "linearise"]
+    head += ["counted hvp", "counted ggnvp", "MiB hvp", "MiB ggnvp", "data"]
     body = [
         [
             row["model"],
@@ -142,12 +143,16 @@ def _products(part: Sequence[Row]) -> Iterator[BenchTable]:
             str(row["samples"]),
             f"{1000 * row['gradient_seconds']:.1f}",
             *[f"{row['ratios'][kind]:.2f}" for kind in ("hvp", "ggnvp", "linearise")],
+            *[f"{row['contractions'][kind]:.2f}" for kind in ("hvp", "ggnvp")],
             *[f"{row['graph_bytes'][kind] / MEBIBYTE:.0f}" for kind in ("hvp", "ggnvp")],
             row["data"],
         ]
         for row in part
     ]
-    note = "Time of a product at fixed w, graphs stored, in gradients; `linearise` records them once per w; float32."
+    note = (
+        "Time of a product at fixed w, graphs stored, in gradients; `linearise` records them once per w; float32. "
+        "`counted` are products of matrices and convolutions alone."
+    )
     yield BenchTable("Prices of curvature products", note, [head, *body])
 
 

@@ -25,8 +25,8 @@ Recorder = Callable[[FlatModel, Loss, Tensor, Inputs, Tensor, float], LayerProdu
 def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float) -> LayerProduct:
     """Record v -> scale * (Hessian of the summed loss of one chunk) v."""
     leaves = flat.leaves(w)
-    with _recording(flat, in_cotangent_only=False):
-        total = loss.total(flat.call(leaves, x, "deterministic"), y, accumulation_dtype(w.device)) * scale
+    with _recording(flat, in_cotangent_only=False), flat.at(leaves, "deterministic") as evaluate:
+        total = loss.total(evaluate(x), y, accumulation_dtype(w.device)) * scale
         gradients = torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
     curved = [index for index, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad]
     heads = [gradients[index] for index in curved]
@@ -36,7 +36,9 @@ def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor,
         if not heads:
             return [None] * len(leaves)
         cotangents = [v[index] for index in curved]
-        return torch.autograd.grad(heads, leaves, cotangents, retain_graph=True, allow_unused=True)
+        # What checkpointing evaluates anew needs the parameters in place.
+        with flat.at(leaves, "deterministic"):
+            return torch.autograd.grad(heads, leaves, cotangents, retain_graph=True, allow_unused=True)
 
     return product
 
@@ -44,8 +46,8 @@ def record_hessian(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor,
 def record_gauss_newton(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Tensor, scale: float) -> LayerProduct:
     """Record v -> scale * J' H_z J v for one chunk."""
     leaves = flat.leaves(w)
-    with _recording(flat, in_cotangent_only=True):
-        z = flat.call(leaves, x, "deterministic")
+    with _recording(flat, in_cotangent_only=True), flat.at(leaves, "deterministic") as evaluate:
+        z = evaluate(x)
         u = torch.zeros_like(z, requires_grad=True)
         pulled_back = torch.autograd.grad(z, leaves, u, create_graph=True, allow_unused=True)
     used = [index for index, part in enumerate(pulled_back) if part is not None and part.requires_grad]
@@ -54,8 +56,9 @@ def record_gauss_newton(flat: FlatModel, loss: Loss, w: Tensor, x: Inputs, y: Te
     output_hessian = loss.output_hessian(z, y)
 
     def product(v: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        (pushed,) = torch.autograd.grad(heads, u, [v[index] for index in used], retain_graph=True)
-        return torch.autograd.grad(z, leaves, output_hessian(pushed) * scale, retain_graph=True, allow_unused=True)
+        with flat.at(leaves, "deterministic"):
+            (pushed,) = torch.autograd.grad(heads, u, [v[index] for index in used], retain_graph=True)
+            return torch.autograd.grad(z, leaves, output_hessian(pushed) * scale, retain_graph=True, allow_unused=True)
 
     return product
 
@@ -83,8 +86,9 @@ def record_hessian_difference(
 
     def gradient(at: Tensor) -> Tensor:
         leaves = flat.leaves(at)
-        total = loss.total(flat.call(leaves, x, "deterministic"), y, accumulation_dtype(w.device)) * scale
-        parts = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+        with flat.at(leaves, "deterministic") as evaluate:
+            total = loss.total(evaluate(x), y, accumulation_dtype(w.device)) * scale
+            parts = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
         return torch.cat([part.reshape(-1) for part in parts])
 
     return lambda v: flat.views(_central_difference(gradient, w, v))
@@ -104,7 +108,8 @@ def record_gauss_newton_difference(
 
     def product(v: Sequence[Tensor]) -> Sequence[Tensor | None]:
         pushed = output_hessian(_central_difference(outputs, w, v))
-        return torch.autograd.grad(z, leaves, pushed * scale, retain_graph=True, allow_unused=True)
+        with flat.at(leaves, "deterministic"):
+            return torch.autograd.grad(z, leaves, pushed * scale, retain_graph=True, allow_unused=True)
 
     return product
 

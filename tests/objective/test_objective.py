@@ -311,7 +311,7 @@ def test_peak_memory_of_graphs_is_flat_in_the_subset_size(call: str) -> None:
 @pytest.mark.parametrize("kind", ["hvp", "ggnvp"])
 def test_stored_graphs_stay_within_the_linearisation_memory(kind: str) -> None:
     model, x, y = problem("cnn", 640)
-    budget = 2_000_000
+    budget = 1_200_000
     objective = Objective(model, x, y, chunk_size=16, linearisation_memory=budget)
     products = objective.linearise(objective.initial())
     products.record("hvp" if kind == "hvp" else "ggnvp")

@@ -1,10 +1,10 @@
 """Scaled dot-product attention, with its second derivative by formula: fused kernels have none.
 
-With S = s q k', P = softmax(S + mask) over keys and o = P v, the derivatives for an incoming g are, with dP = g v' and
-E = dP - rowsum(P dP): dS = P E, dq = s dS k, dk = s dS' q, dv = P' g. Those of <a, dq> + <b, dk> + <c, dv> are, with
-the change of S along it, T = s (a k' + q b'), and that of P, U = P (T - rowsum(P T)):
-in g: U v + P c; in v: U' g; and through S, with X = g c', Z = U E + P (X - rowsum(P X) - rowsum(U E)):
-in q: s (Z k + dS b); in k: s (Z' q + dS' a).
+With S = s q k', P = softmax(S + mask) over keys and o = P v, the derivatives for an incoming g are, with dP = g v'
+and E = dP - rowsum(P dP): dS = P E, dq = s dS k, dk = s dS' q, dv = P' g. Where q, k, v change by a, b, c and g by h,
+S changes by T = s (a k' + q b'), P by U = P (T - rowsum(P T)), o by U v + P c, dP by X = h v' + g c' and dS by
+Z = U E - P rowsum(U E) + P (X - rowsum(P X)), so dq by s (Z k + dS b), dk by s (Z' q + dS' a), dv by U' g + P' h:
+twelve matrix products where a gradient takes six.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from subsetopt.objective.lean.applied import applied
 from subsetopt.objective.lean.linear import lean_linear
+from subsetopt.objective.lean.operator import Evaluated, Operator, Parts, recorded
 from subsetopt.objective.lean.softmax import softmax_backward
 
 _SIGNATURE = inspect.signature(F.multi_head_attention_forward)
@@ -139,79 +138,60 @@ def _attend(
     q, k, v = (part.reshape(-1, *part.shape[-2:]) for part in (query, key, value))
     if mask is not None:
         mask = mask.expand(*query.shape[:-1], key.shape[-2]).reshape(-1, query.shape[-2], key.shape[-2])
-    attended: Tensor = applied(_Attention, q, k, v, mask, scale, in_cotangent_only)
+    attended = recorded(_Attention(scale), in_cotangent_only, q, k, v, mask)
     return attended.view(*query.shape[:-1], value.shape[-1])
 
 
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, cotangent_only: bool
-    ) -> Tensor:
-        scores = (q @ k.mT).mul_(scale)
+class _Attention(Operator):
+    """Over batches of heads (n, T, d)."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def evaluate(self, *inputs: Any) -> Evaluated:
+        q, k, v, mask = inputs
+        scores = (q @ k.mT).mul_(self.scale)
         # Where all keys are masked, torch's attention is zero, too.
         p = torch.ops.aten._safe_softmax(scores if mask is None else scores.add_(mask), -1)
-        ctx.save_for_backward(q, k, v, p)
-        ctx.scale, ctx.cotangent_only = scale, cotangent_only
-        return cast(Tensor, p @ v)
+        return Evaluated(p @ v, (q, k, v, p))
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, p = ctx.saved_tensors
-        if ctx.cotangent_only:
-            q, k, v = q.detach(), k.detach(), v.detach()
-        return (*applied(_AttentionBackward, grad_outputs[0], q, k, v, p, ctx.scale), None, None, None)
-
-
-class _AttentionBackward(torch.autograd.Function):
-    """(g, q, k, v) -> (dq, dk, dv)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.scale = scale
-        ctx.set_materialize_grads(False)
+    def gradients(
+        self, kept: Any, once: Parts, grad: Tensor, needs: Sequence[bool], curved: bool
+    ) -> tuple[Parts, Parts]:
+        q, k, v, p = kept
         in_p = grad @ v.mT
-        to_scores = softmax_backward(in_p, p, -1).mul_(scale)
-        if any(ctx.needs_input_grad[1:4]):
-            centred = in_p.sub_((p * in_p).sum(-1, keepdim=True))
-            ctx.save_for_backward(q, k, v, p, grad, centred, to_scores)
-        else:
-            ctx.save_for_backward(q, k, v, p)
-        return to_scores @ k, to_scores.mT @ q, p.mT @ grad
+        to_scores = softmax_backward(in_p, p, -1).mul_(self.scale)
+        at_point = (grad, in_p.sub_((p * in_p).sum(-1, keepdim=True)), to_scores) if curved else ()
+        return (to_scores @ k, to_scores.mT @ q, p.mT @ grad, None), at_point
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, p, *at_point = ctx.saved_tensors
-        a, b, c = cotangents
-        scores = None
-        if a is not None:
-            scores = torch.bmm(a, k.mT)
-        if b is not None:
-            scores = torch.bmm(q, b.mT) if scores is None else scores.baddbmm_(q, b.mT)
-        changed = None if scores is None else softmax_backward(scores.mul_(ctx.scale), p, -1)
-        out = None if changed is None else torch.bmm(changed, v)
-        if c is not None:
-            out = torch.bmm(p, c) if out is None else out.baddbmm_(p, c)
-        if not at_point:
-            return out, None, None, None, None, None
-        grad, centred, to_scores = at_point
-        through = None
-        if changed is not None:
-            bent = changed * centred
-            through = bent.addcmul_(p, bent.sum(-1, keepdim=True), value=-1)
-        if c is not None:
-            along = softmax_backward(torch.bmm(grad, c.mT), p, -1)
-            through = along if through is None else through.add_(along)
-        if through is None:
-            return out, None, None, None, None, None
-        through.mul_(ctx.scale)
-        in_q, in_k = torch.bmm(through, k), torch.bmm(through.mT, q)
-        if b is not None:
-            in_q.baddbmm_(to_scores, b)
-        if a is not None:
-            in_k.baddbmm_(to_scores.mT, a)
-        in_v = None if changed is None else torch.bmm(changed.mT, grad)
-        return out, in_q, in_k, in_v, None, None
+    def change(self, kept: Any, at_point: Parts, changes: Parts, curved: bool) -> tuple[Tensor | None, Parts]:
+        q, k, v, p = kept
+        of_q, of_k, of_v, _ = changes
+        scores = None if of_q is None else torch.bmm(of_q, k.mT)
+        if of_k is not None:
+            scores = torch.bmm(q, of_k.mT) if scores is None else scores.baddbmm_(q, of_k.mT)
+        of_p = None if scores is None else softmax_backward(scores.mul_(self.scale), p, -1)
+        out = None if of_p is None else torch.bmm(of_p, v)
+        if of_v is not None:
+            out = torch.bmm(p, of_v) if out is None else out.baddbmm_(p, of_v)
+        return out, (of_q, of_k, of_v, of_p)
+
+    def gradient_changes(self, kept: Any, at_point: Any, seen: Any, grad: Tensor, needs: Sequence[bool]) -> Parts:
+        q, k, v, p = kept
+        before, centred, to_scores = at_point
+        of_q, of_k, of_v, of_p = seen
+        in_p = torch.bmm(grad, v.mT)
+        in_p = in_p if of_v is None else in_p.baddbmm_(before, of_v.mT)
+        through = softmax_backward(in_p, p, -1)
+        if of_p is not None:
+            bent = of_p * centred
+            through.add_(bent).addcmul_(p, bent.sum(-1, keepdim=True), value=-1)
+        through.mul_(self.scale)
+        in_q, in_k, in_v = torch.bmm(through, k), torch.bmm(through.mT, q), torch.bmm(p.mT, grad)
+        if of_k is not None:
+            in_q.baddbmm_(to_scores, of_k)
+        if of_q is not None:
+            in_k.baddbmm_(to_scores.mT, of_q)
+        if of_p is not None:
+            in_v.baddbmm_(of_p.mT, before)
+        return in_q, in_k, in_v, None

@@ -8,13 +8,13 @@ follows from these is formed on small tensors, and what is left are sums of tens
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from subsetopt.objective.lean.applied import applied
+from subsetopt.objective.lean.operator import Evaluated, Operator, Parts, recorded
 
 
 class Sets(NamedTuple):
@@ -39,7 +39,7 @@ def channel_norm(
     size = input.shape[2:].numel() * (input.shape[1] // sets.groups if sets.groups else len(input))
     if (weight is None and bias is not None) or size < 2 or not input.numel():
         return None
-    return cast(Tensor, applied(_ChannelNorm, input, weight, bias, sets, eps, in_cotangent_only))
+    return recorded(_ChannelNorm(input.shape, sets, eps), in_cotangent_only, input, weight, bias)
 
 
 def lean_batch_norm(
@@ -93,92 +93,100 @@ def lean_instance_norm(
     return channel_norm(input, weight, bias, Sets(input.shape[1]), eps, in_cotangent_only)
 
 
-class _ChannelNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        sets: Sets,
-        eps: float,
-        cotangent_only: bool,
-    ) -> Tensor:
+class _ChannelNorm(Operator):
+    """(g, x, gamma) -> (r P gamma g, sum g x^, sum g), with the projection P a = a - mean(a) - x^ mean(a x^).
+
+    Along a change a of x, r P h with h = gamma g changes by - r mean(a x^) (r P h) - r mean(h x^) (r P a)
+    - r mean(h r P a) x^.
+    """
+
+    def __init__(self, shape: torch.Size, sets: Sets, eps: float) -> None:
+        self.shape, self.sets, self.eps = shape, sets, eps
+
+    def evaluate(self, *inputs: Any) -> Evaluated:
+        input, weight, bias = inputs
+        sets = self.sets
         if sets.groups:
             rows = input.reshape(len(input) * sets.groups, -1)
-            normal, _, rstd = torch.ops.aten.native_layer_norm(rows, [rows.shape[1]], None, None, eps)
+            normal, _, rstd = torch.ops.aten.native_layer_norm(rows, [rows.shape[1]], None, None, self.eps)
             rstd = rstd.view(len(input), sets.groups).repeat_interleave(input.shape[1] // sets.groups, 1)
         else:
-            normal, _, rstd = torch.ops.aten.native_batch_norm(input, None, None, None, None, True, 0.0, eps)
+            normal, _, rstd = torch.ops.aten.native_batch_norm(input, None, None, None, None, True, 0.0, self.eps)
             rstd = rstd[None]
         flat = normal.reshape(*input.shape[:2], -1)
-        ctx.save_for_backward(input, weight, flat, rstd)
-        ctx.sets, ctx.cotangent_only, ctx.bias = sets, cotangent_only, bias is not None
         scaled = flat if weight is None else flat * weight[:, None]
         scaled = scaled if bias is None else scaled.add_(bias[:, None])
         # What is saved may not be handed out as well.
         result: Tensor = scaled.clone() if scaled is flat else scaled
-        return result.view(input.shape)
+        return Evaluated(result.view(input.shape), (weight, flat, rstd))
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, normal, rstd = ctx.saved_tensors
-        if ctx.cotangent_only:
-            input, weight = input.detach(), None if weight is None else weight.detach()
-        parts = applied(_ChannelNormBackward, grad_outputs[0], input, weight, normal, rstd, ctx.sets)
-        return parts[0], parts[1], parts[2] if ctx.bias else None, None, None, None
+    def gradients(
+        self, kept: Any, once: Parts, grad: Tensor, needs: Sequence[bool], curved: bool
+    ) -> tuple[Parts, Parts]:
+        weight, normal, rstd = kept
+        g = _flat(grad)
+        sums = _Sums.of(g, normal, _scale(weight, rstd), self.sets)
+        to_input = _combined(*self._through(g, normal, sums, weight, rstd), shift=-rstd * sums.mean)
+        at_point = (g, sums.plain, sums.by_x, sums.mean, sums.mean_x) if curved else ()
+        affine = (None, None) if weight is None else (sums.by_x.sum(0), sums.plain.sum(0) if needs[2] else None)
+        return (to_input.view(grad.shape), *affine), at_point
 
-
-class _ChannelNormBackward(torch.autograd.Function):
-    """(g, x, gamma) -> (r P gamma g, sum g x^, sum g), with the projection P a = a - mean(a) - x^ mean(a x^)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, grad: Tensor, input: Tensor, weight: Tensor | None, normal: Tensor, rstd: Tensor, sets: Sets
-    ) -> tuple[Tensor | None, ...]:
-        ctx.sets, ctx.shape = sets, grad.shape
-        ctx.set_materialize_grads(False)
-        g, scale, places = _flat(grad), _scale(weight, rstd), normal.shape[2]
-        sum_g, sum_gx = g.sum(2), torch.linalg.vecdot(g, normal)
-        mean, mean_x = sets.mean(scale * sum_g, places), sets.mean(scale * sum_gx, places)
-        to_input = _combined((rstd * scale, g), (-rstd * mean_x, normal), shift=-rstd * mean)
-        at_point = [g, sum_g, sum_gx, mean, mean_x] if any(ctx.needs_input_grad[1:3]) else []
-        ctx.save_for_backward(weight, normal, rstd, *at_point)
-        affine = (None, None) if weight is None else (sum_gx.sum(0), sum_g.sum(0))
-        return to_input.view(grad.shape), *affine
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        weight, normal, rstd, *at_point = ctx.saved_tensors
-        sets, places = ctx.sets, normal.shape[2]
+    def change(self, kept: Any, at_point: Parts, changes: Parts, curved: bool) -> tuple[Tensor | None, Parts]:
+        weight, normal, rstd = kept
         scale = _scale(weight, rstd)
-        zero = torch.zeros_like(scale)
-        b, c = (zero if part is None else part[None] for part in cotangents[1:])
-        a = None if cotangents[0] is None else _flat(cotangents[0])
-        of_x, mean, mean_x = b, zero, zero
-        if a is not None:
-            sum_a, sum_ax = a.sum(2), torch.linalg.vecdot(a, normal)
-            mean, mean_x = sets.mean(sum_a, places), sets.mean(sum_ax, places)
-            of_x = b - scale * rstd * mean_x
-        terms = [(of_x, normal)] if a is None else [(scale * rstd, a), (of_x, normal)]
-        out = _combined(*terms, shift=c - scale * rstd * mean).view(ctx.shape)
-        if not at_point:
-            return out, None, None, None, None, None
+        b, c = (torch.zeros_like(scale) if part is None else part[None] for part in changes[1:])
+        if changes[0] is None:
+            return _combined((b, normal), shift=c).view(self.shape), (None, b, None, None)
+        a = _flat(changes[0])
+        sums = _Sums.of(a, normal, torch.ones_like(scale), self.sets)
+        terms = [(scale * rstd, a), (b - scale * rstd * sums.mean_x, normal)]
+        output = _combined(*terms, shift=c - scale * rstd * sums.mean)
+        return output.view(changes[0].shape), (a, b, sums.mean, sums.mean_x)
+
+    def gradient_changes(self, kept: Any, at_point: Any, seen: Any, grad: Tensor, needs: Sequence[bool]) -> Parts:
+        weight, normal, rstd = kept
         g, sum_g, sum_gx, mean_h, mean_hx = at_point
-        # r P (b g), and for a != 0 what `through` says.
+        a, b, mean, mean_x = seen
+        new, scale, places = _flat(grad), _scale(weight, rstd), normal.shape[2]
+        sums = _Sums.of(new, normal, scale, self.sets)
+        (first, (of_x, _)) = self._through(new, normal, sums, weight, rstd)
+        # r P (b g)
         of_g = rstd * b
-        of_x, shift = -rstd * sets.mean(b * sum_gx, places), -rstd * sets.mean(b * sum_g, places)
-        if a is None:
-            return out, _combined((of_g, g), (of_x, normal), shift=shift).view(ctx.shape), None, None, None, None
-        # <a, r P h> with h = gamma g: - r mean(a x^) (r P h) - r mean(h x^) (r P a) - r mean(h r P a) x^
-        along = rstd * (torch.linalg.vecdot(a, g) - mean * sum_g - mean_x * sum_gx)  # sums of g r P a
-        square = rstd.square()
-        of_g = of_g - square * mean_x * scale
-        of_x = of_x + 2 * square * mean_x * mean_hx - rstd * sets.mean(scale * along, places)
-        shift = shift + square * (mean_x * mean_h + mean_hx * mean)
-        input_term = _combined((of_g, g), (-square * mean_hx, a), (of_x, normal), shift=shift).view(ctx.shape)
-        return out, input_term, None if weight is None else along.sum(0), None, None, None
+        of_x = of_x - rstd * self.sets.mean(b * sum_gx, places)
+        shift = -rstd * (sums.mean + self.sets.mean(b * sum_g, places))
+        terms, to_weight = [first], sums.by_x
+        if a is not None:
+            along = rstd * (torch.linalg.vecdot(a, g) - mean * sum_g - mean_x * sum_gx)  # sums of g r P a
+            square = rstd.square()
+            of_g = of_g - square * mean_x * scale
+            of_x = of_x + 2 * square * mean_x * mean_hx - rstd * self.sets.mean(scale * along, places)
+            shift = shift + square * (mean_x * mean_h + mean_hx * mean)
+            terms.append((-square * mean_hx, a))
+            to_weight = to_weight + along
+        to_input = _combined(*terms, (of_g, g), (of_x, normal), shift=shift).view(grad.shape)
+        affine = (None, None) if weight is None else (to_weight.sum(0), sums.plain.sum(0) if needs[2] else None)
+        return to_input, *affine
+
+    def _through(
+        self, g: Tensor, normal: Tensor, sums: _Sums, weight: Tensor | None, rstd: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return r P gamma g without its shift, as factors and tensors."""
+        return (rstd * _scale(weight, rstd), g), (-rstd * sums.mean_x, normal)
+
+
+class _Sums(NamedTuple):
+    """Sums over places of g and g x^, (N, C), and the means over the sets of both times a scale."""
+
+    plain: Tensor
+    by_x: Tensor
+    mean: Tensor
+    mean_x: Tensor
+
+    @classmethod
+    def of(cls, g: Tensor, normal: Tensor, scale: Tensor, sets: Sets) -> _Sums:
+        """Return the sums for g (N, C, S)."""
+        plain, by_x, places = g.sum(2), torch.linalg.vecdot(g, normal), normal.shape[2]
+        return cls(plain, by_x, sets.mean(scale * plain, places), sets.mean(scale * by_x, places))
 
 
 def _flat(tensor: Tensor) -> Tensor:

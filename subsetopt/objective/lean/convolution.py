@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from subsetopt.objective.lean.applied import applied
+from subsetopt.objective.lean.operator import Evaluated, Operator, Parts
 
 
 class Geometry(NamedTuple):
@@ -20,73 +20,60 @@ class Geometry(NamedTuple):
     groups: int
 
 
-class Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, cotangent_only: bool
-    ) -> Tensor:
-        ctx.save_for_backward(input, weight)
-        ctx.geometry, ctx.cotangent_only = geometry, cotangent_only
-        ctx.bias = bias is not None
-        return _convolve(input, weight, bias, geometry)
+class Convolution(Operator):
+    """y = x * W + b; bilinear in x and W, as are its derivatives in these for an incoming g."""
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight = ctx.saved_tensors
-        mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.bias and ctx.needs_input_grad[2]]
-        if ctx.cotangent_only:
-            input, weight = input.detach(), weight.detach()
-        return (*applied(_ConvolutionBackward, grad_outputs[0], input, weight, ctx.geometry, mask), None, None)
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
 
+    def evaluate(self, *inputs: Any) -> Evaluated:
+        input, weight, bias = inputs
+        return Evaluated(self._convolve(input, weight, bias), (input, weight))
 
-class _ConvolutionBackward(torch.autograd.Function):
-    """(g, x, W) -> (gx, gW, gb); linear in g and bilinear in (g, W) and (g, x)."""
+    def gradients(
+        self, kept: Any, once: Parts, grad: Tensor, needs: Sequence[bool], curved: bool
+    ) -> tuple[Parts, Parts]:
+        input, weight = kept
+        return self._backward(grad, input, weight, list(needs)), (grad,) if curved else ()
 
-    @staticmethod
-    def forward(
-        ctx: Any, grad: Tensor, input: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
-    ) -> tuple[Tensor | None, ...]:
-        ctx.save_for_backward(grad, input, weight)
-        ctx.geometry = geometry
-        ctx.set_materialize_grads(False)
-        return _convolution_backward(grad, input, weight, geometry, mask)
+    def change(self, kept: Any, at_point: Parts, changes: Parts, curved: bool) -> tuple[Tensor | None, Parts]:
+        input, weight = kept
+        of_input, of_weight, of_bias = changes
+        out = None if of_weight is None else self._convolve(input, of_weight, of_bias)
+        if of_input is not None:
+            through = self._convolve(of_input, weight, of_bias if out is None else None)
+            out = through if out is None else out.add_(through)
+        elif out is None and of_bias is not None:
+            # Of the bias alone: the convolution with nothing, which has the right size.
+            out = self._convolve(torch.zeros_like(input[:1]), weight, of_bias).expand(
+                len(input), *[-1] * (input.ndim - 1)
+            )
+        return out, (of_input, of_weight)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad, input, weight = ctx.saved_tensors
-        geometry: Geometry = ctx.geometry
-        to_input, to_weight, to_bias = cotangents
-        out: Tensor | None = None
-        if to_weight is not None:
-            out = _convolve(input, to_weight, to_bias, geometry)
-        elif to_bias is not None:
-            out = to_bias.reshape(-1, *[1] * (grad.ndim - 2)).expand_as(grad)
-        if to_input is not None:
-            through = _convolve(to_input, weight, None, geometry)
-            # A sum over `to_bias` alone is a view that repeats one number.
-            out = through if out is None else through.add_(out)
-        input_term = weight_term = None
-        if ctx.needs_input_grad[1] and to_weight is not None:
-            input_term = _convolution_backward(grad, input, to_weight, geometry, [True, False, False])[0]
-        if ctx.needs_input_grad[2] and to_input is not None:
-            weight_term = _convolution_backward(grad, to_input, weight, geometry, [False, True, False])[1]
-        return out, input_term, weight_term, None, None
+    def gradient_changes(self, kept: Any, at_point: Any, seen: Parts, grad: Tensor, needs: Sequence[bool]) -> Parts:
+        input, weight = kept
+        of_input, of_weight = seen
+        to_input, to_weight, to_bias = self._backward(grad, input, weight, list(needs))
+        if to_input is not None and of_weight is not None:
+            to_input = _sum(to_input, self._backward(at_point[0], input, of_weight, [True, False, False])[0])
+        if to_weight is not None and of_input is not None:
+            to_weight = _sum(to_weight, self._backward(at_point[0], of_input, weight, [False, True, False])[1])
+        return to_input, to_weight, to_bias
 
+    def _convolve(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        stride, padding, dilation, groups = self.geometry
+        zeros = [0] * len(stride)
+        result = torch.ops.aten.convolution(input, weight, bias, stride, padding, dilation, False, zeros, groups)
+        return cast(Tensor, result)
 
-def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    stride, padding, dilation, groups = geometry
-    zeros = [0] * len(stride)
-    result = torch.ops.aten.convolution(input, weight, bias, stride, padding, dilation, False, zeros, groups)
-    return cast(Tensor, result)
+    def _backward(self, grad: Tensor, input: Tensor, weight: Tensor, mask: list[bool]) -> tuple[Tensor | None, ...]:
+        stride, padding, dilation, groups = self.geometry
+        zeros, bias_sizes = [0] * len(stride), [weight.shape[0]]
+        result = torch.ops.aten.convolution_backward(
+            grad, input, weight, bias_sizes, stride, padding, dilation, False, zeros, groups, mask
+        )
+        return cast("tuple[Tensor | None, ...]", tuple(result))
 
 
-def _convolution_backward(
-    grad: Tensor, input: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
-) -> tuple[Tensor | None, ...]:
-    stride, padding, dilation, groups = geometry
-    zeros, bias_sizes = [0] * len(stride), [weight.shape[0]]
-    result = torch.ops.aten.convolution_backward(
-        grad, input, weight, bias_sizes, stride, padding, dilation, False, zeros, groups, mask
-    )
-    return cast("tuple[Tensor | None, ...]", tuple(result))
+def _sum(a: Tensor, b: Tensor | None) -> Tensor:
+    return a if b is None else a.add_(b)

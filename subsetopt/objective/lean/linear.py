@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from subsetopt.objective.lean.applied import applied
+from subsetopt.objective.lean.operator import Evaluated, Operator, Parts, recorded
 
 WORTH = 2**17
 """Numbers in inputs and outputs together from which the passes that are saved take longer than the calls."""
@@ -21,56 +20,56 @@ def lean_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, in
         return None
     if input.numel() + input.numel() // max(input.shape[-1], 1) * len(weight) < WORTH:
         return None
-    return cast(Tensor, applied(_Linear, input, weight, bias, in_cotangent_only))
+    return recorded(_Linear(), in_cotangent_only, input, weight, bias)
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, cotangent_only: bool) -> Tensor:
-        ctx.save_for_backward(input, weight)
-        ctx.cotangent_only, ctx.bias = cotangent_only, bias is not None
-        return F.linear(input, weight, bias)
+class _Linear(Operator):
+    """y = x W' + b; dx = g W, dW = g'x, db = sum g."""
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight = ctx.saved_tensors
-        mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.bias and ctx.needs_input_grad[2]]
-        if ctx.cotangent_only:
-            input, weight = input.detach(), weight.detach()
-        return (*applied(_LinearBackward, grad_outputs[0], input, weight, mask), None)
+    def evaluate(self, *inputs: Any) -> Evaluated:
+        input, weight, bias = inputs
+        return Evaluated(F.linear(input, weight, bias), (input, weight))
 
-
-class _LinearBackward(torch.autograd.Function):
-    """(g, x, W) -> (g W, g'x, sum g); linear in g and bilinear in (g, W) and (g, x)."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, input: Tensor, weight: Tensor, mask: list[bool]) -> tuple[Tensor | None, ...]:
-        ctx.save_for_backward(grad, input, weight)
-        ctx.set_materialize_grads(False)
+    def gradients(
+        self, kept: Any, once: Parts, grad: Tensor, needs: Sequence[bool], curved: bool
+    ) -> tuple[Parts, Parts]:
+        input, weight = kept
         rows = _rows(grad)
-        to_input = (rows @ weight).view(input.shape) if mask[0] else None
-        to_weight = rows.t() @ _rows(input) if mask[1] else None
-        return to_input, to_weight, rows.sum(0) if mask[2] else None
+        to_input = (rows @ weight).view(input.shape) if needs[0] else None
+        to_weight = rows.t() @ _rows(input) if needs[1] else None
+        return (to_input, to_weight, rows.sum(0) if needs[2] else None), (grad,) if curved else ()
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad, input, weight = ctx.saved_tensors
-        a, b, c = cotangents
-        out = input_term = weight_term = None
-        if b is not None:
+    def change(self, kept: Any, at_point: Parts, changes: Parts, curved: bool) -> tuple[Tensor | None, Parts]:
+        input, weight = kept
+        of_input, of_weight, of_bias = changes
+        shape = (*input.shape[:-1], len(weight))
+        out = None
+        if of_weight is not None:
             x = _rows(input)
-            out = x @ b.t() if c is None else torch.addmm(c, x, b.t())
-            if ctx.needs_input_grad[1]:
-                input_term = (_rows(grad) @ b).view(input.shape)
-        elif c is not None:
-            out = c.expand(grad.numel() // len(c), -1) if a is None else c.repeat(grad.numel() // len(c), 1)
-        if a is not None:
-            rows = _rows(a)
-            out = rows @ weight.t() if out is None else out.addmm_(rows, weight.t())
-            if ctx.needs_input_grad[2]:
-                weight_term = _rows(grad).t() @ rows
-        return None if out is None else out.reshape(grad.shape), input_term, weight_term, None
+            out = x @ of_weight.t() if of_bias is None else of_bias.addmm(x, of_weight.t())
+        elif of_bias is not None:
+            out = of_bias.expand(input.numel() // max(input.shape[-1], 1), -1)
+        if of_input is not None:
+            rows = _rows(of_input)
+            # A bias alone, expanded, has no memory of its own to add to.
+            if out is None:
+                out = rows @ weight.t()
+            else:
+                out = out.addmm_(rows, weight.t()) if of_weight is not None else out.addmm(rows, weight.t())
+        return None if out is None else out.reshape(shape), (of_input, of_weight)
+
+    def gradient_changes(self, kept: Any, at_point: Any, seen: Parts, grad: Tensor, needs: Sequence[bool]) -> Parts:
+        input, weight = kept
+        of_input, of_weight = seen
+        rows, before = _rows(grad), _rows(at_point[0])
+        to_input = to_weight = None
+        if needs[0]:
+            to_input = rows @ weight
+            to_input = (to_input if of_weight is None else to_input.addmm_(before, of_weight)).view(input.shape)
+        if needs[1]:
+            to_weight = rows.t() @ _rows(input)
+            to_weight = to_weight if of_input is None else to_weight.addmm_(before.t(), _rows(of_input))
+        return to_input, to_weight, rows.sum(0) if needs[2] else None
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ does not cover is left to torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from subsetopt.objective.lean.activation import lean_activation
-from subsetopt.objective.lean.applied import applied
 from subsetopt.objective.lean.attention import lean_attention, lean_multi_head_attention
 from subsetopt.objective.lean.channel_norm import lean_batch_norm, lean_group_norm, lean_instance_norm
 from subsetopt.objective.lean.convolution import Convolution, Geometry
-from subsetopt.objective.lean.layer_norm import lean_layer_norm
+from subsetopt.objective.lean.layer_norm import lean_layer_norm, lean_rms_norm
 from subsetopt.objective.lean.linear import lean_linear
 from subsetopt.objective.lean.lstm import lean_lstm
+from subsetopt.objective.lean.matmul import lean_matmul
+from subsetopt.objective.lean.operator import recorded
 from subsetopt.objective.lean.pooling import lean_average_pool
 from subsetopt.objective.lean.softmax import lean_softmax
 
@@ -75,10 +76,16 @@ def _embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
 _RIGHT: dict[Any, Callable[..., Any]] = {torch._weight_norm: _weight_norm, F.embedding_bag: _embedding_bag}
 
 
-_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+_BY_ARGUMENTS: dict[Any, Callable[[Sequence[Any], Mapping[str, Any], bool], Any]] = {
+    F.multi_head_attention_forward: lean_multi_head_attention,
+    torch.lstm: lean_lstm,
+    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), lean_softmax),
+    **dict.fromkeys((torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__), lean_matmul),
+}
 _RULES: dict[Any, Callable[..., Any]] = {
     F.linear: lean_linear,
     F.layer_norm: lean_layer_norm,
+    F.rms_norm: lean_rms_norm,
     F.batch_norm: lean_batch_norm,
     F.group_norm: lean_group_norm,
     F.instance_norm: lean_instance_norm,
@@ -116,12 +123,9 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
         rule = _RULES.get(func)
         if rule is not None:
             return rule(*args, **kwargs, in_cotangent_only=self._in_cotangent_only)
-        if func is F.multi_head_attention_forward:
-            return lean_multi_head_attention(args, kwargs, self._in_cotangent_only)
-        if func is torch.lstm:
-            return lean_lstm(args, kwargs, self._in_cotangent_only)
-        if func in _SOFTMAX:
-            return lean_softmax(args, kwargs, self._in_cotangent_only)
+        by_arguments = _BY_ARGUMENTS.get(func)
+        if by_arguments is not None:
+            return by_arguments(args, kwargs, self._in_cotangent_only)
         return lean_activation(func, args, kwargs, self._in_cotangent_only)
 
     def _convolution(
@@ -139,7 +143,7 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
         if isinstance(padding, str) or input.ndim != axes + 2:
             return func(input, weight, bias, stride, padding, dilation, groups)
         geometry = Geometry(_per_axis(stride, axes), _per_axis(padding, axes), _per_axis(dilation, axes), groups)
-        return cast(Tensor, applied(Convolution, input, weight, bias, geometry, self._in_cotangent_only))
+        return recorded(Convolution(geometry), self._in_cotangent_only, input, weight, bias)
 
 
 def _per_axis(value: Any, axes: int) -> list[int]:

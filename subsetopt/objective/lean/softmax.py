@@ -7,9 +7,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from subsetopt.objective.lean.applied import applied
+from subsetopt.objective.lean.operator import Evaluated, Operator, Parts, recorded
 
 
 def lean_softmax(args: Sequence[Any], kwargs: Mapping[str, Any], in_cotangent_only: bool) -> Tensor | None:
@@ -21,49 +20,35 @@ def lean_softmax(args: Sequence[Any], kwargs: Mapping[str, Any], in_cotangent_on
         return None
     if not input.is_floating_point():
         return None
-    return cast(Tensor, applied(_Softmax, input, dim, in_cotangent_only))
+    return recorded(_Softmax(dim), in_cotangent_only, input)
 
 
-class _Softmax(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, dim: int, in_cotangent_only: bool) -> Tensor:
-        output = torch.ops.aten._softmax(input, dim, False)
-        ctx.dim, ctx.in_cotangent_only = dim, in_cotangent_only
-        ctx.save_for_backward(output)
-        return cast(Tensor, output)
+class _Softmax(Operator):
+    """dx = p (g - <p, g>), symmetric in g; along a change u of p it changes by u (g - <p, g>) - p <u, g>."""
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (output,) = ctx.saved_tensors
-        if ctx.in_cotangent_only or not torch.is_grad_enabled():
-            output = output.detach()
-        return applied(_SoftmaxBackward, grad_outputs[0], output, ctx.dim), None, None
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
 
+    def evaluate(self, *inputs: Any) -> Evaluated:
+        output = torch.ops.aten._softmax(inputs[0], self.dim, False)
+        return Evaluated(output, (output,))
 
-class _SoftmaxBackward(torch.autograd.Function):
-    """(g, p) -> p (g - <p, g>); symmetric in g, and its derivative in p along u is u (g - <p, g>) - g <p, u>."""
+    def gradients(
+        self, kept: Any, once: Parts, grad: Tensor, needs: Sequence[bool], curved: bool
+    ) -> tuple[Parts, Parts]:
+        result = softmax_backward(grad, kept[0], self.dim)
+        at_point = (grad - (grad * kept[0]).sum(self.dim, keepdim=True),) if curved else ()
+        return (result,), at_point
 
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, output: Tensor, dim: int) -> Tensor:
-        ctx.dim = dim
-        result = softmax_backward(grad, output, dim)
-        if ctx.needs_input_grad[1]:
-            ctx.save_for_backward(output, grad, grad - (grad * output).sum(dim, keepdim=True))
-        else:
-            ctx.save_for_backward(output)
-        return result
+    def change(self, kept: Any, at_point: Parts, changes: Any, curved: bool) -> tuple[Tensor | None, Parts]:
+        output = softmax_backward(changes[0], kept[0], self.dim)
+        return output, (output,)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        output, *at_point = ctx.saved_tensors
-        (u,) = cotangents
-        out = softmax_backward(u, output, ctx.dim)
-        if not at_point:
-            return out, None, None
-        grad, centred = at_point
-        along = (u * output).sum(ctx.dim, keepdim=True)
-        return out, (u * centred).addcmul_(grad, along, value=-1), None
+    def gradient_changes(self, kept: Any, at_point: Any, seen: Any, grad: Tensor, needs: Sequence[bool]) -> Parts:
+        # The sum of u (g - <p, g>) is that of u g, since u sums to zero.
+        bent = seen[0] * at_point[0]
+        result = softmax_backward(grad, kept[0], self.dim).add_(bent)
+        return (result.addcmul_(kept[0], bent.sum(self.dim, keepdim=True), value=-1),)
 
 
 def softmax_backward(grad: Tensor, output: Tensor, dim: int) -> Tensor:

@@ -71,6 +71,7 @@ ACTIVATIONS = {
     "gelu by tanh": lambda x: F.gelu(x, approximate="tanh"),
     "silu": F.silu,
     "softplus": lambda x: F.softplus(x, 2.0, threshold=3.0),
+    "mish": F.mish,
     "an input by its name": lambda x: torch.tanh(input=x),
 }
 POOLS = {
