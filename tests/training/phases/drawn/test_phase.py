@@ -53,6 +53,11 @@ def linear(outputs: int) -> nn.Module:
     return model
 
 
+def curved() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
 def prepared(task: str, weights: Tensor | None = None) -> PreparedRun:
     outputs = 3 if task == "classification" else 2
     return prepare(make_config(SETTINGS), linear(outputs), data_of(task, weights))
@@ -169,6 +174,45 @@ def test_unusual_data(kind: str) -> None:
     found = torch.cat([outcome.model.weight.T, outcome.model.bias[None]]).detach()
     size = 1 + float(expected.abs().max())
     assert float((design @ (found - expected)).abs().max()) < 1e-5 * size
+
+
+def test_of_few_samples_all_are_solved_on_after_the_start_for_no_more_than_a_plain_solve_needs() -> None:
+    data = dataset_from_arrays(X[:30], VALUES[:30] + X[:30, 2:4].square(), **PLAIN)
+    losses = []
+    for given in ({"subset_draw": "residual"}, {"subset_frac": 1.0}):
+        settings = {"handoff": "none", "dtype": "float64", "max_epochs": 25.0, **given}
+        outcome = train(make_config(settings), model=curved(), dataset=data, keep=False)
+        losses.append(outcome.result["solve"]["loss"])
+    assert losses[0] < 1.2 * losses[1]
+    data, budget, run = prepare(
+        make_config({**settings, "subset_draw": "residual", "subset_frac": None}), curved(), data
+    )
+    _, phase = build_phases(data, budget, run)
+    assert phase.start(run.model.flat.initial()).whole and "preconditioner" not in phase.details()["settings"]
+    assert phase.least_cost == pytest.approx(2.0)
+
+
+def test_a_checkpoint_of_few_samples_from_before_all_were_solved_on_goes_on_with_its_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {key: value for key, value in SETTINGS.items() if key != "draw_share"}
+
+    def phase_of() -> tuple[Any, Tensor]:
+        data, budget, run = prepare(make_config(settings), linear(3), few)
+        return build_phases(data, budget, run)[0], run.model.flat.initial()
+
+    few = dataset_from_arrays(X[:90], LABELS[:90], **PLAIN)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("subsetopt.training.phases.drawn.phase.FEWEST_SAMPLES", 0)
+        before, w = phase_of()
+        state = before.step(before.start(w))
+        tensors, numbers = before.save(state)
+    assert not state.whole and state.solver.factors is not None
+    after, _ = phase_of()
+    again = after.restore(tensors, {name: value for name, value in numbers.items() if name != "fewest"})
+    for _ in range(8):
+        state, again = before.step(state), after.step(again)
+    assert again.number == state.number > 0 and torch.equal(again.solver.w, state.solver.w)
 
 
 def test_more_classes_than_a_share_has_samples() -> None:
