@@ -273,7 +273,7 @@ class RunFields(StoppingSettings, ProblemSettings):
         None,
         gt=0,
         le=1,
-        description="share of the training data in the first draws [default: 0.25, or 500 samples or half; under 200 all]",
+        description="share of the training data in the first draws [default: 0.25, 500 samples or half; under 200 all]",
         examples=[0.25],
         json_schema_extra=declared("Strategy", "method", "drawn"),
     )
