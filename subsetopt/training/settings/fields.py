@@ -277,10 +277,10 @@ class RunFields(StoppingSettings, ProblemSettings):
         examples=[0.25],
         json_schema_extra=declared("Strategy", "method", "drawn"),
     )
-    draw_evaluations: int = Field(
-        12,
+    draw_evaluations: int | None = Field(
+        None,
         ge=1,
-        description="evaluations on the samples drawn until they are drawn anew",
+        description="evaluations on the samples drawn until they are drawn anew [default: 12 to 16, by the share]",
         examples=[12],
         json_schema_extra=declared("Strategy", "method", "drawn"),
     )

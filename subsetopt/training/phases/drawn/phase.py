@@ -38,6 +38,7 @@ from subsetopt.training.phases.drawn.rounds import (
     RoundState,
     Verdict,
     drawn,
+    evaluations_of,
     judge,
 )
 from subsetopt.training.phases.protocol import PhaseOutcome
@@ -272,7 +273,8 @@ class DrawnPhase:
 
     def _round_over(self, state: RoundState) -> bool:
         spent = state.solver.evaluations - state.begun
-        return spent >= self.config.draw_evaluations or self._solver.terminate(state.solver) is not None
+        planned = self.config.draw_evaluations or evaluations_of(self._size(state.share) / self.samples)
+        return spent >= planned or self._solver.terminate(state.solver) is not None
 
     def _require(self, cost: float) -> None:
         """Raise `BudgetExhausted` where less than `cost` epoch-equivalents are left."""

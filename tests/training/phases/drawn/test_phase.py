@@ -15,7 +15,7 @@ from subsetopt.errors import UserError
 from subsetopt.objective.sample_residuals import gradient_and_residuals
 from subsetopt.seeding import make_generator
 from subsetopt.training.context import PreparedRun
-from subsetopt.training.phases.drawn.rounds import drawn
+from subsetopt.training.phases.drawn.rounds import drawn, evaluations_of
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.preparation import prepare
 from subsetopt.training.resume import resume_run
@@ -213,6 +213,20 @@ def test_a_checkpoint_of_few_samples_from_before_all_were_solved_on_goes_on_with
     for _ in range(8):
         state, again = before.step(state), after.step(again)
     assert again.number == state.number > 0 and torch.equal(again.solver.w, state.solver.w)
+
+
+def test_evaluations_of_a_round_cost_four_epoch_equivalents_or_are_twelve_or_sixteen() -> None:
+    assert [evaluations_of(share) for share in (0.01, 0.25, 4 / 14, 0.4, 0.75)] == [16, 16, 14, 12, 12]
+    settings = {**SETTINGS, "draw_evaluations": None, "gtol": 1e-13, "max_epochs": 12.0}
+    outcome = train(make_config(settings), model=linear(3), dataset=data_of("classification"), keep=False)
+    assert 16 <= outcome.result["solve"]["rounds"][0]["evaluations"] <= 18  # the last line search is not cut short
+
+
+def test_settings_of_runs_that_earlier_versions_began_are_taken() -> None:
+    assert make_config({"draw_evaluations": 12}).draw_evaluations == 12
+    assert make_config({"subset_draw": "residual", "draw_evaluations": 12}).phases()[-2].draw_evaluations == 12
+    with pytest.raises(UserError, match="draw_evaluations"):
+        make_config({"draw_evaluations": 13})
 
 
 def test_more_classes_than_a_share_has_samples() -> None:
