@@ -129,8 +129,8 @@ class RunConfig(_Prefixed, RunFields):
         """Refuse what contradicts samples drawn by their residuals."""
         drawn = {name: getattr(self, name) for name in DRAW_SETTINGS}
         if self.subset_draw == "uniform":
-            plain = {name: (RunFields.model_fields[name].default, FORMER_DEFAULTS.get(name)) for name in drawn}
-            changed = [name for name, value in drawn.items() if value not in plain[name]]
+            unchanged = {name: (RunFields.model_fields[name].default, FORMER_DEFAULTS.get(name)) for name in drawn}
+            changed = [name for name, value in drawn.items() if value not in unchanged[name]]
             if changed:
                 given, needed = setting(changed[0], drawn[changed[0]]), setting("subset_draw", "residual")
                 raise ValueError(f"{given} has no use without {needed}; give both or neither")
