@@ -273,14 +273,14 @@ class RunFields(StoppingSettings, ProblemSettings):
         None,
         gt=0,
         le=1,
-        description="share of the training data in the first draws [default: 0.25, of few data 500 samples or half]",
+        description="share of the training data in the first draws [default: 0.25, 500 samples or half; under 200 all]",
         examples=[0.25],
         json_schema_extra=declared("Strategy", "method", "drawn"),
     )
-    draw_evaluations: int = Field(
-        12,
+    draw_evaluations: int | None = Field(
+        None,
         ge=1,
-        description="evaluations on the samples drawn until they are drawn anew",
+        description="evaluations on the samples drawn until they are drawn anew [default: 12 to 16, by the share]",
         examples=[12],
         json_schema_extra=declared("Strategy", "method", "drawn"),
     )

@@ -230,7 +230,7 @@ class PhaseConfig(StoppingSettings):
     draw_share: float | None = Field(
         None, gt=0, le=1, description="share of the samples drawn in the first round [default: 0.25, or 500 samples]"
     )
-    draw_evaluations: int = Field(12, ge=1, description="evaluations in a round")
+    draw_evaluations: int | None = Field(None, ge=1, description="evaluations in a round [default: 12 to 16]")
     draw_uniform: float = Field(0.05, gt=0, le=1, description="part of each chance to be drawn that all samples share")
     carry: bool = Field(False, description="start with the curvature that the phase before has learnt")
     cumulative: bool = Field(False, description="epochs and seconds count from the start of the run")

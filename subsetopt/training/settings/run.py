@@ -25,6 +25,7 @@ LIMITS = ("max_iterations", "max_epochs", "max_seconds", "solver_epochs", "hando
 """Settings that a resumed run may have larger than before."""
 
 DRAW_SETTINGS = ("draw_share", "draw_evaluations", "draw_uniform", "draw_start")
+FORMER_DEFAULTS = {"draw_evaluations": 12}  # config.toml of earlier versions has them in every run
 
 if TYPE_CHECKING:
 
@@ -128,7 +129,8 @@ class RunConfig(_Prefixed, RunFields):
         """Refuse what contradicts samples drawn by their residuals."""
         drawn = {name: getattr(self, name) for name in DRAW_SETTINGS}
         if self.subset_draw == "uniform":
-            changed = [name for name, value in drawn.items() if value != RunFields.model_fields[name].default]
+            unchanged = {name: (RunFields.model_fields[name].default, FORMER_DEFAULTS.get(name)) for name in drawn}
+            changed = [name for name, value in drawn.items() if value not in unchanged[name]]
             if changed:
                 given, needed = setting(changed[0], drawn[changed[0]]), setting("subset_draw", "residual")
                 raise ValueError(f"{given} has no use without {needed}; give both or neither")

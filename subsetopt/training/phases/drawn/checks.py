@@ -15,6 +15,8 @@ from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.training_data import TrainingData
 
 FACTOR_SHARE, FEWEST_FACTORS = 0.1, 100  # of all samples, and at least: those that K-FAC is estimated on
+SHARE, ENOUGH = 0.25, 500  # of the samples in the first draws by default; of few of them so many samples, or half
+FEWEST_SAMPLES = 2 * FEWEST_FACTORS  # of which half would be drawn: of fewer, all are solved on at once
 PROBED = 4
 STEPS = 80  # of SGD in an epoch of the start: with fewer it does not come far, with more it goes where a solver is slow
 SMALLEST, LARGEST = 8, 64  # batches of the start
@@ -52,11 +54,24 @@ def check_drawn(config: PhaseConfig, data: TrainingData, run: RunContext) -> Non
         run.model.drawn(data.with_subset(few), factors)
 
 
-def solve_settings(config: PhaseConfig, run: RunContext, samples: int, drawn: int) -> PhaseConfig:
-    """Return the phase with what its solver gets unless told otherwise: K-FAC, estimated on some samples."""
+def first_share(config: PhaseConfig, samples: int, fewest: int = FEWEST_SAMPLES) -> float:
+    """Return which share of N = `samples` is drawn first; of fewer than `fewest` all of them, unless told otherwise."""
+    if config.draw_share is not None:
+        return config.draw_share
+    return min(0.5, max(SHARE, ENOUGH / samples)) if samples >= fewest else 1.0
+
+
+def solve_settings(
+    config: PhaseConfig, run: RunContext, samples: int, drawn: int, fewest: int = FEWEST_SAMPLES
+) -> PhaseConfig:
+    """Return the phase with what its solver gets unless told otherwise: K-FAC, estimated on some samples.
+
+    None is of use to fewer than `fewest` samples: to take its factors apart costs as much as many evaluations.
+    """
     settings = dict(config.settings)
     if (
-        hasattr(solver_of(config), "preconditioner")
+        samples >= fewest
+        and hasattr(solver_of(config), "preconditioner")
         and not run.model.flat.is_called_by_loss
         and not settings.get("shard_memory")
     ):

@@ -29,7 +29,7 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import Budget
 from subsetopt.training.context import RunContext
 from subsetopt.training.loss_scale import relative_to
-from subsetopt.training.phases.drawn.checks import check_drawn, solve_settings
+from subsetopt.training.phases.drawn.checks import FEWEST_SAMPLES, check_drawn, first_share, solve_settings
 from subsetopt.training.phases.drawn.rounds import (
     AGREEMENT,
     GROWTH,
@@ -38,6 +38,7 @@ from subsetopt.training.phases.drawn.rounds import (
     RoundState,
     Verdict,
     drawn,
+    evaluations_of,
     judge,
 )
 from subsetopt.training.phases.protocol import PhaseOutcome
@@ -48,7 +49,6 @@ from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData
 
 LIMITS = (StopReason.MAX_ITERATIONS, StopReason.MAX_EVALUATIONS)
-SHARE, ENOUGH = 0.25, 500  # of the samples in the first draws by default; of few of them so many samples, or half
 FEWEST = 8  # samples of a draw
 SLACK = 1e-9
 SCORES = "round.scores"  # which stay on the CPU, where rows are drawn
@@ -61,9 +61,7 @@ class DrawnPhase:
         check_drawn(config, data, run)
         self.config = config
         self._data, self._budget, self._run, self._model = data, budget, run, run.model
-        self._share = config.draw_share or min(0.5, max(SHARE, ENOUGH / data.full_size))
-        self._solve = solve_settings(config, run, self.samples, self._size(self._share))
-        self._solver: Any = solver_of(self._solve)
+        self._begin_with(FEWEST_SAMPLES)
         check_ranks(self._solver, run)
         self._gtol: float | None = getattr(self._solver, "gtol", None)
         self._scale: float | None = None
@@ -92,7 +90,8 @@ class DrawnPhase:
     @property
     def least_cost(self) -> float:
         """All samples at the start and at the end, and those drawn at the ends of a first step."""
-        return self._budget.ledger.price("gradient", 2 * self.samples + 2 * self._size(self._share))
+        drawn = self._size(self._share)
+        return self._budget.ledger.price("gradient", 2 * self.samples + (0 if self._needs_all(drawn) else 2 * drawn))
 
     @property
     def fixed_length(self) -> str | None:
@@ -164,12 +163,13 @@ class DrawnPhase:
         solver_tensors, solver_numbers = self._solver.save(state.solver)
         tensors |= {f"round.{name}": tensor for name, tensor in round_tensors.items()}
         tensors |= {f"solver.{name}": tensor for name, tensor in solver_tensors.items()}
-        return tensors, {"round": round_numbers, "solver": solver_numbers, **numbers}
+        return tensors, {"round": round_numbers, "solver": solver_numbers, "fewest": self._fewest, **numbers}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> RoundState:
         """Rebuild all without evaluating; the draw is made again."""
         device = self._data.device
         placed = {name: tensor if name == SCORES else tensor.to(device) for name, tensor in tensors.items()}
+        self._begin_with(numbers.get("fewest", 0))  # earlier versions drew from few samples, too
         self._test.load_state_dict(join(dict, under("test/", placed), numbers["test"]))
         self._measure_in(numbers["loss_scale"])
         self._run.scale.value = numbers["loss_scale"]
@@ -187,7 +187,7 @@ class DrawnPhase:
         value = torch.tensor(origin.loss, dtype=accumulation_dtype(self._full.device), device=self._full.device)
         at_origin = self._solver.init(known(self._full, value, origin.gradient), origin.origin)
         ended = self._solver.terminate(at_origin) not in (None, *LIMITS)
-        if ended or self._size(origin.share) > LARGEST * self.samples:
+        if ended or self._needs_all(self._size(origin.share)):
             none = origin.scores[:0]
             solver = self._continued(at_origin, origin.solver, 0)
             return dataclasses.replace(origin, solver=solver, noise=none, scores=none, whole=True)
@@ -254,6 +254,17 @@ class DrawnPhase:
         factors, seed = self._full.samples.factors, self._run.config.seed
         return drawn(state.scores, factors, size, uniform, seed, state.number)
 
+    def _begin_with(self, fewest: int) -> None:
+        """Take the settings of a phase that draws from no fewer than `fewest` samples, unless told to."""
+        self._fewest = fewest
+        self._share = first_share(self.config, self.samples, fewest)
+        self._solve = solve_settings(self.config, self._run, self.samples, self._size(self._share), fewest)
+        self._solver: Any = solver_of(self._solve)
+
+    def _needs_all(self, drawn: int) -> bool:
+        """Return whether all samples are cheaper than rounds on so many."""
+        return drawn > LARGEST * self.samples
+
     def _size(self, share: float) -> int:
         """Return how many samples a draw of `share` has."""
         dataset = self._data.dataset
@@ -262,7 +273,8 @@ class DrawnPhase:
 
     def _round_over(self, state: RoundState) -> bool:
         spent = state.solver.evaluations - state.begun
-        return spent >= self.config.draw_evaluations or self._solver.terminate(state.solver) is not None
+        planned = self.config.draw_evaluations or evaluations_of(self._size(state.share) / self.samples)
+        return spent >= planned or self._solver.terminate(state.solver) is not None
 
     def _require(self, cost: float) -> None:
         """Raise `BudgetExhausted` where less than `cost` epoch-equivalents are left."""

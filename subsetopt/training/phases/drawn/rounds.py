@@ -19,6 +19,13 @@ from subsetopt.solvers.protocol import StopReason
 AGREEMENT = 0.5  # of the decrease on all samples with that on the samples drawn, below which more are drawn
 GROWTH = 2.0  # of the share then
 LARGEST = 0.75  # share of the samples from which on all of them are cheaper than a draw and its full gradient
+FEWEST_EVALUATIONS, MOST_EVALUATIONS = 12, 16
+ROUND_COST = 4.0  # epoch-equivalents of a round's evaluations, within these: its start and end cost one and more
+
+
+def evaluations_of(share: float) -> int:
+    """Return how many evaluations a round has on a `share` of the samples, unless told otherwise."""
+    return min(MOST_EVALUATIONS, max(FEWEST_EVALUATIONS, round(ROUND_COST / share)))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ is taken back. The solver's curvature, around one K-FAC matrix, goes from round 
 Without `--warmup` it starts with SGD on batches of N/80 samples, 8 to 64.
 
 ## Settings
-- `--draw-share` (0.25, of few data 500 samples or half of them): share of the data in the first draws.
-- `--draw-evaluations` (12): evaluations of a round.
+- `--draw-share` (0.25, of few data 500 samples or half of them): share of the data in the first draws. Without it
+  fewer than 200 samples are not drawn from: all are solved on after the start.
+- `--draw-evaluations` (as many as cost 4 epoch-equivalents, 12 to 16): evaluations of a round.
 - `--draw-uniform` (0.05): part of each chance that all samples share alike; 1 draws uniformly.
 - `--draw-start` (2.0): epoch-equivalents of SGD before the first draw.
 

@@ -15,7 +15,7 @@ from subsetopt.errors import UserError
 from subsetopt.objective.sample_residuals import gradient_and_residuals
 from subsetopt.seeding import make_generator
 from subsetopt.training.context import PreparedRun
-from subsetopt.training.phases.drawn.rounds import drawn
+from subsetopt.training.phases.drawn.rounds import drawn, evaluations_of
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.preparation import prepare
 from subsetopt.training.resume import resume_run
@@ -51,6 +51,11 @@ def linear(outputs: int) -> nn.Module:
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
     return model
+
+
+def curved() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2)).double()
 
 
 def prepared(task: str, weights: Tensor | None = None) -> PreparedRun:
@@ -169,6 +174,59 @@ def test_unusual_data(kind: str) -> None:
     found = torch.cat([outcome.model.weight.T, outcome.model.bias[None]]).detach()
     size = 1 + float(expected.abs().max())
     assert float((design @ (found - expected)).abs().max()) < 1e-5 * size
+
+
+def test_of_few_samples_all_are_solved_on_after_the_start_for_no_more_than_a_plain_solve_needs() -> None:
+    data = dataset_from_arrays(X[:30], VALUES[:30] + X[:30, 2:4].square(), **PLAIN)
+    losses = []
+    for given in ({"subset_draw": "residual"}, {"subset_frac": 1.0}):
+        settings = {"handoff": "none", "dtype": "float64", "max_epochs": 25.0, **given}
+        outcome = train(make_config(settings), model=curved(), dataset=data, keep=False)
+        losses.append(outcome.result["solve"]["loss"])
+    assert losses[0] < 1.2 * losses[1]
+    data, budget, run = prepare(
+        make_config({**settings, "subset_draw": "residual", "subset_frac": None}), curved(), data
+    )
+    _, phase = build_phases(data, budget, run)
+    assert phase.start(run.model.flat.initial()).whole and "preconditioner" not in phase.details()["settings"]
+    assert phase.least_cost == pytest.approx(2.0)
+
+
+def test_a_checkpoint_of_few_samples_from_before_all_were_solved_on_goes_on_with_its_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {key: value for key, value in SETTINGS.items() if key != "draw_share"}
+
+    def phase_of() -> tuple[Any, Tensor]:
+        data, budget, run = prepare(make_config(settings), linear(3), few)
+        return build_phases(data, budget, run)[0], run.model.flat.initial()
+
+    few = dataset_from_arrays(X[:90], LABELS[:90], **PLAIN)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("subsetopt.training.phases.drawn.phase.FEWEST_SAMPLES", 0)
+        before, w = phase_of()
+        state = before.step(before.start(w))
+        tensors, numbers = before.save(state)
+    assert not state.whole and state.solver.factors is not None
+    after, _ = phase_of()
+    again = after.restore(tensors, {name: value for name, value in numbers.items() if name != "fewest"})
+    for _ in range(8):
+        state, again = before.step(state), after.step(again)
+    assert again.number == state.number > 0 and torch.equal(again.solver.w, state.solver.w)
+
+
+def test_evaluations_of_a_round_cost_four_epoch_equivalents_or_are_twelve_or_sixteen() -> None:
+    assert [evaluations_of(share) for share in (0.01, 0.25, 4 / 14, 0.4, 0.75)] == [16, 16, 14, 12, 12]
+    settings = {**SETTINGS, "draw_evaluations": None, "gtol": 1e-13, "max_epochs": 12.0}
+    outcome = train(make_config(settings), model=linear(3), dataset=data_of("classification"), keep=False)
+    assert 16 <= outcome.result["solve"]["rounds"][0]["evaluations"] <= 18  # the last line search is not cut short
+
+
+def test_settings_of_runs_that_earlier_versions_began_are_taken() -> None:
+    assert make_config({"draw_evaluations": 12}).draw_evaluations == 12
+    assert make_config({"subset_draw": "residual", "draw_evaluations": 12}).phases()[-2].draw_evaluations == 12
+    with pytest.raises(UserError, match="draw_evaluations"):
+        make_config({"draw_evaluations": 13})
 
 
 def test_more_classes_than_a_share_has_samples() -> None:
