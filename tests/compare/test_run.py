@@ -37,6 +37,12 @@ def _looks(cells: Path) -> list[int]:
     return [sum("validation" in json.loads(line) for line in of_a_run) for of_a_run in lines]
 
 
+def _steps(cell: Path) -> int:
+    """Return the steps that the checkpoint of a run in its first phase has; 0 before there is one."""
+    state = cell / "state.json"
+    return (json.loads(state.read_text())["phase_state"] or {}).get("iterations", 0) if state.exists() else 0
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Return a finished small study and its summary; tests must not change it."""
@@ -224,14 +230,13 @@ def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path, start_command
     ]
     child = start_command("compare", *flags)
     deadline = time.monotonic() + 120
-    while not list(root.glob("cells/*/state.json")) and time.monotonic() < deadline:
+    while not any(_steps(cell) for cell in root.glob("cells/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.5)
     child.kill()
     child.communicate()
     (begun,) = root.glob("cells/*")
     assert not (begun / RESULT).exists(), "killed in the middle of its first cell"
-    steps = json.loads((begun / "state.json").read_text())["phase_state"]["iterations"]
+    steps = _steps(begun)
     created = _times(root, ENVIRONMENT)
     cell = CellMaker(make_study(settings)).cell("adam", 150.0, 0, None)
     assert cell.id == begun.name and steps > 0
