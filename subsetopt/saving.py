@@ -31,7 +31,7 @@ UNSAVED = {"saved": False}  # metadata of a field that `join` gets from its call
 
 SAME = "same_as"
 
-_COPY: ContextVar[bool] = ContextVar("whether split copies tensors", default=True)
+_COPY: ContextVar[bool] = ContextVar("whether split and join copy tensors", default=True)
 
 
 @runtime_checkable
@@ -60,7 +60,10 @@ def split(state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @contextmanager
 def without_copies() -> Iterator[None]:
-    """Let `split` return a state's own tensors: for states that do not change while the parts are in use."""
+    """Let `split` return a state's own tensors, and `join` build a state of the tensors that it is given.
+
+    For states that do not change while their parts are in use, and for parts that nobody else uses.
+    """
     token = _COPY.set(False)
     try:
         yield
@@ -74,7 +77,7 @@ def join(kind: type[T], tensors: Mapping[str, Tensor], numbers: Mapping[str, Any
     `given` has the fields marked `UNSAVED`, at any depth, and whatever else of the outermost dataclass exists already:
     objects that save themselves, which load what was saved of them. Raises `KeyError` for what was not saved.
     """
-    owned = {name: tensor.clone() for name, tensor in tensors.items()}
+    owned = {name: tensor.clone() if _COPY.get() else tensor for name, tensor in tensors.items()}
     if not dataclasses.is_dataclass(kind):
         return kind(_mapping("", owned, numbers))  # type: ignore[call-arg]  # a mapping; T cannot say so
     return _build(kind, "", owned, numbers, given)

@@ -20,6 +20,29 @@ if TYPE_CHECKING:
 # One thread per test process: pytest-xdist fills the cores, and more threads than cores only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Files that take the longest, first: what is left for the end must be short, or all but one process wait for it.
+LONG = (
+    "training/test_charging.py",
+    "guide/test_pages.py",
+    "training/test_resume.py",
+    "training/test_strategy_resume.py",
+    "distributed/test_runs.py",
+    "objective/test_memory_limits.py",
+    "compare/test_run.py",
+    "distributed/test_ranks.py",
+    "gpu/test_run_script.py",
+    "bench/test_gpu.py",
+    "fuzz/test_run_files.py",
+    "solvers/test_faults.py",
+    "bench/test_bench.py",
+    "analysis/test_effective_trace.py",
+    "training/test_sampler_resume.py",
+    "solvers/test_evaluations.py",
+    "examples/test_examples.py",
+    "cli/test_train.py",
+    "optim/test_ranks.py",
+)
+
 _UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 
 
@@ -77,10 +100,12 @@ def start_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that run on devices: `pytest -m gpu` runs these and no others."""
+    """Mark the tests that run on devices, for `pytest -m gpu`; put the files that take the longest first."""
     for item in items:
         if {"device", "cuda"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.gpu)
+    place = {Path(__file__).parent / name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
 
 
 def pytest_collection_finish() -> None:

@@ -161,19 +161,39 @@ class FlopCounter(FlopCounterMode):
 
 
 _guarded: Any = _FlopCounterMode.__torch_dispatch__
+_torchs_own: Any = getattr(_guarded, "__wrapped__", _guarded)
+_IMPLICIT: Any = torch._C.DispatchKey.CompositeImplicitAutograd
+_plain_known: dict[int, tuple[Any, bool]] = {}
 
 
 class _UnguardedMode(_FlopCounterMode):
     """torch's own mode without its guard against torch.compile, which imports for a second and wraps each operation.
 
-    Nothing is compiled while operations are counted.
+    Nothing is compiled while operations are counted. What is made of no other operations is not looked at for them.
     """
 
-    __torch_dispatch__ = getattr(_guarded, "__wrapped__", _guarded)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count as torch's mode does; it looks into every operation anew, at ten times the cost of a small one."""
+        if not _plain(func):
+            return _torchs_own(self, func, types, args, kwargs)
+        kwargs = kwargs or {}
+        counter: Any = self.counter
+        return counter._count_flops(func._overloadpacket, func(*args, **kwargs), args, kwargs)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+
+def _plain(func: Any) -> bool:
+    """Whether `func` is one operation on tensors: not made of others, no question about sizes, of no higher order."""
+    known = _plain_known.get(id(func))
+    if known is None:
+        returns = func._schema.returns if isinstance(func, torch._ops.OpOverload) else ()
+        makes = any("Tensor" in str(each.type) for each in returns)
+        known = func, makes and not func.has_kernel_for_dispatch_key(_IMPLICIT)
+        _plain_known[id(func)] = known  # with `func`, so that no other gets its number
+    return known[1]
 
 
 class _NoModules:

@@ -249,9 +249,11 @@ class Loop:
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Position:
         """Return the position that a checkpoint holds, and set ledger, buffers and metrics back to it.
 
-        Raises `OtherRunError` where the model computes something else than then, before anything is written.
+        The position takes over `tensors`, uncopied. Raises `OtherRunError` where the model computes something else than
+        then, before anything is written.
         """
-        position = unpack(tensors, state, self._prepared, self._phases)
+        with without_copies():
+            position = unpack(tensors, state, self._prepared, self._phases)
         check_outputs(state, self._data, self._model.flat, position.w)
         if self._directory is not None:
             position.metrics_bytes = self._directory.cut_metrics(position.metrics_bytes, self._progress.warn)
@@ -275,7 +277,8 @@ class Loop:
             del position.snapshots[held.index :]
             position.phase_start, position.held = start, None
             spent = budget.ledger.save()
-            position.state = phase.restore(held.tensors, held.numbers)
+            with without_copies():
+                position.state = phase.restore(held.tensors, held.numbers)
             budget.ledger.restore(spent)  # rebuilding an objective charges a calibration that was paid before
         begin = (0.0, 0.0) if phase.config.cumulative else start
         epochs = phase.config.epochs

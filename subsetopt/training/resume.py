@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from subsetopt.ambient import ordinary_torch
-from subsetopt.distributed import join
+from subsetopt.distributed import Ranks, join
 from subsetopt.errors import RunDirectoryError, SettingError, UserError
 from subsetopt.files import MALFORMED, reason
 from subsetopt.training.checks.identity import fits
@@ -69,14 +69,11 @@ def resume_run(
         set_resume_hint(ranks, directory)
         if ranks.main:
             warn_of_other_environment(directory, prepared.data.device, ranks, observed)
-        ranks.together(
-            lambda: (
-                None if checkpoint is None else fits(directory, CHECKPOINT, loop.check, checkpoint[1], tuple(limits))
-            )
-        )
-        position = loop.begin_again() if checkpoint is None else _restored(loop, checkpoint, directory)
+        position = _position(loop, checkpoint, directory, ranks, tuple(limits))
+        begun = checkpoint is not None
+        del checkpoint  # the position has taken it over: whatever else it holds would stay until the end
         if limits:
-            ranks.together(lambda: None if checkpoint is None else loop.reopen(position))
+            ranks.together(lambda: loop.reopen(position) if begun else None)
             ranks.together(lambda: None if written is None else written.write_toml(CONFIG, stored_settings(config)))
             loop.save(position)
         outcome = finish(loop, position, prepared, phases, written, observed, splits, figure, may_idle)
@@ -93,9 +90,24 @@ def _within(config: RunConfig, limits: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def _restored(loop: Loop, checkpoint: tuple[dict[str, Tensor], dict[str, Any]], directory: RunDirectory) -> Position:
+def _position(
+    loop: Loop,
+    checkpoint: tuple[dict[str, Tensor], dict[str, Any]] | None,
+    directory: RunDirectory,
+    ranks: Ranks,
+    changed: tuple[str, ...],
+) -> Position:
+    """Return where the run was."""
+    if checkpoint is None:
+        return loop.begin_again()
+    tensors, state = checkpoint
+    ranks.together(lambda: fits(directory, CHECKPOINT, loop.check, state, changed))
+    return _restored(loop, tensors, state, directory)
+
+
+def _restored(loop: Loop, tensors: Mapping[str, Tensor], state: Mapping[str, Any], directory: RunDirectory) -> Position:
     try:
-        return fits(directory, CHECKPOINT, loop.restore, *checkpoint)
+        return fits(directory, CHECKPOINT, loop.restore, tensors, state)
     except UserError:
         raise
     except MALFORMED as error:

@@ -29,13 +29,15 @@ from subsetopt.files import (
     sealed,
 )
 from subsetopt.report.metrics_file import is_record
-from subsetopt.training.saved_tensors import DamagedError, TensorFile, from_file
+from subsetopt.training.saved_tensors import DamagedError, TensorFile, apart, from_file
 
 CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
 MODEL, RESULT, ENVIRONMENT, LOG = "model.safetensors", "result.json", "environment.json", "log.txt"
 FIGURE = "loss.png"
 BEST = "model-best.safetensors"
 LOCK = ".lock"
+SAME = "same"
+"""Entry of a checkpoint's state: names of tensors that are stored under another name, whose bits they have."""
 _WRITTEN = (METRICS, CHECKPOINT, STATE, MODEL, BEST, RESULT, LOG, ENVIRONMENT, FIGURE)
 
 
@@ -136,8 +138,12 @@ class RunDirectory:
         self.write_bytes(name, tomli_w.dumps(_without_none(content)).encode())
 
     def save_checkpoint(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write tensors and state as one atomic file with its digest, then the readable copy of the state."""
-        text = self._write_tensors(CHECKPOINT, tensors, state)
+        """Write tensors and state as one atomic file with its digest, then the readable copy of the state.
+
+        Of equal tensors the first is written; where the others are is an entry of the state.
+        """
+        kept, same = apart(tensors)
+        text = self._write_tensors(CHECKPOINT, kept, {**state, SAME: same} if same else state)
         self.write_bytes(STATE, (json.dumps(finite(json.loads(text)), indent=1) + "\n").encode())
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -147,6 +153,8 @@ class RunDirectory:
         tensors, state = self._load(CHECKPOINT, f"restore it, or remove it to begin anew with {CONFIG}")
         if state is None:
             raise RunDirectoryError(f"run = {str(self.path)!r}: {CHECKPOINT} has no state; train anew")
+        for name, first in state.pop(SAME, {}).items():
+            tensors[name] = tensors[first].clone()  # a state may change one of them in place
         return tensors, state
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

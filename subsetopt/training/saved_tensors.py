@@ -20,6 +20,9 @@ from subsetopt.files import DIGEST, MALFORMED, reason
 PIECE_BYTES = 16 * 2**20
 """What is copied at a time of tensors that cannot be written from where they are."""
 
+WORTH_BYTES = 1024
+"""Of a tensor that is looked for among the others of a checkpoint."""
+
 _STATE = "state"
 _KNOWN = {"settings", "data", "model"}  # entries that come with a digest
 _SEALED = re.compile(rf'(\{{.*?)(?:, )?"{DIGEST}": "([0-9a-f]{{64}})"\}}', re.DOTALL)
@@ -66,10 +69,9 @@ def from_file(path: Path, *, own: bool = True) -> tuple[dict[str, Tensor], dict[
     if not path.is_file():
         raise DamagedError("is no regular file" if path.exists() else "is missing")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            # A clone has torch's own alignment in memory; sums over it round as they did before it was saved.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        with safetensors.safe_open(path, framework="pt") as file:  # checks the header, and maps the rest unread
             metadata = file.metadata() or {}
+            tensors = _read(path, file)
         if _STATE not in metadata:
             if own and metadata:
                 raise DamagedError("is corrupt (its header is none that a run writes)")
@@ -86,6 +88,55 @@ def from_file(path: Path, *, own: bool = True) -> tuple[dict[str, Tensor], dict[
     if sealed is None or sealed[2] != _digest(tensors, sealed[1] + "}"):
         raise DamagedError("is corrupt (its digest is not that of its content)")
     return tensors, state
+
+
+def apart(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of which none has the bits and shape of another, and whose bits each of the others has.
+
+    Small ones are all kept: naming another would take as much.
+    """
+    kept: dict[str, Tensor] = {}
+    same: dict[str, str] = {}
+    alike: dict[Any, list[str]] = {}
+    for name, tensor in sorted(tensors.items()):
+        if tensor.nbytes >= WORTH_BYTES and tensor.dtype in _DTYPES:
+            bits = tensor.detach().view(_BITS[tensor.element_size()])
+            names = alike.setdefault((tensor.dtype, tensor.shape, tensor.device, tuple(_beginning(bits))), [])
+            first = next((other for other in names if torch.equal(kept[other].view(bits.dtype), bits)), None)
+            if first is not None:
+                same[name] = first
+                continue
+            names.append(name)
+        kept[name] = tensor.detach()
+    return kept, same
+
+
+def _beginning(tensor: Tensor) -> list[int]:
+    while tensor.ndim > 1:
+        tensor = tensor[0]
+    begin: list[int] = tensor[:16].tolist()
+    return begin
+
+
+def _read(path: Path, file: Any) -> dict[str, Tensor]:
+    """Return the tensors of an open file, read straight to where they stay: a mapped file would be held twice.
+
+    Torch's own memory has torch's alignment; sums over it round as they did before it was saved.
+    """
+    tensors = {}
+    with path.open("rb") as content:
+        (length,) = struct.unpack("<Q", content.read(8))
+        header = json.loads(content.read(length))
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            entry = header[name]
+            if entry["dtype"] not in _NAMED:  # of another program
+                tensors[name] = file.get_tensor(name).clone()
+                continue
+            tensor = tensors[name] = torch.empty(entry["shape"], dtype=_NAMED[entry["dtype"]])
+            content.seek(8 + length + entry["data_offsets"][0])
+            if tensor.numel() and content.readinto(_view(tensor)) != tensor.nbytes:
+                raise ValueError(f"{name} is cut off")
+    return tensors
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
@@ -138,3 +189,5 @@ _DTYPES = {
     torch.bool: "BOOL",
 }
 """Names of the format."""
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_NAMED = {name: dtype for dtype, name in _DTYPES.items()}

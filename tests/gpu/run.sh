@@ -11,6 +11,7 @@
 # SUBSETOPT_PARTS   parts to run, by default "environment tests bench"
 # SUBSETOPT_TESTS   what pytest is given besides -m gpu, by default the folders that have such tests
 # SUBSETOPT_BENCH   what the measurements are given, such as "--parts solve,race"; by default nothing: all parts
+# SUBSETOPT_PATIENCE  by how much to lengthen the limits of the parts, 1 by default: for a machine that others use, too
 # PYTHON            the interpreter, by default python3
 set -uo pipefail
 
@@ -36,7 +37,7 @@ fi
 : > "$out/parts.txt"
 failed=0
 part() { # NAME SECONDS COMMAND...: runs it, interrupted after that time, and notes how it ended
-    local name="$1" seconds="$2" began="$SECONDS" code=0
+    local name="$1" seconds="$(($2 * ${SUBSETOPT_PATIENCE:-1}))" began="$SECONDS" code=0
     shift 2
     case " $parts " in *" $name "*) ;; *) return 0 ;; esac
     echo "== $name"

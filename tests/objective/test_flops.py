@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from subsetopt.objective.flops import count_contractions, count_entries, count_flops
@@ -45,6 +46,24 @@ def test_counters_within_counters_see_the_same() -> None:
         assert count_flops(lambda: A @ A) == 2 * D**3
         assert count_contractions(lambda: A @ A) == 2 * D**3
     assert outer.get_total_flops() == 4 * D**3
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_model_costs_what_torchs_own_counter_says(inference: bool) -> None:
+    """In inference mode operations arrive whole that are made of others, such as `linear` and `matmul`."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.Conv1d(3, 5, 2), nn.Flatten(), nn.Linear(15, 16), nn.Unflatten(1, (2, 8)), layer)
+    x = torch.randn(7, 3, 4)
+
+    def work() -> None:
+        with torch.inference_mode(inference):
+            loss = torch.matmul(model(x), torch.ones(8, 2)).square().sum()
+        if not inference:
+            loss.backward()
+
+    with FlopCounterMode(display=False) as torchs_own:
+        work()
+    assert count_flops(work) == torchs_own.get_total_flops() > 0
 
 
 def test_counting_imports_no_compiler() -> None:

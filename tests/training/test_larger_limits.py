@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from subsetopt.errors import UserError
+from subsetopt.saving import without_copies
+from subsetopt.training import resume
+from subsetopt.training.loop import Loop
+from subsetopt.training.position import Position, pack
 from subsetopt.training.resume import resume_run
 from subsetopt.training.run import train
+from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.settings.run import LIMITS, RunConfig, make_config
 from subsetopt.training.trainer import SubsetTrainer
 
@@ -89,3 +97,47 @@ def test_the_trainer_takes_the_limits_of_the_command_line(tmp_path: Path) -> Non
     } == set(LIMITS)
     with pytest.raises(UserError, match="max_epochs"):
         SubsetTrainer.resume(tmp_path / "run", max_epochs=-1.0)
+
+
+def of_vectors(tensor: Tensor) -> bool:
+    """Tell whether it has vectors of the model's 650 parameters; inner products lie in NumPy's memory."""
+    return tensor.is_floating_point() and tensor.shape[-1:] == (650,)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"solver": "ncg"}, {"solver": "newton-cg"}, {"warmup": "adam", "warmup_epochs": 1}],
+    ids=str,
+)
+def test_a_checkpoint_that_was_read_is_held_once(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state that goes on lies where the file was read to: nothing of it is copied, nothing else is kept."""
+    run(tmp_path / "run", max_iterations=3, **settings)
+    read: dict[str, tuple[int, Any]] = {}
+    load, finish = RunDirectory.load_checkpoint, resume.finish
+    seen: list[str] = []
+
+    def loading(directory: RunDirectory) -> Any:
+        tensors, state = load(directory) or ({}, {})
+        read.update({name: (tensor.data_ptr(), weakref.ref(tensor)) for name, tensor in tensors.items()})
+        return tensors, state
+
+    def finishing(loop: Loop, position: Position, prepared: Any, phases: Any, *rest: Any) -> Any:
+        with without_copies():
+            tensors, _ = pack(position, prepared, phases)
+        for name, tensor in tensors.items():
+            before = name.replace("phase/", "held/")
+            if of_vectors(tensor):
+                assert tensor.data_ptr() == read[before][0], name
+                seen.append(before)
+        held = {tensor.data_ptr() for tensor in tensors.values()}
+        gc.collect()
+        alive = [name for name, (place, tensor) in read.items() if tensor() is not None and place not in held]
+        assert not [name for name in alive if of_vectors(read[name][1]())]
+        return finish(loop, position, prepared, phases, *rest)
+
+    monkeypatch.setattr(RunDirectory, "load_checkpoint", loading)
+    monkeypatch.setattr(resume, "finish", finishing)
+    resume.resume_run(tmp_path / "run", limits={"max_iterations": 5}, figure=False)
+    assert len(seen) >= 3

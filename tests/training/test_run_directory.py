@@ -1,15 +1,17 @@
 """Run directories: whole files or none, exact checkpoints, one-line errors."""
 
 import errno
+import json
 import math
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from subsetopt.errors import RunDirectoryError
-from subsetopt.training.run_directory import CHECKPOINT, RunDirectory
+from subsetopt.training.run_directory import CHECKPOINT, STATE, RunDirectory
 
 
 @pytest.fixture
@@ -38,6 +40,37 @@ def test_tensors_that_share_memory_are_saved_apart(directory):
     directory.save_checkpoint({"w": w, "best_w": w}, {})
     tensors, _ = directory.load_checkpoint()
     assert torch.equal(tensors["w"], tensors["best_w"])
+
+
+def test_equal_tensors_are_written_once_and_come_back_apart(directory):
+    """Equal are bits, dtype and shape: -0 is not 0, and NaN is NaN."""
+    w = torch.randn(5, 300, generator=torch.Generator().manual_seed(0))
+    w[1, 1], zeros = math.nan, torch.zeros(400)
+    tensors = {
+        "w": w,
+        "a/copy": w.clone(),
+        "turned": w.t().contiguous().t(),
+        "other shape": w.reshape(300, 5),
+        "other dtype": w.view(torch.int32),
+        "zeros": zeros,
+        "minus zeros": -zeros,
+        "more zeros": torch.zeros(1, 20, 20)[0].reshape(-1),
+        "late": torch.cat([zeros[:-1], torch.ones(1)]),
+        "small": torch.ones(2),
+        "smaller": torch.ones(2),
+    }
+    directory.save_checkpoint(tensors, {"loss": 1.0})
+    file = directory.path / CHECKPOINT
+    with safe_open(file, framework="pt") as content:
+        stored = set(content.keys())
+    assert tensors.keys() - stored == {"w", "turned", "zeros"}, "the first of equal ones by name is kept"
+    assert json.loads((directory.path / STATE).read_text())["same"]["zeros"] == "more zeros"
+    loaded, state = directory.load_checkpoint()
+    assert state == {"loss": 1.0} and loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype and loaded[name].shape == tensor.shape
+        assert loaded[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+    assert len({tensor.data_ptr() for tensor in loaded.values()}) == len(tensors), "each may be changed in place"
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(directory, monkeypatch):
