@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.host import host_read
+from subsetopt.objective.memory import keep_freed_memory
 from subsetopt.objective.protocol import Purpose, SmoothObjective
 from subsetopt.saving import UNSAVED
 from subsetopt.settings import setting
@@ -116,6 +117,7 @@ def evaluate(
 
 def start_fields(objective: SmoothObjective, w: Tensor) -> dict[str, Any]:
     """Evaluate at a copy of `w`; return the fields of `Iterate` there."""
+    keep_freed_memory()
     w = w.detach().to(objective.device, objective.dtype, copy=True)
     start = evaluate(objective, w)
     l2 = math.sqrt(start.square_norm) if start.finite else math.inf
