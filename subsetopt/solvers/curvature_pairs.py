@@ -21,7 +21,7 @@ from subsetopt.devices import moved
 from subsetopt.objective.host import host_read, note_read
 from subsetopt.objective.lapack import dtrtrs
 from subsetopt.objective.tally import note_flops
-from subsetopt.solvers.conjugation import conjugate
+from subsetopt.solvers.conjugation import ConjugatePairs, conjugate
 from subsetopt.solvers.inner_products import (
     EXACT,
     RUN,
@@ -250,22 +250,32 @@ class CurvaturePairs:
         measured = max(1, min(self.measured, pairs))
         newest = conjugate(SY[-measured:, -measured:])
         T, split = newest.T, pairs - len(newest.T)
+        if not split:
+            return self._of_conjugate(newest, (s, y), gamma, YY), gamma
         # In the order of columns, as LAPACK takes it; dtrtrs reads the upper triangle alone.
         R, coupling = np.asfortranarray(SY[:split, :split]), SY[:split, split:]
         p = newest.solve(T @ Sg[split:])
         with_y = np.concatenate([Sg[:split], T.T @ p])
-        if split:
-            with_y[:split] = dtrtrs(R, Sg[:split] - coupling @ with_y[split:])[0]
+        with_y[:split] = dtrtrs(R, Sg[:split] - coupling @ with_y[split:])[0]
         inner = gamma * (YY @ with_y - Yg)
         with_s = np.empty(pairs)
-        own = newest.curvature * p + T @ inner[split:]
-        if split:
-            with_s[:split] = dtrtrs(R, R.diagonal() * with_y[:split] + inner[:split], trans=1)[0]
-            own -= T @ (with_s[:split] @ coupling)
+        with_s[:split] = dtrtrs(R, R.diagonal() * with_y[:split] + inner[:split], trans=1)[0]
+        own = newest.curvature * p + T @ inner[split:] - T @ (with_s[:split] @ coupling)
         with_s[split:] = T.T @ newest.solve_transposed(own)
         c = np.zeros(len(self.gram))
         c[s], c[y] = with_s, -gamma * with_y
         return c, gamma
+
+    def _of_conjugate(self, newest: ConjugatePairs, at: tuple[Any, Any], gamma: float, YY: Vector) -> Vector:
+        """Return what `coefficients` does where all pairs have been made conjugate."""
+        s, y = at
+        p = newest.solve(newest.T @ self.with_gradient[s])
+        with_y = p @ newest.T
+        inner = gamma * (YY @ with_y - self.with_gradient[y])
+        c = np.zeros(len(self.gram))
+        c[s] = newest.solve_transposed(newest.curvature * p + newest.T @ inner) @ newest.T
+        c[y] = -gamma * with_y
+        return c
 
     def apply(self, gradient: Tensor, square_norm: float, scale: float = 1.0) -> tuple[Tensor, float]:
         """Return (`scale` H g, g·H g) for the current gradient, whose square norm is given. No synchronisation.
