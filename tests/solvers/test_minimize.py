@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -216,3 +217,19 @@ def test_a_result_has_the_names_of_scipy() -> None:
     assert (result.fun, result.success, result.nit) == (result.loss, True, result.iterations)
     assert (result.nfev, result.message) == (result.counts["evaluations"], "gradient")
     assert minimize(bowl, torch.zeros(2), max_evaluations=1).message == "max evaluations"
+
+
+@pytest.mark.parametrize(
+    ("answer", "stops"),
+    [
+        (True, True),
+        (np.float64(2.0) > 1, True),
+        (torch.tensor(2.0) > 1, True),
+        (1, False),
+        (np.float64(2.0) < 1, False),
+        (torch.ones(2) > 0, False),
+    ],
+)
+def test_a_comparison_stops_a_solve_as_true_does(answer: Any, stops: bool) -> None:
+    result = minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64), callback=lambda state: answer)
+    assert (result.stop_reason is StopReason.CALLBACK) == stops
