@@ -24,7 +24,7 @@ from subsetopt.objective.tally import note_flops
 from subsetopt.solvers.conjugation import ConjugatePairs, conjugate
 from subsetopt.solvers.inner_products import (
     EXACT,
-    RUN,
+    SHORT,
     Array,
     combination,
     on_host,
@@ -212,7 +212,8 @@ class CurvaturePairs:
         note_read()
         width = self.rows.shape[1]
         note_flops(2 * used * width + (0 if pair is None else 6 * width), host=True)
-        return short_ring_products(self._rows_to_measure()[:used], gradient, pair)
+        s_and_y = None if pair is None else (self.rows[pair.start], self.rows[pair.start + 1])
+        return short_ring_products(self._rows_to_measure()[:used], gradient, s_and_y)
 
     def _rows_to_measure(self) -> Array:
         rows = self.rows.numpy()
@@ -225,7 +226,7 @@ class CurvaturePairs:
     @property
     def on_host(self) -> bool:
         """True where numpy takes the inner products: each of its calls costs less than torch's."""
-        return self.rows.shape[1] <= RUN and on_host(self.rows)
+        return self.rows.shape[1] <= SHORT and on_host(self.rows)
 
     def inner_products(self, rows: Tensor, gradient: Tensor, pair: slice | None) -> Tensor:
         """Return what `read_products` reads, on the device."""

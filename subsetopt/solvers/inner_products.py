@@ -22,6 +22,7 @@ CUDA_BLOCK = 1 << 26  # there each block costs launches, not memory: at P = 1e7 
 SPAN = 1 << 13  # entries that a CPU converts at a time: they stay in its cache, and below what malloc maps anew
 SUMMED = 1 << 12  # entries of float32 vectors that a CPU adds up in float32, where they are longer than `LONG`
 LONG = 1 << 15
+SHORT = 1 << 17  # entries up to which numpy does the algebra of a ring: its calls cost less than torch's
 RUN = 1 << 14  # entries of float32 vectors whose product with the ring is summed in float32
 EXACT = 1 << 12  # entries of float32 vectors up to which these are summed in float64, which costs little there
 SAFE = 1e-30  # mean of float32 products above which none that counts has left their range
@@ -52,7 +53,7 @@ def point_numbers(loss: Tensor, gradient: Tensor, w: Tensor, along: Tensor | Non
     note_read()
     g = vectors[0].detach().numpy()
     with quiet():
-        largest = max(-float(np.minimum.reduce(g)), float(np.maximum.reduce(g)))
+        largest = abs(max(-float(np.minimum.reduce(g)), float(np.maximum.reduce(g))))  # of -0, too
         sums = _in_float32(_gradient_sums, vectors) or _gradient_sums(_spans(SPAN, *vectors, wide=True))
     return [float(loss.detach().double().numpy()), largest, *sums]
 
@@ -124,7 +125,7 @@ def pair_products(s: Tensor, y: Tensor) -> Tensor:
         return torch.stack([dot(s, s), dot(s, y), dot(y, y)])
     note_flops(6 * s.numel(), host=True)
     with quiet():
-        sums = _in_float32(_pair_sums, (s, y)) or _pair_sums(_spans(SPAN, s, y, wide=True))
+        sums = _in_float32(_pair_sums, (s, y)) or _exact_pair_sums((s, y))
     return torch.tensor(sums, dtype=torch.float64, device="cpu")
 
 
@@ -186,15 +187,21 @@ def runs_at_once(rows: Tensor, vectors: Tensor) -> Tensor:
     return sums.sum(0, dtype=torch.float64) + products(rows[:, whole:], vectors[:, whole:].T)
 
 
-def short_ring_products(rows: Array, gradient: Tensor, pair: slice | None) -> tuple[Array, Sums]:
-    """Return rows (r, P) times g, then s·s, s·y and y·y of the two rows `pair`, by numpy; P is `RUN` at most."""
+def short_ring_products(rows: Array, gradient: Tensor, pair: tuple[Tensor, Tensor] | None) -> tuple[Array, Sums]:
+    """Return rows (r, P) times g, then s·s, s·y and y·y of `pair`, by numpy, in float32 for runs as `ring_products`."""
     g = gradient.detach().numpy()
     with quiet():
-        products = rows @ (g if g.dtype == rows.dtype else g.astype(rows.dtype))
-        if pair is None:
-            return products.astype(np.float64, copy=False), []
-        s, y = rows[pair]
-        return products.astype(np.float64, copy=False), [float(s.dot(s)), float(s.dot(y)), float(y.dot(y))]
+        g = g if g.dtype == rows.dtype else g.astype(rows.dtype)
+        if g.dtype == np.float64 or len(g) <= RUN:
+            products = (rows @ g).astype(np.float64, copy=False)
+        else:
+            runs = [rows[:, start : start + RUN] @ g[start : start + RUN] for start in range(0, len(g), RUN)]
+            products = np.sum(runs, 0, dtype=np.float64)
+        return products, [] if pair is None else _in_float32(_pair_sums, pair) or _exact_pair_sums(pair)
+
+
+def _exact_pair_sums(pair: tuple[Tensor, Tensor]) -> Sums:
+    return _pair_sums(_spans(SPAN, *pair, wide=True))
 
 
 def short_combination(start: Tensor, rows: Array, weights: Array, beta: float) -> Tensor:
