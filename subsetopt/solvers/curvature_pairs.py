@@ -26,6 +26,7 @@ from subsetopt.solvers.inner_products import (
     EXACT,
     SHORT,
     Array,
+    array,
     combination,
     on_host,
     pair_products,
@@ -121,8 +122,8 @@ class CurvaturePairs:
         if self.on_host:
             rows = self.rows.numpy()
             with quiet():
-                np.subtract(after[0].detach().numpy(), before[0].detach().numpy(), out=rows[at.start])
-                np.subtract(after[1].detach().numpy(), before[1].detach().numpy(), out=rows[at.start + 1])
+                np.subtract(array(after[0]), array(before[0]), out=rows[at.start])
+                np.subtract(array(after[1]), array(before[1]), out=rows[at.start + 1])
                 if correction != 1:
                     rows[at.start + 1] *= correction
             return

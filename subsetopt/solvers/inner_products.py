@@ -51,16 +51,22 @@ def point_numbers(loss: Tensor, gradient: Tensor, w: Tensor, along: Tensor | Non
         vectors = [vector.float() for vector in vectors]
     note_flops(2 * gradient.numel() * len(vectors), host=True)
     note_read()
-    g = vectors[0].detach().numpy()
+    g = array(vectors[0])
     with quiet():
         largest = abs(max(-float(np.minimum.reduce(g)), float(np.maximum.reduce(g))))  # of -0, too
         sums = _in_float32(_gradient_sums, vectors) or _gradient_sums(_spans(SPAN, *vectors, wide=True))
-    return [float(loss.detach().double().numpy()), largest, *sums]
+    return [float(array(loss.double())), largest, *sums]
 
 
 def on_host(tensor: Tensor) -> bool:
     """True where numpy can read the tensor without a copy."""
     return tensor.dtype in (torch.float32, torch.float64) and tensor.is_cpu
+
+
+def array(tensor: Tensor) -> Array:
+    """Return the numbers of a tensor on the host without a copy."""
+    values: Array = tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
+    return values
 
 
 def quiet() -> np.errstate:
@@ -70,7 +76,7 @@ def quiet() -> np.errstate:
 
 def _spans(width: int, *vectors: Tensor, wide: bool = False) -> Iterator[list[Array]]:
     """Yield the vectors in spans of `width` entries, in float64 if `wide`."""
-    arrays = [vector.detach().numpy() for vector in vectors]
+    arrays = [array(vector) for vector in vectors]
     wide = wide and arrays[0].dtype != np.float64
     for start in range(0, len(arrays[0]), width):
         span = [array[start : start + width] for array in arrays]
@@ -189,7 +195,7 @@ def runs_at_once(rows: Tensor, vectors: Tensor) -> Tensor:
 
 def short_ring_products(rows: Array, gradient: Tensor, pair: tuple[Tensor, Tensor] | None) -> tuple[Array, Sums]:
     """Return rows (r, P) times g, then s·s, s·y and y·y of `pair`, by numpy, in float32 for runs as `ring_products`."""
-    g = gradient.detach().numpy()
+    g = array(gradient)
     with quiet():
         g = g if g.dtype == rows.dtype else g.astype(rows.dtype)
         if g.dtype == np.float64 or len(g) <= RUN:
@@ -208,5 +214,5 @@ def short_combination(start: Tensor, rows: Array, weights: Array, beta: float) -
     """Return beta start + rowsᵀ weights in the dtype of the vectors, by numpy."""
     with quiet():
         result: Array = weights.astype(rows.dtype, copy=False) @ rows
-        result += rows.dtype.type(beta) * start.detach().numpy()
+        result += rows.dtype.type(beta) * array(start)
     return torch.from_numpy(result)
