@@ -1,7 +1,8 @@
-"""Rotated quadratics, eigenvalues from 1 to the condition number, from 0: evaluations, and the lowest max|g|, by solver."""
+"""Rotated quadratics, eigenvalues from 1 to the condition number, from 0: evaluations and lowest max|g| by solver."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 
@@ -48,10 +49,8 @@ def rotated(size: int, condition: float, dtype: torch.dtype) -> Formula:
 def solved(name: str, size: int, condition: float, dtype: torch.dtype) -> str:
     """Return evaluations and the lowest max|g| of a solve."""
     recorder = Lowest(rotated(size, condition, dtype), LIMIT)
-    try:
+    with contextlib.suppress(BudgetExhausted):
         SOLVERS[name](recorder, GTOL, 10**6)
-    except BudgetExhausted:
-        pass
     return f"{recorder.evaluations}: {recorder.lowest:.1e}"
 
 
@@ -64,12 +63,8 @@ def main() -> None:
         for size in (50, 200, 1000):
             for condition in (1e4, 1e6):
                 cells = [solved(name, size, condition, dtype) for name in SOLVERS]
-                print(
-                    f"| {str(dtype)[6:]} | {size}, {condition:.0e} |".replace("e+0", "e"),
-                    " | ".join(cells),
-                    "|",
-                    flush=True,
-                )
+                case = f"| {str(dtype)[6:]} | {size}, {condition:.0e} |".replace("e+0", "e")
+                print(case, " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":
