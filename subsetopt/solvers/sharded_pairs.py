@@ -88,7 +88,7 @@ class ShardedPairs(CurvaturePairs):
         with tallied() as own:
             table = super().inner_products(rows, gradient, pair)
         if width := self.rows.shape[1]:  # what numpy did of it is not algebra that each rank repeats
-            note_flops(own.host // width * (self.size - width))
+            note_flops(own.host // width * (self.size - width), host=True)
         self.ranks.sum_(table)
         return table
 
