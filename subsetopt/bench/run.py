@@ -16,10 +16,10 @@ import torch
 from subsetopt.bench.timing import CLOCKS, ClockName
 from subsetopt.errors import SettingError, unknown_name
 
-Part = Literal["solvers", "products", "overhead", "time", "scaling"]
+Part = Literal["solvers", "products", "overhead", "time", "algebra", "scaling"]
 ALL_PARTS: tuple[Part, ...] = get_args(Part)
-PARTS: tuple[Part, ...] = ALL_PARTS[:-1]
-"""What is measured unless asked otherwise: all but what starts other processes."""
+PARTS: tuple[Part, ...] = ALL_PARTS[:4]
+"""What is measured unless asked otherwise: not what fills gigabytes with pairs, or starts other processes."""
 IMAGES = 6000
 _PEERS = ("torch", "numpy", "scipy", "pytorch-minimize")
 
@@ -66,6 +66,7 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     `progress` is told in words what is being measured. The problem set runs on the CPU in float64; the other parts on
     `settings.device`, in float32. Raises `SettingError` for a device that is not there.
     """
+    from subsetopt.bench.algebra import measure_algebra
     from subsetopt.bench.images import mnist_images
     from subsetopt.bench.overhead import measure_overhead
     from subsetopt.bench.products import measure_products
@@ -95,6 +96,7 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
         "solvers": lambda: measure_solvers(images, repeats, quick, clock, tell, settings.problems),
         "products": lambda: measure_products(images, repeats, quick, device, clock),
         "overhead": lambda: measure_overhead(images, repeats, quick, device, clock),
+        "algebra": lambda: measure_algebra(repeats, quick, device, clock),
         "scaling": lambda: measure_scaling(settings.processes, repeats, quick, settings.data_dir, settings.device),
         "time": lambda: measure_race(images, repeats, quick, device, clock),
     }

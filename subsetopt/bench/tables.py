@@ -42,6 +42,7 @@ def tables(document: Mapping[str, Any]) -> list[BenchTable]:
         "products": _products,
         "overhead": _overhead,
         "time": _time,
+        "algebra": _algebra,
         "scaling": _scaling,
     }
     return [table for part, make in makers.items() if part in document for table in make(document[part])]
@@ -180,6 +181,24 @@ def _time(part: Row) -> Iterator[BenchTable]:
     )
     title = f"Time to a loss: cnn on {part['samples']} images ({part['data']}), float32"
     yield BenchTable(title, note, [["solver", *levels], *body])
+
+
+def _algebra(part: Sequence[Row]) -> Iterator[BenchTable]:
+    names = list(part[0]["seconds"])
+    head = ["problem", "dtype", "P", "pairs", *[f"us {name}" for name in names], *[f"/ {name}" for name in names[1:]]]
+    body = [
+        [
+            row["problem"],
+            row["dtype"],
+            f"{row['parameters']:.0e}".replace("e+0", "e"),
+            str(row["pairs"]),
+            *[f"{1e6 * row['seconds'][name]:.0f}" for name in names],
+            *["{:.2f} ({:.2f} to {:.2f})".format(*row["ratios"][name]) for name in names[1:]],
+        ]
+        for row in part
+    ]
+    note = "Time per evaluation outside loss and gradient, medians; ratios of ours by turns: median, least, most."
+    yield BenchTable("Algebra of L-BFGS", note, [head, *body])
 
 
 def _scaling(part: Row) -> Iterator[BenchTable]:

@@ -61,11 +61,11 @@ def conjugate(SY: Matrix) -> ConjugatePairs:
     exponent = math.frexp(float(SY[-1, -1]))[1]
     newest_first = np.ldexp(SY[::-1, ::-1], -exponent)
     unit = 1 / np.sqrt(newest_first.diagonal())
-    tried, T, left = 1, np.ones((1, 1)), np.ones(1)
-    while len(T) == tried < len(SY):
+    count = tried = 0
+    while count == tried < len(SY):
         tried = min(max(2 * tried, FIRST_TRY), len(SY))
         T, left = _factors(newest_first[:tried, :tried] * unit[:tried] * unit[:tried, None])
-    count = len(T)
+        count = len(T)
     unit = unit[:count]
     T = np.ascontiguousarray((T * unit / unit[:, None])[::-1, ::-1])
     with_newest = T @ newest_first[:count, 0][::-1]
@@ -87,8 +87,8 @@ def _factors(scaled: Matrix) -> tuple[Matrix, Matrix]:
     roots = lower.diagonal()
     T: Matrix = dtrtri(lower, lower=1)[0] * roots[:, None]
     left = roots * roots
-    asymmetry = np.abs(T * (scaled - scaled.T)[:count, :count]).sum(1)
+    asymmetry = np.add.reduce(np.abs(T * (scaled - scaled.T)[:count, :count]), 1)
     usable = (asymmetry <= ASYMMETRY * left) & (left > INDEPENDENT)
     usable[0] = True
-    count = count if usable.all() else int(usable.argmin())
+    count = int(usable.argmin()) or count  # the first that is not; 0 where all are
     return T[:count, :count], left[:count]

@@ -21,12 +21,16 @@ from subsetopt.devices import moved
 from subsetopt.objective.host import host_read, note_read
 from subsetopt.objective.lapack import dtrtrs
 from subsetopt.objective.tally import note_flops
-from subsetopt.solvers.conjugation import conjugate
+from subsetopt.solvers.conjugation import ConjugatePairs, conjugate
 from subsetopt.solvers.inner_products import (
-    RUN,
+    EXACT,
+    SHORT,
+    Array,
+    array,
     combination,
     on_host,
     pair_products,
+    quiet,
     ring_products,
     short_combination,
     short_ring_products,
@@ -53,8 +57,12 @@ class CurvaturePairs:
     measured: int = 0
 
     def __post_init__(self) -> None:
-        """Begin without a direction; later `with_product` has the products of each y_j with the last H g."""
+        """Begin without a direction; later `with_product` has the products of each y_j with the last H g.
+
+        `_float64` is a copy of short float32 rows, whose products are summed in float64.
+        """
         self.with_product: Vector | None = None
+        self._float64: Array | None = None
 
     @classmethod
     def empty(cls, m: int, w: Tensor) -> CurvaturePairs:
@@ -96,6 +104,7 @@ class CurvaturePairs:
         at = self.free_rows()
         self.rows[at.start] = s
         torch.mul(y, correction, out=self.rows[at.start + 1])
+        self.rows_changed(at)
         return self.take(at, gradient, correction, step)
 
     def learn(
@@ -103,22 +112,41 @@ class CurvaturePairs:
     ) -> float:
         """Insert the differences between two points (w, g), without a copy of them; see `insert`."""
         at = self.free_rows()
+        self._subtract(at, before, after, correction)
+        self.rows_changed(at)
+        return self.take(at, after[1], correction, step)
+
+    def _subtract(
+        self, at: slice, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], correction: float
+    ) -> None:
+        if self.on_host:
+            rows = self.rows.numpy()
+            with quiet():
+                np.subtract(array(after[0]), array(before[0]), out=rows[at.start])
+                np.subtract(array(after[1]), array(before[1]), out=rows[at.start + 1])
+                if correction != 1:
+                    rows[at.start + 1] *= correction
+            return
         for row, old, new in zip(self.rows[at], before, after, strict=True):
             torch.sub(new, old, out=row)
         if correction != 1:
             self.rows[at.start + 1] *= correction
-        return self.take(at, after[1], correction, step)
 
     def take(self, at: slice, gradient: Tensor, correction: float, step: float | None) -> float:
         """Take the pair in the free rows into use; see `insert`."""
-        *with_gradient, ss, sy, yy = self.read_products(gradient, at)
+        with_gradient, (ss, sy, yy) = self.read_products(gradient, at)
         curved = sy > torch.finfo(gradient.dtype).eps * math.sqrt(ss) * math.sqrt(yy)
-        self.keep(at, correction, np.array(with_gradient), sy, yy, curved, step)
+        self.keep(at, correction, with_gradient, sy, yy, curved, step)
         return math.sqrt(ss)
+
+    def rows_changed(self, at: slice) -> None:
+        """Take note that these rows have been written."""
+        if self._float64 is not None:
+            self._float64[at] = self.rows.numpy()[at]
 
     def free_rows(self) -> slice:
         """Return the rows of the free slot."""
-        slots = len(self.rows) // 2
+        slots = self.rows.shape[0] // 2
         slot = (self.order[-1] + 1) % slots if self.order else 0
         return slice(2 * slot, 2 * slot + 2)
 
@@ -141,6 +169,7 @@ class CurvaturePairs:
         self.with_gradient[: len(with_gradient)] = with_gradient
         if not curved:
             self.rows[at] = 0  # y may have overflowed, and a direction sums over the free slot, too
+            self.rows_changed(at)
             self.with_gradient[at] = 0.0
             return
         known = step is not None and self.with_product is not None
@@ -148,9 +177,10 @@ class CurvaturePairs:
             _, y = _pair_rows(self.order)
             self.gram[at.start, y] = self.gram[y, at.start] = -step * self.with_product
         self.gram[: len(with_y), at.start + 1] = self.gram[at.start + 1, : len(with_y)] = with_y
-        self.gram[at, at.start + 1] = self.gram[at.start + 1, at] = [sy, yy]
+        self.gram[at.start, at.start + 1] = self.gram[at.start + 1, at.start] = sy
+        self.gram[at.start + 1, at.start + 1] = yy
         self.order.append(at.start // 2)
-        del self.order[: 1 - len(self.rows) // 2]  # the oldest, where none is free
+        del self.order[: 1 - self.rows.shape[0] // 2]  # the oldest, where none is free
         self.measured = min(self.measured + 1, len(self.order)) if known else 1
         self.with_product = None
 
@@ -167,26 +197,37 @@ class CurvaturePairs:
         """Take the inner products with another current gradient. One synchronisation."""
         self.with_product = None
         if self.order:
-            read = self.read_products(gradient)
+            read, _ = self.read_products(gradient)
             self.with_gradient[: len(read)] = read
 
     def whole(self) -> CurvaturePairs:
         """Return what is to be saved: the ring itself, unless it is spread over ranks."""
         return self
 
-    def read_products(self, gradient: Tensor, pair: slice | None = None) -> list[float]:
+    def read_products(self, gradient: Tensor, pair: slice | None = None) -> tuple[Vector, list[float]]:
         """Return those of the rows in use, and of the free ones, with g; then s·s, s·y and y·y of `pair`."""
-        rows = self.rows[: 2 * len(self.order) + 2]
+        used = 2 * len(self.order) + 2
         if not self.on_host:
-            return host_read(self.inner_products(rows, gradient, pair))
+            read = host_read(self.inner_products(self.rows[:used], gradient, pair))
+            return np.array(read[:used]), read[used:]
         note_read()
-        note_flops(2 * rows.numel() + (0 if pair is None else 6 * rows.shape[1]), host=True)
-        return short_ring_products(rows.numpy(), gradient.detach().numpy(), pair)
+        width = self.rows.shape[1]
+        note_flops(2 * used * width + (0 if pair is None else 6 * width), host=True)
+        s_and_y = None if pair is None else (self.rows[pair.start], self.rows[pair.start + 1])
+        return short_ring_products(self._rows_to_measure()[:used], gradient, s_and_y)
+
+    def _rows_to_measure(self) -> Array:
+        rows = self.rows.numpy()
+        if rows.dtype == np.float64 or rows.shape[1] > EXACT:
+            return rows
+        if self._float64 is None:
+            self._float64 = rows.astype(np.float64)
+        return self._float64
 
     @property
     def on_host(self) -> bool:
         """True where numpy takes the inner products: each of its calls costs less than torch's."""
-        return on_host(self.rows) and self.rows.shape[1] <= RUN
+        return self.rows.shape[1] <= SHORT and on_host(self.rows)
 
     def inner_products(self, rows: Tensor, gradient: Tensor, pair: slice | None) -> Tensor:
         """Return what `read_products` reads, on the device."""
@@ -211,22 +252,32 @@ class CurvaturePairs:
         measured = max(1, min(self.measured, pairs))
         newest = conjugate(SY[-measured:, -measured:])
         T, split = newest.T, pairs - len(newest.T)
+        if not split:
+            return self._of_conjugate(newest, (s, y), gamma, YY), gamma
         # In the order of columns, as LAPACK takes it; dtrtrs reads the upper triangle alone.
         R, coupling = np.asfortranarray(SY[:split, :split]), SY[:split, split:]
         p = newest.solve(T @ Sg[split:])
         with_y = np.concatenate([Sg[:split], T.T @ p])
-        if split:
-            with_y[:split] = dtrtrs(R, Sg[:split] - coupling @ with_y[split:])[0]
+        with_y[:split] = dtrtrs(R, Sg[:split] - coupling @ with_y[split:])[0]
         inner = gamma * (YY @ with_y - Yg)
         with_s = np.empty(pairs)
-        own = newest.curvature * p + T @ inner[split:]
-        if split:
-            with_s[:split] = dtrtrs(R, R.diagonal() * with_y[:split] + inner[:split], trans=1)[0]
-            own -= T @ (with_s[:split] @ coupling)
+        with_s[:split] = dtrtrs(R, R.diagonal() * with_y[:split] + inner[:split], trans=1)[0]
+        own = newest.curvature * p + T @ inner[split:] - T @ (with_s[:split] @ coupling)
         with_s[split:] = T.T @ newest.solve_transposed(own)
         c = np.zeros(len(self.gram))
         c[s], c[y] = with_s, -gamma * with_y
         return c, gamma
+
+    def _of_conjugate(self, newest: ConjugatePairs, at: tuple[Any, Any], gamma: float, YY: Vector) -> Vector:
+        """Return what `coefficients` does where all pairs have been made conjugate."""
+        s, y = at
+        p = newest.solve(newest.T @ self.with_gradient[s])
+        with_y = p @ newest.T
+        inner = gamma * (YY @ with_y - self.with_gradient[y])
+        c = np.zeros(len(self.gram))
+        c[s] = newest.solve_transposed(newest.curvature * p + newest.T @ inner) @ newest.T
+        c[y] = -gamma * with_y
+        return c
 
     def apply(self, gradient: Tensor, square_norm: float, scale: float = 1.0) -> tuple[Tensor, float]:
         """Return (`scale` H g, g·H g) for the current gradient, whose square norm is given. No synchronisation.
@@ -235,7 +286,7 @@ class CurvaturePairs:
         not positive in the end only if the newest pair alone fails, too.
         """
         pairs = len(self.order)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with quiet():
             while True:
                 c, gamma = self.coefficients(pairs)
                 square = float(c @ self.with_gradient + gamma * square_norm)
@@ -245,13 +296,12 @@ class CurvaturePairs:
             _, y = _pair_rows(self.order)
             self.with_product = self.gram[y] @ c + gamma * self.with_gradient[y]
         used = 2 * len(self.order) + 2
-        rows, weights = self.rows[:used], scale * c[:used]
+        weights = scale * c[:used]
         if self.on_host:
-            note_flops(2 * rows.numel(), host=True)
-            sum_of_rows = short_combination(gradient.detach().numpy(), rows.numpy(), weights, scale * gamma)
-            return torch.from_numpy(sum_of_rows), square
+            note_flops(2 * used * self.rows.shape[1], host=True)
+            return short_combination(gradient, self.rows.numpy()[:used], weights, scale * gamma), square
         moved_weights = moved(torch.from_numpy(weights), gradient.device, gradient.dtype)
-        return combination(gradient, rows, moved_weights, beta=scale * gamma), square
+        return combination(gradient, self.rows[:used], moved_weights, beta=scale * gamma), square
 
 
 def _pair_rows(order: Sequence[int]) -> tuple[Any, Any]:

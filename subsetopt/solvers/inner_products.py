@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,15 @@ Array = NDArray[Any]
 
 BLOCK = 1 << 22  # entries converted to float64 at a time: bounds the extra memory of a float32 product
 CUDA_BLOCK = 1 << 26  # there each block costs launches, not memory: at P = 1e7 small ones took twice as long as torch
-CACHED = 1 << 15  # entries of a pair of vectors that a CPU converts while they are in its cache
-RUN = 1 << 14  # entries of float32 vectors whose product is summed in float32
-EXACT = 1 << 12  # entries of float32 vectors up to which products are summed in float64, which costs little there
+SPAN = 1 << 13  # entries that a CPU converts at a time: they stay in its cache, and below what malloc maps anew
+SUMMED = 1 << 12  # entries of float32 vectors that a CPU adds up in float32, where they are longer than `LONG`
+LONG = 1 << 15
+SHORT = 1 << 17  # entries up to which numpy does the algebra of a ring: its calls cost less than torch's
+RUN = 1 << 14  # entries of float32 vectors whose product with the ring is summed in float32
+EXACT = 1 << 12  # entries of float32 vectors up to which these are summed in float64, which costs little there
+SAFE = 1e-30  # mean of float32 products above which none that counts has left their range
+
+Sums = list[float]
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -27,32 +35,86 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype == torch.float64:
         note_flops(2 * a.numel())
         return torch.dot(a, b)
-    if a.device.type == "cpu":
-        note_flops(2 * a.numel())
-        parts = zip(torch.split(a, CACHED), torch.split(b, CACHED), strict=True)
-        return torch.stack([torch.dot(x.double(), y.double()) for x, y in parts]).sum()
-    return products(a.unsqueeze(0), b.unsqueeze(1)).reshape(())
+    if not on_host(a):
+        return products(a.unsqueeze(0), b.unsqueeze(1)).reshape(())
+    note_flops(2 * a.numel(), host=True)
+    with quiet():
+        return torch.tensor(sum(x.dot(y) for x, y in _spans(SPAN, a, b, wide=True)), dtype=torch.float64, device="cpu")
 
 
 def point_numbers(loss: Tensor, gradient: Tensor, w: Tensor, along: Tensor | None) -> list[float]:
     """Return loss, max|g|, g·g, ||g∘w||² and, where there is a direction, g·d, in one synchronisation."""
-    if gradient.device.type != "cpu":
+    if not gradient.is_cpu:
         return _read_from_device(loss, gradient, w, along)
-    flops = 2 * gradient.numel() * (2 if along is None else 3)
-    if gradient.numel() <= CACHED and on_host(gradient):
-        note_flops(flops, host=True)
-        note_read()
-        return [float(loss.detach().numpy()), *short_products(gradient, w, along)]
-    note_flops(flops)
-    lowest, highest = torch.aminmax(gradient)
-    sums = long_products(gradient, w, along)
-    numbers = host_read(torch.cat([torch.stack([loss.detach().double(), -lowest.double(), highest.double()]), sums]))
-    return [numbers[0], max(numbers[1:3]), *numbers[3:]]
+    vectors = [gradient, w] if along is None else [gradient, w, along]
+    if not on_host(gradient):  # 16 bits
+        vectors = [vector.float() for vector in vectors]
+    note_flops(2 * gradient.numel() * len(vectors), host=True)
+    note_read()
+    g = array(vectors[0])
+    with quiet():
+        largest = abs(max(-float(np.minimum.reduce(g)), float(np.maximum.reduce(g))))  # of -0, too
+        sums = _in_float32(_gradient_sums, vectors) or _gradient_sums(_spans(SPAN, *vectors, wide=True))
+    return [float(array(loss.double())), largest, *sums]
 
 
 def on_host(tensor: Tensor) -> bool:
     """True where numpy can read the tensor without a copy."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+    return tensor.dtype in (torch.float32, torch.float64) and tensor.is_cpu
+
+
+def array(tensor: Tensor) -> Array:
+    """Return the numbers of a tensor on the host without a copy."""
+    values: Array = tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
+    return values
+
+
+def quiet() -> np.errstate:
+    """Return a block in which numpy says nothing of numbers out of range."""
+    return np.errstate(over="ignore", invalid="ignore", under="ignore")
+
+
+def _spans(width: int, *vectors: Tensor, wide: bool = False) -> Iterator[list[Array]]:
+    """Yield the vectors in spans of `width` entries, in float64 if `wide`."""
+    arrays = [array(vector) for vector in vectors]
+    wide = wide and arrays[0].dtype != np.float64
+    for start in range(0, len(arrays[0]), width):
+        span = [array[start : start + width] for array in arrays]
+        yield [part.astype(np.float64) for part in span] if wide else span
+
+
+def _in_float32(sums_of: Callable[[Iterable[Sequence[Array]]], Sums], vectors: Sequence[Tensor]) -> Sums | None:
+    """Return the sums of long float32 vectors from sums in float32 over `SUMMED` entries; None for others.
+
+    These have the accuracy of the entries; None, too, where a sum says that products may have left float32's range.
+    """
+    if vectors[0].dtype != torch.float32 or len(vectors[0]) <= LONG:
+        return None
+    sums = sums_of(_spans(SUMMED, *vectors))
+    smallest = SAFE * len(vectors[0])
+    return sums if all(smallest <= abs(value) < math.inf for value in sums) else None
+
+
+def _gradient_sums(spans: Iterable[Sequence[Array]]) -> Sums:
+    """Return g·g, ||g∘w||² and, where there is a third vector, g·d."""
+    square = sensitivity = slope = 0.0
+    along = False
+    for g, w, *d in spans:
+        scaled = g * w
+        square += float(g.dot(g))
+        sensitivity += float(scaled.dot(scaled))
+        if d:
+            along, slope = True, slope + float(g.dot(d[0]))
+    return [square, sensitivity, slope] if along else [square, sensitivity]
+
+
+def _pair_sums(spans: Iterable[Sequence[Array]]) -> Sums:
+    ss = sy = yy = 0.0
+    for s, y in spans:
+        ss += float(s.dot(s))
+        sy += float(s.dot(y))
+        yy += float(y.dot(y))
+    return [ss, sy, yy]
 
 
 def _read_from_device(loss: Tensor, gradient: Tensor, w: Tensor, along: Tensor | None) -> list[float]:
@@ -63,47 +125,21 @@ def _read_from_device(loss: Tensor, gradient: Tensor, w: Tensor, along: Tensor |
     return host_read(torch.stack([scalar.to(dots[0].dtype) for scalar in scalars]))
 
 
-def short_products(gradient: Tensor, w: Tensor, along: Tensor | None) -> list[float]:
-    """Return max|g|, g·g, ||g∘w||² and g·d of vectors in a CPU's cache, in float64 by numpy, whose calls cost less."""
-    g = gradient.detach().numpy()
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        wide = g.astype(np.float64, copy=False)
-        scaled = wide * w.detach().numpy()
-        numbers = [max(-g.min(), g.max()), wide @ wide, scaled @ scaled]
-        if along is not None:
-            numbers.append(wide @ along.detach().numpy().astype(np.float64, copy=False))
-    return [float(number) for number in numbers]
-
-
-def long_products(gradient: Tensor, w: Tensor, along: Tensor | None) -> Tensor:
-    """Return g·g, ||g∘w||² and g·d in float64; each vector is converted once, while it is in the cache."""
-    vectors = [gradient, w] if along is None else [gradient, w, along]
-    sums = []
-    for run in zip(*(torch.split(vector, CACHED) for vector in vectors), strict=True):
-        g, part, *direction = (piece.double() for piece in run)
-        sums += [torch.dot(g, g), *(torch.dot(g, d) for d in direction)]
-        g = g * part if gradient.dtype == torch.float64 else g.mul_(part)
-        sums.append(torch.dot(g, g))
-    total = torch.stack(sums).view(-1, len(vectors)).sum(0)
-    return total if along is None else total[[0, 2, 1]]
-
-
 def pair_products(s: Tensor, y: Tensor) -> Tensor:
-    """Return s·s, s·y and y·y in float64; a CPU converts each vector once."""
-    if s.device.type != "cpu":
+    """Return s·s, s·y and y·y in float64 on the device."""
+    if not on_host(s):
         return torch.stack([dot(s, s), dot(s, y), dot(y, y)])
-    note_flops(6 * s.numel())
-    runs = zip(torch.split(s, CACHED), torch.split(y, CACHED), strict=True)
-    wide = ((left.double(), right.double()) for left, right in runs)
-    sums = [torch.dot(a, b) for left, right in wide for a, b in ((left, left), (left, right), (right, right))]
-    return torch.stack(sums).view(-1, 3).sum(0)
+    note_flops(6 * s.numel(), host=True)
+    with quiet():
+        sums = _in_float32(_pair_sums, (s, y)) or _exact_pair_sums((s, y))
+    return torch.tensor(sums, dtype=torch.float64, device="cpu")
 
 
 def products(rows: Tensor, columns: Tensor) -> Tensor:
     """Return `rows @ columns` for shapes (r, P) and (P, c), accumulated in float64 block by block."""
     note_flops(2 * rows.numel() * columns.shape[1])
     if rows.dtype == torch.float64:
-        return rows @ columns
+        return torch.mv(rows, columns[:, 0])[:, None] if columns.shape[1] == 1 else rows @ columns
     wide = accumulation_dtype(rows.device)
     total = torch.zeros(len(rows), columns.shape[1], dtype=wide, device=rows.device)
     width = max(1, (CUDA_BLOCK if rows.device.type == "cuda" else BLOCK) // max(1, len(rows)))
@@ -138,7 +174,10 @@ def ring_products(rows: Tensor, vectors: Tensor) -> Tensor:
     runs = torch.empty(-(-rows.shape[1] // RUN), len(rows), len(vectors), device="cpu")
     with exact_arithmetic(rows.device):
         for out, left, right in zip(runs, torch.split(rows, RUN, 1), torch.split(vectors, RUN, 1), strict=True):
-            torch.mm(left, right.T, out=out)
+            if len(vectors) == 1:  # as a matrix of one column it would go the way of large matrices
+                torch.mv(left, right[0], out=out[:, 0])
+            else:
+                torch.mm(left, right.T, out=out)
     return runs.sum(0, dtype=torch.float64)
 
 
@@ -154,21 +193,26 @@ def runs_at_once(rows: Tensor, vectors: Tensor) -> Tensor:
     return sums.sum(0, dtype=torch.float64) + products(rows[:, whole:], vectors[:, whole:].T)
 
 
-def short_ring_products(rows: Array, gradient: Array, pair: slice | None) -> list[float]:
-    """Return rows (r, P) times g, then s·s, s·y and y·y of the two rows `pair`, by numpy; P is `RUN` at most."""
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        if rows.shape[1] <= EXACT:
-            rows, gradient = rows.astype(np.float64, copy=False), gradient.astype(np.float64, copy=False)
-        products: list[float] = (rows @ gradient).tolist()
-        if pair is not None:
-            s, y = rows[pair]
-            products += [float(s @ s), float(s @ y), float(y @ y)]
-    return products
+def short_ring_products(rows: Array, gradient: Tensor, pair: tuple[Tensor, Tensor] | None) -> tuple[Array, Sums]:
+    """Return rows (r, P) times g, then s·s, s·y and y·y of `pair`, by numpy, in float32 for runs as `ring_products`."""
+    g = array(gradient)
+    with quiet():
+        g = g if g.dtype == rows.dtype else g.astype(rows.dtype)
+        if g.dtype == np.float64 or len(g) <= RUN:
+            products = (rows @ g).astype(np.float64, copy=False)
+        else:
+            runs = [rows[:, start : start + RUN] @ g[start : start + RUN] for start in range(0, len(g), RUN)]
+            products = np.sum(runs, 0, dtype=np.float64)
+        return products, [] if pair is None else _in_float32(_pair_sums, pair) or _exact_pair_sums(pair)
 
 
-def short_combination(start: Array, rows: Array, weights: Array, beta: float) -> Array:
+def _exact_pair_sums(pair: tuple[Tensor, Tensor]) -> Sums:
+    return _pair_sums(_spans(SPAN, *pair, wide=True))
+
+
+def short_combination(start: Tensor, rows: Array, weights: Array, beta: float) -> Tensor:
     """Return beta start + rowsᵀ weights in the dtype of the vectors, by numpy."""
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+    with quiet():
         result: Array = weights.astype(rows.dtype, copy=False) @ rows
-        result += rows.dtype.type(beta) * start
-    return result
+        result += rows.dtype.type(beta) * array(start)
+    return torch.from_numpy(result)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.objective.host import host_read
+from subsetopt.objective.memory import keep_freed_memory
 from subsetopt.objective.protocol import Purpose, SmoothObjective
 from subsetopt.saving import UNSAVED
 from subsetopt.settings import setting
@@ -21,9 +22,7 @@ from subsetopt.solvers.protocol import StopReason
 
 LOSS_ULPS, PARAMETER_ULPS = 4.0, 1.0  # assumed relative errors of f and of each w_i, in units of eps
 CONTRADICTION = 1e3  # multiples of the noise: a promised decrease that rounding cannot have hidden
-CRAWL = (
-    10.0  # multiples of the noise by which an iteration lowers the loss, on average, where it is no crawl without end
-)
+CRAWL = 10.0  # multiples of the noise: a trust-region iteration that lowers the loss by less, on average, is a crawl
 PATIENCE = 20  # iterations without a representable gain before the precision floor is declared
 LONG_PATIENCE = 0.25  # as a share of the iterations so far, where the gradient is not yet at its own rounding level
 
@@ -119,6 +118,7 @@ def evaluate(
 
 def start_fields(objective: SmoothObjective, w: Tensor) -> dict[str, Any]:
     """Evaluate at a copy of `w`; return the fields of `Iterate` there."""
+    keep_freed_memory()
     w = w.detach().to(objective.device, objective.dtype, copy=True)
     start = evaluate(objective, w)
     l2 = math.sqrt(start.square_norm) if start.finite else math.inf
@@ -143,12 +143,16 @@ def restart_fields(objective: SmoothObjective, state: Iterate) -> dict[str, Any]
     return {**start_fields(objective, state.w), **counts, "evaluations": state.evaluations + 1}
 
 
-def advance(state: S, trial: Trial, evaluations: int, **changes: Any) -> S:
-    """Return the state at the accepted `trial`, one iteration on; notes the best point, stalling and divergence."""
+def advance(state: S, trial: Trial, evaluations: int, crawl: float = 0.0, **changes: Any) -> S:
+    """Return the state at the accepted `trial`, one iteration on; notes the best point, stalling and divergence.
+
+    An iteration counts as stalled where the loss has fallen by less than `crawl` times the noise for each since the
+    last that counted. For a first-order method, whose thousands of iterations may gain little each, `crawl` is 0.
+    """
     noise = state.noise
     l2 = math.sqrt(trial.square_norm)
-    crawl = (noise + torch.finfo(state.w.dtype).eps ** 2 * state.scale) * (1 + CRAWL * state.stalled)
-    gained = trial.loss < state.gained_loss - crawl or l2 < 0.9 * state.gained_l2
+    least = (noise + torch.finfo(state.w.dtype).eps ** 2 * state.scale) * (1 + crawl * state.stalled)
+    gained = trial.loss < state.gained_loss - least or l2 < 0.9 * state.gained_l2
     lower = trial.loss < state.best_loss - noise
     flatter = trial.loss <= state.best_loss + noise and trial.gradient_norm < state.best_gradient_norm
     failure = state.failure

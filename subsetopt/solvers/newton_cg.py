@@ -40,6 +40,7 @@ from subsetopt.solvers import SOLVERS
 from subsetopt.solvers.factors import Factors
 from subsetopt.solvers.iterate import (
     CONTRADICTION,
+    CRAWL,
     Iterate,
     StopSettings,
     advance,
@@ -131,7 +132,7 @@ class NewtonCG(CurvatureSettings, StopSettings):
                 damping = self._next_damping(state, trial, step, first)
                 radius = self._next_radius(start, trial, step, radius)
                 changes = {"trust_radius": radius, "damping": damping, "previous_l2": state.gradient_l2}
-                return advance(state, trial, evaluations, **changes)
+                return advance(state, trial, evaluations, CRAWL, **changes)
             promised = max(promised, promised_decrease(start, trial))
             if trial.finite and step.decrease <= noise:
                 failure = StopReason.PRECISION_FLOOR

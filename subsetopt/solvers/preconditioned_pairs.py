@@ -55,6 +55,7 @@ class PreconditionedPairs(CurvaturePairs):
         self.rows[at.start] = s
         image = torch.sub(scaled, self.scaled, out=self.rows[at.start + 1]).mul_(correction)
         pairs = ((s, s), (s, y), (y, y), (y, image), (gradient, scaled))
+        self.rows_changed(at)
         rows = self.rows[: 2 * len(self.order) + 2]
         dots = torch.stack([dot(a, b) for a, b in pairs])
         *read, ss, sy, yy, y_image, square = host_read(torch.cat([self.inner_products(rows, gradient, None), dots]))

@@ -85,7 +85,10 @@ class ShardedPairs(CurvaturePairs):
 
     def inner_products(self, rows: Tensor, gradient: Tensor, pair: slice | None) -> Tensor:
         """Add up over ranks what is computed from parts of the vectors."""
-        table = super().inner_products(rows, gradient, pair)
+        with tallied() as own:
+            table = super().inner_products(rows, gradient, pair)
+        if width := self.rows.shape[1]:  # what numpy did of it is not algebra that each rank repeats
+            note_flops(own.host // width * (self.size - width), host=True)
         self.ranks.sum_(table)
         return table
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from subsetopt.bench import PARTS, BenchSettings, run_bench
+from subsetopt.bench import PARTS, BenchSettings, algebra, run_bench
 from subsetopt.bench.contestants import _CountProducts, contestants
 from subsetopt.bench.counters import counting
 from subsetopt.bench.images import mnist_images, synthetic_images
@@ -274,3 +274,26 @@ def test_problems_can_be_picked(tmp_path: Path) -> None:
 def test_mistakes_are_told_before_anything_is_measured(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingError):
         BenchSettings(**wrong)
+
+
+def test_formulas_of_the_algebra_have_the_gradients_of_autograd() -> None:
+    for make in algebra.PROBLEMS.values():
+        problem = make(7, torch.float64, torch.device("cpu"))
+        w = problem.initial() + torch.linspace(0.1, 0.7, 7, dtype=torch.float64)
+        w.requires_grad_()
+        loss, gradient = problem.value_and_gradient(w)
+        (expected,) = torch.autograd.grad(loss, w)
+        torch.testing.assert_close(gradient.detach(), expected)
+
+
+def test_algebra_times_all_contestants_on_the_same_work() -> None:
+    rows = algebra.measure_algebra(1, True, torch.device("cpu"), time.process_time)
+    assert [(row["problem"], row["dtype"]) for row in rows] == [
+        (problem, dtype) for problem in ("quadratic", "chain") for dtype in ("float32", "float64")
+    ]
+    for row in rows:
+        assert set(row["seconds"]) == {"ours", "torch", "scipy"}
+        median, least, most = row["ratios"]["torch"]
+        assert least <= median <= most and min(row["seconds"].values()) > 0
+    (table,) = tables({"algebra": rows})
+    assert table.rows[1][:4] == ["quadratic", "float32", "1e3", "3"]

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from subsetopt.seeding import make_generator
-from subsetopt.solvers.inner_products import CACHED, dot, point_numbers
+from subsetopt.solvers.inner_products import LONG, dot, point_numbers
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("size", [1, 1000, CACHED, 2 * CACHED + 3])
+@pytest.mark.parametrize("size", [1, 1000, LONG, 2 * LONG + 3])
 def test_products_of_a_gradient_are_those_of_exact_arithmetic(size: int, dtype: torch.dtype) -> None:
     draw = make_generator(1, "products")
     g, w, d = (1e-22 * torch.randn(size, generator=draw).to(dtype) for _ in range(3))  # squares leave float32's range

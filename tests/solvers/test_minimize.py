@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.errors import SettingError, UserError
+from subsetopt.seeding import make_generator
 from subsetopt.solvers import SOLVERS, StopReason, make_solver, minimize
 from subsetopt.solvers.minimize import summarise
 from tests.solvers.problems import PROBLEMS, rosenbrock
@@ -233,3 +234,23 @@ def test_a_result_has_the_names_of_scipy() -> None:
 def test_a_comparison_stops_a_solve_as_true_does(answer: Any, stops: bool) -> None:
     result = minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64), callback=lambda state: answer)
     assert (result.stop_reason is StopReason.CALLBACK) == stops
+
+
+@pytest.mark.parametrize(("method", "share"), [("lbfgs", 0.9), ("ncg", 0.3)])
+def test_slow_progress_beside_a_large_constant_is_no_floor(method: str, share: float) -> None:
+    """In float32, iterations that gain a few rounding errors of the loss each: they were once said to be a floor."""
+    draw = make_generator(0, "ill-conditioned")
+    basis, _ = torch.linalg.qr(torch.randn(50, 50, generator=draw))
+    matrix, b = basis * torch.logspace(0, 6, 50) @ basis.T, torch.randn(50, generator=draw)
+
+    def fun(x: Tensor) -> Tensor:
+        return 0.5 * x @ (matrix @ x) - b @ x + 1e4
+
+    exact = float(-0.5 * b.double() @ torch.linalg.solve(matrix.double(), b.double()))
+    result = minimize(fun, torch.zeros(50), method=method, max_evaluations=400)
+    assert result.loss - 1e4 < share * exact < 0
+
+
+def test_a_gradient_of_zero_has_no_sign() -> None:
+    result = minimize(lambda x: (x**2).sum(), torch.zeros(3, dtype=torch.float64))
+    assert str(result.gradient_norm) == "0.0"

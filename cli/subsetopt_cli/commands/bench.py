@@ -21,10 +21,10 @@ _PARTS = ("solvers", "products", "overhead", "time")
 @click.option(
     "--only",
     "parts",
-    type=click.Choice(_PARTS),
+    type=click.Choice((*_PARTS, "algebra")),
     multiple=True,
     default=_PARTS,
-    help="Measure only this part; may be given several times.  [default: all]",
+    help="Measure only this part; may be given several times.  [default: all but algebra]",
 )
 @click.option("--scaling", is_flag=True, help="Start several processes and measure evaluations shared by them.")
 @click.option(
@@ -77,8 +77,9 @@ def command(
     """Measure our solvers against torch and scipy on this machine.
 
     Four parts: `solvers` (calls to a small gradient on the problem set), `products` (the price of curvature products),
-    `overhead` (of a solver beyond its evaluations) and `time` (to a loss on a subset). Counts are deterministic; times
-    are medians, measured in turn.
+    `overhead` (of a solver beyond its evaluations) and `time` (to a loss on a subset); on request `algebra` (what
+    L-BFGS spends per evaluation, by parameters and pairs). Counts are deterministic; times are medians, measured in
+    turn.
     """
     from subsetopt.bench import BenchSettings, run_bench
     from subsetopt.bench.output import write_bench

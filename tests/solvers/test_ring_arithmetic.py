@@ -1,0 +1,94 @@
+"""The arithmetic of the ring on a CPU: against exact sums, and how much of it there is."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from subsetopt.objective import FunctionObjective
+from subsetopt.seeding import make_generator
+from subsetopt.solvers import make_solver
+from subsetopt.solvers.curvature_pairs import CurvaturePairs
+from subsetopt.solvers.inner_products import EXACT, RUN, SHORT
+
+PAIRS = 3
+
+
+def learnt(size: int, dtype: torch.dtype) -> tuple[CurvaturePairs, Tensor]:
+    """Return a ring of `PAIRS` that has learnt five steps of a diagonal quadratic, and the last gradient."""
+    draw = make_generator(0, "steps")
+    h = torch.logspace(0, 2, size, dtype=dtype)
+    points = [torch.randn(size, generator=draw).to(dtype) for _ in range(6)]
+    ring = CurvaturePairs.empty(PAIRS, points[0])
+    for old, new in itertools.pairwise(points):
+        ring.learn((old, h * old), (new, h * new), 1.0, 1.0)
+    return ring, h * points[-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [EXACT, RUN, RUN + 5, SHORT + 1])
+def test_products_and_direction_of_a_ring_that_has_turned_are_those_in_float64(size: int, dtype: torch.dtype) -> None:
+    ring, gradient = learnt(size, dtype)
+    rows, g = ring.rows.double().numpy(), gradient.double().numpy()
+    lengths = np.linalg.norm(rows, axis=1)
+    tolerance = 1e-12 if dtype == torch.float64 or size <= EXACT else 1e-6
+    used = np.array(ring.order)
+    error = np.abs(ring.with_gradient - rows @ g) / (lengths * np.linalg.norm(g))
+    assert error[np.concatenate([2 * used, 2 * used + 1])].max() < tolerance
+    for slot in ring.order:
+        s, y = rows[2 * slot], rows[2 * slot + 1]
+        assert ring.gram[2 * slot, 2 * slot + 1] == pytest.approx(s @ y, rel=tolerance)
+        assert ring.gram[2 * slot + 1, 2 * slot + 1] == pytest.approx(y @ y, rel=tolerance)
+    c, gamma = ring.coefficients(len(ring.order))
+    direction, _ = ring.apply(gradient, float(g @ g), -1.0)
+    expected = -(c @ rows + gamma * g)
+    scale = np.abs(c) @ np.abs(rows) + gamma * np.abs(g)
+    assert (np.abs(direction.double().numpy() - expected) / scale).max() < (1e-14 if dtype == torch.float64 else 1e-6)
+
+
+def test_a_copy_in_float64_follows_the_ring_through_insertions_and_pairs_that_are_refused() -> None:
+    ring, gradient = learnt(50, torch.float32)
+    ring.meet(gradient)
+    for sign in (1.0, -1.0, 1.0):  # the second is not curved: its rows become 0
+        step = torch.randn(50, generator=make_generator(3, "step"))
+        ring.insert(step, sign * 2 * step, gradient)
+        assert ring._float64 is not None
+        assert np.array_equal(ring._float64, ring.rows.double().numpy())
+
+
+class CountOperations(TorchDispatchMode):
+    """Counts the operations that torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [30, SHORT])
+def test_an_iteration_asks_torch_for_few_operations_however_many_pairs_and_parameters(size: int) -> None:
+    h = torch.logspace(0, 4, size)
+
+    def count(pairs: int) -> int:
+        objective = FunctionObjective(lambda x: (h * (x - 1) ** 2).sum(), torch.zeros(size))
+        solver = make_solver("lbfgs", gtol=0.0, memory=pairs)
+        state = solver.init(objective, objective.initial())
+        for _ in range(12):
+            state = solver.step(objective, state)
+        before = state.evaluations
+        with CountOperations() as inside:
+            objective.value_and_gradient(state.w)
+        with CountOperations() as counted:
+            state = solver.step(objective, state)
+        return counted.count - inside.count * (state.evaluations - before)
+
+    assert count(10) == count(3) <= 24
