@@ -11,7 +11,7 @@ loss jumps.
 - `subset_min` ("auto"), `subset_max` ("auto"): samples of the first and last mini-batch; given, mini-batches grow from
   the one (or 128) to the other (or 1000), and `pass_steps` (32) bounds them for small training sets.
 - `trust` ("auto"): change of the outputs in a step, 0.07 in earlier versions. `momentum` ("auto"): 0.5 at most.
-- `rate` (0.12): a comparison tunes it.
+- `rate` (0.18): a comparison tunes it.
 - `directions` (1.8): directions kept per sample, which sets the damping.
 - `factor_share` (0.15), `factor_samples` (128), `memory` (0.8), `draw` ("curvature"): cost, size, memory and targets of
   the estimates of the factors.
@@ -45,7 +45,7 @@ _THEN_LBFGS = "--solver kfac-stream --solver-epochs 2 --handoff full --handoff-a
 @METHODS.register(
     "kfac-stream",
     "a stream of fresh, growing subsets of the full set, one K-FAC step on each",
-    knob=Knob("rate", 0.12),
+    knob=Knob("rate", 0.18),
     plan=(
         PlannedStrategy("kfac-stream", "stream", "--solver kfac-stream --handoff none", ("--solver-epochs",)),
         PlannedStrategy(
