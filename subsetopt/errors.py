@@ -104,7 +104,10 @@ def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError
 
 
 def _as_given(name: str, value: object) -> str:
-    """Return a setting with its value: by its flag where that was typed, else as Python and TOML files write it."""
+    """Return a setting with its value: by its flag where that was typed, else as Python and TOML files write it.
+
+    A flag that was not typed stands alone.
+    """
     for spelling in (name, *(former for present, former in FORMER_NAMES.items() if present == name)):
         flag = spelling if spelling.startswith("-") else flag_of(spelling)
         if any(argument == flag or argument.startswith(f"{flag}=") for argument in _arguments or ()):
@@ -116,7 +119,7 @@ def _as_given(name: str, value: object) -> str:
                 value = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
             plain = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
             return f"{flag} {value if plain else _short(value)}"
-    return f"{name} = {_short(value)}"
+    return name if value is None and name.startswith("-") else f"{name} = {_short(value)}"
 
 
 def _short(value: object) -> str:

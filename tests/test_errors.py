@@ -56,6 +56,13 @@ def test_the_wrong_setting_is_named_by_its_flag_where_that_was_typed(typed: list
     assert str(SettingError("subset_frac", "1.5", "too large")) == "subset_frac = '1.5': too large"
 
 
+def test_a_flag_that_was_not_typed_stands_alone() -> None:
+    with command_line(["train", "--dataset", "table"]):
+        error = SettingError(setting("data_file"), None, "the data set table is a file of yours", "name it")
+        assert str(error) == "--data-file: the data set table is a file of yours; name it"
+    assert str(SettingError(setting("data_file"), None, "not given")) == "data_file = None: not given"
+
+
 def test_the_command_line_ends_with_its_errors() -> None:
     with pytest.raises(SettingError), command_line(["--l2", "x"]):
         raise SettingError("l2", "x", "no number")

@@ -76,7 +76,8 @@ class Poisson:
         (du,) = torch.autograd.grad(u.sum(), x, create_graph=True)
         (ddu,) = torch.autograd.grad(du.sum(), x, create_graph=True)
         residual = ddu + math.pi**2 * torch.sin(math.pi * x)
-        return (residual**2).mean() + 100 * (model(x.new_tensor([[0.0], [1.0]])) ** 2).mean()
+        loss: Tensor = (residual**2).mean() + 100 * (model(x.new_tensor([[0.0], [1.0]])) ** 2).mean()
+        return loss
 
     def batches(self, size: int, draw: torch.Generator) -> Iterator[Tensor]:
         while True:

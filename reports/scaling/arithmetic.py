@@ -43,7 +43,7 @@ def gradient_flops(model: nn.Module, shape: tuple[int, ...], rows: int = 2) -> f
     """Return the operations of a loss and its gradient for one sample."""
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(rows, *shape, device="meta")).sum().backward()
-    return counter.get_total_flops() / rows
+    return float(counter.get_total_flops()) / rows
 
 
 def describe(name: str, model: nn.Module, shape: tuple[int, ...], sample_bytes: int) -> None:

@@ -21,7 +21,8 @@ def iteration_costs(solver: str, subsets: int) -> list[list[float]]:
     settings = {"subsets": subsets, "subset_frac": 0.1, "handoff": "none", "solver": solver, "dtype": "float64"}
     data, budget, run = prepare(make_config(settings))
     (config,) = run.config.phases()
-    ledger, costs = budget.ledger, []
+    ledger = budget.ledger
+    costs: list[list[float]] = []
     for index in range(subsets):
         solve, reason = SubsetSolve(config, data, budget, run, index), None
         solve.charges()

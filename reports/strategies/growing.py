@@ -99,7 +99,8 @@ def main(dataset: str, model: str, held_out: str, seeds: str, cap: str) -> None:
         for name, settings in METHODS.items():
             points = trace({**shared, **settings}, float(cap), LEVELS[-1] * lowest)
             own = {level: reached(points, level * lowest) for level in LEVELS}
-            share = {level: None if own[level] is None else own[level] / cost[level] for level in LEVELS}
+            pairs = {level: (own[level], cost[level]) for level in LEVELS}
+            share = {level: a / b if a and b else None for level, (a, b) in pairs.items()}
             print(json.dumps({"seed": seed, "method": name, "cost": own, "share": share}), flush=True)
 
 

@@ -68,19 +68,23 @@ def main(dataset: str, model: str, l2: str, seeds: str, excesses: str) -> None:
         for name in (*TRACED, "sgd", "adam", "kfac-stream"):
             points = curve(name, shared, (1 + wanted[-1]) * best)
             for excess, plan in plans.items():
-                told = next(row for row in plan["strategies"] if row["strategy"] == name)["epoch_equivalents"]
+                told = next(row for row in plan.strategies if row.strategy == name).epoch_equivalents
                 row = {
                     "l2": float(l2),
                     "seed": seed,
                     "excess": excess,
                     "strategy": name,
-                    "predicted": told and [round(told["low"], 1), round(told["high"], 1)],
+                    "predicted": told and [_rounded(told.low), _rounded(told.high)],
                     "measured": reached(points, (1 + excess) * best),
                 }
                 print(json.dumps(row), flush=True)
-        recommended = {excess: plan["recommendation"]["strategy"] for excess, plan in plans.items()}
-        told_minimum = plans[wanted[0]]["wanted"]["full_minimum"]
+        recommended = {excess: plan.recommendation and plan.recommendation.strategy for excess, plan in plans.items()}
+        told_minimum = plans[wanted[0]].wanted.full_minimum
         print(json.dumps({"minimum": best, "predicted": told_minimum, "recommended": recommended}), flush=True)
+
+
+def _rounded(cost: float | None) -> float | None:
+    return None if cost is None else round(cost, 1)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def main(dataset: str, model: str, held_out: str, seeds: str, cap: str) -> None:
         for name, runs in METHODS.items():
             points = trace([{**shared, **settings} for settings in runs], float(cap), LEVELS[-1] * lowest)
             own = {level: reached(points, level * lowest) for level in LEVELS}
-            share = {q: round(own[q] / cost[q], 3) if own[q] and cost[q] else None for q in LEVELS}
+            pairs = {level: (own[level], cost[level]) for level in LEVELS}
+            share = {level: round(a / b, 3) if a and b else None for level, (a, b) in pairs.items()}
             print(json.dumps({"seed": seed, "method": name, "cost": own, "share": share}), flush=True)
 
 

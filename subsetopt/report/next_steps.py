@@ -96,7 +96,7 @@ def _comparison(result: RunDocument, settings: Mapping[str, Any]) -> list[Step]:
     own = method_name(result, settings)
     rival = "adam" if own == "sgd" else "sgd"
     methods = ",".join([own or "lbfgs@0.1+sgd", rival])
-    budget = f"{max(1.0, result.cost.epoch_equivalents):.2g}"
+    budget = f"{float(f'{max(1.0, result.cost.epoch_equivalents):.2g}'):.15g}"  # two digits, never 4.5e+02
     command = f"subsetopt compare {' '.join(options)} --methods {methods} --budget {budget} --seeds 3"
     warmup = ", without its warm-up" if own and settings.get("warmup", "none") not in ("none", None) else ""
     what = "compare" if own is None else "compare this strategy"

@@ -21,6 +21,9 @@ from subsetopt.solvers.protocol import StopReason
 
 LOSS_ULPS, PARAMETER_ULPS = 4.0, 1.0  # assumed relative errors of f and of each w_i, in units of eps
 CONTRADICTION = 1e3  # multiples of the noise: a promised decrease that rounding cannot have hidden
+CRAWL = (
+    10.0  # multiples of the noise by which an iteration lowers the loss, on average, where it is no crawl without end
+)
 PATIENCE = 20  # iterations without a representable gain before the precision floor is declared
 LONG_PATIENCE = 0.25  # as a share of the iterations so far, where the gradient is not yet at its own rounding level
 
@@ -144,7 +147,8 @@ def advance(state: S, trial: Trial, evaluations: int, **changes: Any) -> S:
     """Return the state at the accepted `trial`, one iteration on; notes the best point, stalling and divergence."""
     noise = state.noise
     l2 = math.sqrt(trial.square_norm)
-    gained = trial.loss < state.gained_loss - noise or l2 < 0.9 * state.gained_l2
+    crawl = (noise + torch.finfo(state.w.dtype).eps ** 2 * state.scale) * (1 + CRAWL * state.stalled)
+    gained = trial.loss < state.gained_loss - crawl or l2 < 0.9 * state.gained_l2
     lower = trial.loss < state.best_loss - noise
     flatter = trial.loss <= state.best_loss + noise and trial.gradient_norm < state.best_gradient_norm
     failure = state.failure

@@ -154,7 +154,7 @@ def solve_tridiagonal(diagonal: Vector, off_diagonal: Vector, start_norm: float,
         at_limit[0] += math.copysign(math.sqrt(inside), -c[0])
         return _step(vectors @ at_limit, lowest, values, at_limit, c)
     multiplier = _secular_root(values, c, radius, lowest)
-    h = -c / (values + multiplier)
+    h = -c / (values + multiplier) if math.isfinite(multiplier) else -radius * (c / np.linalg.norm(c))
     return _step(vectors @ h, multiplier, values, h, c)
 
 
@@ -162,13 +162,13 @@ def _secular_root(values: Vector, c: Vector, radius: float, lowest: float) -> fl
     """Return lambda > lowest with ||c / (values + lambda)|| = radius: Newton on 1/||h|| within a bracket."""
     low, high = lowest, lowest + float(np.linalg.norm(c)) / radius
     multiplier = high
-    for _ in range(SECULAR_STEPS):
+    for _ in range(SECULAR_STEPS if math.isfinite(high) else 0):  # a radius of next to nothing: steepest descent
         shifted = values + multiplier
         length = float(np.linalg.norm(c / shifted))
         if abs(length - radius) <= 1e-12 * radius:
             break
         low, high = (multiplier, high) if length > radius else (low, multiplier)
-        slope = float(np.sum(c**2 / shifted**3)) / length**3
+        slope = float(np.sum((c / shifted / length) ** 2 / shifted)) / length  # of 1/||h||
         multiplier += (1 / radius - 1 / length) / slope
         if not low < multiplier < high:
             multiplier = 0.5 * (low + high)

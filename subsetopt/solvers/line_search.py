@@ -159,14 +159,19 @@ def cubic_minimiser(a: Trial, b: Trial) -> float | None:
     """Return the minimiser of the cubic through two points and slopes (Nocedal & Wright, eq. 3.59), or None."""
     width = b.step - a.step
     d1 = a.slope + b.slope - 3 * (b.loss - a.loss) / width
-    discriminant = d1 * d1 - a.slope * b.slope
-    if not discriminant >= 0 or not math.isfinite(discriminant):
+    largest = max(abs(a.slope), abs(b.slope), abs(d1))
+    if not math.isfinite(largest):
+        return None
+    unit = math.frexp(largest)[1]  # a power of two, which rounds nothing: no square overflows, whatever the scale of f
+    slope_a, slope_b, d1 = (math.ldexp(value, -unit) for value in (a.slope, b.slope, d1))
+    discriminant = d1 * d1 - slope_a * slope_b
+    if not discriminant >= 0:
         return None
     d2 = math.sqrt(discriminant)
-    denominator = b.slope - a.slope + 2 * d2
+    denominator = slope_b - slope_a + 2 * d2
     if denominator == 0:
         return None
-    target = b.step - width * (b.slope + d2 - d1) / denominator
+    target = b.step - width * (slope_b + d2 - d1) / denominator
     return target if math.isfinite(target) else None
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from subsetopt.arguments import kind_of
+from subsetopt.arguments import is_true, kind_of
 from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import BudgetExhausted, SmoothObjective
 from subsetopt.solvers import make_solver
@@ -104,6 +104,6 @@ def _problem(fun: Function | SmoothObjective, x0: Tensor | None) -> tuple[Smooth
 
 def _asks_to_stop(callback: Callback, state: State) -> bool:
     try:
-        return callback(state) is True
+        return is_true(callback(state))
     except StopIteration:
         return True

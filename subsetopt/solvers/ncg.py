@@ -37,6 +37,7 @@ from subsetopt.solvers.descent import DescentSolver, DescentState, Line
 from subsetopt.solvers.inner_products import dot
 from subsetopt.solvers.line_search import Trial
 
+NEWTON_BOUND = 2.0  # the first step of a search is within this factor of Newton's for the last curvature
 BetaRule = Literal["hager-zhang", "pr+", "hs", "dy", "fr"]
 
 
@@ -64,20 +65,23 @@ def beta(rule: BetaRule, p: Products) -> float:
     if rule == "dy":
         return p.gg_new / p.dy
     lowest = 0.4 * (p.dg - p.dy) / p.dd
-    return max((p.gy - 2 * p.yy * p.dg / p.dy) / p.dy, lowest)
+    return max((p.gy - 2 * p.yy * (p.dg / p.dy)) / p.dy, lowest)
 
 
 @dataclass
 class ConjugateDirection:
     """The last direction d, what the next one is made of, and the first-order change of the last step.
 
-    `beta` is 0 before the first step; `slope` is g'·d at the new point, `change` is step times slope at the old one.
+    `beta` is 0 before the first step; `slope` is g'·d at the new point, `change` is step times slope at the old one,
+    `curvature` is d·y / step and `square` d·d of the last step (0 where not known).
     """
 
     direction: Tensor
     beta: float = 0.0
     slope: float = 0.0
     change: float = 0.0
+    curvature: float = 0.0
+    square: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -107,14 +111,22 @@ class NCG(DescentSolver[ConjugateDirection]):
         return ConjugateDirection(torch.zeros_like(w))
 
     def propose(self, memory: ConjugateDirection, state: DescentState[ConjugateDirection]) -> Line | None:
-        """Return the conjugate line; its first step promises the first-order change of the last one."""
+        """Return the conjugate line; its first step promises the first-order change of the last one, within bounds.
+
+        Where steps get shorter fast, that goes far too far: it is kept near Newton's step for the last curvature.
+        """
         if memory.change == 0:
             return self.steepest(state)
         slope = -(state.gradient_l2**2) + memory.beta * memory.slope
         if not slope < 0:
             return None
+        first_step = memory.change / slope
+        square = state.gradient_l2**2 - 2 * memory.beta * memory.slope + memory.beta**2 * memory.square  # of the new d
+        if memory.curvature > 0 and square > 0:
+            newton = -slope / square / (memory.curvature / memory.square)
+            first_step = min(max(first_step, newton / NEWTON_BOUND), newton * NEWTON_BOUND)
         direction = torch.sub(memory.beta * memory.direction, state.gradient)
-        return Line(direction, slope, memory.change / slope)
+        return Line(direction, slope, first_step)
 
     def learn(
         self, memory: ConjugateDirection, state: DescentState[ConjugateDirection], line: Line, trial: Trial
@@ -125,4 +137,5 @@ class NCG(DescentSolver[ConjugateDirection]):
         dy = trial.slope - line.slope
         p = Products(state.gradient_l2**2, trial.square_norm, gy, yy, trial.slope, dy, dd)
         factor = beta(self.beta, p) if dy > 0 else 0.0
-        return ConjugateDirection(d, factor, trial.slope, trial.step * line.slope), trial.step * math.sqrt(dd)
+        change, curvature = trial.step * line.slope, dy / trial.step
+        return ConjugateDirection(d, factor, trial.slope, change, curvature, dd), trial.step * math.sqrt(dd)

@@ -83,7 +83,8 @@ class Solver(Protocol):
 class SolveResult:
     """Outcome of a solve. `loss` and `gradient_norm` (max|g|) belong to `x`, the point returned.
 
-    `counts` has at least `evaluations` (loss and gradient together) and `products` (HVPs and GGN products).
+    `counts` has at least `evaluations` (loss and gradient together) and `products` (HVPs and GGN products). `fun`,
+    `success`, `message`, `nit` and `nfev` are the same under the names of scipy's `OptimizeResult`.
     """
 
     x: Tensor
@@ -93,3 +94,28 @@ class SolveResult:
     stop_reason: StopReason
     iterations: int
     counts: Mapping[str, int]
+
+    @property
+    def fun(self) -> float:
+        """The loss at `x`."""
+        return self.loss
+
+    @property
+    def success(self) -> bool:
+        """Whether the gradient test, or another that was asked for, is met."""
+        return self.converged
+
+    @property
+    def message(self) -> str:
+        """The reason of the stop in words."""
+        return self.stop_reason.value.replace("_", " ")
+
+    @property
+    def nit(self) -> int:
+        """Iterations."""
+        return self.iterations
+
+    @property
+    def nfev(self) -> int:
+        """Evaluations of loss and gradient together."""
+        return self.counts["evaluations"]

@@ -159,3 +159,12 @@ def test_the_comparison_that_is_suggested_is_of_the_run_itself(
     stored = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert {key: stored.get(key) for key in parse_method(method).settings} == dict(parse_method(method).settings)
     assert key_values("--model-arg", [options["--model-arg"]]) == {"widths": [7]}
+
+
+def test_the_budget_that_is_suggested_is_a_plain_number(tmp_path: Path) -> None:
+    run_of(tmp_path / "run", max_iterations=2, subset_frac=0.2)
+    result = RunDocument.read(json.loads((tmp_path / "run" / "result.json").read_text()))
+    for cost, budget in ((0.3, "1"), (8.41, "8.4"), (451.9, "450"), (1_234_567.0, "1200000")):
+        dear = result.model_copy(update={"cost": result.cost.model_copy(update={"epoch_equivalents": cost})})
+        (command,) = [step for step, _ in next_steps(dear, tmp_path / "run") if "compare" in step]
+        assert f"--budget {budget} " in command

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -184,3 +185,51 @@ def test_best_point_is_returned_unless_the_gradient_test_chose_another() -> None
     assert torch.equal(stopped.x, lower.best_w)
     assert (stopped.loss, stopped.gradient_norm) == (-1.0, 0.5)
     assert torch.equal(summarise(lower, StopReason.GRADIENT, torch.Size([4])).x, state.w)
+
+
+@pytest.mark.parametrize("exponent", [330, -330])
+@pytest.mark.parametrize("method", ["lbfgs", "ncg", "newton-cg"])
+def test_the_scale_of_the_loss_changes_no_iterate(method: str, exponent: int) -> None:
+    """A power of two rounds nothing, so that f and 2^e f have the same iterates to the last bit."""
+
+    def solve(scale: float) -> tuple[list[float], int]:
+        def fun(x: Tensor) -> Tensor:
+            return scale * ((x - 1) ** 2).sum() + scale * (x[0] ** 2 - x[1]) ** 2
+
+        x0 = torch.tensor([0.8, -0.3, 1.7, 0.1, -1.2], dtype=torch.float64)
+        result = minimize(fun, x0, method=method, gtol=1e-8 * scale)
+        assert result.converged
+        return result.x.tolist(), result.counts["evaluations"]
+
+    assert solve(2.0**exponent) == solve(1.0)
+
+
+@pytest.mark.parametrize("kink", [lambda x: x.abs().sum(), lambda x: x.abs().amax(), lambda x: (x - 3).abs().sum() + 7])
+def test_newton_cg_ends_at_a_kink(kink: Any) -> None:
+    """Steps that each lower the loss by about its rounding error never end: the precision floor is said."""
+    result = minimize(kink, torch.tensor([1.1, -0.4, 0.2], dtype=torch.float64), method="newton-cg")
+    assert result.stop_reason is StopReason.PRECISION_FLOOR
+    assert result.counts["evaluations"] < 1000
+
+
+def test_a_result_has_the_names_of_scipy() -> None:
+    result = minimize(bowl, torch.zeros(2, dtype=torch.float64))
+    assert (result.fun, result.success, result.nit) == (result.loss, True, result.iterations)
+    assert (result.nfev, result.message) == (result.counts["evaluations"], "gradient")
+    assert minimize(bowl, torch.zeros(2), max_evaluations=1).message == "max evaluations"
+
+
+@pytest.mark.parametrize(
+    ("answer", "stops"),
+    [
+        (True, True),
+        (np.float64(2.0) > 1, True),
+        (torch.tensor(2.0) > 1, True),
+        (1, False),
+        (np.float64(2.0) < 1, False),
+        (torch.ones(2) > 0, False),
+    ],
+)
+def test_a_comparison_stops_a_solve_as_true_does(answer: Any, stops: bool) -> None:
+    result = minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64), callback=lambda state: answer)
+    assert (result.stop_reason is StopReason.CALLBACK) == stops

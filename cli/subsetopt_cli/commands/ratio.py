@@ -160,7 +160,9 @@ def _sizes(
         return _Sizes(parameters, samples, outputs, config.task or "classification")
     if len(missing) < len(bare) and not {"dataset", "data_file", "model"} & set(given):
         flags = " and ".join(f"--{name}" for name in missing)
-        raise SettingError(missing[0], None, "not given", f"add {flags}, or name a --dataset and --model instead")
+        raise SettingError(
+            f"--{missing[0]}", None, "not given", f"add {flags}, or name a --dataset and --model instead"
+        )
 
     from subsetopt.data import load_dataset
     from subsetopt.models import build_model

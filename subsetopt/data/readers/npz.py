@@ -36,7 +36,7 @@ def read_npz(query: Query) -> RawData:
     """
     if query.data_file is None:
         remedy = f"name it with {setting('data_file', 'FILE.npz')}"
-        raise SettingError("data_file", None, "the data set npz is a file of yours", remedy)
+        raise SettingError(setting("data_file"), None, "the data set npz is a file of yours", remedy)
     path = query.data_file
     if not path.is_file():
         raise DataError(f"{shown(path)}: no such file; name a .npz file with {setting('data_file')}")

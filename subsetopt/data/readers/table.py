@@ -31,12 +31,12 @@ def read_own_table(query: Query) -> RawData:
     """Read the file, and `test_file` where given; raises `SettingError` and `DataError` in one line."""
     if query.data_file is None:
         remedy = f"name it with {setting('data_file', 'FILE.csv')}"
-        raise SettingError("data_file", None, "the data set table is a file of yours", remedy)
+        raise SettingError(setting("data_file"), None, "the data set table is a file of yours", remedy)
     table = read_table(query.data_file, drop=query.drop)
     target = query.target_column
     if target is None:
         remedy = f"name it with {setting('target_column', 'COLUMN')}; there are {listed(table.columns)}"
-        raise SettingError("target_column", None, f"{table.name} needs the column to predict", remedy)
+        raise SettingError(setting("target_column"), None, f"{table.name} needs the column to predict", remedy)
     _require("target_column", target, table)
     for name in query.drop:
         _require("drop", name, table)
