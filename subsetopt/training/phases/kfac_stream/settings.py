@@ -30,7 +30,7 @@ class StreamSettings:
     outputs by more than `trust` (of the targets' variance for squared loss): s'Fs, corrected by what earlier steps have
     changed (see `output_change.py`). The damping is the one that leaves `directions` directions for each sample of the
     subset, sum_i (f_i / (f_i + damping))^2 over the eigenvalues of F: more could not be told from sampling noise. So it
-    needs no scale, and falls as subsets grow.
+    needs no scale, and falls as subsets grow. Measured noise bounds it from below (see `least_damping.py`).
 
     "auto" sizes of subsets, `trust` and `momentum` follow the measured noise of the gradient (see `noise.py`). With
     `subset_min` or `subset_max` given, subsets grow from the one to the other; of a small training set they are
