@@ -41,6 +41,7 @@ from subsetopt.training.training_data import TrainingData
 
 GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
+FEW = 10  # steps, below which it is said that factors are too dear here
 LOST = 12  # jumps in a row that end the phase
 
 
@@ -150,6 +151,12 @@ class StreamPhase:
         calls = state.iterations + state.estimates
         self._counts = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
         self._counts |= state.trend.details()
+        spent = self._budget.ledger.cost - state.budget.began
+        if state.iterations < FEW and state.estimate_cost > 0.5 * spent:
+            self._run.warnings.append(
+                f"kfac-stream: steps taken: {state.iterations}, as its factors took "
+                f"{100 * state.estimate_cost / spent:.0f} % of its cost; give it more, or use a first-order method"
+            )
         return PhaseOutcome(state.w, None, None)
 
     def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -208,7 +215,7 @@ class StreamPhase:
         measured = self._subsets.measure(state.w, state.place, size, state.random, halves)
         damping = rules.damping(self._spectrum(), size, state)
         if state.least.known and not state.iterations:
-            damping = rules.first_damping(self._spectrum(), measured, damping, self._data.spread)
+            damping = rules.first_damping(self._spectrum(), measured, damping, self._data.spread, state.budget)
         found, momentum = rules.direction(measured, damping), rules.momentum(state.noise, size)
         inertia, velocity = self._moved(state, measured.gradient, found.vector, damping, momentum)
         figures = [measured.loss, measured.error, inertia, changed, found.product, found.whole]

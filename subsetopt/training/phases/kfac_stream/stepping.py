@@ -67,11 +67,19 @@ class Stepping:
         least = state.least.bound(state.noise.signal, state.noise.noise, size)
         return max(self.settings.step_damping(spectrum, size), least) / state.caution**2
 
-    def first_damping(self, spectrum: KfacSpectrum, measured: Measured, damping: float, spread: float) -> float:
+    def trials(self, budget: PhaseBudget) -> int:
+        """Return how many dampings the first step may try: one, more for what measurements may have of the cost."""
+        price = 2 * self._apply_price(budget)
+        allowed = NOISE_SHARE * budget.total(budget.share_spent)
+        return TRIALS if TRIALS * price <= allowed else max(1, int(allowed / price))
+
+    def first_damping(
+        self, spectrum: KfacSpectrum, measured: Measured, damping: float, spread: float, budget: PhaseBudget
+    ) -> float:
         """Return the damping of a first step, in place of that by directions: the evidence is in its own subset."""
         if measured.halves is None:
             return damping
-        for _ in range(TRIALS):
+        for _ in range(self.trials(budget)):
             found, noise, least = self.direction(measured, damping), GradientNoise(), LeastDamping()
             noise.learn(*map(float, found[1:]), measured.samples)
             least.learn(spectrum, damping, noise.noise, spread)

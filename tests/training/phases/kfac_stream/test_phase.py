@@ -339,6 +339,26 @@ def test_a_step_measures_its_noise_and_carries_its_inertia():
     assert state.noise.measured > 3
 
 
+def test_factors_that_leave_few_steps_are_named():
+    wide = nn.Sequential(nn.Linear(6, 200), nn.Tanh(), nn.Linear(200, 3))
+    running = begin(wide, epochs=14.0)
+    running.steps(1000)
+    running.phase.finish(running.state)
+    (said,) = (text for text in running.run.warnings if "first-order" in text)
+    assert f"steps taken: {running.state.iterations}," in said and running.state.iterations < 10
+    cheap = begin(plain(), epochs=6.0)
+    cheap.steps(1000)
+    cheap.phase.finish(cheap.state)
+    assert not any("first-order" in text for text in cheap.run.warnings)
+
+
+def test_trials_of_the_first_step_are_bounded_by_their_share():
+    for epochs, trials in ((0.5, 1), (50.0, 3)):
+        running = begin(plain(), epochs=epochs)
+        running.phase._estimate(running.state)
+        assert running.phase._stepping.trials(running.state.budget) == trials
+
+
 def test_measuring_noise_keeps_to_its_share_of_the_cost():
     running = begin(plain(), epochs=6.0)
     running.steps(1000)
