@@ -445,7 +445,6 @@ def test_columns_that_are_rarely_different_from_zero_get_damping_that_makes_nois
         test = running.data.dataset.test
         outputs = running.run.model.flat.forward(state.w, running.data.preprocess(test.inputs), "eval")
         losses.append(float(nn.functional.cross_entropy(outputs, test.targets)))
-    print(excess, losses)
     assert excess[1] < 0.5 * excess[0]
     assert losses[1] < losses[0]
 
