@@ -81,7 +81,7 @@ class Stepping:
             return damping
         for _ in range(self.trials(budget)):
             found, noise, least = self.direction(measured, damping), GradientNoise(), LeastDamping()
-            noise.learn(*map(float, found[1:]), measured.samples)
+            noise.learn(float(found.product), float(found.whole), measured.samples)
             least.learn(spectrum, damping, noise.noise, spread)
             wanted = least.bound(noise.signal, noise.noise, measured.samples)
             if not wanted >= ENOUGH * damping:
