@@ -1,9 +1,10 @@
 """Collect the claims' studies: what pages need of each into `studies/NAME`, then write tables and figures again.
 
 Run as `python reports/claims/collect.py RUNS`, RUNS a folder with the directories of `subsetopt compare --output
-RUNS/NAME` and, beside them, effective.csv of `effective.py`. Finished studies are copied: results.csv and study.toml as
-they are, of every cell what its sampler did, in sampling.csv, and for claim 1 what L-BFGS on all data and Adam had
-spent when they were as good as each subset minimum, in equal.csv. Of the others `about.json` says how far they are.
+RUNS/NAME` and, beside them, effective.csv of `effective.py` and overhead.csv of `overhead.py`. Finished studies are
+copied: results.csv and study.toml as they are, what the sampler of every cell did, in sampling.csv, and for claim 1
+what L-BFGS on all data and Adam had spent when they were as good as each subset minimum, in equal.csv. Of the others
+`about.json` says how far they are.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tables
 
 HERE = Path(__file__).parent
 COPIED = ("results.csv", "study.toml")
+SAMPLED = "235"  # claims whose pages show what samplers did
 EQUAL = ("method", "seed", "objective", "held_out", "cost", "lbfgs_objective", "lbfgs", "adam")
 SAMPLING = ("method", "budget", "seed", "rows", "trained", "unique", "selection", "total")
 
@@ -38,13 +40,15 @@ def collect(runs: Path, studies: Path = HERE / "studies") -> None:
         if done:
             for name in COPIED:
                 shutil.copyfile(run / name, kept / name)
-            _write_sampling(run, kept)
+            if run.name[6] in SAMPLED:
+                _write_sampling(run, kept)
             if run.name.startswith("claim-1-") and "-l2-" in run.name:
                 _write_equal(run, runs / f"{run.name.partition('-l2-')[0]}-adam", kept)
         about = _about(run, summary if done else None)
         (kept / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    if (runs / "effective.csv").is_file():
-        shutil.copyfile(runs / "effective.csv", studies / "effective.csv")
+    for name in ("effective.csv", "overhead.csv"):
+        if (runs / name).is_file():
+            shutil.copyfile(runs / name, studies / name)
 
 
 def _complete(run: Path) -> bool:

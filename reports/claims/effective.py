@@ -1,7 +1,7 @@
 """Excess of subset minima on digits against Q and against the effective ratio: Q through subset, model size and L2.
 
 Run as `python reports/claims/effective.py RUNS`: writes RUNS/effective.csv, a row per minimum; goes on where it ended.
-Q = K M / P goes from 0.27 to 21. The effective ratio K / p and the predicted excess are those of `subsetopt ratio
+Q = K M / P goes from 0.27 to 40. The effective ratio K / p and the predicted excess are those of `subsetopt ratio
 --effective`, which sees the subset alone. F is the objective on all training data with its L2 term.
 """
 
@@ -18,7 +18,7 @@ from subsetopt.analysis.effective_ratio import effective_run
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 
-PROBLEMS = ((16, 1e-2), (4, 1e-2), (32, 1e-2), (16, 1e-1), (16, 1e-3))  # hidden units, L2
+PROBLEMS = ((16, 1e-2), (2, 1e-2), (4, 1e-2), (32, 1e-2), (16, 1e-1), (16, 1e-3))  # hidden units, L2
 FRACTIONS = (0.05, 0.1, 0.2, 0.5)
 SEEDS = (0, 1)
 PROCESSES = 2
@@ -39,7 +39,7 @@ def rows_of(width: int, l2: float, seed: int) -> list[tuple[object, ...]]:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         best = effective_run(solved(width, l2, seed, 1.0, folder), rows=0).loss
-        rows = []
+        rows: list[tuple[object, ...]] = []
         for fraction in FRACTIONS:
             found = effective_run(solved(width, l2, seed, fraction, folder))
             ratios = found.ratio, found.effective_ratio

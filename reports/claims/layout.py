@@ -6,6 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from study import Study
 
+from subsetopt.study.statistics import PairedTest
+
+MARKS = {"better": "**better**", "worse": "**worse**", "no difference": "not shown"}
+
 
 def under_way(study: Study, name: str) -> str:
     """Return what stands in place of a table whose study is not finished."""
@@ -34,3 +38,16 @@ def average(numbers: Iterable[float]) -> float:
     """Return the mean of the numbers."""
     listed = list(numbers)
     return sum(listed) / len(listed)
+
+
+def given(words: Iterable[str]) -> dict[str, str]:
+    """Return the words KEY=VALUE of a place."""
+    return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+
+def test_cells(test: PairedTest | None) -> list[str]:
+    """Return the difference in points, its adjusted p, what the study would have shown, and the verdict."""
+    if test is None or test.difference is None or test.p_adjusted is None:
+        return ["", "", "", ""]
+    seen = "" if test.detectable is None else f"{100 * test.detectable:.2f}"
+    return [f"{100 * test.difference:+.2f}", shown_p(test.p_adjusted), seen, MARKS[test.verdict]]

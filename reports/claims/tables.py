@@ -9,33 +9,36 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from claim_one import budgets_table, effective_table, equal_table, minima_table
-from layout import average, markdown, shown_interval, shown_p, under_way
+from claim_five import rows_table
+from claim_four import grid_table, held_table, mean_table
+from claim_one import budgets_table, effective_table, equal_table, minima_table, tenth_table
+from claim_three import overhead_table, pooled_table
+from layout import average, given, markdown, shown_interval, test_cells, under_way
 from study import STUDIES, mean, read_study
 
 from subsetopt.samplers.coverage import expected_coverage, occupancy_pmf, simulate_coverage
-from subsetopt.study.statistics import PairedTest, compare_all, mean_interval
+from subsetopt.study.statistics import mean_interval
 
 PAGES = Path(__file__).parent
 _PLACE = re.compile(r"<!-- table: ([^\n]*?) -->\n(.*?)<!-- end -->", re.DOTALL)
-MARKS = {"better": "**better**", "worse": "**worse**", "no difference": "not shown"}
 
 
 def compare_table(name: str, *words: str) -> str:
     """One row per method, of those in `only`: accuracy, loss, cost, and the paired difference from `against`."""
-    study, given = read_study(name), _given(words)
+    study, options = read_study(name), given(words)
     if not study.rows:
         return under_way(study, name)
-    only = given.get("only", "").split(";")
+    only = options.get("only", "").split(";")
     methods = [method for method in study.methods if only == [""] or method in only]
-    budget = float(given["budget"]) if "budget" in given else study.budgets[-1]
-    tests = study.tests("test_accuracy", given["against"], budget, methods) if "against" in given else {}
+    budget = float(options["budget"]) if "budget" in options else study.budgets[-1]
+    tests = study.tests("test_accuracy", options["against"], budget, methods) if "against" in options else {}
     head = ["method", "test accuracy, %", "95 % interval", "test loss", "cost", "s"]
     if tests:
-        head += [f"minus {given['against']}, points", "p", "seen with 80 % power", "difference"]
+        head += [f"minus {options['against']}, points", "p", "seen with 80 % power", "difference"]
     columns = {
         key: study.values(key, budget, methods)
         for key in ("test_accuracy", "test_loss", "epoch_equivalents", "seconds")
@@ -51,15 +54,8 @@ def compare_table(name: str, *words: str) -> str:
             f"{mean(own['epoch_equivalents']):.3g}",
             f"{mean(own['seconds']):.3g}",
         ]
-        lines.append([*cells, *(_test_cells(tests.get(method)) if tests else [])])
+        lines.append([*cells, *(test_cells(tests.get(method)) if tests else [])])
     return markdown(head, lines)
-
-
-def _test_cells(test: PairedTest | None) -> list[str]:
-    if test is None or test.difference is None or test.p_adjusted is None:
-        return ["", "", "", ""]
-    seen = "" if test.detectable is None else f"{100 * test.detectable:.2f}"
-    return [f"{100 * test.difference:+.2f}", shown_p(test.p_adjusted), seen, MARKS[test.verdict]]
 
 
 def coverage_table(name: str, *words: str) -> str:
@@ -92,26 +88,10 @@ def closed_form(method: str, samples: int, passes: float) -> str:
     return f"{100 * expected_coverage(name, samples, float(fraction), epochs):.2f}"
 
 
-def held_table(name: str, *words: str) -> str:
-    """Claim 4: every method at the `low` budget less `against` at the `high` one, paired over seeds."""
-    study, given = read_study(name), _given(words)
-    if not study.rows:
-        return under_way(study, name)
-    low, high, baseline = float(given["low"]), float(given["high"]), given["against"]
-    at_low, full = study.values("test_accuracy", low), f"{baseline} at {high:g}"
-    values = {**at_low, full: study.values("test_accuracy", high)[baseline]}
-    head = [f"method at {low:g}", f"minus {full}, points", "95 % interval", "p", "seen with 80 % power", "difference"]
-    lines = []
-    for test in compare_all(values, higher_is_better=True, baseline=full):
-        difference, p, seen, mark = _test_cells(test)
-        lines.append([f"`{test.a}`", difference, shown_interval(test.interval), p, seen, mark])
-    return markdown(head, lines)
-
-
 def occupancy_table(*words: str) -> str:
     """Claim 2: visits after some epochs, by the closed form and in one simulation of each sampler."""
-    given = _given(words)
-    n, fraction, epochs = int(given["samples"]), float(given["fraction"]), int(given["epochs"])
+    options = given(words)
+    n, fraction, epochs = int(options["samples"]), float(options["fraction"]), int(options["epochs"])
     names = ("srs", "rs2", "fixed-subset")
     expected = {name: occupancy_pmf(name, n, fraction, epochs) for name in names}
     counted = {name: simulate_coverage(name, n, fraction, epochs, repeats=1).occupancy[0] for name in names}
@@ -125,7 +105,7 @@ def occupancy_table(*words: str) -> str:
     return markdown(head, lines)
 
 
-def _share(shares: Sequence[float], visits: int) -> str:
+def _share(shares: Any, visits: int) -> str:
     return f"{100 * float(shares[visits]):.2f}" if visits < len(shares) else "0.00"
 
 
@@ -149,7 +129,7 @@ def verdicts_table(*words: str) -> str:
     for page in sorted(PAGES.glob("c[1-5]-*.md")):
         title, verdict = heading(page.read_text(encoding="utf-8"))
         lines.append([f"[{title}]({page.name})", verdict])
-    return markdown(["claim", "verdict"], lines)
+    return markdown(["claim", "verdict"], lines).replace("---:", "---")
 
 
 def heading(text: str) -> tuple[str, str]:
@@ -179,6 +159,7 @@ def figure(name: str, *words: str) -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "compare": compare_table,
     "minima": minima_table,
+    "tenth": tenth_table,
     "equal": equal_table,
     "budgets": budgets_table,
     "coverage": coverage_table,
@@ -186,6 +167,11 @@ TABLES: dict[str, Callable[..., str]] = {
     "time": time_table,
     "figure": figure,
     "held": held_table,
+    "grid": grid_table,
+    "mean": mean_table,
+    "rows": rows_table,
+    "overhead": overhead_table,
+    "pooled": pooled_table,
     "occupancy": occupancy_table,
     "studies": studies_table,
     "verdicts": verdicts_table,
@@ -212,10 +198,6 @@ def write_pages(*, check: bool = False) -> list[str]:
             if not check:
                 page.write_text(now, encoding="utf-8")
     return changed
-
-
-def _given(words: Sequence[str]) -> dict[str, str]:
-    return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
 if __name__ == "__main__":

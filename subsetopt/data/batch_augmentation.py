@@ -19,7 +19,6 @@ from subsetopt.devices import moved
 from subsetopt.errors import SettingError
 from subsetopt.inputs import Inputs
 from subsetopt.registry import Registry
-from subsetopt.seeding import borrowed_generators
 
 
 class Augmented(NamedTuple):
@@ -50,7 +49,7 @@ def make_augmentation(name: str, in_shape: tuple[int, ...] | dict[str, tuple[int
     kind = AUGMENTATIONS.get(name)
     if isinstance(in_shape, dict) or len(in_shape) != 3:
         raise SettingError("augmentation", name, f"needs images, the inputs have shape {in_shape}", "use none")
-    if kind is RandAugment and in_shape[0] not in (1, 3):
+    if name == "randaugment" and in_shape[0] not in (1, 3):
         raise SettingError("augmentation", name, f"needs grey or colour images, these are {in_shape}", "use standard")
     return kind()
 
@@ -87,7 +86,7 @@ class Standard:
 
     def __call__(self, images: Tensor, preprocess: Callable[[Tensor], Tensor], generator: torch.Generator) -> Augmented:
         """Shift, flip, standardise."""
-        return Augmented(preprocess(_standard(images, generator)))
+        return Augmented(preprocess(shifted_and_flipped(images, generator)))
 
 
 @AUGMENTATIONS.register("cutout", "standard, then a square of half the side set to the mean")
@@ -97,7 +96,7 @@ class Cutout:
 
     def __call__(self, images: Tensor, preprocess: Callable[[Tensor], Tensor], generator: torch.Generator) -> Augmented:
         """Shift, flip, standardise, cut."""
-        inputs = preprocess(_standard(images, generator))
+        inputs = preprocess(shifted_and_flipped(images, generator))
         count, _, height, width = inputs.shape
         reach = min(height, width) // 4
         inside = torch.ones(count, height, width, dtype=torch.bool, device=inputs.device)
@@ -118,7 +117,7 @@ class Mixup:
 
     def __call__(self, images: Tensor, preprocess: Callable[[Tensor], Tensor], generator: torch.Generator) -> Augmented:
         """Shift, flip, standardise, mix."""
-        inputs = preprocess(_standard(images, generator))
+        inputs = preprocess(shifted_and_flipped(images, generator))
         count = len(inputs)
         share = moved(beta(self.alpha, 1, generator), inputs.device, inputs.dtype)
         partner = moved(torch.randperm(count, generator=generator), inputs.device)
@@ -136,7 +135,7 @@ class Ricap:
 
     def __call__(self, images: Tensor, preprocess: Callable[[Tensor], Tensor], generator: torch.Generator) -> Augmented:
         """Shift, flip, standardise, patch."""
-        inputs = preprocess(_standard(images, generator))
+        inputs = preprocess(shifted_and_flipped(images, generator))
         count, _, height, width = inputs.shape
         across, down = beta(self.concentration, 2, generator).tolist()
         left, top = round(across * width), round(down * height)
@@ -152,35 +151,8 @@ class Ricap:
         return Augmented(patched, torch.stack(donors, dim=1), share)
 
 
-@AUGMENTATIONS.register("randaugment", "standard, then 2 random operations of magnitude 4 (needs the [augment] extra)")
-class RandAugment:
-    """RandAugment with N = 2, M = 4 (Cubuk et al. 2020; settings of Arazo et al. 2021), by the kornia library."""
-
-    def __init__(self) -> None:
-        try:
-            from kornia.augmentation.auto import RandAugment as KorniaRandAugment
-        except ImportError:
-            raise SettingError(
-                "augmentation", "randaugment", "needs kornia", "pip install -c constraints.txt 'subsetopt[augment]'"
-            ) from None
-        self._operations = KorniaRandAugment(n=2, m=4)
-
-    def __call__(self, images: Tensor, preprocess: Callable[[Tensor], Tensor], generator: torch.Generator) -> Augmented:
-        """Shift, flip, two operations on values in 0 to 1, standardise; uint8 images only."""
-        if images.dtype != torch.uint8:
-            raise SettingError("augmentation", "randaugment", "needs uint8 images", "use standard")
-        # kornia draws from torch's global generator, so that one is seeded and put back.
-        seed, grey = int(torch.randint(0, 2**62, (), generator=generator)), images.shape[1] == 1
-        with borrowed_generators():
-            torch.manual_seed(seed)
-            moved_images = _standard(images, generator).float() / 255
-            # kornia takes colours alone; what it does to three equal ones leaves them equal.
-            changed = self._operations(moved_images.expand(-1, 3, -1, -1))
-            changed = changed.mean(1, keepdim=True) if grey else changed
-        return Augmented(preprocess(changed.clamp(0, 1) * 255))
-
-
-def _standard(images: Tensor, generator: torch.Generator) -> Tensor:
+def shifted_and_flipped(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the images moved by up to an eighth of the side, colour ones mirrored half of the time."""
     shifted = shift_and_crop(images, max(1, round(min(images.shape[-2:]) / 8)), generator)
     return flip_half(shifted, generator) if images.shape[1] == 3 else shifted
 

@@ -72,8 +72,6 @@ def test_a_resumed_phase_ends_with_the_same_bits(name: str, device: torch.device
 
 @pytest.mark.parametrize("name", [entry.name for entry in AUGMENTATIONS])
 def test_augmented_batches_are_those_of_the_cpu(name: str, device: torch.device) -> None:
-    if name == "randaugment":
-        pytest.importorskip("kornia")
     stored = images(32).train.inputs
     augmentation = make_augmentation(name, tuple(stored.shape[1:]))
     assert augmentation is not None

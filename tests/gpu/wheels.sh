@@ -12,7 +12,7 @@ directory=${1:?usage: bash tests/gpu/wheels.sh DIR}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 version=${PYTHON_VERSION:-3.12}
 
-packages=(pydantic pydantic_core annotated-types typing-inspection tomli_w pytest-timeout kornia kornia_rs)
+packages=(pydantic pydantic_core annotated-types typing-inspection tomli_w pytest-timeout)
 pinned=(pytorch_optimizer==4.1.0)  # SOAP, for the benchmark alone
 for package in "${packages[@]}"; do
     pin=$(grep -i "^${package}==" "$root/constraints.txt") || { echo "$package is not in constraints.txt" >&2; exit 1; }

@@ -18,7 +18,7 @@ CLAIMS = ROOT / "reports" / "claims"
 PAGES = sorted(CLAIMS.glob("*.md"))
 
 
-MODULES = ("layout", "study", "claim_one", "tables")
+MODULES = ("layout", "study", "claim_one", "claim_three", "claim_four", "claim_five", "tables")
 
 
 def differing(claims: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "numpy", "scipy", "pydantic", "kornia", "pytorch_optimizer", "triton")
+PACKAGES = ("torch", "numpy", "scipy", "pydantic", "pytorch_optimizer", "triton")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
