@@ -127,6 +127,8 @@ def text(file: Path, n: int, n_test: int, length: int = 32) -> Made:
 
 def cells(data: Path) -> dict[str, dict[str, Callable[[], Made]]]:
     """Return the makers of all cells, by list and name."""
+    from development import more_cells  # which takes tables from here
+
     csvs, relu = data / "tabular", {"activation": "relu"}
     digits = {"data_dir": None, "data_file": None, "validation_fraction": 0.1, "seed": 0, "normalize": "auto"}
     return {
@@ -135,6 +137,7 @@ def cells(data: Path) -> dict[str, dict[str, Callable[[], Made]]]:
             "MNIST, tanh CNN": lambda: (images("mnist", 12000, 5000, data), "cnn", {}, 2.0),
             "table A": lambda: (teacher(40000, 54, 44, 40, 7, 2.0, 0.3, 1), "mlp", {"widths": (64,)}, 2.0),
             "products": lambda: (products(60000, 54, 3, 7, 2.0, 1), "mlp", {"widths": (128, 64), **relu}, 1.5),
+            **more_cells(csvs),
         },
         "held-out": {
             "kin8nm": lambda: (table(csvs / "kin8nm.csv", "y", 6500, 1600), "mlp", {"widths": (32,)}, 3.0),

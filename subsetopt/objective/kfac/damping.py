@@ -51,6 +51,11 @@ class KfacSpectrum:
         """
         return float((self.counts * (self.values / (self.values + damping)).square()).sum())
 
+    def traces(self, damping: float) -> tuple[float, float]:
+        """Return sum_i f_i / (f_i + damping) and sum_i f_i^2 / (f_i + damping)."""
+        shares = self.counts * self.values / (self.values + damping)
+        return float(shares.sum()), float((shares * self.values).sum())
+
     def damping(self, directions: float) -> float:
         """Return the damping that leaves so many directions, but at least `FLOOR` mean eigenvalues."""
         low = max(FLOOR * self.mean, torch.finfo(torch.float64).tiny)

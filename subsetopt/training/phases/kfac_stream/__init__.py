@@ -3,16 +3,16 @@
 ## What it does
 Each step runs EKFAC on the next mini-batch of a shuffled epoch: the gradient is divided by Kronecker factors of the
 Gauss-Newton matrix, estimated on samples of their own. Signal and noise of the gradient are measured between halves of
-mini-batches; noisier gradients get larger mini-batches, shorter steps and less momentum. The rate falls with the share
-of the cost that is spent, so that the method ends with its budget. A guard goes back to the last good point when the
-loss jumps.
+mini-batches; noisier gradients get larger mini-batches, shorter steps, less momentum and more damping. The rate falls
+with the share of the cost that is spent, so that the method ends with its budget. A guard goes back to the last good
+point when the loss jumps.
 
 ## Settings
 - `subset_min` ("auto"), `subset_max` ("auto"): samples of the first and last mini-batch; given, mini-batches grow from
   the one (or 128) to the other (or 1000), and `pass_steps` (32) bounds them for small training sets.
 - `trust` ("auto"): change of the outputs in a step, 0.07 in earlier versions. `momentum` ("auto"): 0.5 at most.
-- `rate` (0.12): a comparison tunes it.
-- `directions` (1.8): directions kept per sample, which sets the damping.
+- `rate` (0.18): a comparison tunes it.
+- `directions` (1.8): directions kept per sample, which sets the damping unless noise asks for more.
 - `factor_share` (0.15), `factor_samples` (128), `memory` (0.8), `draw` ("curvature"): cost, size, memory and targets of
   the estimates of the factors.
 
@@ -45,7 +45,7 @@ _THEN_LBFGS = "--solver kfac-stream --solver-epochs 2 --handoff full --handoff-a
 @METHODS.register(
     "kfac-stream",
     "a stream of fresh, growing subsets of the full set, one K-FAC step on each",
-    knob=Knob("rate", 0.12),
+    knob=Knob("rate", 0.18),
     plan=(
         PlannedStrategy("kfac-stream", "stream", "--solver kfac-stream --handoff none", ("--solver-epochs",)),
         PlannedStrategy(

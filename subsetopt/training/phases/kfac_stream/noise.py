@@ -19,7 +19,7 @@ ENOUGH = 3  # measurements; fewer are not followed
 LEAST_SHARE = 0.02  # of signal: less cannot be told from none
 UNMEASURED = 1 / 3  # the share of signal until it has been measured
 
-OF_CRITICAL = 0.7  # of the critical size: the size of a subset
+OF_CRITICAL = 1.0  # of the critical size: the size of a subset
 STEPS = 48  # that a stream shall have, if its arithmetic allows: bounds subsets
 LEAST_STEPS = 24  # where a step's own arithmetic costs as much as so large a subset
 SMALLEST_PART, PASS_STEPS = 8, 64  # of the largest subset, and of a pass: no subset needs to be smaller than both
@@ -33,7 +33,7 @@ class GradientNoise:
     """Running means of the squared gradient `signal` and of the `noise` of one sample, both in M^-1.
 
     `measured` counts measurements, `cost` is what they took beside the gradients, in epoch-equivalents, and `size` the
-    size of the last subset, 0 before the first.
+    size of the last subset, 0 before the first; `of_critical` is the size that is wanted, in critical ones.
     """
 
     signal: float = 0.0
@@ -41,6 +41,7 @@ class GradientNoise:
     measured: int = 0
     cost: float = 0.0
     size: float = 0.0
+    of_critical: float = OF_CRITICAL
 
     def learn(self, product: float, whole: float, size: int) -> None:
         """Take in <g1, M^-1 g2> of the halves, and |g|^2 of the whole subset of `size` samples, where both are finite.
@@ -79,7 +80,7 @@ class GradientNoise:
         wanted = planned
         if self.measured >= ENOUGH:
             critical = self.critical(self.size)
-            wanted = max(OF_CRITICAL * critical, math.sqrt(arithmetic * critical))
+            wanted = max(self.of_critical * critical, math.sqrt(arithmetic * critical))
         wanted = min(largest, max(wanted, min(largest / SMALLEST_PART, most / PASS_STEPS)))
         self.size = min(self.size * GROWTH, max(self.size / GROWTH, wanted))
         return min(most, max(fewest, round(self.size)))

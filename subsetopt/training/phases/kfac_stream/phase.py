@@ -29,8 +29,8 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import Budget, record_of
 from subsetopt.training.context import RunContext
 from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, statistics_samples
-from subsetopt.training.phases.kfac_stream.settings import SMALLEST, stream_settings
-from subsetopt.training.phases.kfac_stream.state import BEFORE_NOISE, StreamState
+from subsetopt.training.phases.kfac_stream.settings import EARLIER_RATE, SMALLEST, stream_settings
+from subsetopt.training.phases.kfac_stream.state import BEFORE_EVIDENCE, BEFORE_NOISE, StreamState
 from subsetopt.training.phases.kfac_stream.stepping import Inertia, Stepping
 from subsetopt.training.phases.loss_trend import upgraded_trend
 from subsetopt.training.phases.protocol import PhaseOutcome
@@ -41,6 +41,7 @@ from subsetopt.training.training_data import TrainingData
 
 GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
+FEW = 10  # steps, below which it is said that factors are too dear here
 LOST = 12  # jumps in a row that end the phase
 
 
@@ -142,7 +143,7 @@ class StreamPhase:
 
     def details(self) -> dict[str, Any]:
         """What the report says beside the common record."""
-        return {"rate": self._settings.rate, **self._counts}
+        return {"rate": self._stepping.settings.rate, **self._counts}
 
     def finish(self, state: StreamState) -> PhaseOutcome:
         """Return the last parameters, with BatchNorm's statistics to match. Their loss on all samples is not known."""
@@ -150,6 +151,12 @@ class StreamPhase:
         calls = state.iterations + state.estimates
         self._counts = {"sequential_calls": calls, "estimates": state.estimates, "returns": state.returns}
         self._counts |= state.trend.details()
+        spent = self._budget.ledger.cost - state.budget.began
+        if state.iterations < FEW and state.estimate_cost > 0.5 * spent:
+            self._run.warnings.append(
+                f"kfac-stream: steps taken: {state.iterations}, as its factors took "
+                f"{100 * state.estimate_cost / spent:.0f} % of its cost; give it more, or use a first-order method"
+            )
         return PhaseOutcome(state.w, None, None)
 
     def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -161,8 +168,10 @@ class StreamPhase:
         device, on_host = self._data.device, ("random/", "generator", "kfac/updates")
         moved = {name: t if name.startswith(on_host) else t.to(device) for name, t in tensors.items()}
         ledger, clock = self._budget.ledger, self._budget.clock
-        if "carried" not in numbers:
-            numbers, self._stepping = {**BEFORE_NOISE, **numbers}, self._rules(constant=True)
+        if "least.known" not in numbers:
+            constant = "carried" not in numbers
+            self._stepping = self._rules(constant=constant, rate=EARLIER_RATE)
+            numbers = {**(BEFORE_NOISE if constant else {}), **BEFORE_EVIDENCE, **numbers}
         numbers = upgraded_trend(numbers)
         return join(StreamState, moved, numbers, kfac=self._kfac, ledger=ledger, clock=clock)
 
@@ -190,9 +199,12 @@ class StreamPhase:
         if state.carried and state.curvature:
             state.curvature = float(dot(state.velocity, self._kfac.product(state.velocity)))
 
-    def _rules(self, constant: bool) -> Stepping:
-        """Return the rules of the steps: with `constant`, those of an earlier version, which knew no noise."""
-        settings = stream_settings(self.config.settings, self.samples, constant=constant)
+    def _rules(self, constant: bool, **defaults: float) -> Stepping:
+        """Return the rules of the steps: with `constant`, those of an earlier version, which knew no noise.
+
+        `defaults` are others than those of this version.
+        """
+        settings = stream_settings({**defaults, **self.config.settings}, self.samples, constant=constant)
         return Stepping(settings, self._kfac, self.samples, self._model.flat.batch_dependent)
 
     def _advance(self, state: StreamState) -> None:
@@ -201,7 +213,9 @@ class StreamPhase:
         changed = change.measure(*self._subsets.outputs(state.w, change.rows), self._loss)
         halves = rules.halves_due(state.noise, state.budget, size)
         measured = self._subsets.measure(state.w, state.place, size, state.random, halves)
-        damping = rules.settings.step_damping(self._spectrum(), size) / state.caution**2
+        damping = rules.damping(self._spectrum(), size, state)
+        if state.least.known and not state.iterations:
+            damping = rules.first_damping(self._spectrum(), measured, damping, self._data.spread, state.budget)
         found, momentum = rules.direction(measured, damping), rules.momentum(state.noise, size)
         inertia, velocity = self._moved(state, measured.gradient, found.vector, damping, momentum)
         figures = [measured.loss, measured.error, inertia, changed, found.product, found.whole]
@@ -215,6 +229,8 @@ class StreamPhase:
             return
         if halves:
             state.noise.learn(product, whole, measured.samples)
+            noise = (whole - product) * measured.samples
+            state.least.learn(self._spectrum(), damping, noise, self._data.spread, state.caution)
         if state.iterations % GOOD_EVERY == 1:
             state.good, state.good_buffers = state.w.clone(), self._model.flat.buffers()
         rate = rules.settings.step_rate(share) * state.caution

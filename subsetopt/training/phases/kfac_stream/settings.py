@@ -17,6 +17,8 @@ MEAN_SHARE = 0.1  # of each new loss in the running mean
 SMALLEST = 16  # samples of a subset
 CONSTANTS = {"subset_min": 128, "subset_max": 1000, "trust": 0.07, "momentum": 0.5}
 """What "auto" stood for before it followed the noise: streams of an earlier version go on with these."""
+EARLIER_RATE = 0.12
+"""The default of earlier versions, with which their streams go on."""
 PATIENCE = 3  # jumps in a row, after which a finite loss is taken for the new level
 
 
@@ -28,7 +30,7 @@ class StreamSettings:
     outputs by more than `trust` (of the targets' variance for squared loss): s'Fs, corrected by what earlier steps have
     changed (see `output_change.py`). The damping is the one that leaves `directions` directions for each sample of the
     subset, sum_i (f_i / (f_i + damping))^2 over the eigenvalues of F: more could not be told from sampling noise. So it
-    needs no scale, and falls as subsets grow.
+    needs no scale, and falls as subsets grow. Measured noise bounds it from below (see `least_damping.py`).
 
     "auto" sizes of subsets, `trust` and `momentum` follow the measured noise of the gradient (see `noise.py`). With
     `subset_min` or `subset_max` given, subsets grow from the one to the other; of a small training set they are
@@ -38,7 +40,7 @@ class StreamSettings:
 
     subset_min: int | Literal["auto"] = setting("auto", at_least=2)
     subset_max: int | Literal["auto"] = setting("auto", at_least=2)
-    rate: float = setting(0.12, above=0)
+    rate: float = setting(0.18, above=0)
     momentum: float | Literal["auto"] = setting("auto", at_least=0, below=1)
     directions: float = setting(1.8, above=0)
     trust: float | Literal["auto"] = setting("auto", above=0)

@@ -12,6 +12,7 @@ from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import PhaseBudget
 from subsetopt.training.phases.kfac_stream.fresh_subsets import StreamCursor
+from subsetopt.training.phases.kfac_stream.least_damping import LeastDamping
 from subsetopt.training.phases.kfac_stream.noise import GradientNoise
 from subsetopt.training.phases.kfac_stream.output_change import OutputChange
 from subsetopt.training.phases.kfac_stream.settings import Guard
@@ -40,6 +41,7 @@ class StreamState:
     place: StreamCursor = field(default_factory=StreamCursor)
     change: OutputChange = field(default_factory=OutputChange)
     noise: GradientNoise = field(default_factory=GradientNoise)
+    least: LeastDamping = field(default_factory=LeastDamping)
     curvature: float = 0.0
     carried: bool = True
     iterations: int = 0
@@ -58,4 +60,9 @@ BEFORE_NOISE = {f"noise.{name}": value for name, value in asdict(GradientNoise()
     "curvature": 0.0,
     "carried": False,
 }
-"""What checkpoints of earlier versions lack."""
+"""What checkpoints lack that are older than the measurement of noise."""
+
+BEFORE_EVIDENCE = {f"least.{name}": value for name, value in asdict(LeastDamping(known=False)).items()} | {
+    "noise.of_critical": 0.7
+}
+"""What checkpoints of earlier versions lack: their streams have dampings by directions alone, and smaller subsets."""

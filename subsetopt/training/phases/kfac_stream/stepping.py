@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.solvers.inner_products import dot
 from subsetopt.training.budget import PhaseBudget
 from subsetopt.training.phases.kfac_stream.fresh_subsets import Measured
+from subsetopt.training.phases.kfac_stream.least_damping import ENOUGH, TRIALS, LeastDamping
 from subsetopt.training.phases.kfac_stream.noise import GradientNoise
 from subsetopt.training.phases.kfac_stream.settings import SMALLEST, StreamSettings
+from subsetopt.training.phases.kfac_stream.state import StreamState
 
 NOISE_SHARE = 0.05  # of what is spent, for measurements of noise
 FEWEST_NORMED = 64  # samples of a subset whose halves may be normalised by their own statistics
@@ -58,6 +61,33 @@ class Stepping:
             return False
         noise.cost += self._apply_price(budget)
         return True
+
+    def damping(self, spectrum: KfacSpectrum, size: int, state: StreamState) -> float:
+        """Return the damping of the next step: by directions, by evidence, and raised after a jump of the loss."""
+        least = state.least.bound(state.noise.signal, state.noise.noise, size)
+        return max(self.settings.step_damping(spectrum, size), least) / state.caution**2
+
+    def trials(self, budget: PhaseBudget) -> int:
+        """Return how many dampings the first step may try: one, more for what measurements may have of the cost."""
+        price = 2 * self._apply_price(budget)
+        allowed = NOISE_SHARE * budget.total(budget.share_spent)
+        return TRIALS if TRIALS * price <= allowed else max(1, int(allowed / price))
+
+    def first_damping(
+        self, spectrum: KfacSpectrum, measured: Measured, damping: float, spread: float, budget: PhaseBudget
+    ) -> float:
+        """Return the damping of a first step, in place of that by directions: the evidence is in its own subset."""
+        if measured.halves is None:
+            return damping
+        for _ in range(self.trials(budget)):
+            found, noise, least = self.direction(measured, damping), GradientNoise(), LeastDamping()
+            noise.learn(float(found.product), float(found.whole), measured.samples)
+            least.learn(spectrum, damping, noise.noise, spread)
+            wanted = least.bound(noise.signal, noise.noise, measured.samples)
+            if not wanted >= ENOUGH * damping:
+                break
+            damping = wanted
+        return damping
 
     def direction(self, measured: Measured, damping: float) -> Direction:
         """Return M^-1 g, by way of the halves where these were measured."""

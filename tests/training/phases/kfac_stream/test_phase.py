@@ -331,12 +331,32 @@ def test_a_step_measures_its_noise_and_carries_its_inertia():
             continue
         size = phase._stepping.size(before.noise, before.budget, before.budget.share_spent)
         found = phase._subsets.measure(before.w, before.place, size, before.random, halves=True)
-        damping = spectrum.damping(phase._settings.directions * size)
+        damping = phase._stepping.damping(spectrum, size, before)
         first, second = (phase._kfac.apply(half, damping) for half in found.halves)
         before.noise.learn(float(found.halves[0] @ second), float(found.gradient @ (first + second)) / 2, found.samples)
         assert state.noise.signal == pytest.approx(before.noise.signal, rel=1e-3, abs=1e-5)
         assert state.noise.noise == pytest.approx(before.noise.noise, rel=1e-2)
     assert state.noise.measured > 3
+
+
+def test_factors_that_leave_few_steps_are_named():
+    wide = nn.Sequential(nn.Linear(6, 200), nn.Tanh(), nn.Linear(200, 3))
+    running = begin(wide, epochs=14.0)
+    running.steps(1000)
+    running.phase.finish(running.state)
+    (said,) = (text for text in running.run.warnings if "first-order" in text)
+    assert f"steps taken: {running.state.iterations}," in said and running.state.iterations < 10
+    cheap = begin(plain(), epochs=6.0)
+    cheap.steps(1000)
+    cheap.phase.finish(cheap.state)
+    assert not any("first-order" in text for text in cheap.run.warnings)
+
+
+def test_trials_of_the_first_step_are_bounded_by_their_share():
+    for epochs, trials in ((0.5, 1), (50.0, 3)):
+        running = begin(plain(), epochs=epochs)
+        running.phase._estimate(running.state)
+        assert running.phase._stepping.trials(running.state.budget) == trials
 
 
 def test_measuring_noise_keeps_to_its_share_of_the_cost():
@@ -369,12 +389,12 @@ def test_a_loss_times_a_number_takes_the_same_steps(scale):
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_by_the_constants_it_knew():
     """Its numbers have no noise; the steps are those of a stream with these constants and a product in every step."""
-    fixed = {"momentum": 0.5, "trust": 0.07, **GROWING, "epochs": 6.0}
+    fixed = {"momentum": 0.5, "trust": 0.07, "rate": 0.12, **GROWING, "epochs": 6.0}
     whole, again = begin(plain(), **fixed), begin(plain(), epochs=6.0)
     whole.state.carried = False
     whole.steps(6)
     tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
-    for name in [name for name in numbers if name.startswith("noise.") or name in ("curvature", "carried")]:
+    for name in [name for name in numbers if name.startswith(("noise.", "least.")) or name in ("curvature", "carried")]:
         del numbers[name]
     ledger = whole.budget.ledger.save()
     whole.steps(8)
@@ -383,6 +403,50 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_by_the_constants_it_knew():
     again._replace(state=state).steps(8)
     assert state.iterations == whole.state.iterations == 14 and state.noise.measured == 0
     assert torch.equal(state.w, whole.state.w)
+
+
+@pytest.mark.parametrize("given", [{}, {"rate": 0.3}])
+def test_a_checkpoint_without_evidence_for_damping_goes_on_by_directions_alone(given):
+    """That of the version before: smaller subsets, rate 0.12 unless it was given, damping without a bound."""
+    whole, again = begin(plain(), **{"rate": 0.12, **given}, epochs=6.0), begin(plain(), **given, epochs=6.0)
+    whole.state.noise.of_critical, whole.state.least.known = 0.7, False
+    whole.steps(6)
+    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
+    for name in [name for name in numbers if name.startswith("least.") or name == "noise.of_critical"]:
+        del numbers[name]
+    ledger = whole.budget.ledger.save()
+    whole.steps(20)
+    state = again.phase.restore(tensors, numbers)
+    again.budget.ledger.restore(ledger)
+    again._replace(state=state).steps(20)
+    assert state.iterations == whole.state.iterations > 6 and state.noise.measured > 1
+    assert torch.equal(state.w, whole.state.w)
+    assert again.phase.details()["rate"] == given.get("rate", 0.12)
+
+
+def test_columns_that_are_rarely_different_from_zero_get_damping_that_makes_noise_as_foreseen():
+    """The factors' samples miss them: by directions alone noise is many times what F foresees."""
+    generator = make_generator(4, "rows")
+    x = torch.zeros(3000, 60)
+    x[:, :5] = torch.randn(3000, 5, generator=generator)
+    x[:, 5:] = (torch.rand(3000, 55, generator=generator) < 0.004).float()
+    y = (x[:, :5].sum(1) + torch.randn(3000, generator=generator) > 0).long()
+    excess, losses = [], []
+    for known in (False, True):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(60, 8), nn.Tanh(), nn.Linear(8, 2))
+        running = begin(module, dataset_from_arrays(x[:2000], y[:2000], x[2000:], y[2000:]), epochs=2.0)
+        phase, state = running.phase, running.state
+        state.least.known = known
+        running.steps(4)
+        damping = phase._stepping.damping(phase._spectrum(), 100, state)
+        excess.append(state.noise.noise / phase._spectrum().traces(damping)[0])
+        running.steps(1000)
+        test = running.data.dataset.test
+        outputs = running.run.model.flat.forward(state.w, running.data.preprocess(test.inputs), "eval")
+        losses.append(float(nn.functional.cross_entropy(outputs, test.targets)))
+    assert excess[1] < 0.5 * excess[0]
+    assert losses[1] < losses[0]
 
 
 @pytest.mark.parametrize(
