@@ -20,6 +20,7 @@ from subsetopt.objective.tally import note_flops
 
 FIRST_TRY = 16  # pairs; twice as many where all of them can be combined
 ASYMMETRY = 0.2  # of the curvature that is left of a pair: what the asymmetry of s_i·y_j may amount to
+STRICT_ASYMMETRY = 0.1  # the same while there are fewer pairs than variables, as with networks
 INDEPENDENT = 1e-8  # share of its curvature that must be left of a pair: the rest is rounding
 
 Matrix = NDArray[np.float64]
@@ -51,11 +52,11 @@ class ConjugatePairs:
         return solution
 
 
-def conjugate(SY: Matrix) -> ConjugatePairs:
+def conjugate(SY: Matrix, asymmetry: float = ASYMMETRY) -> ConjugatePairs:
     """Combine as many of the newest pairs as one quadratic explains, the newest one at least.
 
     `SY` (m, m) holds s_i·y_j, oldest pair first; all s_i·y_i > 0. With A the symmetric part of `SY` and N the other,
-    T A Tᵀ = D is diagonal; pair i is combined where 2 sum_j |T_ij N_ij| <= `ASYMMETRY` D_i.
+    T A Tᵀ = D is diagonal; pair i is combined where 2 sum_j |T_ij N_ij| <= `asymmetry` D_i.
     """
     # In units of a power of two, so that a loss in other units has the same pairs to the bit.
     exponent = math.frexp(float(SY[-1, -1]))[1]
@@ -64,7 +65,7 @@ def conjugate(SY: Matrix) -> ConjugatePairs:
     count = tried = 0
     while count == tried < len(SY):
         tried = min(max(2 * tried, FIRST_TRY), len(SY))
-        T, left = _factors(newest_first[:tried, :tried] * unit[:tried] * unit[:tried, None])
+        T, left = _factors(newest_first[:tried, :tried] * unit[:tried] * unit[:tried, None], asymmetry)
         count = len(T)
     unit = unit[:count]
     T = np.ascontiguousarray((T * unit / unit[:, None])[::-1, ::-1])
@@ -74,7 +75,7 @@ def conjugate(SY: Matrix) -> ConjugatePairs:
     return ConjugatePairs(T, np.ldexp((left / unit**2)[::-1], exponent), np.ldexp(with_newest, exponent))
 
 
-def _factors(scaled: Matrix) -> tuple[Matrix, Matrix]:
+def _factors(scaled: Matrix, bound: float) -> tuple[Matrix, Matrix]:
     """Return the unit lower triangle T and the diagonal of T A Tᵀ for the leading pairs that pass.
 
     `scaled` has the newest pair first and a unit diagonal.
@@ -88,7 +89,7 @@ def _factors(scaled: Matrix) -> tuple[Matrix, Matrix]:
     T: Matrix = dtrtri(lower, lower=1)[0] * roots[:, None]
     left = roots * roots
     asymmetry = np.add.reduce(np.abs(T * (scaled - scaled.T)[:count, :count]), 1)
-    usable = (asymmetry <= ASYMMETRY * left) & (left > INDEPENDENT)
+    usable = (asymmetry <= bound * left) & (left > INDEPENDENT)
     usable[0] = True
     count = int(usable.argmin()) or count  # the first that is not; 0 where all are
     return T[:count, :count], left[:count]

@@ -21,7 +21,7 @@ from subsetopt.devices import moved
 from subsetopt.objective.host import host_read, note_read
 from subsetopt.objective.lapack import dtrtrs
 from subsetopt.objective.tally import note_flops
-from subsetopt.solvers.conjugation import ConjugatePairs, conjugate
+from subsetopt.solvers.conjugation import ASYMMETRY, STRICT_ASYMMETRY, ConjugatePairs, conjugate
 from subsetopt.solvers.inner_products import (
     EXACT,
     SHORT,
@@ -225,6 +225,11 @@ class CurvaturePairs:
         return self._float64
 
     @property
+    def dimension(self) -> int:
+        """P, of which the rows may be a part."""
+        return self.rows.shape[1]
+
+    @property
     def on_host(self) -> bool:
         """True where numpy takes the inner products: each of its calls costs less than torch's."""
         return self.rows.shape[1] <= SHORT and on_host(self.rows)
@@ -250,7 +255,8 @@ class CurvaturePairs:
         Sg, Yg = self.with_gradient[s], self.with_gradient[y]
         gamma = float((SY.diagonal()[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]).max())
         measured = max(1, min(self.measured, pairs))
-        newest = conjugate(SY[-measured:, -measured:])
+        complete = len(self.order) >= self.dimension  # they may span all directions
+        newest = conjugate(SY[-measured:, -measured:], ASYMMETRY if complete else STRICT_ASYMMETRY)
         T, split = newest.T, pairs - len(newest.T)
         if not split:
             return self._of_conjugate(newest, (s, y), gamma, YY), gamma

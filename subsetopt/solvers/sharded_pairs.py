@@ -52,6 +52,11 @@ class ShardedPairs(CurvaturePairs):
         return CurvaturePairs(rows, self.gram, self.with_gradient, self.order, self.measured)
 
     @property
+    def dimension(self) -> int:
+        """P."""
+        return self.size
+
+    @property
     def on_host(self) -> bool:
         """Never: inner products are added up over ranks."""
         return False

@@ -105,3 +105,25 @@ def test_a_checkpoint_of_a_version_without_these_products_resumes_with_the_pairs
     restored, reason = run(solver, objective, restored)
     assert reason == "gradient"
     assert restored.memory.measured == 6
+
+
+def bfgs(S: Tensor, Y: Tensor, g: Tensor) -> Tensor:
+    """Return H g by BFGS updates of H0 = max s·y / y·y, in their order."""
+    eye = torch.eye(len(g), dtype=torch.float64)
+    H = eye * ((S * Y).sum(1) / (Y * Y).sum(1)).max()
+    for s, y in zip(S, Y, strict=True):
+        V = eye - torch.outer(y, s) / (s @ y)
+        H = V.T @ H @ V + torch.outer(s, s) / (s @ y)
+    return H @ g
+
+
+@pytest.mark.parametrize(("dimension", "combined"), [(2, True), (3, False), (40, False)])
+def test_pairs_that_cannot_span_all_directions_have_to_agree_more_closely(dimension: int, combined: bool) -> None:
+    """T_12 (s_1·y_2 - s_2·y_1) = 0.5 * 0.225 is 0.15 of the curvature left, 0.75: between the two bounds."""
+    S, Y, g = (torch.zeros(shape, dtype=torch.float64) for shape in ((2, dimension), (2, dimension), (dimension,)))
+    S[0, 0] = S[1, 1] = Y[0, 0] = Y[1, 1] = 1.0
+    Y[1, 0], Y[0, 1] = 0.6125, 0.3875
+    g[:2] = torch.tensor([1.0, 2.0])
+    assert [len(conjugate((S @ Y.T).numpy(), bound).T) for bound in (0.2, 0.1)] == [2, 1]
+    product, _ = ring_of(S, Y, g).apply(g, float(g @ g))
+    assert torch.allclose(product, bfgs(S, Y, g), rtol=1e-12) != combined
