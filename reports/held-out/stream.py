@@ -86,6 +86,7 @@ def images(name: str, n: int, n_test: int, data: Path) -> Dataset:
     g = np.random.default_rng(0)
     parts = []
     for split, count in ((whole.train, n), (whole.test, n_test)):
+        assert split is not None, "built-in data have a test split"
         rows = torch.as_tensor(g.permutation(len(split.inputs))[:count])
         parts += [split.inputs[rows], split.targets[rows]]
     return dataset_from_arrays(*parts)
@@ -130,7 +131,13 @@ def cells(data: Path) -> dict[str, dict[str, Callable[[], Made]]]:
     from development import more_cells  # which takes tables from here
 
     csvs, relu = data / "tabular", {"activation": "relu"}
-    digits = {"data_dir": None, "data_file": None, "validation_fraction": 0.1, "seed": 0, "normalize": "auto"}
+    digits: dict[str, Any] = {
+        "data_dir": None,
+        "data_file": None,
+        "validation_fraction": 0.1,
+        "seed": 0,
+        "normalize": "auto",
+    }
     return {
         "development": {
             "digits, MLP": lambda: (load_dataset("digits", **digits), "mlp", {}, 3.0),

@@ -159,6 +159,15 @@ class FlatModel:
         with self.exclusive, self._installed(parameters), self._in_mode(mode):
             yield lambda x: self._call(x, mode)
 
+    def gradient(self, total: Tensor, w: Tensor, mode: Mode) -> Tensor:
+        """Return the gradient in `w`, shape (P,), of `total`, which was computed from `forward(w, ..., mode)`.
+
+        Parameters are in place for modules that recompute their forward pass in the backward pass (checkpointing).
+        """
+        with self.at(self.views(w), mode):
+            (gradient,) = torch.autograd.grad(total, w)
+        return gradient
+
     def functional(self, parameters: Sequence[Tensor], x: Inputs) -> Tensor:
         """Return the outputs without touching the module, in the mode that `at` has set: a form compilers can trace."""
         arguments, named = self._call.arguments(self._call.own(x))

@@ -94,9 +94,10 @@ class Diagonal:
             leaves = self._flat.leaves(w)
             for group in (slice(start, start + GROUP) for start in range(0, len(x), GROUP)):
                 x_part, y_part = x[group], y[group]
-                outputs = self._flat.call(leaves, x_part, "deterministic")
-                u = output_noise(self._loss, outputs, y_part, "curvature", generator)
-                pulled = torch.autograd.grad(outputs, leaves, u, materialize_grads=True, allow_unused=True)
+                with self._flat.at(leaves, "deterministic") as evaluate:
+                    outputs = evaluate(x_part)
+                    u = output_noise(self._loss, outputs, y_part, "curvature", generator)
+                    pulled = torch.autograd.grad(outputs, leaves, u, materialize_grads=True, allow_unused=True)
                 for view, part in zip(into, pulled, strict=True):
                     view.addcmul_(part, part)
         return total / len(x)

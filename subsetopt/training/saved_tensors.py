@@ -132,7 +132,7 @@ def _read(path: Path, file: Any) -> dict[str, Tensor]:
             if entry["dtype"] not in _NAMED:  # of another program
                 tensors[name] = file.get_tensor(name).clone()
                 continue
-            tensor = tensors[name] = torch.empty(entry["shape"], dtype=_NAMED[entry["dtype"]])
+            tensor = tensors[name] = torch.empty(entry["shape"], dtype=_NAMED[entry["dtype"]], device="cpu")
             content.seek(8 + length + entry["data_offsets"][0])
             if tensor.numel() and content.readinto(_view(tensor)) != tensor.nbytes:
                 raise ValueError(f"{name} is cut off")

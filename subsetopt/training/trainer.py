@@ -74,8 +74,8 @@ class SubsetTrainer:
             _require_data(dataset, loss)
             without = _NAMED + (_MADE if isinstance(dataset, Dataset | Residuals) else ())
             refuse_given(settings, without, "the data set", "set it where the data set is made")
-        if loss is None:
-            raise SettingError("loss", None, "is no loss", "leave it out, or give a name, a module or a function")
+        if not (isinstance(loss, str) or callable(loss) or hasattr(loss, "per_sample")):
+            raise SettingError("loss", loss, "is no loss", "leave it out, or give a name, a module or a function")
         if isinstance(loss, str) and loss != "auto":
             names["loss"] = loss
         self.config = make_config(settings, names)

@@ -30,7 +30,7 @@ def _npz(path: Path, **arrays: Any) -> Path:
         (["--subset-size", "1000000"], "--subset-size 1000000: "),
         (["--dataset", "mnits"], "did you mean 'mnist'?"),
         (["--dataset", "mnist", "--data-dir", "empty"], "download"),
-        (["--dataset", "npz"], "data_file"),
+        (["--dataset", "npz"], "--data-file: "),
         (["--dataset", "npz", "--data-file", "missing.npz"], "missing.npz"),
         (["--model", "mpl"], "did you mean 'mlp'?"),
         (["--model", "no_such_package:factory"], "no_such_package"),

@@ -260,5 +260,5 @@ class Kfac:
 
     def _gradient(self, w: Tensor, x: Inputs, y: Tensor) -> None:
         leaves = self.flat.leaves(w)
-        outputs = self.flat.call(leaves, x, "deterministic")
-        torch.autograd.grad(self.loss.total(outputs, y, w.dtype), leaves, allow_unused=True)
+        with self.flat.at(leaves, "deterministic") as evaluate:
+            torch.autograd.grad(self.loss.total(evaluate(x), y, w.dtype), leaves, allow_unused=True)

@@ -137,7 +137,7 @@ class MiniBatch:
             weights = moved(batch.weights, losses.device, losses.dtype)
             weighted = losses * (weights if donors is None else weights[donors])[own]
         loss = weighted.sum() / len(indices)
-        (gradient,) = torch.autograd.grad(loss, w)
+        gradient = self._flat.gradient(loss, w, "train")
         loss = loss.detach()
         each = losses.detach() if donors is None else losses.detach().sum(1)
         self._sampler.observe(*self._seen(rows, each, passed, targets, shares, sums=(gradient, loss)))
@@ -259,7 +259,7 @@ class MiniBatch:
 
         def gradient() -> None:
             outputs = flat.forward(w, self._data.preprocess(self._inputs[rows].to(w.device)), "deterministic")
-            torch.autograd.grad(self._loss.per_sample(outputs, self._targets[rows]).sum(), w)
+            flat.gradient(self._loss.per_sample(outputs, self._targets[rows]).sum(), w, "deterministic")
 
         return count_flops(gradient) / len(self._inputs[rows])
 

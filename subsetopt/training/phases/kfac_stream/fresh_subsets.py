@@ -152,7 +152,7 @@ class FreshSubsets:
         for start, stop in bounds(len(own), chunk):
             x, y = self.batch(own[start:stop])
             each = self.loss.per_sample(self._flat.forward(w, x, "train"), y)
-            gradient += torch.autograd.grad(each.sum() / count, w)[0]
+            gradient += self._flat.gradient(each.sum() / count, w, "train")
             losses.append(each.detach())
         (all_losses,) = self._sharing.sum_(count, [gradient], [torch.cat(losses)])
         assert all_losses is not None, "the column that was given"
