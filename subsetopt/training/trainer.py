@@ -75,7 +75,7 @@ class SubsetTrainer:
             without = _NAMED + (_MADE if isinstance(dataset, Dataset | Residuals) else ())
             refuse_given(settings, without, "the data set", "set it where the data set is made")
         if not (isinstance(loss, str) or callable(loss) or hasattr(loss, "per_sample")):
-            raise SettingError("loss", loss, "is no loss", "leave it out, or give a name, a module or a function")
+            raise SettingError("loss", loss, "neither a name nor a function", "leave it out, or give one, or a module")
         if isinstance(loss, str) and loss != "auto":
             names["loss"] = loss
         self.config = make_config(settings, names)

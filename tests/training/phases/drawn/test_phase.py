@@ -217,7 +217,7 @@ def test_a_checkpoint_of_few_samples_from_before_all_were_solved_on_goes_on_with
 
 def test_evaluations_of_a_round_cost_four_epoch_equivalents_or_are_twelve_or_sixteen() -> None:
     assert [evaluations_of(share) for share in (0.01, 0.25, 4 / 14, 0.4, 0.75)] == [16, 16, 14, 12, 12]
-    settings = {**SETTINGS, "draw_evaluations": None, "gtol": 1e-13, "max_epochs": 12.0}
+    settings = {**SETTINGS, "draw_evaluations": None, "gtol": 1e-13, "max_epochs": 40.0}
     outcome = train(make_config(settings), model=linear(3), dataset=data_of("classification"), keep=False)
     assert 16 <= outcome.result["solve"]["rounds"][0]["evaluations"] <= 18  # the last line search is not cut short
 
