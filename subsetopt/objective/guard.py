@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,9 @@ def probe(flat: FlatModel, loss: Loss, x: Inputs, y: Tensor, all_targets: Tensor
         # Without the hooks on saved tensors, which hide that a saved tensor has been overwritten.
         leaves = flat.leaves(w)
         second = _outputs(flat, leaves, x)
-        _require_gradient(flat, leaves, x, loss.total(second, y, second.dtype))
+        gradients = _require_gradient(flat, leaves, x, loss.total(second, y, second.dtype))
+        if torch.equal(outputs, second):  # nothing can be told of outputs that differ by themselves
+            _require_reached(flat, leaves, gradients, x, outputs)
         if check_deterministic:
             _require_repeatable(flat, w, x, (outputs, second), buffers)
             if not flat.batch_dependent:
@@ -86,7 +88,7 @@ def _require_finite(outputs: Tensor) -> None:
         )
 
 
-def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Inputs, total: Tensor) -> None:
+def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Inputs, total: Tensor) -> Sequence[Tensor | None]:
     if not bool(torch.isfinite(total)):
         raise ModelError(
             f"loss: it is {float(total.detach())} at the starting point; keep what it takes a logarithm, root or "
@@ -95,7 +97,9 @@ def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Inputs, total: T
     if not total.requires_grad:
         raise ModelError("loss: it does not depend on the outputs by torch's operations; do not detach them in it")
     with flat.at(leaves, "deterministic"):  # for modules that recompute their forward pass in the backward pass
-        gradients = outputs_of(lambda _: torch.autograd.grad(total, leaves, allow_unused=True), x, "backward")
+        gradients: Sequence[Tensor | None] = outputs_of(
+            lambda _: torch.autograd.grad(total, leaves, allow_unused=True), x, "backward"
+        )
     if all(gradient is None for gradient in gradients):
         raise ModelError(
             "loss: its value does not depend on the model's parameters; let it call the model that it is given, "
@@ -106,6 +110,28 @@ def _require_gradient(flat: FlatModel, leaves: list[Tensor], x: Inputs, total: T
             raise ModelError(
                 f"model: its loss is {float(total.detach()) / len(x):.6g} at the starting point, but its gradient in "
                 f"{name} is NaN or infinite; look for a root, norm or quotient at 0, and for torch.where around one"
+            )
+    return gradients
+
+
+def _require_reached(
+    flat: FlatModel, leaves: list[Tensor], gradients: Sequence[Tensor | None], x: Inputs, outputs: Tensor
+) -> None:
+    """Raise `ModelError` where a parameter without a gradient moves the outputs: L2 alone would train it.
+
+    One that does not is not used for these inputs.
+    """
+    for place, gradient in enumerate(gradients):
+        if gradient is not None:
+            continue
+        moved = [leaf.detach() for leaf in leaves]
+        moved[place] = moved[place] + 0.1 * (1 + moved[place].abs())
+        with torch.no_grad():
+            other = flat.outputs(moved, x, "deterministic")
+        if not torch.equal(other, outputs.detach()):
+            raise ModelError(
+                f"model: its outputs depend on {flat.names[place]}, but no gradient comes to it; take it out of "
+                "no_grad or detach, checkpoint with use_reentrant=False, or freeze it with requires_grad_(False)"
             )
 
 

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from subsetopt import SubsetTrainer
 from subsetopt.data import dataset_from_arrays
+from subsetopt.errors import ModelError
 from subsetopt.objective import FlatModel
 from subsetopt.seeding import make_generator
 
@@ -72,3 +73,42 @@ def test_a_run_is_that_of_the_same_model_without(settings: dict[str, Any]) -> No
         trainer = SubsetTrainer(net(recomputes), dataset_from_arrays(*data()), seed=0, dtype="float64", **settings)
         found.append(torch.cat([part.flatten() for part in trainer.fit().model.state_dict().values()]))
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+class Reentrant(Net):
+    """Checkpointed as it was once the default: of inputs that need no gradient nothing reaches the parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.body, x, use_reentrant=True))
+
+
+class Frozen(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = self.body(x)
+        return self.head(hidden)
+
+
+class Detached(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).detach())
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("kind", [Reentrant, Frozen, Detached])
+@pytest.mark.parametrize(
+    "settings", [{"solver": "lbfgs"}, {"solver": "none", "handoff": "sgd"}, {"solver": "kfac-stream"}]
+)
+def test_parameters_without_a_gradient_that_move_the_outputs_are_refused(kind: type[Net], settings: Any) -> None:
+    """They were counted in Q, and L2 alone trained them."""
+    with pytest.raises(ModelError, match=r"depend on body\.0\.weight, but no gradient"):
+        SubsetTrainer(kind(False), dataset_from_arrays(*data()), **settings).fit()
+
+
+def test_what_is_frozen_or_not_used_is_taken() -> None:
+    frozen, unused = Frozen(False), net(False)
+    frozen.body.requires_grad_(False)
+    unused.extra = nn.Linear(3, 3)
+    for model in (frozen, unused):
+        trainer = SubsetTrainer(model, dataset_from_arrays(*data()), handoff="none", max_iterations=3)
+        assert trainer.fit().result["solve"]["iterations"] == 3
