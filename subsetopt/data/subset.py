@@ -39,7 +39,7 @@ def draw(
     size = subset_size(n, fraction=fraction, size=size, replace=replace)
     labels = None if stratify is None else _labels(stratify, n)
     if labels is not None:
-        _require_size(size, len(np.unique(labels)))
+        _require_size(size, len(np.unique(labels)), n, fraction)
     if not replace:
         return _rows(ranking(n, seed, labels, size))
     words = raw_stream(seed, "subset-replacement", size)
@@ -162,7 +162,11 @@ def _labels(stratify: Tensor | NDArray[Any], n: int) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def _require_size(size: int, n_classes: int) -> None:
+def _require_size(size: int, n_classes: int, n: int = 0, fraction: float | None = None) -> None:
+    if size < n_classes and fraction is not None:
+        enough = min(1.0, math.ceil(100 * n_classes / n) / 100)
+        problem = f"is {size} of {n} rows, smaller than the number of classes, {n_classes}"
+        raise SettingError("subset_frac", fraction, problem, f"use {setting('subset_frac', enough)}")
     if size < n_classes:
         remedy = f"use {setting('subset_size', n_classes)} or more, or a larger {setting('subset_frac')}"
         raise SettingError("subset_size", size, f"smaller than the number of classes, {n_classes}", remedy)

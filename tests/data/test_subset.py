@@ -107,7 +107,6 @@ def test_a_subset_smaller_than_the_classes_is_refused(message) -> None:
     labels = torch.arange(100) % 10
     for text in (
         message(draw, 100, size=9, stratify=labels),
-        message(draw, 100, fraction=0.09, stratify=labels),
         message(require_all_classes, labels[:9], 10),
     ):
         assert "subset_size = 9" in text and "number of classes, 10" in text and "subset_frac" in text
@@ -138,3 +137,11 @@ def test_the_global_generators_are_left_alone() -> None:
     before = states()
     draw(50, size=10, stratify=np.arange(50) % 2, replace=True)
     assert states() == before
+
+
+@pytest.mark.parametrize(("n", "classes", "enough"), [(6, 3, 0.5), (30, 5, 0.17), (40, 10, 0.25), (12, 9, 0.75)])
+def test_a_share_smaller_than_the_classes_is_named_as_a_share_and_the_remedy_is_enough(n, classes, enough) -> None:
+    labels = torch.arange(n) % classes
+    with pytest.raises(SettingError, match=rf"subset_frac = 0.1: .* of {n} rows.*use subset_frac={enough}$"):
+        draw(n, fraction=0.1, stratify=labels)
+    assert len(draw(n, fraction=enough, stratify=labels)) >= classes
