@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from subsetopt.objective.lapack import dpotrf, dtrtri
+from subsetopt.objective.lapack import dpotrf, dtrtri, dtrtrs
 from subsetopt.objective.tally import note_flops
 
 FIRST_TRY = 16  # pairs; twice as many where all of them can be combined
@@ -50,6 +50,29 @@ class ConjugatePairs:
         solution = v / self.curvature
         solution[-1] -= float(self.with_newest @ solution) / self.curvature[-1]
         return solution
+
+    def weights(self, SY: Matrix, YY: Matrix, Sg: Matrix, Yg: Matrix, gamma: float) -> tuple[Matrix, Matrix]:
+        """Return the weights (m,) of the s_i and of the y_i in H g - gamma g, of pairs of which these are the newest.
+
+        With R the upper triangle of `SY` (m, m), D its diagonal and p = R⁻¹ Sᵀg:
+        H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg] (Byrd, Nocedal & Schnabel 1994, eq. 3.1).
+        """
+        T, split = self.T, len(SY) - len(self.T)
+        p = self.solve(T @ Sg[split:])
+        if not split:
+            with_y = p @ T
+            inner = gamma * (YY @ with_y - Yg)
+            return self.solve_transposed(self.curvature * p + T @ inner) @ T, -gamma * with_y
+        # In the order of columns, as LAPACK takes it; dtrtrs reads the upper triangle alone.
+        R, coupling = np.asfortranarray(SY[:split, :split]), SY[:split, split:]
+        with_y = np.concatenate([Sg[:split], T.T @ p])
+        with_y[:split] = dtrtrs(R, Sg[:split] - coupling @ with_y[split:])[0]
+        inner = gamma * (YY @ with_y - Yg)
+        with_s = np.empty(len(SY))
+        with_s[:split] = dtrtrs(R, R.diagonal() * with_y[:split] + inner[:split], trans=1)[0]
+        own = self.curvature * p + T @ inner[split:] - T @ (with_s[:split] @ coupling)
+        with_s[split:] = T.T @ self.solve_transposed(own)
+        return with_s, -gamma * with_y
 
 
 def conjugate(SY: Matrix, asymmetry: float = ASYMMETRY) -> ConjugatePairs:

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read, note_read
-from subsetopt.objective.lapack import dtrtrs
 from subsetopt.objective.tally import note_flops
-from subsetopt.solvers.conjugation import ASYMMETRY, STRICT_ASYMMETRY, ConjugatePairs, conjugate
+from subsetopt.solvers.conjugation import ASYMMETRY, STRICT_ASYMMETRY, conjugate
 from subsetopt.solvers.inner_products import (
     EXACT,
     SHORT,
@@ -244,10 +243,8 @@ class CurvaturePairs:
     def coefficients(self, pairs: int) -> tuple[NDArray[np.float64], float]:
         """Return (c, gamma) with H g = rowsᵀ c + gamma g from the newest `pairs` (Byrd, Nocedal & Schnabel, eq. 3.1).
 
-        With R the upper triangle of SᵀY, D its diagonal and p = R⁻¹ Sᵀg:
-        H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg], where the newest pairs are made conjugate
-        first (see `conjugation.py`). gamma is the largest s·y / y·y of the newest few pairs: that quotient leans to
-        the stiff directions, the more so the worse the conditioning.
+        The newest pairs are made conjugate first (see `ConjugatePairs.weights`). gamma is the largest s·y / y·y of the
+        newest few pairs: that quotient leans to the stiff directions, the more so the worse the conditioning.
         """
         note_flops(8 * pairs**2, host=True)  # triangular systems and products
         s, y = _pair_rows(self.order[-pairs:])
@@ -257,33 +254,9 @@ class CurvaturePairs:
         measured = max(1, min(self.measured, pairs))
         complete = len(self.order) >= self.dimension  # they may span all directions
         newest = conjugate(SY[-measured:, -measured:], ASYMMETRY if complete else STRICT_ASYMMETRY)
-        T, split = newest.T, pairs - len(newest.T)
-        if not split:
-            return self._of_conjugate(newest, (s, y), gamma, YY), gamma
-        # In the order of columns, as LAPACK takes it; dtrtrs reads the upper triangle alone.
-        R, coupling = np.asfortranarray(SY[:split, :split]), SY[:split, split:]
-        p = newest.solve(T @ Sg[split:])
-        with_y = np.concatenate([Sg[:split], T.T @ p])
-        with_y[:split] = dtrtrs(R, Sg[:split] - coupling @ with_y[split:])[0]
-        inner = gamma * (YY @ with_y - Yg)
-        with_s = np.empty(pairs)
-        with_s[:split] = dtrtrs(R, R.diagonal() * with_y[:split] + inner[:split], trans=1)[0]
-        own = newest.curvature * p + T @ inner[split:] - T @ (with_s[:split] @ coupling)
-        with_s[split:] = T.T @ newest.solve_transposed(own)
         c = np.zeros(len(self.gram))
-        c[s], c[y] = with_s, -gamma * with_y
+        c[s], c[y] = newest.weights(SY, YY, Sg, Yg, gamma)
         return c, gamma
-
-    def _of_conjugate(self, newest: ConjugatePairs, at: tuple[Any, Any], gamma: float, YY: Vector) -> Vector:
-        """Return what `coefficients` does where all pairs have been made conjugate."""
-        s, y = at
-        p = newest.solve(newest.T @ self.with_gradient[s])
-        with_y = p @ newest.T
-        inner = gamma * (YY @ with_y - self.with_gradient[y])
-        c = np.zeros(len(self.gram))
-        c[s] = newest.solve_transposed(newest.curvature * p + newest.T @ inner) @ newest.T
-        c[y] = -gamma * with_y
-        return c
 
     def apply(self, gradient: Tensor, square_norm: float, scale: float = 1.0) -> tuple[Tensor, float]:
         """Return (`scale` H g, g·H g) for the current gradient, whose square norm is given. No synchronisation.
