@@ -213,6 +213,13 @@ def test_newton_cg_ends_at_a_kink(kink: Any) -> None:
     assert result.counts["evaluations"] < 1000
 
 
+def test_newton_cg_ends_beside_a_kink_that_it_has_not_reached() -> None:
+    """Four entries are at 0 to rounding, the fifth gets there by one part in 1e14 an iteration: never, by the loss alone."""
+    x0 = torch.tensor([1.5409961, -0.2934289, -2.1787894, 0.5684313, -1.0845224], dtype=torch.float64)
+    result = minimize(lambda x: x.abs().sum(), x0, method="newton-cg", max_evaluations=2000)
+    assert result.stop_reason is StopReason.PRECISION_FLOOR
+
+
 def test_a_result_has_the_names_of_scipy() -> None:
     result = minimize(bowl, torch.zeros(2, dtype=torch.float64))
     assert (result.fun, result.success, result.nit) == (result.loss, True, result.iterations)
