@@ -214,7 +214,7 @@ def test_newton_cg_ends_at_a_kink(kink: Any) -> None:
 
 
 def test_newton_cg_ends_beside_a_kink_that_it_has_not_reached() -> None:
-    """Four entries are at 0 to rounding, the fifth gets there by one part in 1e14 an iteration: never, by the loss alone."""
+    """Four entries are at 0 to rounding, the fifth gets there by one part in 1e14 an iteration: never."""
     x0 = torch.tensor([1.5409961, -0.2934289, -2.1787894, 0.5684313, -1.0845224], dtype=torch.float64)
     result = minimize(lambda x: x.abs().sum(), x0, method="newton-cg", max_evaluations=2000)
     assert result.stop_reason is StopReason.PRECISION_FLOOR
