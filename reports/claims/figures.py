@@ -79,6 +79,7 @@ def backward(path: Path) -> None:
     wanted = (
         ("letter", "letter", (0.1, 0.3, 0.5)),
         ("cifar10", "CIFAR-10", (0.3,)),
+        ("cifar10-half", "CIFAR-10, longer", (0.1, 0.3, 0.5)),
         ("cifar100", "CIFAR-100", (0.1, 0.3, 0.5)),
     )
     rows = [
