@@ -256,9 +256,9 @@ class Kfac:
         return ((layer, a, g, values) for layer, (a, g), values in known if layer.weight not in self._missed)
 
     def _parts(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """Yield, by places, the product of v with a function of F, given by its action on the eigenvalues, a new tensor.
+        """Yield, by places, the product of v with a function of F, given by its action on the eigenvalues.
 
-        What is yielded of a layer may be written over its part of v.
+        The function returns new tensors. What is yielded of a layer may be written over its part of v.
         """
         source = self.flat.views(v)
         for place in self._places_without():
