@@ -229,11 +229,12 @@ def test_a_stream_takes_losses_without_a_second_derivative(loss: nn.Module) -> N
     """Ended in a traceback: the change of the outputs is measured by the loss's Hessian in them."""
     labels = Y if isinstance(loss, nn.MultiMarginLoss) else torch.stack([Y, torch.full_like(Y, -1)], 1)
     settings: dict[str, Any] = {"solver": "kfac-stream", "solver_epochs": 6, "handoff": "none"}
-    with seeded_globals(1, "margins"):
-        model = nn.Linear(3, 2)
+    model = nn.Linear(3, 2)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
     before = float(loss(model(X), labels).detach())
     trainer = SubsetTrainer(model, (X, labels), loss=loss, **settings).fit()
-    assert trainer.result["metrics"]["train"]["loss"] < before
+    assert trainer.result["metrics"]["train"]["loss"] < before  # .5; .43 after 6 epochs
 
 
 def test_outputs_without_the_axis_of_the_targets_are_told_to_have_it() -> None:
