@@ -35,7 +35,7 @@ class Probe:
 def probe(flat: FlatModel, loss: Loss, x: Inputs, y: Tensor, all_targets: Tensor, check_deterministic: bool) -> Probe:
     """Evaluate the model on a few samples and return what that tells.
 
-    Raises `ModelError` when the model fails, writes its parameters, has outputs of the wrong shape or NaN, gives another
+    Raises `ModelError` when the model fails, writes its parameters, has outputs of a wrong shape or NaN, gives another
     result the second time, or for a part of the samples; `DataError` when the targets do not fit. The global random
     generators and the model's buffers are left as they were.
     """
