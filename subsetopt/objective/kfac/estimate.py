@@ -22,7 +22,7 @@ from subsetopt.objective.flops import count_flops
 from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, product_flops, spectral_product
-from subsetopt.objective.kfac.factor import Factor
+from subsetopt.objective.kfac.factor import RANK, Factor
 from subsetopt.objective.kfac.moments import Draw, MomentEstimator
 from subsetopt.objective.layers import Layer
 from subsetopt.objective.losses import Loss
@@ -43,19 +43,27 @@ class Kfac:
     per-sample gradients; every other parameter tensor a multiple of the identity, the mean of its squared random
     gradient, and is named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a
     warm-up in which all estimates count the same. A factor is decomposed anew when its moment has changed by more than
-    `drift` of its Frobenius norm since the last time: the inputs of the first layer, for one, never change much.
+    `drift` of its Frobenius norm since the last time: the inputs of the first layer, for one, never change much. New
+    factors keep at most `vectors` leading eigenvectors where they are wide beside these.
     Eigenvalues are averaged in their order, whether the basis has turned or not.
     """
 
     def __init__(
-        self, flat: FlatModel, loss: Loss, *, draw: Draw = "curvature", memory: float = 0.95, drift: float = 0.1
+        self,
+        flat: FlatModel,
+        loss: Loss,
+        *,
+        draw: Draw = "curvature",
+        memory: float = 0.95,
+        drift: float = 0.1,
+        vectors: int = RANK,
     ) -> None:
         if flat.is_called_by_loss:
             raise ModelError(
                 "K-FAC: it needs layers that are called once with the samples, and the loss calls the model itself; "
                 "use another solver, and the preconditioner 'diagonal' or 'none'"
             )
-        self.flat, self.loss, self.memory, self.drift = flat, loss, memory, drift
+        self.flat, self.loss, self.memory, self.drift, self.vectors = flat, loss, memory, drift, vectors
         self._moments = MomentEstimator(flat, loss, draw)
         self.updates = 0
         self._counted: tuple[float, float] | None = None
@@ -107,7 +115,7 @@ class Kfac:
             meter.charge("gradient", self.price(w, x, y, share), "product")
         new = self._moments.estimate(w, x, y, generator, share)
         weight = max(1.0 / (self.updates + 1), 1.0 - self.memory)
-        pairs = self._factors or [(Factor.of(a), Factor.of(g)) for a, g in new.factors]
+        pairs = self._factors or [(Factor.of(a, self.vectors), Factor.of(g, self.vectors)) for a, g in new.factors]
         factors = [factor for pair in pairs for factor in pair]
         drawn = [moment for pair in new.factors for moment in pair]
         due = self._due(factors, drawn, weight, new.diagonal)
@@ -256,7 +264,8 @@ class Kfac:
     def _estimate_own(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> None:
         own = self._moments.own(w, x, y, torch.Generator(), share)
         for layer, calls, (a, g) in zip(self._moments.kronecker, own.calls, own.factors, strict=True):
-            self._moments.own_eigenvalues(layer, calls, (Factor.shaped(a), Factor.shaped(g)), share.total)
+            shaped = Factor.shaped(a, self.vectors), Factor.shaped(g, self.vectors)
+            self._moments.own_eigenvalues(layer, calls, shaped, share.total)
 
     def _gradient(self, w: Tensor, x: Inputs, y: Tensor) -> None:
         leaves = self.flat.leaves(w)
