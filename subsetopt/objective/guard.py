@@ -40,7 +40,7 @@ def probe(flat: FlatModel, loss: Loss, x: Inputs, y: Tensor, all_targets: Tensor
     model's buffers are left as they were.
     """
     w, buffers = flat.initial(), flat.buffers()
-    with _left_as_it_was(flat):
+    with left_as_it_was(flat):
         outputs, saved = with_saved_bytes(lambda: _outputs(flat, flat.leaves(w), x), w, UNMEASURED * x.nbytes)
         _require_finite(outputs)
         loss.check(outputs, y, all_targets)
@@ -194,7 +194,8 @@ def _close(first: Tensor, second: Tensor) -> bool:
 
 
 @contextmanager
-def _left_as_it_was(flat: FlatModel) -> Iterator[None]:
+def left_as_it_was(flat: FlatModel) -> Iterator[None]:
+    """Give random generators and the model's buffers their state back at the end."""
     before = flat.buffers()
     try:
         with borrowed_generators([flat.device] if flat.device.type == "cuda" else []):

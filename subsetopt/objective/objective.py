@@ -272,9 +272,8 @@ class Objective:
         """Return the model's outputs in eval mode for `inputs`; by default for this rank's samples, in their order."""
         source = self.samples.data
         if inputs is not None:
-            source = PlacedSamples(
-                self.flat.fitting(as_inputs(inputs)), None, None, self.device, self.dtype, self.preprocess
-            )
+            fitting = self.flat.fitting(as_inputs(inputs), self.preprocess)
+            source = PlacedSamples(fitting, None, None, self.device, self.dtype, self.preprocess)
         return model_outputs(self.flat, w, source, self.chunk_size, self.meter, "evaluation", self.allow_tf32)
 
     def chunk(self, index: int) -> tuple[Inputs, Tensor]:
@@ -376,7 +375,7 @@ def _bound(
         binding = loss.bind(inputs, targets, preprocess)
         return flat.evaluated_by(binding.function), binding.inputs, binding.targets, binding.preprocess
     assert targets is not None, "no other loss goes without targets"
-    return flat, flat.fitting(inputs), targets, preprocess
+    return flat, flat.fitting(inputs, preprocess), targets, preprocess
 
 
 def _flat_model(
