@@ -19,6 +19,7 @@ from subsetopt.objective.tally import note_flops
 from subsetopt.seeding import make_generator
 
 RANK = 64  # eigenvectors of a factor at least `WIDE` times as wide
+FEW = 16  # where products with all of them would cost too much
 WIDE = 3
 FEWEST, FULL_RANK = 16, 256  # eigenvectors of the widest; up to this width there are `RANK`
 SKETCH = 16  # random directions in which the change of a wide moment is seen

@@ -341,7 +341,7 @@ def test_a_step_measures_its_noise_and_carries_its_inertia():
 
 def test_factors_that_leave_few_steps_are_named():
     wide = nn.Sequential(nn.Linear(6, 200), nn.Tanh(), nn.Linear(200, 3))
-    running = begin(wide, epochs=14.0)
+    running = begin(wide, epochs=6.0)
     running.steps(1000)
     running.phase.finish(running.state)
     (said,) = (text for text in running.run.warnings if "first-order" in text)
