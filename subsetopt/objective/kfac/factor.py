@@ -31,8 +31,8 @@ class Factor:
     """A second moment (d, d) and `basis` (d, r), its leading eigenvectors; all of them where it is narrow.
 
     `decomposed` is the moment that was taken apart last; of a wide one its product (d, `SKETCH`) with fixed Gaussian
-    vectors, which takes no second matrix: the relative norm of a change is the same in the mean. A new one keeps at most
-    `vectors` of them where it is `WIDE` times as wide; one that has a basis keeps as many as that has.
+    vectors, which takes no second matrix: the relative norm of a change is the same in the mean. A new one keeps
+    `vectors` of them at most where it is `WIDE` times as wide; one that has a basis keeps as many as that has.
     """
 
     moment: Tensor
