@@ -48,7 +48,7 @@ class ConjugatePairs:
     def solve_transposed(self, v: Matrix) -> Matrix:
         """Return R⁻ᵀ v."""
         solution = v / self.curvature
-        solution[-1] -= float(self.with_newest @ solution) / self.curvature[-1]
+        solution[-1] -= float(self.with_newest.dot(solution)) / self.curvature[-1]
         return solution
 
     def weights(self, SY: Matrix, YY: Matrix, Sg: Matrix, Yg: Matrix, gamma: float) -> tuple[Matrix, Matrix]:
@@ -58,11 +58,11 @@ class ConjugatePairs:
         H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg] (Byrd, Nocedal & Schnabel 1994, eq. 3.1).
         """
         T, split = self.T, len(SY) - len(self.T)
-        p = self.solve(T @ Sg[split:])
+        p = self.solve(T.dot(Sg[split:]))  # `dot` is `@` with less around it, which counts for small matrices
         if not split:
-            with_y = p @ T
+            with_y = p.dot(T)
             inner = gamma * (YY @ with_y - Yg)
-            return self.solve_transposed(self.curvature * p + T @ inner) @ T, -gamma * with_y
+            return self.solve_transposed(self.curvature * p + T.dot(inner)).dot(T), -gamma * with_y
         # In the order of columns, as LAPACK takes it; dtrtrs reads the upper triangle alone.
         R, coupling = np.asfortranarray(SY[:split, :split]), SY[:split, split:]
         with_y = np.concatenate([Sg[:split], T.T @ p])

@@ -17,6 +17,7 @@ from subsetopt.solvers.iterate import (
     Iterate,
     StopSettings,
     advance,
+    changed,
     evaluate,
     promised_decrease,
     restart_fields,
@@ -121,7 +122,7 @@ class DescentSolver(StopSettings, Generic[M]):
             line = self.propose(memory, state)
             trial = None if line is None else search.along(line)
         if trial is None or line is None:
-            return dataclasses.replace(state, memory=memory, evaluations=search.evaluations, failure=search.failure)
+            return changed(state, memory=memory, evaluations=search.evaluations, failure=search.failure)
         memory, length = self.learn(memory, state, line, trial)
         changes = {"step_length": length, "measured_noise": search.measured_noise}
         return advance(state, trial, search.evaluations, memory=memory, **changes)
@@ -195,7 +196,7 @@ class _Search:
             if trials.flattest is None or measured <= noise:
                 break
             self.measured_noise = measured
-            flattest = dataclasses.replace(trials.flattest, noise=max(trials.flattest.noise, measured))
+            flattest = trials.flattest._replace(noise=max(trials.flattest.noise, measured))
             if dataclasses.replace(conditions, noise=measured).hold(start, flattest):
                 return flattest
             step = secant_step(start, flattest)
@@ -210,7 +211,7 @@ class _Search:
         trial = evaluate(self._objective, w, purpose, step, line.direction)
         if not self.measured_noise > trial.noise:
             return trial
-        return dataclasses.replace(trial, noise=self.measured_noise)
+        return trial._replace(noise=self.measured_noise)
 
 
 @dataclass

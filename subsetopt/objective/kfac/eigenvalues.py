@@ -101,7 +101,10 @@ class Eigenvalues:
 def spectral_product(
     a: Factor, g: Factor, values: Eigenvalues, matrix: Tensor, function: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Return the product of `function` of a layer's block with a `matrix` (o, d), the widths of g and a."""
+    """Return the product of `function` of a layer's block with a `matrix` (o, d), the widths of g and a.
+
+    The result may be written over the matrix.
+    """
     left, right = g.basis, a.basis
     note_flops(product_flops(a, g))
     if a.is_sketched or g.is_sketched:
@@ -127,14 +130,19 @@ def _leading_product(
     both, ga, ag, rest = (function(each) for each in values.tensors)
     if not g.is_wide:
         half = left.T @ matrix
-        return left @ torch.addmm(ga[:, None] * half, (both - ga[:, None]) * (half @ right), right.T)
+        inner = (both - ga[:, None]) * (half @ right)
+        torch.addmm(half.mul_(ga[:, None]), inner, right.T, out=half)
+        return torch.mm(left, half, out=matrix)
     if not a.is_wide:
         half = matrix @ right
-        return torch.addmm(ag * half, left, (both - ag) * (left.T @ half)) @ right.T
-    half = left.T @ matrix
+        inner = (both - ag) * (left.T @ half)
+        torch.addmm(half.mul_(ag), left, inner, out=half)
+        return torch.mm(half, right.T, out=matrix)
+    half, other = left.T @ matrix, (ag - rest) * (matrix @ right)
     inner = (both - ga[:, None] - ag + rest) * (half @ right)
-    result = torch.addmm(rest * matrix, left, torch.addmm((ga - rest)[:, None] * half, inner, right.T))
-    return torch.addmm(result, (ag - rest) * (matrix @ right), right.T)
+    torch.addmm(half.mul_((ga - rest)[:, None]), inner, right.T, out=half)
+    torch.addmm(matrix.mul_(rest), left, half, out=matrix)
+    return torch.addmm(matrix, other, right.T, out=matrix)
 
 
 def product_flops(a: Factor, g: Factor) -> int:

@@ -61,7 +61,7 @@ class Kfac:
         self._counted: tuple[float, float] | None = None
         self._factors: list[tuple[Factor, Factor]] = []
         self._values: list[Eigenvalues] = []
-        self._diagonal = torch.zeros(flat.size, dtype=flat.dtype, device=flat.device)
+        self._rest: dict[int, Tensor] = {}  # diagonals of the parameters that have no factors, by their places
         self._missed: set[int] = set()  # places of parameters that are used outside of their layer's calls
 
     @property
@@ -110,14 +110,14 @@ class Kfac:
         pairs = self._factors or [(Factor.of(a), Factor.of(g)) for a, g in new.factors]
         factors = [factor for pair in pairs for factor in pair]
         drawn = [moment for pair in new.factors for moment in pair]
-        due = self._due(factors, drawn, weight, new.diagonal)
+        due = self._due(factors, drawn, weight, [*new.rest.values()])
         if due is None:
             return
         if meter is not None and (extra := self._decomposition_price([factors[index] for index in due])):
             meter.charge("gradient", extra, "product")
         self.updates, self._factors = self.updates + 1, pairs
         self._missed.update(new.missed)
-        self._diagonal.lerp_(new.diagonal, weight)
+        self._take_in_rest(new.rest, weight)
         new.factors.clear()  # each moment is freed when it has been taken in
         for factor in factors:
             factor.take_in(drawn.pop(0), weight)
@@ -127,8 +127,15 @@ class Kfac:
         known = self._values or found
         self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
 
+    def _take_in_rest(self, drawn: Mapping[int, Tensor], weight: float) -> None:
+        """Move the diagonals by a `weight` towards those of an estimate; a parameter that one does not know has zero."""
+        for place in sorted({*self._rest, *drawn}):
+            pair = [known.get(place) for known in (self._rest, drawn)]
+            before, new = (self._zeros(place) if each is None else each for each in pair)
+            self._rest[place] = torch.lerp(before, new, weight)
+
     def _due(
-        self, factors: Sequence[Factor], drawn: Sequence[Tensor], weight: float, diagonal: Tensor
+        self, factors: Sequence[Factor], drawn: Sequence[Tensor], weight: float, rest: Sequence[Tensor]
     ) -> list[int] | None:
         """Return the places of the factors that have no basis, or whose moments drift too far from where they got it.
 
@@ -138,19 +145,37 @@ class Kfac:
         for factor, moment in zip(factors, drawn, strict=True):
             change, known_norm = factor.change(moment, weight)
             changes.append(change - self.drift * known_norm)
-        *read, total = host_read(torch.stack([*changes, diagonal.sum()]))
-        if not all(map(math.isfinite, [*read, total])):
+        figures = [*changes, *(each.sum() for each in rest)]
+        read = host_read(torch.stack(figures)) if figures else []
+        if not all(map(math.isfinite, read)):
             return None
         known = [factor.basis.shape[1] > 0 for factor in factors]
-        return [index for index, change in enumerate(read) if change > 0 or not known[index]]
+        return [index for index, change in enumerate(read[: len(known)]) if change > 0 or not known[index]]
 
     def apply(self, v: Tensor, damping: float | Tensor) -> Tensor:
         """Return (F + damping I)^-1 v for v of shape (P,) and damping > 0."""
-        return self._spectral(v, lambda spectrum: 1.0 / (spectrum + damping))
+        return self.apply_(v.clone(), damping)
+
+    def apply_(self, v: Tensor, damping: float | Tensor) -> Tensor:
+        """Return the same, written over v."""
+        views = self.flat.views(v)
+        for place, part in self._parts(v, lambda spectrum: 1.0 / (spectrum + damping)):
+            views[place].copy_(part)
+        return v
+
+    def add_applied(self, into: Tensor, v: Tensor, damping: float, scale: float) -> None:
+        """Add `scale` times (F + damping I)^-1 v to `into`, with no more memory than the largest layer takes."""
+        views = self.flat.views(into)
+        for place, part in self._parts(v, lambda spectrum: 1.0 / (spectrum + damping)):
+            views[place].add_(part, alpha=scale)
 
     def product(self, v: Tensor) -> Tensor:
         """Return F v, shape (P,)."""
-        return self._spectral(v, lambda spectrum: spectrum)
+        result = torch.empty_like(v)
+        views = self.flat.views(result)
+        for place, part in self._parts(v, lambda spectrum: spectrum):
+            views[place].copy_(part)
+        return result
 
     @property
     def product_flops(self) -> int:
@@ -168,10 +193,8 @@ class Kfac:
 
     def _counted_eigenvalues(self) -> tuple[Tensor, Tensor]:
         """Return eigenvalues of F, and how often each occurs."""
-        covered = {place for layer, *_ in self._blocks() for place in (layer.weight, layer.bias) if place is not None}
-        views = self.flat.views(self._diagonal)
-        rest = [view.flatten() for place, view in enumerate(views) if place not in covered]
-        single = torch.cat(rest) if rest else self._diagonal[:0]
+        rest = [self._diagonal(place).flatten() for place in self._places_without()]
+        single = torch.cat(rest) if rest else torch.zeros(0, dtype=self.flat.dtype, device=self.flat.device)
         pairs = [values.counted(len(g.moment), len(a.moment)) for _, a, g, values in self._blocks()]
         values, times = zip(*pairs, (single, torch.ones_like(single, dtype=torch.long)), strict=True)
         return torch.cat(values), torch.cat(times)
@@ -190,7 +213,7 @@ class Kfac:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
-        tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates, device="cpu")}
+        tensors = {"diagonal": self._packed(), "updates": torch.tensor(self.updates, device="cpu")}
         if self._moments.applied:
             tensors["applied"] = torch.tensor(self._moments.applied, device="cpu")
         if self._missed:
@@ -205,8 +228,9 @@ class Kfac:
             known = tensors.get("applied")
             self._moments.take_applied([] if known is None else [(int(w), int(b)) for w, b in known.tolist()])
         self._check_layers(tensors)
-        self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
+        self.updates = int(tensors["updates"])
         self._missed = set(tensors["missed"].tolist()) if "missed" in tensors else set()
+        self._rest = self._unpacked(tensors["diagonal"]) if self.updates else {}
         count = len(self._moments.kronecker) if self.updates else 0
         self._factors = [
             (Factor.from_state(tensors, f"{index}.a."), Factor.from_state(tensors, f"{index}.g."))
@@ -228,21 +252,53 @@ class Kfac:
         known = zip(self._moments.kronecker, self._factors, self._values, strict=bool(self.updates))
         return ((layer, a, g, values) for layer, (a, g), values in known if layer.weight not in self._missed)
 
-    def _spectral(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the product of v with a function of F, given by its action on the eigenvalues."""
-        result = function(self._diagonal) * v
-        source, into = self.flat.views(v), self.flat.views(result)
+    def _parts(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """Yield, by places, the product of v with a function of F, given by its action on the eigenvalues.
+
+        What is yielded of a layer may be written over its part of v.
+        """
+        source = self.flat.views(v)
+        for place in self._places_without():
+            yield place, function(self._diagonal(place)) * source[place]
         for layer, a, g, values in self._blocks():
             assert layer.weight is not None, "a Kronecker layer has a trainable weight"
-            matrix = as_matrix(source[layer.weight], is_transposed(layer.module))
+            weight, bias = source[layer.weight], None if layer.bias is None else source[layer.bias]
+            matrix = as_matrix(weight, is_transposed(layer.module))
+            own = matrix.clone() if bias is None else torch.cat([matrix, bias[:, None]], 1)
+            solved = spectral_product(a, g, values, own, function)
+            yield (
+                layer.weight,
+                as_weight(solved if bias is None else solved[:, :-1], weight.shape, is_transposed(layer.module)),
+            )
             if layer.bias is not None:
-                matrix = torch.cat([matrix, source[layer.bias][:, None]], 1)
-            solved = spectral_product(a, g, values, matrix, function)
-            weight = solved if layer.bias is None else solved[:, :-1]
-            into[layer.weight].copy_(as_weight(weight, into[layer.weight].shape, is_transposed(layer.module)))
-            if layer.bias is not None:
-                into[layer.bias].copy_(solved[:, -1])
-        return result
+                yield layer.bias, solved[:, -1]
+
+    def _places_without(self) -> list[int]:
+        """Return the places of parameters that are in no block."""
+        covered = {place for layer, *_ in self._blocks() for place in (layer.weight, layer.bias)}
+        return [place for place in range(len(self.flat.shapes)) if place not in covered]
+
+    def _diagonal(self, place: int) -> Tensor:
+        return self._rest[place] if place in self._rest else self._zeros(place)
+
+    def _zeros(self, place: int) -> Tensor:
+        """Return zeros in the shape of a parameter, which take no memory."""
+        return torch.zeros((), dtype=self.flat.dtype, device=self.flat.device).expand(self.flat.shapes[place])
+
+    def _packed(self) -> Tensor:
+        """Return the diagonals of parameters without factors, in a row."""
+        parts = [self._rest[place].flatten() for place in sorted(self._rest)]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=self.flat.dtype, device=self.flat.device)
+
+    def _unpacked(self, packed: Tensor) -> dict[int, Tensor]:
+        """Take back what `_packed` returned; checkpoints of earlier versions have zeros for all other parameters."""
+        places = self._moments.plain(self._missed)
+        if len(packed) == self.flat.size:
+            views = self.flat.views(packed)
+            return {place: views[place].clone() for place in places}
+        shapes = [self.flat.shapes[place] for place in places]
+        parts = packed.split([shape.numel() for shape in shapes])
+        return {place: part.view(shape) for place, shape, part in zip(places, shapes, parts, strict=True)}
 
     def _flops(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> tuple[float, float]:
         """Return the flops of an estimate over those of a gradient, per sample, and those of the gradient of one."""

@@ -39,8 +39,8 @@ class Factor:
 
     @classmethod
     def of(cls, moment: Tensor) -> Factor:
-        """Return a factor for moments of this shape that knows nothing yet."""
-        nothing = torch.zeros_like(moment)
+        """Return a factor for moments of this shape that knows nothing yet, and takes no memory."""
+        nothing = moment.new_zeros(()).expand_as(moment)
         if len(moment) >= WIDE * RANK:
             return cls(nothing, moment.new_zeros(len(moment), SKETCH), moment.new_zeros(len(moment), 0))
         return cls(nothing, nothing, nothing[:, :0])
@@ -96,11 +96,8 @@ class Factor:
         return norm(changed - self.decomposed), norm(self.decomposed)
 
     def take_in(self, moment: Tensor, weight: float) -> None:
-        """Move the moment by a `weight` towards another."""
-        if self.is_sketched:
-            self.moment.lerp_(moment, weight)
-        else:  # `decomposed` may be the same tensor
-            self.moment = torch.lerp(self.moment, moment, weight)
+        """Move the moment by a `weight` towards another, whose storage it takes over: one that was given away stays."""
+        self.moment = torch.lerp(self.moment, moment, weight, out=moment)
 
     @property
     def is_sketched(self) -> bool:

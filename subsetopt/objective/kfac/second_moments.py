@@ -46,7 +46,7 @@ def kronecker_moments(
         second_a = a_part if second_a is None else second_a + a_part
         second_g = g_part if second_g is None else second_g + g_part
     assert second_a is not None and second_g is not None, "a layer that was not called has no moments"
-    return second_a / n, second_g / rows
+    return second_a.div_(n), second_g.div_(rows)
 
 
 def _input_moment(

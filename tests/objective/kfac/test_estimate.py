@@ -391,6 +391,59 @@ def test_checkpointed_layers_have_the_factors_of_plain_ones():
     assert recomputed.note == ""
 
 
+class OneByOne(nn.Module):
+    """Gives a layer the samples of a batch one at a time, without the axis that counts them."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.stack([self.layer(row).flatten() for row in x]))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(3, 8), (3,)),
+        (nn.Conv1d(1, 4, 2), (1, 3)),
+        (nn.Conv2d(1, 2, 2), (1, 3, 3)),
+        (nn.LayerNorm(8), (8,)),
+        (nn.LayerNorm((2, 4)), (2, 4)),
+    ],
+)
+def test_layers_that_are_given_single_samples_have_one_scale_and_are_named(layer: nn.Module, shape: tuple[int, ...]):
+    flat = FlatModel(OneByOne(layer).double())
+    x, y = torch.randn(6, *shape, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
+    kfac = fitted(flat, x, y, draw="empirical")
+    assert kfac.note.startswith("K-FAC: no factors for layer.weight, layer.bias (")
+    found = dense(kfac)
+    whole = sample_gradients(flat, x, y).sum(0)[: layer.weight.numel()]  # one draw of sum_i J_i'u_i
+    scale = whole.square().mean() / len(x)
+    torch.testing.assert_close(found.diagonal()[: layer.weight.numel()], scale.expand(layer.weight.numel()))
+
+
+class WithToken(nn.Module):
+    """A layer called on the samples, and on one learned token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.token = nn.Linear(3, 2), nn.Buffer(torch.ones(1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.layer(self.token)
+
+
+def test_calls_on_other_numbers_of_samples_count_one_by_one():
+    flat = FlatModel(WithToken().double())
+    x, y = torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
+    found = dense(fitted(flat, x, y, draw="empirical"))
+    slopes = torch.softmax(flat.forward(flat.initial(), x, "deterministic"), 1) - nn.functional.one_hot(y, 2)
+    own = slopes.square().sum(1) * (x.square().sum(1) + 1)  # |g_i a_i'|^2, the bias being fed by a one
+    token = slopes.sum(0).square().sum() * (3 + 1)
+    torch.testing.assert_close(found.diagonal().sum(), (own.sum() + token).detach() / len(x))
+
+
 def test_embeddings_and_layers_called_twice():
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -77,8 +77,10 @@ def test_the_change_of_a_wide_moment_is_seen_in_a_sketch(share):
     change, known = factor.change(other, share)
     exact = share * torch.linalg.matrix_norm(other - moment(WIDTH)) / torch.linalg.matrix_norm(moment(WIDTH))
     assert float(change / known) == pytest.approx(float(exact), rel=1 / 3, abs=1e-12)
-    factor.take_in(other, share)
+    given = factor.moment
+    factor.take_in(other.clone(), share)
     torch.testing.assert_close(factor.moment, torch.lerp(moment(WIDTH), other, share))
+    assert torch.equal(given, moment(WIDTH)), "as a solver holds it that goes back to it"
     assert factor.decomposed.shape == (WIDTH, SKETCH)
 
 

@@ -58,6 +58,7 @@ class KfacStream(Strategy):
 
     kind = "stream"
     epochs = 3.0
+    makes_products = False
 
     @classmethod
     def phase(cls, config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> Phase:

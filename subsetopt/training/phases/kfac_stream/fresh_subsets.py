@@ -148,12 +148,14 @@ class FreshSubsets:
         """Return the losses of all `rows`, and the gradient of their mean."""
         count, own = len(rows), rows[self._sharing.rows(len(rows))]
         w = w.detach().requires_grad_()
-        losses, gradient = [], torch.zeros_like(w)
+        losses, gradient = [], None
         for start, stop in bounds(len(own), chunk):
             x, y = self.batch(own[start:stop])
             each = self.loss.per_sample(self._flat.forward(w, x, "train"), y)
-            gradient += self._flat.gradient(each.sum() / count, w, "train")
+            part = self._flat.gradient(each.sum() / count, w, "train")
+            gradient = part if gradient is None else gradient.add_(part)
             losses.append(each.detach())
+        gradient = torch.zeros_like(w) if gradient is None else gradient
         (all_losses,) = self._sharing.sum_(count, [gradient], [torch.cat(losses)])
         assert all_losses is not None, "the column that was given"
         return all_losses, gradient

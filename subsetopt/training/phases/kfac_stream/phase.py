@@ -108,7 +108,7 @@ class StreamPhase:
         return StreamState(
             w,
             torch.zeros_like(w),
-            w.clone(),
+            w,  # good as long as no step is taken, before which it is copied
             self._model.flat.buffers(),
             new_states(seed, f"{self._stream}:dropout", self._data.device),
             make_generator(seed, f"{self._stream}:factors"),
