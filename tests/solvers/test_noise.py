@@ -122,7 +122,7 @@ def test_the_floor_takes_few_evaluations_once_the_gradient_is_rounding() -> None
     recorder.evaluations, endless = 0, make_solver("lbfgs", gtol=0)
     _, reason = run(endless, recorder, endless.init(recorder, recorder.initial()))
     assert reason == "precision_floor"
-    assert recorder.evaluations <= reached + 100
+    assert recorder.evaluations <= reached + 200  # 40 to 111 more, by the rounding of the machine; 3000 without a floor
 
 
 def trial(step: float, loss: float, slope: float) -> Trial:
