@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -54,7 +55,7 @@ def _data(x: torch.Tensor, rows: int) -> Any:
 
 
 CELLS: dict[str, Callable[[], Made]] = {
-    **{f"w{width}": lambda width=width: mlp(width) for width in (64, 256, 724, 1024, 1448, 2048)},
+    **{f"w{width}": partial(mlp, width) for width in (64, 256, 724, 1024, 1448, 2048)},
     "one layer of 13": lambda: mlp(13, rows=9000, layers=1),
     "inputs of 3072": lambda: mlp(512, inputs=3072, units=2.0),
     "embedding": lambda: tokens(64, 20000, 16, 1, 4000),

@@ -58,7 +58,8 @@ class Factor:
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], prefix: str) -> Factor:
         """Take back what `state` returned."""
-        factor = cls(*(tensors[prefix + name] for name in TENSORS))
+        moment, decomposed, basis = (tensors[prefix + name] for name in TENSORS)
+        factor = cls(moment, decomposed, basis)
         if not factor.is_wide:
             factor.basis = by_columns(factor.basis)
         return factor
@@ -79,7 +80,7 @@ class Factor:
         d = len(self.moment)
         if not self.is_wide:
             return d
-        return self.basis.shape[1] or self._fewer(d)
+        return int(self.basis.shape[1]) or self._fewer(d)
 
     def _fewer(self, d: int) -> int:
         most = self.vectors
