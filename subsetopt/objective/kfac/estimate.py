@@ -128,7 +128,7 @@ class Kfac:
         self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
 
     def _take_in_rest(self, drawn: Mapping[int, Tensor], weight: float) -> None:
-        """Move the diagonals by a `weight` towards those of an estimate; a parameter that one does not know has zero."""
+        """Move the diagonals by a `weight` towards those of an estimate; what one of them lacks is zero."""
         for place in sorted({*self._rest, *drawn}):
             pair = [known.get(place) for known in (self._rest, drawn)]
             before, new = (self._zeros(place) if each is None else each for each in pair)

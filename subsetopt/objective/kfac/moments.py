@@ -31,7 +31,7 @@ Draw = Literal["curvature", "labels", "empirical"]
 
 @dataclass
 class Moments:
-    """One estimate: (A, G) per Kronecker layer, and `rest`, the diagonals of parameters without factors by their places.
+    """One estimate: (A, G) per Kronecker layer, and `rest`, diagonals of parameters without factors by their places.
 
     `calls` has, for each Kronecker layer, the inputs and output gradients of its calls on this rank's samples. `missed`
     are the places of parameters whose layer does not see all that is done with them: they have a common scale.
