@@ -143,7 +143,7 @@ def dataset_of(
     dataset = _assemble(name, raw, task, validation_fraction, seed, "none" if given.padded else normalize)
     if given.padded and normalize != "none":
         dataset = standardised_beside(dataset)
-    return replace(dataset, columns=given.columns)
+    return replace(dataset, columns=given.columns, input_name=given.input_name)
 
 
 def dataset_of_batches(batches: Stored, validation_fraction: float, seed: int) -> Dataset:

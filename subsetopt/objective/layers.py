@@ -81,6 +81,15 @@ def is_known(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | _BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.Embedding)
 
 
+def is_batched(module: nn.Module, inputs: Tensor, outputs: Tensor) -> bool:
+    """Return whether the first axis of a call's `inputs` counts samples: torch's layers take single samples, too."""
+    if isinstance(module, CONVOLUTION):
+        return outputs.dim() == module.weight.dim()
+    if isinstance(module, nn.LayerNorm):
+        return inputs.dim() > len(module.normalized_shape)
+    return outputs.dim() > 1
+
+
 def applied_layers(flat: FlatModel, places: Sequence[int], call: Callable[[], object]) -> list[tuple[int, int]]:
     """Return those of `places` whose parameters F.linear takes as weight in `call()`, each with the place of its bias.
 
@@ -128,7 +137,7 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
                 "and out of them; use a solver without K-FAC, such as lbfgs"
             )
         # A module that recomputes its forward pass in the backward pass (checkpointing) calls its layers again.
-        if torch._C._current_graph_task_id() == -1:
+        if torch._C._current_graph_task_id() == -1 and is_batched(layer.module, inputs, outputs):
             layer.calls.append((inputs.detach(), outputs))
 
     def hook(layer: Layer) -> Any:
@@ -164,8 +173,9 @@ def recording(layers: Sequence[Layer]) -> Iterator[None]:
 def used_elsewhere(layers: Sequence[Layer], outputs: Tensor, leaves: Sequence[Tensor]) -> list[int]:
     """Return the places of parameters of layers that `outputs` depend on by more than their recorded calls.
 
-    Such as an embedding's weight that F.linear takes for the head, or the output projection of attention between two
-    inputs, whose module is never called. One walk through the graph from `outputs` to the `leaves`, without arithmetic.
+    Such as an embedding's weight that F.linear takes for the head, the output projection of attention between two
+    inputs, whose module is never called, or a layer that is given single samples. One walk through the graph from
+    `outputs` to the `leaves`, without arithmetic.
     """
     owners = {id(leaf): place for place, leaf in enumerate(leaves)}
     uses = [0] * len(leaves)

@@ -120,9 +120,19 @@ def sample_rows(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs (n, t, d) and output gradients (n, t, o) of some samples at a time, t positions of all `calls`.
 
-    `calls` are pairs of an input of the module and the gradient in its output. With `bias` the last of the d columns is
-    of ones.
+    `calls` are pairs of an input of the module and the gradient in its output; those on other numbers of samples, such
+    as on a learned token, count one by one. With `bias` the last of the d columns is of ones.
     """
+    sizes: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for x, g in calls:
+        sizes.setdefault(len(x), []).append((x, g))
+    for alike in sizes.values():
+        yield from _rows_of_equal_calls(module, bias, alike)
+
+
+def _rows_of_equal_calls(
+    module: nn.Module, bias: bool, calls: Sequence[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
     samples, per_sample = len(calls[0][0]), 1
     if isinstance(module, CONVOLUTION):
         per_sample = patch_bytes(module, calls[0][0]) * len(calls)

@@ -128,7 +128,7 @@ def test_good_factors_save_evaluations_and_are_estimated_once() -> None:
     assert plain.converged
     assert better.converged
     assert better.loss == pytest.approx(plain.loss, rel=1e-8)
-    # .35 to .51 over nine pairs of instruction sets of torch and BLAS: the rounding of another machine moves both counts.
+    # .35 to .51 over nine pairs of instruction sets of torch and BLAS: another machine's rounding moves both counts.
     assert better.counts["evaluations"] < 0.7 * plain.counts["evaluations"]
     assert meter.calls["gradient"] <= better.counts["evaluations"] + 2  # one estimate, one decomposition
 

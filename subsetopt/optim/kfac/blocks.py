@@ -6,7 +6,7 @@ of a parameter without factors its `diagonal`. So torch's own `state_dict` saves
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,8 @@ class Block:
         if self.has_bias_column:
             column = matrix.new_zeros(len(matrix)) if bias is None else bias
             matrix = torch.cat([matrix, column[:, None]], 1)
+        else:
+            matrix = matrix.clone()
         solved = spectral_product(self.a, self.g, self.values, matrix, function)
         own = solved[:, :-1] if self.has_bias_column else solved
         return as_weight(own, weight.shape, transposed), None if bias is None else solved[:, -1]
@@ -109,18 +111,8 @@ def fold_diagonal(state: State, moment: Tensor, memory: float) -> None:
 
 
 def _eigenvalues(found: Estimate, a: Factor, g: Factor, share: SampleShare) -> Eigenvalues:
-    """Return them on the samples of all ranks; calls on other numbers of samples count one by one."""
+    """Return them on the samples of all ranks."""
     bias = found.layer.bias is not None
-    values = Eigenvalues.none(a, g)
-    for calls in _alike(found.calls):
-        part = Eigenvalues.of(sample_rows(found.layer.module, bias, calls), a, g, share.total)
-        values.add((part.both, part.left, part.right, part.rest))
+    values = Eigenvalues.of(sample_rows(found.layer.module, bias, found.calls), a, g, share.total)
     share.ranks.sum_(*values.tensors)
     return values
-
-
-def _alike(calls: Calls) -> Sequence[Calls]:
-    sizes: dict[int, Calls] = {}
-    for x, g in calls:
-        sizes.setdefault(len(x), []).append((x, g))
-    return list(sizes.values())

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from subsetopt.errors import ModelError
 from subsetopt.objective import BudgetExhausted, FlatModel, make_loss
 from subsetopt.objective.kfac.estimate import Kfac
+from subsetopt.objective.kfac.factor import FEW, RANK
 from subsetopt.objective.output_noise import output_noise
 from subsetopt.seeding import make_generator, seeded_globals
 from tests.objective.objective_nets import Tied
@@ -391,6 +392,59 @@ def test_checkpointed_layers_have_the_factors_of_plain_ones():
     assert recomputed.note == ""
 
 
+class OneByOne(nn.Module):
+    """Gives a layer the samples of a batch one at a time, without the axis that counts them."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.stack([self.layer(row).flatten() for row in x]))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(3, 8), (3,)),
+        (nn.Conv1d(1, 4, 2), (1, 3)),
+        (nn.Conv2d(1, 2, 2), (1, 3, 3)),
+        (nn.LayerNorm(8), (8,)),
+        (nn.LayerNorm((2, 4)), (2, 4)),
+    ],
+)
+def test_layers_that_are_given_single_samples_have_one_scale_and_are_named(layer: nn.Module, shape: tuple[int, ...]):
+    flat = FlatModel(OneByOne(layer).double())
+    x, y = torch.randn(6, *shape, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
+    kfac = fitted(flat, x, y, draw="empirical")
+    assert kfac.note.startswith("K-FAC: no factors for layer.weight, layer.bias (")
+    found = dense(kfac)
+    whole = sample_gradients(flat, x, y).sum(0)[: layer.weight.numel()]  # one draw of sum_i J_i'u_i
+    scale = whole.square().mean() / len(x)
+    torch.testing.assert_close(found.diagonal()[: layer.weight.numel()], scale.expand(layer.weight.numel()))
+
+
+class WithToken(nn.Module):
+    """A layer called on the samples, and on one learned token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.token = nn.Linear(3, 2), nn.Buffer(torch.ones(1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.layer(self.token)
+
+
+def test_calls_on_other_numbers_of_samples_count_one_by_one():
+    flat = FlatModel(WithToken().double())
+    x, y = torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
+    found = dense(fitted(flat, x, y, draw="empirical"))
+    slopes = torch.softmax(flat.forward(flat.initial(), x, "deterministic"), 1) - nn.functional.one_hot(y, 2)
+    own = slopes.square().sum(1) * (x.square().sum(1) + 1)  # |g_i a_i'|^2, the bias being fed by a one
+    token = slopes.sum(0).square().sum() * (3 + 1)
+    torch.testing.assert_close(found.diagonal().sum(), (own.sum() + token).detach() / len(x))
+
+
 def test_embeddings_and_layers_called_twice():
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -472,6 +526,28 @@ def test_an_update_is_charged_with_its_arithmetic_before_it_is_made():
     assert [(kind, purpose) for kind, _, purpose in meter.entries] == [("gradient", "product")] * 2
     assert meter.entries[0][1] == pytest.approx(64 * estimate / gradient, abs=1)
     assert meter.entries[1][1] == pytest.approx(9 * cubes / (2 * gradient), abs=1)
+
+
+@pytest.mark.parametrize("dear", [float("inf"), 1000.0])
+def test_factors_keep_few_eigenvectors_where_a_product_would_be_dear(dear: float) -> None:
+    """The operations of whole factors are counted by shapes alone; the damped inverse is exact with few vectors."""
+    conv, linear = nn.Conv2d(1, 60, 3), nn.Linear(60, 3)
+    flat = built(conv, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    x, y = torch.randn(6, 1, 5, 5, dtype=torch.float64), torch.arange(6) % 3
+    kfac = Kfac(flat, make_loss("cross_entropy"), draw="empirical", dear=dear)
+    foreseen = kfac._product_flops_of(RANK)
+    kfac.update(flat.initial(), x, y, make_generator(0, "g"))
+    v = torch.randn(flat.size, dtype=torch.float64)
+    solved = kfac.apply(v.clone(), 0.1)
+    torch.testing.assert_close(kfac.product(solved) + 0.1 * solved, v)
+    if dear > foreseen:
+        assert kfac.product_flops == foreseen and "vectors" not in kfac.state_dict()
+        return
+    assert kfac.product_flops == kfac._product_flops_of(FEW) < 0.7 * foreseen
+    assert [a.rank for a, _ in kfac._factors] == [10, FEW] and [g.rank for _, g in kfac._factors] == [FEW, 3]
+    again = Kfac(flat, make_loss("cross_entropy"), draw="empirical", dear=dear)
+    again.load_state_dict(kfac.state_dict())
+    assert again.vectors == FEW and torch.equal(again.apply(v.clone(), 0.1), solved)
 
 
 def test_a_factor_is_decomposed_again_only_when_its_moment_has_drifted():
