@@ -63,7 +63,7 @@ class RawSplit:
 class Encoded:
     """Inputs by split ("train", "test") that an encoding learnt from training rows made, and notes for the user."""
 
-    inputs: Mapping[str, Any]
+    inputs: dict[str, Any]
     encoding: TableEncoding
     notes: tuple[str, ...] = ()
 
