@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from subsetopt.errors import ModelError
 from subsetopt.objective import BudgetExhausted, FlatModel, make_loss
 from subsetopt.objective.kfac.estimate import Kfac
+from subsetopt.objective.kfac.factor import FEW, RANK
 from subsetopt.objective.output_noise import output_noise
 from subsetopt.seeding import make_generator, seeded_globals
 from tests.objective.objective_nets import Tied
@@ -525,6 +526,28 @@ def test_an_update_is_charged_with_its_arithmetic_before_it_is_made():
     assert [(kind, purpose) for kind, _, purpose in meter.entries] == [("gradient", "product")] * 2
     assert meter.entries[0][1] == pytest.approx(64 * estimate / gradient, abs=1)
     assert meter.entries[1][1] == pytest.approx(9 * cubes / (2 * gradient), abs=1)
+
+
+@pytest.mark.parametrize("dear", [float("inf"), 1000.0])
+def test_factors_keep_few_eigenvectors_where_a_product_would_be_dear(dear: float) -> None:
+    """The operations of whole factors are counted by shapes alone; the damped inverse is exact with few vectors."""
+    conv, linear = nn.Conv2d(1, 60, 3), nn.Linear(60, 3)
+    flat = built(conv, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    x, y = torch.randn(6, 1, 5, 5, dtype=torch.float64), torch.arange(6) % 3
+    kfac = Kfac(flat, make_loss("cross_entropy"), draw="empirical", dear=dear)
+    foreseen = kfac._product_flops_of(RANK)
+    kfac.update(flat.initial(), x, y, make_generator(0, "g"))
+    v = torch.randn(flat.size, dtype=torch.float64)
+    solved = kfac.apply(v.clone(), 0.1)
+    torch.testing.assert_close(kfac.product(solved) + 0.1 * solved, v)
+    if dear > foreseen:
+        assert kfac.product_flops == foreseen and "vectors" not in kfac.state_dict()
+        return
+    assert kfac.product_flops == kfac._product_flops_of(FEW) < 0.7 * foreseen
+    assert [a.rank for a, _ in kfac._factors] == [10, FEW] and [g.rank for _, g in kfac._factors] == [FEW, 3]
+    again = Kfac(flat, make_loss("cross_entropy"), draw="empirical", dear=dear)
+    again.load_state_dict(kfac.state_dict())
+    assert again.vectors == FEW and torch.equal(again.apply(v.clone(), 0.1), solved)
 
 
 def test_a_factor_is_decomposed_again_only_when_its_moment_has_drifted():
