@@ -80,11 +80,11 @@ class Factor:
         d = len(self.moment)
         if not self.is_wide:
             return d
-        return int(self.basis.shape[1]) or self._fewer(d)
+        return self.basis.shape[1] or self._fewer(d)
 
     def _fewer(self, d: int) -> int:
         most = self.vectors
-        return max(min(FEWEST, most), min(most, 8 * round(most / 8 * (FULL_RANK / d) ** 0.5)))
+        return int(max(min(FEWEST, most), min(most, 8 * round(most / 8 * (FULL_RANK / d) ** 0.5))))
 
     @property
     def price(self) -> float:
