@@ -7,6 +7,7 @@ arithmetic of a whole decomposition.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -84,7 +85,8 @@ class Factor:
 
     def _fewer(self, d: int) -> int:
         most = self.vectors
-        return int(max(min(FEWEST, most), min(most, 8 * round(most / 8 * (FULL_RANK / d) ** 0.5))))
+        wanted = 8 * round(most / 8 * math.sqrt(FULL_RANK / d))
+        return max(min(FEWEST, most), min(most, wanted))
 
     @property
     def price(self) -> float:
