@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import operator
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from subsetopt.arguments import plain, whole_number
 from subsetopt.errors import SettingError, unknown_name
+
+# Kept: to find them takes as long as several iterations on a small problem.
+_hints: Callable[[Any], Mapping[str, Any]] = functools.cache(typing.get_type_hints)
 
 Limits = Mapping[str, float | None]
 _TESTS = {"above": operator.gt, "at_least": operator.ge, "below": operator.lt, "at_most": operator.le}
@@ -53,7 +57,7 @@ def check_settings(
     value out of range; `owner` is the name of the solver or sampler (`what`) that the message mentions.
     """
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init and field.name not in fixed}
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     checked: dict[str, Any] = {}
     for name, value in given.items():
         if name not in fields:
@@ -166,7 +170,7 @@ class CheckedSettings:
     """
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))
         for field in dataclasses.fields(self):
             value = _convert(field.name, plain(getattr(self, field.name)), hints[field.name], field.metadata)
             object.__setattr__(self, field.name, value)

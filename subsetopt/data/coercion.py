@@ -70,6 +70,8 @@ def as_samples(thing: object) -> tuple[Stored, Tensor]:
     """Return inputs and targets of a thing that `as_dataset` takes, all rows in their order, nothing standardised."""
     given = read_given(thing, Columns(), None)
     inputs = given.inputs if isinstance(given.inputs, LazyRows) else as_stored(given.inputs, "inputs")
+    if given.input_name is not None and not isinstance(inputs, Parts):
+        inputs = inputs.named(given.input_name) if isinstance(inputs, LazyRows) else Parts([inputs], [given.input_name])
     return inputs, as_tensor(given.targets, "targets")
 
 

@@ -52,7 +52,8 @@ class Dataset:
     what a run repeats in its warnings. Inputs and targets are in the units of the data; `normalization` and
     `target_normalization` say how a run standardises them, None that it takes them as they are; of several inputs it
     names those standardised. `columns` name the columns of inputs that came as a table.
-    `encoding` says how the columns of a table file became inputs.
+    `encoding` says how the columns of a table file became inputs. `input_name` is the key of inputs that came as a dict
+    of one array.
     """
 
     name: str
@@ -68,3 +69,4 @@ class Dataset:
     target_normalization: Normalization | None = None
     encoding: TableEncoding | None = None
     columns: tuple[str, ...] = ()
+    input_name: str | None = None

@@ -31,6 +31,7 @@ class DatasetEntry(Entry):
     digest: str | None = None
     digests: dict[str, Any] | None = None
     encoding: TableEntry | None = None
+    input_name: str | None = None
 
 
 class Scaling(Entry):

@@ -1,10 +1,21 @@
 """The inputs of samples: one tensor or several, in memory or read row by row, and how a model is called with them."""
 
-from subsetopt.inputs.calling import Arguments, Style, arguments_of, called, describe, fitted_to, style_of
+from subsetopt.inputs.calling import (
+    TRIED,
+    Arguments,
+    Style,
+    arguments_of,
+    called,
+    describe,
+    fitted_to,
+    style_of,
+    takes_tensor,
+)
 from subsetopt.inputs.parts import Inputs, Parts, copied_into
 from subsetopt.inputs.rows import Given, LazyRows, Stored, as_inputs, cut, each_part, joined, part_of, taken, version_of
 
 __all__ = [
+    "TRIED",
     "Arguments",
     "Given",
     "Inputs",
@@ -24,5 +35,6 @@ __all__ = [
     "part_of",
     "style_of",
     "taken",
+    "takes_tensor",
     "version_of",
 ]

@@ -61,6 +61,12 @@ class LazyRows:
         assert isinstance(self.template, Parts), "only such inputs have parts"
         return LazyRows(read, self._rows, self.template.part(key), self.limit)
 
+    def named(self, key: str) -> LazyRows:
+        """Return a single input as a part of this key."""
+        return LazyRows(
+            lambda rows: Parts([self._fetch_single(rows)], [key]), self._rows, Parts([self._single], [key]), self.limit
+        )
+
     def to(
         self, device: torch.device | str, dtype: torch.dtype | None = None, *, non_blocking: bool = False
     ) -> LazyRows:
@@ -107,6 +113,11 @@ class LazyRows:
     def _single(self) -> Tensor:
         assert isinstance(self.template, Tensor), "these inputs have several parts"
         return self.template
+
+    def _fetch_single(self, rows: list[int]) -> Tensor:
+        found = self._read(rows)
+        assert isinstance(found, Tensor), "these inputs have several parts"
+        return found
 
     def _fetched(self, rows: list[int]) -> Inputs:
         with self._alone:

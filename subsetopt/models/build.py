@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from subsetopt.ambient import ordinary_torch
 from subsetopt.errors import ModelError, UserError
-from subsetopt.inputs import Inputs, called, describe
+from subsetopt.inputs import Inputs, Parts, called, describe
 from subsetopt.models.arguments import convert_settings, open_ended, supplied_arguments
 from subsetopt.models.embedded import behind_embeddings
 from subsetopt.models.foreign import current_directory_importable, load_factory, one_line
@@ -29,6 +29,7 @@ def build_model(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     embedded: Sequence[tuple[int, int]] = (),
+    input_name: str | None = None,
     **settings: Any,
 ) -> nn.Module:
     """Return the model `name` (or what `package.module:factory` returns), initialised from `seed`, cast to `dtype`.
@@ -36,8 +37,9 @@ def build_model(
     `in_shape` excludes the sample axis. Parameters are drawn from the stream "init" in single precision, so a seed
     means the same weights whatever `dtype` and the ambient default; torch's global generator stays untouched. A model
     with complex parameters keeps its own dtypes. Columns of `embedded`, (place, number of codes) each, hold codes of
-    words, of which the model gets learnt vectors. Raises `SettingError` for an unknown name or setting and a bad value,
-    and `ModelError` for a model that does not fit `in_shape` or a factory that yields no trainable module.
+    words, of which the model gets learnt vectors. `input_name` is that of an only input that came in a dict. Raises
+    `SettingError` for an unknown name or setting and a bad value, and `ModelError` for a model that does not fit
+    `in_shape` or a factory that yields no trainable module.
     """
     in_shape = dict(in_shape) if isinstance(in_shape, dict) else tuple(in_shape)
     _require_takes(name, in_shape)
@@ -55,7 +57,7 @@ def build_model(
                 return _call(name, factory, given)
 
             model = behind_embeddings(made, in_shape, embedded) if embedded else made(in_shape)
-            initialise_lazy(model, in_shape)
+            initialise_lazy(model, in_shape, input_name=input_name)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(f"model {name!r} has no trainable parameters; unfreeze some")
     if any(parameter.is_complex() for parameter in model.parameters()):
@@ -148,11 +150,15 @@ def _call(name: str, factory: Callable[..., nn.Module], arguments: Mapping[str, 
 
 
 def initialise_lazy(
-    model: nn.Module, in_shape: tuple[int, ...] | dict[str, tuple[int, ...]], sample: Inputs | None = None
+    model: nn.Module,
+    in_shape: tuple[int, ...] | dict[str, tuple[int, ...]],
+    sample: Inputs | None = None,
+    input_name: str | None = None,
 ) -> None:
     """Give lazy parameters their shapes, so that they can be counted and flattened; floats first, then integers.
 
-    Several inputs need a `sample` of them; without one a lazy model is left as it is.
+    Several inputs need a `sample` of them; without one a lazy model is left as it is. A model that takes its only
+    input by its `input_name`, or in a dict, is given it so.
     """
     if not any(is_lazy(parameter) for parameter in model.parameters()):
         return
@@ -160,12 +166,14 @@ def initialise_lazy(
         if sample is not None:
             _evaluate(model, _fitting(model, sample))
         return
-    try:
-        _evaluate(model, torch.zeros(2, *in_shape))
-    except ModelError:
-        if not any(is_lazy(parameter) for parameter in model.parameters()):
-            raise
-        _evaluate(model, torch.zeros(2, *in_shape, dtype=torch.int64))
+    for kind in (torch.float32, torch.int64):
+        zeros = torch.zeros(2, *in_shape, dtype=kind)
+        try:
+            _evaluate(model, zeros if input_name is None else Parts([zeros], [input_name]))
+            return
+        except ModelError:
+            if kind is torch.int64 or not any(is_lazy(parameter) for parameter in model.parameters()):
+                raise
 
 
 def _evaluate(model: nn.Module, inputs: Inputs) -> Any:

@@ -61,7 +61,7 @@ def evaluate_split(
     Several `ranks` are given the same data, share the rows, and return the same figures, after one collective.
     Raises `DataError` or `ModelError` when data, model and loss do not fit.
     """
-    inputs = flat.fitting(as_inputs(inputs))
+    inputs = flat.fitting(as_inputs(inputs), preprocess)
     rows, kind = check_rows(indices, inputs, targets), make_loss(loss)
     samples = len(inputs) if rows is None else len(rows)
     ranks = ranks if ranks is not None and samples >= ranks.size else Ranks()

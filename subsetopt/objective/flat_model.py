@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from subsetopt.errors import ModelError
 from subsetopt.inputs import Inputs, Stored, fitted_to
 from subsetopt.objective.arithmetic import plain
+from subsetopt.objective.chunks import Preprocess, part_placer
 from subsetopt.objective.module_call import InPlaceOfForward, ModuleCall, outputs_of
 from subsetopt.objective.private_copy import check_parameters, copied, plain_names, private_copy
 
@@ -106,9 +107,27 @@ class FlatModel:
         """Return what the deterministic forward pass uses besides w and the inputs: the frozen parameters."""
         return [parameter.detach() for parameter in self._module.parameters() if not parameter.requires_grad]
 
-    def fitting(self, inputs: Stored) -> Stored:
-        """Return the inputs as this model takes them: a single part by its name, or as a plain tensor."""
-        return inputs if self.is_called_by_loss else fitted_to(self._module, inputs)
+    def fitting(self, inputs: Stored, preprocess: Preprocess | None = None) -> Stored:
+        """Return the inputs as this model takes them: a single part by its name, in a dict, or as a plain tensor."""
+        if self.is_called_by_loss:
+            return inputs
+        return fitted_to(self._module, inputs, part_placer(self.device, self.dtype, preprocess))
+
+    def given_as(self, input_name: str) -> FlatModel:
+        """Return the same model, sharing all it has, which hands its single tensor on by this name, or in a dict."""
+        view = copy.copy(self)
+        view.exclusive, view._call = self.exclusive, ModuleCall(self._module, input_name=input_name)
+        return view
+
+    @property
+    def input_name(self) -> str | None:
+        """The name by which a single tensor is handed on (see `given_as`)."""
+        return self._call.input_name
+
+    def renewed(self, w: Tensor) -> FlatModel:
+        """Return an independent model that starts at w, with the current buffers."""
+        new = FlatModel(self.module(w), dtype=self.dtype, device=self.device)
+        return new if self.input_name is None else new.given_as(self.input_name)
 
     def initial(self) -> Tensor:
         """Return a fresh copy of the parameters the model came with, shape (P,)."""

@@ -40,7 +40,7 @@ def probe(flat: FlatModel, loss: Loss, x: Inputs, y: Tensor, all_targets: Tensor
     generators and the model's buffers are left as they were.
     """
     w, buffers = flat.initial(), flat.buffers()
-    with _left_as_it_was(flat):
+    with left_as_it_was(flat):
         versions = _versions(flat, w)
         outputs, saved = with_saved_bytes(lambda: _outputs(flat, flat.leaves(w), x), w, UNMEASURED * x.nbytes)
         _require_unwritten(flat, w, versions)
@@ -214,7 +214,8 @@ def _close(first: Tensor, second: Tensor) -> bool:
 
 
 @contextmanager
-def _left_as_it_was(flat: FlatModel) -> Iterator[None]:
+def left_as_it_was(flat: FlatModel) -> Iterator[None]:
+    """Give random generators and the model's buffers their state back at the end."""
     before = flat.buffers()
     try:
         with borrowed_generators([flat.device] if flat.device.type == "cuda" else []):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from subsetopt.errors import ModelError, UserError
-from subsetopt.inputs import Arguments, Inputs, Style, arguments_of, describe, each_part, style_of, version_of
+from subsetopt.inputs import Arguments, Inputs, Parts, Style, arguments_of, describe, each_part, style_of, version_of
 
 InPlaceOfForward = Callable[[nn.Module, Inputs], Any]
 """What is evaluated in place of `module(x)`: a loss or residuals, which call the module as they like."""
@@ -19,15 +19,18 @@ InPlaceOfForward = Callable[[nn.Module, Inputs], Any]
 class ModuleCall:
     """Calls `module`, whose first call in each mode tells how the others have to be made.
 
-    Where a `function` is given, it is called as `function(module, x)` in place of the module.
+    Where a `function` is given, it is called as `function(module, x)` in place of the module. A module that takes its
+    single tensor by name, or in a dict, has it by its `input_name`.
 
     `changes_inputs`: its forward pass works in place on what it is given (`nn.ReLU(inplace=True)` as first layer);
     every call then gets a copy, so that the data stay as they are. `differentiates`: its forward pass calls autograd
     (forces from an energy), which needs gradients recorded even where nobody asks for those of the parameters.
     """
 
-    def __init__(self, module: nn.Module, function: InPlaceOfForward | None = None) -> None:
-        self.module, self.function = module, function
+    def __init__(
+        self, module: nn.Module, function: InPlaceOfForward | None = None, input_name: str | None = None
+    ) -> None:
+        self.module, self.function, self.input_name = module, function, input_name
         # What a loss does inside, by torch.func for one, is not seen from outside.
         self.changes_inputs, self.differentiates = False, function is not None
         self._known: set[str] = set()
@@ -63,7 +66,7 @@ class ModuleCall:
     def _plainly(self, x: Inputs) -> Any:
         if self.function is not None:
             return self.function(self.module, x)
-        if isinstance(x, Tensor):
+        if isinstance(x, Tensor) and self.input_name is None:
             return self.module(x)
         arguments, named = self.arguments(x)
         return self.module(*arguments, **named)
@@ -73,7 +76,9 @@ class ModuleCall:
         if self.function is not None:
             raise ModelError("loss: it calls the model itself, which cannot be traced from outside")
         if isinstance(x, Tensor):
-            return (x,), {}
+            if self.input_name is None:
+                return (x,), {}
+            x = Parts([x], [self.input_name])
         if x.keys not in self._styles:
             self._styles[x.keys] = style_of(self.module, x)
         return arguments_of(x, self._styles[x.keys])

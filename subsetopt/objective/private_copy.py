@@ -92,10 +92,16 @@ def copied(model: nn.Module) -> nn.Module:
     Tensors that a module has computed from its parameters and kept (the older `nn.utils.weight_norm`) come along as
     plain values.
     """
-    memo: dict[int, Any] = {}
-    for tensor in _kept_tensors(model):
-        if not tensor.is_leaf or tensor.is_inference():
-            memo[id(tensor)] = _ordinary(tensor)
+    odd = (tensor for tensor in _kept_tensors(model) if not tensor.is_leaf or tensor.is_inference())
+    return _copied(model, {id(tensor): _ordinary(tensor) for tensor in odd})
+
+
+def copied_around_tensors(model: nn.Module) -> nn.Module:
+    """Return a deep copy that has the very tensors of `model`, in its state; raises `ModelError` as `copied`."""
+    return _copied(model, {id(tensor): tensor for tensor in _kept_tensors(model)})
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
         with torch.inference_mode(False):
             return copy.deepcopy(model, memo)

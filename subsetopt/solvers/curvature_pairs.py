@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,15 +28,18 @@ from subsetopt.solvers.inner_products import (
     Array,
     array,
     combination,
+    host_combination,
+    host_pair_products,
+    host_ring_products,
     on_host,
     pair_products,
+    precision,
     quiet,
     ring_products,
-    short_combination,
-    short_ring_products,
 )
 
 Vector = NDArray[np.float64]
+Indices = NDArray[np.int64]
 GAMMA_PAIRS = 10  # newest pairs among which H0 is chosen
 
 
@@ -58,10 +62,12 @@ class CurvaturePairs:
     def __post_init__(self) -> None:
         """Begin without a direction; later `with_product` has the products of each y_j with the last H g.
 
-        `_float64` is a copy of short float32 rows, whose products are summed in float64.
+        `_float64` is a copy of short float32 rows, whose products are summed in float64; `_places` says where `order`
+        has its rows.
         """
         self.with_product: Vector | None = None
         self._float64: Array | None = None
+        self._places: Places | None = None
 
     @classmethod
     def empty(cls, m: int, w: Tensor) -> CurvaturePairs:
@@ -80,7 +86,7 @@ class CurvaturePairs:
             return ring
         dots = torch.stack([ring_products(torch.stack(pair), torch.stack(pair)) for pair in pairs])
         flat = host_read(dots.reshape(-1))
-        eps = torch.finfo(w.dtype).eps
+        eps = precision(w.dtype)
         products = zip(pairs, flat[::4], flat[1::4], flat[3::4], strict=True)
         curved = [pair for pair, ss, sy, yy in products if sy > eps * math.sqrt(ss) * math.sqrt(yy)][-m:]
         for slot, pair in enumerate(curved):
@@ -104,27 +110,28 @@ class CurvaturePairs:
         self.rows[at.start] = s
         torch.mul(y, correction, out=self.rows[at.start + 1])
         self.rows_changed(at)
-        return self.take(at, gradient, correction, step)
+        with quiet():
+            return self.take(at, gradient, correction, step)
 
     def learn(
         self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], correction: float, step: float
     ) -> float:
         """Insert the differences between two points (w, g), without a copy of them; see `insert`."""
         at = self.free_rows()
-        self._subtract(at, before, after, correction)
-        self.rows_changed(at)
-        return self.take(at, after[1], correction, step)
+        with quiet():
+            self._subtract(at, before, after, correction)
+            self.rows_changed(at)
+            return self.take(at, after[1], correction, step)
 
     def _subtract(
         self, at: slice, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], correction: float
     ) -> None:
         if self.on_host:
-            rows = self.rows.numpy()
-            with quiet():
-                np.subtract(array(after[0]), array(before[0]), out=rows[at.start])
-                np.subtract(array(after[1]), array(before[1]), out=rows[at.start + 1])
-                if correction != 1:
-                    rows[at.start + 1] *= correction
+            s, y = self.rows.numpy()[at]
+            np.subtract(array(after[0]), array(before[0]), out=s)
+            np.subtract(array(after[1]), array(before[1]), out=y)
+            if correction != 1:
+                y *= correction
             return
         for row, old, new in zip(self.rows[at], before, after, strict=True):
             torch.sub(new, old, out=row)
@@ -134,9 +141,10 @@ class CurvaturePairs:
     def take(self, at: slice, gradient: Tensor, correction: float, step: float | None) -> float:
         """Take the pair in the free rows into use; see `insert`."""
         with_gradient, (ss, sy, yy) = self.read_products(gradient, at)
-        curved = sy > torch.finfo(gradient.dtype).eps * math.sqrt(ss) * math.sqrt(yy)
+        length = math.sqrt(ss)
+        curved = sy > precision(gradient.dtype) * length * math.sqrt(yy)
         self.keep(at, correction, with_gradient, sy, yy, curved, step)
-        return math.sqrt(ss)
+        return length
 
     def rows_changed(self, at: slice) -> None:
         """Take note that these rows have been written."""
@@ -164,8 +172,11 @@ class CurvaturePairs:
         `sy` and `yy` are the products of s with t y and of t y with the second row of the pair, which is t y itself.
         Those of s with the other y_j follow from the direction's, if `step` times it is s.
         """
-        with_y = correction * (with_gradient - self.with_gradient[: len(with_gradient)])
-        self.with_gradient[: len(with_gradient)] = with_gradient
+        former = self.with_gradient[: len(with_gradient)]
+        with_y = with_gradient - former
+        if correction != 1:
+            with_y *= correction
+        former[:] = with_gradient
         if not curved:
             self.rows[at] = 0  # y may have overflowed, and a direction sums over the free slot, too
             self.rows_changed(at)
@@ -173,15 +184,16 @@ class CurvaturePairs:
             return
         known = step is not None and self.with_product is not None
         if step is not None and self.with_product is not None:
-            _, y = _pair_rows(self.order)
+            y = self.places.y
             self.gram[at.start, y] = self.gram[y, at.start] = -step * self.with_product
-        self.gram[: len(with_y), at.start + 1] = self.gram[at.start + 1, : len(with_y)] = with_y
-        self.gram[at.start, at.start + 1] = self.gram[at.start + 1, at.start] = sy
-        self.gram[at.start + 1, at.start + 1] = yy
-        self.order.append(at.start // 2)
-        del self.order[: 1 - self.rows.shape[0] // 2]  # the oldest, where none is free
+        i, j = at.start, at.start + 1
+        self.gram[: len(with_y), j] = self.gram[j, : len(with_y)] = with_y
+        self.gram[i, j] = self.gram[j, i] = sy
+        self.gram[j, j] = yy
+        self.order.append(i // 2)
+        del self.order[: 1 - len(self.gram) // 2]  # the oldest, where none is free
         self.measured = min(self.measured + 1, len(self.order)) if known else 1
-        self.with_product = None
+        self.with_product = self._places = None
 
     def shifted(self, strength: float) -> CurvaturePairs:
         """Return the pairs (s, y + strength s) of the same function with strength/2 ||w||^2 added; `meet` before use.
@@ -196,7 +208,8 @@ class CurvaturePairs:
         """Take the inner products with another current gradient. One synchronisation."""
         self.with_product = None
         if self.order:
-            read, _ = self.read_products(gradient)
+            with quiet():
+                read, _ = self.read_products(gradient)
             self.with_gradient[: len(read)] = read
 
     def whole(self) -> CurvaturePairs:
@@ -212,8 +225,9 @@ class CurvaturePairs:
         note_read()
         width = self.rows.shape[1]
         note_flops(2 * used * width + (0 if pair is None else 6 * width), host=True)
-        s_and_y = None if pair is None else (self.rows[pair.start], self.rows[pair.start + 1])
-        return short_ring_products(self._rows_to_measure()[:used], gradient, s_and_y)
+        rows = self._rows_to_measure()
+        with_gradient = host_ring_products(rows[:used], array(gradient))
+        return with_gradient, [] if pair is None else host_pair_products(*rows[pair])
 
     def _rows_to_measure(self) -> Array:
         rows = self.rows.numpy()
@@ -227,6 +241,13 @@ class CurvaturePairs:
     def dimension(self) -> int:
         """P, of which the rows may be a part."""
         return self.rows.shape[1]
+
+    @property
+    def places(self) -> Places:
+        """Where the s and the y of `order` are."""
+        if self._places is None:
+            self._places = Places.of(self.order, len(self.gram) // 2)
+        return self._places
 
     @property
     def on_host(self) -> bool:
@@ -247,10 +268,11 @@ class CurvaturePairs:
         newest few pairs: that quotient leans to the stiff directions, the more so the worse the conditioning.
         """
         note_flops(8 * pairs**2, host=True)  # triangular systems and products
-        s, y = _pair_rows(self.order[-pairs:])
-        SY, YY = self.gram[s][:, y], self.gram[y][:, y]
+        places = self.places if pairs == len(self.order) else Places.of(self.order[-pairs:], len(self.gram) // 2)
+        s, y, _ = places
+        SY, YY = places.tables(self.gram)
         Sg, Yg = self.with_gradient[s], self.with_gradient[y]
-        gamma = float((SY.diagonal()[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]).max())
+        gamma = float(np.maximum.reduce(SY.diagonal()[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]))
         measured = max(1, min(self.measured, pairs))
         complete = len(self.order) >= self.dimension  # they may span all directions
         newest = conjugate(SY[-measured:, -measured:], ASYMMETRY if complete else STRICT_ASYMMETRY)
@@ -268,28 +290,56 @@ class CurvaturePairs:
         with quiet():
             while True:
                 c, gamma = self.coefficients(pairs)
-                square = float(c @ self.with_gradient + gamma * square_norm)
+                square = float(c.dot(self.with_gradient)) + gamma * square_norm
                 if 0 < square < math.inf or pairs == 1:
                     break
                 pairs //= 2
-            _, y = _pair_rows(self.order)
-            self.with_product = self.gram[y] @ c + gamma * self.with_gradient[y]
-        used = 2 * len(self.order) + 2
-        weights = scale * c[:used]
-        if self.on_host:
-            note_flops(2 * used * self.rows.shape[1], host=True)
-            return short_combination(gradient, self.rows.numpy()[:used], weights, scale * gamma), square
+            y = self.places.y
+            self.with_product = self.gram[y].dot(c) + gamma * self.with_gradient[y]
+            used = 2 * len(self.order) + 2
+            weights = scale * c[:used]
+            if self.on_host:
+                rows = self.rows.numpy()[:used]
+                note_flops(2 * rows.size, host=True)
+                return host_combination(array(gradient), rows, weights, scale * gamma), square
         moved_weights = moved(torch.from_numpy(weights), gradient.device, gradient.dtype)
         return combination(gradient, self.rows[:used], moved_weights, beta=scale * gamma), square
 
 
-def _pair_rows(order: Sequence[int]) -> tuple[Any, Any]:
-    """Return where the s and the y of these slots are: slices, which copy nothing, until the ring has turned."""
-    first, last = order[0], order[-1]
-    if last - first == len(order) - 1:
-        return slice(2 * first, 2 * last + 1, 2), slice(2 * first + 1, 2 * last + 2, 2)
-    s = 2 * np.array(order)
-    return s, s + 1
+class Places(NamedTuple):
+    """Where the s and the y of some slots are: slices, which copy nothing, until the ring has turned."""
+
+    s: Any
+    y: Any
+    window: slice | None  # of `_turning`, once the ring has turned
+
+    @classmethod
+    def of(cls, order: Sequence[int], slots: int) -> Places:
+        """Return the places of consecutive slots of a ring, in this order."""
+        first, last = order[0], order[-1]
+        if last - first == len(order) - 1:
+            return cls(slice(2 * first, 2 * last + 1, 2), slice(2 * first + 1, 2 * last + 2, 2), None)
+        window = slice(first, first + len(order))
+        s, y, _, _ = _turning(slots)
+        return cls(s[window], y[window], window)
+
+    def tables(self, gram: Vector) -> tuple[Vector, Vector]:
+        """Return s_i·y_j and y_i·y_j from the products of all rows."""
+        if self.window is None:
+            return gram[self.s, self.y], gram[self.y, self.y]
+        _, _, sy, yy = _turning(len(gram) // 2)
+        return gram.take(sy[self.window, self.window]).T, gram.take(yy[self.window, self.window]).T
+
+
+@lru_cache(4)
+def _turning(slots: int) -> tuple[Indices, Indices, Indices, Indices]:
+    """Return for two turns of a ring the rows of s and y (2n,), and where s_i·y_j and y_i·y_j lie in a flat `gram`.
+
+    These (2n, 2n) are transposed, so that what is taken by them comes in the order of columns, which LAPACK wants.
+    """
+    s = 2 * (np.arange(2 * slots) % slots)
+    y = s + 1
+    return s, y, 2 * slots * s + y[:, None], 2 * slots * y + y[:, None]
 
 
 def curvature_correction(decrease: float, slope: float, new_slope: float, noise: float) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from subsetopt.solvers.iterate import (
     Iterate,
     StopSettings,
     advance,
+    changed,
     evaluate,
     promised_decrease,
     restart_fields,
@@ -121,7 +122,7 @@ class DescentSolver(StopSettings, Generic[M]):
             line = self.propose(memory, state)
             trial = None if line is None else search.along(line)
         if trial is None or line is None:
-            return dataclasses.replace(state, memory=memory, evaluations=search.evaluations, failure=search.failure)
+            return changed(state, memory=memory, evaluations=search.evaluations, failure=search.failure)
         memory, length = self.learn(memory, state, line, trial)
         changes = {"step_length": length, "measured_noise": search.measured_noise}
         return advance(state, trial, search.evaluations, memory=memory, **changes)
@@ -147,6 +148,9 @@ class DescentSolver(StopSettings, Generic[M]):
         numbers = {"measured_noise": 0.0, **numbers}  # what former versions saved has none
         state: DescentState[M] = join(self.state_type, tensors, numbers, identity=objective.identity)
         return state
+
+
+_line_search = cache(LineSearch)
 
 
 class _Search:
@@ -186,7 +190,7 @@ class _Search:
             def trial_at(step: float) -> Trial:
                 return trials.note(self._evaluate(line, step))
 
-            trial, _ = LineSearch(solver.max_trials)(trial_at, start, step, conditions, self._left)
+            trial, _ = _line_search(solver.max_trials)(trial_at, start, step, conditions, self._left)
             measured = measured_noise(trials.errors, state.w, state.scale)
             if trial is not None and noise < measured >= abs(trial.loss - start.loss):
                 self.measured_noise = measured  # the search found its way by luck
@@ -195,8 +199,8 @@ class _Search:
             if trials.flattest is None or measured <= noise:
                 break
             self.measured_noise = measured
-            flattest = dataclasses.replace(trials.flattest, noise=max(trials.flattest.noise, measured))
-            if dataclasses.replace(conditions, noise=measured).hold(start, flattest):
+            flattest = trials.flattest._replace(noise=max(trials.flattest.noise, measured))
+            if conditions._replace(noise=measured).hold(start, flattest):
                 return flattest
             step = secant_step(start, flattest)
         floor = trials.promised <= CONTRADICTION * state.noise
@@ -210,7 +214,7 @@ class _Search:
         trial = evaluate(self._objective, w, purpose, step, line.direction)
         if not self.measured_noise > trial.noise:
             return trial
-        return dataclasses.replace(trial, noise=self.measured_noise)
+        return trial._replace(noise=self.measured_noise)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,23 +40,31 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
         return products(a.unsqueeze(0), b.unsqueeze(1)).reshape(())
     note_flops(2 * a.numel(), host=True)
     with quiet():
-        return torch.tensor(sum(x.dot(y) for x, y in _spans(SPAN, a, b, wide=True)), dtype=torch.float64, device="cpu")
+        spans = _spans(SPAN, (array(a), array(b)), wide=True)
+        return torch.tensor(sum(x.dot(y) for x, y in spans), dtype=torch.float64, device="cpu")
 
 
 def point_numbers(loss: Tensor, gradient: Tensor, w: Tensor, along: Tensor | None) -> list[float]:
     """Return loss, max|g|, g·g, ||g∘w||² and, where there is a direction, g·d, in one synchronisation."""
     if not gradient.is_cpu:
         return _read_from_device(loss, gradient, w, along)
-    vectors = [gradient, w] if along is None else [gradient, w, along]
+    tensors = [gradient, w] if along is None else [gradient, w, along]
     if not on_host(gradient):  # 16 bits
-        vectors = [vector.float() for vector in vectors]
-    note_flops(2 * gradient.numel() * len(vectors), host=True)
+        tensors = [tensor.float() for tensor in tensors]
+    vectors = [array(tensor) for tensor in tensors]
+    g = vectors[0]
+    note_flops(2 * len(g) * len(vectors), host=True)
     note_read()
-    g = array(vectors[0])
     with quiet():
-        largest = abs(max(-float(np.minimum.reduce(g)), float(np.maximum.reduce(g))))  # of -0, too
-        sums = _in_float32(_gradient_sums, vectors) or _gradient_sums(_spans(SPAN, *vectors, wide=True))
-    return [float(array(loss.double())), largest, *sums]
+        largest = _largest(g)
+        sums = _in_float32(_gradient_sums, vectors) or _gradient_sums(_spans(SPAN, vectors, wide=True))
+    return [float(array(loss if on_host(loss) else loss.double())), largest, *sums]
+
+
+@cache
+def precision(dtype: torch.dtype) -> float:
+    """Return the distance from 1 to the next number."""
+    return torch.finfo(dtype).eps
 
 
 def on_host(tensor: Tensor) -> bool:
@@ -74,23 +83,35 @@ def quiet() -> np.errstate:
     return np.errstate(over="ignore", invalid="ignore", under="ignore")
 
 
-def _spans(width: int, *vectors: Tensor, wide: bool = False) -> Iterator[list[Array]]:
-    """Yield the vectors in spans of `width` entries, in float64 if `wide`."""
-    arrays = [array(vector) for vector in vectors]
-    wide = wide and arrays[0].dtype != np.float64
-    for start in range(0, len(arrays[0]), width):
-        span = [array[start : start + width] for array in arrays]
+def _spans(width: int, vectors: Sequence[Array], *, wide: bool = False) -> Iterable[Sequence[Array]]:
+    """Return the vectors in spans of `width` entries, in float64 if `wide`."""
+    wide = wide and vectors[0].dtype != np.float64
+    if len(vectors[0]) > width:
+        return _cut(width, vectors, wide)
+    return ([vector.astype(np.float64) for vector in vectors] if wide else vectors,)
+
+
+def _cut(width: int, vectors: Sequence[Array], wide: bool) -> Iterator[Sequence[Array]]:
+    for start in range(0, len(vectors[0]), width):
+        span = [vector[start : start + width] for vector in vectors]
         yield [part.astype(np.float64) for part in span] if wide else span
 
 
-def _in_float32(sums_of: Callable[[Iterable[Sequence[Array]]], Sums], vectors: Sequence[Tensor]) -> Sums | None:
+def _largest(g: Array) -> float:
+    """Return max|g|; without a copy of |g|, where that would leave the cache."""
+    if len(g) <= SPAN:
+        return float(np.maximum.reduce(np.abs(g)))
+    return abs(max(-float(np.minimum.reduce(g)), float(np.maximum.reduce(g))))  # of -0, too
+
+
+def _in_float32(sums_of: Callable[[Iterable[Sequence[Array]]], Sums], vectors: Sequence[Array]) -> Sums | None:
     """Return the sums of long float32 vectors from sums in float32 over `SUMMED` entries; None for others.
 
     These have the accuracy of the entries; None, too, where a sum says that products may have left float32's range.
     """
-    if vectors[0].dtype != torch.float32 or len(vectors[0]) <= LONG:
+    if len(vectors[0]) <= LONG or vectors[0].dtype != np.float32:
         return None
-    sums = sums_of(_spans(SUMMED, *vectors))
+    sums = sums_of(_spans(SUMMED, vectors))
     smallest = SAFE * len(vectors[0])
     return sums if all(smallest <= abs(value) < math.inf for value in sums) else None
 
@@ -131,7 +152,7 @@ def pair_products(s: Tensor, y: Tensor) -> Tensor:
         return torch.stack([dot(s, s), dot(s, y), dot(y, y)])
     note_flops(6 * s.numel(), host=True)
     with quiet():
-        sums = _in_float32(_pair_sums, (s, y)) or _exact_pair_sums((s, y))
+        sums = host_pair_products(array(s), array(y))
     return torch.tensor(sums, dtype=torch.float64, device="cpu")
 
 
@@ -193,26 +214,24 @@ def runs_at_once(rows: Tensor, vectors: Tensor) -> Tensor:
     return sums.sum(0, dtype=torch.float64) + products(rows[:, whole:], vectors[:, whole:].T)
 
 
-def short_ring_products(rows: Array, gradient: Tensor, pair: tuple[Tensor, Tensor] | None) -> tuple[Array, Sums]:
-    """Return rows (r, P) times g, then s·s, s·y and y·y of `pair`, by numpy, in float32 for runs as `ring_products`."""
-    g = array(gradient)
-    with quiet():
-        g = g if g.dtype == rows.dtype else g.astype(rows.dtype)
-        if g.dtype == np.float64 or len(g) <= RUN:
-            products = (rows @ g).astype(np.float64, copy=False)
-        else:
-            runs = [rows[:, start : start + RUN] @ g[start : start + RUN] for start in range(0, len(g), RUN)]
-            products = np.sum(runs, 0, dtype=np.float64)
-        return products, [] if pair is None else _in_float32(_pair_sums, pair) or _exact_pair_sums(pair)
+def host_ring_products(rows: Array, g: Array) -> Array:
+    """Return rows (r, P) times g in float64, by numpy; in float32 for runs as `ring_products`. Call it in `quiet`."""
+    g = g if g.dtype == rows.dtype else g.astype(rows.dtype)
+    if g.dtype == np.float64 or len(g) <= RUN:
+        return (rows @ g).astype(np.float64, copy=False)
+    runs = [rows[:, start : start + RUN] @ g[start : start + RUN] for start in range(0, len(g), RUN)]
+    products: Array = np.add.reduce(runs, 0, dtype=np.float64)
+    return products
 
 
-def _exact_pair_sums(pair: tuple[Tensor, Tensor]) -> Sums:
-    return _pair_sums(_spans(SPAN, *pair, wide=True))
+def host_pair_products(s: Array, y: Array) -> Sums:
+    """Return s·s, s·y and y·y, by numpy. Call it in `quiet`."""
+    pair = (s, y)
+    return _in_float32(_pair_sums, pair) or _pair_sums(_spans(SPAN, pair, wide=True))
 
 
-def short_combination(start: Tensor, rows: Array, weights: Array, beta: float) -> Tensor:
-    """Return beta start + rowsᵀ weights in the dtype of the vectors, by numpy."""
-    with quiet():
-        result: Array = weights.astype(rows.dtype, copy=False) @ rows
-        result += rows.dtype.type(beta) * array(start)
+def host_combination(start: Array, rows: Array, weights: Array, beta: float) -> Tensor:
+    """Return beta start + rowsᵀ weights in the dtype of the vectors, by numpy. Call it in `quiet`."""
+    result: Array = weights.astype(rows.dtype, copy=False) @ rows
+    result += rows.dtype.type(beta) * start
     return torch.from_numpy(result)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from subsetopt.solvers.inner_products import precision
 
 LOOSE = 0.9  # share of the first slope
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """One point on the line, evaluated once. `slope` is g·d; `gradient_norm` is max|g|; `square_norm` is g·g.
 
     `noise` is the size of a change in loss that rounding may explain.
@@ -38,8 +39,7 @@ class Trial:
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm) and math.isfinite(self.slope)
 
 
-@dataclass(frozen=True)
-class WolfeConditions:
+class WolfeConditions(NamedTuple):
     """What a step must satisfy: `decrease` is c1, `curvature` is c2; `noise` is the rounding error of the loss.
 
     `strong` conditions reject a step far beyond the minimiser, too, where phi rises steeply again.
@@ -103,7 +103,7 @@ class LineSearch:
         best: Trial | None = None
         step = first_step
         for count in range(min(self.max_trials, budget)):
-            if -step * start.slope < torch.finfo(start.w.dtype).eps * conditions.noise:
+            if -step * start.slope < precision(start.w.dtype) * conditions.noise:
                 break
             trial = evaluate(step)
             if conditions.hold(start, trial) or (count >= self.exact_trials and conditions.hold_loosely(start, trial)):

@@ -39,6 +39,8 @@ def measured_noise(errors: Sequence[tuple[float, float]], w: Tensor, scale: floa
     the loss's leaves errors in proportion to the step, and those of a smooth loss fall with its cube. `scale` is the
     size of the loss where the solve began: above eps^`DIGITS` of it nothing is called rounding.
     """
+    if len(errors) < FEWEST:
+        return 0.0
     finite = [(step, abs(error)) for step, error in errors if math.isfinite(error)]
     constant = [
         error

@@ -29,7 +29,7 @@ def initialised_from(path: Path, flat: FlatModel) -> FlatModel:
             f"does not fit the model ({problem[:160]})",
             f"use its {setting('model')} and {setting('model_args')}",
         ) from None
-    return FlatModel(flat.module(w), dtype=flat.dtype, device=flat.device)
+    return flat.renewed(w)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

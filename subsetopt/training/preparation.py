@@ -20,7 +20,7 @@ from subsetopt.data import (
 )
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
-from subsetopt.inputs import Inputs
+from subsetopt.inputs import Inputs, Parts
 from subsetopt.models import MODELS, build_model, initialise_lazy, refuse_reserved
 from subsetopt.objective import FlatModel, Loss, ModelLoss, Prices, Residuals, calibrated_prices, tuned_chunk_size
 from subsetopt.objective.weighting import without_weights
@@ -28,7 +28,7 @@ from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
 from subsetopt.training.checks.habits import probability_note, unused_notes
-from subsetopt.training.checks.inputs import fitted_inputs
+from subsetopt.training.checks.inputs import fitted_inputs, handed_on_as
 from subsetopt.training.checks.own_loss import as_run_data, check_own_loss, fitted_outputs, own_loss
 from subsetopt.training.checks.run_data import learnt_table, standardised_as
 from subsetopt.training.checks.scale_notes import scale_notes
@@ -95,13 +95,16 @@ def prepare(
             seed=config.seed,
             dtype=dtype,
             embedded=coded,
+            input_name=dataset.input_name,
             **config.model_args,
         )
     if isinstance(kind, ModelLoss):
         initialise_for(kind, model, dataset, whole)
     else:
-        initialise_lazy(model, dataset.in_shape, _few(dataset, dtype))
+        initialise_lazy(model, dataset.in_shape, _few(dataset, dtype), dataset.input_name)
     flat = FlatModel(model, dtype=dtype, device=device)
+    input_name = None if function is not None or isinstance(kind, ModelLoss) else handed_on_as(model, dataset)
+    flat = flat if input_name is None else flat.given_as(input_name)
     flat = flat if function is None else flat.evaluated_by(function)
     if whole:
         preprocess = raw_preprocess(dataset.train.inputs, dtype)
@@ -109,7 +112,9 @@ def prepare(
         dataset, embedded = fitted_inputs(flat, dataset)
         preprocess = Preprocess(dataset.normalization, dtype, embedded)
         if function is None and not isinstance(kind, ModelLoss):
-            dataset = fitted_outputs(model, dataset, kind, preprocess(dataset.train.inputs[:CHECKED_SAMPLES]))
+            few = preprocess(dataset.train.inputs[:CHECKED_SAMPLES])
+            few = few if input_name is None else Parts([few], [input_name])
+            dataset = fitted_outputs(model, dataset, kind, few)
         if statistics is not None:
             dataset = standardised_as(dataset, statistics)
             preprocess = Preprocess(dataset.normalization, dtype, embedded)

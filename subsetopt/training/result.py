@@ -68,7 +68,7 @@ def assemble_result(prepared: PreparedRun, position: Position, splits: Sequence[
         version=own_version(),
         status="done",
         seed=config.seed,
-        dataset=_dataset(data),
+        dataset=_dataset(data, run.model.flat.input_name),
         normalization=_scalings(dataset.normalization),
         target_normalization=_scaling(dataset.target_normalization),
         model=Model(name=config.model, args=config.model_args, parameters=run.model.flat.size),
@@ -102,11 +102,12 @@ def _own_loss(run: RunContext) -> dict[str, Any]:
     return {"loss": OwnLoss(name=name.split(":")[0][:200], calls_model=run.model.flat.is_called_by_loss)}
 
 
-def _dataset(data: TrainingData) -> DatasetEntry:
+def _dataset(data: TrainingData, input_name: str | None) -> DatasetEntry:
     dataset = data.dataset
     given = data.given
-    # Only what a table has is an entry: other runs have none, as before.
-    encoding = {} if dataset.encoding is None else {"encoding": table_entry(dataset.encoding)}
+    # Only what a table or a dict has is an entry: other runs have none, as before.
+    own: dict[str, Any] = {} if dataset.encoding is None else {"encoding": table_entry(dataset.encoding)}
+    own |= {} if input_name is None else {"input_name": input_name}
     return DatasetEntry(
         name=dataset.name,
         task=dataset.task,
@@ -120,7 +121,7 @@ def _dataset(data: TrainingData) -> DatasetEntry:
         embedded=data.preprocess.embedded,
         digest=dataset_digest(given),
         digests=split_digests(given),
-        **encoding,
+        **own,
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from subsetopt import functional, minimize
-from subsetopt.errors import SettingError
+from subsetopt.errors import ModelError, SettingError
 from subsetopt.seeding import make_generator, seeded_globals
 
 X = torch.randn(15, 2, generator=make_generator(0, "functional"), dtype=torch.float64)
@@ -72,3 +76,70 @@ def test_what_is_no_loss_is_refused() -> None:
         functional(lambda x: x, lambda model: 0)  # type: ignore[arg-type] # the mistake under test
     with pytest.raises(SettingError, match="give a function"):
         functional(Process(), 3)  # type: ignore[arg-type] # the mistake under test
+
+
+class Recomputing(nn.Module):
+    """A network whose inner layers, BatchNorm among them, are evaluated again in the backward pass where asked."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        with seeded_globals(0, "recomputing"):
+            self.body = nn.Sequential(nn.Linear(2, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh())
+            self.head = nn.Linear(5, 1)
+        self.how = how
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "plain" or (self.how == "late" and float(self.head.bias.detach()) < 1):
+            return self.head(self.body(x))
+        return self.head(checkpoint(self.body, x, use_reentrant=self.how == "reentrant"))
+
+
+def misfit(model: nn.Module) -> Tensor:
+    return (model(X)[:, 0] - Y).square().mean()
+
+
+def test_a_module_that_is_recomputed_has_the_derivatives_of_the_same_without() -> None:
+    """Two graphs live at once, and the backward passes come after both: each is recomputed at its own point."""
+    found = []
+    for how in ("plain", "checkpointed"):
+        function, start = functional(Recomputing(how), misfit)
+        points = [(start + shift).requires_grad_() for shift in (0.5, -0.25)]
+        values = [function(point) for point in points]
+        gradients = [torch.autograd.grad(value, point)[0] for value, point in zip(values, points, strict=True)]
+        hessian = torch.autograd.functional.hessian(function, points[0].detach())
+        found.append([*(value.detach() for value in values), *gradients, hessian])
+    for plain, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "newton-cg"])
+def test_a_solve_with_a_recomputed_module_is_that_of_the_same_without(method: str) -> None:
+    found = []
+    for how in ("plain", "checkpointed"):
+        function, start = functional(Recomputing(how), misfit)
+        result = minimize(function, start, method=method, max_iterations=5)
+        found.append(torch.cat([parameter.flatten() for parameter in function.module(result.x).parameters()]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("needs", [False, True])
+def test_checkpoints_that_lose_the_gradient_are_refused(needs: bool) -> None:
+    x = X.clone().requires_grad_(needs)
+    with pytest.raises(ModelError, match="use_reentrant=False"):
+        functional(Recomputing("reentrant"), lambda model: model(x).square().sum())
+
+
+def test_a_checkpoint_that_begins_later_is_refused_when_it_is_recomputed() -> None:
+    function, start = functional(Recomputing("late"), misfit)
+    w = (start + 2).requires_grad_()
+    value = function(w)
+    with pytest.raises(ModelError, match="checkpoint at every point alike"):
+        torch.autograd.grad(value, w)
+
+
+def test_a_functional_is_copied_and_pickled() -> None:
+    function, start = functional(Recomputing("plain"), misfit)
+    for other in (copy.deepcopy(function), pickle.loads(pickle.dumps(function))):
+        assert torch.equal(other(start + 1), function(start + 1))

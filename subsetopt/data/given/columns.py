@@ -41,6 +41,7 @@ class GivenSamples:
     `inputs` are an array, a tensor, or stored inputs of several parts or lazy rows; `targets` None where there are
     none. `columns` name the columns of a table; `class_names` are those that the data declare; `padded` says that
     a collate function made rows of different lengths alike; `rows` are their numbers where some were left out.
+    `input_name` is that of inputs that came as a dict of one array.
     """
 
     inputs: Any
@@ -50,6 +51,12 @@ class GivenSamples:
     notes: tuple[str, ...] = ()
     padded: bool = False
     rows: Tensor | None = None
+    input_name: str | None = None
+
+
+def only_name(inputs: Any) -> str | None:
+    """Return the key of a dict of one array, None for other inputs."""
+    return str(next(iter(inputs))) if isinstance(inputs, Mapping) and len(inputs) == 1 else None
 
 
 def refused(thing: object, problem: str, remedy: str) -> SettingError:

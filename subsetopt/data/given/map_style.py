@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from subsetopt.data.given.columns import GivenSamples, as_stored
+from subsetopt.data.given.columns import GivenSamples, as_stored, only_name
 from subsetopt.data.given.memory import free_bytes
 from subsetopt.errors import DataError, UserError, setting
 from subsetopt.inputs import Inputs, LazyRows, describe, each_part, joined
@@ -82,7 +82,15 @@ def read_rows(source: MapStyle, divide: Divide, max_bytes: int | None) -> GivenS
     if n == 0:
         raise DataError("dataset: has no rows; give at least one")
     probed = torch.linspace(0, n - 1, min(n, PROBED)).round().long().unique().tolist()
-    first, first_targets = _converted(source, probed, divide, fresh=True)
+    names: set[str | None] = set()
+
+    def divide_and_note(batch: Any) -> tuple[Any, Any]:
+        inputs, targets = divide(batch)
+        names.add(only_name(inputs))
+        return inputs, targets
+
+    first, first_targets = _converted(source, probed, divide_and_note, fresh=True)
+    (input_name,) = names
     _require_repeatable(source, divide, probed, first, first_targets)
     row_bytes = first.nbytes / len(probed)
     limit = int(MEMORY_SHARE * free_bytes()) if max_bytes is None else max_bytes
@@ -108,14 +116,18 @@ def read_rows(source: MapStyle, divide: Divide, max_bytes: int | None) -> GivenS
         assert template is not None, "there is a row"
         lazy = LazyRows(lambda rows: _converted(source, rows, divide)[0], torch.arange(n), template, limit)
         return GivenSamples(
-            lazy, stacked, notes=(f"{n} rows are read when they are needed", *notes), padded=source.pads
+            lazy,
+            stacked,
+            notes=(f"{n} rows are read when they are needed", *notes),
+            padded=source.pads,
+            input_name=input_name,
         )
     if len({_sizes(piece) for piece in pieces}) > 1:
         # Every block is padded to its own longest row; only the user's function knows with what.
         inputs, stacked = _converted(source, range(n), divide)
-        return GivenSamples(inputs, stacked, notes=notes, padded=True)
+        return GivenSamples(inputs, stacked, notes=notes, padded=True, input_name=input_name)
     padded = source.pads and _ragged(source, divide, probed, first)
-    return GivenSamples(joined(pieces), stacked, notes=notes, padded=padded)
+    return GivenSamples(joined(pieces), stacked, notes=notes, padded=padded, input_name=input_name)
 
 
 def _blocks(n: int) -> Iterator[range]:

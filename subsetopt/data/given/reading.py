@@ -20,6 +20,7 @@ from subsetopt.data.given.columns import (
     GivenSamples,
     as_stored,
     divided,
+    only_name,
     refused,
 )
 from subsetopt.data.given.loaders import length, loader_rows, own_collate, streamed
@@ -76,7 +77,7 @@ def read_given(thing: Any, columns: Columns, max_bytes: int | None) -> GivenSamp
     if isinstance(thing, DataLoader):
         return _map_style(thing, columns, max_bytes)
     if isinstance(thing, Mapping):
-        return GivenSamples(*_converted(*divided(arrays_of(thing), columns, "the dict")))
+        return _converted(*divided(arrays_of(thing), columns, "the dict"))
     if _is_pair(thing):
         require_no_choice(columns, "a pair (x, y)")
         return _pair(thing[0], thing[1], max_bytes)
@@ -92,7 +93,7 @@ def _map_style(thing: Any, columns: Columns, max_bytes: int | None) -> GivenSamp
     if tensors is not None and len(source.rows):
         whole = len(source.rows) == len(tensors[0])
         rows = tensors if whole else [part[source.rows] for part in tensors]
-        given = GivenSamples(*_converted(*divided(rows, columns, "a sample")))
+        given = _converted(*divided(rows, columns, "a sample"))
     else:
         given = read_rows(source, partial(divided, columns=columns, what="a sample"), max_bytes)
     some = loader and len(source.rows) < length(thing.dataset)
@@ -178,12 +179,13 @@ def _pair(x: Any, y: Any, max_bytes: int | None) -> GivenSamples:
         return GivenSamples(read_sparse(x, max_bytes), targets)
     if is_frame(x) or is_series(x):
         return GivenSamples(matrix_of(x) if is_frame(x) else targets_of(x), targets, names)
-    return GivenSamples(*_converted(arrays_of(x), targets))
+    return _converted(arrays_of(x), targets)
 
 
-def _converted(inputs: Any, targets: Any) -> tuple[Any, Any]:
+def _converted(inputs: Any, targets: Any) -> GivenSamples:
     """Return several inputs as parts, checked; one array as it is, to be checked where all are."""
-    return (as_stored(inputs, "inputs") if isinstance(inputs, Mapping | tuple | list) else inputs), targets
+    several = isinstance(inputs, Mapping | tuple | list)
+    return GivenSamples(as_stored(inputs, "inputs") if several else inputs, targets, input_name=only_name(inputs))
 
 
 def arrays_of(given: Any) -> Any:

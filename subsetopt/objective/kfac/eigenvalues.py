@@ -19,6 +19,9 @@ from subsetopt.objective.tally import note_flops
 
 TENSORS = ("both", "left", "right", "rest")
 
+GRADIENT_BYTES = 16 * 2**20
+"""Of gradients (o, d) of single samples at a time, which layers with several positions need."""
+
 Rows = tuple[Tensor, Tensor]
 """Inputs (n, t, d) and output gradients (n, t, o) of a layer at the t positions of n samples: G_i = g_i' a_i."""
 
@@ -44,14 +47,22 @@ class Eigenvalues:
         return cls(zeros(kept, rank), zeros(kept), zeros(rank), zeros(()))
 
     @classmethod
-    def of(cls, rows: Iterator[Rows], a: Factor, g: Factor, total: int) -> Eigenvalues:
-        """Return the share of these samples in the mean squares over `total` samples."""
+    def of(cls, rows: Iterator[Rows], a: Factor, g: Factor, total: int, *, bounded: bool = True) -> Eigenvalues:
+        """Return the share of these samples in the mean squares over `total` samples.
+
+        Gradients of single samples are made for a few at a time where they are large, unless `bounded` is false: sums
+        over all at once round otherwise.
+        """
         sums = cls.none(a, g)
-        for inputs, gradients in rows:
+        size = len(a.moment) * len(g.moment) * a.basis.element_size()
+        for pair in rows:
+            inputs, gradients = pair
             if inputs.shape[1] == 1:
                 sums.add(_rank_one(inputs[:, 0], gradients[:, 0], a, g))
             else:
-                sums.add(_any_rank(gradients.mT @ inputs, a, g))
+                pieces = [each.split(max(1, GRADIENT_BYTES // size) if bounded else len(each)) for each in pair]
+                for x, y in zip(*pieces, strict=True):
+                    sums.add(_any_rank(y.mT @ x, a, g))
         out_a, out_g = (max(1, len(factor.moment) - factor.basis.shape[1]) for factor in (a, g))
         scales = (1.0, 1.0 / out_a, 1.0 / out_g, 1.0 / (out_a * out_g))
         return cls(*(value.clamp_min(0.0) * (scale / total) for value, scale in zip(sums.tensors, scales, strict=True)))
@@ -101,7 +112,10 @@ class Eigenvalues:
 def spectral_product(
     a: Factor, g: Factor, values: Eigenvalues, matrix: Tensor, function: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Return the product of `function` of a layer's block with a `matrix` (o, d), the widths of g and a."""
+    """Return the product of `function` of a layer's block with a `matrix` (o, d), the widths of g and a.
+
+    The result may be written over the matrix.
+    """
     left, right = g.basis, a.basis
     note_flops(product_flops(a, g))
     if a.is_sketched or g.is_sketched:
@@ -127,14 +141,19 @@ def _leading_product(
     both, ga, ag, rest = (function(each) for each in values.tensors)
     if not g.is_wide:
         half = left.T @ matrix
-        return left @ torch.addmm(ga[:, None] * half, (both - ga[:, None]) * (half @ right), right.T)
+        inner = (both - ga[:, None]) * (half @ right)
+        torch.addmm(half.mul_(ga[:, None]), inner, right.T, out=half)
+        return torch.mm(left, half, out=matrix)
     if not a.is_wide:
         half = matrix @ right
-        return torch.addmm(ag * half, left, (both - ag) * (left.T @ half)) @ right.T
-    half = left.T @ matrix
+        inner = (both - ag) * (left.T @ half)
+        torch.addmm(half.mul_(ag), left, inner, out=half)
+        return torch.mm(half, right.T, out=matrix)
+    half, other = left.T @ matrix, (ag - rest) * (matrix @ right)
     inner = (both - ga[:, None] - ag + rest) * (half @ right)
-    result = torch.addmm(rest * matrix, left, torch.addmm((ga - rest)[:, None] * half, inner, right.T))
-    return torch.addmm(result, (ag - rest) * (matrix @ right), right.T)
+    torch.addmm(half.mul_((ga - rest)[:, None]), inner, right.T, out=half)
+    torch.addmm(matrix.mul_(rest), left, half, out=matrix)
+    return torch.addmm(matrix, other, right.T, out=matrix)
 
 
 def product_flops(a: Factor, g: Factor) -> int:

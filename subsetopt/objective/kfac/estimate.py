@@ -22,7 +22,7 @@ from subsetopt.objective.flops import count_flops
 from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, product_flops, spectral_product
-from subsetopt.objective.kfac.factor import Factor
+from subsetopt.objective.kfac.factor import FEW, RANK, Factor
 from subsetopt.objective.kfac.moments import Draw, MomentEstimator
 from subsetopt.objective.layers import Layer
 from subsetopt.objective.losses import Loss
@@ -43,25 +43,35 @@ class Kfac:
     per-sample gradients; every other parameter tensor a multiple of the identity, the mean of its squared random
     gradient, and is named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a
     warm-up in which all estimates count the same. A factor is decomposed anew when its moment has changed by more than
-    `drift` of its Frobenius norm since the last time: the inputs of the first layer, for one, never change much.
+    `drift` of its Frobenius norm since the last time: the inputs of the first layer, for one, never change much. Where
+    a product would take more than `dear` operations with `RANK` leading eigenvectors of each wide factor, `vectors` of
+    them are kept instead, and of narrower factors, too.
     Eigenvalues are averaged in their order, whether the basis has turned or not.
     """
 
     def __init__(
-        self, flat: FlatModel, loss: Loss, *, draw: Draw = "curvature", memory: float = 0.95, drift: float = 0.1
+        self,
+        flat: FlatModel,
+        loss: Loss,
+        *,
+        draw: Draw = "curvature",
+        memory: float = 0.95,
+        drift: float = 0.1,
+        dear: float = math.inf,
     ) -> None:
         if flat.is_called_by_loss:
             raise ModelError(
                 "K-FAC: it needs layers that are called once with the samples, and the loss calls the model itself; "
                 "use another solver, and the preconditioner 'diagonal' or 'none'"
             )
-        self.flat, self.loss, self.memory, self.drift = flat, loss, memory, drift
+        self.flat, self.loss, self.memory, self.drift, self.dear = flat, loss, memory, drift, dear
         self._moments = MomentEstimator(flat, loss, draw)
         self.updates = 0
+        self.vectors = RANK
         self._counted: tuple[float, float] | None = None
         self._factors: list[tuple[Factor, Factor]] = []
         self._values: list[Eigenvalues] = []
-        self._diagonal = torch.zeros(flat.size, dtype=flat.dtype, device=flat.device)
+        self._rest: dict[int, Tensor] = {}  # diagonals of the parameters that have no factors, by their places
         self._missed: set[int] = set()  # places of parameters that are used outside of their layer's calls
 
     @property
@@ -103,21 +113,23 @@ class Kfac:
         """
         share = share or SampleShare.whole(len(x))
         self._moments.find_applied(w, x, share.ranks)
+        if not self.updates:
+            self.vectors = FEW if self._product_flops_of(RANK) > self.dear else RANK
         if meter is not None:
             meter.charge("gradient", self.price(w, x, y, share), "product")
         new = self._moments.estimate(w, x, y, generator, share)
         weight = max(1.0 / (self.updates + 1), 1.0 - self.memory)
-        pairs = self._factors or [(Factor.of(a), Factor.of(g)) for a, g in new.factors]
+        pairs = self._factors or [(Factor.of(a, self.vectors), Factor.of(g, self.vectors)) for a, g in new.factors]
         factors = [factor for pair in pairs for factor in pair]
         drawn = [moment for pair in new.factors for moment in pair]
-        due = self._due(factors, drawn, weight, new.diagonal)
+        due = self._due(factors, drawn, weight, [*new.rest.values()])
         if due is None:
             return
         if meter is not None and (extra := self._decomposition_price([factors[index] for index in due])):
             meter.charge("gradient", extra, "product")
         self.updates, self._factors = self.updates + 1, pairs
         self._missed.update(new.missed)
-        self._diagonal.lerp_(new.diagonal, weight)
+        self._take_in_rest(new.rest, weight)
         new.factors.clear()  # each moment is freed when it has been taken in
         for factor in factors:
             factor.take_in(drawn.pop(0), weight)
@@ -127,8 +139,15 @@ class Kfac:
         known = self._values or found
         self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
 
+    def _take_in_rest(self, drawn: Mapping[int, Tensor], weight: float) -> None:
+        """Move the diagonals by a `weight` towards those of an estimate; what one does not know is zero."""
+        for place in sorted({*self._rest, *drawn}):
+            pair = [known.get(place) for known in (self._rest, drawn)]
+            before, new = (self._zeros(place) if each is None else each for each in pair)
+            self._rest[place] = torch.lerp(before, new, weight)
+
     def _due(
-        self, factors: Sequence[Factor], drawn: Sequence[Tensor], weight: float, diagonal: Tensor
+        self, factors: Sequence[Factor], drawn: Sequence[Tensor], weight: float, rest: Sequence[Tensor]
     ) -> list[int] | None:
         """Return the places of the factors that have no basis, or whose moments drift too far from where they got it.
 
@@ -138,24 +157,53 @@ class Kfac:
         for factor, moment in zip(factors, drawn, strict=True):
             change, known_norm = factor.change(moment, weight)
             changes.append(change - self.drift * known_norm)
-        *read, total = host_read(torch.stack([*changes, diagonal.sum()]))
-        if not all(map(math.isfinite, [*read, total])):
+        figures = [*changes, *(each.sum() for each in rest)]
+        read = host_read(torch.stack(figures)) if figures else []
+        if not all(map(math.isfinite, read)):
             return None
         known = [factor.basis.shape[1] > 0 for factor in factors]
-        return [index for index, change in enumerate(read) if change > 0 or not known[index]]
+        return [index for index, change in enumerate(read[: len(known)]) if change > 0 or not known[index]]
 
     def apply(self, v: Tensor, damping: float | Tensor) -> Tensor:
         """Return (F + damping I)^-1 v for v of shape (P,) and damping > 0."""
-        return self._spectral(v, lambda spectrum: 1.0 / (spectrum + damping))
+        return self.apply_(v.clone(), damping)
+
+    def apply_(self, v: Tensor, damping: float | Tensor) -> Tensor:
+        """Return the same, written over v."""
+        views = self.flat.views(v)
+        for place, part in self._parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
+            views[place].copy_(part)
+        return v
+
+    def add_applied(self, into: Tensor, v: Tensor, damping: float, scale: float) -> None:
+        """Add `scale` times (F + damping I)^-1 v to `into`, with no more memory than the largest layer takes."""
+        views = self.flat.views(into)
+        for place, part in self._parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
+            views[place].add_(part, alpha=scale)
 
     def product(self, v: Tensor) -> Tensor:
         """Return F v, shape (P,)."""
-        return self._spectral(v, lambda spectrum: spectrum)
+        result = torch.empty_like(v)
+        views = self.flat.views(result)
+        for place, part in self._parts(v, Tensor.clone):
+            views[place].copy_(part)
+        return result
 
     @property
     def product_flops(self) -> int:
         """Operations of one `apply` or `product`."""
         return sum(product_flops(a, g) for _, a, g, _ in self._blocks())
+
+    def _product_flops_of(self, vectors: int) -> int:
+        """Return the operations of a product with factors that keep at most so many vectors, by their shapes."""
+        views, total = self.flat.views(torch.empty(self.flat.size, device="meta")), 0
+        for layer in self._moments.kronecker:
+            assert layer.weight is not None, "a Kronecker layer has a trainable weight"
+            o, d = as_matrix(views[layer.weight], is_transposed(layer.module)).shape
+            widths = (d + (layer.bias is not None), o)
+            a, g = (Factor.shaped(torch.empty(n, n, device="meta"), vectors) for n in widths)
+            total += product_flops(a, g)
+        return total
 
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues of F, shape (P,), in no particular order."""
@@ -168,10 +216,8 @@ class Kfac:
 
     def _counted_eigenvalues(self) -> tuple[Tensor, Tensor]:
         """Return eigenvalues of F, and how often each occurs."""
-        covered = {place for layer, *_ in self._blocks() for place in (layer.weight, layer.bias) if place is not None}
-        views = self.flat.views(self._diagonal)
-        rest = [view.flatten() for place, view in enumerate(views) if place not in covered]
-        single = torch.cat(rest) if rest else self._diagonal[:0]
+        rest = [self._diagonal(place).flatten() for place in self._places_without()]
+        single = torch.cat(rest) if rest else torch.zeros(0, dtype=self.flat.dtype, device=self.flat.device)
         pairs = [values.counted(len(g.moment), len(a.moment)) for _, a, g, values in self._blocks()]
         values, times = zip(*pairs, (single, torch.ones_like(single, dtype=torch.long)), strict=True)
         return torch.cat(values), torch.cat(times)
@@ -190,7 +236,11 @@ class Kfac:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
-        tensors = {"diagonal": self._diagonal, "updates": torch.tensor(self.updates, device="cpu")}
+        tensors = {"diagonal": self._packed(), "updates": torch.tensor(self.updates, device="cpu")}
+        if self._moments.bounded:
+            tensors["bounded"] = torch.tensor(True, device="cpu")
+        if self.vectors != RANK:
+            tensors["vectors"] = torch.tensor(self.vectors, device="cpu")
         if self._moments.applied:
             tensors["applied"] = torch.tensor(self._moments.applied, device="cpu")
         if self._missed:
@@ -204,9 +254,12 @@ class Kfac:
         if int(tensors["updates"]):  # as they were looked for then, if they were
             known = tensors.get("applied")
             self._moments.take_applied([] if known is None else [(int(w), int(b)) for w, b in known.tolist()])
+            self._moments.bounded = "bounded" in tensors  # those of earlier versions go on with their sums
         self._check_layers(tensors)
-        self.updates, self._diagonal = int(tensors["updates"]), tensors["diagonal"]
+        self.updates = int(tensors["updates"])
+        self.vectors = int(tensors["vectors"]) if "vectors" in tensors else RANK
         self._missed = set(tensors["missed"].tolist()) if "missed" in tensors else set()
+        self._rest = self._unpacked(tensors["diagonal"]) if self.updates else {}
         count = len(self._moments.kronecker) if self.updates else 0
         self._factors = [
             (Factor.from_state(tensors, f"{index}.a."), Factor.from_state(tensors, f"{index}.g."))
@@ -228,21 +281,53 @@ class Kfac:
         known = zip(self._moments.kronecker, self._factors, self._values, strict=bool(self.updates))
         return ((layer, a, g, values) for layer, (a, g), values in known if layer.weight not in self._missed)
 
-    def _spectral(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the product of v with a function of F, given by its action on the eigenvalues."""
-        result = function(self._diagonal) * v
-        source, into = self.flat.views(v), self.flat.views(result)
+    def _parts(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """Yield, by places, the product of v with a function of F, given by its action on the eigenvalues.
+
+        The function returns new tensors. What is yielded of a layer may be written over its part of v.
+        """
+        source = self.flat.views(v)
+        for place in self._places_without():
+            yield place, function(self._diagonal(place)).mul_(source[place])
         for layer, a, g, values in self._blocks():
             assert layer.weight is not None, "a Kronecker layer has a trainable weight"
-            matrix = as_matrix(source[layer.weight], is_transposed(layer.module))
+            weight, bias = source[layer.weight], None if layer.bias is None else source[layer.bias]
+            matrix = as_matrix(weight, is_transposed(layer.module))
+            own = matrix.clone() if bias is None else torch.cat([matrix, bias[:, None]], 1)
+            solved = spectral_product(a, g, values, own, function)
+            yield (
+                layer.weight,
+                as_weight(solved if bias is None else solved[:, :-1], weight.shape, is_transposed(layer.module)),
+            )
             if layer.bias is not None:
-                matrix = torch.cat([matrix, source[layer.bias][:, None]], 1)
-            solved = spectral_product(a, g, values, matrix, function)
-            weight = solved if layer.bias is None else solved[:, :-1]
-            into[layer.weight].copy_(as_weight(weight, into[layer.weight].shape, is_transposed(layer.module)))
-            if layer.bias is not None:
-                into[layer.bias].copy_(solved[:, -1])
-        return result
+                yield layer.bias, solved[:, -1]
+
+    def _places_without(self) -> list[int]:
+        """Return the places of parameters that are in no block."""
+        covered = {place for layer, *_ in self._blocks() for place in (layer.weight, layer.bias)}
+        return [place for place in range(len(self.flat.shapes)) if place not in covered]
+
+    def _diagonal(self, place: int) -> Tensor:
+        return self._rest[place] if place in self._rest else self._zeros(place)
+
+    def _zeros(self, place: int) -> Tensor:
+        """Return zeros in the shape of a parameter, which take no memory."""
+        return torch.zeros((), dtype=self.flat.dtype, device=self.flat.device).expand(self.flat.shapes[place])
+
+    def _packed(self) -> Tensor:
+        """Return the diagonals of parameters without factors, in a row."""
+        parts = [self._rest[place].flatten() for place in sorted(self._rest)]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=self.flat.dtype, device=self.flat.device)
+
+    def _unpacked(self, packed: Tensor) -> dict[int, Tensor]:
+        """Take back what `_packed` returned; checkpoints of earlier versions have zeros for all other parameters."""
+        places = self._moments.plain(self._missed)
+        if len(packed) == self.flat.size:
+            views = self.flat.views(packed)
+            return {place: views[place].clone() for place in places}
+        shapes = [self.flat.shapes[place] for place in places]
+        parts = packed.split([shape.numel() for shape in shapes])
+        return {place: part.view(shape) for place, shape, part in zip(places, shapes, parts, strict=True)}
 
     def _flops(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> tuple[float, float]:
         """Return the flops of an estimate over those of a gradient, per sample, and those of the gradient of one."""
@@ -256,7 +341,8 @@ class Kfac:
     def _estimate_own(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> None:
         own = self._moments.own(w, x, y, torch.Generator(), share)
         for layer, calls, (a, g) in zip(self._moments.kronecker, own.calls, own.factors, strict=True):
-            self._moments.own_eigenvalues(layer, calls, (Factor.shaped(a), Factor.shaped(g)), share.total)
+            shaped = Factor.shaped(a, self.vectors), Factor.shaped(g, self.vectors)
+            self._moments.own_eigenvalues(layer, calls, shaped, share.total)
 
     def _gradient(self, w: Tensor, x: Inputs, y: Tensor) -> None:
         leaves = self.flat.leaves(w)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -30,14 +31,14 @@ Draw = Literal["curvature", "labels", "empirical"]
 
 @dataclass
 class Moments:
-    """One estimate: (A, G) per Kronecker layer, and a diagonal over all P parameters, zero where there are factors.
+    """One estimate: (A, G) per Kronecker layer, and `rest`, diagonals of parameters without factors by their places.
 
     `calls` has, for each Kronecker layer, the inputs and output gradients of its calls on this rank's samples. `missed`
     are the places of parameters whose layer does not see all that is done with them: they have a common scale.
     """
 
     factors: list[tuple[Tensor, Tensor]]
-    diagonal: Tensor
+    rest: dict[int, Tensor]
     calls: list[list[tuple[Tensor, Tensor]]]
     missed: list[int]
 
@@ -54,6 +55,7 @@ class MomentEstimator:
         self._modules, self._rest = find_layers(flat)
         self._layers, self.others = self._modules, self._rest
         self.kronecker = [layer for layer in self._layers if layer.kronecker]
+        self.bounded = True  # whether gradients of single samples are made a few at a time (see `Eigenvalues.of`)
         self.applied: list[tuple[int, int]] | None = None  # weights and biases that F.linear takes; None: not known yet
 
     def find_applied(self, w: Tensor, x: Inputs, ranks: Ranks) -> None:
@@ -83,18 +85,26 @@ class MomentEstimator:
         share = share or SampleShare.whole(len(x))
         moments = self.own(w, x, y, generator, share)
         _keep_in_step(generator, share.ranks, drawn=len(x) > 0)
-        share.ranks.sum_(*(moment for pair in moments.factors for moment in pair), moments.diagonal)
         moments.missed = sorted({place for missed in share.ranks.gather(moments.missed) for place in missed})
-        for view in (self._flat.views(moments.diagonal)[place] for place in [*self.others, *moments.missed]):
+        own = moments.rest
+        rest = [(place, own[place] if place in own else self._none(place)) for place in self.plain(moments.missed)]
+        share.ranks.sum_(*(moment for pair in moments.factors for moment in pair), *(each for _, each in rest))
+        moments.rest = dict(rest)
+        for each in (moments.rest[place] for place in [*self.others, *moments.missed]):
             # (sum_i J_i'u_i)^2 has the mean sum_i diag(J_i'H_i J_i), as the u_i are independent with mean zero.
-            view.fill_(view.square().mean() / share.total)
+            each.fill_(each.square().mean() / share.total)
         return moments
+
+    def plain(self, missed: Iterable[int]) -> list[int]:
+        """Return the places of parameters that have no factors, `missed` ones among them, in order."""
+        covered = {place for layer in self.kronecker for place in (layer.weight, layer.bias)} - {*missed}
+        return [place for place in range(len(self._flat.shapes)) if place not in covered]
 
     def own(self, w: Tensor, x: Inputs, y: Tensor, generator: torch.Generator, share: SampleShare) -> Moments:
         """Return what these samples contribute; where there is a common scale, their sum_i J_i'u_i in its place."""
         if not len(x):
             nothing = [self._zeros(layer) for layer in self.kronecker]
-            return Moments(nothing, w.detach().new_zeros(len(w)), [[] for _ in self.kronecker], [])
+            return Moments(nothing, {}, [[] for _ in self.kronecker], [])
         with self._flat.exclusive, exact_arithmetic(self._flat.device), recording(self._layers):
             leaves = self._flat.leaves(w)
             with self._flat.at(leaves, "deterministic") as evaluate:
@@ -118,24 +128,22 @@ class MomentEstimator:
         scaled = [*self.others, *missed]
         wanted = [*called, *(leaves[place] for place in scaled)]
         gradients = iter(torch.autograd.grad(outputs, wanted, u, materialize_grads=True))
-        diagonal = torch.zeros(self._flat.size, dtype=self._flat.dtype, device=self._flat.device)
-        into = self._flat.views(diagonal)
-        factors, calls = [], []
+        factors, calls, rest = [], [], {}
         for layer in self._layers:
             own = [next(gradients) for _ in layer.calls]
             if {layer.weight, layer.bias} & {*missed}:
                 own = []
             if layer.kronecker:
                 pair = kronecker_moments(layer, own, n, generator, share, weights) if own else self._zeros(layer)
-                factors.append((pair[0] * weight, pair[1] * weight))
+                factors.append((pair[0].mul_(weight), pair[1].mul_(weight)))
                 calls.append([(x, g) for (x, _), g in zip(layer.calls, own, strict=True)] if own else [])
             elif own:
                 for place, values in zip((layer.weight, layer.bias), diagonal_moments(layer, own, n), strict=True):
                     if place is not None and values is not None:
-                        into[place].copy_(values * weight)
+                        rest[place] = values * weight
         for place in scaled:
-            into[place].copy_(next(gradients))
-        return Moments(factors, diagonal, calls, missed)
+            rest[place] = next(gradients).clone(memory_format=torch.contiguous_format)
+        return Moments(factors, rest, calls, missed)
 
     def eigenvalues(
         self, moments: Moments, factors: Sequence[tuple[Factor, Factor]], share: SampleShare
@@ -152,15 +160,17 @@ class MomentEstimator:
         self, layer: Layer, calls: list[tuple[Tensor, Tensor]], pair: tuple[Factor, Factor], total: int
     ) -> Eigenvalues:
         """Return what these samples contribute."""
-        return Eigenvalues.of(
-            sample_rows(layer.module, layer.bias is not None, calls) if calls else iter(()), *pair, total
-        )
+        rows = sample_rows(layer.module, layer.bias is not None, calls) if calls else iter(())
+        return Eigenvalues.of(rows, *pair, total, bounded=self.bounded)
+
+    def _none(self, place: int) -> Tensor:
+        return torch.zeros(self._flat.shapes[place], dtype=self._flat.dtype, device=self._flat.device)
 
     def _zeros(self, layer: Layer) -> tuple[Tensor, Tensor]:
         assert layer.weight is not None, "a Kronecker layer has a trainable weight"
-        zeros = self._flat.initial().new_zeros
         rows, columns = matrix_shape(self._flat.shapes[layer.weight], is_transposed(layer.module))
         columns += layer.bias is not None
+        zeros = partial(torch.zeros, dtype=self._flat.dtype, device=self._flat.device)
         return zeros(columns, columns), zeros(rows, rows)
 
 

@@ -46,7 +46,7 @@ def kronecker_moments(
         second_a = a_part if second_a is None else second_a + a_part
         second_g = g_part if second_g is None else second_g + g_part
     assert second_a is not None and second_g is not None, "a layer that was not called has no moments"
-    return second_a / n, second_g / rows
+    return second_a.div_(n), second_g.div_(rows)
 
 
 def _input_moment(
@@ -89,9 +89,10 @@ def _outer(rows: Tensor, ones: bool, weights: Tensor | None) -> Tensor:
     square = rows.T @ weighted
     if not ones:
         return square
-    total = weighted.sum(0)[:, None]
-    corner = total.new_ones((1, 1)) * count
-    return torch.cat([torch.cat([square, total], 1), torch.cat([total.T, corner], 1)])
+    total = weighted.sum(0)
+    bordered = square.new_empty(len(square) + 1, len(square) + 1)
+    bordered[:-1, :-1], bordered[:-1, -1], bordered[-1, :-1], bordered[-1, -1] = square, total, total, count
+    return bordered
 
 
 def diagonal_moments(layer: Layer, gradients: Sequence[Tensor], n: int) -> tuple[Tensor | None, Tensor | None]:

@@ -94,6 +94,8 @@ class Block:
         if self.has_bias_column:
             column = matrix.new_zeros(len(matrix)) if bias is None else bias
             matrix = torch.cat([matrix, column[:, None]], 1)
+        else:
+            matrix = matrix.clone()
         solved = spectral_product(self.a, self.g, self.values, matrix, function)
         own = solved[:, :-1] if self.has_bias_column else solved
         return as_weight(own, weight.shape, transposed), None if bias is None else solved[:, -1]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from subsetopt.data import Dataset, Normalization, Preprocess
 from subsetopt.errors import ModelError
-from subsetopt.inputs import Inputs, LazyRows, Parts, Stored, each_part, taken
+from subsetopt.inputs import TRIED, Inputs, LazyRows, Parts, Stored, called, each_part, taken, takes_tensor
 from subsetopt.objective import FlatModel
 from subsetopt.seeding import make_generator, seeded_globals
 
@@ -38,6 +40,20 @@ def fitted_inputs(flat: FlatModel, dataset: Dataset) -> tuple[Dataset, bool]:
     if not isinstance(dataset.normalization, Normalization) or inputs.ndim != 2:
         return dataset, False
     return replace(dataset, normalization=_without(dataset.normalization, _unseen_columns(flat, inputs))), False
+
+
+def handed_on_as(model: nn.Module, dataset: Dataset) -> str | None:
+    """Return the name by which `model` takes its only input, or as whose entry of a dict; None for a plain tensor."""
+    inputs, name = dataset.train.inputs, dataset.input_name
+    if name is None or any(is_lazy(parameter) or parameter.is_meta for parameter in model.parameters()):
+        return None
+    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
+    few: Tensor = inputs[:TRIED].to(like.device)
+    numbers = few.is_floating_point() or few.dtype == torch.uint8
+    if not numbers:  # tokens, or quantities
+        with suppress(ModelError):
+            return None if takes_tensor(model, Parts([few.long()], [name])) else name
+    return None if takes_tensor(model, Parts([few.to(like.dtype)], [name])) else name
 
 
 def _fitted_parts(flat: FlatModel, dataset: Dataset) -> Dataset:
@@ -101,7 +117,9 @@ def _unseen_columns(flat: FlatModel, inputs: Tensor | LazyRows) -> list[int]:
     x = _fractions((2 * _ROWS, inputs.shape[1]), flat.dtype).to(flat.device).requires_grad_()
     try:
         with seeded_globals(0, "check"), torch.enable_grad():
-            outputs = flat.module(_nudged(flat)).eval()(x)  # a call of `flat` itself keeps its inputs out of the graph
+            given = x if flat.input_name is None else Parts([x], [flat.input_name])
+            # A call of `flat` itself keeps its inputs out of the graph.
+            outputs = called(flat.module(_nudged(flat)).eval(), given)
             weights = torch.rand(outputs.shape, generator=make_generator(1, "check")).to(outputs)
             (gradient,) = torch.autograd.grad((outputs * weights).sum(), x, allow_unused=True)
     except Exception:  # whatever a foreign model does here: what it cannot do is told where it is checked

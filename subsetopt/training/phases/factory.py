@@ -44,8 +44,10 @@ def build_phases(data: TrainingData, budget: Budget, run: RunContext, *, may_idl
 
 def _makes_products(config: PhaseConfig) -> bool:
     """Return whether the phase may make curvature products, whose prices are dear to count."""
-    if config.first_order or config.method in METHODS:
-        return not config.first_order
+    if config.first_order:
+        return False
+    if config.method in METHODS and config.draw == "uniform":
+        return METHODS.get(config.method).makes_products
     return bool(getattr(solver_of(config), "makes_products", True))
 
 

@@ -21,11 +21,13 @@ class Strategy:
     """What `--solver NAME` and `method = NAME` of a phase mean where NAME is a strategy.
 
     A "stream" takes fresh mini-batches of the full training set, one step on each, until its cost is spent; by default
-    that is `epochs` epoch-equivalents. A "full-batch" strategy runs on subset or full set, as a solver does.
+    that is `epochs` epoch-equivalents. A "full-batch" strategy runs on subset or full set, as a solver does. One that
+    never `makes_products` of the loss's curvature needs no prices of them, whose count takes time and memory.
     """
 
     kind: ClassVar[Literal["stream", "full-batch"]]
     epochs: ClassVar[float | None] = None
+    makes_products: ClassVar[bool] = True
 
     @classmethod
     def phase(cls, config: PhaseConfig, data: TrainingData, budget: Budget, run: RunContext, index: int) -> Phase:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from subsetopt.data import Normalization
 from subsetopt.errors import ModelError, SettingError, UserError, setting, unknown_name
 from subsetopt.files import replace_file
+from subsetopt.inputs import TRIED, Parts, Style, style_of
 from subsetopt.seeding import make_generator
 from subsetopt.training.prediction.predictor import Predictor, Which, load_predictor
 
@@ -59,15 +60,20 @@ class Deployed(nn.Module):
     target_mean: Tensor
     target_std: Tensor
 
-    def __init__(self, predictor: Predictor, dtype: torch.dtype) -> None:
+    def __init__(self, predictor: Predictor, rows: Tensor) -> None:
         super().__init__()
+        dtype = rows.dtype
         self.network, self.classify = predictor.network, predictor.task == "classification"
         self.dtype = next((p.dtype for p in predictor.network.parameters() if p.is_floating_point()), torch.float32)
         self.working = dtype if predictor.embedded else torch.promote_types(dtype, self.dtype)
         shape = (-1, *[1] * (len(predictor.in_shape) - 1))
         by_inputs = _statistics(predictor)
         self.standardised = by_inputs is not None
-        self.embedded = predictor.embedded
+        self.embedded, self.name = predictor.embedded, predictor.input_name
+        self.style: Style = "bare"
+        if self.name is not None:
+            few = rows[:TRIED] if self.embedded else rows[:TRIED].to(self.dtype)
+            self.style = style_of(self.network, Parts([few], [self.name]))
         if by_inputs is not None:
             exact = torch.tensor([by_inputs.mean, by_inputs.std], dtype=torch.float64, device="cpu")
             mean, std = exact.to(self.working)
@@ -83,7 +89,12 @@ class Deployed(nn.Module):
         x = inputs
         if self.standardised:
             x = (x.to(self.working) - self.mean - self.mean_rest) / self.std
-        outputs: Tensor = self.network(x if self.embedded else x.to(self.dtype)).double()
+        x = x if self.embedded else x.to(self.dtype)
+        if self.name is None or self.style == "bare":
+            outputs: Tensor = self.network(x)
+        else:
+            outputs = self.network({self.name: x}) if self.style == "whole" else self.network(**{self.name: x})
+        outputs = outputs.double()
         return outputs.softmax(1) if self.classify else outputs * self.target_std + self.target_mean
 
 
@@ -112,7 +123,7 @@ def export_run(
     predictor = load_predictor(run, model=model, which=which)
     _statistics(predictor)
     rows = _rows(predictor)
-    deployed = Deployed(predictor, rows.dtype).eval()
+    deployed = Deployed(predictor, rows).eval()
     facts = _facts(predictor, rows)
     try:
         with torch.no_grad(), _quiet():

@@ -18,7 +18,7 @@ from subsetopt.data.raw_inputs import is_of_tensors, raw_inputs
 from subsetopt.data.tables.encoding import TableEncoding
 from subsetopt.data.tables.table import is_frame, table_of
 from subsetopt.errors import DataError, ModelError, RunDirectoryError, SettingError
-from subsetopt.inputs import as_inputs, called
+from subsetopt.inputs import Parts, as_inputs, called
 from subsetopt.models import build_model, initialise_lazy
 from subsetopt.objective import FlatModel, ModelLoss, evaluate_split, make_loss
 from subsetopt.objective.module_call import outputs_of
@@ -39,8 +39,9 @@ class Predictor(nn.Module):
     For classification these are the network's logits, for regression the targets in the units of the data, float64.
     After a run whose loss calls the model they are what the network returns, or the `logits` in it. `network` alone
     takes standardised inputs. `loss` names a loss that was given as an object. `class_names` name the outputs, where
-    the data set has names. The methods of a predictor with an `encoding` take data frames (pandas, polars) with the
-    columns of the training table, too.
+    the data set has names. `input_name` is that of the only input, for a network that takes it in a dict or by name.
+    The methods of a predictor with an `encoding` take data frames (pandas, polars) with the columns of the training
+    table, too.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Predictor(nn.Module):
         columns: tuple[str, ...] = (),
         loss: str | None = None,
         calls_model: bool = False,
+        input_name: str | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.input_name = network, input_name
         self.loss, self.calls_model = loss, calls_model
         self.task, self.class_names, self.columns = task, tuple(class_names), tuple(columns)
         self.encoding = encoding
@@ -86,6 +88,7 @@ class Predictor(nn.Module):
                 columns=tuple(data.get("columns") or ()),
                 loss=(result.get("loss") or {}).get("name"),
                 calls_model=bool((result.get("loss") or {}).get("calls_model")),
+                input_name=data.get("input_name"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise RunDirectoryError(
@@ -96,7 +99,8 @@ class Predictor(nn.Module):
         """Return outputs (n, M) for raw inputs: a tensor (n, ...), or a dict or tuple of several."""
         given: Any = as_inputs(inputs)
         device = next((p.device for p in self.network.parameters()), given.device)
-        outputs: Any = called(self.network, self._preprocess(given.to(device)))
+        x = self._preprocess(given.to(device))
+        outputs: Any = called(self.network, x if self.input_name is None else Parts([x], [self.input_name]))
         return self._restore(_predictions(outputs) if self.calls_model else outputs)
 
     @ordinary_torch()
@@ -146,6 +150,7 @@ class Predictor(nn.Module):
         if targets is None:
             raise SettingError("targets", None, "there is nothing to compare with", "give targets")
         flat, by = FlatModel(self.network), self._restore.normalization
+        flat = flat if self.input_name is None else flat.given_as(self.input_name)
         y = torch.as_tensor(targets, device="cpu")
         if by is not None:
             columns = y.double().reshape(len(y), -1)
@@ -236,9 +241,10 @@ def load_predictor(path: str | Path, *, model: nn.Module | None = None, which: W
             seed=config.seed,
             dtype=dtype,
             embedded=TableEncoding.of_document(encoding).embedded if encoding else (),
+            input_name=result["dataset"].get("input_name"),
             **config.model_args,
         )
-    initialise_lazy(model, read_shape(result["dataset"]["in_shape"]))
+    initialise_lazy(model, read_shape(result["dataset"]["in_shape"]), input_name=result["dataset"].get("input_name"))
     flat = FlatModel(model, dtype=dtype, device="cpu")
     w = flat.load_state_dict(directory.load_tensors(file)[0])
     return Predictor.of_result(flat.module(w), result).eval()

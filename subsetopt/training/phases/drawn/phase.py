@@ -38,6 +38,7 @@ from subsetopt.training.phases.drawn.rounds import (
     RoundState,
     Verdict,
     drawn,
+    end_of,
     evaluations_of,
     judge,
 )
@@ -173,7 +174,8 @@ class DrawnPhase:
         self._test.load_state_dict(join(dict, under("test/", placed), numbers["test"]))
         self._measure_in(numbers["loss_scale"])
         self._run.scale.value = numbers["loss_scale"]
-        state = join(RoundState, under("round.", placed), numbers["round"], solver=None)
+        round_numbers = {"relaxation": None, **numbers["round"]}  # rounds of earlier versions went all the way
+        state = join(RoundState, under("round.", placed), round_numbers, solver=None)
         objective = self._full if state.whole else self._objective(state)
         return dataclasses.replace(
             state, solver=self._solver.restore(objective, under("solver.", placed), numbers["solver"])
@@ -206,19 +208,21 @@ class DrawnPhase:
         solver = state.solver
         larger = min(1.0, GROWTH * state.share)
         self._require(self._budget.ledger.price("gradient", self.samples + 2 * self._size(larger)))
-        value, gradient, scores = gradient_and_residuals(self._full, solver.w)
+        end = end_of(state)
+        value, gradient, scores = gradient_and_residuals(self._full, end.w)
         (loss,) = host_read(value.reshape(1))
-        verdict = judge(state, loss, gradient)
+        verdict = judge(state, end, loss, gradient)
         origin = dataclasses.replace(
             state,
             solver=dataclasses.replace(solver, evaluations=solver.evaluations + 1),
             share=state.share if verdict.agreement >= AGREEMENT else larger,
             correction=verdict.correction,
+            relaxation=verdict.relaxation,
             number=state.number + 1,
             history={**state.history, str(state.number): self._entry(state, loss, verdict)},
         )
         if verdict.improved:
-            origin = dataclasses.replace(origin, origin=solver.w, loss=loss, gradient=gradient, scores=scores)
+            origin = dataclasses.replace(origin, origin=end.w, loss=loss, gradient=gradient, scores=scores)
         return self._begun(origin)
 
     def _entry(self, state: RoundState, loss: float, verdict: Verdict) -> dict[str, Any]:
@@ -229,6 +233,7 @@ class DrawnPhase:
             "objective": loss if math.isfinite(loss) else None,
             "agreement": verdict.agreement if math.isfinite(verdict.agreement) else None,
             "correction": state.correction,
+            "relaxation": 1.0 if state.relaxation is None else state.relaxation,
             "kept": verdict.improved,
         }
 
@@ -272,9 +277,12 @@ class DrawnPhase:
         return min(self.samples, max(round(share * self.samples), FEWEST, classes, self._run.ranks.size))
 
     def _round_over(self, state: RoundState) -> bool:
-        spent = state.solver.evaluations - state.begun
+        return self._progress(state) >= 1 or self._solver.terminate(state.solver) is not None
+
+    def _progress(self, state: RoundState) -> float:
+        """Return how many of the round's evaluations are made, as a share."""
         planned = self.config.draw_evaluations or evaluations_of(self._size(state.share) / self.samples)
-        return spent >= planned or self._solver.terminate(state.solver) is not None
+        return float((state.solver.evaluations - state.begun) / planned)
 
     def _require(self, cost: float) -> None:
         """Raise `BudgetExhausted` where less than `cost` epoch-equivalents are left."""
@@ -298,7 +306,7 @@ class DrawnPhase:
         outcome = PhaseOutcome(state.origin, state.loss, float(state.gradient.abs().max()))
         if state.solver.evaluations == state.begun:
             return outcome
-        end = self._outcome(state.solver.w, "selection")
+        end = self._outcome(end_of(state, self._progress(state)).w, "selection")
         return end if end.loss is not None and end.loss < state.loss else outcome
 
     def _outcome(self, w: Tensor, purpose: Purpose) -> PhaseOutcome:

@@ -80,7 +80,7 @@ class Stepping:
         if measured.halves is None:
             return damping
         for _ in range(self.trials(budget)):
-            found, noise, least = self.direction(measured, damping), GradientNoise(), LeastDamping()
+            found, noise, least = self._trial(measured, damping), GradientNoise(), LeastDamping()
             noise.learn(float(found.product), float(found.whole), measured.samples)
             least.learn(spectrum, damping, noise.noise, spread)
             wanted = least.bound(noise.signal, noise.noise, measured.samples)
@@ -89,20 +89,32 @@ class Stepping:
             damping = wanted
         return damping
 
+    def _trial(self, measured: Measured, damping: float) -> Direction:
+        """Return what `direction` does, but leave the measured gradients as they are."""
+        assert measured.halves is not None, "asked for where there are halves alone"
+        first, second = measured.halves
+        vector = self.kfac.apply(second, damping)
+        product = dot(first, vector)
+        self.kfac.add_applied(vector.mul_(1.0 - measured.first), first, damping, measured.first)
+        return Direction(vector, product, dot(measured.gradient, vector))
+
     def direction(self, measured: Measured, damping: float) -> Direction:
-        """Return M^-1 g, by way of the halves where these were measured."""
+        """Return M^-1 g, by way of the halves where these were measured: their storage is used up."""
         zero = measured.loss.new_zeros(())
         if measured.halves is None:
             return Direction(self.kfac.apply(measured.gradient, damping), zero, zero)
         first, second = measured.halves
-        other = self.kfac.apply(second, damping)
-        product = dot(first, other)
-        vector = other.mul_(1.0 - measured.first).add_(self.kfac.apply(first, damping), alpha=measured.first)
+        vector = self.kfac.apply_(second, damping)
+        product = dot(first, vector)
+        vector.mul_(1.0 - measured.first).add_(self.kfac.apply_(first, damping), alpha=measured.first)
         return Direction(vector, product, dot(measured.gradient, vector))
 
     def inertia(self, gradient: Tensor, vector: Tensor, damping: float, momentum: float, before: Inertia) -> Tensor:
-        """Return v'Fv of the velocity v = d + momentum u, given u'Fu, without another product: F d = g - damping d."""
-        image = gradient.sub(vector, alpha=damping)
+        """Return v'Fv of the velocity v = d + momentum u, given u'Fu, without another product: F d = g - damping d.
+
+        The storage of the gradient is used up.
+        """
+        image = gradient.sub_(vector, alpha=damping)
         of_direction = dot(image, vector)
         if momentum == 0 or before.curvature == 0:
             return of_direction

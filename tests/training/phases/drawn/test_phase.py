@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +18,14 @@ from subsetopt.errors import UserError
 from subsetopt.objective.sample_residuals import gradient_and_residuals
 from subsetopt.seeding import make_generator
 from subsetopt.training.context import PreparedRun
-from subsetopt.training.phases.drawn.rounds import drawn, evaluations_of
+from subsetopt.training.phases.drawn.rounds import (
+    FIRST_RELAXATION,
+    LEAST_RELAXATION,
+    drawn,
+    end_of,
+    evaluations_of,
+    lowest_on_way,
+)
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.preparation import prepare
 from subsetopt.training.resume import resume_run
@@ -275,3 +285,73 @@ def test_batch_norm_and_losses_without_samples_are_refused_before_any_work() -> 
         SubsetTrainer(linear(2), data_of("regression"), solver="scipy:CG", **SETTINGS).fit()
     with pytest.raises(UserError, match="mean"):
         SubsetTrainer(linear(2), data_of("regression"), loss=mean_loss, **SETTINGS).fit()
+
+
+@pytest.mark.parametrize("t", [0.3, 0.85])
+def test_a_round_ends_on_its_way_where_the_drawn_objective_is_what_a_quadratic_says(t: float) -> None:
+    """Squared loss of a linear model is a quadratic: value and gradient at the relaxed end are exact."""
+    data, budget, run = prepared("regression")
+    (phase,) = build_phases(data, budget, run)
+    state = phase.step(phase.step(phase.start(run.model.flat.initial())))
+    state.relaxation, state.correction = t, 0.0
+    end, whole = end_of(state), end_of(state, 0.0)
+    assert torch.equal(whole.w, state.solver.w) and whole.loss == state.solver.loss
+    torch.testing.assert_close(end.w - state.origin, t * (state.solver.w - state.origin))
+    value, gradient = phase._objective(state).value_and_gradient(end.w, "evaluation")
+    torch.testing.assert_close(gradient, end.gradient)
+    loss, there = (float(each) for each in (value, state.solver.loss))
+    # The way does not end at the minimiser: beyond a quadratic the slope there would be missing from `End.loss`.
+    slope = float(state.solver.gradient @ (state.origin - state.solver.w))
+    assert end.loss == pytest.approx(loss - (1 - t) * t * slope, rel=1e-10) and there < loss
+
+
+@pytest.mark.parametrize("cubic", [(1.0, -1.0, 2.0, 0.0), (3.0, -2.0, 0.7, 0.9), (0.0, -4.0, 3.0, -0.5)])
+def test_the_lowest_point_on_the_way_is_that_of_the_cubic(cubic: tuple[float, ...]) -> None:
+    value = np.polynomial.Polynomial(cubic)
+    slope = value.deriv()
+    minima = [root.real for root in slope.roots() if abs(root.imag) < 1e-12 and slope.deriv()(root.real) > 0]
+    found = lowest_on_way(value(1.0) - value(0.0), slope(0.0), slope(1.0))
+    (minimum,) = minima
+    assert found == pytest.approx(min(2.0, minimum))
+
+
+def test_the_lowest_point_on_the_way_where_there_is_none_or_it_is_far() -> None:
+    assert lowest_on_way(-1.0, -1.0, -1.0) == 2.0  # straight down
+    assert lowest_on_way(-1.0, -1.0, -1.9) == 2.0  # ever steeper
+    assert lowest_on_way(-0.99, -1.0, -0.98) == 2.0  # minimum at 50
+    for bad in (math.nan, math.inf):
+        assert lowest_on_way(bad, -1.0, 1.0) == 0.5 and lowest_on_way(1.0, -1.0, bad) == 0.5
+    assert lowest_on_way(-1e-200, -2e-200, 0.0) in (1.0, 2.0)
+
+
+def test_a_round_that_went_too_far_makes_the_next_one_go_less_far_and_further_where_it_may() -> None:
+    """On all samples (a quadratic) the lowest point of the way is known: -g0.d / d.H d times the way."""
+    data, budget, run = prepared("regression")
+    (phase,) = build_phases(data, budget, run)
+    state = phase.step(phase.start(run.model.flat.initial()))
+    full, origin = run.model.objective(data, SplitName.TRAIN), state.origin
+    curvature = full.linearise(origin)
+    for length in (0.4, 1.1, 3.0):
+        way = -length * state.gradient / float(state.gradient.norm())
+        best = float(-(state.gradient @ way) / (way @ curvature.hvp(way)))
+        w = origin + way
+        solver = dataclasses.replace(state.solver, w=w, evaluations=state.begun + 4)
+        following = phase.step(dataclasses.replace(state, solver=solver))
+        assert following.relaxation == pytest.approx(min(1.0, max(LEAST_RELAXATION, best)), rel=1e-6)
+
+
+def test_rounds_of_earlier_versions_go_all_the_way() -> None:
+    def phase_of() -> tuple[Any, Tensor]:
+        data, budget, run = prepared("classification")
+        return build_phases(data, budget, run)[0], run.model.flat.initial()
+
+    before, w = phase_of()
+    state = before.step(before.start(w))
+    assert state.relaxation == FIRST_RELAXATION
+    tensors, numbers = before.save(state)
+    del numbers["round"]["relaxation"]
+    after, _ = phase_of()
+    state = after.restore(tensors, numbers)
+    while state.number == 0:
+        end, state = state.solver.w, after.step(state)
+    assert state.relaxation is None and torch.equal(state.origin, end)
