@@ -58,7 +58,10 @@ __all__ = [*_HOMES, "__version__"]
 def __getattr__(name: str) -> object:
     """Import a public name from its home (PEP 562)."""
     if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        from subsetopt.imports import uncollected
+
+        with uncollected():
+            return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name == "__version__":
         from subsetopt.version import own_version
 

@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 from subsetopt.arguments import require_text
 from subsetopt.errors import SettingError, unknown_name
 from subsetopt.facts import Knob, PlannedStrategy
+from subsetopt.imports import uncollected
 
 T = TypeVar("T")
 _LOG = logging.getLogger("subsetopt")  # without a handler of the user's, a warning is one line on standard error
@@ -108,10 +109,11 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-            if module.ispkg or not self._packages_only:
-                importlib.import_module(module.name)
+        with uncollected():
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+                if module.ispkg or not self._packages_only:
+                    importlib.import_module(module.name)
         self._discovered = True  # before what others wrote is imported, which may ask for names itself
         for point in sorted(_points(self.group), key=lambda point: point.name):
             self._load(point)

@@ -17,8 +17,8 @@ from subsetopt.data.labels import MANY_CLASSES, Classes, as_labels, classes_of, 
 from subsetopt.data.names import listed
 from subsetopt.errors import DataError, setting, unknown_name
 
-# Below this relative deviation a float32 column holds little but its own rounding.
-_NEARLY_CONSTANT = 1e-6
+# A column whose deviation is so many units in the last place of its numbers holds little but their rounding.
+_CONSTANT_ULPS = 8
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def _regression(prefix: str, raw: Mapping[str, Any]) -> Targets:
 def _notes(what: str, targets: Tensor, raw: Any) -> Iterator[str]:
     values = targets.double()
     spread = values.std(0, correction=0)
-    constant = torch.nonzero(spread <= _NEARLY_CONSTANT * values.abs().amax(0)).flatten().tolist()
+    rounding = torch.finfo(targets.dtype).eps * values.abs().amax(0)
+    constant = torch.nonzero(spread <= _CONSTANT_ULPS * rounding).flatten().tolist()
     if constant:
         value = float(values[0, constant[0]])
         which = "is" if targets.shape[1] == 1 else f"columns {listed(constant)} are"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,7 @@ def checked_weights(weights: Any, samples: int, name: str = "sample_weight") -> 
         given = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
         raise DataError(f"{name}: {given}; give one real number per sample, shape ({samples},)")
     tensor = tensor.cpu().double()
-    bad = ~((tensor >= 0) & (tensor < _LARGE))
+    bad = ~((tensor >= 0) & tensor.isfinite())
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
         raise DataError(
@@ -38,7 +39,9 @@ def checked_weights(weights: Any, samples: int, name: str = "sample_weight") -> 
         )
     if not bool(tensor.any()):
         raise DataError(f"{name}: all {samples} weights are 0; nothing is left to train on")
-    return tensor
+    largest = float(tensor.max())
+    # Only ratios matter, and a power of two keeps them to the last bit.
+    return tensor if 1 / _LARGE < largest < _LARGE else tensor / math.ldexp(1.0, math.frexp(largest)[1] - 1)
 
 
 def weighted(dataset: Dataset, weights: Any) -> Dataset:

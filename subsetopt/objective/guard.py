@@ -35,13 +35,15 @@ class Probe:
 def probe(flat: FlatModel, loss: Loss, x: Inputs, y: Tensor, all_targets: Tensor, check_deterministic: bool) -> Probe:
     """Evaluate the model on a few samples and return what that tells.
 
-    Raises `ModelError` when the model fails, has outputs of the wrong shape or NaN, gives another result the second
-    time, or for a part of the samples; `DataError` when the targets do not fit. The global random generators and the
-    model's buffers are left as they were.
+    Raises `ModelError` when the model fails, writes its parameters, has outputs of a wrong shape or NaN, gives another
+    result the second time, or for a part of the samples; `DataError` when the targets do not fit. The global random
+    generators and the model's buffers are left as they were.
     """
     w, buffers = flat.initial(), flat.buffers()
     with left_as_it_was(flat):
+        versions = _versions(flat, w)
         outputs, saved = with_saved_bytes(lambda: _outputs(flat, flat.leaves(w), x), w, UNMEASURED * x.nbytes)
+        _require_unwritten(flat, w, versions)
         _require_finite(outputs)
         loss.check(outputs, y, all_targets)
         # Without the hooks on saved tensors, which hide that a saved tensor has been overwritten.
@@ -133,6 +135,24 @@ def _require_reached(
                 f"model: its outputs depend on {flat.names[place]}, but no gradient comes to it; take it out of "
                 "no_grad or detach, checkpoint with use_reentrant=False, or freeze it with requires_grad_(False)"
             )
+
+
+def _versions(flat: FlatModel, w: Tensor) -> list[int]:
+    """Return how often the parameters, trainable and frozen, have been written."""
+    return [tensor._version for tensor in (w, *flat.constants()) if not tensor.is_inference()]
+
+
+def _require_unwritten(flat: FlatModel, w: Tensor, versions: list[int]) -> None:
+    """Raise `ModelError` where a forward pass has written parameters: the point would move under the solver."""
+    if _versions(flat, w) == versions:
+        return
+    pairs = zip(flat.names, flat.views(w), flat.views(flat.initial()), strict=True)
+    changed = [name for name, now, before in pairs if not torch.equal(now, before)]
+    what = "frozen parameters" if w._version == versions[0] else ", ".join(changed[:3]) or "parameters"
+    raise ModelError(
+        f"model: its forward pass writes {what} in place, so that no two evaluations are at one point; write only "
+        "where self.training, or let the forward pass use a changed copy, as torch.nn.utils.parametrize does"
+    )
 
 
 def _require_repeatable(

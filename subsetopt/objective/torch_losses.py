@@ -112,7 +112,7 @@ class ElementLoss:
         if not self.takes_classes and outputs.shape != targets.shape:  # torch broadcasts (n,) against (n, 1) to (n, n)
             raise ModelError(
                 f"model: outputs have shape {tuple(outputs.shape)}; {self.kind} needs that of the targets, "
-                f"{tuple(targets.shape)}: unsqueeze the targets, or squeeze the outputs"
+                f"{tuple(targets.shape)}: {_remedy(outputs, targets)}"
             )
         require_loss_of_samples(lambda z, y: _called(self, z, y), outputs, targets, all_targets)
 
@@ -141,6 +141,7 @@ class ClassLoss:
 
     def __init__(self, module: nn.CrossEntropyLoss | nn.NLLLoss) -> None:
         self.name = callable_name(module)
+        self.kind = type(module).__name__
         self.weight: Tensor | None = module.weight
         self.ignore_index = module.ignore_index
         self.label_smoothing = float(getattr(module, "label_smoothing", 0.0))
@@ -267,6 +268,14 @@ def double_backward(loss: ClassLoss | ElementLoss, outputs: Tensor, targets: Ten
         return result
 
     return product
+
+
+def _remedy(outputs: Tensor, targets: Tensor) -> str:
+    if outputs.ndim < targets.ndim:  # in a run targets are (n, M), however they were given
+        return f"unsqueeze the outputs, so that the model returns {tuple(targets.shape)}"
+    if outputs.ndim > targets.ndim:
+        return "unsqueeze the targets, or squeeze the outputs"
+    return f"let the model return {tuple(targets.shape)}"
 
 
 def _called(loss: ElementLoss, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class QueueSampler:
     granularity: Granularity = "epoch"
     needs_selection_forward: bool = False
     needs: frozenset[Quantity] = frozenset()
+    does_without: frozenset[Quantity] = frozenset()  # of these, what a stand-in is known for
     needs_data: bool = False
     needs_scan: bool = False
     needs_validation_scan: bool = False

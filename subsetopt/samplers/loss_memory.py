@@ -76,6 +76,7 @@ class BudgetedImportance(QueueSampler):
     Settings = BudgetedImportanceSettings
     settings: BudgetedImportanceSettings
     needs = frozenset({"probabilities"})
+    does_without = frozenset({"probabilities"})
     persistent = ("total", "visits")
 
     def __init__(self, n_samples: int, batch_size: int, seed: int, device: torch.device, *rest: Any) -> None:

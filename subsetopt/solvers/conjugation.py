@@ -21,6 +21,7 @@ from subsetopt.objective.tally import note_flops
 FIRST_TRY = 16  # pairs; twice as many where all of them can be combined
 ASYMMETRY = 0.2  # of the curvature that is left of a pair: what the asymmetry of s_i·y_j may amount to
 STRICT_ASYMMETRY = 0.1  # the same while there are fewer pairs than variables, as with networks
+LARGEST_EXPONENT = 1000  # of a power of two that has an inverse
 INDEPENDENT = 1e-8  # share of its curvature that must be left of a pair: the rest is rounding
 
 Matrix = NDArray[np.float64]
@@ -82,8 +83,8 @@ def conjugate(SY: Matrix, asymmetry: float = ASYMMETRY) -> ConjugatePairs:
     T A Tᵀ = D is diagonal; pair i is combined where 2 sum_j |T_ij N_ij| <= `asymmetry` D_i.
     """
     # In units of a power of two, so that a loss in other units has the same pairs to the bit.
-    exponent = math.frexp(float(SY[-1, -1]))[1]
-    newest_first = np.ldexp(SY[::-1, ::-1], -exponent)
+    exponent = min(max(math.frexp(float(SY[-1, -1]))[1], -LARGEST_EXPONENT), LARGEST_EXPONENT)
+    newest_first = SY[::-1, ::-1] * math.ldexp(1.0, -exponent)
     unit = 1 / np.sqrt(newest_first.diagonal())
     count = tried = 0
     while count == tried < len(SY):
@@ -95,7 +96,8 @@ def conjugate(SY: Matrix, asymmetry: float = ASYMMETRY) -> ConjugatePairs:
     with_newest = T @ newest_first[:count, 0][::-1]
     with_newest[-1] = 0.0
     note_flops(2 * count**2, host=True)
-    return ConjugatePairs(T, np.ldexp((left / unit**2)[::-1], exponent), np.ldexp(with_newest, exponent))
+    power = math.ldexp(1.0, exponent)
+    return ConjugatePairs(T, (left / unit**2)[::-1] * power, with_newest * power)
 
 
 def _factors(scaled: Matrix, bound: float) -> tuple[Matrix, Matrix]:
@@ -103,15 +105,15 @@ def _factors(scaled: Matrix, bound: float) -> tuple[Matrix, Matrix]:
 
     `scaled` has the newest pair first and a unit diagonal.
     """
-    halves = 0.5 * scaled
-    lower, failed = dpotrf(halves + halves.T, lower=1, clean=1)
+    transposed = scaled.T.copy("F")  # in LAPACK's order, which `scaled` mostly has: numpy is slow where orders differ
+    lower, failed = dpotrf(0.5 * (scaled + transposed), lower=1, clean=1)
     count = failed - 1 if failed else len(scaled)
     note_flops(2 * len(scaled) ** 3 // 3, host=True)
     lower = lower[:count, :count]
     roots = lower.diagonal()
     T: Matrix = dtrtri(lower, lower=1)[0] * roots[:, None]
     left = roots * roots
-    asymmetry = np.add.reduce(np.abs(T * (scaled - scaled.T)[:count, :count]), 1)
+    asymmetry = np.add.reduce(np.abs(T * (scaled - transposed)[:count, :count]), 1)
     usable = (asymmetry <= bound * left) & (left > INDEPENDENT)
     usable[0] = True
     count = int(usable.argmin()) or count  # the first that is not; 0 where all are

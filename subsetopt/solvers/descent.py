@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
@@ -150,6 +150,9 @@ class DescentSolver(StopSettings, Generic[M]):
         return state
 
 
+_line_search = cache(LineSearch)
+
+
 class _Search:
     """The evaluations of one step: charges the first to training and the others to the line search."""
 
@@ -187,7 +190,7 @@ class _Search:
             def trial_at(step: float) -> Trial:
                 return trials.note(self._evaluate(line, step))
 
-            trial, _ = LineSearch(solver.max_trials)(trial_at, start, step, conditions, self._left)
+            trial, _ = _line_search(solver.max_trials)(trial_at, start, step, conditions, self._left)
             measured = measured_noise(trials.errors, state.w, state.scale)
             if trial is not None and noise < measured >= abs(trial.loss - start.loss):
                 self.measured_noise = measured  # the search found its way by luck
@@ -197,7 +200,7 @@ class _Search:
                 break
             self.measured_noise = measured
             flattest = trials.flattest._replace(noise=max(trials.flattest.noise, measured))
-            if dataclasses.replace(conditions, noise=measured).hold(start, flattest):
+            if conditions._replace(noise=measured).hold(start, flattest):
                 return flattest
             step = secant_step(start, flattest)
         floor = trials.promised <= CONTRADICTION * state.noise

@@ -44,7 +44,8 @@ class TridiagonalStep:
     @property
     def length(self) -> float:
         """||h|| = ||p||_M."""
-        return float(np.linalg.norm(self.coefficients))
+        unit = _unit(float(np.abs(self.coefficients).max()))
+        return unit * float(np.linalg.norm(self.coefficients / unit))
 
 
 @dataclass
@@ -134,12 +135,27 @@ def solve_tridiagonal(diagonal: Vector, off_diagonal: Vector, start_norm: float,
     """Solve min `start_norm` h_1 + h·T h / 2 over ||h|| <= radius by the eigenvalues of T (Moré & Sorensen 1983).
 
     In the hard case, where (T - lambda_min I) h = -`start_norm` e_1 has a solution inside, the lowest eigenvector is
-    added.
+    added. Lengths are in units of a power of two near `radius`: that rounds nothing, and squares do not underflow.
     """
     note_flops(TRIDIAGONAL_FLOPS * len(diagonal) ** 2, host=True)
     from scipy.linalg import eigh_tridiagonal  # here: all solvers are imported when one is asked for
 
     values, vectors = (np.asarray(part, np.float64) for part in eigh_tridiagonal(diagonal, off_diagonal))
+    unit = _unit(radius, near=start_norm)
+    step = _within(values, vectors, start_norm / unit, radius / unit)
+    return TridiagonalStep(step.coefficients * unit, step.multiplier, step.decrease * unit * unit)
+
+
+def _unit(length: float, near: float | None = None) -> float:
+    """Return the power of two at `length`, at most 2^500 times larger or smaller than `near`."""
+    exponent = math.frexp(length)[1]
+    if near is not None:
+        middle = math.frexp(near)[1]
+        exponent = min(max(exponent, middle - 500), middle + 500)
+    return math.ldexp(1.0, min(max(exponent, -1022), 1023))
+
+
+def _within(values: Vector, vectors: Vector, start_norm: float, radius: float) -> TridiagonalStep:
     c = start_norm * vectors[0]
     if values[0] > 0:
         h = -c / values

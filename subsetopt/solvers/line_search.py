@@ -39,8 +39,7 @@ class Trial(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm) and math.isfinite(self.slope)
 
 
-@dataclass(frozen=True)
-class WolfeConditions:
+class WolfeConditions(NamedTuple):
     """What a step must satisfy: `decrease` is c1, `curvature` is c2; `noise` is the rounding error of the loss.
 
     `strong` conditions reject a step far beyond the minimiser, too, where phi rises steeply again.

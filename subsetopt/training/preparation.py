@@ -27,7 +27,7 @@ from subsetopt.objective.weighting import without_weights
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
-from subsetopt.training.checks.habits import probability_note
+from subsetopt.training.checks.habits import probability_note, unused_notes
 from subsetopt.training.checks.inputs import fitted_inputs, handed_on_as
 from subsetopt.training.checks.own_loss import as_run_data, check_own_loss, fitted_outputs, own_loss
 from subsetopt.training.checks.run_data import learnt_table, standardised_as
@@ -150,7 +150,7 @@ def prepare(
     if not ours and not isinstance(kind, ModelLoss):
         few = preprocess(dataset.train.inputs[:CHECKED_SAMPLES])
         habits = probability_note(model, flat, few, kind if isinstance(kind, str) else loss)
-    run = RunContext(config, run_model, ranks, [*dataset.notes, *scale_notes(given), *habits])
+    run = RunContext(config, run_model, ranks, [*dataset.notes, *scale_notes(given), *habits, *unused_notes(config)])
     _check_ratio(data, run)
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.

@@ -30,6 +30,12 @@ def test_units_do_not_make_targets_constant(scale: float) -> None:
     assert dataset_from_arrays(X, scale * Y).notes == ()
 
 
+@pytest.mark.parametrize(("offset", "dtype"), [(1e8, "float64"), (-1e12, "float64"), (1e4, "float32")])
+def test_an_offset_makes_targets_constant_only_where_their_type_rounds_them_away(offset: float, dtype: str) -> None:
+    assert dataset_from_arrays(X, (offset + Y).astype(dtype)).notes == ()
+    assert "constant" in dataset_from_arrays(X, (offset * 1e9 + Y).astype(dtype)).notes[0]
+
+
 @pytest.mark.parametrize(("factor", "fits"), [(1e30, True), (1e300, False), (1e39, False)])
 def test_numbers_that_no_float32_holds_are_refused(message, factor: float, fits: bool) -> None:
     if fits:

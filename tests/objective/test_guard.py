@@ -248,3 +248,47 @@ def test_a_model_whose_gradient_cannot_be_had_is_told_of_its_cause() -> None:
     model[2].forward = lambda z: z.mul_(2)
     with pytest.raises(ModelError, match=r"in its backward pass: RuntimeError: .* modified by an inplace operation"):
         Objective(model, X, Y)
+
+
+class Clamps(Net):
+    """Keeps its weights small in the forward pass, as some critics do; `training` says whether only then."""
+
+    def __init__(self, frozen: bool = False, always: bool = True) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(5), requires_grad=not frozen)
+        self.always = always
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.always or self.training:
+            with torch.no_grad():
+                self.scale.clamp_(0, 0.5)
+        return self.layer(x * self.scale)
+
+
+class Momentum(Net):
+    """A target that follows the weights; at the start it is where they are, so that two evaluations are alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.target = copy.deepcopy(self.layer).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.target.weight.lerp_(self.layer.weight, 0.01)
+        return self.layer(x) - 0.5 * self.target(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [(Clamps, "scale"), (lambda: Clamps(frozen=True), "frozen parameters"), (Momentum, "frozen parameters")],
+)
+@pytest.mark.parametrize("check_deterministic", [True, False])
+def test_a_forward_pass_that_writes_parameters_is_refused(make, what: str, check_deterministic: bool) -> None:
+    """The point moved under the solver: a line search compared values at points that nobody had."""
+    with pytest.raises(ModelError, match=f"its forward pass writes {what} in place"):
+        Objective(make(), X, Y, check_deterministic=check_deterministic)
+
+
+def test_parameters_that_are_written_in_training_mode_alone_are_taken() -> None:
+    objective = Objective(Clamps(always=False), X, Y)
+    assert torch.equal(objective.initial()[-5:], torch.ones(5)) or torch.equal(objective.initial()[:5], torch.ones(5))

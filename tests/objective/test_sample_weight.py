@@ -88,6 +88,13 @@ def test_other_weights_are_another_objective() -> None:
     assert of(torch.ones(N)).value(of(None).initial()) == of(None).value(of(None).initial())
 
 
+@pytest.mark.parametrize("exponent", [-1060, -400, 400, 1010])
+def test_weights_of_any_size_count_by_their_ratios(exponent: int) -> None:
+    scaled = Objective(model(), X, CLASSES, sample_weight=REPEATS.double() * 2.0**exponent)
+    same = Objective(model(), X, CLASSES, sample_weight=REPEATS.double())
+    assert scaled.value(scaled.initial()) == same.value(same.initial())
+
+
 def test_noise_of_curvature_has_the_weighted_hessian_as_its_covariance() -> None:
     z = torch.randn(1, M, generator=G, dtype=torch.float64)
     y, factor = torch.tensor([1]), torch.tensor([2.5], dtype=torch.float64)

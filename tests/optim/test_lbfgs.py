@@ -68,7 +68,7 @@ def test_reaches_the_minimum_that_torch_reaches() -> None:
     assert ours.loss_here() == pytest.approx(theirs.loss_here(), rel=1e-8)
     assert ours.optimizer.stop_reason == StopReason.GRADIENT
     assert ours.optimizer.gradient_norm <= 1e-7
-    assert ours.calls <= theirs.calls
+    assert ours.calls <= 250  # 192 to 199; torch's 241 to 455, by the rounding of the machine
 
 
 def test_stepping_one_by_one_walks_the_same_path_and_pays_one_call_per_step_to_notice_new_data() -> None:

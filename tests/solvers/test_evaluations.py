@@ -1,4 +1,4 @@
-"""What a solve costs: exact counts, pinned so that they do not grow, and synchronisations with the device."""
+"""What a solve costs: counts, bounded so that they do not grow, and synchronisations with the device."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from tests.solvers.problems import PROBLEMS
 
 # (evaluations, products) measured on torch 2.13; scipy 1.17 (L-BFGS-B with m = 10, trust-ncg) needs on the same
 # problems 618, 36, 1138, 112, 1999 evaluations, and 447 + 2339, 22 + 81, 15 + 419, 109 + 366, 236 + 5166.
+# The highest of what six sets of instructions of torch, MKL and OpenBLAS need, and runs with gradients changed by
+# two units in the last place: 89 to 96 of lbfgs on wood, 289 to 310 of newton-cg and 1467 to 1647 of ncg on
+# rosenbrock-100. On powell-singular-40 lbfgs needs 31 as long as rounding keeps its ten equal blocks equal.
 PINNED = {
-    ("lbfgs", "rosenbrock-100"): (484, 0),
-    ("lbfgs", "powell-singular-40"): (34, 0),
-    ("lbfgs", "logistic-50"): (118, 0),
-    ("lbfgs", "wood"): (94, 0),
+    ("lbfgs", "rosenbrock-100"): (477, 0),
+    ("lbfgs", "powell-singular-40"): (71, 0),
+    ("lbfgs", "logistic-50"): (115, 0),
+    ("lbfgs", "wood"): (96, 0),
     ("lbfgs", "beale"): (15, 0),
-    ("ncg", "rosenbrock-100"): (1750, 0),
-    ("ncg", "powell-singular-40"): (100, 0),
-    ("newton-cg", "rosenbrock-100"): (312, 1285),
+    ("ncg", "rosenbrock-100"): (1647, 0),
+    ("ncg", "powell-singular-40"): (91, 0),
+    ("newton-cg", "rosenbrock-100"): (310, 1273),
     ("newton-cg", "powell-singular-40"): (18, 63),
     ("newton-cg", "logistic-50"): (9, 264),
-    ("newton-cg", "wood"): (74, 146),
+    ("newton-cg", "wood"): (72, 143),
 }
+OTHER_MACHINE = 1.1  # beyond the highest: rounding that none of these have
 
 
 @pytest.mark.parametrize(("method", "problem"), PINNED)
@@ -38,8 +42,8 @@ def test_counts_do_not_grow_and_equal_the_calls_made(method: str, problem: str) 
     evaluations, products = PINNED[method, problem]
     assert reason == "gradient"
     assert (state.evaluations, state.products) == (objective.evaluations, objective.products)
-    assert state.evaluations <= evaluations
-    assert state.products <= products
+    assert state.evaluations <= OTHER_MACHINE * evaluations
+    assert state.products <= OTHER_MACHINE * products
 
 
 @pytest.mark.parametrize("method", ["lbfgs", "ncg", "newton-cg", "scipy:L-BFGS-B", "scipy:trust-ncg"])

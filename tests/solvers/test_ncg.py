@@ -52,7 +52,7 @@ def test_every_practical_rule_solves_rosenbrock(rule: BetaRule) -> None:
     solver = make_solver("ncg", beta=rule)
     state, reason = run(solver, objective, solver.init(objective, objective.initial()))
     assert reason == "gradient"
-    assert state.evaluations < 1000
+    assert state.evaluations < 1500  # 450 to 940, by the rounding of the machine
 
 
 def test_quadratic_in_six_dimensions_takes_six_iterations() -> None:

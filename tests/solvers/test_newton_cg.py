@@ -49,6 +49,24 @@ def test_hard_case_takes_the_lowest_eigenvector_to_the_boundary() -> None:
     assert step.length == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("exponent", [-990, -540, 480])
+@pytest.mark.parametrize("radius", [0.4, 2.0, 1e3])
+def test_a_power_of_two_in_lengths_scales_the_step_exactly(exponent: int, radius: float) -> None:
+    """2^e g and 2^e Delta have the step of g and Delta times 2^e, also where squares of lengths underflow."""
+    T = np.array([1.0, 2.0, 3.0]), np.array([0.5, -0.25])
+    step, scaled = (solve_tridiagonal(*T, 2.0**e, radius * 2.0**e) for e in (0, exponent))
+    assert np.array_equal(scaled.coefficients, 2.0**exponent * step.coefficients)
+    assert scaled.multiplier == step.multiplier and scaled.length == 2.0**exponent * step.length
+    assert scaled.decrease == step.decrease * 2.0**exponent * 2.0**exponent
+
+
+def test_a_radius_whose_square_underflows_is_met() -> None:
+    """No curvature: the step is -Delta g/||g||. At a kink the radius falls with |w|, here to 1e-162."""
+    step = solve_tridiagonal(np.array([0.0]), np.array([]), math.sqrt(3), 8.77e-163)
+    assert step.coefficients == pytest.approx([-8.77e-163], abs=0) and step.length == pytest.approx(8.77e-163, abs=0)
+    assert step.decrease == pytest.approx(math.sqrt(3) * 8.77e-163, abs=0)
+
+
 def test_interior_iterates_are_those_of_conjugate_gradients() -> None:
     """Until the boundary is met the step is Steihaug's: the minimiser over the Krylov space, here by dense algebra."""
     H, g = symmetric(0.1), torch.randn(P, generator=make_generator(3, "g"), dtype=torch.float64)

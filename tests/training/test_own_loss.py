@@ -189,3 +189,55 @@ def test_a_loaded_run_is_evaluated_with_its_loss_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a loss of its own.*gaussian.*give loss"):
         loaded.evaluate(X, X[:, :1])
     assert loaded.evaluate(X, X[:, :1], loss=gaussian) == trainer.evaluate(X, X[:, :1])
+
+
+def labelled(labels: Any, ignore_index: int, **settings: Any) -> SubsetTrainer:
+    model = nn.Linear(3, len(set(labels.tolist())))
+    loss = nn.CrossEntropyLoss(ignore_index=ignore_index)
+    return SubsetTrainer(model, (X, labels), loss=loss, **{**SETTINGS, "max_iterations": 5, **settings}).fit()
+
+
+@pytest.mark.parametrize(
+    ("labels", "ignore_index", "problem"),
+    [
+        (torch.where(X[:, 1] > 0, Y, -100), -100, "training labels are -100.*leave these rows out"),
+        (torch.tensor([1, 2])[Y], 2, "training labels are 2.*leave these rows out"),
+        (torch.tensor([10, 20])[Y], 1, "no label is 1, and class number 1 is 20"),
+    ],
+)
+def test_a_class_to_be_ignored_that_a_run_numbers_anew_is_refused(labels: Tensor, ignore_index: int, problem: str):
+    with pytest.raises(UserError, match=rf"CrossEntropyLoss\(ignore_index={ignore_index}\).*{problem}"):
+        labelled(labels, ignore_index)
+
+
+def test_a_class_that_keeps_its_number_is_ignored() -> None:
+    found = labelled(Y, 1, max_iterations=200).result["metrics"]["train"]
+    assert found["accuracy"] == 1.0  # of the other class alone
+    assert labelled(torch.tensor([10, 20])[Y], -100).result["metrics"]["train"]["loss"] < 0.69
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.MultiMarginLoss()])
+def test_a_sampler_that_needs_class_probabilities_is_refused_before_the_solve(loss: Any, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "handoff": "gradient-matching", "output": str(tmp_path / "run")}
+    with pytest.raises(UserError, match=r"handoff = 'gradient-matching'.*loss='cross_entropy'"):
+        SubsetTrainer(nn.Linear(3, 2), (X, Y), loss=loss, **settings).fit()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("loss", [nn.MultiMarginLoss(p=2), nn.MultiLabelMarginLoss()])
+def test_a_stream_takes_losses_without_a_second_derivative(loss: nn.Module) -> None:
+    """Ended in a traceback: the change of the outputs is measured by the loss's Hessian in them."""
+    labels = Y if isinstance(loss, nn.MultiMarginLoss) else torch.stack([Y, torch.full_like(Y, -1)], 1)
+    settings: dict[str, Any] = {"solver": "kfac-stream", "solver_epochs": 6, "handoff": "none"}
+    model = nn.Linear(3, 2)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    before = float(loss(model(X), labels).detach())
+    trainer = SubsetTrainer(model, (X, labels), loss=loss, **settings).fit()
+    assert trainer.result["metrics"]["train"]["loss"] < before  # .5; .43 after 6 epochs
+
+
+def test_outputs_without_the_axis_of_the_targets_are_told_to_have_it() -> None:
+    model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+    with pytest.raises(UserError, match=r"unsqueeze the outputs, so that the model returns \(16, 1\)"):
+        SubsetTrainer(model, (X, Y.float()), loss=nn.BCEWithLogitsLoss(), **SETTINGS).fit()

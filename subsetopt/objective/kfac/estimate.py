@@ -22,7 +22,7 @@ from subsetopt.objective.flops import count_flops
 from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, product_flops, spectral_product
-from subsetopt.objective.kfac.factor import Factor
+from subsetopt.objective.kfac.factor import FEW, RANK, Factor
 from subsetopt.objective.kfac.moments import Draw, MomentEstimator
 from subsetopt.objective.layers import Layer
 from subsetopt.objective.losses import Loss
@@ -43,21 +43,31 @@ class Kfac:
     per-sample gradients; every other parameter tensor a multiple of the identity, the mean of its squared random
     gradient, and is named in `note`. `memory` in [0, 1) is the weight of what was known before in each update, after a
     warm-up in which all estimates count the same. A factor is decomposed anew when its moment has changed by more than
-    `drift` of its Frobenius norm since the last time: the inputs of the first layer, for one, never change much.
+    `drift` of its Frobenius norm since the last time: the inputs of the first layer, for one, never change much. Where
+    a product would take more than `dear` operations with `RANK` leading eigenvectors of each wide factor, `vectors` of
+    them are kept instead, and of narrower factors, too.
     Eigenvalues are averaged in their order, whether the basis has turned or not.
     """
 
     def __init__(
-        self, flat: FlatModel, loss: Loss, *, draw: Draw = "curvature", memory: float = 0.95, drift: float = 0.1
+        self,
+        flat: FlatModel,
+        loss: Loss,
+        *,
+        draw: Draw = "curvature",
+        memory: float = 0.95,
+        drift: float = 0.1,
+        dear: float = math.inf,
     ) -> None:
         if flat.is_called_by_loss:
             raise ModelError(
                 "K-FAC: it needs layers that are called once with the samples, and the loss calls the model itself; "
                 "use another solver, and the preconditioner 'diagonal' or 'none'"
             )
-        self.flat, self.loss, self.memory, self.drift = flat, loss, memory, drift
+        self.flat, self.loss, self.memory, self.drift, self.dear = flat, loss, memory, drift, dear
         self._moments = MomentEstimator(flat, loss, draw)
         self.updates = 0
+        self.vectors = RANK
         self._counted: tuple[float, float] | None = None
         self._factors: list[tuple[Factor, Factor]] = []
         self._values: list[Eigenvalues] = []
@@ -103,11 +113,13 @@ class Kfac:
         """
         share = share or SampleShare.whole(len(x))
         self._moments.find_applied(w, x, share.ranks)
+        if not self.updates:
+            self.vectors = FEW if self._product_flops_of(RANK) > self.dear else RANK
         if meter is not None:
             meter.charge("gradient", self.price(w, x, y, share), "product")
         new = self._moments.estimate(w, x, y, generator, share)
         weight = max(1.0 / (self.updates + 1), 1.0 - self.memory)
-        pairs = self._factors or [(Factor.of(a), Factor.of(g)) for a, g in new.factors]
+        pairs = self._factors or [(Factor.of(a, self.vectors), Factor.of(g, self.vectors)) for a, g in new.factors]
         factors = [factor for pair in pairs for factor in pair]
         drawn = [moment for pair in new.factors for moment in pair]
         due = self._due(factors, drawn, weight, [*new.rest.values()])
@@ -128,7 +140,7 @@ class Kfac:
         self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
 
     def _take_in_rest(self, drawn: Mapping[int, Tensor], weight: float) -> None:
-        """Move the diagonals by a `weight` towards those of an estimate; a parameter that one does not know has zero."""
+        """Move the diagonals by a `weight` towards those of an estimate; what one does not know is zero."""
         for place in sorted({*self._rest, *drawn}):
             pair = [known.get(place) for known in (self._rest, drawn)]
             before, new = (self._zeros(place) if each is None else each for each in pair)
@@ -159,21 +171,21 @@ class Kfac:
     def apply_(self, v: Tensor, damping: float | Tensor) -> Tensor:
         """Return the same, written over v."""
         views = self.flat.views(v)
-        for place, part in self._parts(v, lambda spectrum: 1.0 / (spectrum + damping)):
+        for place, part in self._parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
             views[place].copy_(part)
         return v
 
     def add_applied(self, into: Tensor, v: Tensor, damping: float, scale: float) -> None:
         """Add `scale` times (F + damping I)^-1 v to `into`, with no more memory than the largest layer takes."""
         views = self.flat.views(into)
-        for place, part in self._parts(v, lambda spectrum: 1.0 / (spectrum + damping)):
+        for place, part in self._parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
             views[place].add_(part, alpha=scale)
 
     def product(self, v: Tensor) -> Tensor:
         """Return F v, shape (P,)."""
         result = torch.empty_like(v)
         views = self.flat.views(result)
-        for place, part in self._parts(v, lambda spectrum: spectrum):
+        for place, part in self._parts(v, Tensor.clone):
             views[place].copy_(part)
         return result
 
@@ -181,6 +193,17 @@ class Kfac:
     def product_flops(self) -> int:
         """Operations of one `apply` or `product`."""
         return sum(product_flops(a, g) for _, a, g, _ in self._blocks())
+
+    def _product_flops_of(self, vectors: int) -> int:
+        """Return the operations of a product with factors that keep at most so many vectors, by their shapes."""
+        views, total = self.flat.views(torch.empty(self.flat.size, device="meta")), 0
+        for layer in self._moments.kronecker:
+            assert layer.weight is not None, "a Kronecker layer has a trainable weight"
+            o, d = as_matrix(views[layer.weight], is_transposed(layer.module)).shape
+            widths = (d + (layer.bias is not None), o)
+            a, g = (Factor.shaped(torch.empty(n, n, device="meta"), vectors) for n in widths)
+            total += product_flops(a, g)
+        return total
 
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues of F, shape (P,), in no particular order."""
@@ -214,6 +237,10 @@ class Kfac:
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
         tensors = {"diagonal": self._packed(), "updates": torch.tensor(self.updates, device="cpu")}
+        if self._moments.bounded:
+            tensors["bounded"] = torch.tensor(True, device="cpu")
+        if self.vectors != RANK:
+            tensors["vectors"] = torch.tensor(self.vectors, device="cpu")
         if self._moments.applied:
             tensors["applied"] = torch.tensor(self._moments.applied, device="cpu")
         if self._missed:
@@ -227,8 +254,10 @@ class Kfac:
         if int(tensors["updates"]):  # as they were looked for then, if they were
             known = tensors.get("applied")
             self._moments.take_applied([] if known is None else [(int(w), int(b)) for w, b in known.tolist()])
+            self._moments.bounded = "bounded" in tensors  # those of earlier versions go on with their sums
         self._check_layers(tensors)
         self.updates = int(tensors["updates"])
+        self.vectors = int(tensors["vectors"]) if "vectors" in tensors else RANK
         self._missed = set(tensors["missed"].tolist()) if "missed" in tensors else set()
         self._rest = self._unpacked(tensors["diagonal"]) if self.updates else {}
         count = len(self._moments.kronecker) if self.updates else 0
@@ -255,11 +284,11 @@ class Kfac:
     def _parts(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, Tensor]]:
         """Yield, by places, the product of v with a function of F, given by its action on the eigenvalues.
 
-        What is yielded of a layer may be written over its part of v.
+        The function returns new tensors. What is yielded of a layer may be written over its part of v.
         """
         source = self.flat.views(v)
         for place in self._places_without():
-            yield place, function(self._diagonal(place)) * source[place]
+            yield place, function(self._diagonal(place)).mul_(source[place])
         for layer, a, g, values in self._blocks():
             assert layer.weight is not None, "a Kronecker layer has a trainable weight"
             weight, bias = source[layer.weight], None if layer.bias is None else source[layer.bias]
@@ -312,7 +341,8 @@ class Kfac:
     def _estimate_own(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> None:
         own = self._moments.own(w, x, y, torch.Generator(), share)
         for layer, calls, (a, g) in zip(self._moments.kronecker, own.calls, own.factors, strict=True):
-            self._moments.own_eigenvalues(layer, calls, (Factor.shaped(a), Factor.shaped(g)), share.total)
+            shaped = Factor.shaped(a, self.vectors), Factor.shaped(g, self.vectors)
+            self._moments.own_eigenvalues(layer, calls, shaped, share.total)
 
     def _gradient(self, w: Tensor, x: Inputs, y: Tensor) -> None:
         leaves = self.flat.leaves(w)

@@ -7,6 +7,7 @@ arithmetic of a whole decomposition.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from subsetopt.objective.tally import note_flops
 from subsetopt.seeding import make_generator
 
 RANK = 64  # eigenvectors of a factor at least `WIDE` times as wide
+FEW = 16  # where products with all of them would cost too much
 WIDE = 3
 FEWEST, FULL_RANK = 16, 256  # eigenvectors of the widest; up to this width there are `RANK`
 SKETCH = 16  # random directions in which the change of a wide moment is seen
@@ -30,32 +32,35 @@ class Factor:
     """A second moment (d, d) and `basis` (d, r), its leading eigenvectors; all of them where it is narrow.
 
     `decomposed` is the moment that was taken apart last; of a wide one its product (d, `SKETCH`) with fixed Gaussian
-    vectors, which takes no second matrix: the relative norm of a change is the same in the mean.
+    vectors, which takes no second matrix: the relative norm of a change is the same in the mean. A new one keeps
+    `vectors` of them at most where it is `WIDE` times as wide; one that has a basis keeps as many as that has.
     """
 
     moment: Tensor
     decomposed: Tensor
     basis: Tensor
+    vectors: int = RANK
 
     @classmethod
-    def of(cls, moment: Tensor) -> Factor:
+    def of(cls, moment: Tensor, vectors: int = RANK) -> Factor:
         """Return a factor for moments of this shape that knows nothing yet, and takes no memory."""
         nothing = moment.new_zeros(()).expand_as(moment)
-        if len(moment) >= WIDE * RANK:
-            return cls(nothing, moment.new_zeros(len(moment), SKETCH), moment.new_zeros(len(moment), 0))
-        return cls(nothing, nothing, nothing[:, :0])
+        if len(moment) >= WIDE * vectors:
+            return cls(nothing, moment.new_zeros(len(moment), SKETCH), moment.new_zeros(len(moment), 0), vectors)
+        return cls(nothing, nothing, nothing[:, :0], vectors)
 
     @classmethod
-    def shaped(cls, moment: Tensor) -> Factor:
+    def shaped(cls, moment: Tensor, vectors: int = RANK) -> Factor:
         """Return one with a basis of zeros, as wide as it will be: what arithmetic it takes is known by its shape."""
-        factor = cls.of(moment)
+        factor = cls.of(moment, vectors)
         factor.basis = moment.new_zeros(len(moment), factor.rank)
         return factor
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], prefix: str) -> Factor:
         """Take back what `state` returned."""
-        factor = cls(*(tensors[prefix + name] for name in TENSORS))
+        moment, decomposed, basis = (tensors[prefix + name] for name in TENSORS)
+        factor = cls(moment, decomposed, basis)
         if not factor.is_wide:
             factor.basis = by_columns(factor.basis)
         return factor
@@ -67,7 +72,8 @@ class Factor:
     @property
     def is_wide(self) -> bool:
         """Whether leading eigenvectors alone are kept."""
-        return len(self.moment) >= WIDE * RANK
+        d, kept = len(self.moment), self.basis.shape[1]
+        return kept < d if kept else d >= WIDE * self.vectors
 
     @property
     def rank(self) -> int:
@@ -75,7 +81,12 @@ class Factor:
         d = len(self.moment)
         if not self.is_wide:
             return d
-        return self.basis.shape[1] or max(FEWEST, min(RANK, 8 * round(RANK / 8 * (FULL_RANK / d) ** 0.5)))
+        return int(self.basis.shape[1]) or self._fewer(d)
+
+    def _fewer(self, d: int) -> int:
+        most = self.vectors
+        wanted = 8 * round(most / 8 * math.sqrt(FULL_RANK / d))
+        return max(min(FEWEST, most), min(most, wanted))
 
     @property
     def price(self) -> float:

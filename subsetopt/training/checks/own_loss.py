@@ -15,7 +15,7 @@ from subsetopt.models import check_output_shape
 from subsetopt.objective import FlatModel, Loss, ModelLoss, Residuals, make_loss
 from subsetopt.objective.binding import CallsModel
 from subsetopt.objective.module_call import InPlaceOfForward
-from subsetopt.objective.torch_losses import ElementLoss
+from subsetopt.objective.torch_losses import ClassLoss, ElementLoss
 from subsetopt.objective.weighting import WeightedLoss
 
 
@@ -60,10 +60,36 @@ def fitted_outputs(model: nn.Module, dataset: Dataset, loss: str | Loss, few: In
             "compares outputs with targets of their shape, and these targets are classes",
             "give numbers: targets.float().unsqueeze(1) for one output, one-hot rows for several",
         )
+    if isinstance(loss, ClassLoss) and dataset.task == "classification":
+        _require_ignored_class(loss, dataset)
     if isinstance(loss, str) or dataset.task == "classification":
         check_output_shape(model, few, dataset.n_outputs)
         return dataset
     return replace(dataset, n_outputs=check_output_shape(model, few, None))
+
+
+def _require_ignored_class(loss: ClassLoss, dataset: Dataset) -> None:
+    """Raise `SettingError` where `ignore_index` means another class than its label: classes are numbered anew."""
+    label, names = str(loss.ignore_index), dataset.class_names
+    number = names.index(label) if label in names else None
+    if number == loss.ignore_index:
+        return
+    value = f"{loss.kind}(ignore_index={label})"
+    if number is not None:
+        count = int((dataset.train.targets == number).sum())
+        raise SettingError(
+            "loss",
+            value,
+            f"{count} training labels are {label}, and a run counts what occurs as a class",
+            f"leave these rows out, x[y != {label}]: they add nothing to the loss",
+        )
+    if 0 <= loss.ignore_index < len(names):
+        raise SettingError(
+            "loss",
+            value,
+            f"no label is {label}, and class number {label} is {names[loss.ignore_index]}",
+            f"leave it out, or number the labels 0 to {len(names) - 1}",
+        )
 
 
 def check_own_loss(loss: Loss, flat: FlatModel, train: Split, preprocess: Preprocess, samples: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from subsetopt.errors import unknown_name
+from subsetopt.errors import SettingError, setting, unknown_name
 from subsetopt.samplers import SAMPLERS
+from subsetopt.solvers import SOLVERS
 from subsetopt.training.budget import Budget
 from subsetopt.training.checks.affordable import check_budgets, within_budget
 from subsetopt.training.context import RunContext
@@ -27,6 +28,9 @@ def build_phases(data: TrainingData, budget: Budget, run: RunContext, *, may_idl
     """
     config, handoffs = run.config, ("none", "full", *OPTIMIZERS.names)
     known = config.handoff in handoffs or config.handoff in OPTIMIZERS or config.handoff in SAMPLERS
+    if not known and (config.handoff in SOLVERS or config.handoff in METHODS):
+        remedy = f"use {setting('handoff', 'full')} with {setting('handoff_solver', config.handoff)}"
+        raise SettingError("handoff", config.handoff, "is a solver", remedy)
     if not known:
         raise unknown_name("handoff", config.handoff, [*handoffs, *(entry.name for entry in SAMPLERS)])
     with within_budget(config):

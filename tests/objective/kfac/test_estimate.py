@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from subsetopt.errors import ModelError
 from subsetopt.objective import BudgetExhausted, FlatModel, make_loss
 from subsetopt.objective.kfac.estimate import Kfac
+from subsetopt.objective.kfac.factor import FEW, RANK
 from subsetopt.objective.output_noise import output_noise
 from subsetopt.seeding import make_generator, seeded_globals
 from tests.objective.objective_nets import Tied
@@ -527,6 +528,28 @@ def test_an_update_is_charged_with_its_arithmetic_before_it_is_made():
     assert meter.entries[1][1] == pytest.approx(9 * cubes / (2 * gradient), abs=1)
 
 
+@pytest.mark.parametrize("dear", [float("inf"), 1000.0])
+def test_factors_keep_few_eigenvectors_where_a_product_would_be_dear(dear: float) -> None:
+    """The operations of whole factors are counted by shapes alone; the damped inverse is exact with few vectors."""
+    conv, linear = nn.Conv2d(1, 60, 3), nn.Linear(60, 3)
+    flat = built(conv, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    x, y = torch.randn(6, 1, 5, 5, dtype=torch.float64), torch.arange(6) % 3
+    kfac = Kfac(flat, make_loss("cross_entropy"), draw="empirical", dear=dear)
+    foreseen = kfac._product_flops_of(RANK)
+    kfac.update(flat.initial(), x, y, make_generator(0, "g"))
+    v = torch.randn(flat.size, dtype=torch.float64)
+    solved = kfac.apply(v.clone(), 0.1)
+    torch.testing.assert_close(kfac.product(solved) + 0.1 * solved, v)
+    if dear > foreseen:
+        assert kfac.product_flops == foreseen and "vectors" not in kfac.state_dict()
+        return
+    assert kfac.product_flops == kfac._product_flops_of(FEW) < 0.7 * foreseen
+    assert [a.rank for a, _ in kfac._factors] == [10, FEW] and [g.rank for _, g in kfac._factors] == [FEW, 3]
+    again = Kfac(flat, make_loss("cross_entropy"), draw="empirical", dear=dear)
+    again.load_state_dict(kfac.state_dict())
+    assert again.vectors == FEW and torch.equal(again.apply(v.clone(), 0.1), solved)
+
+
 def test_a_factor_is_decomposed_again_only_when_its_moment_has_drifted():
     flat = built(nn.Linear(30, 5), nn.Tanh(), nn.Linear(5, 3))
     x, y = torch.randn(200, 30, dtype=torch.float64), torch.arange(200) % 3
@@ -575,3 +598,40 @@ def test_an_estimate_that_is_not_finite_changes_nothing():
     before = kfac.state_dict()
     kfac.update(flat.initial(), x * float("nan"), y, generator)
     assert all(torch.equal(value, before[name]) for name, value in kfac.state_dict().items())
+
+
+def test_diagonals_of_a_checkpoint_of_an_earlier_version_are_found_among_those_of_all_parameters():
+    """There every parameter had a place in the diagonal, zero where it has factors."""
+    flat = built(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    kfac = fitted(flat, torch.randn(6, 4, dtype=flat.dtype), torch.arange(6) % 2)
+    now = kfac.state_dict()
+    assert len(now["diagonal"]) == 6, "the weight and bias of LayerNorm alone"
+    whole = torch.zeros(flat.size, dtype=flat.dtype)
+    whole[15:21] = now["diagonal"]
+    earlier = {name: tensor for name, tensor in now.items() if name != "bounded"} | {"diagonal": whole}
+    again, v = Kfac(flat, make_loss("cross_entropy")), torch.randn(flat.size, dtype=flat.dtype)
+    again.load_state_dict(earlier)
+    assert torch.equal(again.apply(v, 0.1), kfac.apply(v, 0.1)) and torch.equal(again.product(v), kfac.product(v))
+    assert "bounded" not in again.state_dict(), "its sums go on as they were made"
+
+
+def test_an_update_leaves_the_tensors_alone_that_were_given_away():
+    """As a solver holds them that goes back when its budget ends in the midst of a step; of wide layers, too."""
+    flat = built(nn.Linear(200, 3), nn.LayerNorm(3))
+    x, y = torch.randn(6, 200, dtype=flat.dtype), torch.arange(6) % 3
+    kfac = fitted(flat, x, y)
+    held = kfac.state_dict()
+    before = {name: tensor.clone() for name, tensor in held.items()}
+    kfac.update(flat.initial(), 2 * x, y, make_generator(1, "draws"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in held.items())
+    assert not torch.equal(kfac.state_dict()["0.a.moment"], before["0.a.moment"])
+
+
+def test_a_product_may_be_written_over_its_vector_or_added_to_another():
+    flat = built(nn.Linear(200, 3), nn.LayerNorm(3), nn.Linear(3, 2, bias=False))
+    kfac = fitted(flat, torch.randn(6, 200, dtype=flat.dtype), torch.arange(6) % 2)
+    v, into = torch.randn(2, flat.size, dtype=flat.dtype)
+    expected, begun = kfac.apply(v, 0.1), into.clone()
+    kfac.add_applied(into, v, 0.1, 0.5)
+    torch.testing.assert_close(into, begun + 0.5 * expected)
+    assert kfac.apply_(v, 0.1) is v and torch.equal(v, expected)

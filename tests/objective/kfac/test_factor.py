@@ -95,6 +95,21 @@ def test_a_wide_factor_of_an_earlier_version_keeps_the_matrix_it_compares_with()
     assert earlier.decomposed.shape == (WIDTH, WIDTH)
 
 
+def test_a_factor_that_keeps_few_vectors_is_wide_at_a_smaller_width_and_stays_so():
+    factor = Factor.of(moment(60), vectors=16)
+    factor.moment = moment(60)
+    assert factor.is_wide and factor.rank == 16
+    for _ in range(2):
+        factor.refresh(make_generator(0, "sketch"))
+    back = Factor.from_state(factor.state("x."), "x.")
+    assert back.is_wide and back.rank == 16 and back.price == factor.price < 0.3 * EIGH_FLOPS * 60**3
+    exact = torch.linalg.eigvalsh(moment(60)).flip(0)
+    torch.testing.assert_close(captured(factor).flip(0)[:8], exact[:8], rtol=1e-2, atol=0.0)
+    assert not Factor.of(moment(40), vectors=16).is_wide
+    whole = Factor.from_state(refreshed(60).state("x."), "x.")
+    assert not whole.is_wide and whole.rank == 60
+
+
 def test_the_widest_keep_fewer_eigenvectors():
     ranks = {d: Factor.of(torch.zeros(d, d)).rank for d in (10, WIDE * RANK, 256, 785, 1449, 5000)}
     assert ranks == {10: 10, WIDE * RANK: RANK, 256: RANK, 785: 40, 1449: 24, 5000: 16}

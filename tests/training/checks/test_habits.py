@@ -43,3 +43,24 @@ def test_a_class_of_losses_and_channels_last_are_refused_with_what_to_give() -> 
     images = RNG.integers(0, 256, (40, 12, 12, 1)).astype(np.uint8)
     with pytest.raises(UserError, match=r"channels last; give them as x\.transpose\(0, 3, 1, 2\)"):
         SubsetTrainer("cnn", (images, np.arange(40) % 2), subset_frac=0.5, max_iterations=1, handoff="none").fit()
+
+
+@pytest.mark.parametrize("settings", [{"subset_frac": 0.5}, {"subset_size": 40}, {"max_iterations": 7}])
+def test_settings_of_a_solve_that_is_not_made_are_said_to_have_no_effect(settings: dict[str, Any]) -> None:
+    def notes(**more: Any) -> str:
+        trainer = SubsetTrainer(nn.Linear(4, 3), (X, LABELS), handoff_epochs=1, **settings, **more)
+        return " ".join(trainer.fit().result["warnings"])
+
+    (name, value), *_ = settings.items()
+    assert f"{name}={value} has no effect" in notes(solver="none")
+    assert f"{name}={value} has no effect" in notes(solver="kfac-stream", solver_epochs=2)
+    assert "no effect" not in notes(solver="none", warmup="adam")  # which is on the subset
+    assert "no effect" not in notes(solver="lbfgs")
+
+
+def test_a_solver_as_hand_off_is_refused_with_how_to_ask_for_it() -> None:
+    for name in ("lbfgs", "kfac-stream"):
+        with pytest.raises(UserError, match=f"is a solver; use handoff='full' with handoff_solver='{name}'"):
+            SubsetTrainer(nn.Linear(4, 3), (X, LABELS), handoff=name).fit()
+        trainer = SubsetTrainer(nn.Linear(4, 3), (X, LABELS), handoff="full", handoff_solver=name, handoff_epochs=2)
+        assert trainer.fit().result["handoff"] is not None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from subsetopt.errors import SettingError, setting
 from subsetopt.objective import CrossEntropy, FlatModel, Loss, has_last_layer, make_loss
+from subsetopt.objective.weighting import without_weights
 from subsetopt.samplers import Sampler, default_settings, make_sampler
 from subsetopt.seeding import derive_seed
 from subsetopt.training.budget import Budget
@@ -142,6 +143,15 @@ def check_phase(config: PhaseConfig, data: TrainingData, run: RunContext, sample
             sampler.name,
             "works on class probabilities",
             "use a classification data set or another sampler",
+        )
+    loss = without_weights(make_loss(run.model.loss))
+    wanted = sampler.needs - getattr(sampler, "does_without", frozenset())
+    if "probabilities" in wanted and not isinstance(loss, CrossEntropy):
+        raise SettingError(
+            named("sampler"),
+            sampler.name,
+            "works on the class probabilities of cross-entropy, and the loss is another",
+            f"use {setting('loss', 'cross_entropy')}, or another sampler",
         )
 
 

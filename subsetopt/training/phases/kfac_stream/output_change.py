@@ -55,10 +55,27 @@ class OutputChange:
         if not len(before):
             return outputs.new_zeros(())
         change = outputs - before
-        return (change * loss.output_hessian(before, targets)(change)).sum() / len(outputs)
+        return (change * _curved(change, before, targets, loss)).sum() / len(outputs)
 
     def learn(self, change: float) -> None:
         """Take in what the last step has changed, where one was taken and the change is finite."""
         if self.step > 0 and change < float("inf"):
             self.seen = MEMORY * self.seen + (1 - MEMORY) * change
             self.foreseen = MEMORY * self.foreseen + (1 - MEMORY) * self.step
+
+
+def _curved(change: Tensor, outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
+    """Return H change; where torch has no second derivative of the loss, by how much its slope differs between both."""
+    try:
+        return loss.output_hessian(outputs, targets)(change)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return _slope(outputs + change, targets, loss) - _slope(outputs, targets, loss)
+
+
+def _slope(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
+    z = outputs.detach().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(loss.total(z, targets, z.dtype), z)
+    return slope

@@ -43,6 +43,7 @@ GOOD_EVERY = 10  # steps between two good points
 CAUTION, RECOVERY = 0.5, 1.02  # a jump halves the rate and makes the damping fourfold; they come back step by step
 FEW = 10  # steps, below which it is said that factors are too dear here
 LOST = 12  # jumps in a row that end the phase
+DEAR = 32  # samples, whose gradients a product with the factors may cost before these keep few eigenvectors
 
 
 class StreamPhase:
@@ -165,14 +166,14 @@ class StreamPhase:
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> StreamState:
         """Rebuild everything as it was."""
-        device, on_host = self._data.device, ("random/", "generator", "kfac/updates")
+        device, on_host = self._data.device, ("random/", "generator", "kfac/updates", "kfac/vectors")
         moved = {name: t if name.startswith(on_host) else t.to(device) for name, t in tensors.items()}
         ledger, clock = self._budget.ledger, self._budget.clock
         if "least.known" not in numbers:
             constant = "carried" not in numbers
             self._stepping = self._rules(constant=constant, rate=EARLIER_RATE)
             numbers = {**(BEFORE_NOISE if constant else {}), **BEFORE_EVIDENCE, **numbers}
-        numbers = upgraded_trend(numbers)
+        numbers = upgraded_trend({"by_price": False, **numbers})
         return join(StreamState, moved, numbers, kfac=self._kfac, ledger=ledger, clock=clock)
 
     def _estimate_due(self, state: StreamState) -> bool:
@@ -187,6 +188,9 @@ class StreamPhase:
         before = self._budget.ledger.cost
         x, y = self._subsets.batch(rows[share.places.to(rows.device)])
         known = self._kfac.note
+        operation = self._budget.ledger.price("flops", 1)
+        if state.by_price and operation > 0:
+            self._kfac.dear = self._budget.ledger.price("gradient", DEAR) / operation
         self._kfac.update(state.w, x, y, state.generator, self._budget.ledger, share)
         if self._kfac.note != known:  # an estimate shows which layers are not called as such
             note = [self._kfac.note] if self._kfac.note else []
@@ -209,6 +213,7 @@ class StreamPhase:
 
     def _advance(self, state: StreamState) -> None:
         rules, share, change = self._stepping, state.budget.share_spent, state.change
+        self._spectrum()  # now, while there are no gradients in memory
         size = rules.size(state.noise, state.budget, share)
         changed = change.measure(*self._subsets.outputs(state.w, change.rows), self._loss)
         halves = rules.halves_due(state.noise, state.budget, size)

@@ -26,7 +26,8 @@ class StreamState:
     `curvature` is v'Fv of the velocity v, computed anew in each step
     where it is not `carried`. `caution` multiplies the rate, and its square divides the damping; `returns` counts the
     returns to a good point. BatchNorm's statistics are taken over `statistics` samples at the end, whose cost is kept
-    back from the start; 0 leaves them averages.
+    back from the start; 0 leaves them averages. `by_price` says whether factors keep few eigenvectors where products
+    with them are dear, as they do but for streams of earlier versions.
     """
 
     w: Tensor
@@ -54,6 +55,7 @@ class StreamState:
     stale: bool = True
     stopped: StopReason | None = None
     statistics: int = 0
+    by_price: bool = True
 
 
 BEFORE_NOISE = {f"noise.{name}": value for name, value in asdict(GradientNoise()).items()} | {

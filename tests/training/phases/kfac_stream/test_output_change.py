@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from subsetopt.objective.losses import CrossEntropy, MeanSquaredError
+from subsetopt.objective.losses import CrossEntropy, MeanSquaredError, make_loss
+from subsetopt.seeding import make_generator
 from subsetopt.training.phases.kfac_stream.output_change import FEWEST, FEWEST_NORMED, MOST, UNMEASURED, OutputChange
 
 
@@ -58,3 +60,18 @@ def test_samples_are_few_beside_a_subset():
         assert change.rows.tolist() == list(range(expected))
     change.watch(rows, 16, True)
     assert len(change.rows) == FEWEST_NORMED
+
+
+def test_without_a_second_derivative_the_change_is_that_of_the_slope():
+    loss, y = make_loss(nn.MultiMarginLoss(p=2)), torch.arange(9) % 3
+    before, step = torch.zeros(9, 3), 1e-2 * torch.randn(9, 3, generator=make_generator(0, "step"))
+
+    def smooth(z: torch.Tensor) -> torch.Tensor:  # at zero every margin of 1 is violated, and no kink is near
+        margins = (1 - z.gather(1, y[:, None]) + z).square() / 3
+        return margins.sum() - margins.gather(1, y[:, None]).sum()
+
+    hessian = torch.autograd.functional.hessian(smooth, before).reshape(27, 27)
+    change = OutputChange()
+    change.measure(before, y, loss)
+    expected = step.flatten() @ hessian @ step.flatten() / 9
+    assert float(change.measure(before + step, y, loss)) == pytest.approx(float(expected), rel=1e-3)

@@ -13,6 +13,7 @@ from torch import nn
 from subsetopt.data import Dataset, dataset_from_arrays, load_dataset
 from subsetopt.errors import SettingError
 from subsetopt.objective.kfac.damping import KfacSpectrum
+from subsetopt.objective.kfac.factor import FEW, RANK
 from subsetopt.seeding import make_generator
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import Budget
@@ -341,7 +342,7 @@ def test_a_step_measures_its_noise_and_carries_its_inertia():
 
 def test_factors_that_leave_few_steps_are_named():
     wide = nn.Sequential(nn.Linear(6, 200), nn.Tanh(), nn.Linear(200, 3))
-    running = begin(wide, epochs=14.0)
+    running = begin(wide, epochs=6.0)
     running.steps(1000)
     running.phase.finish(running.state)
     (said,) = (text for text in running.run.warnings if "first-order" in text)
@@ -422,6 +423,46 @@ def test_a_checkpoint_without_evidence_for_damping_goes_on_by_directions_alone(g
     assert state.iterations == whole.state.iterations > 6 and state.noise.measured > 1
     assert torch.equal(state.w, whole.state.w)
     assert again.phase.details()["rate"] == given.get("rate", 0.12)
+
+
+def dear(epochs: float = 24.0, **settings: Any) -> Running:
+    """A stream whose products with whole factors would cost as much as hundreds of samples."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(6, 64), nn.Tanh(), nn.Linear(64, 3))
+    return begin(module, epochs=epochs, **settings)
+
+
+def test_dear_factors_keep_few_eigenvectors_and_leave_more_steps():
+    few, whole = dear(), dear()
+    whole.state.by_price = False
+    for running in (few, whole):
+        running.steps(1000)
+    assert few.phase._kfac.vectors == FEW and whole.phase._kfac.vectors == RANK
+    assert few.phase._kfac.product_flops < 0.6 * whole.phase._kfac.product_flops
+    assert few.state.iterations > 1.3 * whole.state.iterations
+    cheap = begin(plain())
+    cheap.steps(1)
+    assert cheap.phase._kfac.vectors == RANK, "its products cost less than a small subset"
+
+
+@pytest.mark.parametrize("by_price", [True, False])
+def test_a_stream_with_dear_factors_resumes_bit_for_bit_with_those_it_had(by_price):
+    """A checkpoint without the rule, as earlier versions wrote it, goes on with whole factors."""
+    whole, again = dear(), dear()
+    whole.state.by_price = by_price
+    whole.steps(6)
+    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
+    if not by_price:
+        del numbers["by_price"]
+    ledger = whole.budget.ledger.save()
+    whole.steps(1000)
+    state = again.phase.restore(tensors, numbers)
+    again.budget.ledger.restore(ledger)
+    again._replace(state=state).steps(1000)
+    assert state.iterations == whole.state.iterations > 6 and state.estimates > 1
+    assert torch.equal(state.w, whole.state.w) and again.budget.ledger.cost == whole.budget.ledger.cost
+    assert again.phase._kfac.vectors == (FEW if by_price else RANK)
 
 
 def test_columns_that_are_rarely_different_from_zero_get_damping_that_makes_noise_as_foreseen():
