@@ -34,10 +34,11 @@ def measure(inputs: Tensor) -> Normalization:
     mean = torch.zeros_like(centre)
     square, count = torch.zeros_like(centre), 0
     for start in _starts(inputs):
-        unit = (_rows(inputs, start) - centre[:, None]) / scale[:, None]
+        unit = (_rows(inputs, start) - centre[:, None]).div_(scale[:, None])
         own, more = unit.mean(1), unit.shape[1]
-        # Chan, Golub & LeVeque (1983): the sum of squared deviations of two samples together.
-        square += (unit - own[:, None]).square().sum(1) + (own - mean).square() * (count * more / (count + more))
+        # Chan, Golub & LeVeque (1983): the sum of squared deviations of two samples together, formed in place.
+        deviations = unit.sub_(own[:, None]).square_().sum(1)
+        square += deviations + (own - mean).square() * (count * more / (count + more))
         mean += (own - mean) * (more / (count + more))
         count += more
     magnitude = torch.where(centre == 0, 1.0, centre.abs())

@@ -212,6 +212,23 @@ def check_chunk_size(chunk_size: int | None) -> int | None:
     return chunk_size
 
 
+def part_placer(device: torch.device, dtype: torch.dtype, preprocess: Preprocess | None) -> Callable[[Stored], Parts]:
+    """Return what places rows of a single part as a model gets them; `preprocess` takes it with its name or without."""
+
+    def inputs(rows: Stored) -> Inputs:
+        return PlacedSamples(rows, None, None, device, dtype, preprocess, stay=True).inputs(0, len(rows))
+
+    def placed(rows: Stored) -> Parts:
+        ((key, part),) = each_part(rows)
+        try:
+            found = inputs(rows)
+        except Exception:  # a function of the user's own for tensors
+            found = inputs(part)
+        return found if isinstance(found, Parts) else Parts([found], [str(key)])
+
+    return placed
+
+
 def chunks(data: PlacedSamples, edges: Sequence[tuple[int, int]]) -> Iterator[tuple[Inputs, Tensor]]:
     """Yield (inputs, targets) of each chunk."""
     for start, stop in edges:

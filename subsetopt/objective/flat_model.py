@@ -15,9 +15,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from subsetopt.errors import ModelError
-from subsetopt.inputs import Inputs, Parts, Stored, each_part, fitted_to
+from subsetopt.inputs import Inputs, Stored, fitted_to
 from subsetopt.objective.arithmetic import plain
-from subsetopt.objective.chunks import PlacedSamples, Preprocess
+from subsetopt.objective.chunks import Preprocess, part_placer
 from subsetopt.objective.module_call import InPlaceOfForward, ModuleCall, outputs_of
 from subsetopt.objective.private_copy import check_parameters, copied, plain_names, private_copy
 
@@ -109,24 +109,9 @@ class FlatModel:
 
     def fitting(self, inputs: Stored, preprocess: Preprocess | None = None) -> Stored:
         """Return the inputs as this model takes them: a single part by its name, in a dict, or as a plain tensor."""
-        return inputs if self.is_called_by_loss else fitted_to(self._module, inputs, self._placing(preprocess))
-
-    def _placing(self, preprocess: Preprocess | None) -> Callable[[Stored], Parts]:
-        """Return what places a single part as the module gets it; `preprocess` may take it with its name or without."""
-
-        def placed(rows: Stored) -> Parts:
-            def inputs(rows: Stored) -> Inputs:
-                chosen = PlacedSamples(rows, None, None, self.device, self.dtype, preprocess, stay=True)
-                return chosen.inputs(0, len(rows))
-
-            ((key, part),) = each_part(rows)
-            try:
-                found = inputs(rows)
-            except Exception:  # a function of the user's own for tensors
-                found = inputs(part)
-            return found if isinstance(found, Parts) else Parts([found], [str(key)])
-
-        return placed
+        if self.is_called_by_loss:
+            return inputs
+        return fitted_to(self._module, inputs, part_placer(self.device, self.dtype, preprocess))
 
     def given_as(self, input_name: str) -> FlatModel:
         """Return the same model, sharing all it has, which hands its single tensor on by this name, or in a dict."""

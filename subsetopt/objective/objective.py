@@ -12,18 +12,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from subsetopt.arguments import finite_number, kind_of, require_device, require_module, require_switch
-from subsetopt.data import as_batches, as_samples
+from subsetopt.arguments import finite_number, require_switch
 from subsetopt.data.weights import checked_weights
 from subsetopt.distributed import Ranks
-from subsetopt.errors import DataError, SettingError
-from subsetopt.inputs import Given, Inputs, Stored, as_inputs
+from subsetopt.errors import SettingError
+from subsetopt.inputs import Given, Inputs, as_inputs
 from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
 from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
-from subsetopt.objective.binding import CallsModel
 from subsetopt.objective.chunks import PlacedSamples, Preprocess, feed
 from subsetopt.objective.evaluation import model_outputs
 from subsetopt.objective.flat_model import FlatModel
+from subsetopt.objective.given import bound_to, flat_model_of, require_kinds, samples_of
 from subsetopt.objective.linearisation import ModelLinearisation
 from subsetopt.objective.losses import Loss, LossFunction, make_loss
 from subsetopt.objective.memory import MemoryLimits, keep_freed_memory
@@ -88,8 +87,8 @@ class Objective:
     ) -> None:
         l2 = finite_number("l2", l2, "1e-4")
         kind = make_loss(loss)
-        _check_kinds(model, preprocess, device, dtype)
-        given, targets = _samples(inputs, targets, kind)
+        require_kinds(model, preprocess, device, dtype)
+        given, targets = samples_of(inputs, targets, kind)
         switches = {
             "track_noise": track_noise,
             "allow_tf32": allow_tf32,
@@ -99,14 +98,14 @@ class Objective:
         }
         for name, value in switches.items():
             require_switch(name, value)
-        self.flat = _flat_model(model, dtype, device)
+        self.flat = flat_model_of(model, dtype, device)
         self.loss, self.l2, self.allow_tf32, self.track_noise = kind, l2, allow_tf32, track_noise
         self.meter: Meter = CountingMeter() if meter is None else meter
         self._gradient_noise: dict[int, Tensor] = {}  # by thread: each reads that of its own last gradient
         self.by_differences: dict[CallKind, str] = {}
         self.by_hessian: list[str] = []  # why the Hessian stands in for a Gauss-Newton matrix
         self.graph_bytes: dict[CallKind, float] = {}
-        self.flat, given, targets, self.preprocess = _bound(self.flat, kind, given, targets, preprocess)
+        self.flat, given, targets, self.preprocess = bound_to(self.flat, kind, given, targets, preprocess)
         self.ranks = Ranks() if ranks is None else ranks
         self._accumulate = accumulation_dtype(self.flat.device)
         keep_freed_memory()
@@ -343,48 +342,3 @@ class Objective:
         for constant in self.flat.constants():
             feed(digest, constant)
         return digest.hexdigest()
-
-
-def _samples(inputs: object, targets: Tensor | None, loss: Loss) -> tuple[Stored, Tensor | None]:
-    """Return inputs and targets, read from a data set or loader where no targets are given beside it."""
-    if targets is None and isinstance(loss, CallsModel):
-        return as_batches(inputs), None
-    if targets is None and not isinstance(inputs, Tensor):
-        return as_samples(inputs)
-    if not isinstance(targets, Tensor):
-        raise DataError(f"targets: is {kind_of(targets)}, needs a tensor; torch.as_tensor makes one of an array")
-    return as_inputs(inputs), targets
-
-
-def _check_kinds(model: object, preprocess: object, device: object, dtype: object) -> None:
-    if not isinstance(model, FlatModel):
-        require_module("model", model)
-    if preprocess is not None and (isinstance(preprocess, type) or not callable(preprocess)):
-        raise SettingError("preprocess", preprocess, f"is {kind_of(preprocess)}", "give a function of the inputs")
-    if device is not None:
-        require_device("device", device)
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise SettingError("dtype", dtype, f"is {kind_of(dtype)}", "give torch.float32 or torch.float64")
-
-
-def _bound(
-    flat: FlatModel, loss: Loss, inputs: Stored, targets: Tensor | None, preprocess: Preprocess | None
-) -> tuple[FlatModel, Stored, Tensor, Preprocess | None]:
-    """Return model, inputs, targets and preprocess as used: a loss that calls the model is evaluated in its place."""
-    if isinstance(loss, CallsModel):
-        binding = loss.bind(inputs, targets, preprocess)
-        return flat.evaluated_by(binding.function), binding.inputs, binding.targets, binding.preprocess
-    assert targets is not None, "no other loss goes without targets"
-    return flat, flat.fitting(inputs, preprocess), targets, preprocess
-
-
-def _flat_model(
-    model: nn.Module | FlatModel, dtype: torch.dtype | None, device: torch.device | str | None
-) -> FlatModel:
-    if not isinstance(model, FlatModel):
-        return FlatModel(model, dtype, device)
-    if dtype not in (None, model.dtype):
-        raise SettingError("dtype", dtype, f"the FlatModel given has {model.dtype}", "leave dtype out")
-    if device is not None and torch.device(device).type != model.device.type:
-        raise SettingError("device", str(device), f"the FlatModel given is on {model.device}", "leave device out")
-    return model

@@ -157,7 +157,7 @@ def advance(state: S, trial: Trial, evaluations: int, crawl: float = 0.0, **chan
     failure = state.failure
     if trial.loss < -state.scale / precision(torch.float64):
         failure = StopReason.UNBOUNDED.value
-    elif not gained and state.stalled + 1 >= _patience(state, l2):
+    elif not gained and state.stalled + 1 >= PATIENCE and state.stalled + 1 >= _patience(state, trial):
         failure = StopReason.PRECISION_FLOOR.value
     return changed(
         state,
@@ -180,15 +180,27 @@ def changed(state: S, **changes: Any) -> S:
     return copy
 
 
-def _patience(state: Iterate, gradient_l2: float) -> float:
+def _patience(state: Iterate, trial: Trial) -> float:
     """Return after how many iterations without a gain the precision floor is reached.
 
     Where the loss no longer shows a decrease the gradient still does, and on an ill-conditioned problem its norm falls
-    by fits and starts. It is rounding from about eps ||g0|| down.
+    by fits and starts. It is rounding from about eps ||g0|| down, or from `gradient_rounding` where that is larger.
     """
-    if gradient_l2 <= precision(state.w.dtype) * state.initial_l2:
+    l2 = math.sqrt(trial.square_norm)
+    if l2 <= precision(state.w.dtype) * state.initial_l2 or l2 <= gradient_rounding(state.point(0.0), trial):
         return PATIENCE
     return max(PATIENCE, LONG_PATIENCE * state.iterations)
+
+
+def gradient_rounding(start: Trial, trial: Trial) -> float:
+    """Return how far relative errors of the size eps in each w_i move the gradient: eps ||H|| ||w||.
+
+    ||H|| is taken to be ||y|| / ||s|| of the last step, which is no larger; where rounding makes up y it is, but then
+    the gradient is at its floor as well. 0 where the step is 0. One synchronisation.
+    """
+    s, y = trial.w - start.w, trial.gradient - start.gradient
+    ss, yy, ww = host_read(torch.stack([dot(s, s), dot(y, y), dot(trial.w, trial.w)]))
+    return precision(s.dtype) * math.sqrt(ww * (yy / ss)) if ss > 0 and math.isfinite(yy) else 0.0
 
 
 def promised_decrease(start: Trial, trial: Trial) -> float:

@@ -14,11 +14,13 @@ from subsetopt.bench.recorder import EvaluationRecorder
 from subsetopt.objective import FunctionObjective
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
+from subsetopt.solvers.iterate import gradient_rounding
 from subsetopt.solvers.line_search import Trial
 from subsetopt.solvers.minimize import run
 from subsetopt.solvers.noise import measured_noise, secant_step, trapezium_error
 
 W = torch.zeros(1, dtype=torch.float64)
+EPS32 = torch.finfo(torch.float32).eps
 
 
 def quadratic(condition: float, size: int = 30, offset: float | None = 0) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -60,6 +62,33 @@ def test_float32_ends_at_the_rounding_of_the_gradient(method: str) -> None:
     rounding = torch.finfo(torch.float32).eps * float(fun_gradient(fun, minimiser).norm())
     assert result.stop_reason == "precision_floor"
     assert result.gradient_norm <= 10 * rounding
+
+
+def test_ncg_ends_soon_after_its_gradient_is_rounding() -> None:
+    """At size 150 it took three times the evaluations to eps ||H|| ||w*||, for a tenth of the norm now and then."""
+    condition = 3e3
+    fun, minimiser = quadratic(condition, size=150)
+    objective = FunctionObjective(fun, torch.zeros_like(minimiser).float())
+    solver = make_solver("ncg", gtol=0, max_evaluations=4000)
+    state, reached = solver.init(objective, objective.initial()), 0
+    while solver.terminate(state) is None:
+        state = solver.step(objective, state)
+        if not reached and state.gradient_l2 <= EPS32 * condition * float(minimiser.norm()):
+            reached = state.evaluations
+    assert solver.terminate(state) == "precision_floor"
+    assert reached < state.evaluations < 2 * reached
+    assert state.best_gradient_norm <= EPS32 * condition * float(minimiser.norm())
+
+
+@pytest.mark.parametrize("unit", [1.0, 2.0**330])
+def test_rounding_of_a_gradient_is_that_of_the_last_curvature(unit: float) -> None:
+    """Along an eigenvector of eigenvalue 40 from (3, 4), in any unit of the loss."""
+    w = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    beside = w + torch.tensor([0.0, 0.5], dtype=torch.float64)
+    slopes = torch.tensor([1.0, 40.0], dtype=torch.float64) * unit
+    start, end = (trial(0.0, 0.0, 0.0)._replace(w=x, gradient=slopes * x) for x in (beside, w))
+    assert gradient_rounding(start, end) == pytest.approx(torch.finfo(torch.float64).eps * 40 * 5 * unit)
+    assert gradient_rounding(end, end) == 0
 
 
 def fun_gradient(fun: Callable[[Tensor], Tensor], minimiser: Tensor) -> Tensor:

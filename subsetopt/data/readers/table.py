@@ -13,10 +13,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from subsetopt.data.catalog import DATASETS, Encoded, Query, RawData, RawSplit
+from subsetopt.data.catalog import DATASETS, Encoded, LearntTable, Query, RawData, RawSplit
 from subsetopt.data.names import listed, shown
+from subsetopt.data.tables.cells import NumberFormat
 from subsetopt.data.tables.encoding import learn_encoding
 from subsetopt.data.tables.files import read_table
+from subsetopt.data.tables.reading import Numbers
 from subsetopt.data.tables.table import Table
 from subsetopt.data.tables.target import labelled, numbered, read_target, read_target_like, target_format
 from subsetopt.errors import SettingError, setting
@@ -32,8 +34,8 @@ def read_own_table(query: Query) -> RawData:
     if query.data_file is None:
         remedy = f"name it with {setting('data_file', 'FILE.csv')}"
         raise SettingError(setting("data_file"), None, "the data set table is a file of yours", remedy)
-    table = read_table(query.data_file, drop=query.drop)
-    target = query.target_column
+    target, known = query.target_column, query.learnt
+    table = read_table(query.data_file, drop=query.drop, numbers=_plain_columns(target, known))
     if target is None:
         remedy = f"name it with {setting('target_column', 'COLUMN')}; there are {listed(table.columns)}"
         raise SettingError(setting("target_column"), None, f"{table.name} needs the column to predict", remedy)
@@ -50,14 +52,17 @@ def read_own_table(query: Query) -> RawData:
     labels = read_target(table, target, query.task)
     test, test_table = None, None
     if query.test_file is not None:
-        test_table = read_table(query.test_file, "test_file", query.drop)
+        as_in_training = frozenset(name for name, column in table.columns.items() if column.dtype.kind == "f")
+        numbers = Numbers(as_in_training, None if labels.dtype.kind == "U" else target)
+        test_table = read_table(
+            query.test_file, "test_file", query.drop, numbers if known is None else _plain_columns(None, known)
+        )
         _require("target_column", target, test_table)
         test_table, test_rows, more = labelled(test_table, target)
         form = target_format(table, target)
         test = RawSplit(None, read_target_like(test_table, target, labels, form), test_rows)
         notes += more
 
-    known = query.learnt
     if known is not None and known.class_names:
         labels = numbered(table, target, labels, known.class_names)
         test = (
@@ -66,16 +71,17 @@ def read_own_table(query: Query) -> RawData:
             else replace(test, targets=numbered(test_table, target, test.targets, known.class_names))
         )
 
+    tables = {"train": table} | ({} if test_table is None else {"test": test_table})
+
     def encode(train: NDArray[np.int64]) -> Encoded:
         encoding = (
-            learn_encoding(table.take(train), target, query.drop, query.embed_words)
+            learn_encoding(tables["train"].take(train), target, query.drop, query.embed_words)
             if known is None
             else known.encoding
         )
-        given = {"train": table} | ({} if test_table is None else {"test": test_table})
         inputs, said = {}, []
-        for part, own in given.items():
-            inputs[part], found = encoding.encode(own)
+        for part in [*tables]:
+            inputs[part], found = encoding.encode(tables.pop(part), release=True)
             said += [note for note in found if "training had no such column" not in note or part == "test"]
         return Encoded(inputs, encoding, tuple(said))
 
@@ -91,6 +97,14 @@ def read_own_table(query: Query) -> RawData:
         encode=encode,
         trained=bool(classes),
     )
+
+
+def _plain_columns(target: str | None, known: LearntTable | None) -> Numbers:
+    """Return the columns that may be kept as numbers: of a known encoding, those that it reads as plain numbers."""
+    if known is None:
+        return Numbers(None, target)
+    plain = (column for column in known.encoding.columns if column.kind == "number" and column.form == NumberFormat())
+    return Numbers(frozenset(column.name for column in plain))
 
 
 def _require(keyword: str, name: str, table: Table) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
 
 _MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "<na>", "nan", "nat", "null", "none", "nil", "-", "--"})
 _NO_LABEL = frozenset({"", "?", "na", "n/a", "#n/a", "<na>", "nan", "nat", "null"})
 _PLAIN = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_PLAIN_LINES = re.compile(rf"(?:{_PLAIN.pattern}\n)*+")
 _GROUPS = r"[+-]?[1-9][0-9]{0,2}(?:%s[0-9]{3})+(?:%s[0-9]*)?"
 _INFINITE = frozenset({"inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"})
 _EPOCH = datetime(1970, 1, 1)
@@ -31,6 +35,22 @@ def is_missing(text: str) -> bool:
 def is_no_label(text: str) -> bool:
     """Return whether the cell of a target says that there is no value; None and - may be the names of classes."""
     return text.casefold() in _NO_LABEL
+
+
+def plain_numbers(cells: Sequence[str], is_gone: Callable[[str], bool]) -> NDArray[np.float64] | None:
+    """Return cells that are all plain finite numbers, such as -1.5e3, or gone (NaN); None where any is not."""
+    lines = "\n".join(cells) + "\n"
+    if _PLAIN_LINES.fullmatch(lines) and lines.count("\n") == len(cells):
+        values = np.fromiter(map(float, cells), np.float64, len(cells))
+    else:
+        known: dict[str, float] = {}
+        for cell in set(cells):
+            text = cell.strip()
+            if not _PLAIN.fullmatch(text) and not is_gone(text):
+                return None
+            known[cell] = math.nan if is_gone(text) else float(text)
+        values = np.fromiter((known[cell] for cell in cells), np.float64, len(cells))
+    return None if np.isinf(values).any() else values
 
 
 @dataclass(frozen=True)

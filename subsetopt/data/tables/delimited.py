@@ -10,26 +10,32 @@ import gzip
 import itertools
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from subsetopt.data.names import shown
-from subsetopt.data.tables.table import Column, Table, repeated
+from subsetopt.data.tables.reading import Cells, Numbers, cells_of
+from subsetopt.data.tables.table import Table, repeated
 from subsetopt.errors import DataError
 
 _PIECE = 20_480  # rows that are converted at a time, a multiple of a predictor's chunk
+_MARGIN = 1.03  # of the rows foreseen, so that a few more than that need no other place
+_CELLS = 32_768  # cells that are in memory as text of their own
 _BAR_BYTES = 2**24  # from this size on, reading shows a bar
 _SEPARATORS = (",", ";", "\t", "|")
 _LONGEST_CELL = 2**24
 
 
-def read_delimited(path: Path, separator: str | None = None) -> Table:
+def read_delimited(path: Path, separator: str | None = None, numbers: Numbers | None = None) -> Table:
     """Return the table of a text file whose first line names its columns; `separator` None: found in that line.
 
+    Columns of text take some 70 bytes for each different cell, those of `numbers` 8.
     Lines before the header that begin with # are comments. Files in UTF-8 (with or without a byte order mark), UTF-16
     with one, and otherwise Windows-1252. Raises `DataError` in one line.
     """
@@ -39,12 +45,12 @@ def read_delimited(path: Path, separator: str | None = None) -> Table:
     if not utf16 and b"\0" in start:
         raise DataError(f"{name}: is no text file; give a .csv file, or one with the ending of its format")
     try:
-        return _read(path, name, separator, "utf-16" if utf16 else "utf-8-sig")
+        return _read(path, name, separator, "utf-16" if utf16 else "utf-8-sig", (), numbers)
     except UnicodeDecodeError:
         if utf16:
             raise DataError(f"{name}: is damaged UTF-16; save it as UTF-8") from None
         note = f"{name}: is not UTF-8, read as Windows-1252"
-        return _read(path, name, separator, "cp1252", (note,))
+        return _read(path, name, separator, "cp1252", (note,), numbers)
 
 
 def delimited_pieces(path: Path, separator: str | None = None) -> Iterator[Table]:
@@ -85,14 +91,34 @@ def _text(path: Path, encoding: str, errors: str) -> IO[str]:
     return path.open(encoding=encoding, errors=errors, newline="")
 
 
-def _read(path: Path, name: str, separator: str | None, encoding: str, notes: tuple[str, ...] = ()) -> Table:
-    return next(_tables(path, name, separator, encoding, notes, whole=True))
+def _read(
+    path: Path, name: str, separator: str | None, encoding: str, notes: tuple[str, ...], numbers: Numbers | None
+) -> Table:
+    """Return the whole table; columns in which words come after numbers are read a second time."""
+    late: set[str] = set()
+    table = next(_tables(path, name, separator, encoding, notes, whole=True, numbers=numbers, late=late))
+    if not late:
+        return table
+    again = next(_tables(path, name, separator, encoding, notes, whole=True, only=late))
+    columns = {column: again.columns[column] if column in late else own for column, own in table.columns.items()}
+    return replace(table, columns=columns)
 
 
 def _tables(
-    path: Path, name: str, separator: str | None, encoding: str, notes: tuple[str, ...], whole: bool
+    path: Path,
+    name: str,
+    separator: str | None,
+    encoding: str,
+    notes: tuple[str, ...],
+    whole: bool,
+    numbers: Numbers | None = None,
+    late: set[str] | None = None,
+    only: Collection[str] | None = None,
 ) -> Iterator[Table]:
-    """Yield one table of all rows, or pieces of it."""
+    """Yield one table of all rows, or pieces of it; of the columns `only`, where given.
+
+    `late` is told the columns of `numbers` that turned out to be words, which are empty.
+    """
     csv.field_size_limit(_LONGEST_CELL)
     errors = "backslashreplace" if encoding == "cp1252" else "strict"
     with _text(path, encoding, errors) as file, _bar(path) as bar:
@@ -111,12 +137,15 @@ def _tables(
             rows, empty = _rows(reader, len(header), name, skipped), True
             while empty or not whole:
                 taken = rows if whole else itertools.islice(rows, _PIECE)
-                columns, numbers = _columns(taken, len(header), file, bar)
-                if not numbers:
+                cells = cells_of(header, numbers)
+                lines_of = _take_in(taken, header, cells, only, file, bar)
+                if not len(lines_of):
                     break
                 empty = False
-                by_name, lines_of = dict(zip(header, columns, strict=True)), np.array(numbers, dtype=np.int64)
-                yield Table(name, by_name, len(numbers), separator, lines_of, repeated(header), notes)
+                by_name = {column: own.column() for column, own in zip(header, cells, strict=True)}
+                if late is not None:
+                    late.update(column for column, own in zip(header, cells, strict=True) if own.late)
+                yield Table(name, by_name, len(lines_of), separator, lines_of, repeated(header), notes)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{name}: cannot be unpacked ({error}); pack it anew") from None
         except csv.Error as error:
@@ -165,20 +194,34 @@ def _rows(reader: Any, width: int, name: str, skipped: int) -> Iterator[tuple[in
             )
 
 
-def _columns(
-    rows: Iterator[tuple[int, list[str]]], width: int, file: IO[str], bar: Any
-) -> tuple[list[Column], list[int]]:
-    pieces: list[list[Column]] = [[] for _ in range(width)]
-    known: dict[str, str] = {}  # the same text is one object, however often it occurs
-    numbers: list[int] = []
-    while piece := list(itertools.islice(rows, _PIECE)):
-        numbers += [line for line, _ in piece]
-        for column, cells in enumerate(zip(*(fields for _, fields in piece), strict=True)):
-            texts = np.empty(len(cells), dtype=object)
-            texts[:] = [known.setdefault(cell, cell.strip()) for cell in cells]
-            pieces[column].append(texts)
+def _take_in(
+    rows: Iterator[tuple[int, list[str]]],
+    header: Sequence[str],
+    cells: Sequence[Cells],
+    only: Collection[str] | None,
+    file: IO[str],
+    bar: Any,
+) -> NDArray[np.int64]:
+    """Fill `cells` with the columns of the rows, and return the line numbers of these."""
+    numbers: list[NDArray[np.int64]] = []
+    size = max(1, min(_PIECE, _CELLS // len(header)))
+    while piece := list(itertools.islice(rows, size)):
+        if not numbers:
+            for own in cells:
+                own.expected = _expected(len(piece), file, bar.total)
+        numbers.append(np.fromiter((line for line, _ in piece), np.int64, len(piece)))
+        for name, own, column in zip(header, cells, zip(*(fields for _, fields in piece), strict=True), strict=True):
+            if only is None or name in only:
+                own.add(column)
         bar.update(min(file.buffer.tell(), bar.total) - bar.n)  # type: ignore[attr-defined]  # a text file has a buffer
-    return [np.concatenate(column) if column else np.empty(0, dtype=object) for column in pieces], numbers
+    return np.concatenate(numbers) if numbers else np.empty(0, dtype=np.int64)
+
+
+def _expected(rows: int, file: IO[str], size: int) -> int:
+    """Return about how many rows a file of `size` bytes has, by where it was left after the first `rows`."""
+    binary: Any = file.buffer  # type: ignore[attr-defined]  # a text file has a buffer
+    read = getattr(binary, "fileobj", binary).tell()  # of a packed file the packed bytes
+    return int(rows * size / max(read, 1) * _MARGIN)
 
 
 def _bar(path: Path) -> Any:

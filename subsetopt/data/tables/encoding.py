@@ -47,25 +47,30 @@ class TableEncoding:
         """Which of the D encoded columns are 0 or 1, or codes, and are not standardised."""
         return tuple(flag for column in self.columns for flag in column.indicators)
 
-    def encode(self, table: Table) -> tuple[NDArray[np.float64], list[str]]:
+    def encode(self, table: Table, release: bool = False) -> tuple[NDArray[np.float64], list[str]]:
         """Return the inputs (n, D) of a table with the columns of training in any order, and notes for the user.
 
-        Columns that training did not use need not be there. Raises `DataError` for a column that is missing and for
+        Columns that training did not use need not be there. With `release` the table, which nobody needs any longer,
+        loses each column that has been encoded. Raises `DataError` for a column that is missing and for
         values of another kind.
         """
         used = [column for column in self.columns if column.kind != "unused"]
         self._require_columns(table, used)
         if not table.rows:
             raise DataError(f"{table.name}: has no rows; fill it")
-        parts, notes = [], []
+        known = {self.target, *(column.name for column in self.columns)}
+        extra = [name for name in table.columns if name not in known]
+        inputs, notes, at = np.empty((table.rows, len(self.features))), [], 0
         for column in used:
             encoded, own = column.encode(table, table.columns[column.name])
-            parts.append(encoded)
+            inputs[:, at : at + encoded.shape[1]] = encoded
+            at += encoded.shape[1]
+            if release and isinstance(table.columns, dict):
+                del table.columns[column.name]
             notes += [f"{table.name}: {note}" for note in own]
-        known = {self.target, *(column.name for column in self.columns)}
-        if extra := [name for name in table.columns if name not in known]:
+        if extra:
             notes.append(f"{table.name}: not used, since training had no such column: {listed(extra)}")
-        return np.concatenate(parts, axis=1), notes
+        return inputs, notes
 
     def _require_columns(self, table: Table, used: Sequence[ColumnEncoding]) -> None:
         names = [column.name for column in used]
@@ -107,11 +112,11 @@ def learn_encoding(table: Table, target: str, drop: Sequence[str] = (), embed: i
     Columns with more than `embed` words are embedded. Raises `DataError` where no column is left, and for columns that
     cannot be read without doubt.
     """
-    given = {name: column for name, column in table.columns.items() if name != target and name not in drop}
+    given = [name for name in table.columns if name != target and name not in drop]
     if twice := sorted({*table.repeated} - {*drop}):
         remedy = f"rename all but one, or leave them out with {setting('drop', ','.join(twice))}"
         raise DataError(f"{table.name}: has several columns of the same name: {listed(twice)}; {remedy}")
-    learnt = tuple(learn_column(table, name, column, embed) for name, column in given.items())
+    learnt = tuple(learn_column(table, name, table.columns[name], embed) for name in given)
     encoding = TableEncoding(target, learnt)
     if not encoding.features:
         left = f" (left out: {listed(column.name for column in learnt)})" if learnt else ""

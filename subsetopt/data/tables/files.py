@@ -13,6 +13,7 @@ from tqdm import tqdm
 from subsetopt.data.names import listed, shown
 from subsetopt.data.tables.arff import read_arff
 from subsetopt.data.tables.delimited import delimited_pieces, read_delimited
+from subsetopt.data.tables.reading import Numbers
 from subsetopt.data.tables.table import Table, column_of, repeated
 from subsetopt.errors import DataError, setting
 
@@ -20,10 +21,13 @@ _PIECE = 65_536
 _BAR_ROWS = 500_000
 
 
-def read_table(path: Path, keyword: str = "data_file", drop: Sequence[str] = ()) -> Table:
+def read_table(
+    path: Path, keyword: str = "data_file", drop: Sequence[str] = (), numbers: Numbers | None = None
+) -> Table:
     """Return the table of a file by its ending; `keyword` is the setting that named it. Raises `DataError`.
 
-    Columns in `drop` may hold what no column of a table can; they are empty.
+    Columns in `drop` may hold what no column of a table can; they are empty. Of text files the columns of `numbers`
+    may be kept as numbers.
     """
     packed = path.suffix.lower() == ".gz"
     ending = path.with_suffix("").suffix.lower() if packed else path.suffix.lower()
@@ -34,7 +38,13 @@ def read_table(path: Path, keyword: str = "data_file", drop: Sequence[str] = ())
     if reader is None:
         endings = ", ".join([*_READERS, *(f"{text}.gz" for text in _TEXTS)])
         raise DataError(f"{shown(path)}: its ending is none of {endings}; convert it, or rename it to what it is")
+    if ending in _TEXTS:
+        return read_delimited(path, _separator(ending), numbers)
     return _parquet(path, drop) if ending == ".parquet" else reader(path)
+
+
+def _separator(ending: str) -> str | None:
+    return "\t" if ending == ".tsv" else None
 
 
 def table_pieces(path: Path) -> Iterator[Table]:
@@ -42,7 +52,7 @@ def table_pieces(path: Path) -> Iterator[Table]:
     name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     ending = name.suffix.lower()
     if ending in _TEXTS and os.path.isfile(path):  # noqa: PTH113 (as above)
-        yield from delimited_pieces(path, "\t" if ending == ".tsv" else None)
+        yield from delimited_pieces(path, _separator(ending))
     else:
         yield read_table(path)
 

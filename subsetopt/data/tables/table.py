@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
@@ -37,13 +37,29 @@ class Table:
 
     def take(self, rows: NDArray[Any]) -> Table:
         """Return the table of some rows."""
-        columns = {name: column[rows] for name, column in self.columns.items()}
         lines = None if self.lines is None else self.lines[rows]
-        return replace(self, columns=columns, rows=len(rows), lines=lines)
+        return replace(self, columns=_Taken(self.columns, rows), rows=len(rows), lines=lines)
 
     def where(self, row: int) -> str:
         """Return how the user finds a row: by its line in a text file, else by its number from 0."""
         return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
+
+
+class _Taken(Mapping[str, Column]):
+    """Some rows of columns, each of which is copied when it is asked for."""
+
+    def __init__(self, columns: Mapping[str, Column], rows: NDArray[Any]) -> None:
+        self._columns, self._rows = columns, rows
+
+    def __getitem__(self, name: str) -> Column:
+        taken: Column = self._columns[name][self._rows]
+        return taken
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
 
 def is_frame(thing: object) -> bool:

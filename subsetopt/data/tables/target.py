@@ -65,9 +65,9 @@ def read_target_like(table: Table, target: str, train: NDArray[Any], form: Numbe
     column = table.columns[target]
     if train.dtype.kind == "U":
         return np.array(texts_of(column), dtype=np.str_)
-    if column.dtype.kind != "O":
+    if column.dtype.kind != "O" and table.lines is None:
         return column
-    values = _parsed(table, target, form or NumberFormat())
+    values = column if column.dtype.kind != "O" else _parsed(table, target, form or NumberFormat())
     whole = train.dtype.kind in "iu" and bool((values == np.round(values)).all())
     return values.astype(np.int64) if whole else values
 

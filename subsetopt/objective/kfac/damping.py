@@ -12,6 +12,7 @@ from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.objective.host import host_read
 
 BINS, BISECTIONS = 256, 60
+BLOCK = 1 << 18  # eigenvalues in float64 at a time
 NEGLIGIBLE = 1e-12  # of the largest eigenvalue: rounding
 FLOOR = 0.01  # least damping, in mean eigenvalues: what few samples say of flat directions is noise
 
@@ -32,15 +33,23 @@ class KfacSpectrum:
         """
         if not len(eigenvalues):
             return cls(_values(0.0, 0.0), torch.zeros(BINS, dtype=torch.float64, device="cpu"), 0.0)
-        wide = eigenvalues.to(accumulation_dtype(eigenvalues.device))
-        kept = wide > NEGLIGIBLE * wide.max()
-        logs = torch.where(kept, wide, wide.max()).log()
-        low, high = logs.aminmax()
+        wide = accumulation_dtype(eigenvalues.device)
+        blocks = [each.split(BLOCK) for each in (eigenvalues, eigenvalues if times is None else times)]
+        largest = eigenvalues.max().to(wide)
+        extremes, sums, numbers = [], [], []
+        for values, often in zip(*blocks, strict=True):
+            extremes.append(torch.stack(_logs(values.to(wide), largest)[0].aminmax()))
+            weights = torch.ones_like(values, dtype=wide) if times is None else often.to(wide)
+            sums.append((values.to(wide) * weights).sum())
+            numbers.append(weights.sum())
+        low, high = torch.stack(extremes)[:, 0].min(), torch.stack(extremes)[:, 1].max()
         width = (high - low).clamp_min(1e-9) / BINS
-        places = ((logs - low) / width).long().clamp_(0, BINS - 1)
-        weights = kept.to(logs) if times is None else kept * times.to(logs)
-        counts = logs.new_zeros(BINS).scatter_add_(0, places, weights)
-        average = wide.mean() if times is None else (wide * times.to(wide)).sum() / times.to(wide).sum()
+        counts = torch.zeros(BINS, dtype=wide, device=eigenvalues.device)
+        for values, often in zip(*blocks, strict=True):
+            logs, kept = _logs(values.to(wide), largest)
+            places = ((logs - low) / width).long().clamp_(0, BINS - 1)
+            counts.scatter_add_(0, places, kept.to(logs) if times is None else kept * often.to(logs))
+        average = torch.stack(sums).sum() / torch.stack(numbers).sum()
         lowest, bin_width, mean, *counted = host_read(torch.cat([torch.stack([low, width, average]), counts]))
         return cls(_values(lowest, bin_width), torch.tensor(counted, dtype=torch.float64, device="cpu"), mean)
 
@@ -71,6 +80,12 @@ class KfacSpectrum:
             else:
                 high = middle
         return high
+
+
+def _logs(wide: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of eigenvalues, of the largest in place of negligible ones, and which are none."""
+    kept = wide > NEGLIGIBLE * largest
+    return torch.where(kept, wide, largest).log_(), kept
 
 
 def _values(low: float, width: float) -> Tensor:

@@ -19,6 +19,9 @@ from subsetopt.objective.tally import note_flops
 
 TENSORS = ("both", "left", "right", "rest")
 
+GRADIENT_BYTES = 16 * 2**20
+"""Of gradients (o, d) of single samples at a time, which layers with several positions need."""
+
 Rows = tuple[Tensor, Tensor]
 """Inputs (n, t, d) and output gradients (n, t, o) of a layer at the t positions of n samples: G_i = g_i' a_i."""
 
@@ -44,14 +47,22 @@ class Eigenvalues:
         return cls(zeros(kept, rank), zeros(kept), zeros(rank), zeros(()))
 
     @classmethod
-    def of(cls, rows: Iterator[Rows], a: Factor, g: Factor, total: int) -> Eigenvalues:
-        """Return the share of these samples in the mean squares over `total` samples."""
+    def of(cls, rows: Iterator[Rows], a: Factor, g: Factor, total: int, *, bounded: bool = True) -> Eigenvalues:
+        """Return the share of these samples in the mean squares over `total` samples.
+
+        Gradients of single samples are made for a few at a time where they are large, unless `bounded` is false: sums
+        over all at once round otherwise.
+        """
         sums = cls.none(a, g)
-        for inputs, gradients in rows:
+        size = len(a.moment) * len(g.moment) * a.basis.element_size()
+        for pair in rows:
+            inputs, gradients = pair
             if inputs.shape[1] == 1:
                 sums.add(_rank_one(inputs[:, 0], gradients[:, 0], a, g))
             else:
-                sums.add(_any_rank(gradients.mT @ inputs, a, g))
+                pieces = [each.split(max(1, GRADIENT_BYTES // size) if bounded else len(each)) for each in pair]
+                for x, y in zip(*pieces, strict=True):
+                    sums.add(_any_rank(y.mT @ x, a, g))
         out_a, out_g = (max(1, len(factor.moment) - factor.basis.shape[1]) for factor in (a, g))
         scales = (1.0, 1.0 / out_a, 1.0 / out_g, 1.0 / (out_a * out_g))
         return cls(*(value.clamp_min(0.0) * (scale / total) for value, scale in zip(sums.tensors, scales, strict=True)))

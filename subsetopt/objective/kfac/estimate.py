@@ -140,7 +140,11 @@ class Kfac:
         self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
 
     def _take_in_rest(self, drawn: Mapping[int, Tensor], weight: float) -> None:
+<<<<<<< HEAD
         """Move the diagonals by a `weight` towards those of an estimate; one that is not known has zero."""
+=======
+        """Move the diagonals by a `weight` towards those of an estimate; what one does not know is zero."""
+>>>>>>> main
         for place in sorted({*self._rest, *drawn}):
             pair = [known.get(place) for known in (self._rest, drawn)]
             before, new = (self._zeros(place) if each is None else each for each in pair)
@@ -237,6 +241,8 @@ class Kfac:
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
         tensors = {"diagonal": self._packed(), "updates": torch.tensor(self.updates, device="cpu")}
+        if self._moments.bounded:
+            tensors["bounded"] = torch.tensor(True, device="cpu")
         if self.vectors != RANK:
             tensors["vectors"] = torch.tensor(self.vectors, device="cpu")
         if self._moments.applied:
@@ -252,6 +258,7 @@ class Kfac:
         if int(tensors["updates"]):  # as they were looked for then, if they were
             known = tensors.get("applied")
             self._moments.take_applied([] if known is None else [(int(w), int(b)) for w, b in known.tolist()])
+            self._moments.bounded = "bounded" in tensors  # those of earlier versions go on with their sums
         self._check_layers(tensors)
         self.updates = int(tensors["updates"])
         self.vectors = int(tensors["vectors"]) if "vectors" in tensors else RANK

@@ -31,7 +31,7 @@ Draw = Literal["curvature", "labels", "empirical"]
 
 @dataclass
 class Moments:
-    """One estimate: (A, G) per Kronecker layer, and `rest`, the diagonals of parameters without factors, by place.
+    """One estimate: (A, G) per Kronecker layer, and `rest`, diagonals of parameters without factors by their places.
 
     `calls` has, for each Kronecker layer, the inputs and output gradients of its calls on this rank's samples. `missed`
     are the places of parameters whose layer does not see all that is done with them: they have a common scale.
@@ -55,6 +55,7 @@ class MomentEstimator:
         self._modules, self._rest = find_layers(flat)
         self._layers, self.others = self._modules, self._rest
         self.kronecker = [layer for layer in self._layers if layer.kronecker]
+        self.bounded = True  # whether gradients of single samples are made a few at a time (see `Eigenvalues.of`)
         self.applied: list[tuple[int, int]] | None = None  # weights and biases that F.linear takes; None: not known yet
 
     def find_applied(self, w: Tensor, x: Inputs, ranks: Ranks) -> None:
@@ -159,9 +160,8 @@ class MomentEstimator:
         self, layer: Layer, calls: list[tuple[Tensor, Tensor]], pair: tuple[Factor, Factor], total: int
     ) -> Eigenvalues:
         """Return what these samples contribute."""
-        return Eigenvalues.of(
-            sample_rows(layer.module, layer.bias is not None, calls) if calls else iter(()), *pair, total
-        )
+        rows = sample_rows(layer.module, layer.bias is not None, calls) if calls else iter(())
+        return Eigenvalues.of(rows, *pair, total, bounded=self.bounded)
 
     def _none(self, place: int) -> Tensor:
         return torch.zeros(self._flat.shapes[place], dtype=self._flat.dtype, device=self._flat.device)

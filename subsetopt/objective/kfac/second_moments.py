@@ -89,9 +89,10 @@ def _outer(rows: Tensor, ones: bool, weights: Tensor | None) -> Tensor:
     square = rows.T @ weighted
     if not ones:
         return square
-    total = weighted.sum(0)[:, None]
-    corner = total.new_ones((1, 1)) * count
-    return torch.cat([torch.cat([square, total], 1), torch.cat([total.T, corner], 1)])
+    total = weighted.sum(0)
+    bordered = square.new_empty(len(square) + 1, len(square) + 1)
+    bordered[:-1, :-1], bordered[:-1, -1], bordered[-1, :-1], bordered[-1, -1] = square, total, total, count
+    return bordered
 
 
 def diagonal_moments(layer: Layer, gradients: Sequence[Tensor], n: int) -> tuple[Tensor | None, Tensor | None]:

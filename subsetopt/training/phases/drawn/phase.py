@@ -282,7 +282,7 @@ class DrawnPhase:
     def _progress(self, state: RoundState) -> float:
         """Return how many of the round's evaluations are made, as a share."""
         planned = self.config.draw_evaluations or evaluations_of(self._size(state.share) / self.samples)
-        return (state.solver.evaluations - state.begun) / planned
+        return float((state.solver.evaluations - state.begun) / planned)
 
     def _require(self, cost: float) -> None:
         """Raise `BudgetExhausted` where less than `cost` epoch-equivalents are left."""

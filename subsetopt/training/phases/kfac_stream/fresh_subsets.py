@@ -147,15 +147,15 @@ class FreshSubsets:
     def _evaluate(self, w: Tensor, rows: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         """Return the losses of all `rows`, and the gradient of their mean."""
         count, own = len(rows), rows[self._sharing.rows(len(rows))]
-        w = w.detach().requires_grad_()
-        losses, gradient = [], None
+        leaves, losses, gradient = self._flat.leaves(w), [], torch.zeros_like(w)
+        for leaf, view in zip(leaves, self._flat.views(gradient), strict=True):
+            leaf.grad = view
         for start, stop in bounds(len(own), chunk):
             x, y = self.batch(own[start:stop])
-            each = self.loss.per_sample(self._flat.forward(w, x, "train"), y)
-            part = self._flat.gradient(each.sum() / count, w, "train")
-            gradient = part if gradient is None else gradient.add_(part)
+            each = self.loss.per_sample(self._flat.outputs(leaves, x, "train"), y)
+            with self._flat.at(leaves, "train"):
+                (each.sum() / count).backward(inputs=leaves)  # added to what the leaves' .grad are views of
             losses.append(each.detach())
-        gradient = torch.zeros_like(w) if gradient is None else gradient
         (all_losses,) = self._sharing.sum_(count, [gradient], [torch.cat(losses)])
         assert all_losses is not None, "the column that was given"
         return all_losses, gradient

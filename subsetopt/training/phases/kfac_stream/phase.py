@@ -213,6 +213,7 @@ class StreamPhase:
 
     def _advance(self, state: StreamState) -> None:
         rules, share, change = self._stepping, state.budget.share_spent, state.change
+        self._spectrum()  # now, while there are no gradients in memory
         size = rules.size(state.noise, state.budget, share)
         changed = change.measure(*self._subsets.outputs(state.w, change.rows), self._loss)
         halves = rules.halves_due(state.noise, state.budget, size)
