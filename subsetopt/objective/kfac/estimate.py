@@ -140,11 +140,7 @@ class Kfac:
         self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
 
     def _take_in_rest(self, drawn: Mapping[int, Tensor], weight: float) -> None:
-<<<<<<< HEAD
-        """Move the diagonals by a `weight` towards those of an estimate; one that is not known has zero."""
-=======
         """Move the diagonals by a `weight` towards those of an estimate; what one does not know is zero."""
->>>>>>> main
         for place in sorted({*self._rest, *drawn}):
             pair = [known.get(place) for known in (self._rest, drawn)]
             before, new = (self._zeros(place) if each is None else each for each in pair)
