@@ -43,6 +43,13 @@ LONG = (
     "optim/test_ranks.py",
 )
 
+if importlib.util.find_spec("hypothesis") is not None:  # a machine with a GPU may lack it
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes is the machine's matter: one that others use, too, fails no test.
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
+
 _UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 
 

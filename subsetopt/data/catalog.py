@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class RawSplit:
 class Encoded:
     """Inputs by split ("train", "test") that an encoding learnt from training rows made, and notes for the user."""
 
-    inputs: Mapping[str, Any]
+    inputs: dict[str, Any]
     encoding: TableEncoding
     notes: tuple[str, ...] = ()
 

@@ -214,6 +214,8 @@ def _assemble(
     if "validation" not in splits:
         train, splits["validation"] = _carve(train, validation_fraction, seed, targets.task)
     splits["train"] = train
+    for held in (inputs, raw_inputs, {} if encoded is None else encoded.inputs):
+        held.clear()  # of rows that were carved, there are copies
     notes = [*raw.notes, *targets.notes, *(() if encoded is None else encoded.notes)]
     for part, split in splits.items():
         if split is not None and targets.task == "classification":

@@ -75,7 +75,7 @@ class FunctionObjective:
 
     def _evaluate(self, w: Tensor) -> tuple[Tensor, Tensor]:
         x = plain(w).detach().requires_grad_()
-        value = self._scalar(self.fun(x.view(self.shape)))
+        value = self._scalar(self.fun(x if x.shape == self.shape else x.view(self.shape)))  # a view is recorded, too
         if not value.requires_grad:
             raise UserError(
                 "fun: its value does not depend on x through torch operations; do not detach x or use numpy"

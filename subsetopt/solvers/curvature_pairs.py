@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ from subsetopt.solvers.inner_products import (
 )
 
 Vector = NDArray[np.float64]
+Indices = NDArray[np.int64]
 GAMMA_PAIRS = 10  # newest pairs among which H0 is chosen
 
 
@@ -244,7 +246,7 @@ class CurvaturePairs:
     def places(self) -> Places:
         """Where the s and the y of `order` are."""
         if self._places is None:
-            self._places = Places.of(self.order)
+            self._places = Places.of(self.order, len(self.gram) // 2)
         return self._places
 
     @property
@@ -266,10 +268,11 @@ class CurvaturePairs:
         newest few pairs: that quotient leans to the stiff directions, the more so the worse the conditioning.
         """
         note_flops(8 * pairs**2, host=True)  # triangular systems and products
-        s, y = places = self.places if pairs == len(self.order) else Places.of(self.order[-pairs:])
+        places = self.places if pairs == len(self.order) else Places.of(self.order[-pairs:], len(self.gram) // 2)
+        s, y, _ = places
         SY, YY = places.tables(self.gram)
         Sg, Yg = self.with_gradient[s], self.with_gradient[y]
-        gamma = float((SY.diagonal()[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]).max())
+        gamma = float(np.maximum.reduce(SY.diagonal()[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]))
         measured = max(1, min(self.measured, pairs))
         complete = len(self.order) >= self.dimension  # they may span all directions
         newest = conjugate(SY[-measured:, -measured:], ASYMMETRY if complete else STRICT_ASYMMETRY)
@@ -308,22 +311,35 @@ class Places(NamedTuple):
 
     s: Any
     y: Any
+    window: slice | None  # of `_turning`, once the ring has turned
 
     @classmethod
-    def of(cls, order: Sequence[int]) -> Places:
-        """Return the places of the slots in this order."""
+    def of(cls, order: Sequence[int], slots: int) -> Places:
+        """Return the places of consecutive slots of a ring, in this order."""
         first, last = order[0], order[-1]
         if last - first == len(order) - 1:
-            return cls(slice(2 * first, 2 * last + 1, 2), slice(2 * first + 1, 2 * last + 2, 2))
-        s = 2 * np.array(order)
-        return cls(s, s + 1)
+            return cls(slice(2 * first, 2 * last + 1, 2), slice(2 * first + 1, 2 * last + 2, 2), None)
+        window = slice(first, first + len(order))
+        s, y, _, _ = _turning(slots)
+        return cls(s[window], y[window], window)
 
     def tables(self, gram: Vector) -> tuple[Vector, Vector]:
         """Return s_i·y_j and y_i·y_j from the products of all rows."""
-        if isinstance(self.s, slice):
+        if self.window is None:
             return gram[self.s, self.y], gram[self.y, self.y]
-        flat = len(gram) * self.s + self.y[:, None]  # one look-up instead of two, in the order of columns
-        return gram.take(flat).T, gram.take(flat + len(gram)).T
+        _, _, sy, yy = _turning(len(gram) // 2)
+        return gram.take(sy[self.window, self.window]).T, gram.take(yy[self.window, self.window]).T
+
+
+@lru_cache(4)
+def _turning(slots: int) -> tuple[Indices, Indices, Indices, Indices]:
+    """Return for two turns of a ring the rows of s and y (2n,), and where s_i·y_j and y_i·y_j lie in a flat `gram`.
+
+    These (2n, 2n) are transposed, so that what is taken by them comes in the order of columns, which LAPACK wants.
+    """
+    s = 2 * (np.arange(2 * slots) % slots)
+    y = s + 1
+    return s, y, 2 * slots * s + y[:, None], 2 * slots * y + y[:, None]
 
 
 def curvature_correction(decrease: float, slope: float, new_slope: float, noise: float) -> float:

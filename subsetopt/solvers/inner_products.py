@@ -56,7 +56,7 @@ def point_numbers(loss: Tensor, gradient: Tensor, w: Tensor, along: Tensor | Non
     note_flops(2 * len(g) * len(vectors), host=True)
     note_read()
     with quiet():
-        largest = abs(max(-float(np.minimum.reduce(g)), float(np.maximum.reduce(g))))  # of -0, too
+        largest = _largest(g)
         sums = _in_float32(_gradient_sums, vectors) or _gradient_sums(_spans(SPAN, vectors, wide=True))
     return [float(array(loss if on_host(loss) else loss.double())), largest, *sums]
 
@@ -95,6 +95,13 @@ def _cut(width: int, vectors: Sequence[Array], wide: bool) -> Iterator[Sequence[
     for start in range(0, len(vectors[0]), width):
         span = [vector[start : start + width] for vector in vectors]
         yield [part.astype(np.float64) for part in span] if wide else span
+
+
+def _largest(g: Array) -> float:
+    """Return max|g|; without a copy of |g|, where that would leave the cache."""
+    if len(g) <= SPAN:
+        return float(np.maximum.reduce(np.abs(g)))
+    return abs(max(-float(np.minimum.reduce(g)), float(np.maximum.reduce(g))))  # of -0, too
 
 
 def _in_float32(sums_of: Callable[[Iterable[Sequence[Array]]], Sums], vectors: Sequence[Array]) -> Sums | None:

@@ -245,10 +245,10 @@ def test_loss_never_rises_beyond_rounding(method: str) -> None:
         before = state.loss
         state = solver.step(objective, state)
         measured = getattr(state, "measured_noise", 0.0)
-        assert measured <= 5e-8  # 3.3e-8 with gradients changed by two units in the last place
+        assert measured <= 6e-8  # 3.9e-8 with gradients changed by two units in the last place
         assert state.loss <= before * (1 + 8 * torch.finfo(torch.float32).eps) + measured
         lowest = min(lowest, state.loss)
-    assert state.best_loss <= lowest + 5e-8
+    assert state.best_loss <= lowest + 6e-8
 
 
 @pytest.mark.parametrize(("method", "shift"), [("lbfgs", 3.0), ("ncg", 3.0), ("newton-cg", 0.0)])

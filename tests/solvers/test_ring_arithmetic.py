@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from subsetopt.objective import FunctionObjective
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
-from subsetopt.solvers.curvature_pairs import CurvaturePairs
+from subsetopt.solvers.curvature_pairs import CurvaturePairs, Places
 from subsetopt.solvers.inner_products import EXACT, RUN, SHORT
 
 PAIRS = 3
@@ -92,3 +92,14 @@ def test_an_iteration_asks_torch_for_few_operations_however_many_pairs_and_param
         return counted.count - inside.count * (state.evaluations - before)
 
     assert count(10) == count(3) <= 24
+
+
+@pytest.mark.parametrize("order", [[0], [0, 1, 2], [1, 2, 3], [2, 3, 0], [3, 0, 1], [3, 0]])
+def test_tables_are_the_products_of_the_pairs_in_order_wherever_the_ring_stands(order: list[int]) -> None:
+    gram = np.random.default_rng(0).normal(size=(8, 8))  # not symmetric: rows and columns are told apart
+    places = Places.of(order, 4)
+    SY, YY = places.tables(gram)
+    np.testing.assert_array_equal(SY, [[gram[2 * i, 2 * j + 1] for j in order] for i in order])
+    np.testing.assert_array_equal(YY, [[gram[2 * i + 1, 2 * j + 1] for j in order] for i in order])
+    row = np.arange(8)
+    assert row[places.s].tolist() == [2 * i for i in order] and row[places.y].tolist() == [2 * i + 1 for i in order]

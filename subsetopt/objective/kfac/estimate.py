@@ -171,21 +171,21 @@ class Kfac:
     def apply_(self, v: Tensor, damping: float | Tensor) -> Tensor:
         """Return the same, written over v."""
         views = self.flat.views(v)
-        for place, part in self._parts(v, lambda spectrum: 1.0 / (spectrum + damping)):
+        for place, part in self._parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
             views[place].copy_(part)
         return v
 
     def add_applied(self, into: Tensor, v: Tensor, damping: float, scale: float) -> None:
         """Add `scale` times (F + damping I)^-1 v to `into`, with no more memory than the largest layer takes."""
         views = self.flat.views(into)
-        for place, part in self._parts(v, lambda spectrum: 1.0 / (spectrum + damping)):
+        for place, part in self._parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
             views[place].add_(part, alpha=scale)
 
     def product(self, v: Tensor) -> Tensor:
         """Return F v, shape (P,)."""
         result = torch.empty_like(v)
         views = self.flat.views(result)
-        for place, part in self._parts(v, lambda spectrum: spectrum):
+        for place, part in self._parts(v, Tensor.clone):
             views[place].copy_(part)
         return result
 
@@ -284,11 +284,11 @@ class Kfac:
     def _parts(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, Tensor]]:
         """Yield, by places, the product of v with a function of F, given by its action on the eigenvalues.
 
-        What is yielded of a layer may be written over its part of v.
+        The function returns new tensors. What is yielded of a layer may be written over its part of v.
         """
         source = self.flat.views(v)
         for place in self._places_without():
-            yield place, function(self._diagonal(place)) * source[place]
+            yield place, function(self._diagonal(place)).mul_(source[place])
         for layer, a, g, values in self._blocks():
             assert layer.weight is not None, "a Kronecker layer has a trainable weight"
             weight, bias = source[layer.weight], None if layer.bias is None else source[layer.bias]

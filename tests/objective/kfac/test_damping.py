@@ -8,6 +8,7 @@ from torch import nn
 
 from subsetopt.objective import FlatModel, make_loss
 from subsetopt.objective.host import observe_reads
+from subsetopt.objective.kfac import damping as kfac_damping
 from subsetopt.objective.kfac.damping import FLOOR, KfacSpectrum
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.seeding import make_generator, seeded_globals
@@ -36,6 +37,16 @@ def test_damping_never_falls_below_its_floor():
     assert KfacSpectrum.of(f).damping(1e9) == pytest.approx(FLOOR * float(f.mean()))
     for nothing in (torch.zeros(4), torch.zeros(0)):
         assert 0 < KfacSpectrum.of(nothing).damping(1.0) < 1e-300
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_spectrum_is_taken_in_blocks(counted, monkeypatch):
+    f, times = eigenvalues(), torch.arange(5000) if counted else None
+    expected = KfacSpectrum.of(f, times)
+    monkeypatch.setattr(kfac_damping, "BLOCK", 999)
+    found = KfacSpectrum.of(f, times)
+    assert torch.equal(found.counts, expected.counts) and torch.equal(found.values, expected.values)
+    assert found.mean == pytest.approx(expected.mean, rel=1e-12)
 
 
 def test_one_read_of_the_host():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from subsetopt.objective import patches as kfac_rows
+from subsetopt.objective.kfac import eigenvalues as kfac_eigenvalues
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, product_flops, spectral_product
 from subsetopt.objective.kfac.factor import RANK, WIDE, Factor
 from subsetopt.objective.patches import patches, sample_rows
@@ -156,3 +157,16 @@ def test_rows_of_a_linear_layer_give_the_gradient_of_each_sample(shape: tuple[in
         total = (module(x[index : index + 1]) * g[index : index + 1]).sum()
         weight, bias = torch.autograd.grad(total, list(module.parameters()))
         torch.testing.assert_close(gradients[index].T @ rows[index], torch.cat([weight, bias[:, None]], 1))
+
+
+def test_gradients_of_samples_are_made_a_few_at_a_time(monkeypatch) -> None:
+    """The same means as of all at once, which checkpoints of earlier versions go on with; the most at a time counts."""
+    a, g = factor(20, "A"), factor(10, "G")
+    x, y = random(7, 3, 20, name="x"), random(7, 3, 10, name="y")
+    expected = Eigenvalues.of(iter([(x, y)]), a, g, 7, bounded=False)
+    seen, made = [], kfac_eigenvalues._any_rank
+    monkeypatch.setattr(kfac_eigenvalues, "GRADIENT_BYTES", 3 * 20 * 10 * 8)
+    monkeypatch.setattr(kfac_eigenvalues, "_any_rank", lambda z, *rest: seen.append(len(z)) or made(z, *rest))
+    for one, other in zip(Eigenvalues.of(iter([(x, y)]), a, g, 7).tensors, expected.tensors, strict=True):
+        torch.testing.assert_close(one, other)
+    assert seen == [3, 3, 1]

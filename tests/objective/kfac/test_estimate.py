@@ -598,3 +598,40 @@ def test_an_estimate_that_is_not_finite_changes_nothing():
     before = kfac.state_dict()
     kfac.update(flat.initial(), x * float("nan"), y, generator)
     assert all(torch.equal(value, before[name]) for name, value in kfac.state_dict().items())
+
+
+def test_diagonals_of_a_checkpoint_of_an_earlier_version_are_found_among_those_of_all_parameters():
+    """There every parameter had a place in the diagonal, zero where it has factors."""
+    flat = built(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    kfac = fitted(flat, torch.randn(6, 4, dtype=flat.dtype), torch.arange(6) % 2)
+    now = kfac.state_dict()
+    assert len(now["diagonal"]) == 6, "the weight and bias of LayerNorm alone"
+    whole = torch.zeros(flat.size, dtype=flat.dtype)
+    whole[15:21] = now["diagonal"]
+    earlier = {name: tensor for name, tensor in now.items() if name != "bounded"} | {"diagonal": whole}
+    again, v = Kfac(flat, make_loss("cross_entropy")), torch.randn(flat.size, dtype=flat.dtype)
+    again.load_state_dict(earlier)
+    assert torch.equal(again.apply(v, 0.1), kfac.apply(v, 0.1)) and torch.equal(again.product(v), kfac.product(v))
+    assert "bounded" not in again.state_dict(), "its sums go on as they were made"
+
+
+def test_an_update_leaves_the_tensors_alone_that_were_given_away():
+    """As a solver holds them that goes back when its budget ends in the midst of a step; of wide layers, too."""
+    flat = built(nn.Linear(200, 3), nn.LayerNorm(3))
+    x, y = torch.randn(6, 200, dtype=flat.dtype), torch.arange(6) % 3
+    kfac = fitted(flat, x, y)
+    held = kfac.state_dict()
+    before = {name: tensor.clone() for name, tensor in held.items()}
+    kfac.update(flat.initial(), 2 * x, y, make_generator(1, "draws"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in held.items())
+    assert not torch.equal(kfac.state_dict()["0.a.moment"], before["0.a.moment"])
+
+
+def test_a_product_may_be_written_over_its_vector_or_added_to_another():
+    flat = built(nn.Linear(200, 3), nn.LayerNorm(3), nn.Linear(3, 2, bias=False))
+    kfac = fitted(flat, torch.randn(6, 200, dtype=flat.dtype), torch.arange(6) % 2)
+    v, into = torch.randn(2, flat.size, dtype=flat.dtype)
+    expected, begun = kfac.apply(v, 0.1), into.clone()
+    kfac.add_applied(into, v, 0.1, 0.5)
+    torch.testing.assert_close(into, begun + 0.5 * expected)
+    assert kfac.apply_(v, 0.1) is v and torch.equal(v, expected)

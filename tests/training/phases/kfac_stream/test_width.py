@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-from subsetopt.objective import FlatModel, make_loss
+from subsetopt.data import dataset_from_arrays
+from subsetopt.objective import FlatModel, make_loss, prices
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.seeding import make_generator
+from subsetopt.training import make_config, train
 
 
 def estimated(width: int) -> tuple[Kfac, FlatModel]:
@@ -42,3 +48,39 @@ def test_the_spectrum_of_a_wide_network_is_that_of_all_its_eigenvalues_from_a_fr
     every = KfacSpectrum.of(kfac.eigenvalues())
     assert torch.equal(kfac.spectrum().counts, every.counts) and torch.equal(kfac.spectrum().values, every.values)
     assert kfac.spectrum().mean == pytest.approx(every.mean, rel=1e-6)
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Return the most bytes of tensors made by `work` that are alive at a time, as torch's profiler counts them."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    live = most = 0
+    for event in cast(Any, profiled).profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            most = max(most, live)
+    return most
+
+
+def test_a_product_in_place_takes_no_more_than_twice_the_largest_layer():
+    """By layers, each with its bias beside it: before, a second vector of all parameters and three such matrices."""
+    kfac, flat = estimated(256)
+    v, into = torch.randn(2, flat.size, generator=make_generator(0, "v"))
+    largest = 4 * 256 * 785
+    assert flat.size > 1.3 * 256 * 785
+    for work in (lambda: kfac.apply_(v, 0.1), lambda: kfac.add_applied(into, v, 0.1, 0.5)):
+        assert largest <= peak(work) < 2 * largest
+
+
+def test_no_prices_of_products_are_counted_for_a_stream_alone(monkeypatch: pytest.MonkeyPatch):
+    """It makes none; the count and its check of symmetry took more memory than everything else."""
+
+    def refused(*_: object) -> dict[str, float]:
+        raise AssertionError("counted")
+
+    monkeypatch.setattr(prices, "_product_prices", refused)
+    data = dataset_from_arrays(torch.randn(300, 4, generator=make_generator(0, "x")), torch.arange(300) % 2)
+    settings = {"model": "linear", "solver": "kfac-stream", "solver_epochs": 3, "max_epochs": 3}
+    train(make_config({**settings, "handoff": "none"}), dataset=data, keep=False, figure=False)
+    with pytest.raises(AssertionError, match="counted"):
+        train(make_config({**settings, "handoff": "full", "handoff_args": {"preconditioner": "kfac"}}), dataset=data)
