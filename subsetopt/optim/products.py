@@ -51,6 +51,8 @@ class ClosureLinearisation:
             self._gradients = _twice(
                 lambda: torch.autograd.grad(total, flat.parameters, create_graph=True, materialize_grads=True)
             )
+        if any(gradient.layout != torch.strided for gradient in self._gradients):
+            raise UserError("closure: an embedding has sparse gradients, without second derivatives; use sparse=False")
         _refuse_once_differentiable(self._gradients)
         self._scale = self._factor(total.detach(), loss, gradient)
 

@@ -238,3 +238,18 @@ def test_a_scheduler_or_a_framework_may_write_a_rate_which_is_said_to_have_no_ef
                 kinds[1].step(1.0)
         ends.append(x.detach().clone())
     assert torch.equal(*ends)
+
+
+def test_sparse_gradients_are_refused_in_one_line() -> None:
+    """A traceback: they have no second derivative, and no other shape."""
+    table = nn.Embedding(5, 2, sparse=True)
+    optimizer = NewtonCG(table.parameters())
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = table(torch.arange(3)).square().sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(UserError, match="sparse gradients, without second derivatives; use sparse=False"):
+        optimizer.step(closure)

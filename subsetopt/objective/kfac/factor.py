@@ -81,7 +81,7 @@ class Factor:
         d = len(self.moment)
         if not self.is_wide:
             return d
-        return int(self.basis.shape[1]) or self._fewer(d)
+        return self.basis.shape[1] or self._fewer(d)
 
     def _fewer(self, d: int) -> int:
         most = self.vectors

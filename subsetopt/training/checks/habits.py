@@ -33,13 +33,26 @@ def probability_note(model: nn.Module, flat: FlatModel, inputs: Inputs, loss: ob
 
 
 def unused_notes(config: RunConfig) -> list[str]:
-    """Return a sentence for each setting of a solve on a subset where none is made."""
-    if config.phase or config.warmup != "none" or not (config.solver == "none" or config.solver in METHODS):
+    """Return a sentence for each setting that was changed, and belongs to what the run does not do."""
+    if config.phase:
         return []
-    plain = {name: RunConfig.model_fields[name].default for name in ("subset_frac", "subset_size", "max_iterations")}
-    reason = f"{setting('solver', config.solver)} solves nothing on one subset"
-    changed = [(name, getattr(config, name)) for name in plain if getattr(config, name) != plain[name]]
-    return [f"{setting(name, value)} has no effect: {reason}" for name, value in changed]
+    fields = RunConfig.model_fields
+    changed = [
+        name
+        for name, field in fields.items()
+        if getattr(config, name) != field.get_default(call_default_factory=True, validated_data={})
+    ]
+    unused: list[tuple[str, str]] = []
+    for part in ("warmup", "handoff"):
+        if getattr(config, part) == "none":
+            unused += [(name, setting(part, "none")) for name in changed if name.startswith(f"{part}_")]
+    if config.warmup == "none" and (config.solver == "none" or config.solver in METHODS):
+        why = f"{setting('solver', config.solver)}, which solves nothing on one subset"
+        unused += [(name, why) for name in changed if name in ("subset_frac", "subset_size", "max_iterations")]
+    if config.handoff in ("adam", "adamw"):
+        names = ("handoff_momentum", "handoff_nesterov")
+        unused += [(name, setting("handoff", config.handoff)) for name in changed if name in names]
+    return [f"{setting(name, getattr(config, name))} has no effect with {why}" for name, why in unused]
 
 
 def _are_probabilities(flat: FlatModel, inputs: Inputs) -> bool:

@@ -52,8 +52,8 @@ def test_settings_of_a_solve_that_is_not_made_are_said_to_have_no_effect(setting
         return " ".join(trainer.fit().result["warnings"])
 
     (name, value), *_ = settings.items()
-    assert f"{name}={value} has no effect" in notes(solver="none")
-    assert f"{name}={value} has no effect" in notes(solver="kfac-stream", solver_epochs=2)
+    assert f"{name}={value} has no effect with" in notes(solver="none")
+    assert f"{name}={value} has no effect with" in notes(solver="kfac-stream", solver_epochs=2)
     assert "no effect" not in notes(solver="none", warmup="adam")  # which is on the subset
     assert "no effect" not in notes(solver="lbfgs")
 
@@ -64,3 +64,39 @@ def test_a_solver_as_hand_off_is_refused_with_how_to_ask_for_it() -> None:
             SubsetTrainer(nn.Linear(4, 3), (X, LABELS), handoff=name).fit()
         trainer = SubsetTrainer(nn.Linear(4, 3), (X, LABELS), handoff="full", handoff_solver=name, handoff_epochs=2)
         assert trainer.fit().result["handoff"] is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"handoff": "none", "handoff_lr": 0.1}, "handoff_lr=0.1 has no effect with handoff='none'"),
+        ({"handoff": "none", "handoff_epochs": 3}, "handoff_epochs=3.0 has no effect with handoff='none'"),
+        ({"handoff": "none", "warmup_epochs": 2}, "warmup_epochs=2.0 has no effect with warmup='none'"),
+        ({"handoff": "adam", "handoff_momentum": 0.5}, "handoff_momentum=0.5 has no effect with handoff='adam'"),
+    ],
+)
+def test_settings_of_a_part_that_is_left_out_are_said_to_have_no_effect(settings: dict[str, Any], named: str) -> None:
+    trainer = SubsetTrainer(nn.Linear(4, 3), (X, LABELS), subset_frac=0.5, max_iterations=2, **settings).fit()
+    assert named in trainer.result["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"betas": 0.9}, "betas = 0.9: takes 2 values; for example betas=0.9,0.999"),
+        ({"betas": [0.9, 0.9, 0.9]}, "takes 2 values"),
+        ({"betas": [1.5, 0.9]}, "Invalid beta parameter"),
+        ({"eps": -1.0}, "Invalid epsilon value"),
+    ],
+)
+@pytest.mark.parametrize("place", ["warmup", "handoff"])
+def test_arguments_that_an_optimizer_cannot_take_are_refused_before_the_first_step(
+    arguments: dict[str, Any], message: str, place: str
+) -> None:
+    """An internal error in the middle of the run, in torch's step."""
+    for method in ("adam", "torch.optim:Adam"):
+        settings = {place: method, f"{place}_args": arguments}
+        iterations: list[Any] = []
+        with pytest.raises(UserError, match=message):
+            SubsetTrainer(nn.Linear(4, 3), (X, LABELS), on_iteration=iterations.append, **settings).fit()
+        assert not iterations

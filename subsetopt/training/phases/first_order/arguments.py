@@ -63,4 +63,9 @@ def _converted(key: str, value: Any, hint: Any, default: Any) -> Any:
     from subsetopt.models.arguments import convert
 
     converted = convert(key, value, bool if hint is None and isinstance(default, bool) else hint)
-    return tuple(converted) if isinstance(default, tuple) and isinstance(converted, list) else converted
+    if not isinstance(default, tuple):
+        return converted
+    if not isinstance(converted, list | tuple) or len(converted) != len(default):
+        example = ",".join(map(str, default))
+        raise SettingError(key, value, f"takes {len(default)} values", f"for example {key}={example}")
+    return tuple(converted)

@@ -75,7 +75,22 @@ class FirstOrderMethod:
 
     @classmethod
     def rehearse(cls, config: PhaseConfig, flat: FlatModel, lr: float, setting: str) -> None:
-        """Raise `SettingError` where steps, or a restored state, would fail; of use for what is not tested here."""
+        """Raise `SettingError` where steps would fail with the arguments that were given.
+
+        A restored state, too, is of use for optimizers that are not tested here.
+        """
+        if not config.settings:
+            return
+        from subsetopt.errors import SettingError
+        from subsetopt.models.foreign import one_line
+
+        w = flat.initial()
+        w.grad = w.new_zeros(len(w))
+        try:
+            cls.make(config, flat, w, lr, 0.0).step()
+        except (TypeError, ValueError, IndexError) as error:
+            said = ", ".join(f"{key}={value}" for key, value in config.settings.items())
+            raise SettingError(setting, config.method, f"{one_line(error)} ({said})", "mend its arguments") from error
 
 
 class OptimizerRegistry(Registry[type[FirstOrderMethod]]):
