@@ -59,7 +59,7 @@ def compare_table(name: str, *words: str) -> str:
 
 
 def coverage_table(name: str, *words: str) -> str:
-    """Claim 2: the share of samples trained on by the end, measured and by the closed forms, and what selection cost."""
+    """Claim 2: the share of samples trained on by the end: measured, and by closed forms, and what selection cost."""
     study = read_study(name)
     if not study.rows:
         return under_way(study, name)
