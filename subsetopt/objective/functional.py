@@ -100,7 +100,7 @@ class _OutOfPlace(Tensor):
     @staticmethod
     def made() -> _OutOfPlace:
         """Return one."""
-        return Tensor._make_subclass(_OutOfPlace, torch.empty(0))
+        return Tensor._make_subclass(_OutOfPlace, torch.empty(0, device="cpu"))
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -139,7 +139,7 @@ def _require_reached(
 
 def _versions(flat: FlatModel, w: Tensor) -> list[int]:
     """Return how often the parameters, trainable and frozen, have been written."""
-    return [tensor._version for tensor in (w, *flat.constants()) if not tensor.is_inference()]
+    return [tensor._version for tensor in (w, *flat.constants(scaled=False)) if not tensor.is_inference()]
 
 
 def _require_unwritten(flat: FlatModel, w: Tensor, versions: list[int]) -> None:

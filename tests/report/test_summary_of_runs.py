@@ -58,7 +58,9 @@ def test_without_a_subset_nothing_is_said_of_one(tmp_path: Path, settings: dict[
     """Before: Q, loss and accuracy of a subset that was drawn and never used."""
     text, result = run_of(tmp_path / "run", **settings)
     assert list(result["metrics"]) == ["train", "validation", "test"]
-    assert not re.search(r"\bsubset(?!opt)", text.partition(" Files in ")[0])
+    assert "subset_frac=0.1 has no effect" in text  # the only place that names one
+    said = text.partition(" Files in ")[0].partition(" Warnings ")[0]
+    assert not re.search(r"\bsubset(?!opt)", said)
     assert "of all training data Q = N·M/P" in text and commands(text) == ["compare", "evaluate", "predict"]
 
 

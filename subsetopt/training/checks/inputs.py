@@ -47,7 +47,8 @@ def handed_on_as(model: nn.Module, dataset: Dataset) -> str | None:
     inputs, name = dataset.train.inputs, dataset.input_name
     if name is None or any(is_lazy(parameter) or parameter.is_meta for parameter in model.parameters()):
         return None
-    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
+    nothing = torch.zeros((), device="cpu")
+    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), nothing)
     few: Tensor = inputs[:TRIED].to(like.device)
     numbers = few.is_floating_point() or few.dtype == torch.uint8
     if not numbers:  # tokens, or quantities
