@@ -14,7 +14,7 @@ from subsetopt.objective.flat_model import FlatModel
 
 
 class Watch:
-    """What the parameters are before a forward pass at w, (P,), by `leaves`, its views; then ask `require_unwritten`."""
+    """What the parameters are before a forward pass at w, (P,), by its views `leaves`; then ask `require_unwritten`."""
 
     def __init__(self, flat: FlatModel, w: Tensor, leaves: list[Tensor]) -> None:
         """Keep versions of all parameters, a copy of w, and a sum of the bytes of each frozen one."""
