@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from subsetopt.data.given.memory import require_room
 from subsetopt.data.streams import raw_stream
 from subsetopt.errors import SettingError, setting, unknown_name
 
@@ -22,7 +23,8 @@ def augmented_copies(inputs: Tensor, copies: int, seed: int, kind: str = "auto")
     moving in; `shift-flip` also mirrors every other one left to right, and `auto` does so for colour images only,
     since a mirrored digit is another sign. For one seed the first copies do not depend on how many there are.
 
-    Raises `SettingError` for inputs that are not images and for a negative number of copies.
+    Raises `SettingError` for inputs that are not images, for a negative number of copies, and for more than fit into
+    memory.
     """
     if kind not in KINDS:
         raise unknown_name("augmentation", kind, KINDS)
@@ -36,6 +38,8 @@ def augmented_copies(inputs: Tensor, copies: int, seed: int, kind: str = "auto")
         raise SettingError("augment_copies", copies, problem, f"use {setting('augment_copies', 0)}")
     if copies == 0:
         return inputs[:0]
+    # The copies one by one, and all together.
+    require_room("augment_copies", copies, 2 * copies * inputs.nbytes, "use fewer, or a smaller subset", inputs.device)
     flip = kind == "shift-flip" or (kind == "auto" and inputs.shape[1] == _COLOUR_CHANNELS)
     return torch.cat([_copy(inputs, seed, number, flip) for number in range(copies)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ State = DescentState[CurvaturePairs]
 class ScaledLBFGS(lbfgs.LBFGS):
     """L-BFGS whose line searches begin at `lr` times the usual step, but not below what rounding lets through."""
 
+    memory_name: ClassVar[str] = "history_size"
     lr: float = 1.0
 
     def propose(self, memory: CurvaturePairs, state: State) -> Line | None:
@@ -60,6 +62,7 @@ def refitted(state: State, solver: ScaledLBFGS, w: Tensor) -> State:
     wanted, rows = solver.memory, state.memory.rows
     if wanted is None or len(rows) == 2 * wanted + 2:
         return state
+    solver.require_room(w)
     pairs = [(rows[2 * slot], rows[2 * slot + 1]) for slot in state.memory.order]
     memory = CurvaturePairs.of(pairs, wanted, w)
     memory.meet(state.gradient)

@@ -29,6 +29,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
+from subsetopt.data.given.memory import require_room
 from subsetopt.distributed import current
 from subsetopt.errors import SettingsConflictError
 from subsetopt.facts import Knob, PlannedStrategy
@@ -82,6 +83,7 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
     """
 
     name: ClassVar[str] = "lbfgs"
+    memory_name: ClassVar[str] = "memory"
     state_type: ClassVar[type[LBFGSState]] = LBFGSState
     memory: int | None = setting(None, at_least=1)
     shard_memory: bool = setting(False)
@@ -97,9 +99,24 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
     def new_memory(self, w: Tensor) -> CurvaturePairs:
         """Return an empty ring."""
         pairs = self.memory or affordable_pairs(w)
+        self.require_room(w)
         if self.shard_memory:
             return ShardedPairs.none(pairs, w, current())
         return CurvaturePairs.empty(pairs, w)
+
+    def require_room(self, w: Tensor) -> None:
+        """Raise `SettingError` where the ring of the `memory` asked for, of vectors like w, has no room."""
+        if self.memory is None:
+            return
+        rows = 2 * self.memory + 2
+        ring: float = rows * w.numel() * w.element_size() / (current().size if self.shard_memory else 1)
+        products: float = 8 * rows**2  # on the host, in float64
+        remedy = "100 pairs are long, 200 the most that paid"
+        if w.device.type == "cpu":
+            products += ring
+        else:
+            require_room(self.memory_name, self.memory, ring, remedy, w.device)
+        require_room(self.memory_name, self.memory, products, remedy)
 
     def init(self, objective: SmoothObjective, w: Tensor) -> DescentState[CurvaturePairs]:
         """Evaluate at a copy of w, shape (P,); raises `SettingError` for what the objective cannot give."""

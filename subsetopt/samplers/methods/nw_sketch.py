@@ -49,6 +49,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from subsetopt.data.given.memory import require_room
 from subsetopt.errors import DataError, SettingError
 from subsetopt.objective.tally import note_flops
 from subsetopt.samplers.base import QueueSampler
@@ -128,6 +129,8 @@ class NWSketch(QueueSampler):
             require_memory_for_pairs(n_samples, device)
         buckets = n_samples if self.exact else 2**s.hashes if s.hash == "srp" else _PSTABLE_BUCKETS
         repetitions = 1 if self.exact else s.repetitions
+        bytes_each = 8 * buckets + 4 * n_samples  # sums and counts in float32, codes in int32
+        require_room("repetitions", s.repetitions, bytes_each * repetitions, "use 16 to 100", device)
         self.table = new_table(repetitions, buckets, device)
         self.codes = torch.zeros(n_samples, repetitions, dtype=torch.int32, device=device)
         self.coded = torch.zeros(n_samples, dtype=torch.bool, device=device)

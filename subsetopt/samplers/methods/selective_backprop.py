@@ -54,6 +54,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from subsetopt.data.given.memory import require_room
 from subsetopt.devices import moved
 from subsetopt.errors import SettingError
 from subsetopt.samplers.base import QueueSampler
@@ -138,6 +139,8 @@ class SelectiveBackprop(QueueSampler):
 
     def __init__(self, n_samples: int, batch_size: int, seed: int, device: torch.device, *rest: Any) -> None:
         super().__init__(n_samples, batch_size, seed, device, *rest)
+        needed = 20 * self.settings.history  # losses in float32, and ranks and chances of acceptance in float64
+        require_room("history", self.settings.history, needed, "use some thousands", device)
         self.history = torch.zeros(self.settings.history, device=device)
         self.pushed = 0
         self.stored = torch.full((n_samples,), torch.nan, device=device)

@@ -13,6 +13,7 @@ from subsetopt.errors import SettingError
 from subsetopt.objective import Objective
 from subsetopt.saving import join, split, under
 from subsetopt.solvers import SOLVERS, make_solver
+from subsetopt.solvers.lbfgs import LBFGS
 from subsetopt.solvers.protocol import Solver, State, StopReason
 from subsetopt.training.budget import Budget
 from subsetopt.training.context import RunContext
@@ -41,6 +42,8 @@ class SolverPhase:
         self._solver: Solver = solver_of(config)
         check_ranks(self._solver, run)
         _ = self._objective  # built and checked before any work
+        if isinstance(self._solver, LBFGS):
+            self._solver.require_room(self._model.flat.initial())
         self._test = self._make_test()
         self._gtol: float | None = getattr(self._solver, "gtol", None)
         self._scale: float | None = None
