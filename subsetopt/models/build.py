@@ -15,6 +15,7 @@ from subsetopt.inputs import Inputs, Parts, called, describe
 from subsetopt.models.arguments import convert_settings, open_ended, supplied_arguments
 from subsetopt.models.embedded import behind_embeddings
 from subsetopt.models.foreign import current_directory_importable, load_factory, one_line
+from subsetopt.models.kept import KeptAttributes
 from subsetopt.registry import Registry
 from subsetopt.seeding import derive_seed, seeded_globals
 
@@ -177,9 +178,10 @@ def initialise_lazy(
 
 
 def _evaluate(model: nn.Module, inputs: Inputs) -> Any:
-    """Return the model's outputs in eval mode for a copy of `inputs`; every module gets its own mode back."""
+    """Return the model's outputs in eval mode for a copy of `inputs`; modules get mode and plain attributes back."""
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not is_lazy(buffer)}
+    kept = KeptAttributes(model)
     try:
         with ordinary_torch(), seeded_globals(0, "check"):
             try:
@@ -194,6 +196,7 @@ def _evaluate(model: nn.Module, inputs: Inputs) -> Any:
     finally:
         for module, training in modes.items():
             module.training = training
+        kept.put_back()
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 if name in buffers and buffer.shape == buffers[name].shape:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from subsetopt.errors import ModelError
 from subsetopt.inputs import Inputs, Stored, fitted_to
+from subsetopt.models.kept import KeptAttributes, derived_attributes
 from subsetopt.objective.arithmetic import plain
 from subsetopt.objective.chunks import Preprocess, part_placer
 from subsetopt.objective.module_call import InPlaceOfForward, ModuleCall, outputs_of
@@ -47,6 +48,7 @@ class FlatModel:
                 "use float32 or float64, as model.float() gives"
             )
         self._module = private_copy(model, self.dtype, self.device)
+        self.kept, self.derived = KeptAttributes(self._module), derived_attributes(model)
         self._call = ModuleCall(self._module)
         # One module serves all threads: whoever has put parameters in place has it to himself until they are out.
         self.exclusive = threading.RLock()

@@ -17,6 +17,7 @@ from subsetopt.objective.losses import Loss
 from subsetopt.objective.memory import UNMEASURED, with_saved_bytes
 from subsetopt.objective.model_loss import ModelLoss, is_mean, require_mean_of_samples
 from subsetopt.objective.module_call import outputs_of
+from subsetopt.objective.stale import close, require_own, require_renewed
 from subsetopt.objective.weighting import values_of, without_weights
 from subsetopt.objective.written import Watch
 from subsetopt.seeding import borrowed_generators
@@ -56,6 +57,8 @@ def probe(flat: FlatModel, loss: Loss, x: Inputs, y: Tensor, all_targets: Tensor
             _require_reached(flat, leaves, gradients, x, outputs)
         if check_deterministic:
             _require_repeatable(flat, w, x, (outputs, second), buffers)
+            require_own(flat, w, x, outputs)
+            require_renewed(flat, w, x)
             if not flat.batch_dependent:
                 _require_independent_samples(flat, w, x, outputs, loss, y)
     return Probe(outputs[0].numel(), saved / len(x))
@@ -143,16 +146,27 @@ def _require_repeatable(
     flat: FlatModel, w: Tensor, x: Inputs, outputs: tuple[Tensor, Tensor], buffers: dict[str, Tensor]
 ) -> None:
     first, second = outputs
-    if _close(first, second):
+    if close(first, second):
         return
     difference = float((first - second).detach().abs().max())
     said = f"model: two evaluations at one point differ (by {difference:.3g} at most in outputs of the same samples)"
+    if kept := flat.kept.changed():
+        afresh = []
+        for _ in range(2):
+            flat.kept.put_back()
+            flat.load_buffers(buffers)
+            afresh.append(_outputs(flat, flat.leaves(w), x))
+        if close(*afresh):
+            raise ModelError(
+                f"{said}; it keeps state from one call to the next in {', '.join(kept[:3])}: begin each forward pass "
+                f"without it, {UNCHECKED}"
+            )
     state = torch.get_rng_state()
     repeated = []
     for _ in range(2):
         torch.set_rng_state(state)
         repeated.append(_outputs(flat, flat.leaves(w), x))
-    if _close(*repeated):
+    if close(*repeated):
         raise ModelError(
             f"{said}; it draws random numbers in eval mode: use nn.Dropout or training=self.training, {UNCHECKED}"
         )
@@ -181,20 +195,13 @@ def _require_independent_samples(
     plainly, parts = without_weights(loss), torch.cat(both)
     if isinstance(plainly, ModelLoss) and is_mean(whole):
         require_mean_of_samples(whole, both, values_of(targets), plainly)
-    elif not _close(whole, parts):
+    elif not close(whole, parts):
         difference = float((whole - parts).detach().abs().max())
         raise ModelError(
             f"model: its outputs for a sample depend on the others beside it (by {difference:.3g} at most, when {n} "
             f"samples are cut into {cut} and {n - cut}); let each depend on its own inputs, use nn.BatchNorm, "
             f"{UNCHECKED}"
         )
-
-
-def _close(first: Tensor, second: Tensor) -> bool:
-    # Sums in varying order differ by rounding on an accelerator; random numbers of the model's own by far more.
-    tolerance = torch.finfo(first.dtype).eps ** 0.5
-    scale = float(first.detach().abs().max())
-    return torch.allclose(first, second, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
 @contextmanager
