@@ -38,7 +38,7 @@ class KeptAttributes:
         for place, module in self._modules.items():
             if _members(module) != self._members[place]:
                 continue
-            own = vars(module)
+            own: dict[str, Any] = module.__dict__
             for key in [key for key in _plain(module) if key not in self._values[place]]:
                 del own[key]
             own.update({key: _copy(value) for key, value in self._values[place].items()})
