@@ -62,8 +62,10 @@ _STOP = {
     "noise": StopWords("sampling noise reached: further steps would only fit this one subset"),
     "validation": StopWords("held-out loss stopped improving; the best point was kept"),
     "precision_floor": StopWords(
-        "no further decrease can be represented in this precision",
-        "As low as this precision goes; --dtype float64 goes further, a larger --gtol accepts this point.",
+        "no step lowers the loss by more than its rounding",
+        "Where rounding ends it, --dtype float64 goes further. Where the backward pass is not the gradient of the loss "
+        "(straight-through, detach, gradient reversal) or the loss has kinks (ReLU), no precision does. A larger "
+        "--gtol accepts this point.",
     ),
     "max_iterations": StopWords(
         "iteration limit reached before the minimum",
@@ -78,7 +80,8 @@ _STOP = {
     ),
     "line_search": StopWords(
         "no step along the search direction lowers the loss",
-        "The loss may have kinks (ReLU) or be badly scaled: try --dtype float64, a larger --l2, or --solver newton-cg.",
+        "The loss may have kinks (ReLU) or be badly scaled: try --dtype float64, a larger --l2, or --solver newton-cg. "
+        "Nothing helps where the backward pass is not the gradient of the loss (straight-through, detach, reversal).",
     ),
     "non_finite": StopWords(
         "the loss or its gradient is not finite",
