@@ -95,6 +95,11 @@ def on_command_line() -> bool:
     return _arguments is not None
 
 
+def was_typed(name: str, value: object) -> bool:
+    """Return whether the command line that runs has the flag of this setting with this value, if only its default."""
+    return setting(name, value).split()[0] in (argument.partition("=")[0] for argument in _arguments or ())
+
+
 def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError:
     """Return the error for a name that is not among `known`, with "did you mean" where something is close."""
     names = sorted(set(known))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
+from subsetopt.errors import SettingError, SettingsConflictError, on_command_line, setting, unknown_name
 from subsetopt.study.seeds import MOST_SEEDS, SEEDS_EXAMPLE, read_seeds, seed_count
 from subsetopt.training.phases.first_order.inline_arguments import split_list
 from subsetopt.training.settings.declaration import declaration, declared, names_of
@@ -232,12 +232,16 @@ def _misplaced(key: str, value: Any) -> SettingError:
 
 def _one_line(error: ValueError, given: Mapping[str, Any]) -> SettingError:
     if not isinstance(error, ValidationError):
-        return SettingsConflictError(str(error), "see `subsetopt compare --help`")
+        return SettingsConflictError(str(error), _explained())
     first = error.errors(include_url=False)[0]
     problem = str(first["msg"]).removeprefix("Value error, ").replace("\n", " ")
     if not first["loc"]:
-        return SettingsConflictError(problem, "see `subsetopt compare --help`")
+        return SettingsConflictError(problem, _explained())
     name = str(first["loc"][0])
     examples = StudyConfig.model_fields[name].examples
-    remedy = f"for example {examples[0]}" if examples else "see `subsetopt compare --help`"
+    remedy = f"for example {examples[0]}" if examples else _explained()
     return SettingError(name, given.get(name, first.get("input")), problem, remedy)
+
+
+def _explained() -> str:
+    return "see `subsetopt compare --help`" if on_command_line() else ""

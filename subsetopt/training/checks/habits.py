@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from subsetopt.errors import setting
+from subsetopt.errors import setting, was_typed
 from subsetopt.inputs import Inputs
 from subsetopt.objective import FlatModel
 from subsetopt.seeding import seeded_globals
@@ -49,6 +49,8 @@ def unused_notes(config: RunConfig) -> list[str]:
     if config.warmup == "none" and (config.solver == "none" or config.solver in METHODS):
         why = f"{setting('solver', config.solver)}, which solves nothing on one subset"
         unused += [(name, why) for name in changed if name in ("subset_frac", "subset_size", "max_iterations")]
+    if config.subset_draw == "residual" and ("stratify" in changed or was_typed("stratify", config.stratify)):
+        unused.append(("stratify", f"{setting('subset_draw', 'residual')}, which draws by residuals, not by class"))
     if config.handoff in ("adam", "adamw"):
         names = ("handoff_momentum", "handoff_nesterov")
         unused += [(name, setting("handoff", config.handoff)) for name in changed if name in names]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError, model_validator
 
-from subsetopt.errors import SettingError, SettingsConflictError, setting, unknown_name
+from subsetopt.errors import SettingError, SettingsConflictError, on_command_line, setting, unknown_name
 from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.settings.declaration import prefixed
 from subsetopt.training.settings.fields import RunFields
@@ -197,9 +197,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SettingError(
-            "config", str(path), "no such file", "see `subsetopt list presets` for those shipped"
-        ) from None
+        raise SettingError("config", str(path), "no such file", _presets()) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingError("config", str(path), f"cannot be read as TOML ({error})", "mend the file") from None
 
@@ -209,12 +207,26 @@ def _one_line(error: ValidationError, given: Mapping[str, Any], typed: Mapping[s
     problem = str(first["msg"]).removeprefix("Value error, ").replace("\n", " ")
     location = [str(part) for part in first["loc"]]
     if not location:
-        return SettingsConflictError(problem, "see `subsetopt train --help`")
+        return SettingsConflictError(problem, _explained())
     fields = PhaseConfig.model_fields if location[0] == "phase" else RunConfig.model_fields
     name = next((part for part in reversed(location) if part in fields), location[0])
     field = fields.get(name)
-    remedy = f"for example {field.examples[0]!r}" if field and field.examples else "see `subsetopt train --help`"
+    remedy = f"for example {field.examples[0]!r}" if field and field.examples else _explained(name, first["type"])
     if first["type"] == "extra_forbidden":
         return unknown_name("setting", location[-1], fields)
     location[0] = typed.get(location[0], location[0])
     return SettingError(".".join(location), first.get("input", given.get(name)), problem, remedy)
+
+
+def _explained(name: str = "", error_type: str = "") -> str:
+    """Return where a setting is explained on the command line; in Python the words of the error are the choices."""
+    if on_command_line():
+        return "see `subsetopt train --help`"
+    if name == "loss":
+        return "or give a loss of torch.nn, such as loss=torch.nn.HuberLoss()"
+    field = RunConfig.model_fields.get(name)
+    return "" if field is None or error_type == "literal_error" else f"it means: {field.description}"
+
+
+def _presets() -> str:
+    return "see `subsetopt list presets` for those shipped" if on_command_line() else "give the path of a TOML file"

@@ -9,7 +9,9 @@ import pytest
 from torch import nn
 
 from subsetopt import SubsetTrainer
-from subsetopt.errors import UserError
+from subsetopt.errors import UserError, command_line
+from subsetopt.training.checks.habits import unused_notes
+from subsetopt.training.settings.run import RunConfig
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 4)).astype(np.float32)
@@ -100,3 +102,33 @@ def test_arguments_that_an_optimizer_cannot_take_are_refused_before_the_first_st
         with pytest.raises(UserError, match=message):
             SubsetTrainer(nn.Linear(4, 3), (X, LABELS), on_iteration=iterations.append, **settings).fit()
         assert not iterations
+
+
+def test_classes_are_said_to_have_no_part_in_a_draw_by_residuals() -> None:
+    def notes(**more: Any) -> str:
+        config = RunConfig(subset_draw="residual", handoff="none", **more)
+        return " ".join(unused_notes(config))
+
+    said = "has no effect with --subset-draw residual"
+    with command_line(["train", "--subset-draw", "residual", "--stratify"]):
+        assert notes() == f"--stratify {said}, which draws by residuals, not by class"
+    with command_line(["train", "--subset-draw=residual", "--no-stratify"]):
+        assert notes(stratify=False).startswith(f"--no-stratify {said}")
+    assert notes(stratify=False).startswith("stratify=False has no effect with subset_draw='residual'")
+    with command_line(["train", "--subset-draw", "residual"]):
+        assert notes() == notes(stratify=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"loss": "huber"}, "or give a loss of torch.nn, such as loss=torch.nn.HuberLoss()"),
+        ({"dtype": "bfloat16"}, "'float32' or 'float64'"),
+        ({"grow": 2, "subsets": 3}, "give one of them"),
+    ],
+)
+def test_remedies_in_python_are_not_of_the_command_line(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        SubsetTrainer(nn.Linear(4, 3), (X, LABELS), **settings)
+    assert said in str(caught.value)
+    assert "subsetopt train" not in str(caught.value)
