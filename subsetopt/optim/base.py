@@ -233,6 +233,9 @@ class ClosureOptimizer(Optimizer):
             self._solve = state = solver.step(objective, state)
             if objective.calls >= settings.max_eval or unchanged(before, state, settings.tolerance_change):
                 break
+        if solver.terminate(start) == StopReason.NON_FINITE and not bool(torch.isfinite(start.w).all()):
+            problem = "they have NaN or infinity before the step, so that no step can be found"
+            raise SettingError("params", "not finite", problem, "load or draw finite ones")
         stuck = state.iterations == start.iterations and state.failure == StopReason.LINE_SEARCH
         if stuck and not self._warned:
             self._warned = True

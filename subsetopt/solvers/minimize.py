@@ -92,6 +92,7 @@ def _problem(fun: Function | SmoothObjective, x0: Tensor | None) -> tuple[Smooth
         from subsetopt.objective import FunctionObjective
 
         function = FunctionObjective(cast(Function, fun), x0)
+        _require_finite(x0)
         return function, function.initial()
     objective = cast(SmoothObjective, fun)
     if x0 is not None and not isinstance(x0, Tensor):
@@ -99,7 +100,18 @@ def _problem(fun: Function | SmoothObjective, x0: Tensor | None) -> tuple[Smooth
     start = objective.initial() if x0 is None else x0.detach().reshape(-1)
     if start.numel() != objective.size:
         raise SettingError("x0", tuple(start.shape), f"the objective has {objective.size} parameters")
+    if x0 is not None:
+        _require_finite(x0)
     return objective, start
+
+
+def _require_finite(x0: Tensor) -> None:
+    """Raise `SettingError` for a start that has NaN or infinity: no function can be lowered from there."""
+    bad = (~torch.isfinite(x0.detach())).reshape(-1).nonzero()
+    if len(bad):
+        value, place = float(x0.detach().reshape(-1)[bad[0]]), int(bad[0])
+        problem = f"{len(bad)} of {x0.numel()} elements are not finite, first number {place}"
+        raise SettingError("x0", value, problem, "start at finite numbers, e.g. torch.zeros_like(x0)")
 
 
 def _asks_to_stop(callback: Callback, state: State) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from subsetopt.errors import UserError
 from subsetopt.optim import LBFGS
 from subsetopt.seeding import make_generator, seeded_globals
 from subsetopt.solvers import StopReason
@@ -278,3 +279,19 @@ def test_learning_rate_is_the_first_trial_and_follows_a_scheduler() -> None:
     x0 = float(x.detach())
     optimizer.step(closure)
     assert points[:2] == [pytest.approx(x0), pytest.approx(0.75 * x0)]  # a quarter of the Newton step to 0
+
+
+def test_parameters_that_are_not_finite_are_named() -> None:
+    (x,) = _quadratic((2,))
+    with torch.no_grad():
+        x[1] = math.nan
+    optimizer = LBFGS([x])
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (x**2).sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(UserError, match=r"^params = 'not finite': they have NaN or infinity before the step"):
+        optimizer.step(closure)

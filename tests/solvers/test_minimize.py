@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from subsetopt import Objective
 from subsetopt.errors import SettingError, UserError
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import SOLVERS, StopReason, make_solver, minimize
@@ -263,3 +265,19 @@ def test_slow_progress_beside_a_large_constant_is_no_floor(method: str, share: f
 def test_a_gradient_of_zero_has_no_sign() -> None:
     result = minimize(lambda x: (x**2).sum(), torch.zeros(3, dtype=torch.float64))
     assert str(result.gradient_norm) == "0.0"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_start_that_is_not_finite_is_refused_by_name(bad: float) -> None:
+    x0 = torch.tensor([1.0, bad, 2.0])
+    said = rf"^x0 = {bad}: 1 of 3 elements are not finite, first number 1; start at finite numbers"
+    for method in ("lbfgs", "ncg", "newton-cg"):
+        with pytest.raises(SettingError, match=said):
+            minimize(lambda x: (x**2).sum(), x0, method=method)
+    objective = Objective(torch.nn.Linear(2, 1), torch.ones(4, 2), torch.ones(4, 1), loss="mse")
+    with pytest.raises(SettingError, match=said):
+        minimize(objective, x0)
+
+
+def test_a_function_without_a_value_at_a_finite_start_is_said_in_the_result() -> None:
+    assert minimize(lambda x: x.log().sum(), -torch.ones(2)).stop_reason == "non_finite"
