@@ -27,7 +27,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from subsetopt.data import Preprocess, as_batches, as_dataset, dataset_from_arrays
 from subsetopt.data.digest import dataset_digest
-from subsetopt.errors import UserError
+from subsetopt.errors import SettingError, UserError
 from subsetopt.inputs import LazyRows, Parts
 
 X = torch.arange(120.0).reshape(40, 3)
@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
         lambda: [{"x": X}["x"][i : i + 1].tolist() for i in range(3)],
     ),
     "four": ("a tuple of", lambda: (X, Y, X, Y)),
-    "lists": ("a tuple of", lambda: (X.tolist(), Y.tolist())),
+    "uneven lists": ("a tuple of", lambda: ([[1.0], [1.0, 2.0]], [0, 1])),
     "iterable data set": ("only be iterated", Streamed),
     "loader of a stream": ("only be iterated", lambda: DataLoader(Streamed(), 8)),
     "generator": ("only be iterated", lambda: ((X[i], Y[i]) for i in range(3))),
@@ -382,3 +382,25 @@ def test_several_whole_numbers_per_sample_stay_what_they_are() -> None:
     assert as_dataset((X, labels), task="regression").train.targets.is_floating_point()
     with pytest.raises(UserError, match="one class label per row"):
         as_dataset((X, labels), task="classification")
+
+
+def test_bunches_of_scikit_learn_are_their_data_and_target() -> None:
+    from sklearn.datasets import load_iris
+
+    bunch = load_iris()
+    given, pair = as_dataset(bunch), as_dataset((bunch.data, bunch.target))
+    assert torch.equal(given.train.inputs, pair.train.inputs) and torch.equal(given.train.targets, pair.train.targets)
+    assert (given.task, given.n_outputs) == ("classification", 3)
+
+
+@pytest.mark.parametrize("y", [[0, 1, 0, 1, 1, 0], [0.5, 1.0, 2.0, 0.1, 0.2, 0.3], np.arange(6) % 2])
+def test_lists_of_numbers_are_arrays(y: Any) -> None:
+    x = [[float(row), 2.0] for row in range(6)]
+    given, pair = as_dataset((x, y)), as_dataset((np.array(x), np.array(y)))
+    assert torch.equal(given.train.inputs, pair.train.inputs) and torch.equal(given.train.targets, pair.train.targets)
+
+
+@pytest.mark.parametrize("x", [[[1.0, 2.0], [3.0]], ["a", "b"], []])
+def test_lists_of_anything_else_are_refused_in_one_line(x: Any) -> None:
+    with pytest.raises(SettingError, match=r"is a tuple of \(list, ndarray\); give a pair"):
+        as_dataset((x, [0, 1]))

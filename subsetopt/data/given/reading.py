@@ -46,6 +46,7 @@ ACCEPTED = (
 
 def require_readable(thing: object) -> None:
     """Raise `SettingError` for a thing whose type alone tells that `as_dataset` will not take it; nothing is read."""
+    thing = _as_pair(thing)
     if isinstance(thing, Dataset) or is_frame(thing) or isinstance(thing, DataLoader) or is_hugging_face(thing):
         return
     if hasattr(thing, "to_pandas"):
@@ -69,6 +70,7 @@ def require_readable(thing: object) -> None:
 
 def read_given(thing: Any, columns: Columns, max_bytes: int | None) -> GivenSamples:
     """Return inputs and targets of a thing given as data; raises `SettingError` or `DataError` in one line."""
+    thing = _as_pair(thing)
     require_readable(thing)
     if is_frame(thing):
         return read_frame(thing, columns)
@@ -201,6 +203,26 @@ def holds_arrays(thing: Any) -> bool:
         values = list(thing.values()) if isinstance(thing, Mapping) else list(thing)
         return bool(values) and all(map(_is_array, values))
     return _is_array(thing)
+
+
+def _as_pair(thing: Any) -> Any:
+    """Return scikit-learn's Bunch as (data, target), lists of numbers in a pair as arrays, and others as they are."""
+    if type(thing).__name__ == "Bunch" and isinstance(thing, Mapping) and {"data", "target"} <= thing.keys():
+        thing = (thing["data"], thing["target"])
+    if isinstance(thing, tuple) and len(thing) == 2 and any(isinstance(part, list) for part in thing):
+        return tuple(map(_as_array, thing))
+    return thing
+
+
+def _as_array(part: Any) -> Any:
+    """Return a list of numbers, or of rows of numbers, as an array; a list of arrays, or of what else, as it is."""
+    if not isinstance(part, list) or not part or any(_is_array(item) for item in part):
+        return part
+    try:
+        numbers = np.asarray(part)
+    except ValueError:  # rows of unequal length
+        return part
+    return numbers if numbers.dtype.kind in "biuf" else part
 
 
 def _is_pair(thing: Any) -> bool:
