@@ -48,6 +48,8 @@ class Plan:
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
                 raise SettingError("fractions", fraction, "does not lie in (0, 1]", "for example 0.05,0.1,0.2")
+        if len(set(self.fractions)) < len(self.fractions):
+            raise SettingError("fractions", list(self.fractions), "has a share twice", "give each once")
         if not self.fractions or self.repeats < 1:
             raise SettingError("repeats", self.repeats, "there is nothing to solve", "give at least one of each")
         if (count := len(self.seeds) * (1 + len(self.fractions) * self.repeats)) > MOST_MINIMA:

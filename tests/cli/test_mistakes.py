@@ -178,3 +178,23 @@ def test_several_l2_strengths_are_refused_by_their_flag_where_one_is_needed(
     assert outcome.err.startswith("Error: --l2 0.01,0.001: are several strengths") and remedy in outcome.err
     assert not (tmp_path / "out").exists()
     assert "--l2 X " in cli(*arguments, "--help").out
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "value", "problem"),
+    [
+        ("train", "--l2", "1e-3,1e-3", "has a strength twice"),
+        ("train", "--l2", "0.001,1e-2,1e-3", "has a strength twice"),
+        ("study representativeness", "--fractions", "0.1,0.2,0.1", "has a share twice"),
+        ("learn-curve", "--fractions", "0.1,0.2,0.10", "has a share twice"),
+        ("compare", "--seeds", "1,1", "none twice"),
+    ],
+)
+def test_what_a_list_has_twice_is_refused_in_all_of_them(
+    cli: Callable[..., Any], tmp_path: Path, command: str, flag: str, value: str, problem: str
+) -> None:
+    outcome = cli(*command.split(), "--dataset", "digits", flag, value, "--output", tmp_path / "out")
+    assert outcome.code == 2
+    assert outcome.line.startswith(f"Error: {flag} ")
+    assert problem in outcome.line
+    assert not (tmp_path / "out").exists()

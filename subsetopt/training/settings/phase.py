@@ -87,6 +87,8 @@ def _strengths(value: Any) -> Any:
     if not numbers or not all(0 <= number < math.inf for number in numbers):
         raise ValueError("must be finite numbers from 0")
     different = tuple(sorted(set(numbers), reverse=True))
+    if len(different) < len(numbers):
+        raise ValueError("has a strength twice")
     if len(different) > MOST_STRENGTHS:
         raise ValueError(f"has {len(different)} strengths, {MOST_STRENGTHS} are the most")
     return different if len(different) > 1 else different[0]
