@@ -18,6 +18,7 @@ from subsetopt.objective.memory import UNMEASURED, with_saved_bytes
 from subsetopt.objective.model_loss import ModelLoss, is_mean, require_mean_of_samples
 from subsetopt.objective.module_call import outputs_of
 from subsetopt.objective.weighting import values_of, without_weights
+from subsetopt.objective.written import Watch
 from subsetopt.seeding import borrowed_generators
 
 PROBE_SAMPLES = 16
@@ -41,9 +42,10 @@ def probe(flat: FlatModel, loss: Loss, x: Inputs, y: Tensor, all_targets: Tensor
     """
     w, buffers = flat.initial(), flat.buffers()
     with left_as_it_was(flat):
-        versions = _versions(flat, w)
-        outputs, saved = with_saved_bytes(lambda: _outputs(flat, flat.leaves(w), x), w, UNMEASURED * x.nbytes)
-        _require_unwritten(flat, w, versions)
+        leaves = flat.leaves(w)
+        watch = Watch(flat, w, leaves)
+        outputs, saved = with_saved_bytes(lambda: _outputs(flat, leaves, x), w, UNMEASURED * x.nbytes)
+        watch.require_unwritten()
         _require_finite(outputs)
         loss.check(outputs, y, all_targets)
         # Without the hooks on saved tensors, which hide that a saved tensor has been overwritten.
@@ -135,24 +137,6 @@ def _require_reached(
                 f"model: its outputs depend on {flat.names[place]}, but no gradient comes to it; take it out of "
                 "no_grad or detach, checkpoint with use_reentrant=False, or freeze it with requires_grad_(False)"
             )
-
-
-def _versions(flat: FlatModel, w: Tensor) -> list[int]:
-    """Return how often the parameters, trainable and frozen, have been written."""
-    return [tensor._version for tensor in (w, *flat.constants(scaled=False)) if not tensor.is_inference()]
-
-
-def _require_unwritten(flat: FlatModel, w: Tensor, versions: list[int]) -> None:
-    """Raise `ModelError` where a forward pass has written parameters: the point would move under the solver."""
-    if _versions(flat, w) == versions:
-        return
-    pairs = zip(flat.names, flat.views(w), flat.views(flat.initial()), strict=True)
-    changed = [name for name, now, before in pairs if not torch.equal(now, before)]
-    what = "frozen parameters" if w._version == versions[0] else ", ".join(changed[:3]) or "parameters"
-    raise ModelError(
-        f"model: its forward pass writes {what} in place, so that no two evaluations are at one point; write only "
-        "where self.training, or let the forward pass use a changed copy, as torch.nn.utils.parametrize does"
-    )
 
 
 def _require_repeatable(

@@ -253,13 +253,17 @@ def test_a_model_whose_gradient_cannot_be_had_is_told_of_its_cause() -> None:
 class Clamps(Net):
     """Keeps its weights small in the forward pass, as some critics do; `training` says whether only then."""
 
-    def __init__(self, frozen: bool = False, always: bool = True) -> None:
+    def __init__(self, frozen: bool = False, always: bool = True, how: str = "no_grad") -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(5), requires_grad=not frozen)
-        self.always = always
+        self.always, self.how = always, how
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.always or self.training:
+        if self.how == "data":  # goes past autograd's count of versions
+            self.scale.data.clamp_(0, 0.5)
+        elif self.how == "another":
+            self.scale.data = self.scale.data.clamp(0, 0.5)
+        elif self.always or self.training:
             with torch.no_grad():
                 self.scale.clamp_(0, 0.5)
         return self.layer(x * self.scale)
@@ -280,7 +284,15 @@ class Momentum(Net):
 
 @pytest.mark.parametrize(
     ("make", "what"),
-    [(Clamps, "scale"), (lambda: Clamps(frozen=True), "frozen parameters"), (Momentum, "frozen parameters")],
+    [
+        (Clamps, "scale"),
+        (lambda: Clamps(how="data"), "scale"),
+        (lambda: Clamps(how="another"), "scale"),
+        (lambda: Clamps(frozen=True), "frozen parameters"),
+        (lambda: Clamps(frozen=True, how="data"), "frozen parameters"),
+        (lambda: Clamps(frozen=True, how="another"), "frozen parameters"),
+        (Momentum, "frozen parameters"),
+    ],
 )
 @pytest.mark.parametrize("check_deterministic", [True, False])
 def test_a_forward_pass_that_writes_parameters_is_refused(make, what: str, check_deterministic: bool) -> None:
