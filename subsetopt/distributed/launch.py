@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
+import threading
 import warnings
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 from subsetopt.distributed.process_ranks import ProcessRanks
@@ -97,7 +100,25 @@ def _initialise(timeout: float, device: str) -> ProcessRanks:
             f"ranks do not meet ({reason}); start all processes with torchrun, which sets RANK, WORLD_SIZE and MASTER_*"
         ) from error
     atexit.register(_leave, ranks)
+    outlive_the_first_signal_after_a_loss(ranks)
     return ranks
+
+
+def outlive_the_first_signal_after_a_loss(ranks: ProcessRanks) -> None:
+    """Let this process say that a rank is lost: torchrun sends SIGTERM to those left as soon as it sees a dead one.
+
+    Any other such signal does what it does without this, and so does one where the caller has a handler of its own.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def take(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if not ranks.lost:
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, take)
 
 
 def _leave(ranks: ProcessRanks) -> None:

@@ -273,16 +273,20 @@ def _prices(
 
 
 def _check_ratio(data: TrainingData, run: RunContext) -> None:
-    subset, _ = data.overdetermination(run.model.flat.size)
+    """Compare Q with what is required: of the subset, or of all training data where no phase works on a subset."""
+    subset, full = data.overdetermination(run.model.flat.size)
+    on_subset = any(phase.split is SplitName.SUBSET for phase in run.config.phases())
+    own, what = (subset, "subset") if on_subset else (full, "training set")
     required = run.config.require_ratio
-    if required is not None and subset.ratio < required:
+    if required is not None and own.ratio < required:
+        larger = f"a larger {setting('subset_frac')}, {setting('augment_copies')} or " if on_subset else ""
         raise SettingError(
             "require_ratio",
             required,
-            f"the subset has Q = K M / P = {subset.ratio:.3g} ({subset.samples} samples x {subset.outputs} outputs "
-            f"/ {subset.parameters} parameters)",
-            f"use a larger {setting('subset_frac')}, {setting('augment_copies')} or a smaller model",
+            f"the {what} has Q = K M / P = {own.ratio:.3g} ({own.samples} samples x {own.outputs} outputs "
+            f"/ {own.parameters} parameters)",
+            f"use {larger}a smaller model",
         )
-    text = warning(subset, task=data.dataset.task)
+    text = warning(subset, task=data.dataset.task) if on_subset else None
     if text:
         run.warnings.append(text)

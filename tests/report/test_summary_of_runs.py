@@ -15,9 +15,11 @@ from subsetopt_cli.options import key_values
 
 from subsetopt.compare.methods import parse_method
 from subsetopt.documents.run import RunDocument
+from subsetopt.errors import SettingError
 from subsetopt.report import summary
 from subsetopt.report.next_steps import next_steps
 from subsetopt.report.rating import rating
+from subsetopt.training.preparation import prepare
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 
@@ -62,6 +64,22 @@ def test_without_a_subset_nothing_is_said_of_one(tmp_path: Path, settings: dict[
     said = text.partition(" Files in ")[0].partition(" Warnings ")[0]
     assert not re.search(r"\bsubset(?!opt)", said)
     assert "of all training data Q = N·M/P" in text and commands(text) == ["compare", "evaluate", "predict"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"solver": "kfac-stream", "handoff": "none"}, {"solver": "none"}, {"subset_frac": 1.0, "solver": "none"}],
+)
+def test_q_that_counts_is_that_of_what_is_trained_on(settings: dict[str, Any]) -> None:
+    """Before: a warning of the Q of a subset that nobody drew; digits have Q = 2.7 with 4810 parameters."""
+    wide = {"dataset": "digits", "model": "mlp", "model_args": {"widths": 64}}
+    assert not [text for text in prepare(make_config(wide, settings)).run.warnings if text.startswith("Q = ")]
+    assert [text for text in prepare(make_config(wide)).run.warnings if text.startswith("Q = 0.268")]
+    with pytest.raises(SettingError, match=r"the training set has Q = K M / P = 2\.69") as caught:
+        prepare(make_config(wide, settings, {"require_ratio": 3.0}))
+    assert str(caught.value).endswith("; use a smaller model")
+    with pytest.raises(SettingError, match="the subset has Q"):
+        prepare(make_config(wide, {"require_ratio": 1.0}))
 
 
 def test_growing_subsets_and_several(tmp_path: Path) -> None:

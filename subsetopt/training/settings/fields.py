@@ -152,7 +152,7 @@ class ProblemSettings(Settings):
     require_ratio: float | None = Field(
         None,
         gt=0,
-        description="refuse to train when Q of the subset is below this",
+        description="refuse to train when Q of the subset, or of all data without one, is below this",
         examples=[1.0],
         json_schema_extra=declared("Subset", "method"),
     )
