@@ -104,6 +104,6 @@ def found(
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
-        return tuple(sorted({float(part) for part in text.split(",") if part.strip()}))
+        return tuple(sorted(float(part) for part in text.split(",") if part.strip()))
     except ValueError:
         raise SettingError("fractions", text, "is no list of numbers", "for example 0.05,0.1,0.2") from None
