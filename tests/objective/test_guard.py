@@ -304,3 +304,10 @@ def test_a_forward_pass_that_writes_parameters_is_refused(make, what: str, check
 def test_parameters_that_are_written_in_training_mode_alone_are_taken() -> None:
     objective = Objective(Clamps(always=False), X, Y)
     assert torch.equal(objective.initial()[-5:], torch.ones(5)) or torch.equal(objective.initial()[:5], torch.ones(5))
+
+
+def test_frozen_embeddings_that_scale_their_rows_on_first_use_are_taken() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3, max_norm=0.1), nn.Flatten(), nn.Linear(6, 2))
+    model[0].requires_grad_(False)
+    objective = Objective(model, torch.arange(8).reshape(4, 2) % 5, torch.arange(4) % 2)
+    assert bool(torch.isfinite(objective.value(objective.initial())))
