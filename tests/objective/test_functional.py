@@ -131,6 +131,11 @@ def test_checkpoints_that_lose_the_gradient_are_refused(needs: bool) -> None:
         functional(Recomputing("reentrant"), lambda model: model(x).square().sum())
 
 
+def test_a_checkpoint_of_what_depends_on_parameters_is_refused_where_autograd_cannot_pass() -> None:
+    with pytest.raises(ModelError, match=r"autograd\.grad cannot pass; checkpoint with use_reentrant=False"):
+        functional(Recomputing("reentrant"), lambda model: model(X * (1 + model.head.bias)).square().sum())
+
+
 def test_a_checkpoint_that_begins_later_is_refused_when_it_is_recomputed() -> None:
     function, start = functional(Recomputing("late"), misfit)
     w = (start + 2).requires_grad_()

@@ -253,9 +253,9 @@ def test_a_model_whose_gradient_cannot_be_had_is_told_of_its_cause() -> None:
 class Clamps(Net):
     """Keeps its weights small in the forward pass, as some critics do; `training` says whether only then."""
 
-    def __init__(self, frozen: bool = False, always: bool = True, how: str = "no_grad") -> None:
+    def __init__(self, frozen: bool = False, always: bool = True, how: str = "no_grad", scale: float = 1.0) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(5), requires_grad=not frozen)
+        self.scale = nn.Parameter(torch.full((5,), scale), requires_grad=not frozen)
         self.always, self.how = always, how
 
     def forward(self, x: Tensor) -> Tensor:
@@ -286,6 +286,7 @@ class Momentum(Net):
     ("make", "what"),
     [
         (Clamps, "scale"),
+        (lambda: Clamps(scale=0.25), "parameters"),  # none is beyond the bound yet
         (lambda: Clamps(how="data"), "scale"),
         (lambda: Clamps(how="another"), "scale"),
         (lambda: Clamps(frozen=True), "frozen parameters"),
