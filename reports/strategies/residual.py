@@ -4,7 +4,8 @@ PROBLEM is digits, mlp or cnn (`PROBLEMS`). F* is the lowest objective that L-BF
 within the problem's `max_epochs`. Prints one CSV line per problem, seed and method: the cost in epoch-equivalents, all
 of it charged, until the objective on all data is within each of LEVELS of F*, and at 5 % the share of that of L-BFGS
 from scratch. The objective on all data is looked at after every LOOK iterations of a round, uncharged. Settings given
-replace those of the draws.
+replace those of the draws. Beside draws by residual stand uniform ones with the same settings, and with their own where
+the problem has them in TUNED, and no draws: the same start, then all data with the same preconditioner.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ SCRATCH = {"subset_frac": 1.0}
 METHODS: dict[str, dict[str, Any]] = {
     "residual": {"subset_draw": "residual"},
     "uniform": {"subset_draw": "residual", "draw_uniform": 1.0},
+    "start then all": {"subset_draw": "residual", "draw_share": 1.0},
+}
+TUNED: dict[str, dict[str, Any]] = {
+    "digits": {"draw_evaluations": 8},
+    "mlp": {"draw_share": 0.5, "draw_evaluations": 8},
 }
 
 
@@ -73,8 +79,11 @@ def main(problems: str, seeds: str, *given: str) -> None:
             lowest = min(loss for _, loss in base)
             scratch = reached(base, LEVELS[-1] * lowest)
             rows = {"scratch": base}
-            for name, settings in METHODS.items():
-                rows[name] = trace({**shared, **settings, **own}, LEVELS[-1] * lowest)
+            methods = {name: {**settings, **own} for name, settings in METHODS.items()}
+            if problem in TUNED:
+                methods["uniform tuned"] = METHODS["uniform"] | TUNED[problem]
+            for name, settings in methods.items():
+                rows[name] = trace({**shared, **settings}, LEVELS[-1] * lowest)
             for name, points in rows.items():
                 costs = [reached(points, level * lowest) for level in LEVELS]
                 share = costs[-1] / scratch if costs[-1] and scratch else None
