@@ -148,3 +148,14 @@ def test_a_functional_is_copied_and_pickled() -> None:
     function, start = functional(Recomputing("plain"), misfit)
     for other in (copy.deepcopy(function), pickle.loads(pickle.dumps(function))):
         assert torch.equal(other(start + 1), function(start + 1))
+
+
+class Drawing(Recomputing):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0 * torch.rand((), dtype=x.dtype)
+
+
+def test_trying_a_functional_out_draws_nothing_from_the_callers_generator() -> None:
+    module, state = Drawing("plain"), torch.get_rng_state()
+    functional(module, misfit)
+    assert torch.equal(torch.get_rng_state(), state)
