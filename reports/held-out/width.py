@@ -16,12 +16,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from stream import Made, arrays
-from torch.profiler import ProfilerActivity, profile
 
+from subsetopt.bench.counters import profiled_peak
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
 
@@ -74,31 +74,19 @@ def run(made: Made, method: str, units: float) -> dict[str, Any]:
     return train(make_config(settings), dataset=data, keep=False, splits=("test",), figure=False).result
 
 
-def peak(work: Callable[[], object]) -> int:
-    """Return the most bytes of tensors that are alive at a time, made by `work`."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work()
-    live = most = 0
-    for event in cast(Any, profiled).profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            most = max(most, live)
-    return most
-
-
 def rows_of(cell: str, what: str, soap_units: float) -> list[dict[str, Any]]:
     """Return a row for each method."""
     made = CELLS[cell]()
     rows, times = {}, {method: list[float]() for method in METHODS}
     for turn in range(REPEATS if what == "cpu" else 1):
         for method in METHODS if turn % 2 == 0 else METHODS[::-1]:
-            found: list[dict[str, Any]] = []
             units = made[3] * (soap_units if method == "soap" else 1.0)
             start = time.process_time()
-            most = peak(lambda: found.append(run(made, method, units))) if what == "memory" else 0  # noqa: B023
-            if what == "cpu":
-                found.append(run(made, method, units))
-            (result,) = found
+            work, most = partial(run, made, method, units), 0
+            if what == "memory":
+                result, most = profiled_peak(work)
+            else:
+                result = work()
             times[method].append((time.process_time() - start) / result["cost"]["epoch_equivalents"])
             rows[method] = {
                 "cell": cell,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from subsetopt.objective.host import observe_reads
+
+T = TypeVar("T")
 
 
 class Counters(TorchDispatchMode):
@@ -68,3 +71,18 @@ def counting() -> Iterator[Counters]:
 def _key(tensor: Tensor) -> int:
     address: int = tensor.untyped_storage()._cdata
     return address
+
+
+def profiled_peak(work: Callable[[], T]) -> tuple[T, int]:
+    """Return what `work` returns, and the most bytes of tensors made by it that are alive at a time.
+
+    Counted by torch's profiler on the CPU, which sees what is made inside of torch's operations, too.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        result = work()
+    live = most = 0
+    for event in cast(Any, profiled).profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            most = max(most, live)
+    return result, most

@@ -105,15 +105,9 @@ class FlatModel:
         """Yield the private copy's modules, for hooks."""
         return self._module.modules()
 
-    def constants(self, *, scaled: bool = True) -> list[Tensor]:
-        """Return what the deterministic forward pass uses besides w and the inputs: the frozen parameters.
-
-        Without `scaled` those of embeddings with `max_norm` are left out: their rows are scaled once, when first used.
-        """
-        left_out = () if scaled else (m for m in self._module.modules() if getattr(m, "max_norm", None) is not None)
-        own = {id(parameter) for module in left_out for parameter in module.parameters(recurse=False)}
-        every = (each for each in self._module.parameters() if not each.requires_grad)
-        return [each.detach() for each in every if id(each) not in own]
+    def constants(self) -> list[Tensor]:
+        """Return what the deterministic forward pass uses besides w and the inputs: the frozen parameters."""
+        return [parameter.detach() for parameter in self._module.parameters() if not parameter.requires_grad]
 
     def fitting(self, inputs: Stored, preprocess: Preprocess | None = None) -> Stored:
         """Return the inputs as this model takes them: a single part by its name, in a dict, or as a plain tensor."""

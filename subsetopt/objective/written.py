@@ -38,7 +38,11 @@ class Watch:
             )
 
     def _of_frozen(self) -> list[tuple[int, int]]:
-        return [(_version(each), _sum_of_bytes(each)) for each in self._flat.constants(scaled=False)]
+        """Return versions and sums; not of embeddings with `max_norm`, which scale a row when it is first used."""
+        scaling = (module for module in self._flat.modules() if getattr(module, "max_norm", None) is not None)
+        scaled = {each.data_ptr() for module in scaling for each in module.parameters(recurse=False)}
+        kept = [each for each in self._flat.constants() if each.data_ptr() not in scaled]
+        return [(_version(each), _sum_of_bytes(each)) for each in kept]
 
 
 def _version(tensor: Tensor) -> int:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from subsetopt import Objective, SubsetTrainer
 from subsetopt.errors import ModelError
 from subsetopt.inputs import Parts, style_of
+from subsetopt.inputs.calling import takes_tensor
 from subsetopt.seeding import make_generator, seeded_globals
 from subsetopt.training.prediction.export import export_run
 from subsetopt.training.prediction.predictor import load_predictor
@@ -48,6 +49,11 @@ class SameName(Plain):
         return self.net(x["x"])
 
 
+class BareSameName(Plain):
+    def forward(self, x):  # type: ignore[no-untyped-def, override]  # as users write it
+        return self.net(x["x"])
+
+
 class Bare(Plain):
     def forward(self, batch, **others):  # type: ignore[no-untyped-def, override]  # as users write it
         return self.net(batch["x"])
@@ -65,7 +71,7 @@ class SecondArgument(Plain):
         return self.net(x)
 
 
-KINDS = [Plain, Annotated, Optional, SameName, Bare, ByName, SecondArgument]
+KINDS = [Plain, Annotated, Optional, SameName, BareSameName, Bare, ByName, SecondArgument]
 
 
 class Samples(Dataset[Any]):
@@ -138,6 +144,11 @@ class Either(Plain):
         return self.net(next(iter(named.values()))) if batch is None else -self.net(batch["x"])
 
 
+class EitherAnnotated(Plain):
+    def forward(self, batch: Tensor) -> Any:  # type: ignore[override]  # takes more than it says
+        return -self.net(batch["x"]) if isinstance(batch, dict) else self.net(batch)
+
+
 class Wrong(Plain):
     def forward(self, batch):  # type: ignore[no-untyped-def, override]  # as users write it
         return self.net(batch["y"])
@@ -146,8 +157,14 @@ class Wrong(Plain):
 def test_what_may_be_meant_in_two_ways_and_what_fails_in_all_are_refused() -> None:
     with pytest.raises(ModelError, match="other outputs for inputs named x by name or as a dict; annotate"):
         Objective(Either(), {"x": X}, Y)
+    assert style_of(EitherAnnotated(), Parts([X], ["x"])) == "bare"
     with pytest.raises(ModelError, match="as a dict it fails"):
         SubsetTrainer(Wrong(), ({"x": X}, Y)).fit()
+
+
+def test_which_models_may_be_given_the_tensor_alone() -> None:
+    part = Parts([X], ["x"])
+    assert [kind for kind in KINDS if takes_tensor(kind(), part)] == [Plain]
 
 
 def test_several_parts_are_taken_by_name_or_as_a_whole() -> None:
@@ -184,7 +201,8 @@ def test_trying_a_model_out_leaves_it_as_it_was() -> None:
             self.net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 3))
 
         def forward(self, batch, **others):  # type: ignore[no-untyped-def, override]  # as users write it
-            self.calls += 1
+            assert not self.training
+            self.calls += torch.rand(()) + 1
             return super().forward(batch)
 
     model = Counting().train()

@@ -131,6 +131,11 @@ def test_checkpoints_that_lose_the_gradient_are_refused(needs: bool) -> None:
         functional(Recomputing("reentrant"), lambda model: model(x).square().sum())
 
 
+def test_a_checkpoint_of_what_depends_on_parameters_is_refused_where_autograd_cannot_pass() -> None:
+    with pytest.raises(ModelError, match=r"autograd\.grad cannot pass; checkpoint with use_reentrant=False"):
+        functional(Recomputing("reentrant"), lambda model: model(X * (1 + model.head.bias)).square().sum())
+
+
 def test_a_checkpoint_that_begins_later_is_refused_when_it_is_recomputed() -> None:
     function, start = functional(Recomputing("late"), misfit)
     w = (start + 2).requires_grad_()
@@ -143,3 +148,14 @@ def test_a_functional_is_copied_and_pickled() -> None:
     function, start = functional(Recomputing("plain"), misfit)
     for other in (copy.deepcopy(function), pickle.loads(pickle.dumps(function))):
         assert torch.equal(other(start + 1), function(start + 1))
+
+
+class Drawing(Recomputing):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0 * torch.rand((), dtype=x.dtype)
+
+
+def test_trying_a_functional_out_draws_nothing_from_the_callers_generator() -> None:
+    module, state = Drawing("plain"), torch.get_rng_state()
+    functional(module, misfit)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -253,9 +253,9 @@ def test_a_model_whose_gradient_cannot_be_had_is_told_of_its_cause() -> None:
 class Clamps(Net):
     """Keeps its weights small in the forward pass, as some critics do; `training` says whether only then."""
 
-    def __init__(self, frozen: bool = False, always: bool = True, how: str = "no_grad") -> None:
+    def __init__(self, frozen: bool = False, always: bool = True, how: str = "no_grad", scale: float = 1.0) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(5), requires_grad=not frozen)
+        self.scale = nn.Parameter(torch.full((5,), scale), requires_grad=not frozen)
         self.always, self.how = always, how
 
     def forward(self, x: Tensor) -> Tensor:
@@ -286,6 +286,7 @@ class Momentum(Net):
     ("make", "what"),
     [
         (Clamps, "scale"),
+        (lambda: Clamps(scale=0.25), "parameters"),  # none is beyond the bound yet
         (lambda: Clamps(how="data"), "scale"),
         (lambda: Clamps(how="another"), "scale"),
         (lambda: Clamps(frozen=True), "frozen parameters"),
@@ -304,3 +305,10 @@ def test_a_forward_pass_that_writes_parameters_is_refused(make, what: str, check
 def test_parameters_that_are_written_in_training_mode_alone_are_taken() -> None:
     objective = Objective(Clamps(always=False), X, Y)
     assert torch.equal(objective.initial()[-5:], torch.ones(5)) or torch.equal(objective.initial()[:5], torch.ones(5))
+
+
+def test_frozen_embeddings_that_scale_their_rows_on_first_use_are_taken() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3, max_norm=0.1), nn.Flatten(), nn.Linear(6, 2))
+    model[0].requires_grad_(False)
+    objective = Objective(model, torch.arange(8).reshape(4, 2) % 5, torch.arange(4) % 2)
+    assert bool(torch.isfinite(objective.value(objective.initial())))

@@ -170,3 +170,5 @@ def test_gradients_of_samples_are_made_a_few_at_a_time(monkeypatch) -> None:
     for one, other in zip(Eigenvalues.of(iter([(x, y)]), a, g, 7).tensors, expected.tensors, strict=True):
         torch.testing.assert_close(one, other)
     assert seen == [3, 3, 1]
+    Eigenvalues.of(iter([(x, y)]), a, g, 7, bounded=False)
+    assert seen[3:] == [7], "those of earlier versions round as they did"

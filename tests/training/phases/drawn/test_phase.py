@@ -287,13 +287,17 @@ def test_batch_norm_and_losses_without_samples_are_refused_before_any_work() -> 
         SubsetTrainer(linear(2), data_of("regression"), loss=mean_loss, **SETTINGS).fit()
 
 
-@pytest.mark.parametrize("t", [0.3, 0.85])
-def test_a_round_ends_on_its_way_where_the_drawn_objective_is_what_a_quadratic_says(t: float) -> None:
+@pytest.mark.parametrize(("t", "correction"), [(0.3, 0.0), (0.85, 0.0), (0.85, 0.6)])
+def test_a_round_ends_on_its_way_where_the_drawn_objective_is_what_a_quadratic_says(
+    t: float, correction: float
+) -> None:
     """Squared loss of a linear model is a quadratic: value and gradient at the relaxed end are exact."""
     data, budget, run = prepared("regression")
     (phase,) = build_phases(data, budget, run)
     state = phase.step(phase.step(phase.start(run.model.flat.initial())))
-    state.relaxation, state.correction = t, 0.0
+    state.relaxation, state.correction, phase._drawn = t, correction, None
+    value, gradient = phase._objective(state).value_and_gradient(state.solver.w, "evaluation")
+    state.solver = dataclasses.replace(state.solver, loss=float(value), gradient=gradient)
     end, whole = end_of(state), end_of(state, 0.0)
     assert torch.equal(whole.w, state.solver.w) and whole.loss == state.solver.loss
     torch.testing.assert_close(end.w - state.origin, t * (state.solver.w - state.origin))
@@ -319,6 +323,7 @@ def test_the_lowest_point_on_the_way_where_there_is_none_or_it_is_far() -> None:
     assert lowest_on_way(-1.0, -1.0, -1.0) == 2.0  # straight down
     assert lowest_on_way(-1.0, -1.0, -1.9) == 2.0  # ever steeper
     assert lowest_on_way(-0.99, -1.0, -0.98) == 2.0  # minimum at 50
+    assert lowest_on_way(1.0, 0.5, -1.0) == lowest_on_way(0.5, 0.5, 0.6) == 1.0  # up from the start
     for bad in (math.nan, math.inf):
         assert lowest_on_way(bad, -1.0, 1.0) == 0.5 and lowest_on_way(1.0, -1.0, bad) == 0.5
     assert lowest_on_way(-1e-200, -2e-200, 0.0) in (1.0, 2.0)
@@ -331,7 +336,7 @@ def test_a_round_that_went_too_far_makes_the_next_one_go_less_far_and_further_wh
     state = phase.step(phase.start(run.model.flat.initial()))
     full, origin = run.model.objective(data, SplitName.TRAIN), state.origin
     curvature = full.linearise(origin)
-    for length in (0.4, 1.1, 3.0):
+    for length in (0.4, 1.1, 3.0, 30.0):
         way = -length * state.gradient / float(state.gradient.norm())
         best = float(-(state.gradient @ way) / (way @ curvature.hvp(way)))
         w = origin + way

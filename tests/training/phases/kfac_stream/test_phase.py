@@ -446,12 +446,13 @@ def test_dear_factors_keep_few_eigenvectors_and_leave_more_steps():
     assert cheap.phase._kfac.vectors == RANK, "its products cost less than a small subset"
 
 
+@pytest.mark.parametrize("steps", [0, 6])
 @pytest.mark.parametrize("by_price", [True, False])
-def test_a_stream_with_dear_factors_resumes_bit_for_bit_with_those_it_had(by_price):
+def test_a_stream_with_dear_factors_resumes_bit_for_bit_with_those_it_had(by_price, steps):
     """A checkpoint without the rule, as earlier versions wrote it, goes on with whole factors."""
     whole, again = dear(), dear()
     whole.state.by_price = by_price
-    whole.steps(6)
+    whole.steps(steps)
     tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
     if not by_price:
         del numbers["by_price"]

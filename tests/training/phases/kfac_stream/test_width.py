@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
+from subsetopt.bench.counters import profiled_peak
 from subsetopt.data import dataset_from_arrays
 from subsetopt.objective import FlatModel, make_loss, prices
 from subsetopt.objective.kfac.damping import KfacSpectrum
@@ -50,18 +47,6 @@ def test_the_spectrum_of_a_wide_network_is_that_of_all_its_eigenvalues_from_a_fr
     assert kfac.spectrum().mean == pytest.approx(every.mean, rel=1e-6)
 
 
-def peak(work: Callable[[], object]) -> int:
-    """Return the most bytes of tensors made by `work` that are alive at a time, as torch's profiler counts them."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work()
-    live = most = 0
-    for event in cast(Any, profiled).profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            most = max(most, live)
-    return most
-
-
 def test_a_product_in_place_takes_no_more_than_twice_the_largest_layer():
     """By layers, each with its bias beside it: before, a second vector of all parameters and three such matrices."""
     kfac, flat = estimated(256)
@@ -69,7 +54,7 @@ def test_a_product_in_place_takes_no_more_than_twice_the_largest_layer():
     largest = 4 * 256 * 785
     assert flat.size > 1.3 * 256 * 785
     for work in (lambda: kfac.apply_(v, 0.1), lambda: kfac.add_applied(into, v, 0.1, 0.5)):
-        assert largest <= peak(work) < 2 * largest
+        assert largest <= profiled_peak(work)[1] < 2 * largest
 
 
 def test_no_prices_of_products_are_counted_for_a_stream_alone(monkeypatch: pytest.MonkeyPatch):
