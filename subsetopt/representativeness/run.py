@@ -22,7 +22,7 @@ from subsetopt.representativeness.minima import Minimum, MinimumTask, draw_subse
 from subsetopt.representativeness.summary import summarise
 from subsetopt.study.directory import RESULTS, open_study, write_csv
 from subsetopt.study.seeds import as_seeds
-from subsetopt.study.workers import StudyInterrupted, Workers, each
+from subsetopt.study.workers import Workers, each, interruptible
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import RunConfig
@@ -108,13 +108,11 @@ def run_minima(
             tell(0, len(tasks), _not_reused(others))
         found: dict[MinimumTask, Minimum] = {}
         work = partial(stored_or_found, plan.run, cells, workers.threads)
-        try:
+        with interruptible():
             for task, minimum in each(work, tasks, workers):
                 found[task] = minimum
                 if tell is not None:
                     tell(len(found), len(tasks), f"{100 * task.fraction:g} %: F = {minimum.full_objective:.4g}")
-        except KeyboardInterrupt:
-            raise StudyInterrupted from None
         rows = [
             replace(
                 found[task], excess=found[task].full_objective / found[MinimumTask(task.seed, 1.0, 0)].full_objective
