@@ -18,7 +18,7 @@ import filelock
 import tomli_w
 from torch import Tensor
 
-from subsetopt.errors import RunDirectoryError, setting
+from subsetopt.errors import RunDirectoryError, given, setting
 from subsetopt.files import (
     check_writable,
     read_document,
@@ -55,10 +55,10 @@ class RunDirectory:
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            raise RunDirectoryError(f"output = {str(path)!r}: {_why_taken(path)}") from None
+            raise RunDirectoryError(f"{given('output', path)}: {_why_taken(path)}") from None
         except (OSError, ValueError) as error:
             raise RunDirectoryError(
-                f"output = {str(path)!r}: cannot be created ({reason(error)}); choose another {setting('output')}"
+                f"{given('output', path)}: cannot be created ({reason(error)}); choose another {setting('output')}"
             ) from None
         directory = cls(path)
         try:
@@ -98,7 +98,7 @@ class RunDirectory:
             lock.acquire(blocking=False)
         except filelock.Timeout:
             raise RunDirectoryError(
-                f"output = {str(self.path)!r}: another process works there; wait for it, "
+                f"{given('output', self.path)}: another process works there; wait for it, "
                 f"or choose another {setting('output')}"
             ) from None
         except (NotImplementedError, OSError):
