@@ -16,6 +16,7 @@ from subsetopt.report.study.files import CURVES, STUDY, SUMMARY
 from subsetopt.training.run_directory import LOCK, RunDirectory
 
 RESULTS = "results.csv"
+CELLS = ("cells", "tuning")
 COMPARISON, REPRESENTATIVENESS = "compare", "representativeness"
 _KINDS = {COMPARISON: "a comparison", REPRESENTATIVENESS: "of subset minima"}
 
@@ -36,6 +37,9 @@ def open_study(output: Path, kind: str) -> Iterator[RunDirectory]:
             f"{given('output', output)}: holds a study of another kind, {_KINDS.get(other, other)}; "
             f"choose another {setting('output')}"
         )
+    for folder in CELLS:
+        if (output / folder).exists() and not (output / folder).is_dir():
+            raise RunDirectoryError(f"{given('output', output)}: {folder} is no directory; remove it, then go on")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -91,3 +91,27 @@ def test_what_has_no_effect_in_a_comparison_is_said(cli: Any) -> None:
         assert words in outcome.err, words
     used = cli(*_COMPARE, "--methods", "lbfgs@0.1+sgd,adam", "--no-tune", *unused[2:6], "--output", "two")
     assert "has no effect" not in used.err
+
+
+def test_a_study_where_a_run_is_asked_for_is_named(cli: Any) -> None:
+    assert cli(*_COMPARE, "--methods", "adam", "--no-tune", "--output", "one", "--quiet").code == 0
+    for command in (("verify",), ("evaluate",), ("resume",), ("ratio", "--effective")):
+        outcome = cli(*command, "one")
+        assert outcome.code == 2 and "run = 'one': holds a study; give one of its runs, in one/cells" in outcome.line
+
+
+def test_a_folder_that_is_a_file_is_refused_before_the_cells(cli: Any) -> None:
+    command = (*_COMPARE, "--methods", "adam", "--no-tune", "--output", "one", "--quiet")
+    Path("one").mkdir()
+    Path("one/study.toml").touch()
+    Path("one/cells").touch()
+    outcome = cli(*command)
+    assert outcome.code == 2 and "--output one: cells is no directory; remove it" in outcome.line
+
+
+def test_a_learning_curve_is_drawn_again(cli: Any) -> None:
+    solved = ("learn-curve", "--fractions", "0.1,0.2", "--repeats", "1", "--max-iterations", "2", "--output", "one")
+    assert cli(*solved).code == 0
+    Path("one/learning_curve.png").unlink()
+    assert cli("report", "one", "--json").json["files"] == ["one/learning_curve.png"]
+    assert Path("one/learning_curve.png").is_file() and not Path("one/representativeness.png").exists()
