@@ -30,7 +30,23 @@ _PARTS = ("solvers", "products", "overhead", "time")
 @click.option(
     "--processes", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="Processes of --scaling."
 )
-@click.option("--problem", "problems", multiple=True, metavar="NAME", help="Problem of the set (default: all of them).")
+@click.option(
+    "--problem", "problems", multiple=True, metavar="NAME", help="Problem of solvers or algebra (default: all)."
+)
+@click.option(
+    "--parameters",
+    type=click.IntRange(min=2),
+    multiple=True,
+    metavar="N",
+    help="Measure algebra with so many parameters; may be given several times.  [default: 1e3 to 1e7]",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="N",
+    help="Measure algebra with so many pairs; may be given several times.  [default: 10, 20, 100]",
+)
 @click.option("--quick", is_flag=True, help="Measure few and small problems only, for a first check.")
 @click.option(
     "--repeats",
@@ -66,6 +82,8 @@ def command(
     scaling: bool,
     processes: int,
     problems: tuple[str, ...],
+    parameters: tuple[int, ...],
+    pairs: tuple[int, ...],
     quick: bool,
     repeats: int,
     data_dir: Path | None,
@@ -78,15 +96,15 @@ def command(
 
     Four parts: `solvers` (calls to a small gradient on the problem set), `products` (the price of curvature products),
     `overhead` (of a solver beyond its evaluations) and `time` (to a loss on a subset); on request `algebra` (what
-    L-BFGS spends per evaluation, by parameters and pairs). Counts are deterministic; times are medians, measured in
-    turn.
+    L-BFGS spends per evaluation, by parameters and pairs; each row is shown as soon as it is measured). Counts are
+    deterministic; times are medians, measured in turn.
     """
     from subsetopt.bench import BenchSettings, run_bench
     from subsetopt.bench.output import write_bench
     from subsetopt.bench.tables import describe, tables
 
     measured = ("scaling",) if scaling else parts
-    settings = BenchSettings(measured, problems, quick, repeats, data_dir, device, clock, processes)
+    settings = BenchSettings(measured, problems, quick, repeats, data_dir, device, clock, processes, parameters, pairs)
     with standard_output_reserved():
         document = run_bench(settings, lambda text: click.echo(f"measuring {text}", err=True))
         written = [] if output is None else write_bench(document, output)
