@@ -96,6 +96,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
 class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
     """Record convolutions, linear layers, attention, normalisation, smooth activations and the like leanly.
 
+    What has no rule is as `right_second_derivatives` has it; two modes would take turns at each operator within these.
     With `in_cotangent_only` the recorded backward pass can be differentiated with respect to the incoming gradient
     only, which is all that a Jacobian-vector product by double backward needs.
     """
@@ -110,13 +111,13 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
         kwargs = kwargs or {}
         if torch._C._are_functorch_transforms_active():
             # A model that calls torch.vmap and the like, under which these functions have no rule.
-            return func(*args, **kwargs)
+            return _RIGHT.get(func, func)(*args, **kwargs)
         if func in _AXES:
             return self._convolution(_AXES[func], func, *args, **kwargs)
         if func is F.avg_pool2d:
             return lean_average_pool(*args, **kwargs)
         found = self._by_rule(func, args, kwargs)
-        return func(*args, **kwargs) if found is None else found
+        return _RIGHT.get(func, func)(*args, **kwargs) if found is None else found
 
     def _by_rule(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the result recorded by a rule that may be for some arguments only; None where there is none."""
