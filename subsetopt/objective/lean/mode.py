@@ -30,6 +30,7 @@ from subsetopt.objective.lean.pooling import lean_average_pool
 from subsetopt.objective.lean.softmax import lean_softmax
 
 _AXES: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+_TRANSPOSED: dict[Any, int] = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
 
 
 class right_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
@@ -114,6 +115,8 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
             return _RIGHT.get(func, func)(*args, **kwargs)
         if func in _AXES:
             return self._convolution(_AXES[func], func, *args, **kwargs)
+        if func in _TRANSPOSED:
+            return self._transposed(_TRANSPOSED[func], func, *args, **kwargs)
         if func is F.avg_pool2d:
             return lean_average_pool(*args, **kwargs)
         found = self._by_rule(func, args, kwargs)
@@ -144,6 +147,25 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
         if isinstance(padding, str) or input.ndim != axes + 2:
             return func(input, weight, bias, stride, padding, dilation, groups)
         geometry = Geometry(_per_axis(stride, axes), _per_axis(padding, axes), _per_axis(dilation, axes), groups)
+        return recorded(Convolution(geometry), self._in_cotangent_only, input, weight, bias)
+
+    def _transposed(
+        self,
+        axes: int,
+        func: Callable[..., Tensor],
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Tensor:
+        if input.ndim != axes + 2:
+            return func(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        strides, paddings, further = _per_axis(stride, axes), _per_axis(padding, axes), _per_axis(output_padding, axes)
+        geometry = Geometry(strides, paddings, _per_axis(dilation, axes), groups, further)
         return recorded(Convolution(geometry), self._in_cotangent_only, input, weight, bias)
 
 
