@@ -76,6 +76,10 @@ ACTIVATIONS = {
     "silu": F.silu,
     "softplus": lambda x: F.softplus(x, 2.0, threshold=3.0),
     "mish": F.mish,
+    "elu": lambda x: F.elu(x, 0.7),
+    "celu": lambda x: F.celu(x, alpha=0.5),
+    "selu": F.selu,
+    "logsigmoid": F.logsigmoid,
     "an input by its name": lambda x: torch.tanh(input=x),
 }
 POOLS = {
