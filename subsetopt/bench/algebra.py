@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,14 +113,49 @@ def scipy_lbfgs(pairs: int) -> Contestant:
     return solve
 
 
-def measure_algebra(repeats: int, quick: bool, device: torch.device, clock: Clock) -> list[dict[str, Any]]:
-    """Return a row for each problem, dtype, size and number of pairs.
+Cell = tuple[str, torch.dtype, int, int]
+"""Problem, dtype, parameters and pairs."""
+
+
+def measure_algebra(
+    repeats: int,
+    quick: bool,
+    device: torch.device,
+    clock: Clock,
+    progress: Callable[[str], None] = lambda _: None,
+    problems: Sequence[str] = (),
+    sizes: Sequence[int] = (),
+    pairs: Sequence[int] = (),
+) -> list[dict[str, Any]]:
+    """Return a row for each problem, dtype, size and number of pairs; without `problems`, `sizes` or `pairs`, for all.
 
     `seconds` are medians over the repeats, `ratios` those of ours to each peer by repeat: median, least and most.
+    `progress` is told each row when it is there.
     """
-    sizes, pairs = (QUICK_SIZES, QUICK_PAIRS) if quick else (SIZES, PAIRS)
-    cells = [(problem, dtype, size, m) for problem in PROBLEMS for dtype in DTYPES for size in sizes for m in pairs]
-    return [_cell(*cell, repeats, device, clock) for cell in cells if _ring_bytes(*cell[1:]) <= LARGEST_RING]
+    rows = []
+    for cell in cells(quick, problems, sizes, pairs):
+        rows.append(_cell(*cell, repeats, device, clock))
+        progress(line(rows[-1]))
+    return rows
+
+
+def cells(
+    quick: bool = False, problems: Sequence[str] = (), sizes: Sequence[int] = (), pairs: Sequence[int] = ()
+) -> list[Cell]:
+    """Return what is measured: all combinations whose pairs take no more than `LARGEST_RING` bytes."""
+    names = [name for name in PROBLEMS if name in problems] or list(PROBLEMS)
+    chosen = tuple(sizes) or (QUICK_SIZES if quick else SIZES)
+    of_each = tuple(pairs) or (QUICK_PAIRS if quick else PAIRS)
+    combined = [(name, dtype, size, m) for name in names for dtype in DTYPES for size in chosen for m in of_each]
+    return [cell for cell in combined if _ring_bytes(*cell[1:]) <= LARGEST_RING]
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """Return one row in words."""
+    ratios = ", ".join("{:.2f} ({:.2f} to {:.2f})".format(*row["ratios"][peer]) + f" of {peer}" for peer in PEERS)
+    size = f"{float(row['parameters']):.0e}".replace("e+0", "e")
+    where = f"{row['problem']}, {row['dtype']}, P = {size}, {row['pairs']} pairs"
+    return f"{where}: {1e6 * row['seconds']['ours']:.0f} us, {ratios}"
 
 
 def _solve(contestant: Contestant, recorder: EvaluationRecorder, iterations: int) -> None:

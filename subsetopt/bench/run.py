@@ -28,9 +28,10 @@ _PEERS = ("torch", "numpy", "scipy", "pytorch-minimize")
 class BenchSettings:
     """What to measure.
 
-    `problems` picks from the problem set (empty: all of it); `quick` takes small problems for a look; `data_dir` is
-    where MNIST is looked for; `clock` is what times are read from (see `timing.CLOCKS`); `processes` share the
-    work in the part `scaling`, which reads all clocks.
+    `problems` picks from the problem set and from the problems of `algebra` (empty: all); `parameters` and `pairs` are
+    the sizes and numbers of pairs that `algebra` measures (empty: all); `quick` takes small problems for a look;
+    `data_dir` is where MNIST is looked for; `clock` is what times are read from (see `timing.CLOCKS`); `processes`
+    share the work in the part `scaling`, which reads all clocks.
     """
 
     parts: Sequence[str] = PARTS
@@ -41,6 +42,8 @@ class BenchSettings:
     device: str = "auto"
     clock: ClockName = "wall"
     processes: int = 2
+    parameters: Sequence[int] = ()
+    pairs: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for part in self.parts:
@@ -48,12 +51,7 @@ class BenchSettings:
                 raise unknown_name("only", part, ALL_PARTS)
         if self.clock not in CLOCKS:
             raise unknown_name("clock", self.clock, CLOCKS)
-        if self.problems:
-            from subsetopt.bench.problems import CNN, PROBLEMS
-
-            for name in self.problems:
-                if name not in (*PROBLEMS, CNN):
-                    raise unknown_name("problem", name, (*PROBLEMS, CNN))
+        self._check_choice()
         if self.processes < 2:
             raise SettingError("processes", self.processes, "one process has nobody to share with", "use at least 2")
         if self.data_dir is not None and not self.data_dir.is_dir():
@@ -63,6 +61,42 @@ class BenchSettings:
             raise SettingError("processes", self.processes, problem, f"use {max(2, os.cpu_count() or 1)}")
         if self.repeats < 1:
             raise SettingError("repeats", self.repeats, "must be at least 1")
+
+    def _check_choice(self) -> None:
+        """Raise `SettingError` for problems, sizes or pairs that no measured part has."""
+        algebra = "algebra" in self.parts
+        for name, values, least in (("parameters", self.parameters, 2), ("pairs", self.pairs, 1)):
+            if values and not algebra:
+                raise SettingError(name, values[0], "narrows the part 'algebra' only", "measure that part, too")
+            if any(value < least for value in values):
+                raise SettingError(name, min(values), "is too small", f"use at least {least}")
+        if self.problems:
+            known = self._known_problems()
+            for name in self.problems:
+                if name not in known:
+                    raise unknown_name("problem", name, known)
+        if algebra and (self.parameters or self.pairs):
+            from subsetopt.bench.algebra import LARGEST_RING, cells
+
+            if not cells(self.quick, (), self.parameters, self.pairs):
+                size = f"pairs of that many parameters take more than {LARGEST_RING // 2**30} GiB"
+                name, values = ("parameters", self.parameters) if self.parameters else ("pairs", self.pairs)
+                raise SettingError(name, min(values), size, "use smaller ones")
+
+    @property
+    def of_problem_set(self) -> tuple[str, ...]:
+        """The problems picked that the part `solvers` has."""
+        from subsetopt.bench.algebra import PROBLEMS as FORMULAS
+
+        return tuple(name for name in self.problems if name not in FORMULAS)
+
+    def _known_problems(self) -> tuple[str, ...]:
+        """Return the problems of the parts that are measured; of the problem set, where no part has a choice."""
+        from subsetopt.bench.algebra import PROBLEMS as FORMULAS
+        from subsetopt.bench.problems import CNN, PROBLEMS
+
+        own = tuple(FORMULAS) if "algebra" in self.parts else ()
+        return (*PROBLEMS, CNN, *own) if "solvers" in self.parts or not own else own
 
 
 def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -97,11 +131,16 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     def tell(name: str) -> None:
         progress(f"problem set: {name}")
 
+    def tell_row(line: str) -> None:
+        progress(f"algebra: {line}")
+
     measure: dict[str, Callable[[], Any]] = {
-        "solvers": lambda: measure_solvers(images, repeats, quick, clock, tell, settings.problems),
+        "solvers": lambda: measure_solvers(images, repeats, quick, clock, tell, settings.of_problem_set),
         "products": lambda: measure_products(images, repeats, quick, device, clock),
         "overhead": lambda: measure_overhead(images, repeats, quick, device, clock),
-        "algebra": lambda: measure_algebra(repeats, quick, device, clock),
+        "algebra": lambda: measure_algebra(
+            repeats, quick, device, clock, tell_row, settings.problems, settings.parameters, settings.pairs
+        ),
         "scaling": lambda: measure_scaling(settings.processes, repeats, quick, settings.data_dir, settings.device),
         "time": lambda: measure_race(images, repeats, quick, device, clock),
     }

@@ -302,14 +302,14 @@ class Objective:
     def _sum(self, leaves: list[Tensor], gradient: Tensor, pieces: Iterable[tuple[Inputs, Tensor]]) -> Tensor:
         for leaf, view in zip(leaves, self.flat.views(gradient), strict=True):
             leaf.grad = view
-        total = self._zero()
+        total: Tensor | None = None
         with self.flat.at(leaves, "deterministic") as evaluate:
             for x, y in pieces:
                 part = self._chunk_loss(evaluate, leaves, x, y) / self.n_samples
                 # Gradients are added straight into the flat buffer that the leaves' .grad are views of.
                 part.backward(inputs=leaves)
-                total += part.detach()
-        return total
+                total = part.detach().to(self._accumulate) if total is None else total.add_(part.detach())
+        return self._zero() if total is None else total
 
     def _noisy_sum(self, leaves: list[Tensor], gradient: Tensor) -> tuple[Tensor, NoiseAccumulator]:
         noise = NoiseAccumulator(self.samples.all_sizes, self._accumulate, self.samples.first_chunk)

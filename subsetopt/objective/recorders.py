@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ def _central_difference(function: Callable[[Tensor], Tensor], w: Tensor, v: Sequ
 @contextmanager
 def _recording(flat: FlatModel, in_cotangent_only: bool) -> Iterator[None]:
     # Lean operators have two derivatives at most: a model that takes one of its own needs torch's, which have all.
-    lean = nullcontext() if flat.differentiates else lean_second_derivatives(in_cotangent_only)
+    mode = right_second_derivatives() if flat.differentiates else lean_second_derivatives(in_cotangent_only)
     # The fused attention kernels have no second derivative; the plain formula has.
-    with sdpa_kernel(SDPBackend.MATH), right_second_derivatives(), lean:
+    with sdpa_kernel(SDPBackend.MATH), mode:
         yield

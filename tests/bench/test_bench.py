@@ -270,7 +270,13 @@ def test_problems_can_be_picked(tmp_path: Path) -> None:
     assert {row["problem"] for row in rows} == {"beale"}
 
 
-@pytest.mark.parametrize("wrong", [{"parts": ("solver",)}, {"repeats": 0}, {"clock": "sun"}, {"problems": ("bale",)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"parts": ("solver",)}, {"repeats": 0}, {"clock": "sun"}, {"problems": ("bale",)}]
+    + [{"problems": ("chain",)}, {"pairs": (3,)}, {"parts": ("products",), "parameters": (100,)}]
+    + [{"parts": ("algebra",), **wrong} for wrong in ({"problems": ("beale",)}, {"pairs": (0,)}, {"parameters": (1,)})]
+    + [{"parts": ("algebra",), "parameters": (10**9,)}],
+)
 def test_mistakes_are_told_before_anything_is_measured(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingError):
         BenchSettings(**wrong)
@@ -307,3 +313,25 @@ def test_algebra_times_all_contestants_on_the_same_work() -> None:
         assert least <= median <= most and min(row["seconds"].values()) > 0
     (table,) = tables({"algebra": rows})
     assert table.rows[1][:4] == ["quadratic", "float32", "1e3", "3"]
+
+
+def test_rows_of_the_algebra_are_told_when_they_are_there_and_may_be_few(tmp_path: Path) -> None:
+    told: list[str] = []
+    picked = BenchSettings(("algebra",), ("chain",), repeats=1, data_dir=tmp_path, parameters=(50,), pairs=(2, 5))
+    rows = run_bench(picked, told.append)["algebra"]
+    assert [(row["problem"], row["dtype"], row["parameters"], row["pairs"]) for row in rows] == [
+        ("chain", dtype, 50, pairs) for dtype in ("float32", "float64") for pairs in (2, 5)
+    ]
+    lines = told[1:]
+    assert told[0] == "algebra" and len(lines) == len(rows)
+    assert all(f"{row['dtype']}, P = 5e1, {row['pairs']} pairs" in line for row, line in zip(rows, lines, strict=True))
+
+
+def test_what_is_measured_of_the_algebra_unless_narrowed() -> None:
+    everything = algebra.cells()
+    assert {cell[2] for cell in everything} == set(algebra.SIZES) and {cell[3] for cell in everything} == {10, 20, 100}
+    assert ("chain", torch.float32, 10**7, 100) not in everything and ("chain", torch.float32, 10**7, 20) in everything
+    assert algebra.cells(problems=["quadratic"], sizes=[10], pairs=[4]) == [
+        ("quadratic", torch.float32, 10, 4),
+        ("quadratic", torch.float64, 10, 4),
+    ]

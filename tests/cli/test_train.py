@@ -111,7 +111,7 @@ def test_what_a_users_factory_prints_does_not_spoil_the_json(
 def test_require_ratio_refuses_before_anything_is_written(cli: Any) -> None:
     outcome = cli("train", "--require-ratio", "1000", "--output", "g")
     assert outcome.code == 2
-    assert outcome.line.startswith("Error: --require-ratio 1000.0: ")
+    assert outcome.line.startswith("Error: --require-ratio 1000: ")
     assert not Path("g").exists()
 
 

@@ -57,9 +57,9 @@ def test_on_full_and_a_gtol_out_of_reach(cli: Any, finished: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--gtol", "0"], "--gtol 0.0: "),
+        (["--gtol", "0"], "--gtol 0: "),
         (["--gtol", "nan"], "--gtol nan: "),
-        (["--damping", "-1"], "--damping -1.0: "),
+        (["--damping", "-1"], "--damping -1: "),
         (["--probes", "1"], "--probes 1: "),
         (["--products", "0"], "--products 0: "),
         (["--device", "tpu"], "--device tpu: "),

@@ -150,6 +150,22 @@ def test_a_functional_is_copied_and_pickled() -> None:
         assert torch.equal(other(start + 1), function(start + 1))
 
 
+def test_copies_of_a_functional_refuse_their_module_outside_of_it_too() -> None:
+    """What stands for the parameters between calls raises in a copy as well, pickled or not."""
+    function, start = functional(nn.Linear(2, 1).double(), _squares)
+    for other in (function, copy.deepcopy(function), pickle.loads(pickle.dumps(function))):
+        assert torch.equal(other(start), function(start))
+        for module in other._flat.modules():
+            assert set(module._parameters) == {"weight", "bias"}
+            with pytest.raises(ModelError, match="called outside of fun"):
+                module(X)
+
+
+def _squares(module: nn.Module) -> Tensor:
+    total: Tensor = module(X).square().sum()
+    return total
+
+
 class Drawing(Recomputing):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + 0 * torch.rand((), dtype=x.dtype)

@@ -28,7 +28,23 @@ _PARTS = ("solvers", "products", "overhead", "time")
 )
 @click.option("--scaling", is_flag=True, help="Start several processes and measure evaluations shared by them.")
 @click.option("--processes", type=click.IntRange(min=2), metavar="N", help="Processes of --scaling.  [default: 2]")
-@click.option("--problem", "problems", multiple=True, metavar="NAME", help="Problem of the set (default: all of them).")
+@click.option(
+    "--problem", "problems", multiple=True, metavar="NAME", help="Problem of solvers or algebra (default: all)."
+)
+@click.option(
+    "--parameters",
+    type=click.IntRange(min=2),
+    multiple=True,
+    metavar="N",
+    help="Measure algebra with so many parameters; may be given several times.  [default: 1e3 to 1e7]",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="N",
+    help="Measure algebra with so many pairs; may be given several times.  [default: 10, 20, 100]",
+)
 @click.option("--quick", is_flag=True, help="Measure few and small problems only, for a first check.")
 @click.option(
     "--repeats",
@@ -64,6 +80,8 @@ def command(
     scaling: bool,
     processes: int | None,
     problems: tuple[str, ...],
+    parameters: tuple[int, ...],
+    pairs: tuple[int, ...],
     quick: bool,
     repeats: int,
     data_dir: Path | None,
@@ -76,8 +94,8 @@ def command(
 
     Four parts: `solvers` (calls to a small gradient on the problem set), `products` (the price of curvature products),
     `overhead` (of a solver beyond its evaluations) and `time` (to a loss on a subset); on request `algebra` (what
-    L-BFGS spends per evaluation, by parameters and pairs). Counts are deterministic; times are medians, measured in
-    turn.
+    L-BFGS spends per evaluation, by parameters and pairs; each row is shown as soon as it is measured). Counts are
+    deterministic; times are medians, measured in turn.
     """
     from subsetopt.bench import BenchSettings, run_bench
     from subsetopt.bench.output import prepare_output, write_bench
@@ -85,7 +103,9 @@ def command(
 
     _refuse_unused(parts, scaling, processes, problems)
     measured = ("scaling",) if scaling else parts or _PARTS
-    settings = BenchSettings(measured, problems, quick, repeats, data_dir, device, clock, processes or 2)
+    settings = BenchSettings(
+        measured, problems, quick, repeats, data_dir, device, clock, processes or 2, parameters, pairs
+    )
     if output is not None:
         prepare_output(output)
     with standard_output_reserved():
@@ -105,5 +125,7 @@ def _refuse_unused(parts: tuple[str, ...], scaling: bool, processes: int | None,
         raise SettingError("only", parts[0], "has no effect beside --scaling, which is measured alone", "leave one out")
     if processes is not None and not scaling:
         raise SettingError("processes", processes, "are those of --scaling", "add --scaling, or leave it out")
-    if problems and (scaling or (parts and "solvers" not in parts)):
-        raise SettingError("problem", problems[0], "belongs to the part solvers", "add --only solvers, or leave it out")
+    if problems and (scaling or (parts and not {"solvers", "algebra"} & {*parts})):
+        raise SettingError(
+            "problem", problems[0], "belongs to solvers or algebra", "add --only solvers, or leave it out"
+        )

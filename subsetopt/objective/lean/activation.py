@@ -68,6 +68,23 @@ def _mish_curvature(a: Tensor) -> Tensor:
     return inner.mul_(t.square_().neg_().add_(1))
 
 
+def _elu(g: Tensor, a: Tensor, alpha: float, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    derivative: Tensor = torch.ops.aten.elu_backward(g, alpha, scale, input_scale, False, a)
+    return derivative
+
+
+def _elu_curvature(a: Tensor, alpha: float, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    """alpha scale input_scale^2 exp(input_scale a) below zero."""
+    return a.mul(input_scale).exp_().mul_(alpha * scale * input_scale**2).masked_fill_(a >= 0, 0)
+
+
+def _log_sigmoid_curvature(a: Tensor) -> Tensor:
+    """-s (1 - s), s the logistic function."""
+    s = a.sigmoid()
+    return (s - 1).mul_(s)
+
+
+_SELU = {"alpha": 1.6732632423543772, "scale": 1.0507009873554805}  # Klambauer et al. (2017)
 _TANH = _Rule(torch.ops.aten.tanh_backward, True, {})
 _SIGMOID = _Rule(torch.ops.aten.sigmoid_backward, True, {})
 _RULES: dict[Any, _Rule] = {
@@ -79,6 +96,15 @@ _RULES: dict[Any, _Rule] = {
     F.silu: _Rule(torch.ops.aten.silu_backward, False, {}, _silu_curvature),
     F.softplus: _Rule(torch.ops.aten.softplus_backward, False, {"beta": 1.0, "threshold": 20.0}, _softplus_curvature),
     F.mish: _Rule(torch.ops.aten.mish_backward, False, {}, _mish_curvature),
+    F.elu: _Rule(_elu, False, {"alpha": 1.0}, _elu_curvature),
+    F.celu: _Rule(
+        lambda g, a, alpha: _elu(g, a, alpha, input_scale=1 / alpha),
+        False,
+        {"alpha": 1.0},
+        lambda a, alpha: _elu_curvature(a, alpha, input_scale=1 / alpha),
+    ),
+    F.selu: _Rule(lambda g, a: _elu(g, a, **_SELU), False, {}, lambda a: _elu_curvature(a, **_SELU)),
+    F.logsigmoid: _Rule(lambda g, a: g * torch.sigmoid(-a), False, {}, _log_sigmoid_curvature),
 }
 
 

@@ -2,8 +2,9 @@
 second derivative takes few passes over the data.
 
 x^ = (x - mean) r, r = 1/std, over the n numbers of a set: a channel of all samples, or some channels of one sample.
-Products need sums over the places of each channel and sample only: of what comes in, and of it times x^ and g. All that
-follows from these is formed on small tensors, and what is left are sums of tensors scaled by channel.
+Products need sums over the places of each channel, of each sample where samples are apart: of what comes in, and of it
+times x^ and g. All that follows from these is formed on small tensors, and what is left are sums of tensors scaled by
+channel.
 """
 
 from __future__ import annotations
@@ -22,11 +23,19 @@ class Sets(NamedTuple):
 
     groups: int
 
-    def mean(self, sums: Tensor, places: int) -> Tensor:
-        """Return the means over the sets from sums over places (N, C): (1, C), or (N, C) with a set's mean repeated."""
-        samples, channels = sums.shape
+    def sums(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+        """Return the sums of `a` (N, C, S), or of it times `b`, over the places of each channel: (N, C), or (1, C)."""
+        if a.shape[2] == 1:
+            sums = (a if b is None else a * b)[..., 0]
+        else:
+            sums = a.sum(2) if b is None else torch.linalg.vecdot(a, b)
+        return sums if self.groups else sums.sum(0, keepdim=True)
+
+    def mean(self, sums: Tensor, shape: torch.Size) -> Tensor:
+        """Return the means over the sets from such sums of tensors (N, C, S), with a set's mean repeated."""
+        samples, channels, places = shape
         if not self.groups:
-            return sums.sum(0, keepdim=True) / (samples * places)
+            return sums / (samples * places)
         size = channels // self.groups
         return (sums.view(samples, self.groups, size).sum(2) / (size * places)).repeat_interleave(size, 1)
 
@@ -147,19 +156,19 @@ class _ChannelNorm(Operator):
         weight, normal, rstd = kept
         g, sum_g, sum_gx, mean_h, mean_hx = at_point
         a, b, mean, mean_x = seen
-        new, scale, places = _flat(grad), _scale(weight, rstd), normal.shape[2]
+        new, scale, shape = _flat(grad), _scale(weight, rstd), normal.shape
         sums = _Sums.of(new, normal, scale, self.sets)
         (first, (of_x, _)) = self._through(new, normal, sums, weight, rstd)
         # r P (b g)
         of_g = rstd * b
-        of_x = of_x - rstd * self.sets.mean(b * sum_gx, places)
-        shift = -rstd * (sums.mean + self.sets.mean(b * sum_g, places))
+        of_x = of_x - rstd * self.sets.mean(b * sum_gx, shape)
+        shift = -rstd * (sums.mean + self.sets.mean(b * sum_g, shape))
         terms, to_weight = [first], sums.by_x
         if a is not None:
-            along = rstd * (torch.linalg.vecdot(a, g) - mean * sum_g - mean_x * sum_gx)  # sums of g r P a
+            along = rstd * (self.sets.sums(a, g) - mean * sum_g - mean_x * sum_gx)  # sums of g r P a
             square = rstd.square()
             of_g = of_g - square * mean_x * scale
-            of_x = of_x + 2 * square * mean_x * mean_hx - rstd * self.sets.mean(scale * along, places)
+            of_x = of_x + 2 * square * mean_x * mean_hx - rstd * self.sets.mean(scale * along, shape)
             shift = shift + square * (mean_x * mean_h + mean_hx * mean)
             terms.append((-square * mean_hx, a))
             to_weight = to_weight + along
@@ -175,7 +184,7 @@ class _ChannelNorm(Operator):
 
 
 class _Sums(NamedTuple):
-    """Sums over places of g and g x^, (N, C), and the means over the sets of both times a scale."""
+    """Sums of g and g x^ (see `Sets.sums`), and the means over the sets of both times a scale."""
 
     plain: Tensor
     by_x: Tensor
@@ -185,8 +194,8 @@ class _Sums(NamedTuple):
     @classmethod
     def of(cls, g: Tensor, normal: Tensor, scale: Tensor, sets: Sets) -> _Sums:
         """Return the sums for g (N, C, S)."""
-        plain, by_x, places = g.sum(2), torch.linalg.vecdot(g, normal), normal.shape[2]
-        return cls(plain, by_x, sets.mean(scale * plain, places), sets.mean(scale * by_x, places))
+        plain, by_x = sets.sums(g), sets.sums(g, normal)
+        return cls(plain, by_x, sets.mean(scale * plain, g.shape), sets.mean(scale * by_x, g.shape))
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -18,10 +18,22 @@ class Geometry(NamedTuple):
     padding: list[int]
     dilation: list[int]
     groups: int
+    output_padding: list[int] | None = None
+    """Given for a transposed convolution."""
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What `aten.convolution` and its backward pass are told."""
+        transposed, zeros = self.output_padding is not None, [0] * len(self.stride)
+        return self.stride, self.padding, self.dilation, transposed, self.output_padding or zeros, self.groups
+
+    def channels(self, weight: Tensor) -> int:
+        """Return the number of channels that come out."""
+        return weight.shape[0] if self.output_padding is None else weight.shape[1] * self.groups
 
 
 class Convolution(Operator):
-    """y = x * W + b; bilinear in x and W, as are its derivatives in these for an incoming g."""
+    """y = x * W + b, or with the transpose of *; bilinear in x and W, as are its derivatives for an incoming g."""
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -61,17 +73,11 @@ class Convolution(Operator):
         return to_input, to_weight, to_bias
 
     def _convolve(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        stride, padding, dilation, groups = self.geometry
-        zeros = [0] * len(stride)
-        result = torch.ops.aten.convolution(input, weight, bias, stride, padding, dilation, False, zeros, groups)
-        return cast(Tensor, result)
+        return cast(Tensor, torch.ops.aten.convolution(input, weight, bias, *self.geometry.settings))
 
     def _backward(self, grad: Tensor, input: Tensor, weight: Tensor, mask: list[bool]) -> tuple[Tensor | None, ...]:
-        stride, padding, dilation, groups = self.geometry
-        zeros, bias_sizes = [0] * len(stride), [weight.shape[0]]
-        result = torch.ops.aten.convolution_backward(
-            grad, input, weight, bias_sizes, stride, padding, dilation, False, zeros, groups, mask
-        )
+        bias_sizes = [self.geometry.channels(weight)]
+        result = torch.ops.aten.convolution_backward(grad, input, weight, bias_sizes, *self.geometry.settings, mask)
         return cast("tuple[Tensor | None, ...]", tuple(result))
 
 

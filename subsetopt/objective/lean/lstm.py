@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subsetopt.objective.lean.applied import applied
+from subsetopt.objective.lean.applied import applied, applied_plainly
 from subsetopt.objective.lean.lstm_steps import (
     Changes,
     Direction,
     Errors,
+    Once,
     Values,
     Weights,
     add_change,
@@ -63,6 +64,8 @@ class _State:
 
     values: Values
     weights: Weights
+    once: Once | None
+    """What recording needs and nothing after it: None where no Hessian is recorded, or once it is."""
     errors: Errors | None = None
     pending: tuple[Direction, Changes] | None = None
     """The direction of the product under way, from the backward node to the forward node."""
@@ -86,12 +89,13 @@ class _Layer(torch.autograd.Function):
         b: Tensor | None,
         cotangent_only: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        values = evaluate(x.contiguous(), h, c, Weights(w, u, b))
+        values, once, last_c = evaluate(x.contiguous(), h, c, Weights(w, u, b))
         mark = x.new_zeros(())
         ctx.save_for_backward(mark, *_tensors(values))
-        ctx.state, ctx.cotangent_only = _State(values, Weights(w.detach(), u.detach(), None)), cotangent_only
+        weights = Weights(w.detach(), u.detach(), None)
+        ctx.state, ctx.cotangent_only = _State(values, weights, None if cotangent_only else once), cotangent_only
         ctx.set_materialize_grads(False)
-        return values.h[1:].clone(), values.c[-1].clone(), mark
+        return values.h[1:].clone(), last_c, mark
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -103,7 +107,7 @@ class _Layer(torch.autograd.Function):
             mark = ctx.saved_tensors[0]
             to_h = torch.zeros_like(values.open) if to_h is None else to_h
             mark = mark.detach() if ctx.cotangent_only else mark
-            return (*applied(_LayerBackward, to_h, to_c, mark, state, asked), None)
+            return (*applied_plainly(_LayerBackward, to_h, to_c, mark, state, asked), None)
         if from_backward is None or state.pending is None or state.errors is None:
             to_h = torch.zeros_like(values.open) if to_h is None else to_h
             errors, in_h, in_c = propagate(to_h, to_c, values, weights)
@@ -127,7 +131,10 @@ class _LayerBackward(torch.autograd.Function):
         ctx.state, ctx.curved, ctx.of_c = state, ctx.needs_input_grad[2], to_c is not None
         ctx.set_materialize_grads(False)
         if ctx.curved:
-            state.errors = bend(errors, in_h, in_c, state.values)
+            if state.once is None:
+                raise RuntimeError("an LSTM is differentiated twice while its graph is recorded")
+            state.errors = bend(errors, in_h, in_c, state.values, state.once)
+            state.once = None
             ctx.save_for_backward(*_tensors(state.errors))
         first = (in_h[0].clone(), in_c[0].clone())
         return tuple(_tensors(gather(errors, first, state.values, state.weights, asked)))

@@ -25,13 +25,12 @@ class Weights:
 
 @dataclass
 class Values:
-    """What the forward pass leaves: inputs x, states h_{-1} to h_T (T + 1, n, H), and with a for the pre-activations
-    slopes = (dc/da_i, dc/da_f, dc/da_g, dh/da_o), keep = dc_t/dc_{t-1} = f and open = dh/dc = o (1 - tanh^2 c)."""
+    """What every later pass needs of the forward pass: inputs x, states h_{-1} to h_T (T + 1, n, H), and with a for the
+    pre-activations slopes = (dc/da_i, dc/da_f, dc/da_g, dh/da_o), keep = dc_t/dc_{t-1} = f and open = dh/dc =
+    o (1 - tanh^2 c)."""
 
     x: Tensor
     h: Tensor
-    c: Tensor
-    gates: Tensor
     slopes: Tensor
     keep: Tensor
     open: Tensor
@@ -40,6 +39,14 @@ class Values:
     def before(self) -> Tensor:
         """h_{t-1} of each step."""
         return self.h[:-1]
+
+
+@dataclass
+class Once:
+    """What else second derivatives need of the forward pass, until the backward pass is recorded: gates and tanh c."""
+
+    gates: Tensor
+    tanh_c: Tensor
 
 
 @dataclass
@@ -91,41 +98,36 @@ class Gradients:
     bias: Tensor | None
 
 
-def evaluate(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> Values:
-    """Return the values for x (T, n, I) from the first states h and c (n, H)."""
+def evaluate(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> tuple[Values, Once, Tensor]:
+    """Return the values for x (T, n, I) from the first states h and c (n, H), and the last c.
+
+    Steps are written out, gates and all, while they are in the cache: torch's own kernel would be faster through time,
+    but leaves the states alone, from which gates follow by another product of matrices.
+    """
     width = h.shape[-1]
-    states = _states(x, h, c, weights)
-    hs = torch.cat([h[None], states])
     gates = _times(x, weights.input, weights.bias)
-    gates.view(-1, 4 * width).addmm_(hs[:-1].view(-1, width), weights.hidden.t())
-    gates[..., : 2 * width].sigmoid_()
-    gates[..., 2 * width : 3 * width].tanh_()
-    gates[..., 3 * width :].sigmoid_()
+    hs, cs = gates.new_empty(len(x) + 1, *h.shape), gates.new_empty(len(x) + 1, *h.shape)
+    hs[0], cs[0] = h, c
+    tanh_c = torch.empty_like(hs[1:])
+    transposed = weights.hidden.t()
     i, f, g, o = gates.split(width, 2)
-    keep = f.contiguous()
-    cs = torch.cat([c[None], i * g])
-    for before, after, kept in zip(cs[:-1].unbind(0), cs[1:].unbind(0), keep.unbind(0), strict=True):
-        after.addcmul_(kept, before)
-    tanh_c = cs[1:].tanh()
-    slopes = torch.empty_like(gates)
+    for each, i_and_f, i_t, f_t, g_t, o_t, h_before, c_before, h_t, c_t, tanh_t in zip(
+        *(part.unbind(0) for part in (gates, gates[..., : 2 * width], i, f, g, o, hs[:-1], cs[:-1], hs[1:], cs[1:])),
+        tanh_c.unbind(0),
+        strict=True,
+    ):
+        each.addmm_(h_before, transposed)
+        i_and_f.sigmoid_()
+        torch.mul(i_t, g_t.tanh_(), out=c_t).addcmul_(f_t, c_before)
+        torch.mul(o_t.sigmoid_(), torch.tanh(c_t, out=tanh_t), out=h_t)
+    slopes = _of_logistic(gates)
     of_i, of_f, of_g, of_o = slopes.split(width, 2)
-    torch.mul(_of_logistic(i), g, out=of_i)
-    torch.mul(_of_logistic(f), cs[:-1], out=of_f)
-    torch.mul(_of_tanh(g), i, out=of_g)
-    torch.mul(_of_logistic(o), tanh_c, out=of_o)
-    return Values(x, hs, cs, gates, slopes, keep, _of_tanh(tanh_c).mul_(o))
-
-
-def _states(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> Tensor:
-    """Return h_0 to h_T, by torch's own kernel, which is the fastest way through time; the gates follow from them."""
-    with torch.no_grad():
-        flat = [part.detach() for part in (weights.input, weights.hidden)]
-        if weights.bias is not None:
-            flat += [weights.bias.detach(), torch.zeros_like(weights.bias)]
-        states: Tensor = torch.lstm(
-            x.detach(), (h[None].detach(), c[None].detach()), flat, len(flat) == 4, 1, 0.0, False, False, False
-        )[0]
-        return states
+    of_i.mul_(g)
+    of_f.mul_(cs[:-1])
+    torch.mul(g, g, out=of_g).neg_().add_(1).mul_(i)
+    of_o.mul_(tanh_c)
+    values = Values(x, hs, slopes, f.contiguous(), _of_tanh(tanh_c).mul_(o))
+    return values, Once(gates, tanh_c), cs[-1].clone()
 
 
 def propagate(to_h: Tensor, to_c: Tensor | None, values: Values, weights: Weights) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,19 +162,19 @@ def _of_c_and_h(gates: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     return apart[:, :, :3].unbind(0), apart[:, :, 3].unbind(0)
 
 
-def bend(errors: Tensor, in_h: Tensor, in_c: Tensor, values: Values) -> Errors:
+def bend(errors: Tensor, in_h: Tensor, in_c: Tensor, values: Values, once: Once) -> Errors:
     """Return what second derivatives need of a backward pass."""
     width = in_h.shape[-1]
-    i, f, g, o = values.gates.split(width, 2)
-    dh, dc, tanh_c = in_h[1:], in_c[1:], values.c[1:].tanh()
-    own = errors.clone()
-    for gate, part in ((i, 0), (f, 1), (o, 3)):
-        own[..., part * width : (part + 1) * width].mul_(1 - 2 * gate)
-    own[..., 2 * width : 3 * width].mul_(g).mul_(-2)
-    crossed = _of_logistic(i).mul_(_of_tanh(g)).mul_(dc)
-    opened = _of_logistic(o).mul_(_of_tanh(tanh_c)).mul_(dh)
-    bent = (values.open * tanh_c).mul_(dh).mul_(-2)
-    return Errors(errors, own, crossed, _of_logistic(f).mul_(dc), opened, bent)
+    i, f, _, o = once.gates.split(width, 2)
+    dh, dc = in_h[1:], in_c[1:]
+    own = torch.mul(once.gates, -2)
+    own[..., : 2 * width].add_(1)
+    own[..., 3 * width :].add_(1)
+    own.mul_(errors)
+    crossed = (1 - i).mul_(values.slopes[..., 2 * width : 3 * width]).mul_(dc)
+    opened, to_h = (1 - o).mul_(values.open), values.open * dh
+    opened.mul_(dh)
+    return Errors(errors, own, crossed, _of_logistic(f).mul_(dc), opened, to_h.mul_(once.tanh_c).mul_(-2))
 
 
 def change(direction: Direction, values: Values, weights: Weights) -> Changes:
@@ -225,12 +227,8 @@ def propagate_change(
     of_o.addcmul_(errors.opened, changes.c[1:])
     of_c = (errors.opened * a_o).addcmul_(errors.bent, changes.c[1:])
     of_earlier_c = (errors.kept * a_f).unbind(0)
-    given = torch.zeros_like(values.open) if to_h is None else to_h
-    earlier = torch.zeros_like(values.open[0])
-    if direction.weights_hidden is not None:
-        back = (errors.a.view(-1, 4 * width) @ direction.weights_hidden).view_as(values.open)
-        earlier = back[0]
-        given = torch.cat([given[:-1] + back[1:], given[-1:]])
+    incoming = _incoming(to_h, direction, errors, values)
+    given, earlier = incoming[1:], incoming[0]
     later_c = torch.zeros_like(values.open[0]) if to_c is None else to_c
     keep, opened, rows, given_each = values.keep.unbind(0), values.open.unbind(0), of_a.unbind(0), given.unbind(0)
     (three, one), (slopes_of_c, slopes_of_h), in_c = _of_c_and_h(of_a), _of_c_and_h(values.slopes), of_c.unbind(0)
@@ -241,6 +239,20 @@ def propagate_change(
         one[t].addcmul_(slopes_of_h[t], dh)
         later_c = torch.addcmul(of_earlier_c[t], keep[t], dc)
     return of_a, torch.addmm(earlier, of_a[0], weights.hidden), later_c
+
+
+def _incoming(to_h: Tensor | None, direction: Direction, errors: Errors, values: Values) -> Tensor:
+    """Return the changes of derivatives in h_{-1} to h_T (T + 1, n, H), but for those through U itself."""
+    steps, samples, width = values.open.shape
+    if direction.weights_hidden is None:
+        incoming = values.open.new_zeros(steps + 1, samples, width)
+    else:
+        incoming = values.open.new_empty(steps + 1, samples, width)
+        incoming[steps] = 0
+        torch.mm(errors.a.view(-1, 4 * width), direction.weights_hidden, out=incoming[:steps].view(-1, width))
+    if to_h is not None:
+        incoming[1:].add_(to_h)
+    return incoming
 
 
 def gather(

@@ -30,6 +30,7 @@ from subsetopt.objective.lean.pooling import lean_average_pool
 from subsetopt.objective.lean.softmax import lean_softmax
 
 _AXES: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+_TRANSPOSED: dict[Any, int] = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
 
 
 class right_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
@@ -96,6 +97,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
 class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a context manager, like torch.no_grad
     """Record convolutions, linear layers, attention, normalisation, smooth activations and the like leanly.
 
+    What has no rule is as `right_second_derivatives` has it; two modes would take turns at each operator within these.
     With `in_cotangent_only` the recorded backward pass can be differentiated with respect to the incoming gradient
     only, which is all that a Jacobian-vector product by double backward needs.
     """
@@ -110,13 +112,15 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
         kwargs = kwargs or {}
         if torch._C._are_functorch_transforms_active():
             # A model that calls torch.vmap and the like, under which these functions have no rule.
-            return func(*args, **kwargs)
+            return _RIGHT.get(func, func)(*args, **kwargs)
         if func in _AXES:
             return self._convolution(_AXES[func], func, *args, **kwargs)
+        if func in _TRANSPOSED:
+            return self._transposed(_TRANSPOSED[func], func, *args, **kwargs)
         if func is F.avg_pool2d:
             return lean_average_pool(*args, **kwargs)
         found = self._by_rule(func, args, kwargs)
-        return func(*args, **kwargs) if found is None else found
+        return _RIGHT.get(func, func)(*args, **kwargs) if found is None else found
 
     def _by_rule(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the result recorded by a rule that may be for some arguments only; None where there is none."""
@@ -143,6 +147,25 @@ class lean_second_derivatives(TorchFunctionMode):  # noqa: N801 - used as a cont
         if isinstance(padding, str) or input.ndim != axes + 2:
             return func(input, weight, bias, stride, padding, dilation, groups)
         geometry = Geometry(_per_axis(stride, axes), _per_axis(padding, axes), _per_axis(dilation, axes), groups)
+        return recorded(Convolution(geometry), self._in_cotangent_only, input, weight, bias)
+
+    def _transposed(
+        self,
+        axes: int,
+        func: Callable[..., Tensor],
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Tensor:
+        if input.ndim != axes + 2:
+            return func(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        strides, paddings, further = _per_axis(stride, axes), _per_axis(padding, axes), _per_axis(output_padding, axes)
+        geometry = Geometry(strides, paddings, _per_axis(dilation, axes), groups, further)
         return recorded(Convolution(geometry), self._in_cotangent_only, input, weight, bias)
 
 

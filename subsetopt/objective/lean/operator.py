@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subsetopt.objective.lean.applied import applied
+from subsetopt.objective.lean.applied import applied, applied_plainly
 
 Parts = Sequence[Tensor | None]
 """Tensors of all inputs, or derivatives in them, or changes of these; None for none."""
@@ -111,7 +111,7 @@ class _Forward(torch.autograd.Function):
             grad = torch.zeros(shape, dtype=dtype, device=device)
         if torch.is_grad_enabled():
             mark = mark.detach() if ctx.in_cotangent_only else mark
-            return None, None, *applied(_Backward, operator, shared, needs, mark, grad, *kept)
+            return None, None, *applied_plainly(_Backward, operator, shared, needs, mark, grad, *kept)
         if from_backward is None or shared.pending is None:
             return None, None, *operator.gradients(kept, (), grad, needs, False)[0]
         at_point, seen = shared.pending

@@ -152,3 +152,32 @@ def test_a_product_of_an_lstm_costs_what_its_matrices_cost() -> None:
     # From the zero state on, the first step's product with U is spared on the way forth.
     assert count_flops(lambda: at.hvp(w)) == step * (2 * 5 + 6 * 6) - 2 * 8 * 24 * 6
     assert count_flops(lambda: objective.value_and_gradient(w)) == step * 3 * (5 + 6)
+    # A recording makes the products of a gradient, but for that with x, which needs no derivative.
+    for kind in ("hvp", "ggnvp"):
+        assert count_flops(lambda kind=kind: objective.linearise(w).record(kind)) == step * (2 * 5 + 3 * 6)
+
+
+@pytest.mark.parametrize(("cotangent_only", "kept"), [(False, 19), (True, 7)])
+def test_what_a_graph_keeps(cotangent_only: bool, kept: int) -> None:
+    """Numbers (T, n, H): h, four slopes, f and dh/dc; for a Hessian 12 of errors and what their changes take."""
+    layer, x = nn.LSTM(3, 64), torch.randn(10, 8, 3)
+    with lean_second_derivatives(cotangent_only):
+        y = layer(x)[0]
+        gradient = torch.autograd.grad(y, layer.weight_hh_l0, torch.ones_like(y, requires_grad=True), create_graph=True)
+    node = y.grad_fn
+    while not hasattr(node, "state"):
+        node = node.next_functions[0][0]
+    state = node.state
+    assert state.once is None and gradient[0].requires_grad
+    records = [state.values] if cotangent_only else [state.values, state.errors]
+    numbers = sum(getattr(record, name).numel() for record in records for name in vars(record) if name != "x")
+    assert numbers // y.numel() == kept
+
+
+def test_a_graph_is_not_recorded_twice_with_what_was_freed() -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(5, 2, 3)
+    with lean_second_derivatives(in_cotangent_only=False):
+        y = layer(x)[0]
+        torch.autograd.grad(y.sum(), layer.weight_hh_l0, create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiated twice while its graph is recorded"):
+            torch.autograd.grad(y.sum(), layer.weight_hh_l0, create_graph=True)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from subsetopt.models import build_model
 from subsetopt.objective import Objective
+from subsetopt.objective.flops import count_flops
 from subsetopt.objective.lean.mode import lean_second_derivatives
 from subsetopt.objective.memory import SavedBytes
 from subsetopt.seeding import make_generator
@@ -29,6 +30,9 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
         (F.conv2d, [(2, 4, 5, 4), (4, 2, 3, 2), (4,)], {"stride": 2, "padding": (1, 0), "groups": 2}),
         (F.conv2d, [(2, 2, 6, 6), (2, 2, 2, 2)], {"dilation": 2, "padding": "same"}),
         (F.conv3d, [(1, 2, 3, 3, 3), (2, 2, 2, 2, 2), (2,)], {"dilation": (1, 2, 1)}),
+        (F.conv_transpose1d, [(1, 2, 4), (2, 3, 3), (3,)], {"stride": 2, "output_padding": 1}),
+        (F.conv_transpose2d, [(2, 4, 3, 2), (4, 3, 3, 2), (6,)], {"stride": (2, 1), "padding": (1, 0), "groups": 2}),
+        (F.conv_transpose3d, [(1, 2, 2, 2, 2), (2, 1, 2, 2, 2)], {"dilation": (1, 2, 1)}),
     ],
 )
 def test_convolution_derivatives_equal_finite_differences(function: Any, shapes: list[Any], settings: Any) -> None:
@@ -72,6 +76,10 @@ ACTIVATIONS = {
     "silu": F.silu,
     "softplus": lambda x: F.softplus(x, 2.0, threshold=3.0),
     "mish": F.mish,
+    "elu": lambda x: F.elu(x, 0.7),
+    "celu": lambda x: F.celu(x, alpha=0.5),
+    "selu": F.selu,
+    "logsigmoid": F.logsigmoid,
     "an input by its name": lambda x: torch.tanh(input=x),
 }
 POOLS = {
@@ -136,6 +144,22 @@ def test_a_product_of_the_cnn_computes_no_more_than_it_needs(kind: str, expected
         product(objective.initial())
     assert {name: calls.counts.get(name, 0) for name in expected} == expected
     assert not {"avg_pool2d", "avg_pool2d_backward", "tanh"} & calls.counts.keys()
+
+
+def test_a_product_through_a_transposed_convolution_computes_no_more_than_it_needs() -> None:
+    """Reference: four contractions of an inner layer, two of the first one, each as dear as a forward one."""
+    first, second = nn.Conv2d(1, 2, 3), nn.ConvTranspose2d(2, 3, 2, stride=2)
+    model = nn.Sequential(first, nn.Tanh(), second, nn.Flatten())
+    x, y = torch.rand(4, 1, 5, 5), torch.rand(4, 3 * 36)
+    with torch.no_grad():
+        of_first, of_both = count_flops(lambda: first(x)), count_flops(lambda: model(x))
+    objective = Objective(model, x, y, loss="mse")
+    w = objective.initial()
+    at = objective.linearise(w)
+    at.ggnvp(w), at.hvp(w)
+    inner = of_both - of_first
+    assert count_flops(lambda: at.ggnvp(w)) == 2 * of_first + 4 * inner
+    assert count_flops(lambda: at.hvp(w)) == 2 * of_first + 6 * inner
 
 
 @pytest.mark.parametrize(("in_cotangent_only", "kept"), [(False, 2), (True, 1)])
