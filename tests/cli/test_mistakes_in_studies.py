@@ -46,7 +46,7 @@ _BARE = ("ratio", "--samples", "1000", "--outputs", "10", "--parameters", "10")
         (("bench", "--processes", "5"), "--processes 5: are those of --scaling"),
         (("bench", "--scaling", "--processes", "1000000"), "--processes 1000000: this machine has"),
         (("bench", "--scaling", "--only", "time"), "--only time: has no effect beside --scaling"),
-        (("bench", "--problem", "wood", "--only", "products"), "--problem wood: belongs to the part solvers"),
+        (("bench", "--problem", "wood", "--only", "products"), "--problem wood: is of the part solvers"),
         (("bench", "--quick", "--output", "a_file"), "'--output'"),
         (("bench", "--quick", "--data-dir", "nowhere"), "--data-dir nowhere: is not a directory"),
         ((*_BARE, "--dataset", "mnist"), "--dataset mnist: has no effect beside --samples"),
