@@ -30,6 +30,7 @@ from subsetopt.training.budget import Budget
 from subsetopt.training.context import RunContext
 from subsetopt.training.loss_scale import relative_to
 from subsetopt.training.phases.drawn.checks import FEWEST_SAMPLES, check_drawn, first_share, solve_settings
+from subsetopt.training.phases.drawn.output_layer import corrected_by, layer_to_solve_for, settle
 from subsetopt.training.phases.drawn.rounds import (
     AGREEMENT,
     GROWTH,
@@ -67,7 +68,9 @@ class DrawnPhase:
         self._gtol: float | None = getattr(self._solver, "gtol", None)
         self._scale: float | None = None
         self._full = run.model.objective(data, SplitName.TRAIN)
+        self._layer = layer_to_solve_for(self._full, self._solver, run)
         self._drawn: CorrectedObjective | None = None
+        self._settled: CorrectedObjective | None = None
         self._test: StopTest = MinimumTest()
         if config.stop_at == "validation":
             self._test = HeldOutTest(self._held_out_loss)
@@ -114,13 +117,15 @@ class DrawnPhase:
     def step(self, state: RoundState) -> RoundState:
         """Take one iteration, or end the round and begin the next; apply the stop test."""
         with self._budget.ledger.arithmetic():
-            if state.whole:
-                solver = self._solver.step(self._full, state.solver)
-            elif self._round_over(state):
+            if not state.whole and self._round_over(state):
                 return self._next(state)
+            objective = self._on_all() if state.whole else self._objective(state)
+            settle(objective, state.solver)
+            if state.whole:
+                solver = self._solver.step(objective, state.solver)
             else:
                 with self._room_for_the_end():
-                    solver = self._solver.step(self._objective(state), state.solver)
+                    solver = self._solver.step(objective, state.solver)
             return dataclasses.replace(state, solver=solver, stopped=self._test.check(solver))
 
     def terminate(self, state: RoundState) -> StopReason | None:
@@ -164,19 +169,26 @@ class DrawnPhase:
         solver_tensors, solver_numbers = self._solver.save(state.solver)
         tensors |= {f"round.{name}": tensor for name, tensor in round_tensors.items()}
         tensors |= {f"solver.{name}": tensor for name, tensor in solver_tensors.items()}
-        return tensors, {"round": round_numbers, "solver": solver_numbers, "fewest": self._fewest, **numbers}
+        return tensors, {
+            "round": round_numbers,
+            "solver": solver_numbers,
+            "fewest": self._fewest,
+            "settles": self._layer is not None,
+        } | numbers
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> RoundState:
         """Rebuild all without evaluating; the draw is made again."""
         device = self._data.device
         placed = {name: tensor if name == SCORES else tensor.to(device) for name, tensor in tensors.items()}
         self._begin_with(numbers.get("fewest", 0))  # earlier versions drew from few samples, too
+        if not numbers.get("settles", False):
+            self._layer = None  # nor did they solve for the output layer
         self._test.load_state_dict(join(dict, under("test/", placed), numbers["test"]))
         self._measure_in(numbers["loss_scale"])
         self._run.scale.value = numbers["loss_scale"]
         round_numbers = {"relaxation": None, **numbers["round"]}  # rounds of earlier versions went all the way
         state = join(RoundState, under("round.", placed), round_numbers, solver=None)
-        objective = self._full if state.whole else self._objective(state)
+        objective = self._on_all() if state.whole else self._objective(state)
         return dataclasses.replace(
             state, solver=self._solver.restore(objective, under("solver.", placed), numbers["solver"])
         )
@@ -187,7 +199,7 @@ class DrawnPhase:
         Where the gradient test is met there, or so many samples are due that all are cheaper, it is the solve on all.
         """
         value = torch.tensor(origin.loss, dtype=accumulation_dtype(self._full.device), device=self._full.device)
-        at_origin = self._solver.init(known(self._full, value, origin.gradient), origin.origin)
+        at_origin = self._solver.init(known(self._on_all(), value, origin.gradient), origin.origin)
         ended = self._solver.terminate(at_origin) not in (None, *LIMITS)
         if ended or self._needs_all(self._size(origin.share)):
             none = origin.scores[:0]
@@ -197,7 +209,7 @@ class DrawnPhase:
         inner = self._model.drawn(self._data.with_subset(draw.rows), draw.factors)
         value, gradient = inner.value_and_gradient(origin.origin)
         noise = gradient - origin.gradient
-        corrected = CorrectedObjective(inner, -origin.correction * noise, origin.origin, origin.number)
+        corrected = corrected_by(inner, -origin.correction * noise, origin.origin, origin.number, self._layer)
         fresh = self._solver.init(known(corrected, value, gradient + corrected.slope), origin.origin)
         solver = self._continued(fresh, origin.solver, 1)
         self._drawn = corrected
@@ -246,12 +258,22 @@ class DrawnPhase:
         counts = {name: getattr(previous, name) for name in ("iterations", "products")}
         return dataclasses.replace(fresh, **counts, evaluations=previous.evaluations + evaluations)
 
+    def _on_all(self) -> Objective | CorrectedObjective:
+        """Return the objective that the solve on all samples is on."""
+        if self._layer is None:
+            return self._full
+        if self._settled is None:
+            nothing = torch.zeros(self._full.size, dtype=self._full.dtype, device=self._full.device)
+            self._settled = corrected_by(self._full, nothing, nothing, -1, self._layer)
+        return self._settled
+
     def _objective(self, state: RoundState) -> CorrectedObjective:
         """Return the objective of the round: the one at hand, or, after a restart, that of the same draw."""
         if self._drawn is None or self._drawn.number != state.number:
             draw = self._draw(state)
             inner = self._model.drawn(self._data.with_subset(draw.rows), draw.factors)
-            self._drawn = CorrectedObjective(inner, -state.correction * state.noise, state.origin, state.number)
+            slope = -state.correction * state.noise
+            self._drawn = corrected_by(inner, slope, state.origin, state.number, self._layer)
         return self._drawn
 
     def _draw(self, state: RoundState) -> Draw:
