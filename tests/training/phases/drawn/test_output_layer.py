@@ -188,7 +188,7 @@ def test_only_lbfgs_solves_for_a_layer_and_only_where_it_is_cheap(width: int, so
     data = dataset_from_arrays(X, LABELS, **PLAIN)
     settings = make_config(SETTINGS, {"solver": solver, "dtype": "float64"})
     phase: Any = build_phases(*prepare(settings, model.double(), data))[1]
-    assert (phase._layer is not None) is solved
+    assert (phase._objectives.layer is not None) is solved
 
 
 def test_rounds_with_the_layer_solved_for_end_at_the_minimum_and_resume_to_the_bit(tmp_path: Path) -> None:
@@ -216,12 +216,12 @@ def test_a_checkpoint_from_before_layers_were_solved_for_goes_on_without(tmp_pat
         return build_phases(*prepared)[0], prepared.run.model.flat.initial()
 
     before, w = phase_of()
-    before._layer = None
+    before._objectives.layer = None
     state = before.step(before.start(w))
     tensors, numbers = before.save(state)
     assert numbers["settles"] is False
     after, _ = phase_of()
-    assert after._layer is not None
+    assert after._objectives.layer is not None
     again = after.restore(tensors, {name: value for name, value in numbers.items() if name != "settles"})
     for _ in range(9):
         state, again = before.step(state), after.step(again)
