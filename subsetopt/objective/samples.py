@@ -98,7 +98,7 @@ class Samples:
         meter.charge("forward", few * (2 if check_deterministic and not flat.batch_dependent else 1), "calibration")
         meter.charge("gradient", few, "calibration")
         probe = self._probe(head, whole.targets, few, check_deterministic, allow_tf32)
-        self.n_outputs = probe.n_outputs
+        self.n_outputs, self.bytes_per_sample = probe.n_outputs, probe.bytes_per_sample
         self.preferred_chunk_size = automatic_chunk_size(probe.bytes_per_sample, flat.device, flat.batch_dependent)
         self._shard = self._cut(chunk_size or self.preferred_chunk_size)
         self.data, self._described = whole, whole

@@ -181,6 +181,27 @@ class Kfac:
         for place, part in self._parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
             views[place].add_(part, alpha=scale)
 
+    def layer_inverse(self, weight: int, l2: float) -> Callable[[Tensor], Tensor] | None:
+        """Return v -> (B + (l2 + s) I)^-1 v, B the block of the linear layer whose weight has this place.
+
+        v is its weight and then its bias in a row, s the mean eigenvalue of B. None where there is no such block.
+        """
+        for layer, a, g, values in self._blocks():
+            if layer.weight == weight:
+                o, d = len(g.moment), len(a.moment)
+                shift = l2 + values.all(o, d).mean()
+                break
+        else:
+            return None
+        inputs = d - (layer.bias is not None)
+
+        def inverse(v: Tensor) -> Tensor:
+            matrix = torch.cat([v[: o * inputs].view(o, inputs), v[o * inputs :].view(o, d - inputs)], 1)
+            solved = spectral_product(a, g, values, matrix, lambda known: (known + shift).reciprocal())
+            return torch.cat([solved[:, :inputs].reshape(-1), solved[:, inputs:].reshape(-1)])
+
+        return inverse
+
     def product(self, v: Tensor) -> Tensor:
         """Return F v, shape (P,)."""
         result = torch.empty_like(v)

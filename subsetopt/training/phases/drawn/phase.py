@@ -9,20 +9,17 @@ the preconditioner go from round to round, and into the solve on all samples, wh
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from subsetopt.documents.run import LossOf
-from subsetopt.objective import Objective
 from subsetopt.objective.arithmetic import accumulation_dtype
-from subsetopt.objective.corrected import CorrectedObjective, KnownObjective
 from subsetopt.objective.host import host_read
-from subsetopt.objective.protocol import BudgetExhausted, Purpose, SmoothObjective
+from subsetopt.objective.protocol import BudgetExhausted, Purpose
 from subsetopt.objective.sample_residuals import gradient_and_residuals
 from subsetopt.saving import join, split, under
 from subsetopt.solvers.protocol import StopReason
@@ -30,15 +27,15 @@ from subsetopt.training.budget import Budget
 from subsetopt.training.context import RunContext
 from subsetopt.training.loss_scale import relative_to
 from subsetopt.training.phases.drawn.checks import FEWEST_SAMPLES, check_drawn, first_share, solve_settings
+from subsetopt.training.phases.drawn.objectives import RoundObjectives, known
+from subsetopt.training.phases.drawn.output_layer import layer_to_solve_for, settle
 from subsetopt.training.phases.drawn.rounds import (
     AGREEMENT,
     GROWTH,
     LARGEST,
-    Draw,
     RoundState,
-    Verdict,
-    drawn,
     end_of,
+    entry_of,
     evaluations_of,
     judge,
 )
@@ -67,7 +64,8 @@ class DrawnPhase:
         self._gtol: float | None = getattr(self._solver, "gtol", None)
         self._scale: float | None = None
         self._full = run.model.objective(data, SplitName.TRAIN)
-        self._drawn: CorrectedObjective | None = None
+        layer = layer_to_solve_for(self._full, self._solver, run)
+        self._objectives = RoundObjectives(self._full, data, run, config.draw_uniform, self._size, layer)
         self._test: StopTest = MinimumTest()
         if config.stop_at == "validation":
             self._test = HeldOutTest(self._held_out_loss)
@@ -114,13 +112,15 @@ class DrawnPhase:
     def step(self, state: RoundState) -> RoundState:
         """Take one iteration, or end the round and begin the next; apply the stop test."""
         with self._budget.ledger.arithmetic():
-            if state.whole:
-                solver = self._solver.step(self._full, state.solver)
-            elif self._round_over(state):
+            if not state.whole and self._round_over(state):
                 return self._next(state)
+            objective = self._objectives.on_all() if state.whole else self._objectives.of(state)
+            settle(objective, state.solver)
+            if state.whole:
+                solver = self._solver.step(objective, state.solver)
             else:
                 with self._room_for_the_end():
-                    solver = self._solver.step(self._objective(state), state.solver)
+                    solver = self._solver.step(objective, state.solver)
             return dataclasses.replace(state, solver=solver, stopped=self._test.check(solver))
 
     def terminate(self, state: RoundState) -> StopReason | None:
@@ -164,19 +164,26 @@ class DrawnPhase:
         solver_tensors, solver_numbers = self._solver.save(state.solver)
         tensors |= {f"round.{name}": tensor for name, tensor in round_tensors.items()}
         tensors |= {f"solver.{name}": tensor for name, tensor in solver_tensors.items()}
-        return tensors, {"round": round_numbers, "solver": solver_numbers, "fewest": self._fewest, **numbers}
+        return tensors, {
+            "round": round_numbers,
+            "solver": solver_numbers,
+            "fewest": self._fewest,
+            "settles": self._objectives.layer is not None,
+        } | numbers
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> RoundState:
         """Rebuild all without evaluating; the draw is made again."""
         device = self._data.device
         placed = {name: tensor if name == SCORES else tensor.to(device) for name, tensor in tensors.items()}
         self._begin_with(numbers.get("fewest", 0))  # earlier versions drew from few samples, too
+        if not numbers.get("settles", False):
+            self._objectives.layer = None  # nor did they solve for the output layer
         self._test.load_state_dict(join(dict, under("test/", placed), numbers["test"]))
         self._measure_in(numbers["loss_scale"])
         self._run.scale.value = numbers["loss_scale"]
         round_numbers = {"relaxation": None, **numbers["round"]}  # rounds of earlier versions went all the way
         state = join(RoundState, under("round.", placed), round_numbers, solver=None)
-        objective = self._full if state.whole else self._objective(state)
+        objective = self._objectives.on_all() if state.whole else self._objectives.of(state)
         return dataclasses.replace(
             state, solver=self._solver.restore(objective, under("solver.", placed), numbers["solver"])
         )
@@ -187,20 +194,14 @@ class DrawnPhase:
         Where the gradient test is met there, or so many samples are due that all are cheaper, it is the solve on all.
         """
         value = torch.tensor(origin.loss, dtype=accumulation_dtype(self._full.device), device=self._full.device)
-        at_origin = self._solver.init(known(self._full, value, origin.gradient), origin.origin)
+        at_origin = self._solver.init(known(self._objectives.on_all(), value, origin.gradient), origin.origin)
         ended = self._solver.terminate(at_origin) not in (None, *LIMITS)
         if ended or self._needs_all(self._size(origin.share)):
             none = origin.scores[:0]
             solver = self._continued(at_origin, origin.solver, 0)
             return dataclasses.replace(origin, solver=solver, noise=none, scores=none, whole=True)
-        draw = self._draw(origin)
-        inner = self._model.drawn(self._data.with_subset(draw.rows), draw.factors)
-        value, gradient = inner.value_and_gradient(origin.origin)
-        noise = gradient - origin.gradient
-        corrected = CorrectedObjective(inner, -origin.correction * noise, origin.origin, origin.number)
-        fresh = self._solver.init(known(corrected, value, gradient + corrected.slope), origin.origin)
-        solver = self._continued(fresh, origin.solver, 1)
-        self._drawn = corrected
+        objective, noise = self._objectives.begun(origin)
+        solver = self._continued(self._solver.init(objective, origin.origin), origin.solver, 1)
         return dataclasses.replace(origin, solver=solver, noise=noise, drawn_loss=solver.loss, begun=solver.evaluations)
 
     def _next(self, state: RoundState) -> RoundState:
@@ -219,23 +220,11 @@ class DrawnPhase:
             correction=verdict.correction,
             relaxation=verdict.relaxation,
             number=state.number + 1,
-            history={**state.history, str(state.number): self._entry(state, loss, verdict)},
+            history={**state.history, str(state.number): entry_of(state, self._size(state.share), loss, verdict)},
         )
         if verdict.improved:
             origin = dataclasses.replace(origin, origin=end.w, loss=loss, gradient=gradient, scores=scores)
         return self._begun(origin)
-
-    def _entry(self, state: RoundState, loss: float, verdict: Verdict) -> dict[str, Any]:
-        """Return what the report says of a round that ends at the objective `loss` on all samples."""
-        return {
-            "samples": self._size(state.share),
-            "evaluations": state.solver.evaluations - state.begun,
-            "objective": loss if math.isfinite(loss) else None,
-            "agreement": verdict.agreement if math.isfinite(verdict.agreement) else None,
-            "correction": state.correction,
-            "relaxation": 1.0 if state.relaxation is None else state.relaxation,
-            "kept": verdict.improved,
-        }
 
     def _continued(self, fresh: Any, previous: Any, evaluations: int) -> Any:
         """Return a fresh state of the solver with what `previous` has learnt and counted, and `evaluations` more."""
@@ -245,19 +234,6 @@ class DrawnPhase:
             fresh = self._solver.inherit(fresh, previous)
         counts = {name: getattr(previous, name) for name in ("iterations", "products")}
         return dataclasses.replace(fresh, **counts, evaluations=previous.evaluations + evaluations)
-
-    def _objective(self, state: RoundState) -> CorrectedObjective:
-        """Return the objective of the round: the one at hand, or, after a restart, that of the same draw."""
-        if self._drawn is None or self._drawn.number != state.number:
-            draw = self._draw(state)
-            inner = self._model.drawn(self._data.with_subset(draw.rows), draw.factors)
-            self._drawn = CorrectedObjective(inner, -state.correction * state.noise, state.origin, state.number)
-        return self._drawn
-
-    def _draw(self, state: RoundState) -> Draw:
-        size, uniform = self._size(state.share), self.config.draw_uniform
-        factors, seed = self._full.samples.factors, self._run.config.seed
-        return drawn(state.scores, factors, size, uniform, seed, state.number)
 
     def _begin_with(self, fewest: int) -> None:
         """Take the settings of a phase that draws from no fewer than `fewest` samples, unless told to."""
@@ -320,8 +296,3 @@ class DrawnPhase:
 
     def _held_out_loss(self, w: Tensor) -> float:
         return self._model.held_out_loss(self._data, w)
-
-
-def known(objective: Objective | CorrectedObjective, value: Tensor, gradient: Tensor) -> SmoothObjective:
-    """Return `objective`, whose first evaluation, made already, gives `value` and `gradient`."""
-    return cast(SmoothObjective, KnownObjective(objective, value, gradient))

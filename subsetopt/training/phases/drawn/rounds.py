@@ -139,6 +139,19 @@ def judge(state: RoundState, end: End, loss: float, gradient: Tensor) -> Verdict
     return Verdict(agreement if math.isfinite(loss) else -math.inf, correction, improved, relaxation)
 
 
+def entry_of(state: RoundState, samples: int, loss: float, verdict: Verdict) -> dict[str, Any]:
+    """Return what the report says of a round on so many `samples` that ends at the objective `loss` on all samples."""
+    return {
+        "samples": samples,
+        "evaluations": state.solver.evaluations - state.begun,
+        "objective": loss if math.isfinite(loss) else None,
+        "agreement": verdict.agreement if math.isfinite(verdict.agreement) else None,
+        "correction": state.correction,
+        "relaxation": 1.0 if state.relaxation is None else state.relaxation,
+        "kept": verdict.improved,
+    }
+
+
 def lowest_on_way(change: float, slope: float, end_slope: float) -> float:
     """Return where the cubic with the slopes at 0 and 1, and the `change` of its value between, has its minimum.
 

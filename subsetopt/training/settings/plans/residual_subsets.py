@@ -3,8 +3,9 @@
 ## What it does
 `--subset-draw residual` solves in rounds. Each evaluates all samples once, draws a share of them with chances that grow
 with their residuals (p - y, or outputs minus targets), weights each by one over its chance, and takes some steps of the
-solver on these. Where the objective on all samples does not follow, the next draw is larger; where it rises, the round
-is taken back. The solver's curvature, around one K-FAC matrix, goes from round to round and into the solve on all data.
+solver on these. L-BFGS solves for a linear output layer within each evaluation, where that is cheap. Where the
+objective on all samples does not follow, the next draw is larger; where it rises, the round is taken back. The solver's
+curvature, around one K-FAC matrix, goes from round to round and into the solve on all data.
 Without `--warmup` it starts with SGD on batches of N/80 samples, 8 to 64.
 
 ## Settings
@@ -15,10 +16,12 @@ Without `--warmup` it starts with SGD on batches of N/80 samples, 8 to 64.
 - `--draw-start` (2.0): epoch-equivalents of SGD before the first draw.
 
 ## True cost
-Of a round one epoch-equivalent, and `draw-share` for each evaluation; start, K-FAC and the solver's arithmetic.
+Of a round one epoch-equivalent, and `draw-share` for each evaluation; start, K-FAC, the steps of the output layer and
+the solver's arithmetic.
 
 ## Source
-Horvitz and Thompson 1952 (weights), Madow 1949 (systematic draws), Johnson and Zhang 2013 (correction of the gradient).
+Horvitz and Thompson 1952 (weights), Madow 1949 (systematic draws), Johnson and Zhang 2013 (correction of the gradient),
+Golub and Pereyra 1973 (solving for the output layer).
 """
 
 from __future__ import annotations

@@ -121,7 +121,9 @@ def test_a_round_starts_with_the_gradient_of_all_samples_once_correction_is_whol
             full = run.model.objective(data, SplitName.TRAIN).value_and_gradient(state.origin, "evaluation")
             assert state.loss == pytest.approx(float(full[0])) and torch.allclose(state.gradient, full[1])
             expected = full[1] + (1 - state.correction) * state.noise
-            assert torch.allclose(phase._objective(state).value_and_gradient(state.origin, "evaluation")[1], expected)
+            assert torch.allclose(
+                phase._objectives.of(state).value_and_gradient(state.origin, "evaluation")[1], expected
+            )
         state = phase.step(state)
     assert before >= 2
     spent = {row: cost["calls"] for row, cost in budget.ledger.by_purpose().items()}
@@ -295,13 +297,13 @@ def test_a_round_ends_on_its_way_where_the_drawn_objective_is_what_a_quadratic_s
     data, budget, run = prepared("regression")
     (phase,) = build_phases(data, budget, run)
     state = phase.step(phase.step(phase.start(run.model.flat.initial())))
-    state.relaxation, state.correction, phase._drawn = t, correction, None
-    value, gradient = phase._objective(state).value_and_gradient(state.solver.w, "evaluation")
+    state.relaxation, state.correction, phase._objectives.at_hand = t, correction, None
+    value, gradient = phase._objectives.of(state).value_and_gradient(state.solver.w, "evaluation")
     state.solver = dataclasses.replace(state.solver, loss=float(value), gradient=gradient)
     end, whole = end_of(state), end_of(state, 0.0)
     assert torch.equal(whole.w, state.solver.w) and whole.loss == state.solver.loss
     torch.testing.assert_close(end.w - state.origin, t * (state.solver.w - state.origin))
-    value, gradient = phase._objective(state).value_and_gradient(end.w, "evaluation")
+    value, gradient = phase._objectives.of(state).value_and_gradient(end.w, "evaluation")
     torch.testing.assert_close(gradient, end.gradient)
     loss, there = (float(each) for each in (value, state.solver.loss))
     # The way does not end at the minimiser: beyond a quadratic the slope there would be missing from `End.loss`.
