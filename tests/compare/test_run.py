@@ -140,7 +140,7 @@ def test_cells_of_another_version_are_run_again_and_kept(tmp_path: Path) -> None
             said.append(text)
 
     said: list[str] = []
-    study = make_study({**SMALL, "methods": "adam", "tune": False})
+    study = make_study({**SMALL, "methods": "adam", "tune": False, "max_extensions": 4})
     before = run_comparison(study, tmp_path / "a")
     old, kept = sorted((tmp_path / "a" / "cells").iterdir())
     untouched = _times(kept.parent.parent)[f"cells/{kept.name}/{RESULT}"]
