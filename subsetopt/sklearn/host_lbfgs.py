@@ -20,7 +20,8 @@ from scipy.linalg.lapack import dtrtrs
 from torch import Tensor
 
 from subsetopt.settings import setting
-from subsetopt.solvers.curvature_pairs import GAMMA_PAIRS, curvature_correction
+from subsetopt.solvers.cubic_correction import curvature_correction
+from subsetopt.solvers.curvature_pairs import GAMMA_PAIRS
 from subsetopt.solvers.descent import DescentSolver, DescentState, Line
 from subsetopt.solvers.line_search import Trial
 

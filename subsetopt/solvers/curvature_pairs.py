@@ -10,12 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from subsetopt.devices import moved
@@ -37,9 +34,8 @@ from subsetopt.solvers.inner_products import (
     quiet,
     ring_products,
 )
+from subsetopt.solvers.ring_places import Places, Vector
 
-Vector = NDArray[np.float64]
-Indices = NDArray[np.int64]
 GAMMA_PAIRS = 10  # newest pairs among which H0 is chosen
 
 
@@ -54,16 +50,15 @@ class CurvaturePairs:
     """
 
     rows: Tensor
-    gram: NDArray[np.float64]
-    with_gradient: NDArray[np.float64]
+    gram: Vector
+    with_gradient: Vector
     order: list[int]
     measured: int = 0
 
     def __post_init__(self) -> None:
         """Begin without a direction; later `with_product` has the products of each y_j with the last H g.
 
-        `_float64` is a copy of short float32 rows, whose products are summed in float64; `_places` says where `order`
-        has its rows.
+        `_float64` copies short float32 rows, whose products are summed so; `_places` says where `order` has its rows.
         """
         self.with_product: Vector | None = None
         self._float64: Array | None = None
@@ -257,11 +252,9 @@ class CurvaturePairs:
     def inner_products(self, rows: Tensor, gradient: Tensor, pair: slice | None) -> Tensor:
         """Return what `read_products` reads, on the device."""
         with_gradient = ring_products(rows, gradient[None]).flatten()
-        if pair is None:
-            return with_gradient
-        return torch.cat([with_gradient, pair_products(*self.rows[pair])])
+        return with_gradient if pair is None else torch.cat([with_gradient, pair_products(*self.rows[pair])])
 
-    def coefficients(self, pairs: int) -> tuple[NDArray[np.float64], float]:
+    def coefficients(self, pairs: int) -> tuple[Vector, float]:
         """Return (c, gamma) with H g = rowsᵀ c + gamma g from the newest `pairs` (Byrd, Nocedal & Schnabel, eq. 3.1).
 
         The newest pairs are made conjugate first (see `ConjugatePairs.weights`). gamma is the largest s·y / y·y of the
@@ -304,52 +297,3 @@ class CurvaturePairs:
                 return host_combination(array(gradient), rows, weights, scale * gamma), square
         moved_weights = moved(torch.from_numpy(weights), gradient.device, gradient.dtype)
         return combination(gradient, self.rows[:used], moved_weights, beta=scale * gamma), square
-
-
-class Places(NamedTuple):
-    """Where the s and the y of some slots are: slices, which copy nothing, until the ring has turned."""
-
-    s: Any
-    y: Any
-    window: slice | None  # of `_turning`, once the ring has turned
-
-    @classmethod
-    def of(cls, order: Sequence[int], slots: int) -> Places:
-        """Return the places of consecutive slots of a ring, in this order."""
-        first, last = order[0], order[-1]
-        if last - first == len(order) - 1:
-            return cls(slice(2 * first, 2 * last + 1, 2), slice(2 * first + 1, 2 * last + 2, 2), None)
-        window = slice(first, first + len(order))
-        s, y, _, _ = _turning(slots)
-        return cls(s[window], y[window], window)
-
-    def tables(self, gram: Vector) -> tuple[Vector, Vector]:
-        """Return s_i·y_j and y_i·y_j from the products of all rows."""
-        if self.window is None:
-            return gram[self.s, self.y], gram[self.y, self.y]
-        _, _, sy, yy = _turning(len(gram) // 2)
-        return gram.take(sy[self.window, self.window]).T, gram.take(yy[self.window, self.window]).T
-
-
-@lru_cache(4)
-def _turning(slots: int) -> tuple[Indices, Indices, Indices, Indices]:
-    """Return for two turns of a ring the rows of s and y (2n,), and where s_i·y_j and y_i·y_j lie in a flat `gram`.
-
-    These (2n, 2n) are transposed, so that what is taken by them comes in the order of columns, which LAPACK wants.
-    """
-    s = 2 * (np.arange(2 * slots) % slots)
-    y = s + 1
-    return s, y, 2 * slots * s + y[:, None], 2 * slots * y + y[:, None]
-
-
-def curvature_correction(decrease: float, slope: float, new_slope: float, noise: float) -> float:
-    """Return t such that t s·y is the curvature sᵀH s at the end of a step rather than its mean along the step.
-
-    It belongs to the cubic through both losses and slopes (Biggs 1973; Zhang, Deng & Chen 1999): t = 1 + theta / s·y,
-    theta = 6 (f - f') + 3 (g + g')·s, within [1/2, 2]; `slope` and `new_slope` are g·s and g'·s, `decrease` is f - f'.
-    1 where the rounding error of the losses, `noise`, could move t by more than a hundredth.
-    """
-    sy = new_slope - slope
-    if not 1200 * noise <= sy:
-        return 1.0
-    return min(max(1 + (6 * decrease + 3 * (slope + new_slope)) / sy, 0.5), 2.0)

@@ -37,7 +37,8 @@ from subsetopt.objective.protocol import SampledObjective, SmoothObjective
 from subsetopt.saving import UNSAVED, join
 from subsetopt.settings import setting
 from subsetopt.solvers import SOLVERS
-from subsetopt.solvers.curvature_pairs import CurvaturePairs, curvature_correction
+from subsetopt.solvers.cubic_correction import curvature_correction
+from subsetopt.solvers.curvature_pairs import CurvaturePairs
 from subsetopt.solvers.descent import FIRST_DECREASE, DescentSolver, DescentState, Line
 from subsetopt.solvers.factors import Factors, PreconditionerSettings
 from subsetopt.solvers.line_search import Trial

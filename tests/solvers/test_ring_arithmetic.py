@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from subsetopt.objective import FunctionObjective
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
-from subsetopt.solvers.curvature_pairs import CurvaturePairs, Places
+from subsetopt.solvers.curvature_pairs import CurvaturePairs
 from subsetopt.solvers.inner_products import EXACT, RUN, SHORT
+from subsetopt.solvers.ring_places import Places
 
 PAIRS = 3
 
