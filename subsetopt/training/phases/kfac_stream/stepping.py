@@ -80,8 +80,8 @@ class Stepping:
         if measured.halves is None:
             return damping
         for _ in range(self.trials(budget)):
-            found, noise, least = self._trial(measured, damping), GradientNoise(), LeastDamping()
-            noise.learn(float(found.product), float(found.whole), measured.samples)
+            noise, least = GradientNoise(), LeastDamping()
+            noise.learn(*self._trial(measured, damping), measured.samples)
             least.learn(spectrum, damping, noise.noise, spread)
             wanted = least.bound(noise.signal, noise.noise, measured.samples)
             if not wanted >= ENOUGH * damping:
@@ -89,14 +89,14 @@ class Stepping:
             damping = wanted
         return damping
 
-    def _trial(self, measured: Measured, damping: float) -> Direction:
-        """Return what `direction` does, but leave the measured gradients as they are."""
+    def _trial(self, measured: Measured, damping: float) -> tuple[float, float]:
+        """Return the products that `direction` finds, but leave the measured gradients as they are."""
         assert measured.halves is not None, "asked for where there are halves alone"
         first, second = measured.halves
         vector = self.kfac.apply(second, damping)
         product = dot(first, vector)
         self.kfac.add_applied(vector.mul_(1.0 - measured.first), first, damping, measured.first)
-        return Direction(vector, product, dot(measured.gradient, vector))
+        return float(product), float(dot(measured.gradient, vector))
 
     def direction(self, measured: Measured, damping: float) -> Direction:
         """Return M^-1 g, by way of the halves where these were measured: their storage is used up."""
