@@ -63,6 +63,11 @@ class KfacSpectrum:
         lowest, bin_width, mean, *counted = host_read(torch.cat([torch.stack([low, width, average]), counts]))
         return cls(_values(lowest, bin_width), torch.tensor(counted, dtype=torch.float64, device="cpu"), mean)
 
+    @property
+    def largest(self) -> float:
+        """The largest eigenvalue, to a bin's width; 0 without any."""
+        return float(self.values[self.counts > 0].max()) if bool((self.counts > 0).any()) else 0.0
+
     def directions(self, damping: float) -> float:
         """Return sum_i (f_i / (f_i + damping))^2, the number of directions in which a damped step goes all the way.
 

@@ -12,7 +12,7 @@ from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.solvers.inner_products import dot
 from subsetopt.training.budget import PhaseBudget
 from subsetopt.training.phases.kfac_stream.fresh_subsets import Measured
-from subsetopt.training.phases.kfac_stream.least_damping import ENOUGH, TRIALS, LeastDamping
+from subsetopt.training.phases.kfac_stream.least_damping import ENOUGH, FORESEEN, TRIALS, LeastDamping, foreseen
 from subsetopt.training.phases.kfac_stream.noise import GradientNoise
 from subsetopt.training.phases.kfac_stream.settings import SMALLEST, StreamSettings
 from subsetopt.training.phases.kfac_stream.state import StreamState
@@ -64,8 +64,17 @@ class Stepping:
 
     def damping(self, spectrum: KfacSpectrum, size: int, state: StreamState) -> float:
         """Return the damping of the next step: by directions, by evidence, and raised after a jump of the loss."""
-        least = state.least.bound(state.noise.signal, state.noise.noise, size)
+        noise = state.noise
+        least = state.least.bound(noise.whole_signal, noise.noise, noise.independent(size))
         return max(self.settings.step_damping(spectrum, size), least) / state.caution**2
+
+    def admitted(self, noise: GradientNoise, budget: PhaseBudget, size: int) -> float:
+        """Return how many times the noise that F foresees is admitted."""
+        return foreseen(self.passes(budget), noise.share(size)) if noise.population else FORESEEN
+
+    def passes(self, budget: PhaseBudget) -> float:
+        """Return how many gradients of all samples the phase may spend."""
+        return budget.total(budget.share_spent) / budget.ledger.price("gradient", self.samples)
 
     def trials(self, budget: PhaseBudget) -> int:
         """Return how many dampings the first step may try: one, more for what measurements may have of the cost."""
@@ -74,16 +83,16 @@ class Stepping:
         return TRIALS if TRIALS * price <= allowed else max(1, int(allowed / price))
 
     def first_damping(
-        self, spectrum: KfacSpectrum, measured: Measured, damping: float, spread: float, budget: PhaseBudget
+        self, spectrum: KfacSpectrum, measured: Measured, damping: float, spread: float, state: StreamState
     ) -> float:
         """Return the damping of a first step, in place of that by directions: the evidence is in its own subset."""
         if measured.halves is None:
             return damping
-        for _ in range(self.trials(budget)):
-            noise, least = GradientNoise(), LeastDamping()
+        for _ in range(self.trials(state.budget)):
+            noise, least = GradientNoise(population=state.noise.population), LeastDamping()
             noise.learn(*self._trial(measured, damping), measured.samples)
             least.learn(spectrum, damping, noise.noise, spread)
-            wanted = least.bound(noise.signal, noise.noise, measured.samples)
+            wanted = least.bound(noise.whole_signal, noise.noise, noise.independent(measured.samples))
             if not wanted >= ENOUGH * damping:
                 break
             damping = wanted
