@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from subsetopt.errors import SettingError
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
 _PARTS = ("solvers", "products", "overhead", "time")
@@ -23,13 +24,10 @@ _PARTS = ("solvers", "products", "overhead", "time")
     "parts",
     type=click.Choice((*_PARTS, "algebra")),
     multiple=True,
-    default=_PARTS,
     help="Measure only this part; may be given several times.  [default: all but algebra]",
 )
 @click.option("--scaling", is_flag=True, help="Start several processes and measure evaluations shared by them.")
-@click.option(
-    "--processes", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="Processes of --scaling."
-)
+@click.option("--processes", type=click.IntRange(min=2), metavar="N", help="Processes of --scaling.  [default: 2]")
 @click.option("--problem", "problems", multiple=True, metavar="NAME", help="Problem of the set (default: all of them).")
 @click.option("--quick", is_flag=True, help="Measure few and small problems only, for a first check.")
 @click.option(
@@ -64,7 +62,7 @@ _PARTS = ("solvers", "products", "overhead", "time")
 def command(
     parts: tuple[str, ...],
     scaling: bool,
-    processes: int,
+    processes: int | None,
     problems: tuple[str, ...],
     quick: bool,
     repeats: int,
@@ -82,11 +80,14 @@ def command(
     turn.
     """
     from subsetopt.bench import BenchSettings, run_bench
-    from subsetopt.bench.output import write_bench
+    from subsetopt.bench.output import prepare_output, write_bench
     from subsetopt.bench.tables import describe, tables
 
-    measured = ("scaling",) if scaling else parts
-    settings = BenchSettings(measured, problems, quick, repeats, data_dir, device, clock, processes)
+    _refuse_unused(parts, scaling, processes, problems)
+    measured = ("scaling",) if scaling else parts or _PARTS
+    settings = BenchSettings(measured, problems, quick, repeats, data_dir, device, clock, processes or 2)
+    if output is not None:
+        prepare_output(output)
     with standard_output_reserved():
         document = run_bench(settings, lambda text: click.echo(f"measuring {text}", err=True))
         written = [] if output is None else write_bench(document, output)
@@ -96,3 +97,13 @@ def command(
     click.echo("\n\n".join([describe(document), *[table.text() for table in tables(document)]]))
     for path in written:
         click.echo(f"wrote {path}", err=True)
+
+
+def _refuse_unused(parts: tuple[str, ...], scaling: bool, processes: int | None, problems: tuple[str, ...]) -> None:
+    """Raise `SettingError` for what the parts that are measured have no use for."""
+    if scaling and parts:
+        raise SettingError("only", parts[0], "has no effect beside --scaling, which is measured alone", "leave one out")
+    if processes is not None and not scaling:
+        raise SettingError("processes", processes, "are those of --scaling", "add --scaling, or leave it out")
+    if problems and (scaling or (parts and "solvers" not in parts)):
+        raise SettingError("problem", problems[0], "belongs to the part solvers", "add --only solvers, or leave it out")
