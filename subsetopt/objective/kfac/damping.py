@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from subsetopt.objective.host import host_read
 BINS, BISECTIONS = 256, 60
 BLOCK = 1 << 18  # eigenvalues in float64 at a time
 NEGLIGIBLE = 1e-12  # of the largest eigenvalue: rounding
+Part = tuple[Tensor, Tensor | None]
+"""Eigenvalues, and how often each of them occurs: None for once."""
 FLOOR = 0.01  # least damping, in mean eigenvalues: what few samples say of flat directions is noise
 
 
@@ -31,27 +34,39 @@ class KfacSpectrum:
 
         Without eigenvalues, or with zeros alone, there are no counts, and every damping leaves no direction.
         """
-        if not len(eigenvalues):
+        return cls.of_parts([(eigenvalues, times)])
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Part]) -> KfacSpectrum:
+        """Return the same for eigenvalues in several tensors, which are not copied into one; same bits."""
+        parts = [(values.flatten(), times) for values, times in parts if values.numel()]
+        if not parts:
             return cls(_values(0.0, 0.0), torch.zeros(BINS, dtype=torch.float64, device="cpu"), 0.0)
-        wide = accumulation_dtype(eigenvalues.device)
-        blocks = [each.split(BLOCK) for each in (eigenvalues, eigenvalues if times is None else times)]
-        largest = eigenvalues.max().to(wide)
+        device = parts[0][0].device
+        wide = accumulation_dtype(device)
+        weighted = any(times is not None for _, times in parts)
+        largest = torch.stack([values.max() for values, _ in parts]).max().to(wide)
         extremes, sums, numbers = [], [], []
-        for values, often in zip(*blocks, strict=True):
+        for values, often in _blocks(parts):
             extremes.append(torch.stack(_logs(values.to(wide), largest)[0].aminmax()))
-            weights = torch.ones_like(values, dtype=wide) if times is None else often.to(wide)
+            weights = often.to(wide) if weighted else torch.ones_like(values, dtype=wide)
             sums.append((values.to(wide) * weights).sum())
             numbers.append(weights.sum())
         low, high = torch.stack(extremes)[:, 0].min(), torch.stack(extremes)[:, 1].max()
         width = (high - low).clamp_min(1e-9) / BINS
-        counts = torch.zeros(BINS, dtype=wide, device=eigenvalues.device)
-        for values, often in zip(*blocks, strict=True):
+        counts = torch.zeros(BINS, dtype=wide, device=device)
+        for values, often in _blocks(parts):
             logs, kept = _logs(values.to(wide), largest)
             places = ((logs - low) / width).long().clamp_(0, BINS - 1)
-            counts.scatter_add_(0, places, kept.to(logs) if times is None else kept * often.to(logs))
+            counts.scatter_add_(0, places, kept * often.to(logs) if weighted else kept.to(logs))
         average = torch.stack(sums).sum() / torch.stack(numbers).sum()
         lowest, bin_width, mean, *counted = host_read(torch.cat([torch.stack([low, width, average]), counts]))
         return cls(_values(lowest, bin_width), torch.tensor(counted, dtype=torch.float64, device="cpu"), mean)
+
+    @property
+    def largest(self) -> float:
+        """The largest eigenvalue, to a bin's width; 0 without any."""
+        return float(self.values[self.counts > 0].max()) if bool((self.counts > 0).any()) else 0.0
 
     def directions(self, damping: float) -> float:
         """Return sum_i (f_i / (f_i + damping))^2, the number of directions in which a damped step goes all the way.
@@ -80,6 +95,24 @@ class KfacSpectrum:
             else:
                 high = middle
         return high
+
+
+def _blocks(parts: Sequence[Part]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield `BLOCK` eigenvalues at a time of all parts in a row, and how often each occurs."""
+    values, times, length = list[Tensor](), list[Tensor](), 0
+    for part, often in parts:
+        often = torch.ones((), dtype=torch.long, device=part.device).expand_as(part) if often is None else often
+        start = 0
+        while start < len(part):
+            stop = min(len(part), start + BLOCK - length)
+            values.append(part[start:stop])
+            times.append(often[start:stop])
+            length, start = length + stop - start, stop
+            if length == BLOCK:
+                yield torch.cat(values), torch.cat(times)
+                values, times, length = [], [], 0
+    if length:
+        yield torch.cat(values), torch.cat(times)
 
 
 def _logs(wide: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.flops import count_flops
 from subsetopt.objective.host import host_read
-from subsetopt.objective.kfac.damping import KfacSpectrum
+from subsetopt.objective.kfac.damping import KfacSpectrum, Part
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, product_flops, spectral_product
 from subsetopt.objective.kfac.factor import FEW, RANK, Factor
 from subsetopt.objective.kfac.moments import Draw, MomentEstimator
@@ -228,20 +228,17 @@ class Kfac:
 
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues of F, shape (P,), in no particular order."""
-        values, times = self._counted_eigenvalues()
-        return values.repeat_interleave(times)
+        parts = self._counted_eigenvalues()
+        return torch.cat([values.flatten() if n is None else values.repeat_interleave(n) for values, n in parts])
 
     def spectrum(self) -> KfacSpectrum:
         """Return the histogram of the eigenvalues; those that a wide layer has in common are not written out."""
-        return KfacSpectrum.of(*self._counted_eigenvalues())
+        return KfacSpectrum.of_parts(self._counted_eigenvalues())
 
-    def _counted_eigenvalues(self) -> tuple[Tensor, Tensor]:
-        """Return eigenvalues of F, and how often each occurs."""
-        rest = [self._diagonal(place).flatten() for place in self._places_without()]
-        single = torch.cat(rest) if rest else torch.zeros(0, dtype=self.flat.dtype, device=self.flat.device)
+    def _counted_eigenvalues(self) -> list[Part]:
+        """Return the eigenvalues of F, and how often each occurs: of diagonals, which are not copied, once."""
         pairs = [values.counted(len(g.moment), len(a.moment)) for _, a, g, values in self._blocks()]
-        values, times = zip(*pairs, (single, torch.ones_like(single, dtype=torch.long)), strict=True)
-        return torch.cat(values), torch.cat(times)
+        return [*pairs, *((self._diagonal(place), None) for place in self._places_without())]
 
     def price(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare | None = None) -> int:
         """Return what an estimate, on all ranks, costs without decompositions, in gradients of one sample."""

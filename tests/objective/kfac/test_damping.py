@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from subsetopt.bench.counters import profiled_peak
 from subsetopt.objective import FlatModel, make_loss
 from subsetopt.objective.host import observe_reads
 from subsetopt.objective.kfac import damping as kfac_damping
@@ -47,6 +48,32 @@ def test_a_spectrum_is_taken_in_blocks(counted, monkeypatch):
     found = KfacSpectrum.of(f, times)
     assert torch.equal(found.counts, expected.counts) and torch.equal(found.values, expected.values)
     assert found.mean == pytest.approx(expected.mean, rel=1e-12)
+
+
+@pytest.mark.parametrize("block", [100, 999, 1 << 18])
+def test_a_spectrum_in_parts_has_the_bits_of_that_in_one_tensor(block, monkeypatch):
+    monkeypatch.setattr(kfac_damping, "BLOCK", block)
+    f, times = eigenvalues(), 1 + torch.arange(5000) % 3
+    times[4000:] = 1
+    sizes = [0, 1, 998, 1, 2000, 1000, 1000]
+    parts = list(zip(f.split(sizes), times.split(sizes), strict=True))
+    found = KfacSpectrum.of_parts([*parts[:-1], (parts[-1][0].view(10, 100), None)])
+    expected = KfacSpectrum.of(f, times)
+    assert torch.equal(found.counts, expected.counts) and torch.equal(found.values, expected.values)
+    assert found.mean == expected.mean
+
+
+def test_the_spectrum_of_many_diagonal_eigenvalues_takes_blocks_of_memory(monkeypatch):
+    """Before, as much as six vectors of the parameters: all eigenvalues in a row, and how often each occurs."""
+    with seeded_globals(0, "embedding"):
+        flat = FlatModel(nn.Sequential(nn.Embedding(20_000, 16), nn.Flatten(), nn.Linear(64, 2)))
+    x, y = torch.arange(32).view(8, 4), torch.arange(8) % 2
+    kfac = Kfac(flat, make_loss("cross_entropy"))
+    kfac.update(flat.initial(), x, y, make_generator(0, "kfac"))
+    monkeypatch.setattr(kfac_damping, "BLOCK", 1 << 14)
+    spectrum, peak = profiled_peak(kfac.spectrum)
+    assert peak < 4 * flat.size
+    assert float(spectrum.counts.sum()) == int((kfac.eigenvalues() > 1e-12 * kfac.eigenvalues().max()).sum())
 
 
 def test_one_read_of_the_host():

@@ -22,9 +22,18 @@ from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.training.phases.kfac_stream.noise import LEAST_SHARE, MEMORY
 
 OF_RIDGE = 0.06  # of the damping of a single step of least expected error
-FORESEEN = 8.0  # times the noise that F foresees
+FORESEEN, PASSES = 8.0, 3.0  # times the noise that F foresees, in a stream of so many passes; less in longer ones
 DOWN, UP = 0.25, 16.0  # one measurement changes the damping by no more
 TRIALS, ENOUGH = 3, 1.3  # dampings of the first step; a change by less needs no other
+
+
+def foreseen(passes: float, share: float) -> float:
+    """Return how many times the noise that F foresees is admitted, in a stream of so many `passes` over the samples.
+
+    Damping slows what is flat, for which a long stream has time, while noise is in its way to the end. Squared
+    gradients with a `share` of signal may be as large as noise alone is foreseen to be.
+    """
+    return min(FORESEEN, max(FORESEEN * PASSES / passes, 1.0 / max(1.0 - share, 1.0 / FORESEEN)))
 
 
 @dataclass
@@ -40,11 +49,19 @@ class LeastDamping:
     count: int = 0
     known: bool = True
 
-    def learn(self, spectrum: KfacSpectrum, damping: float, noise: float, spread: float, caution: float = 1.0) -> None:
+    def learn(
+        self,
+        spectrum: KfacSpectrum,
+        damping: float,
+        noise: float,
+        spread: float,
+        caution: float = 1.0,
+        admitted: float = FORESEEN,
+    ) -> None:
         """Take in one measurement: the `noise` of one sample at this damping, where it is finite.
 
         `spread` is the size of losses: the covariance of gradients is so many times F. The damping is the used one,
-        which `caution` has raised by its inverse square.
+        which `caution` has raised by its inverse square. `admitted` is what `foreseen` returns.
         """
         noise_of_unit, signal_of_unit = spectrum.traces(damping)
         if not (math.isfinite(noise) and noise_of_unit > 0 and self.known):
@@ -53,13 +70,15 @@ class LeastDamping:
         weight = max(1.0 / self.count, 1.0 - MEMORY)
         self.noise_of_unit += weight * (noise_of_unit - self.noise_of_unit)
         self.signal_of_unit += weight * (signal_of_unit - self.signal_of_unit)
-        excess = noise / (noise_of_unit * spread * FORESEEN)
+        excess = noise / (noise_of_unit * spread * admitted)
         self.level = damping * caution**2 * min(UP, max(DOWN, excess))
+        if admitted < FORESEEN:  # above the largest eigenvalue it turns no direction, and need not end anywhere
+            self.level = min(self.level, spectrum.largest)
 
-    def bound(self, signal: float, noise: float, size: int) -> float:
-        """Return the least damping for `size` samples, by running means of signal and noise; 0 where nothing is known.
+    def bound(self, signal: float, noise: float, size: float) -> float:
+        """Return the least damping for `size` independent samples, by running means of signal and noise.
 
-        Signal that cannot be told from none counts as `LEAST_SHARE` of the noise.
+        0 where nothing is known.         Signal that cannot be told from none counts as `LEAST_SHARE` of the noise.
         """
         if not (self.known and self.count):
             return 0.0

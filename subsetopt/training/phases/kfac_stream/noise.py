@@ -7,6 +7,9 @@ for per-sample gradients of covariance C. One measurement scatters by more than 
 The *critical size* tr(M^-1 C)/S is that of the subset with as much noise as signal (McCandlish, Kaplan, Amodei et al.
 2018, arXiv 1812.06162, in the Euclidean metric). Fewer samples make steps that are mostly noise, more of them hardly
 better steps. All is a ratio, so that neither the scale of the loss nor the number of samples enters.
+
+Of a set of N samples that are drawn without replacement, halves are not independent: <g1, M^-1 g2> has the mean
+S - tr(M^-1 C)/N, and the noise of b samples is tr(M^-1 C) (1/b - 1/N), none of all of them (Cochran 1977, section 2.5).
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ class GradientNoise:
 
     `measured` counts measurements, `cost` is what they took beside the gradients, in epoch-equivalents, and `size` the
     size of the last subset, 0 before the first; `of_critical` is the size that is wanted, in critical ones.
+    `population` is the number of all samples, 0 for streams of earlier versions, which took it for infinite.
     """
 
     signal: float = 0.0
@@ -42,6 +46,23 @@ class GradientNoise:
     cost: float = 0.0
     size: float = 0.0
     of_critical: float = OF_CRITICAL
+    population: int = 0
+
+    @property
+    def whole_signal(self) -> float:
+        """The squared gradient of all samples in M^-1."""
+        return self.signal + max(self.noise, 0.0) / self.population if self.population else self.signal
+
+    def independent(self, size: float) -> float:
+        """Return how many independent samples have as little noise as `size` of the set; infinity for all of it."""
+        if not self.population:
+            return size
+        return 1.0 / (1.0 / size - 1.0 / self.population) if size < self.population else math.inf
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are measurements enough to be followed."""
+        return self.measured >= ENOUGH
 
     def learn(self, product: float, whole: float, size: int) -> None:
         """Take in <g1, M^-1 g2> of the halves, and |g|^2 of the whole subset of `size` samples, where both are finite.
@@ -57,13 +78,15 @@ class GradientNoise:
 
     def share(self, size: float) -> float:
         """Return the share of signal in the squared gradient of `size` samples, from `LEAST_SHARE` to 1."""
-        signal, noise = max(self.signal, 0.0), max(self.noise, 0.0) / size
-        if self.measured < ENOUGH or signal + noise <= 0:
+        signal, noise = max(self.whole_signal, 0.0), max(self.noise, 0.0) / self.independent(size)
+        if not self.enough or signal + noise <= 0:
             return UNMEASURED
         return max(LEAST_SHARE, signal / (signal + noise))
 
     def critical(self, size: float) -> float:
         """Return the number of samples whose noise equals the signal, as seen from subsets of `size`."""
+        if self.population and self.enough and self.noise > 0:
+            return 1.0 / (max(self.whole_signal, 0.0) / self.noise + 1.0 / self.population)
         share = self.share(size)
         return size * (1.0 - share) / share
 
@@ -78,7 +101,7 @@ class GradientNoise:
         planned = largest / SMALLEST_PART ** ((1.0 - spent) / 2.0)
         self.size = min(self.size or planned, largest)
         wanted = planned
-        if self.measured >= ENOUGH:
+        if self.enough:
             critical = self.critical(self.size)
             wanted = max(self.of_critical * critical, math.sqrt(arithmetic * critical))
         wanted = min(largest, max(wanted, min(largest / SMALLEST_PART, most / PASS_STEPS)))

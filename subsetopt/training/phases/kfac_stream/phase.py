@@ -29,8 +29,15 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import Budget, record_of
 from subsetopt.training.context import RunContext
 from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, statistics_samples
+from subsetopt.training.phases.kfac_stream.least_damping import PASSES
+from subsetopt.training.phases.kfac_stream.noise import GradientNoise
 from subsetopt.training.phases.kfac_stream.settings import EARLIER_RATE, SMALLEST, stream_settings
-from subsetopt.training.phases.kfac_stream.state import BEFORE_EVIDENCE, BEFORE_NOISE, StreamState
+from subsetopt.training.phases.kfac_stream.state import (
+    BEFORE_EVIDENCE,
+    BEFORE_NOISE,
+    BEFORE_POPULATION,
+    StreamState,
+)
 from subsetopt.training.phases.kfac_stream.stepping import Inertia, Stepping
 from subsetopt.training.phases.loss_trend import upgraded_trend
 from subsetopt.training.phases.protocol import PhaseOutcome
@@ -115,6 +122,7 @@ class StreamPhase:
             make_generator(seed, f"{self._stream}:factors"),
             self._budget.for_phase(ledger.price("forward", statistics)),
             self._kfac,
+            noise=GradientNoise(population=self.samples),
             statistics=statistics,
         )
 
@@ -173,7 +181,7 @@ class StreamPhase:
             constant = "carried" not in numbers
             self._stepping = self._rules(constant=constant, rate=EARLIER_RATE)
             numbers = {**(BEFORE_NOISE if constant else {}), **BEFORE_EVIDENCE, **numbers}
-        numbers = upgraded_trend({"by_price": False, **numbers})
+        numbers = upgraded_trend({"by_price": False, **BEFORE_POPULATION, **numbers})
         return join(StreamState, moved, numbers, kfac=self._kfac, ledger=ledger, clock=clock)
 
     def _estimate_due(self, state: StreamState) -> bool:
@@ -220,7 +228,7 @@ class StreamPhase:
         measured = self._subsets.measure(state.w, state.place, size, state.random, halves)
         damping = rules.damping(self._spectrum(), size, state)
         if state.least.known and not state.iterations:
-            damping = rules.first_damping(self._spectrum(), measured, damping, self._data.spread, state.budget)
+            damping = rules.first_damping(self._spectrum(), measured, damping, self._data.spread, state)
         found, momentum = rules.direction(measured, damping), rules.momentum(state.noise, size)
         inertia, velocity = self._moved(state, measured.gradient, found.vector, damping, momentum)
         figures = [measured.loss, measured.error, inertia, changed, found.product, found.whole]
@@ -235,10 +243,12 @@ class StreamPhase:
         if halves:
             state.noise.learn(product, whole, measured.samples)
             noise = (whole - product) * measured.samples
-            state.least.learn(self._spectrum(), damping, noise, self._data.spread, state.caution)
+            admitted = rules.admitted(state.noise, state.budget, measured.samples)
+            state.least.learn(self._spectrum(), damping, noise, self._data.spread, state.caution, admitted)
+        state.plateau.take(state.loss, state.noise.enough and rules.passes(state.budget) > PASSES)
         if state.iterations % GOOD_EVERY == 1:
             state.good, state.good_buffers = state.w.clone(), self._model.flat.buffers()
-        rate = rules.settings.step_rate(share) * state.caution
+        rate = rules.settings.step_rate(share) * state.caution * state.plateau.factor
         trust, foreseen = rules.trust(state.noise, size) * self._data.spread, change.ratio * curvature
         length = min(rate, math.sqrt(trust / foreseen)) if foreseen > 0 else rate
         change.step = length**2 * curvature

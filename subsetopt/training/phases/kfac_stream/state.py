@@ -15,6 +15,7 @@ from subsetopt.training.phases.kfac_stream.fresh_subsets import StreamCursor
 from subsetopt.training.phases.kfac_stream.least_damping import LeastDamping
 from subsetopt.training.phases.kfac_stream.noise import GradientNoise
 from subsetopt.training.phases.kfac_stream.output_change import OutputChange
+from subsetopt.training.phases.kfac_stream.plateau import Plateau
 from subsetopt.training.phases.kfac_stream.settings import Guard
 from subsetopt.training.phases.loss_trend import LossTrend
 
@@ -43,6 +44,7 @@ class StreamState:
     change: OutputChange = field(default_factory=OutputChange)
     noise: GradientNoise = field(default_factory=GradientNoise)
     least: LeastDamping = field(default_factory=LeastDamping)
+    plateau: Plateau = field(default_factory=Plateau)
     curvature: float = 0.0
     carried: bool = True
     iterations: int = 0
@@ -68,3 +70,8 @@ BEFORE_EVIDENCE = {f"least.{name}": value for name, value in asdict(LeastDamping
     "noise.of_critical": 0.7
 }
 """What checkpoints of earlier versions lack: their streams have dampings by directions alone, and smaller subsets."""
+
+BEFORE_POPULATION = {f"plateau.{name}": value for name, value in asdict(Plateau(known=False)).items()} | {
+    "noise.population": 0
+}
+"""What checkpoints lack of streams that took samples for infinitely many, and knew no plateau of the loss."""

@@ -12,7 +12,7 @@ from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.solvers.inner_products import dot
 from subsetopt.training.budget import PhaseBudget
 from subsetopt.training.phases.kfac_stream.fresh_subsets import Measured
-from subsetopt.training.phases.kfac_stream.least_damping import ENOUGH, TRIALS, LeastDamping
+from subsetopt.training.phases.kfac_stream.least_damping import ENOUGH, FORESEEN, TRIALS, LeastDamping, foreseen
 from subsetopt.training.phases.kfac_stream.noise import GradientNoise
 from subsetopt.training.phases.kfac_stream.settings import SMALLEST, StreamSettings
 from subsetopt.training.phases.kfac_stream.state import StreamState
@@ -64,8 +64,17 @@ class Stepping:
 
     def damping(self, spectrum: KfacSpectrum, size: int, state: StreamState) -> float:
         """Return the damping of the next step: by directions, by evidence, and raised after a jump of the loss."""
-        least = state.least.bound(state.noise.signal, state.noise.noise, size)
+        noise = state.noise
+        least = state.least.bound(noise.whole_signal, noise.noise, noise.independent(size))
         return max(self.settings.step_damping(spectrum, size), least) / state.caution**2
+
+    def admitted(self, noise: GradientNoise, budget: PhaseBudget, size: int) -> float:
+        """Return how many times the noise that F foresees is admitted."""
+        return foreseen(self.passes(budget), noise.share(size)) if noise.population else FORESEEN
+
+    def passes(self, budget: PhaseBudget) -> float:
+        """Return how many gradients of all samples the phase may spend."""
+        return budget.total(budget.share_spent) / budget.ledger.price("gradient", self.samples)
 
     def trials(self, budget: PhaseBudget) -> int:
         """Return how many dampings the first step may try: one, more for what measurements may have of the cost."""
@@ -74,29 +83,29 @@ class Stepping:
         return TRIALS if TRIALS * price <= allowed else max(1, int(allowed / price))
 
     def first_damping(
-        self, spectrum: KfacSpectrum, measured: Measured, damping: float, spread: float, budget: PhaseBudget
+        self, spectrum: KfacSpectrum, measured: Measured, damping: float, spread: float, state: StreamState
     ) -> float:
         """Return the damping of a first step, in place of that by directions: the evidence is in its own subset."""
         if measured.halves is None:
             return damping
-        for _ in range(self.trials(budget)):
-            found, noise, least = self._trial(measured, damping), GradientNoise(), LeastDamping()
-            noise.learn(float(found.product), float(found.whole), measured.samples)
+        for _ in range(self.trials(state.budget)):
+            noise, least = GradientNoise(population=state.noise.population), LeastDamping()
+            noise.learn(*self._trial(measured, damping), measured.samples)
             least.learn(spectrum, damping, noise.noise, spread)
-            wanted = least.bound(noise.signal, noise.noise, measured.samples)
+            wanted = least.bound(noise.whole_signal, noise.noise, noise.independent(measured.samples))
             if not wanted >= ENOUGH * damping:
                 break
             damping = wanted
         return damping
 
-    def _trial(self, measured: Measured, damping: float) -> Direction:
-        """Return what `direction` does, but leave the measured gradients as they are."""
+    def _trial(self, measured: Measured, damping: float) -> tuple[float, float]:
+        """Return the products that `direction` finds, but leave the measured gradients as they are."""
         assert measured.halves is not None, "asked for where there are halves alone"
         first, second = measured.halves
         vector = self.kfac.apply(second, damping)
         product = dot(first, vector)
         self.kfac.add_applied(vector.mul_(1.0 - measured.first), first, damping, measured.first)
-        return Direction(vector, product, dot(measured.gradient, vector))
+        return float(product), float(dot(measured.gradient, vector))
 
     def direction(self, measured: Measured, damping: float) -> Direction:
         """Return M^-1 g, by way of the halves where these were measured: their storage is used up."""

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from subsetopt.objective.kfac.damping import KfacSpectrum
-from subsetopt.training.phases.kfac_stream.least_damping import DOWN, FORESEEN, OF_RIDGE, UP, LeastDamping
+from subsetopt.training.phases.kfac_stream.least_damping import (
+    DOWN,
+    FORESEEN,
+    OF_RIDGE,
+    PASSES,
+    UP,
+    LeastDamping,
+    foreseen,
+)
 
 EIGENVALUES = torch.logspace(-3, 1, 400, dtype=torch.float64)
 SIZE, TAU = 80, 0.05
@@ -84,3 +92,20 @@ def test_nothing_known_bounds_nothing():
         assert least.bound(1.0, 1.0, SIZE) == 0.0
     silent, _ = learnt(0.01, 0.0)
     assert silent.bound(-1.0, -1.0, SIZE) == silent.level
+
+
+def test_less_noise_is_admitted_in_longer_streams_but_what_signal_excuses():
+    assert foreseen(2.0, 0.5) == foreseen(PASSES, 0.9) == FORESEEN
+    assert foreseen(2 * PASSES, 0.5) == FORESEEN / 2
+    assert foreseen(1000.0, 0.0) == 1.0
+    assert foreseen(1000.0, 0.75) == pytest.approx(4.0)  # signal and noise as large as noise of four times F
+    assert foreseen(1000.0, 1.0) == FORESEEN
+
+
+def test_a_damping_that_nothing_satisfies_ends_at_the_largest_eigenvalue():
+    """Noise above tr F at every damping: before, such a level grew sixteenfold in each step, to overflow."""
+    spectrum, least, damping = KfacSpectrum.of(EIGENVALUES), LeastDamping(), 0.01
+    for _ in range(300):
+        least.learn(spectrum, damping, 5.0 * spectrum.traces(damping)[0], 1.0, admitted=1.0)
+        damping = least.level
+    assert damping == pytest.approx(float(EIGENVALUES.max()), rel=0.05)

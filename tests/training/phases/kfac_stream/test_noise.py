@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -124,3 +125,46 @@ def test_what_is_not_finite_is_not_learnt_and_few_measurements_are_not_followed(
         assert noise.share(10) == UNMEASURED
     noise.learn(1.0, 1.0, 10)
     assert noise.share(10) == 1.0
+
+
+def of_all_halves(gradients: torch.Tensor, half: int) -> GradientNoise:
+    """What is learnt from every pair of disjoint halves of a set of gradients, in plain means."""
+    n = len(gradients)
+    noise = GradientNoise(population=n)
+    products, wholes = [], []
+    for first in itertools.combinations(range(n), half):
+        for second in itertools.combinations(sorted({*range(n)} - {*first}), half):
+            g1, g2 = gradients[list(first)].mean(0), gradients[list(second)].mean(0)
+            products.append(float(g1 @ g2))
+            wholes.append(float(((g1 + g2) / 2).square().sum()))
+    for _ in range(ENOUGH):
+        noise.learn(sum(products) / len(products), sum(wholes) / len(wholes), 2 * half)
+    return noise
+
+
+@pytest.mark.parametrize(("half", "shift"), [(1, 0.0), (2, 0.3), (3, 0.0), (3, 0.3)])
+def test_halves_of_a_finite_set_tell_its_gradient_and_its_variance_exactly(half, shift):
+    """Over all ways to draw them. Before, the signal of a set whose gradient is zero was negative."""
+    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = rows - rows.mean(0) + shift
+    noise = of_all_halves(rows, half)
+    whole, variance = float(rows.mean(0).square().sum()), float(rows.var(0).sum())
+    assert noise.noise == pytest.approx(variance)
+    assert noise.whole_signal == pytest.approx(whole, abs=1e-12)
+    for size in range(1, 6):
+        means = torch.stack([rows[list(each)].mean(0) for each in itertools.combinations(range(6), size)])
+        scatter = float((means - rows.mean(0)).square().sum(1).mean())
+        assert noise.noise / noise.independent(size) == pytest.approx(scatter)
+        share = whole / (whole + scatter)
+        assert noise.share(size) == pytest.approx(max(LEAST_SHARE, share), abs=1e-9)
+    assert noise.independent(6) == math.inf
+    critical = noise.critical(2 * half)
+    assert 1 / critical - 1 / 6 == pytest.approx(whole / variance, abs=1e-12)
+
+
+def test_subsets_grow_to_all_samples_as_the_signal_vanishes():
+    noise, size = replace(measured(50, signal=False), population=300), 0
+    noise.signal = -noise.noise / 300
+    for _ in range(60):
+        size = noise.next_size(0.5, 300 * 1000.0, 0.0, 16, 300)
+    assert size == 300 and noise.momentum(size) > 0

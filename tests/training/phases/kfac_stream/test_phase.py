@@ -425,6 +425,26 @@ def test_a_checkpoint_without_evidence_for_damping_goes_on_by_directions_alone(g
     assert again.phase.details()["rate"] == given.get("rate", 0.12)
 
 
+@pytest.mark.parametrize("steps", [0, 8])
+def test_a_checkpoint_that_knows_no_population_goes_on_as_with_infinitely_many_samples(steps):
+    """That of the version before: no correction, eight times the noise foreseen, and no plateau."""
+    whole, again, new = (begin(plain(), epochs=8.0) for _ in range(3))
+    whole.state.noise.population, whole.state.plateau.known = 0, False
+    whole.steps(steps)
+    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
+    for name in [name for name in numbers if name.startswith("plateau.") or name == "noise.population"]:
+        del numbers[name]
+    ledger = whole.budget.ledger.save()
+    whole.steps(1000)
+    state = again.phase.restore(tensors, numbers)
+    again.budget.ledger.restore(ledger)
+    again._replace(state=state).steps(1000)
+    assert state.iterations == whole.state.iterations > 8 and state.noise.measured > 1
+    assert torch.equal(state.w, whole.state.w) and state.plateau.factor == 1.0
+    new.steps(1000)
+    assert not torch.equal(new.state.w, whole.state.w), "one that begins now is corrected"
+
+
 def dear(epochs: float = 24.0, **settings: Any) -> Running:
     """A stream whose products with whole factors would cost as much as hundreds of samples."""
     with torch.random.fork_rng():
