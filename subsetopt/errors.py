@@ -32,7 +32,7 @@ class SettingError(UserError):
 
     def __init__(self, setting: str, value: object, problem: str, remedy: str = "") -> None:
         self.setting, self.value, self.problem, self.remedy = setting, value, problem, remedy
-        message = f"{_as_given(setting, value)}: {problem}"
+        message = f"{given(setting, value)}: {problem}"
         super().__init__(f"{message}; {remedy}" if remedy else message)
 
 
@@ -95,6 +95,12 @@ def on_command_line() -> bool:
     return _arguments is not None
 
 
+def command_help() -> str:
+    """Return the command whose help explains the settings, e.g. `subsetopt compare --help` in backquotes."""
+    name = next((argument for argument in _arguments or () if not argument.startswith("-")), "train")
+    return f"`subsetopt {name} --help`"
+
+
 def was_typed(name: str, value: object) -> bool:
     """Return whether the command line that runs has the flag of this setting with this value, if only its default."""
     return setting(name, value).split()[0] in (argument.partition("=")[0] for argument in _arguments or ())
@@ -108,23 +114,59 @@ def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError
     return SettingError(setting, value, "unknown name", remedy)
 
 
-def _as_given(name: str, value: object) -> str:
+def given(name: str, value: object) -> str:
     """Return a setting with its value: by its flag where that was typed, else as Python and TOML files write it.
 
-    A flag that was not typed stands alone.
+    Numbers and paths are shown as they were typed (1e309, not inf), and an entry of --model-arg or the like by that
+    flag. A flag that was not typed stands alone.
     """
     for spelling in (name, *(former for present, former in FORMER_NAMES.items() if present == name)):
         flag = spelling if spelling.startswith("-") else flag_of(spelling)
-        if any(argument == flag or argument.startswith(f"{flag}=") for argument in _arguments or ()):
-            if (
-                isinstance(value, (list, tuple))
-                and value
-                and all(isinstance(item, (int, float, str)) for item in value)
-            ):
-                value = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
-            plain = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
-            return f"{flag} {value if plain else _short(value)}"
+        texts = [text for typed, text in _pairs() if typed == flag]
+        if texts and (shown := _as_typed(value, texts)) is not None:
+            return f"{flag} {shown}"
+    for flag, text in _pairs():
+        if flag.endswith("-arg") and text.partition("=")[0].strip() == name:
+            return f"{flag} {text}"
     return name if value is None and name.startswith("-") else f"{name} = {_short(value)}"
+
+
+def _pairs() -> Iterator[tuple[str, str]]:
+    """Yield the flags of the command line, each with what follows it."""
+    arguments = _arguments or ()
+    for place, argument in enumerate(arguments):
+        flag, equals, text = argument.partition("=")
+        if flag.startswith("--"):
+            yield flag, text if equals else "".join(arguments[place + 1 : place + 2])
+
+
+def _as_typed(value: object, texts: Sequence[str]) -> str | None:
+    """Return a value as one of `texts` has it, None for a path that is another one than was typed."""
+    if isinstance(value, Mapping) or value in ((), []):
+        value = " ".join(texts)
+    if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float, str)) for item in value):
+        value = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    parts = [part for text in texts for part in (text, *text.split(","))]
+    same = [part for part in parts if _means(part.strip(), value)]
+    if same:
+        value = same[0].strip()
+    elif isinstance(value, PurePath):
+        return None
+    plain = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
+    return str(value) if plain else _short(value)
+
+
+def _means(text: str, value: object) -> bool:
+    """Return whether `text` is how a number or a path was typed."""
+    if isinstance(value, PurePath):
+        return PurePath(text) == value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        number = float(text)
+    except ValueError:
+        return False
+    return number == value or (number != number and value != value)
 
 
 def _short(value: object) -> str:

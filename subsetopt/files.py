@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from subsetopt.errors import RunDirectoryError, UserError
+from subsetopt.errors import RunDirectoryError, UserError, given
 
 DIGEST = "digest"
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, RecursionError)
@@ -58,7 +58,7 @@ def check_writable(folder: Path, names: tuple[str, ...], setting: str = "output"
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(path.stat().st_mode):
                 raise RunDirectoryError(
-                    f"{setting} = {str(folder)!r}: {name} is no regular file; remove it, then go on"
+                    f"{given(setting, folder)}: {name} is no regular file; remove it, then go on"
                 ) from None
     probe = folder / f".writable.{os.getpid()}.tmp"
     try:
@@ -68,7 +68,7 @@ def check_writable(folder: Path, names: tuple[str, ...], setting: str = "output"
             os.fsync(file.fileno())
     except OSError as error:
         raise RunDirectoryError(
-            f"{setting} = {str(folder)!r}: cannot be written to ({reason(error)}); make room and make it writable"
+            f"{given(setting, folder)}: cannot be written to ({reason(error)}); make room and make it writable"
         ) from None
     finally:
         with contextlib.suppress(OSError):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -23,9 +22,10 @@ from subsetopt.arguments import require_text
 from subsetopt.errors import SettingError, unknown_name
 from subsetopt.facts import Knob, PlannedStrategy
 from subsetopt.imports import uncollected
+from subsetopt.logs import left_out
 
 T = TypeVar("T")
-_LOG = logging.getLogger("subsetopt")  # without a handler of the user's, a warning is one line on standard error
+_LOG = left_out()
 
 
 @dataclass(frozen=True)

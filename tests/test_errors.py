@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,23 @@ def test_the_command_line_ends_with_its_errors() -> None:
 def test_errors_cross_process_borders_with_their_text(error: UserError) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error) and str(again) == str(error) and vars(again) == vars(error)
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "value", "shown"),
+    [
+        (["--excess", "1e309"], "excess", float("inf"), "--excess 1e309"),
+        (["--excess=1_0"], "excess", 10.0, "--excess 1_0"),
+        (["--excess", "NaN"], "excess", float("nan"), "--excess NaN"),
+        (["--fractions", "0.1, 5e-1"], "fractions", 0.5, "--fractions 5e-1"),
+        (["--data-file", "a=b.csv"], "data_file", Path("a=b.csv"), "--data-file a=b.csv"),
+        (["--output", ""], "output", Path(), "--output ''"),
+        (["--output", "a"], "output", Path("a/result.json"), "output = 'a/result.json'"),
+        (["--solver-arg", "memory=-0"], "memory", 0, "--solver-arg memory=-0"),
+        (["--model-arg=width=4"], "width", 4, "--model-arg width=4"),
+        (["--model-arg", "width=4"], "model_args", {"width": 4}, "--model-arg width=4"),
+    ],
+)
+def test_a_value_is_shown_as_typed(typed: list[str], name: str, value: object, shown: str) -> None:
+    with command_line(typed):
+        assert str(SettingError(name, value, "is wrong")) == f"{shown}: is wrong"

@@ -101,7 +101,9 @@ def run(arguments: Sequence[str]) -> int:
         try:
             with command_line(arguments):
                 result = cli.main(list(arguments), prog_name="subsetopt", standalone_mode=False)
-        except (Exception, click.Abort, KeyboardInterrupt) as error:
+        except SystemExit:
+            raise
+        except BaseException as error:  # a user's code may raise what is no Exception
             return exit_code_of(error, debug="--debug" in arguments)
     return result if isinstance(result, int) else 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ import click
 from subsetopt.compare.config import SHARED
 from subsetopt.errors import SettingError
 from subsetopt_cli.failures import INTERRUPTED
+from subsetopt_cli.options import given_settings
 from subsetopt_cli.output import standard_output_reserved
 
 if TYPE_CHECKING:
@@ -65,6 +66,16 @@ def minima_options(fractions: str, output: str) -> Callable[[_Command], _Command
         return command
 
     return decorate
+
+
+def run_config(flags: Mapping[str, Any]) -> RunConfig:
+    """Return the settings of the solves; raises `SettingError` in one line."""
+    from subsetopt.representativeness.run import check_solver
+    from subsetopt.training.settings.run import RunConfig, make_config
+
+    settings = given_settings(RunConfig, flags)
+    check_solver(settings.get("solver", "lbfgs"))
+    return make_config(settings)
 
 
 def found(

@@ -10,7 +10,22 @@ from typing import Any
 
 from subsetopt.bench.figure import bench_figure
 from subsetopt.bench.tables import describe, tables
-from subsetopt.errors import RunDirectoryError
+from subsetopt.errors import RunDirectoryError, given
+from subsetopt.files import check_writable
+
+
+def prepare_output(directory: Path) -> None:
+    """Make the directory and see that it can be written, before minutes of work; raises `RunDirectoryError`."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(directory, error) from None
+    check_writable(directory, ("bench.json", "table.md", "bench.png"))
+
+
+def _unwritable(directory: Path, error: OSError) -> RunDirectoryError:
+    problem = f"cannot be written ({error.strerror}); name another directory"
+    return RunDirectoryError(f"{given('output', directory)}: {problem}")
 
 
 def write_bench(document: Mapping[str, Any], directory: Path) -> list[Path]:
@@ -32,9 +47,7 @@ def write_bench(document: Mapping[str, Any], directory: Path) -> list[Path]:
                 (directory / name).write_bytes(content)
                 written.append(directory / name)
     except OSError as error:
-        raise RunDirectoryError(
-            f"output = {str(directory)!r}: cannot be written ({error.strerror}); name another directory"
-        ) from None
+        raise _unwritable(directory, error) from None
     return written
 
 

@@ -54,6 +54,11 @@ class BenchSettings:
         self._check_choice()
         if self.processes < 2:
             raise SettingError("processes", self.processes, "one process has nobody to share with", "use at least 2")
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            raise SettingError("data_dir", self.data_dir, "is not a directory", "leave it out for synthetic images")
+        if self.processes > (most := 8 * (os.cpu_count() or 1)):
+            problem = f"this machine has {os.cpu_count()} processors, {most} processes are the most"
+            raise SettingError("processes", self.processes, problem, f"use {max(2, os.cpu_count() or 1)}")
         if self.repeats < 1:
             raise SettingError("repeats", self.repeats, "must be at least 1")
 

@@ -23,7 +23,7 @@ from subsetopt.compare.knobs import decay_knob, knob_of
 from subsetopt.compare.methods import Method, parse_methods
 from subsetopt.compare.regularisation import check_common_l2, check_own_decay, with_coupled_l2
 from subsetopt.documents.run import RunDocument
-from subsetopt.errors import RunDirectoryError, UserError, unknown_name
+from subsetopt.errors import RunDirectoryError, SettingError, UserError, unknown_name
 from subsetopt.facts import Knob
 from subsetopt.files import file_digest
 from subsetopt.report.metrics_file import read_metrics
@@ -41,6 +41,11 @@ LOOK_EPOCHS = 0.5  # between looks under a budget in seconds
 Status = Literal["done", "failed", "interrupted"]
 # Where data and results lie, how often a run is saved: none of it changes a result.
 _NO_MATTER = {"output", "data_dir", "data_file", "test_file", "checkpoint_seconds", "track_validation"}
+_REMEDIES = {
+    "subset_frac": "give a larger share after @",
+    "grow_start": "give a larger share after @",
+    "grow": "give a factor above 1 after x, such as 2",
+}
 _ONE_RUN = threading.Lock()  # runs share torch's global state, so the threads of one worker take turns
 
 
@@ -132,7 +137,10 @@ class CellMaker:
         return self._base(self.methods[method], 0)
 
     def _base(self, method: Method, seed: int) -> RunConfig:
-        return make_config(self.study.shared, {"max_iterations": None}, method.settings, {"seed": seed})
+        try:
+            return make_config(self.study.shared, {"max_iterations": None}, method.settings, {"seed": seed})
+        except SettingError as error:
+            raise of_method(method, error) from None
 
     def _budgeted(self, base: RunConfig, budget: float, share: float, own_stop: bool) -> list[dict[str, Any]]:
         """Lay the budget on the phases: the last may spend what the earlier ones left.
@@ -153,6 +161,15 @@ class CellMaker:
                 settings["stop_at"] = study.solve_stop_at
             budgeted.append(settings)
         return [*budgeted, {**phases[-1].model_dump(), limit: budget, other: None}]
+
+
+def of_method(method: Method, error: SettingError) -> SettingError:
+    """Return an error in a setting that the method's name means, as one in `methods`; any other as it is."""
+    if error.setting not in method.settings:
+        return error
+    if "@" not in method.name:
+        return SettingError(error.setting, error.value, f"of method {method.name!r}: {error.problem}", error.remedy)
+    return SettingError("methods", method.name, error.problem, _REMEDIES.get(error.setting, ""))
 
 
 def set_aside(cell: Cell, root: Path) -> str | None:
@@ -228,7 +245,7 @@ def _methods(study: ValidatedStudy) -> dict[str, Method]:
     named = {method.name: method for method in methods}
     if len(named) < len(methods):
         twice = next(method.name for method in methods if sum(other.name == method.name for other in methods) > 1)
-        raise UserError(f"methods = {twice!r}: is listed twice; keep one of them")
+        raise SettingError("methods", twice, "is listed twice", "keep one of them")
     return named
 
 

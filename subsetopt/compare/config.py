@@ -9,9 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from subsetopt.errors import SettingError, SettingsConflictError, on_command_line, setting, unknown_name
+from subsetopt.errors import SettingError, SettingsConflictError, command_help, on_command_line, setting, unknown_name
 from subsetopt.study.seeds import MOST_SEEDS, SEEDS_EXAMPLE, read_seeds, seed_count
 from subsetopt.training.phases.first_order.inline_arguments import split_list
 from subsetopt.training.settings.declaration import declaration, declared, names_of
@@ -115,17 +124,22 @@ class StudyConfig(Settings):
             return tuple(split_list(value))
         return value if isinstance(value, (list, tuple)) else (value,)
 
+    @field_validator("budget", "target")
+    @classmethod
+    def _positive(cls, values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        """Refuse what is no cost and no loss, what is there twice, and a study without a budget."""
+        if any(value <= 0 for value in values):
+            raise ValueError("must be above 0")
+        if len(set(values)) < len(values):
+            raise ValueError("has a value twice")
+        if not values and info.field_name == "budget":
+            raise ValueError("is empty")
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in ("budget", "target"):
-            if any(value <= 0 for value in getattr(self, name)):
-                raise ValueError(f"{name} must be above 0")
-        if not self.budget:
-            raise ValueError("budget is empty; for example 1,3,10")
         if not self.methods and not self.method:
-            raise ValueError("methods is empty; for example lbfgs@0.1+srs,adam")
-        if len(set(self.budget)) < len(self.budget):
-            raise ValueError("budget has a value twice")
+            raise SettingError("methods", "", "is empty", "for example lbfgs@0.1+srs,adam")
         if self.tune:
             self._check_tuning_seeds()
         return self
@@ -140,7 +154,8 @@ class StudyConfig(Settings):
         used = {seed for own in self.seeds for seed in self.seeds_to_tune_on(own)}
         if common := sorted(used.intersection(self.seeds)):
             raise ValueError(
-                f"tuning_seeds and seeds overlap in {common[0]}; tune on seeds of their own, not on what is compared"
+                f"{setting('tuning_seeds')} and {setting('seeds')} overlap in {common[0]}; tune on seeds of their own, "
+                "not on what is compared"
             )
 
     @property
@@ -244,4 +259,4 @@ def _one_line(error: ValueError, given: Mapping[str, Any]) -> SettingError:
 
 
 def _explained() -> str:
-    return "see `subsetopt compare --help`" if on_command_line() else ""
+    return f"see {command_help()}" if on_command_line() else ""

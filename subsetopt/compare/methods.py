@@ -16,7 +16,6 @@ A hand-off is one of `full`, SOLVER, STREAM, OPTIMIZER, and SAMPLER[@FRACTION][/
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,6 +24,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from subsetopt.errors import SettingError, unknown_name
+from subsetopt.logs import left_out
 from subsetopt.samplers import SAMPLERS
 from subsetopt.samplers.factory import default_settings
 from subsetopt.solvers import SOLVERS
@@ -35,7 +35,7 @@ from subsetopt.training.phases.methods import METHODS, is_stream
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.settings.run import RunConfig
 
-_LOG = logging.getLogger("subsetopt")
+_LOG = left_out()
 EXAMPLES = "for example lbfgs@0.1+srs, lbfgs, adam or srs@0.1"
 
 
@@ -59,13 +59,13 @@ def parse_method(text: str) -> Method:
     if is_stream(head):
         return Method(text, {"solver": head, **({"handoff": "none"} if not plus else _handoff_settings(text, handoff))})
     if is_stream(name):
-        raise SettingError("method", text, f"{name} takes fresh subsets of all samples, no share", f"use {name}")
+        raise SettingError("methods", text, f"{name} takes fresh subsets of all samples, no share", f"use {name}")
     if name in SOLVERS or name in METHODS:
         return Method(text, _solver_settings(text, head, handoff if plus else None))
     if plus and (name in OPTIMIZERS or name in SAMPLERS):
-        raise SettingError("method", text, f"{name} is no solver and hands nothing over", EXAMPLES)
+        raise SettingError("methods", text, f"{name} is no solver and hands nothing over", EXAMPLES)
     if name not in OPTIMIZERS and name not in SAMPLERS:
-        raise unknown_name("method", name, _known())
+        raise unknown_name("methods", name, _known())
     return Method(text, {"solver": "none", **_first_order_settings(text, head)})
 
 
@@ -96,11 +96,11 @@ def describe(config: RunConfig) -> str:
 
 def _solver_settings(text: str, head: str, handoff: str | None) -> dict[str, Any]:
     if "/" in head:
-        raise SettingError("method", text, "an optimizer after / belongs to a sampler", EXAMPLES)
+        raise SettingError("methods", text, "an optimizer after / belongs to a sampler", EXAMPLES)
     solver, at, share = head.partition("@")
     if not at:
         if handoff is not None:
-            raise SettingError("method", text, "the solver's share of the data is missing", f"{solver}@0.1+{handoff}")
+            raise SettingError("methods", text, "the solver's share of the data is missing", f"{solver}@0.1+{handoff}")
         return {"solver": "none", "handoff": "full", "handoff_solver": solver}
     drawn = share == "residual"
     share, grows, factor = share.partition("x")
@@ -121,7 +121,7 @@ def _handoff_settings(text: str, handoff: str) -> dict[str, Any]:
         return {"handoff": "full", "handoff_solver": handoff}
     name = _name(handoff)
     if name not in OPTIMIZERS and name not in SAMPLERS:
-        raise unknown_name("hand-off", name, ["full", *_known()])
+        raise _in_method(text, unknown_name("hand-off", name, ["full", *_known()]))
     return _first_order_settings(text, handoff)
 
 
@@ -134,16 +134,16 @@ def _first_order_settings(text: str, part: str) -> dict[str, Any]:
             _check_optimizer(text, each)
     if name in OPTIMIZERS:
         if at or slash:
-            raise SettingError("method", text, f"{name} takes all samples", f"for a share of them rs2@0.1/{name}")
+            raise SettingError("methods", text, f"{name} takes all samples", f"for a share of them rs2@0.1/{name}")
         return {"handoff": name}
     if name == "full":
-        raise SettingError("method", text, "all samples need no sampler", f"use {optimizer or 'sgd'}")
+        raise SettingError("methods", text, "all samples need no sampler", f"use {optimizer or 'sgd'}")
     if slash and optimizer not in OPTIMIZERS:
-        raise OPTIMIZERS.unknown(optimizer)
+        raise _in_method(text, OPTIMIZERS.unknown(optimizer))
     settings: dict[str, Any] = {"handoff": name, "handoff_optimizer": optimizer or "sgd"}
     if at:
         if "fraction" not in default_settings(name):
-            raise SettingError("method", text, f"sampler {name} has no fraction", f"use {name}")
+            raise SettingError("methods", text, f"sampler {name} has no fraction", f"use {name}")
         settings["handoff_args"] = {"fraction": _share(text, fraction)}
     return settings
 
@@ -159,16 +159,26 @@ def _check_optimizer(text: str, optimizer: str) -> None:
         phase = PhaseConfig(method=optimizer, epochs=1)
     except ValidationError as error:
         problem = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
-        raise SettingError("method", text, problem, EXAMPLES) from None
-    method = OPTIMIZERS.get(optimizer)
-    learning_rate(phase, "method")
-    method.arguments(phase, "method")
+        raise SettingError("methods", text, problem, EXAMPLES) from None
+    try:
+        method = OPTIMIZERS.get(optimizer)
+        learning_rate(phase, "methods")
+        method.arguments(phase, "methods")
+    except SettingError as error:
+        raise _in_method(text, error) from None
+
+
+def _in_method(text: str, error: SettingError) -> SettingError:
+    """Return an error in a part of the method `text`, by the method's name."""
+    if error.setting == "methods":
+        return error
+    return SettingError("methods", text, f"{error.setting} = {error.value!r}: {error.problem}", error.remedy)
 
 
 def _share(text: str, value: str) -> float:
     share = _number(text, value, "@")
     if not 0 < share <= 1:
-        raise SettingError("method", text, f"the share {value} does not lie in (0, 1]", EXAMPLES)
+        raise SettingError("methods", text, f"the share {value} does not lie in (0, 1]", EXAMPLES)
     return share
 
 
@@ -176,7 +186,7 @@ def _number(text: str, value: str, after: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise SettingError("method", text, f"{value!r} after {after} is not a number", EXAMPLES) from None
+        raise SettingError("methods", text, f"{value!r} after {after} is not a number", EXAMPLES) from None
 
 
 def _known() -> list[str]:

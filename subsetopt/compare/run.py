@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from subsetopt.compare.cells import Cell, CellMaker, CellOutcome
+from subsetopt.compare.cells import Cell, CellMaker, CellOutcome, of_method
 from subsetopt.compare.config import ValidatedStudy
 from subsetopt.compare.curves import Point, point_row
 from subsetopt.compare.execution import SilentStudy, StudyProgress, run_cells
 from subsetopt.compare.summary import RESULT_COLUMNS, collect, summarise
 from subsetopt.compare.tuning import RunCells, tune
+from subsetopt.compare.unused import unused_notes
 from subsetopt.documents.comparison import ComparisonDocument
 from subsetopt.errors import SettingError
 from subsetopt.files import sealed
 from subsetopt.report.study.files import CURVES, STUDY, SUMMARY
-from subsetopt.study.directory import RESULTS, open_study, write_csv
+from subsetopt.study.directory import COMPARISON, RESULTS, open_study, write_csv
 from subsetopt.study.workers import Workers
 from subsetopt.training.run import check_run
 from subsetopt.training.run_directory import RunDirectory
@@ -40,11 +41,13 @@ def run_comparison(
     workers, progress, output = workers or Workers(), progress or SilentStudy(), Path(output)
     maker = CellMaker(study)
     check_study(maker)
+    for note in unused_notes(maker):
+        progress.message(f"Warning: {note}")
 
     def run(title: str, cells: Sequence[Cell]) -> dict[str, CellOutcome]:
         return run_cells(title, cells, output, workers, progress)
 
-    with open_study(output) as directory:
+    with open_study(output, COMPARISON) as directory:
         directory.write_toml(STUDY, study.to_toml())
         return _compare(maker, output, directory, run, command)
 
@@ -75,7 +78,10 @@ def check_study(maker: CellMaker) -> None:
     """Raise `UserError` for settings that no run could start with, before anything is written or trained."""
     config = maker.study.config
     for name in maker.methods:
-        data = check_run(maker.cell(name, min(config.budget), config.seeds[0]).config, may_idle=True).data
+        try:
+            data = check_run(maker.cell(name, min(config.budget), config.seeds[0]).config, may_idle=True).data
+        except SettingError as error:
+            raise of_method(maker.methods[name], error) from None
         if not data.samples(SplitName.TEST):
             raise SettingError("dataset", data.dataset.name, "has no test data to compare on", "add a test split")
         for budget in config.budget:

@@ -236,7 +236,10 @@ class ClosureOptimizer(Optimizer):
         if solver.terminate(start) == StopReason.NON_FINITE and not bool(torch.isfinite(start.w).all()):
             problem = "they have NaN or infinity before the step, so that no step can be found"
             raise SettingError("params", "not finite", problem, "load or draw finite ones")
-        stuck = state.iterations == start.iterations and state.failure == StopReason.LINE_SEARCH
+        stuck = state.iterations == start.iterations and state.failure in (
+            StopReason.LINE_SEARCH,
+            StopReason.WRONG_GRADIENT,
+        )
         if stuck and not self._warned:
             self._warned = True
             warnings.warn(_CONTRADICTION, stacklevel=4)

@@ -29,6 +29,7 @@ from subsetopt.plan.pilot import Pilot, measure_speeds, run_pilot
 from subsetopt.plan.predictions import PlannedRun, Prediction, middle_of, predict, recommend
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import RunConfig
+from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData
 
 
@@ -53,6 +54,9 @@ def make_plan(
     l2 = config.one_strength
     prepared = prepare(config)
     data, budget, run = prepared
+    if target_loss is not None and not data.samples(SplitName.VALIDATION):
+        remedy = f"use {setting('excess')}, or set {setting('validation_fraction')} above 0"
+        raise SettingError("target_loss", target_loss, "needs held-out data, and there are none", remedy)
     speeds = measure_speeds(prepared, clock)
     measured = purposes(budget.ledger.by_purpose())
     pilot = run_pilot(prepared, pilot_seconds, clock) if pilot_seconds > 0 else None
@@ -156,8 +160,13 @@ def _check(excess: float | None, target_loss: float | None, pilot_seconds: float
     if excess is not None and target_loss is not None:
         raise SettingError("target_loss", target_loss, f"{setting('excess')} is given, too", "give one of them")
     if excess is not None and not 0 < excess < math.inf:
-        raise SettingError("excess", excess, "must be above 0", "try 0.1, 10 % above the full minimum")
+        raise SettingError("excess", excess, "must be a finite number above 0", "try 0.1, 10 % above the full minimum")
     if target_loss is not None and not 0 < target_loss < math.inf:
-        raise SettingError("target_loss", target_loss, "must be above 0", "try 0.2")
+        raise SettingError("target_loss", target_loss, "must be a finite number above 0", "try 0.2")
     if not 0 <= pilot_seconds < math.inf:
-        raise SettingError("pilot_seconds", pilot_seconds, "must not be negative", "try 5, or 0 for no pilot")
+        raise SettingError("pilot_seconds", pilot_seconds, "must be a finite number from 0", "try 5, or 0 for no pilot")
+    if target_loss is not None and pilot_seconds == 0:
+        problem = "no pilot is run, which predicts the held-out loss"
+        raise SettingError(
+            "target_loss", target_loss, problem, f"use {setting('excess')}, or {setting('pilot_seconds', 5)}"
+        )

@@ -83,6 +83,12 @@ _STOP = {
         "The loss may have kinks (ReLU) or be badly scaled: try --dtype float64, a larger --l2, or --solver newton-cg. "
         "Nothing helps where the backward pass is not the gradient of the loss (straight-through, detach, reversal).",
     ),
+    "wrong_gradient": StopWords(
+        "no step lowers the loss: the gradient is not that of the loss, or the loss jumps",
+        "Look for a backward pass of its own (straight-through, gradient reversal), detach(), or rounding in the "
+        "forward pass: no solver and no precision reach a minimum there. First-order training does not ask for one: "
+        "--solver none.",
+    ),
     "non_finite": StopWords(
         "the loss or its gradient is not finite",
         "Check the inputs for extreme values (--normalize standard), lower the learning rate, or change the model.",

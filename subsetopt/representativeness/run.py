@@ -20,10 +20,14 @@ from subsetopt.report.numbers import counted
 from subsetopt.report.study.files import STUDY, SUMMARY
 from subsetopt.representativeness.minima import Minimum, MinimumTask, draw_subset, set_aside, stored_or_found
 from subsetopt.representativeness.summary import summarise
-from subsetopt.study.directory import RESULTS, open_study, write_csv
+from subsetopt.solvers import make_solver
+from subsetopt.solvers.lbfgs import LBFGS
+from subsetopt.study.directory import REPRESENTATIVENESS, RESULTS, open_study, write_csv
 from subsetopt.study.seeds import as_seeds
-from subsetopt.study.workers import StudyInterrupted, Workers, each
+from subsetopt.study.workers import Workers, each, interruptible
 from subsetopt.training.context import PreparedRun
+from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
+from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import RunConfig
 
@@ -50,15 +54,25 @@ class Plan:
                 raise SettingError("fractions", fraction, "does not lie in (0, 1]", "for example 0.05,0.1,0.2")
         if len(set(self.fractions)) < len(self.fractions):
             raise SettingError("fractions", list(self.fractions), "has a share twice", "give each once")
-        if not self.fractions or self.repeats < 1:
-            raise SettingError("repeats", self.repeats, "there is nothing to solve", "give at least one of each")
+        if self.repeats < 1:
+            raise SettingError("repeats", self.repeats, "there is nothing to solve", "give at least 1")
+        if min(self.fractions, default=1.0) == 1:
+            problem = "has no share below 1, and all data are the measure of the others"
+            raise SettingError("fractions", list(self.fractions), problem, "for example 0.05,0.1,0.2")
         if (count := len(self.seeds) * (1 + len(self.fractions) * self.repeats)) > MOST_MINIMA:
             raise SettingError(
                 "repeats", self.repeats, f"makes {count} minima to find, {MOST_MINIMA} are the most", "give fewer"
             )
         _ = self.run.one_strength
-        if self.run.solver == "none":
-            raise SettingError("solver", "none", "a subset minimum needs a solver", "for example lbfgs")
+        check_solver(self.run.solver)
+
+
+def check_solver(name: str) -> None:
+    """Raise `SettingError` where `name` is no full-batch solver."""
+    if name == "none":
+        raise SettingError("solver", "none", "a subset minimum needs a solver", "for example lbfgs")
+    if name in OPTIMIZERS or name in METHODS:
+        raise SettingError("solver", name, "is no full-batch solver, and finds no minimum", "for example lbfgs")
 
 
 def run_representativeness(
@@ -100,7 +114,7 @@ def run_minima(
         if fraction < 1
         for repeat in range(plan.repeats)
     ]
-    with open_study(output) as directory:
+    with open_study(output, REPRESENTATIVENESS) as directory:
         cells = output.absolute() / "cells"
         cells.mkdir(exist_ok=True)
         directory.write_toml(STUDY, _stored_plan(plan))
@@ -108,13 +122,11 @@ def run_minima(
             tell(0, len(tasks), _not_reused(others))
         found: dict[MinimumTask, Minimum] = {}
         work = partial(stored_or_found, plan.run, cells, workers.threads)
-        try:
+        with interruptible():
             for task, minimum in each(work, tasks, workers):
                 found[task] = minimum
                 if tell is not None:
                     tell(len(found), len(tasks), f"{100 * task.fraction:g} %: F = {minimum.full_objective:.4g}")
-        except KeyboardInterrupt:
-            raise StudyInterrupted from None
         rows = [
             replace(
                 found[task], excess=found[task].full_objective / found[MinimumTask(task.seed, 1.0, 0)].full_objective
@@ -136,12 +148,18 @@ def _check(plan: Plan) -> PreparedRun:
     prepared = [prepare(plan.run.model_copy(update={"seed": seed})) for seed in plan.seeds]
     for each_seed in prepared:
         draw_subset(each_seed.data, min(plan.fractions), 0)
+    run = prepared[0].run
+    solver = make_solver(
+        run.config.solver, gtol=run.config.gtol, max_iterations=run.config.max_iterations, **run.config.solver_args
+    )
+    if isinstance(solver, LBFGS):
+        solver.require_room(run.model.flat.initial())
     return prepared[0]
 
 
 def _stored_plan(plan: Plan) -> dict[str, Any]:
     return {
-        "kind": "representativeness",
+        "kind": REPRESENTATIVENESS,
         "fractions": list(plan.fractions),
         "repeats": plan.repeats,
         "seeds": list(plan.seeds),

@@ -26,6 +26,7 @@ from subsetopt.solvers.iterate import (
 from subsetopt.solvers.line_search import LineSearch, Trial, WolfeConditions
 from subsetopt.solvers.noise import measured_noise, secant_step, trapezium_error
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.solvers.wrong_gradient import told_apart
 
 M = TypeVar("M")
 
@@ -122,10 +123,12 @@ class DescentSolver(StopSettings, Generic[M]):
             line = self.propose(memory, state)
             trial = None if line is None else search.along(line)
         if trial is None or line is None:
-            return changed(state, memory=memory, evaluations=search.evaluations, failure=search.failure)
+            failed = changed(state, memory=memory, evaluations=search.evaluations, failure=search.failure)
+            return told_apart(objective, failed, self.evaluations_left(failed))
         memory, length = self.learn(memory, state, line, trial)
         changes = {"step_length": length, "measured_noise": search.measured_noise}
-        return advance(state, trial, search.evaluations, memory=memory, **changes)
+        state = advance(state, trial, search.evaluations, memory=memory, **changes)
+        return told_apart(objective, state, self.evaluations_left(state))
 
     def steepest(self, state: DescentState[M]) -> Line:
         """Return the line along -g; its first step is as long as the last accepted one.

@@ -53,6 +53,7 @@ from subsetopt.solvers.krylov import KrylovSpace, TridiagonalStep
 from subsetopt.solvers.line_search import Trial, cubic_minimiser
 from subsetopt.solvers.local_model import CurvatureSettings, LocalModel
 from subsetopt.solvers.protocol import StopReason
+from subsetopt.solvers.wrong_gradient import told_apart
 
 BASIS_BYTES = 1 << 29  # 512 MiB
 DROWNED = 10.0  # multiples of the noise below which a decrease in loss is not compared with what the model predicts
@@ -132,15 +133,17 @@ class NewtonCG(CurvatureSettings, StopSettings):
                 damping = self._next_damping(state, trial, step, first)
                 radius = self._next_radius(start, trial, step, radius)
                 changes = {"trust_radius": radius, "damping": damping, "previous_l2": state.gradient_l2}
-                return advance(state, trial, evaluations, CRAWL, **changes)
+                state = advance(state, trial, evaluations, CRAWL, **changes)
+                return told_apart(objective, state, self.evaluations_left(state))
             promised = max(promised, promised_decrease(start, trial))
             if trial.finite and step.decrease <= noise:
                 failure = StopReason.PRECISION_FLOOR
                 break
             radius = step.length * _shrink(start, trial)
-        return dataclasses.replace(
+        state = dataclasses.replace(
             state, evaluations=evaluations, trust_radius=radius, failure=None if failure is None else failure.value
         )
+        return told_apart(objective, state, self.evaluations_left(state))
 
     def _krylov_space(self, model: LocalModel, state: NewtonState) -> KrylovSpace:
         w = state.w

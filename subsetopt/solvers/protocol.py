@@ -24,6 +24,7 @@ class StopReason(StrEnum):
     MAX_EVALUATIONS = "max_evaluations"
     BUDGET = "budget"  # the cost budget in epoch-equivalents is spent
     LINE_SEARCH = "line_search"  # no acceptable step although the precision floor is not reached
+    WRONG_GRADIENT = "wrong_gradient"  # no acceptable step, and the gradient is not that of the loss
     NON_FINITE = "non_finite"  # the starting point has no finite loss or gradient
     UNBOUNDED = "unbounded"  # the loss falls without limit
     JOINED = "joined"  # every subset's minimum is reached; the parameters are their average

@@ -18,7 +18,7 @@ import filelock
 import tomli_w
 from torch import Tensor
 
-from subsetopt.errors import RunDirectoryError, setting
+from subsetopt.errors import RunDirectoryError, given, setting
 from subsetopt.files import (
     check_writable,
     read_document,
@@ -36,6 +36,7 @@ MODEL, RESULT, ENVIRONMENT, LOG = "model.safetensors", "result.json", "environme
 FIGURE = "loss.png"
 BEST = "model-best.safetensors"
 LOCK = ".lock"
+STUDY = "study.toml"
 SAME = "same"
 """Entry of a checkpoint's state: names of tensors that are stored under another name, whose bits they have."""
 _WRITTEN = (METRICS, CHECKPOINT, STATE, MODEL, BEST, RESULT, LOG, ENVIRONMENT, FIGURE)
@@ -55,10 +56,10 @@ class RunDirectory:
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            raise RunDirectoryError(f"output = {str(path)!r}: {_why_taken(path)}") from None
+            raise RunDirectoryError(f"{given('output', path)}: {_why_taken(path)}") from None
         except (OSError, ValueError) as error:
             raise RunDirectoryError(
-                f"output = {str(path)!r}: cannot be created ({reason(error)}); choose another {setting('output')}"
+                f"{given('output', path)}: cannot be created ({reason(error)}); choose another {setting('output')}"
             ) from None
         directory = cls(path)
         try:
@@ -84,7 +85,10 @@ class RunDirectory:
         """Open an existing run; raises `RunDirectoryError` when it is none."""
         if not os.path.isfile(path / CONFIG):  # noqa: PTH113 (false, where Path.is_file raises on a NUL or a long name)
             problem = f"has no {CONFIG}" if os.path.isdir(path) else "is not a directory"  # noqa: PTH112
-            raise RunDirectoryError(f"run = {str(path)!r}: {problem}; give the directory that a run was written to")
+            remedy = "give the directory that a run was written to"
+            if os.path.isfile(path / STUDY):  # noqa: PTH113
+                problem, remedy = "holds a study", f"give one of its runs, in {path / 'cells'}, or `subsetopt report`"
+            raise RunDirectoryError(f"run = {str(path)!r}: {problem}; {remedy}")
         return cls(path)
 
     @contextmanager
@@ -98,7 +102,7 @@ class RunDirectory:
             lock.acquire(blocking=False)
         except filelock.Timeout:
             raise RunDirectoryError(
-                f"output = {str(self.path)!r}: another process works there; wait for it, "
+                f"{given('output', self.path)}: another process works there; wait for it, "
                 f"or choose another {setting('output')}"
             ) from None
         except (NotImplementedError, OSError):

@@ -9,6 +9,7 @@ from typing import Any
 
 def test_json_is_one_document_of_the_parts_asked_for(cli: Callable[..., Any], tmp_path: Path) -> None:
     empty = tmp_path / "empty"
+    empty.mkdir()
     outcome = cli(
         "bench", "--only", "products", "--quick", "--repeats", 1, "--json", "--data-dir", empty, "--output", "out"
     )

@@ -51,7 +51,7 @@ def _npz(path: Path, **arrays: Any) -> Path:
         (["--gtol", "0"], "--gtol 0: "),
         (["--max-iterations", "0"], "--max-iterations 0: "),
         (["--max-epochs", "0"], "--max-epochs 0: "),
-        (["--chunk-size", "none-at-all"], "chunk_size"),
+        (["--chunk-size", "none-at-all"], "--chunk-size none-at-all: "),
         (["--augment-copies", "-1"], "--augment-copies -1: "),
         (["--seed", "x"], "--seed x: "),
         (["--loss", "mse"], "--loss mse: "),

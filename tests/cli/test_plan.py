@@ -42,7 +42,7 @@ def test_text_ends_in_a_recommendation(cli: Any) -> None:
 
 
 def test_mistakes_are_one_line(cli: Any) -> None:
-    assert "--excess -1.0" in cli(*SMALL, "--excess", "-1").line
+    assert "--excess -1: " in cli(*SMALL, "--excess", "-1").line
     assert "did you mean 'mnist'?" in cli("plan", "--dataset", "mnits").line
     assert cli(*SMALL, "--by", "watts").code == 2
 

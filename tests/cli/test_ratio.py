@@ -141,7 +141,7 @@ def test_the_effective_ratio_of_a_run(cli: Any, finished: Path) -> None:
         (["--effective", "RUN", "--model", "mlp"], "leave out --model"),
         (["--effective", "RUN", "--target", "2"], "leave out --target"),
         (["--effective", "missing"], "missing"),
-        (["--effective", "RUN", "--excess", "-1"], "--excess -1.0"),
+        (["--effective", "RUN", "--excess", "-1"], "--excess -1: "),
     ],
 )
 def test_mistakes_with_effective_are_one_line(cli: Any, finished: Path, flags: list[str], words: str) -> None:

@@ -164,7 +164,7 @@ def least_loss(name: str) -> float:
 
 
 @pytest.mark.parametrize("method", OURS)
-def test_gradient_that_contradicts_the_loss_is_a_failed_line_search(method: str) -> None:
+def test_gradient_that_contradicts_the_loss_is_named(method: str) -> None:
     """Fault 4: no "converged" after a failed search; the start is returned with its own numbers."""
 
     class Ascent(TorchObjective):
@@ -176,7 +176,7 @@ def test_gradient_that_contradicts_the_loss_is_a_failed_line_search(method: str)
     solver = make_solver(method)
     state, reason = run(solver, objective, solver.init(objective, objective.initial()))
     result = summarise(state, reason, state.w.shape)
-    assert reason == "line_search"
+    assert reason == "wrong_gradient"
     assert not result.converged
     assert torch.equal(result.x, vector(1.0, 2.0))
     assert (result.loss, result.gradient_norm) == (6.0, 4.0)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from subsetopt.errors import SettingError
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 
 _PARTS = ("solvers", "products", "overhead", "time")
@@ -23,13 +24,10 @@ _PARTS = ("solvers", "products", "overhead", "time")
     "parts",
     type=click.Choice((*_PARTS, "algebra")),
     multiple=True,
-    default=_PARTS,
     help="Measure only this part; may be given several times.  [default: all but algebra]",
 )
 @click.option("--scaling", is_flag=True, help="Start several processes and measure evaluations shared by them.")
-@click.option(
-    "--processes", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="Processes of --scaling."
-)
+@click.option("--processes", type=click.IntRange(min=2), metavar="N", help="Processes of --scaling.  [default: 2]")
 @click.option(
     "--problem", "problems", multiple=True, metavar="NAME", help="Problem of solvers or algebra (default: all)."
 )
@@ -80,7 +78,7 @@ _PARTS = ("solvers", "products", "overhead", "time")
 def command(
     parts: tuple[str, ...],
     scaling: bool,
-    processes: int,
+    processes: int | None,
     problems: tuple[str, ...],
     parameters: tuple[int, ...],
     pairs: tuple[int, ...],
@@ -100,11 +98,16 @@ def command(
     deterministic; times are medians, measured in turn.
     """
     from subsetopt.bench import BenchSettings, run_bench
-    from subsetopt.bench.output import write_bench
+    from subsetopt.bench.output import prepare_output, write_bench
     from subsetopt.bench.tables import describe, tables
 
-    measured = ("scaling",) if scaling else parts
-    settings = BenchSettings(measured, problems, quick, repeats, data_dir, device, clock, processes, parameters, pairs)
+    _refuse_unused(parts, scaling, processes, problems)
+    measured = ("scaling",) if scaling else parts or _PARTS
+    settings = BenchSettings(
+        measured, problems, quick, repeats, data_dir, device, clock, processes or 2, parameters, pairs
+    )
+    if output is not None:
+        prepare_output(output)
     with standard_output_reserved():
         document = run_bench(settings, lambda text: click.echo(f"measuring {text}", err=True))
         written = [] if output is None else write_bench(document, output)
@@ -114,3 +117,13 @@ def command(
     click.echo("\n\n".join([describe(document), *[table.text() for table in tables(document)]]))
     for path in written:
         click.echo(f"wrote {path}", err=True)
+
+
+def _refuse_unused(parts: tuple[str, ...], scaling: bool, processes: int | None, problems: tuple[str, ...]) -> None:
+    """Raise `SettingError` for what the parts that are measured have no use for."""
+    if scaling and parts:
+        raise SettingError("only", parts[0], "has no effect beside --scaling, which is measured alone", "leave one out")
+    if processes is not None and not scaling:
+        raise SettingError("processes", processes, "are those of --scaling", "add --scaling, or leave it out")
+    if problems and (scaling or (parts and not {"solvers", "algebra"} & set(parts))):
+        raise SettingError("problem", problems[0], "belongs to the part solvers", "add --only solvers, or leave it out")

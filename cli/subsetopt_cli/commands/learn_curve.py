@@ -9,9 +9,9 @@ import click
 
 from subsetopt.documents.learning_curve import LearningCurveDocument
 from subsetopt.report.table import text_table
-from subsetopt.training.settings.run import RunConfig, make_config
-from subsetopt_cli.minima import SETTINGS, found, minima_options
-from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
+from subsetopt.training.settings.run import RunConfig
+from subsetopt_cli.minima import SETTINGS, found, minima_options, run_config
+from subsetopt_cli.options import HeadedCommand, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json
 from subsetopt_cli.running import quiet_option
 
@@ -44,7 +44,7 @@ def command(
     Subsets are solved to their minimum and measured on test data; a power law with an offset is fitted to the errors.
     The same command continues an interrupted study.
     """
-    config = make_config(given_settings(RunConfig, flags))
+    config = run_config(flags)
     directory = output or Path("runs") / f"learn-curve-{config.dataset}"
 
     from subsetopt.report.learning_curve import learning_curve_figure

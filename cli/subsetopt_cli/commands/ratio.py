@@ -49,7 +49,10 @@ _BARE = (
     ("outputs", "M, outputs per sample (instead of a data set)"),
     ("parameters", "P, trainable parameters (instead of a model)"),
 )
-_COUNT = click.IntRange(min=1)
+_MOST = 2**63  # that JSON documents of ours hold
+_COUNT = click.IntRange(1, _MOST)
+_OF_MODEL = ("model", "model_args")
+_OF_SUBSET = ("subset_frac", "subset_size", "augment_copies", "task")
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,7 @@ class _Sizes:
     "--rows",
     type=int,
     metavar="N",
-    default=32,
-    show_default=True,
-    help="With --effective: samples left out in turn; 0 for none.",
+    help="With --effective: samples left out in turn; 0 for none.  [default: 32]",
 )
 @json_option
 @debug_option
@@ -113,7 +114,7 @@ def command(
     effective: Path | None,
     excess: float | None,
     on: Literal["subset", "full"] | None,
-    rows: int,
+    rows: int | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -128,10 +129,12 @@ def command(
     if effective is not None:
         bare = {"samples": samples, "outputs": outputs, "parameters": parameters, "target": target}
         _refuse({*given, *(name for name, value in bare.items() if value is not None)} - _WITH_EFFECTIVE)
-        show_effective(effective, config, on=on, excess=excess, rows=rows, as_json=as_json)
+        show_effective(effective, config, on=on, excess=excess, rows=32 if rows is None else rows, as_json=as_json)
         return
-    if excess is not None or on is not None:
-        raise SettingError("excess" if on is None else "on", excess or on, "needs --effective RUN", "name a run")
+    for name, value in (("excess", excess), ("on", on), ("rows", rows)):
+        if value is not None:
+            raise SettingError(name, value, "needs --effective RUN", "name a run")
+    _refuse_unused(given, samples, outputs, parameters)
     with standard_output_reserved():
         sizes = _sizes(config, given, samples, outputs, parameters)
     document = _document(config, sizes, target)
@@ -144,6 +147,19 @@ def command(
 def _refuse(names: set[str]) -> None:
     for name in sorted(names):
         raise SettingError(name, "given", "the run named by --effective says it", f"leave out {flag_of(name)}")
+
+
+def _refuse_unused(given: Mapping[str, Any], samples: int | None, outputs: int | None, parameters: int | None) -> None:
+    """Raise `SettingError` for a setting of what the numbers stand for instead."""
+    instead = {}
+    if parameters is not None:
+        instead = dict.fromkeys(_OF_MODEL, f"--parameters {parameters}")
+    if samples is not None and outputs is not None and parameters is not None:
+        unread = [name for name in _SETTINGS if name not in (*_OF_MODEL, *_OF_SUBSET)]
+        instead |= dict.fromkeys(unread, "--samples, --outputs and --parameters")
+    for name in given:
+        if name in instead:
+            raise SettingError(name, given[name], f"has no effect beside {instead[name]}", "leave one of them out")
 
 
 def _sizes(
@@ -201,6 +217,9 @@ def _document(config: RunConfig, sizes: _Sizes, target: float | None) -> RatioDo
         drawn = config.subset_size
     elif config.subset_frac is not None:
         drawn = max(1, round(config.subset_frac * sizes.samples))  # as `subsetopt.data.draw` does
+    if drawn * (config.augment_copies + 1) > _MOST:
+        problem = f"makes more than {_MOST} samples"
+        raise SettingError("augment_copies", config.augment_copies, problem, "ask for fewer")
     if drawn > sizes.samples:
         raise SettingError("subset_size", drawn, f"there are {sizes.samples} training samples", "ask for fewer")
     copies = config.augment_copies + 1
@@ -209,6 +228,8 @@ def _document(config: RunConfig, sizes: _Sizes, target: float | None) -> RatioDo
     reach = None
     if target is not None:
         needed = math.ceil(samples_for_ratio(sizes.parameters, sizes.outputs, target) / copies)
+        if needed > _MOST:
+            raise SettingError("target", target, f"takes more than {_MOST} samples", "give a smaller one")
         reach = RatioTarget(ratio=target, samples=needed, fraction=needed / sizes.samples)
     document = RatioDocument(
         parameters=sizes.parameters,

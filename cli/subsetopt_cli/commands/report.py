@@ -43,10 +43,17 @@ def _study(directory: Path) -> tuple[dict[str, Any], str]:
     from subsetopt.report.study.files import read_study, study_kind
 
     if study_kind(directory) == "representativeness":
+        from subsetopt.report.learning_curve import FILE, learning_curve_figure
+        from subsetopt.report.representativeness import FILE as DRAWN
         from subsetopt.report.representativeness import representativeness_figure
 
-        figure = str(representativeness_figure(directory))
-        return {"kind": "representativeness", "files": [figure]}, f"Written: {figure}"
+        figures: list[str] = []
+
+        if (directory / FILE).is_file():
+            figures.append(str(learning_curve_figure(directory)))
+        if not (directory / FILE).is_file() or (directory / DRAWN).is_file():
+            figures.append(str(representativeness_figure(directory)))
+        return {"kind": "representativeness", "files": figures}, f"Written: {' and '.join(figures)}"
 
     from subsetopt.report.study.report import render_study
     from subsetopt.report.study.terminal import study_text

@@ -9,9 +9,9 @@ import click
 
 from subsetopt.documents.representativeness import RepresentativenessDocument
 from subsetopt.report.table import text_table
-from subsetopt.training.settings.run import RunConfig, make_config
-from subsetopt_cli.minima import SETTINGS, found, minima_options
-from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
+from subsetopt.training.settings.run import RunConfig
+from subsetopt_cli.minima import SETTINGS, found, minima_options, run_config
+from subsetopt_cli.options import HeadedCommand, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json
 from subsetopt_cli.running import quiet_option
 
@@ -45,7 +45,7 @@ def command(
     full training set and test data, against the overdetermination ratio Q. The same command continues an interrupted
     study.
     """
-    config = make_config(given_settings(RunConfig, flags))
+    config = run_config(flags)
     directory = output or Path("runs") / f"{kind}-{config.dataset}"
 
     from subsetopt.report.representativeness import representativeness_figure

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from subsetopt.errors import FORMER_NAMES, SettingsConflictError, setting
+from subsetopt.errors import FORMER_NAMES, SettingsConflictError, on_command_line, setting, was_typed
 from subsetopt.training.phases.first_order.inline_arguments import joined, split_arguments
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.methods import METHODS, is_stream
@@ -339,19 +339,28 @@ class PhaseConfig(StoppingSettings):
                     raise ValueError(f"{key} is given twice, as {own!r} and {phase[key]!r}; leave one out")
         return {**phase, "method": name, "settings": settings}
 
+    def _called(self, name: str) -> str:
+        """Return the name of a setting; of a phase that flags made, its flag."""
+        own = f"{self.role}_{name}"
+        return setting(own) if was_typed(own, getattr(self, name)) else name
+
     @model_validator(mode="after")
     def _planned(self) -> Self:
         if self.schedule == "wsd" and self.wsd_warmup + self.wsd_decay > 1:
-            raise ValueError("wsd_warmup and wsd_decay are shares of one schedule and add up to 1 at most")
+            names = " and ".join(self._called(name) for name in ("wsd_warmup", "wsd_decay"))
+            raise ValueError(f"{names} are shares of one schedule and add up to 1 at most")
         if (self.streaming or self.first_order) and self.epochs is None and self.seconds is None:
-            raise ValueError(f"a {self.method} phase needs epochs (or seconds), what it may spend")
+            asked = f": give {setting('solver_epochs', 1)}" if self.role == "solve" and on_command_line() else ""
+            raise ValueError(f"a phase of {self.method} needs epochs (or seconds), what it may spend{asked}")
         if self.first_order and self.stop_at == "noise":
-            raise ValueError(f"a {self.method} phase has no full gradient to test for noise; use stop_at = validation")
+            raise ValueError(
+                f"a phase of {self.method} has no full gradient to test for noise; use stop_at = validation"
+            )
         if (self.first_order or self.method in METHODS) and self.subsets > 1:
-            raise ValueError(f"a {self.method} phase minimises nothing whose minima could be joined; use a solver")
+            raise ValueError(f"a phase of {self.method} minimises nothing whose minima could be joined; use a solver")
         fits = self.data == "full" and self.subsets == 1 and (self.role == "warmup" or not self.first_order)
         if self.draw == "residual" and not fits:
             raise ValueError("draw = residual is for a full-batch solver with data = full, and no subsets of its own")
         if self.nesterov and self.method == "sgd" and self.momentum == 0:
-            raise ValueError("Nesterov momentum needs a momentum above 0, for example 0.9")
+            raise ValueError(f"Nesterov momentum needs {self._called('momentum')} above 0, for example 0.9")
         return self

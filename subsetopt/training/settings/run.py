@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError, model_validator
 
-from subsetopt.errors import SettingError, SettingsConflictError, on_command_line, setting, unknown_name
+from subsetopt.errors import SettingError, SettingsConflictError, command_help, on_command_line, setting, unknown_name
 from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.settings.declaration import prefixed
 from subsetopt.training.settings.fields import RunFields
@@ -214,6 +214,7 @@ def _one_line(error: ValidationError, given: Mapping[str, Any], typed: Mapping[s
     remedy = f"for example {field.examples[0]!r}" if field and field.examples else _explained(name, first["type"])
     if first["type"] == "extra_forbidden":
         return unknown_name("setting", location[-1], fields)
+    location = location[: 1 + max(place for place, part in enumerate(location) if part == name)]  # no words of a union
     location[0] = typed.get(location[0], location[0])
     return SettingError(".".join(location), first.get("input", given.get(name)), problem, remedy)
 
@@ -221,7 +222,7 @@ def _one_line(error: ValidationError, given: Mapping[str, Any], typed: Mapping[s
 def _explained(name: str = "", error_type: str = "") -> str:
     """Return where a setting is explained on the command line; in Python the words of the error are the choices."""
     if on_command_line():
-        return "see `subsetopt train --help`"
+        return f"see {command_help()}"
     if name == "loss":
         return "or give a loss of torch.nn, such as loss=torch.nn.HuberLoss()"
     field = RunConfig.model_fields.get(name)
