@@ -6,7 +6,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ from subsetopt.models.kept import KeptAttributes, derived_attributes
 from subsetopt.objective.arithmetic import plain
 from subsetopt.objective.chunks import Preprocess, part_placer
 from subsetopt.objective.module_call import InPlaceOfForward, ModuleCall, outputs_of
+from subsetopt.objective.placing import Mode, Slot, in_mode, installed, slots_of
 from subsetopt.objective.private_copy import check_parameters, copied, plain_names, private_copy
 
-Mode = Literal["deterministic", "train", "eval", "statistics"]
-Slot = tuple[nn.Module, str]
+__all__ = ["FlatModel", "Mode", "Slot"]
 
 
 class FlatModel:
@@ -57,7 +57,7 @@ class FlatModel:
         self.shapes = tuple(p.shape for p in trainable.values())
         self._numels = [p.numel() for p in trainable.values()]
         self.size = sum(self._numels)
-        self._slots = [_slots_of(self._module, parameter) for parameter in trainable.values()]
+        self._slots = [slots_of(self._module, parameter) for parameter in trainable.values()]
         self._norms = [m for m in self._module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
         # cuDNN's recurrent layers have no gradient in eval mode, and no second derivative; torch's own have both.
         recurrent = any(isinstance(m, nn.RNNBase) for m in self._module.modules())
@@ -177,7 +177,8 @@ class FlatModel:
         A backward pass made inside also fits modules that recompute their forward pass in it (checkpointing). Other
         threads wait until these parameters are out of place again.
         """
-        with self.exclusive, self._installed(parameters), self._in_mode(mode):
+        placed, running = installed(self._slots, parameters), in_mode(self._module, self._norms, self._recurrent, mode)
+        with self.exclusive, placed, running:
             yield lambda x: self._call(x, mode)
 
     def gradient(self, total: Tensor, w: Tensor, mode: Mode) -> Tensor:
@@ -237,7 +238,11 @@ class FlatModel:
 
     def state_dict(self, w: Tensor) -> dict[str, Tensor]:
         """Return an ordinary module state dict at w: independent tensors, shared ones under each of their names."""
-        with self.exclusive, torch.no_grad(), self._installed([view.detach() for view in self.views(self.check(w))]):
+        with (
+            self.exclusive,
+            torch.no_grad(),
+            installed(self._slots, [view.detach() for view in self.views(self.check(w))]),
+        ):
             return {name: plain(value).clone() for name, value in self._module.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Tensor:
@@ -262,41 +267,6 @@ class FlatModel:
         return module
 
     @contextmanager
-    def _installed(self, parameters: Sequence[Tensor]) -> Iterator[None]:
-        originals = [slots[0][0]._parameters[slots[0][1]] for slots in self._slots]
-        try:
-            for slots, tensor in zip(self._slots, parameters, strict=True):
-                _fill(slots, tensor)
-            yield
-        finally:
-            for slots, original in zip(self._slots, originals, strict=True):
-                _fill(slots, original)
-
-    @contextmanager
-    def _in_mode(self, mode: Mode) -> Iterator[None]:
-        if self._module.training != (mode == "train"):
-            self._module.train(mode == "train")
-        norms = self._norms if mode in ("deterministic", "statistics") else []
-        hidden = [(norm, norm.running_mean, norm.running_var) for norm in norms]
-        cudnn: Any = torch.backends.cudnn
-        had_cudnn = cudnn.enabled
-        try:
-            if self._recurrent and mode != "train":
-                cudnn.enabled = False
-            for norm in norms:
-                norm.training = True
-                if mode == "deterministic":
-                    norm.track_running_stats = False
-                    norm.running_mean = norm.running_var = None
-            yield
-        finally:
-            if self._recurrent:
-                cudnn.enabled = had_cudnn
-            for norm, mean, var in hidden:
-                norm.running_mean, norm.running_var = mean, var
-                norm.track_running_stats, norm.training = True, False
-
-    @contextmanager
     def averaging(self) -> Iterator[None]:
         """Reset the running statistics and let BatchNorm average them with equal weights (momentum None).
 
@@ -316,16 +286,6 @@ class FlatModel:
             finally:
                 for norm, momentum in zip(self._norms, momenta, strict=True):
                     norm.momentum = momentum
-
-
-def _slots_of(module: nn.Module, parameter: nn.Parameter) -> list[Slot]:
-    owners = ((owner, name) for owner in module.modules() for name in owner._parameters)
-    return [(owner, name) for owner, name in owners if owner._parameters[name] is parameter]
-
-
-def _fill(slots: Sequence[Slot], tensor: Tensor | None) -> None:
-    for owner, name in slots:
-        owner._parameters[name] = cast(Any, tensor)
 
 
 def _check_names(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:

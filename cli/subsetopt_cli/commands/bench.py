@@ -125,7 +125,5 @@ def _refuse_unused(parts: tuple[str, ...], scaling: bool, processes: int | None,
         raise SettingError("only", parts[0], "has no effect beside --scaling, which is measured alone", "leave one out")
     if processes is not None and not scaling:
         raise SettingError("processes", processes, "are those of --scaling", "add --scaling, or leave it out")
-    if problems and (scaling or (parts and not {"solvers", "algebra"} & {*parts})):
-        raise SettingError(
-            "problem", problems[0], "belongs to solvers or algebra", "add --only solvers, or leave it out"
-        )
+    if problems and (scaling or (parts and not {"solvers", "algebra"} & set(parts))):
+        raise SettingError("problem", problems[0], "is of the part solvers or algebra", "add --only solvers")
