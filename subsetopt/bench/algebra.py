@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections.abc import Callable, Hashable
@@ -16,13 +17,14 @@ from torch import Tensor
 from subsetopt.bench.contestants import Contestant, Solved, ours, torch_lbfgs
 from subsetopt.bench.recorder import EvaluationRecorder
 from subsetopt.bench.timing import Clock, sorted_by_turns, synchronise
-from subsetopt.objective.protocol import Linearisation, Purpose
+from subsetopt.objective.protocol import BudgetExhausted, Linearisation, Purpose
 
 SIZES, QUICK_SIZES = (10**3, 10**4, 10**5, 10**6, 10**7), (10**3,)
 PAIRS, QUICK_PAIRS = (10, 20, 100), (3,)
 DTYPES = (torch.float32, torch.float64)
 LARGEST_RING = 2**31  # bytes of pairs beyond which a cell is left out
 CONDITION = 1e6
+EVALUATIONS = 2  # per iteration, at most: at the floor of float32 torch's search goes on without end
 PEERS = ("torch", "scipy")
 
 
@@ -121,6 +123,11 @@ def measure_algebra(repeats: int, quick: bool, device: torch.device, clock: Cloc
     return [_cell(*cell, repeats, device, clock) for cell in cells if _ring_bytes(*cell[1:]) <= LARGEST_RING]
 
 
+def _solve(contestant: Contestant, recorder: EvaluationRecorder, iterations: int) -> None:
+    with contextlib.suppress(BudgetExhausted):
+        contestant(recorder, 0.0, iterations)
+
+
 def _ring_bytes(dtype: torch.dtype, size: int, pairs: int) -> int:
     return 2 * pairs * size * dtype.itemsize
 
@@ -132,14 +139,14 @@ def _cell(
     table = contestants(pairs)
     iterations = max(60, 2 * pairs) if size < 10**6 else pairs + 10
     for contestant in table.values():
-        contestant(EvaluationRecorder(objective, clock=clock), 0.0, 3)
+        _solve(contestant, EvaluationRecorder(objective, EVALUATIONS * 3, clock=clock), 3)
     seconds: dict[str, list[float]] = {name: [] for name in table}
     for repeat in range(repeats):
         for name in sorted_by_turns(table, repeat):
-            recorder = EvaluationRecorder(objective, clock=clock)
+            recorder = EvaluationRecorder(objective, EVALUATIONS * iterations, clock=clock)
             synchronise(device)
             start = clock()
-            table[name](recorder, 0.0, iterations)
+            _solve(table[name], recorder, iterations)
             synchronise(device)
             seconds[name].append((clock() - start - recorder.inside) / recorder.evaluations)
     ratios = {peer: [a / b for a, b in zip(seconds["ours"], seconds[peer], strict=True)] for peer in PEERS}

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from subsetopt.compare.cells import Cell, CellOutcome, run_cell, set_aside
 from subsetopt.report.numbers import counted
-from subsetopt.study.workers import StudyInterrupted, Workers, each
+from subsetopt.study.workers import StudyInterrupted, Workers, each, interruptible
+from subsetopt.training.stop_request import requests_taken
 
 
 class StudyProgress(Protocol):
@@ -62,14 +63,15 @@ def run_cells(
     if others := [other for cell in cells if (other := set_aside(cell, root)) is not None]:
         progress.message(not_reused(others))
     outcomes: dict[str, CellOutcome] = {}
-    try:
+    asked = requests_taken()
+    with interruptible():
         for cell, outcome in _outcomes(cells, root, workers):
             if outcome.status == "interrupted":
                 raise StudyInterrupted
             outcomes[cell.id] = outcome
             progress.finished(cell, outcome)
-    except KeyboardInterrupt:
-        raise StudyInterrupted from None
+            if requests_taken() > asked:  # too late for the cell, which was done or failed instead
+                raise StudyInterrupted
     return outcomes
 
 

@@ -24,7 +24,7 @@ from subsetopt.solvers import make_solver
 from subsetopt.solvers.lbfgs import LBFGS
 from subsetopt.study.directory import REPRESENTATIVENESS, RESULTS, open_study, write_csv
 from subsetopt.study.seeds import as_seeds
-from subsetopt.study.workers import StudyInterrupted, Workers, each
+from subsetopt.study.workers import Workers, each, interruptible
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.methods import METHODS
@@ -122,13 +122,11 @@ def run_minima(
             tell(0, len(tasks), _not_reused(others))
         found: dict[MinimumTask, Minimum] = {}
         work = partial(stored_or_found, plan.run, cells, workers.threads)
-        try:
+        with interruptible():
             for task, minimum in each(work, tasks, workers):
                 found[task] = minimum
                 if tell is not None:
                     tell(len(found), len(tasks), f"{100 * task.fraction:g} %: F = {minimum.full_objective:.4g}")
-        except KeyboardInterrupt:
-            raise StudyInterrupted from None
         rows = [
             replace(
                 found[task], excess=found[task].full_objective / found[MinimumTask(task.seed, 1.0, 0)].full_objective

@@ -21,10 +21,10 @@ Array = NDArray[Any]
 BLOCK = 1 << 22  # entries converted to float64 at a time: bounds the extra memory of a float32 product
 CUDA_BLOCK = 1 << 26  # there each block costs launches, not memory: at P = 1e7 small ones took twice as long as torch
 SPAN = 1 << 13  # entries that a CPU converts at a time: they stay in its cache, and below what malloc maps anew
-SUMMED = 1 << 12  # entries of float32 vectors that a CPU adds up in float32, where they are longer than `LONG`
+SUMMED = 1 << 14  # entries of float32 vectors that a CPU adds up in float32, where they are longer than `LONG`
 LONG = 1 << 15
 SHORT = 1 << 17  # entries up to which numpy does the algebra of a ring: its calls cost less than torch's
-RUN = 1 << 14  # entries of float32 vectors whose product with the ring is summed in float32
+RUN = 1 << 15  # entries of float32 vectors whose product with the ring is summed in float32
 EXACT = 1 << 12  # entries of float32 vectors up to which these are summed in float64, which costs little there
 SAFE = 1e-30  # mean of float32 products above which none that counts has left their range
 
@@ -185,18 +185,20 @@ def ring_products(rows: Tensor, vectors: Tensor) -> Tensor:
 
     In float32 runs of `RUN` entries are multiplied in float32 and their sums added up in float64: no copy of the rows
     in float64, which would cost three times the product, and an error that falls with the number of runs (for random
-    vectors it is 2e-6 / sqrt(P) of the product of their lengths).
+    vectors it is 3e-6 / sqrt(P) of the product of their lengths).
     """
     if rows.dtype != torch.float32 or rows.device.type not in ("cpu", "cuda") or rows.shape[1] <= EXACT:
         return products(rows, vectors.T)
     if rows.device.type == "cuda":
         return runs_at_once(rows, vectors)
     note_flops(2 * rows.numel() * len(vectors))
-    runs = torch.empty(-(-rows.shape[1] // RUN), len(rows), len(vectors), device="cpu")
+    starts = range(0, rows.shape[1], RUN)
+    runs = torch.empty(len(starts), len(rows), len(vectors), device="cpu")
     with exact_arithmetic(rows.device):
-        for out, left, right in zip(runs, torch.split(rows, RUN, 1), torch.split(vectors, RUN, 1), strict=True):
+        for out, start in zip(runs.unbind(), starts, strict=True):
+            left, right = rows[:, start : start + RUN], vectors[:, start : start + RUN]
             if len(vectors) == 1:  # as a matrix of one column it would go the way of large matrices
-                torch.mv(left, right[0], out=out[:, 0])
+                torch.mv(left, right[0], out=out.view(-1))
             else:
                 torch.mm(left, right.T, out=out)
     return runs.sum(0, dtype=torch.float64)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from subsetopt.errors import SettingError, setting
 
 Backend = Literal["loky", "dask", "ray"]
 
+LOOK = 0.5  # seconds between two looks whether the study that a worker works for is alive
 
 Item = TypeVar("Item")
 
@@ -70,6 +76,24 @@ class Workers:
         return max(1, (os.cpu_count() or 1) // self.jobs) if self.backend == "loky" else 1
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise `StudyInterrupted` in the block on Ctrl-C and, in the main thread, on a termination signal."""
+    main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, _interrupt) if main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StudyInterrupted from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def each(work: Callable[[Item], Result], items: Sequence[Item], workers: Workers) -> Iterator[tuple[Item, Result]]:
     """Yield (item, work(item)) as they are finished; `work` and items must be picklable unless workers are here."""
     if workers.here or not items:
@@ -78,7 +102,8 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], workers: Workers
         return
     import joblib
 
-    tasks = [joblib.delayed(_numbered)(index, work, item) for index, item in enumerate(items)]
+    study = os.getpid() if workers.backend == "loky" else None
+    tasks = [joblib.delayed(_numbered)(study, index, work, item) for index, item in enumerate(items)]
     with _backend(workers) as jobs:
         try:
             parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")
@@ -89,8 +114,24 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], workers: Workers
             yield items[index], result
 
 
-def _numbered(index: int, work: Callable[[Item], Result], item: Item) -> tuple[int, Result]:
+def _numbered(study: int | None, index: int, work: Callable[[Item], Result], item: Item) -> tuple[int, Result]:
+    if study is not None:
+        _end_with(study)
+        if os.getppid() != study:  # what it had asked for before it was killed
+            os._exit(1)
     return index, work(item)
+
+
+@cache
+def _end_with(study: int) -> None:
+    """Let this worker save its run and stop once the process `study`, its parent, is gone."""
+
+    def watch() -> None:
+        while os.getppid() == study:
+            time.sleep(LOOK)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="study-alive").start()
 
 
 @contextmanager
@@ -99,12 +140,37 @@ def _backend(workers: Workers) -> Iterator[int]:
     import joblib
 
     with ExitStack() as stack:
+        if workers.backend == "loky":
+            stack.enter_context(_quiet_end())
         if workers.backend == "dask":
             stack.enter_context(_dask_client(workers.scheduler))
         elif workers.backend == "ray":
             _connect_ray(workers.scheduler)
         stack.enter_context(joblib.parallel_config(backend=workers.backend))
         yield workers.jobs if workers.backend == "loky" or workers.jobs > 1 else -1
+
+
+@contextmanager
+def _quiet_end() -> Iterator[None]:
+    """Keep loky from printing what an interruption leaves undone: its thread's traceback, its tracker's warnings."""
+    previous = threading.excepthook
+    filters = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (filters, "ignore:resource_tracker:UserWarning")))
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        manager = args.thread is not None and args.thread.name == "ExecutorManagerThread"
+        if not (manager and issubclass(args.exc_type, KeyError)):
+            previous(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
+        if filters is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = filters
 
 
 def _dask_client(scheduler: str | None) -> Any:

@@ -14,6 +14,16 @@ from subsetopt.training.progress import Progress
 
 SAME = 2.0  # seconds within which a second signal may be the first one, passed on
 
+_taken = 0
+
+
+def requests_taken() -> int:
+    """Return how many requests to stop the runs of this process have taken so far.
+
+    A run that was asked in its last step, or that fails, ends as if it had not been; who runs many asks here.
+    """
+    return _taken
+
 
 class StopRequest:
     """`asked` is true after the first signal; the second raises `KeyboardInterrupt`.
@@ -40,9 +50,11 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        global _taken
         now = time.monotonic()
         again, self._last = not self._relayed or now - self._last > SAME, now
         if self.asked and again:
             raise KeyboardInterrupt
         self.asked = True
+        _taken += 1
         self._progress.message("stopping after this step; once more to stop at once")

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -284,6 +284,16 @@ def test_formulas_of_the_algebra_have_the_gradients_of_autograd() -> None:
         loss, gradient = problem.value_and_gradient(w)
         (expected,) = torch.autograd.grad(loss, w)
         torch.testing.assert_close(gradient.detach(), expected)
+
+
+def test_algebra_ends_where_a_search_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(recorder: EvaluationRecorder, gtol: float, iterations: int) -> NoReturn:
+        while True:
+            recorder.value_and_gradient(recorder.initial())
+
+    monkeypatch.setattr(algebra, "contestants", lambda pairs: dict.fromkeys(("ours", "torch", "scipy"), endless))
+    rows = algebra.measure_algebra(1, True, torch.device("cpu"), time.process_time)
+    assert all(row["seconds"]["torch"] > 0 for row in rows)
 
 
 def test_algebra_times_all_contestants_on_the_same_work() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -24,7 +26,9 @@ from subsetopt.report.study.files import read_curves, read_study
 from subsetopt.study.workers import StudyInterrupted, Workers
 from subsetopt.training.budget import Clock
 from subsetopt.training.preparation import prepare
+from subsetopt.training.progress import Silent
 from subsetopt.training.run_directory import ENVIRONMENT, METRICS, RESULT
+from subsetopt.training.stop_request import StopRequest
 from tests.compare.conftest import SMALL
 
 
@@ -208,6 +212,23 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, small: ValidatedStudy, mon
     monkeypatch.undo()
     run_comparison(small, tmp_path / "a")
     assert before.items() <= _times(tmp_path / "a").items()
+
+
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_a_request_to_stop_that_comes_too_late_for_a_cell_ends_the_study(
+    tmp_path: Path, small: ValidatedStudy, monkeypatch: pytest.MonkeyPatch, status: Literal["done", "failed"]
+) -> None:
+    def run_cell(cell: Cell, *others: Any) -> CellOutcome:
+        seen.append(cell.id)
+        with StopRequest(Silent(), relayed=False).listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return CellOutcome(status)
+
+    seen: list[str] = []
+    monkeypatch.setattr(execution, "run_cell", run_cell)
+    with pytest.raises(StudyInterrupted):
+        run_comparison(small, tmp_path / "a")
+    assert len(seen) == 1
 
 
 def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path, start_command: Callable[..., Any]) -> None:
