@@ -1,189 +1,51 @@
-"""The settings of one phase, and what phases and runs share. Imports no torch, so that `--help` stays instant."""
+"""The settings of one phase, and of what ends a solve. Imports no torch, so that `--help` stays instant."""
 
 from __future__ import annotations
 
-import csv
-import difflib
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from subsetopt.errors import FORMER_NAMES, SettingsConflictError, on_command_line, setting, was_typed
+from subsetopt.errors import on_command_line, setting, was_typed
 from subsetopt.training.phases.first_order.inline_arguments import joined, split_arguments
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.methods import METHODS, is_stream
-from subsetopt.training.settings.declaration import declared, old_names
+from subsetopt.training.settings.base import Settings, present_names
+from subsetopt.training.settings.declaration import declared
+from subsetopt.training.settings.values import (
+    Choices,
+    ChunkSize,
+    ColumnNames,
+    ImageSize,
+    OptimizerChoices,
+    OptimizerName,
+    Schedule,
+    Select,
+    StopAt,
+    Strengths,
+    WarmupName,
+)
 from subsetopt.training.splits import SplitName
 
-StopAt = Literal["minimum", "noise", "validation"]
-Select = Literal["auto", "validation", "train"]
-Schedule = Literal["constant", "linear", "cosine", "one-cycle", "wsd"]
+__all__ = [
+    "Choices",
+    "ChunkSize",
+    "ColumnNames",
+    "ImageSize",
+    "OptimizerChoices",
+    "OptimizerName",
+    "PhaseConfig",
+    "Schedule",
+    "Select",
+    "Settings",
+    "StopAt",
+    "StoppingSettings",
+    "Strengths",
+    "WarmupName",
+    "present_names",
+]
 _HANDOFF = declared("Hand-off", "shared", "handoff")
-
-
-def _not_finite(table: Mapping[Any, Any]) -> Any:
-    """Return the first key under which a number is NaN or infinite, None where all are finite."""
-    return next((key for key, value in table.items() if not _all_finite(value, 8)), None)
-
-
-def _all_finite(value: Any, depth: int) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, (Mapping, list, tuple)):
-        items = value.values() if isinstance(value, Mapping) else value
-        return depth > 0 and all(_all_finite(item, depth - 1) for item in items)
-    return True
-
-
-def _auto_or_int(value: Any) -> Any:
-    return None if value == "auto" else value
-
-
-ChunkSize = Annotated[Annotated[int, Field(ge=1)] | Literal["tune"] | None, BeforeValidator(_auto_or_int)]
-
-
-def _height_and_width(value: Any) -> Any:
-    """Take N for a square, (H, W), and `N`, `H,W` or `HxW` as the command line has them."""
-    if value is None:
-        return None
-    parts = value.lower().replace("x", ",").split(",") if isinstance(value, str) else value
-    parts = list(parts) if isinstance(parts, (list, tuple)) else [parts]
-    sides = [int(part) if isinstance(part, str) and part.strip().isdecimal() else part for part in parts]
-    whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides)
-    if not whole or len(sides) not in (1, 2):
-        raise ValueError("must be one or two whole numbers from 1 (height, width)")
-    return (sides[0], sides[-1])
-
-
-def _names(value: Any) -> Any:
-    """Split A,B as a command line has it; a name with a comma stands in double quotes."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return tuple(name for name in next(csv.reader([value], skipinitialspace=True, strict=True), []) if name)
-    except csv.Error as error:
-        raise ValueError(f"is no list of names ({error})") from None
-
-
-def _strengths(value: Any) -> Any:
-    """Take one number, or several as `X,X,...` or a list, which become a tuple from the strongest to the weakest."""
-    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-    try:
-        numbers = [float(part) for part in parts if not (isinstance(part, str) and not part.strip())]
-    except (TypeError, ValueError):
-        raise ValueError("must be a number, or several separated by commas") from None
-    if not numbers or not all(0 <= number < math.inf for number in numbers):
-        raise ValueError("must be finite numbers from 0")
-    different = tuple(sorted(set(numbers), reverse=True))
-    if len(different) < len(numbers):
-        raise ValueError("has a strength twice")
-    if len(different) > MOST_STRENGTHS:
-        raise ValueError(f"has {len(different)} strengths, {MOST_STRENGTHS} are the most")
-    return different if len(different) > 1 else different[0]
-
-
-MOST_STRENGTHS = 100
-Strengths = Annotated[float | tuple[float, ...], BeforeValidator(_strengths)]
-ColumnNames = Annotated[tuple[str, ...], BeforeValidator(_names)]
-ImageSize = Annotated[tuple[int, int] | None, BeforeValidator(_height_and_width)]
-
-
-@dataclass(frozen=True)
-class Choices:
-    """The words that a setting takes, looked up when they are asked for; the command line offers them."""
-
-    words: Callable[[], tuple[str, ...]]
-
-    def check(self, value: str) -> str:
-        """Return `value`; raises `ValueError` where it is none of the words."""
-        if value not in self.words():
-            close = difflib.get_close_matches(value, self.words(), n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"must be one of {', '.join(self.words())}{hint}")
-        return value
-
-
-class OptimizerChoices(Choices):
-    """Names of optimizers, and besides the words listed anything of the form `package.module:Class`, with arguments."""
-
-    def check(self, value: str) -> str:
-        """Return `value`; raises `ValueError` where it is neither, or its arguments cannot be read."""
-        if value in self.words():
-            return value
-        name, _ = split_arguments(value)
-        if name in OPTIMIZERS:
-            return value
-        try:
-            return super().check(name)
-        except ValueError as error:
-            raise ValueError(f"{error}, or package.module:Class") from None
-
-
-_OPTIMIZER = OptimizerChoices(lambda: OPTIMIZERS.names)
-_WARMUP = OptimizerChoices(lambda: ("none", *OPTIMIZERS.names))
-OptimizerName = Annotated[str, AfterValidator(_OPTIMIZER.check), _OPTIMIZER]
-WarmupName = Annotated[str, AfterValidator(_WARMUP.check), _WARMUP]
-
-
-class Settings(BaseModel):
-    """Settings that refuse unknown names, numbers that are not finite, and switches for numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Enter former names, by which messages call a setting that was typed so."""
-        FORMER_NAMES.update({present: former for former, present in old_names(cls).items()})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _present_names(cls, given: Any) -> Any:
-        """Take settings by the names that they had in former versions."""
-        return present_names(cls, given)[0] if isinstance(given, Mapping) else given
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _finite(cls, value: Any) -> Any:
-        """Refuse what pydantic does not look at: numbers in tables of a model's or a solver's settings."""
-        if isinstance(value, Mapping) and (key := _not_finite(value)) is not None:
-            raise ValueError(f"{key} = {value[key]} must hold finite numbers, and tables within tables at most 8 deep")
-        return value
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse True and False, also in a list, where pydantic would take them for 1 and 0."""
-        values = value if isinstance(value, list | tuple) else (value,)
-        switched = next((item for item in values if isinstance(item, bool)), None)
-        if switched is not None and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError(f"{switched} is no value of this setting")
-        return value
-
-
-def present_names(model: type[BaseModel], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return `given` with former names of settings replaced, and {present: former} for those that it had.
-
-    Raises `SettingsConflictError` where a setting is given by both names.
-    """
-    former = {old: new for old, new in old_names(model).items() if old in given}
-    for old, new in former.items():
-        if new in given:
-            raise SettingsConflictError(
-                f"{setting(new, given[new])} and {setting(old, given[old])} are the same setting", f"leave {old} out"
-            )
-    return {former.get(name, name): value for name, value in given.items()}, {new: old for old, new in former.items()}
 
 
 class StoppingSettings(Settings):
