@@ -22,7 +22,10 @@ from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.training.phases.kfac_stream.noise import LEAST_SHARE, MEMORY
 
 OF_RIDGE = 0.06  # of the damping of a single step of least expected error
-FORESEEN, PASSES = 8.0, 3.0  # times the noise that F foresees, in a stream of so many passes; less in longer ones
+FORESEEN, PASSES = (
+    8.0,
+    3.0,
+)  # times the noise that F foresees, in a stream of so many passes; longer ones go by `foreseen`
 DOWN, UP = 0.25, 16.0  # one measurement changes the damping by no more
 TRIALS, ENOUGH = 3, 1.3  # dampings of the first step; a change by less needs no other
 

@@ -37,7 +37,8 @@ class GradientNoise:
 
     `measured` counts measurements, `cost` is what they took beside the gradients, in epoch-equivalents, and `size` the
     size of the last subset, 0 before the first; `of_critical` is the size that is wanted, in critical ones.
-    `population` is the number of all samples, 0 for streams of earlier versions, which took it for infinite.
+    `population` is the number of all samples in a long stream, which ends at their minimum; 0, for infinitely many, in
+    one of few passes, whose samples stand for those they were drawn from, and in streams of earlier versions.
     """
 
     signal: float = 0.0

@@ -31,6 +31,7 @@ from subsetopt.training.context import RunContext
 from subsetopt.training.phases.kfac_stream.fresh_subsets import FreshSubsets, statistics_samples
 from subsetopt.training.phases.kfac_stream.least_damping import PASSES
 from subsetopt.training.phases.kfac_stream.noise import GradientNoise
+from subsetopt.training.phases.kfac_stream.plateau import Plateau
 from subsetopt.training.phases.kfac_stream.settings import EARLIER_RATE, SMALLEST, stream_settings
 from subsetopt.training.phases.kfac_stream.state import (
     BEFORE_EVIDENCE,
@@ -113,6 +114,8 @@ class StreamPhase:
         ledger, seed = self._budget.ledger, self._run.config.seed
         w = w.detach().clone()
         statistics = statistics_samples(self._model.flat, ledger, self.samples, ledger.limit - ledger.cost)
+        budget = self._budget.for_phase(ledger.price("forward", statistics))
+        long = PASSES < self._stepping.passes(budget) < math.inf
         return StreamState(
             w,
             torch.zeros_like(w),
@@ -120,9 +123,10 @@ class StreamPhase:
             self._model.flat.buffers(),
             new_states(seed, f"{self._stream}:dropout", self._data.device),
             make_generator(seed, f"{self._stream}:factors"),
-            self._budget.for_phase(ledger.price("forward", statistics)),
+            budget,
             self._kfac,
-            noise=GradientNoise(population=self.samples),
+            noise=GradientNoise(population=self.samples if long else 0),
+            plateau=Plateau(known=long),
             statistics=statistics,
         )
 
@@ -245,7 +249,7 @@ class StreamPhase:
             noise = (whole - product) * measured.samples
             admitted = rules.admitted(state.noise, state.budget, measured.samples)
             state.least.learn(self._spectrum(), damping, noise, self._data.spread, state.caution, admitted)
-        state.plateau.take(state.loss, state.noise.enough and rules.passes(state.budget) > PASSES)
+        state.plateau.take(state.loss, state.noise.enough)
         if state.iterations % GOOD_EVERY == 1:
             state.good, state.good_buffers = state.w.clone(), self._model.flat.buffers()
         rate = rules.settings.step_rate(share) * state.caution * state.plateau.factor

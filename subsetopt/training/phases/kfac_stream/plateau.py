@@ -3,7 +3,7 @@
 Noise in the gradients, and steps too long for curvature that F lacks, hold a stream on a level of the loss that the
 rate sets: squared gradients are large there, so that neither signal nor size of subsets tells it from progress. The
 mean loss of successive blocks of steps does. In a short stream these differ by noise, and the rate's planned fall is
-enough: there it is not followed.
+enough: they do not look at it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FALL = 0.7  # of the rate, after a block whose mean loss is not below that of th
 class Plateau:
     """The `total` loss of `count` steps of a block, the mean `before`, and the `factor` of the rate so far.
 
-    Where `known` is false, as for streams of earlier versions, the factor stays 1.
+    Where `known` is false, as for short streams and those of earlier versions, the factor stays 1.
     """
 
     total: float = 0.0

@@ -74,7 +74,7 @@ class Stepping:
 
     def passes(self, budget: PhaseBudget) -> float:
         """Return how many gradients of all samples the phase may spend."""
-        return budget.total(budget.share_spent) / budget.ledger.price("gradient", self.samples)
+        return budget.affordable / budget.ledger.price("gradient", self.samples)
 
     def trials(self, budget: PhaseBudget) -> int:
         """Return how many dampings the first step may try: one, more for what measurements may have of the cost."""
