@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,15 @@ LARGEST_EXPONENT = 1000  # of a power of two that has an inverse
 INDEPENDENT = 1e-8  # share of its curvature that must be left of a pair: the rest is rounding
 
 Matrix = NDArray[np.float64]
+
+
+class Against(NamedTuple):
+    """p of the conjugate pairs (k,) and of all (m,), and R and coupling of those before the conjugate ones."""
+
+    p: Matrix
+    with_y: Matrix
+    R: Matrix | None
+    coupling: Matrix | None
 
 
 @dataclass(frozen=True)
@@ -58,22 +68,34 @@ class ConjugatePairs:
         With R the upper triangle of `SY` (m, m), D its diagonal and p = R⁻¹ Sᵀg:
         H g = gamma g - gamma Y p + S R⁻ᵀ [(D + gamma YᵀY) p - gamma Yᵀg] (Byrd, Nocedal & Schnabel 1994, eq. 3.1).
         """
+        first = self.against(SY, Sg)
+        with_y = first.with_y
+        return self.along(first, gamma * (YY @ with_y - Yg)), -gamma * with_y
+
+    def against(self, SY: Matrix, Sg: Matrix) -> Against:
+        """Return the first half of `weights`: p, whose product with the y_i is taken from g before H0 meets it."""
         T, split = self.T, len(SY) - len(self.T)
         p = self.solve(T.dot(Sg[split:]))  # `dot` is `@` with less around it, which counts for small matrices
         if not split:
-            with_y = p.dot(T)
-            inner = gamma * (YY @ with_y - Yg)
-            return self.solve_transposed(self.curvature * p + T.dot(inner)).dot(T), -gamma * with_y
+            return Against(p, p.dot(T), None, None)
         # In the order of columns, as LAPACK takes it; dtrtrs reads the upper triangle alone.
         R, coupling = np.asfortranarray(SY[:split, :split]), SY[:split, split:]
         with_y = np.concatenate([Sg[:split], T.T @ p])
         with_y[:split] = dtrtrs(R, Sg[:split] - coupling @ with_y[split:])[0]
-        inner = gamma * (YY @ with_y - Yg)
-        with_s = np.empty(len(SY))
+        return Against(p, with_y, R, coupling)
+
+    def along(self, first: Against, inner: Matrix) -> Matrix:
+        """Return the second half of `weights`, those of the s_i; `inner` (m,) is -Y H0 (g - Yᵀp)."""
+        T, (p, with_y, R, coupling) = self.T, first
+        if R is None or coupling is None:
+            steps: Matrix = self.solve_transposed(self.curvature * p + T.dot(inner)).dot(T)
+            return steps
+        split = len(R)
+        with_s = np.empty(len(with_y))
         with_s[:split] = dtrtrs(R, R.diagonal() * with_y[:split] + inner[:split], trans=1)[0]
         own = self.curvature * p + T @ inner[split:] - T @ (with_s[:split] @ coupling)
         with_s[split:] = T.T @ self.solve_transposed(own)
-        return with_s, -gamma * with_y
+        return with_s
 
 
 def conjugate(SY: Matrix, asymmetry: float = ASYMMETRY) -> ConjugatePairs:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read, note_read
 from subsetopt.objective.tally import note_flops
-from subsetopt.solvers.conjugation import ASYMMETRY, STRICT_ASYMMETRY, conjugate
+from subsetopt.solvers import diagonal_scaling
+from subsetopt.solvers.conjugation import ASYMMETRY, STRICT_ASYMMETRY, ConjugatePairs, conjugate
 from subsetopt.solvers.inner_products import (
     EXACT,
     SHORT,
@@ -46,7 +48,8 @@ class CurvaturePairs:
     `gram` (2m + 2, 2m + 2) holds the inner products of the rows, and `with_gradient` (2m + 2,) those of the rows with
     the current gradient, both in float64. `order` lists the slots in use from the oldest pair to the newest; the free
     one follows the newest. Of the newest `measured` pairs all products are known, of the others only those of each y_j
-    with the rows of pairs up to j.
+    with the rows of pairs up to j. `told` has what the newest pairs say of a diagonal H0 (`diagonal_scaling.py`), which
+    is for rings on the host of more pairs than make one: with fewer it would cost as much as all the rest.
     """
 
     rows: Tensor
@@ -54,13 +57,18 @@ class CurvaturePairs:
     with_gradient: Vector
     order: list[int]
     measured: int = 0
+    told: list[diagonal_scaling.Gains] = field(default_factory=list)
+
+    may_scale: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Begin without a direction; later `with_product` has the products of each y_j with the last H g.
 
-        `_float64` copies short float32 rows, whose products are summed so; `_places` says where `order` has its rows.
+        `_float64` copies short float32 rows, whose products are summed so; `_places` says where `order` has its rows;
+        `_diagonal` is the D of the newest pairs, once it is made.
         """
         self.with_product: Vector | None = None
+        self._diagonal: Vector | None = None
         self._float64: Array | None = None
         self._places: Places | None = None
 
@@ -182,13 +190,16 @@ class CurvaturePairs:
             y = self.places.y
             self.gram[at.start, y] = self.gram[y, at.start] = -step * self.with_product
         i, j = at.start, at.start + 1
+        if self.scales and self.order:
+            s, y = self._rows_to_measure()[at]
+            self.told = [*self.told[1 - diagonal_scaling.PAIRS :], diagonal_scaling.gains(s, y, self.diagonal())]
         self.gram[: len(with_y), j] = self.gram[j, : len(with_y)] = with_y
         self.gram[i, j] = self.gram[j, i] = sy
         self.gram[j, j] = yy
         self.order.append(i // 2)
         del self.order[: 1 - len(self.gram) // 2]  # the oldest, where none is free
         self.measured = min(self.measured + 1, len(self.order)) if known else 1
-        self.with_product = self._places = None
+        self.with_product = self._places = self._diagonal = None
 
     def shifted(self, strength: float) -> CurvaturePairs:
         """Return the pairs (s, y + strength s) of the same function with strength/2 ||w||^2 added; `meet` before use.
@@ -254,23 +265,44 @@ class CurvaturePairs:
         with_gradient = ring_products(rows, gradient[None]).flatten()
         return with_gradient if pair is None else torch.cat([with_gradient, pair_products(*self.rows[pair])])
 
+    @property
+    def scales(self) -> bool:
+        """True where a diagonal H0 is thought of."""
+        return self.may_scale and len(self.gram) // 2 - 1 > diagonal_scaling.PAIRS and self.on_host
+
+    def diagonal(self) -> Vector | None:
+        """Return D of the newest pairs, see `diagonal_scaling.diagonal`."""
+        if self._diagonal is None:
+            slots = self.order[-diagonal_scaling.PAIRS :]
+            S, Y, curvature = self._newest(slots)
+            self._diagonal = diagonal_scaling.diagonal(S, Y, curvature)
+        return self._diagonal
+
+    def _newest(self, slots: list[int]) -> tuple[Array, Array, Vector]:
+        """Return copies of the s and of the y of these slots, and s·y."""
+        s = 2 * np.array(slots)
+        rows = self._rows_to_measure()
+        return rows[s], rows[s + 1], self.gram[s, s + 1]
+
+    def _tables(self, pairs: int) -> tuple[Places, ConjugatePairs, Vector, Vector]:
+        """Return the places of the newest `pairs`, the conjugate ones of these, and s_i·y_j and y_i·y_j."""
+        note_flops(8 * pairs**2, host=True)  # triangular systems and products
+        places = self.places if pairs == len(self.order) else Places.of(self.order[-pairs:], len(self.gram) // 2)
+        SY, YY = places.tables(self.gram)
+        measured = max(1, min(self.measured, pairs))
+        complete = len(self.order) >= self.dimension  # they may span all directions
+        return places, conjugate(SY[-measured:, -measured:], ASYMMETRY if complete else STRICT_ASYMMETRY), SY, YY
+
     def coefficients(self, pairs: int) -> tuple[Vector, float]:
         """Return (c, gamma) with H g = rowsᵀ c + gamma g from the newest `pairs` (Byrd, Nocedal & Schnabel, eq. 3.1).
 
         The newest pairs are made conjugate first (see `ConjugatePairs.weights`). gamma is the largest s·y / y·y of the
         newest few pairs: that quotient leans to the stiff directions, the more so the worse the conditioning.
         """
-        note_flops(8 * pairs**2, host=True)  # triangular systems and products
-        places = self.places if pairs == len(self.order) else Places.of(self.order[-pairs:], len(self.gram) // 2)
-        s, y, _ = places
-        SY, YY = places.tables(self.gram)
-        Sg, Yg = self.with_gradient[s], self.with_gradient[y]
+        (s, y, _), newest, SY, YY = self._tables(pairs)
         gamma = float(np.maximum.reduce(SY.diagonal()[-GAMMA_PAIRS:] / YY.diagonal()[-GAMMA_PAIRS:]))
-        measured = max(1, min(self.measured, pairs))
-        complete = len(self.order) >= self.dimension  # they may span all directions
-        newest = conjugate(SY[-measured:, -measured:], ASYMMETRY if complete else STRICT_ASYMMETRY)
         c = np.zeros(len(self.gram))
-        c[s], c[y] = newest.weights(SY, YY, Sg, Yg, gamma)
+        c[s], c[y] = newest.weights(SY, YY, self.with_gradient[s], self.with_gradient[y], gamma)
         return c, gamma
 
     def apply(self, gradient: Tensor, square_norm: float, scale: float = 1.0) -> tuple[Tensor, float]:
@@ -279,21 +311,48 @@ class CurvaturePairs:
         Where rounding in R leaves g·H g not positive, the older half of the pairs is left out, again and again: it is
         not positive in the end only if the newest pair alone fails, too.
         """
-        pairs = len(self.order)
         with quiet():
-            while True:
-                c, gamma = self.coefficients(pairs)
-                square = float(c.dot(self.with_gradient)) + gamma * square_norm
-                if 0 < square < math.inf or pairs == 1:
-                    break
-                pairs //= 2
-            y = self.places.y
-            self.with_product = self.gram[y].dot(c) + gamma * self.with_gradient[y]
-            used = 2 * len(self.order) + 2
-            weights = scale * c[:used]
-            if self.on_host:
-                rows = self.rows.numpy()[:used]
-                note_flops(2 * rows.size, host=True)
-                return host_combination(array(gradient), rows, weights, scale * gamma), square
+            power = diagonal_scaling.chosen(self.told) if self.scales else None
+            d = None if power is None else self.diagonal()
+            if power is not None and d is not None:
+                return self._apply_scaled(gradient, scale, diagonal_scaling.powered(d, power))
+            return self._apply(gradient, square_norm, scale)
+
+    def _apply(self, gradient: Tensor, square_norm: float, scale: float) -> tuple[Tensor, float]:
+        pairs = len(self.order)
+        while True:
+            c, gamma = self.coefficients(pairs)
+            square = float(c.dot(self.with_gradient)) + gamma * square_norm
+            if 0 < square < math.inf or pairs == 1:
+                break
+            pairs //= 2
+        y = self.places.y
+        self.with_product = self.gram[y].dot(c) + gamma * self.with_gradient[y]
+        used = 2 * len(self.order) + 2
+        weights = scale * c[:used]
+        if self.on_host:
+            rows = self.rows.numpy()[:used]
+            note_flops(2 * rows.size, host=True)
+            return host_combination(array(gradient), rows, weights, scale * gamma), square
         moved_weights = moved(torch.from_numpy(weights), gradient.device, gradient.dtype)
         return combination(gradient, self.rows[:used], moved_weights, beta=scale * gamma), square
+
+    def _apply_scaled(self, gradient: Tensor, scale: float, d: Vector) -> tuple[Tensor, float]:
+        """Return what `apply` does, with H0 = gamma d, gamma being the largest s·y / y·d y of the newest few pairs."""
+        pairs, used = len(self.order), 2 * len(self.order) + 2
+        rows = self._rows_to_measure()[:used]
+        while True:
+            slots = self.order[-pairs:]
+            _, Y, curvature = self._newest(slots[-GAMMA_PAIRS:])
+            gamma = diagonal_scaling.largest_quotient(curvature, Y, d)
+            (s, _, _), newest, SY, _ = self._tables(pairs)
+            halves, Sg = (rows[::2], rows[1::2]), self.with_gradient[s]
+            found = diagonal_scaling.product(newest, SY, Sg, array(gradient), halves, slots, gamma * d)
+            if 0 < found.square < math.inf or pairs == 1:
+                break
+            pairs //= 2
+        c = np.zeros(len(self.gram))
+        c[s] = found.with_s
+        self.with_product = found.with_y_rows[self.order] + self.gram[self.places.y].dot(c)
+        vector = found.vector if scale == 1 else scale * found.vector
+        return torch.from_numpy(vector.astype(self.rows.numpy().dtype, copy=False)), found.square

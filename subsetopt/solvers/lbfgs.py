@@ -155,7 +155,12 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
     ) -> DescentState[CurvaturePairs]:
         """Rebuild the state; each rank takes its part of spread pairs."""
         factors = self.restored(objective, tensors, numbers)
-        numbers = {"measured_noise": 0.0, "memory.measured": 0, **numbers}  # former versions saved none
+        numbers = {
+            "measured_noise": 0.0,
+            "memory.measured": 0,
+            "memory.told": [],
+            **numbers,
+        }  # former versions saved none
         state = join(LBFGSState, tensors, numbers, identity=objective.identity, factors=factors)
         if self.shard_memory:
             state.memory = ShardedPairs.spread(state.memory, state.w, current())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from subsetopt.solvers.inner_products import dot
 
 @dataclass
 class PreconditionedPairs(CurvaturePairs):
-    """A ring whose row 2i + 1 is M⁻¹ y_i; `gram` holds s_i·y_j and y_i·M⁻¹ y_j.
+    """A ring whose row 2i + 1 is M⁻¹ y_i; `gram` holds s_i·y_j and y_i·M⁻¹ y_j. H0 is never a diagonal.
 
     `inverse` maps v to M⁻¹ v, M symmetric and positive definite; `scaled` is M⁻¹ g for the current gradient g, and
     `square` is g·M⁻¹ g.
@@ -34,6 +35,8 @@ class PreconditionedPairs(CurvaturePairs):
     scaled: Tensor = field(metadata=UNSAVED, default_factory=lambda: torch.empty(0, device="cpu"))
     square: float = field(metadata=UNSAVED, default=0.0)
 
+    may_scale: ClassVar[bool] = False
+
     @classmethod
     def around(
         cls, pairs: CurvaturePairs, inverse: Callable[[Tensor], Tensor], gradient: Tensor
@@ -41,7 +44,8 @@ class PreconditionedPairs(CurvaturePairs):
         """Return the ring of `pairs`, empty or what `whole` returned, for the current gradient. One synchronisation."""
         scaled = inverse(gradient)
         (square,) = host_read(dot(gradient, scaled).reshape(1))
-        return cls(pairs.rows, pairs.gram, pairs.with_gradient, pairs.order, pairs.measured, inverse, scaled, square)
+        known = pairs.rows, pairs.gram, pairs.with_gradient, pairs.order, pairs.measured
+        return cls(*known, inverse=inverse, scaled=scaled, square=square)
 
     def whole(self) -> CurvaturePairs:
         """Return the ring without what belongs to M and the current gradient."""

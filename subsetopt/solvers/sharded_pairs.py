@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,18 +23,22 @@ from subsetopt.solvers.curvature_pairs import CurvaturePairs
 class ShardedPairs(CurvaturePairs):
     """A ring whose `rows` (2m + 2, P / ranks) are this rank's columns; the inner products are those of the whole.
 
-    With m = 20 a rank stores 42 P / ranks numbers. `size` is P.
+    With m = 20 a rank stores 42 P / ranks numbers. `size` is P. H0 is a multiple of the identity, as with every ring
+    that is not on the host.
     """
 
     ranks: Ranks = field(metadata=UNSAVED, default_factory=Ranks)
     size: int = 0
+
+    may_scale: ClassVar[bool] = False
 
     @classmethod
     def spread(cls, whole: CurvaturePairs, w: Tensor, ranks: Ranks) -> ShardedPairs:
         """Return this rank's part of a ring, for vectors like w."""
         start, stop = ranks.share(w.numel())
         rows = whole.rows[:, start:stop].to(w.device, w.dtype, copy=True)
-        return cls(rows, whole.gram, whole.with_gradient, whole.order, whole.measured, ranks, w.numel())
+        known = whole.gram, whole.with_gradient, whole.order, whole.measured
+        return cls(rows, *known, ranks=ranks, size=w.numel())
 
     @classmethod
     def none(cls, m: int, w: Tensor, ranks: Ranks) -> ShardedPairs:
