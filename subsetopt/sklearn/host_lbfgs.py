@@ -3,7 +3,7 @@
 Where P is some thousands, an iteration is bound by the calls around the arithmetic, and numpy's cost less than torch's.
 Steps, line search and stopping tests are `DescentSolver`'s; pairs are kept in float64 whatever the dtype of w.
 Pairs are not made conjugate (`solvers/conjugation.py`): on small networks that costs more seconds, in the algebra of
-each iteration, than the few evaluations that it saves.
+each iteration, than the few evaluations that it saves. Nor is H0 a diagonal (`solvers/diagonal_scaling.py`).
 """
 
 from __future__ import annotations

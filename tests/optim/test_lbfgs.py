@@ -21,11 +21,13 @@ from subsetopt.solvers import StopReason
 class Counted:
     """A least-squares problem on a small tanh network as a closure; counts its calls."""
 
-    def __init__(self, optimizer: Callable[..., Any] = LBFGS, scale: float = 1.0, **settings: Any) -> None:
+    def __init__(
+        self, optimizer: Callable[..., Any] = LBFGS, scale: float = 1.0, start: int = 0, **settings: Any
+    ) -> None:
         draw = make_generator(0, "optim")
         self.x = torch.randn(40, 3, generator=draw, dtype=torch.float64)
         self.y = torch.sin(self.x.sum(1, keepdim=True))
-        with seeded_globals(0, "init"):
+        with seeded_globals(start, "init"):
             self.model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 1)).double()
         self.scale, self.calls = scale, 0
         self.optimizer: Any = optimizer(self.model.parameters(), **settings)
@@ -60,16 +62,15 @@ class Counted:
 
 
 def test_reaches_the_minimum_that_torch_reaches() -> None:
-    ours = Counted(max_iter=1000, max_eval=2000, line_search_fn="strong_wolfe")
-    theirs = Counted(
-        torch.optim.LBFGS, max_iter=1000, max_eval=2000, line_search_fn="strong_wolfe", tolerance_change=0.0
-    )
+    """From a start from which rounding leads neither of them to another one: there are five and more."""
+    settings = {"start": 6, "max_iter": 1000, "max_eval": 2000, "line_search_fn": "strong_wolfe"}
+    ours, theirs = Counted(**settings), Counted(torch.optim.LBFGS, tolerance_change=0.0, **settings)
     first = ours.step()
     assert float(first) == float(theirs.step().detach())
     assert ours.loss_here() == pytest.approx(theirs.loss_here(), rel=1e-8)
     assert ours.optimizer.stop_reason == StopReason.GRADIENT
     assert ours.optimizer.gradient_norm <= 1e-7
-    assert ours.calls <= 250  # 192 to 199; torch's 241 to 455, by the rounding of the machine
+    assert ours.calls <= 285  # 249 to 259, torch's 275; 226 with a multiple of the identity as H0
 
 
 def test_stepping_one_by_one_walks_the_same_path_and_pays_one_call_per_step_to_notice_new_data() -> None:

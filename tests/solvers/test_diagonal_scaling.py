@@ -1,0 +1,242 @@
+"""A diagonal H0: the product against dense algebra, and when it is in use."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from subsetopt.objective import FunctionObjective
+from subsetopt.objective.tally import tallied
+from subsetopt.seeding import make_generator
+from subsetopt.solvers import make_solver
+from subsetopt.solvers.conjugation import conjugate
+from subsetopt.solvers.curvature_pairs import CurvaturePairs
+from subsetopt.solvers.diagonal_scaling import FEWEST, LEAST, PAIRS, chosen, diagonal, gains
+
+P, M = 25, 14
+SPOKEN = {0.5: [1.0, 0.0], 1.0: [0.0, 1.0]}  # what the pairs say for each power of D
+
+
+def dense_diagonal(S: Tensor, Y: Tensor) -> Tensor:
+    """Return D, one entry after the other."""
+    a, b = (
+        [float(sum(v[i] ** 2 / (s @ y) for v, s, y in zip(V, S, Y, strict=True))) for i in range(P)] for V in (S, Y)
+    )
+    floors = [LEAST * sum(values) / P for values in (a, b)]
+    return torch.tensor(
+        [math.sqrt((p + floors[0]) / (q + floors[1])) for p, q in zip(a, b, strict=True)], dtype=torch.float64
+    )
+
+
+def dense_product(S: Tensor, Y: Tensor, g: Tensor, d: Tensor, newest: tuple[Tensor, Tensor]) -> Tensor:
+    """Return H g by the textbook's recursion from gamma diag(d), oldest pair first; gamma is that of `newest`."""
+    gamma = max(float(s @ y) / float(y @ (d * y)) for s, y in zip(*newest, strict=True))
+    H = gamma * torch.diag(d)
+    for s, y in zip(S, Y, strict=True):
+        V = torch.eye(P, dtype=torch.float64) - torch.outer(y, s) / (s @ y)
+        H = V.T @ H @ V + torch.outer(s, s) / (s @ y)
+    return H @ g
+
+
+def scaled_quadratic(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """Return 2 M steps, their changes of the gradient of a quadratic with a badly scaled diagonal, and a gradient."""
+    draw = make_generator(0, "diagonal")
+    basis = torch.randn(P, P, generator=draw, dtype=torch.float64)
+    scales = torch.logspace(-1, 1, P, dtype=torch.float64)
+    A = scales[:, None] * (torch.eye(P, dtype=torch.float64) + basis @ basis.T / P) * scales
+    S = torch.randn(2 * M, P, generator=draw, dtype=torch.float64)
+    return S.to(dtype), (S @ A).to(dtype), torch.randn(P, generator=draw, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("power", SPOKEN)
+@pytest.mark.parametrize("count", [2, M, M + 5])  # fewer than make D; all slots; a ring that has turned
+def test_product_is_that_of_the_dense_recursion_from_a_diagonal(count: int, power: float, dtype: torch.dtype) -> None:
+    S, Y, g = scaled_quadratic(dtype)
+    S, Y, ring = S[:count], Y[:count], CurvaturePairs.empty(M, g)
+    for k, (s, y) in enumerate(zip(S, Y, strict=True)):
+        ring.insert(s, y, g - Y[k + 1 :].sum(0))
+    ring.told = [SPOKEN[power]] * FEWEST
+    product, square = ring.apply(g, float(g @ g), -2.0)
+    S, Y, wide = S[-M:].double(), Y[-M:].double(), g.double()
+    expected = dense_product(S, Y, wide, dense_diagonal(S[-PAIRS:], Y[-PAIRS:]) ** power, (S[-PAIRS:], Y[-PAIRS:]))
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+    assert product.dtype == dtype
+    assert float((product.double() + 2 * expected).norm() / expected.norm()) < 2 * tolerance
+    assert square == pytest.approx(float(wide @ expected), rel=tolerance)
+    assert ring.with_product is not None
+    assert ring.with_product[-1] == pytest.approx(float(Y[-1] @ expected), rel=10 * tolerance)
+
+
+@pytest.mark.parametrize("contradicting", [0, 5])  # pairs that another quadratic has made: all, or not all, conjugate
+def test_conjugate_pairs_are_updates_of_a_diagonal_too(contradicting: int) -> None:
+    S, Y, g = (part[:M] if part.dim() == 2 else part for part in scaled_quadratic())
+    Y[:contradicting] = S[:contradicting] * torch.linspace(20, 1, P, dtype=torch.float64)
+    ring = CurvaturePairs.of(list(zip(S, Y, strict=True)), M, g)
+    ring.meet(g)
+    ring.told = [SPOKEN[1.0]] * FEWEST
+    product, _ = ring.apply(g, float(g @ g))
+    T = torch.from_numpy(conjugate((S @ Y.T).numpy(), 0.1).T)
+    assert len(T) == M - contradicting
+    d, newest = dense_diagonal(S[-PAIRS:], Y[-PAIRS:]), (S[-PAIRS:], Y[-PAIRS:])
+    combined = (torch.cat([V[: M - len(T)], T @ V[M - len(T) :]]) for V in (S, Y))
+    expected = dense_product(*combined, g, d, newest)
+    assert float((product - expected).norm() / expected.norm()) < 1e-8
+    np.testing.assert_allclose(ring.with_product, (Y @ product).numpy(), rtol=1e-8, atol=1e-8)
+
+
+def test_gain_is_what_the_angle_gains_and_all_of_it_where_d_is_the_inverse_hessian() -> None:
+    S, _, y = scaled_quadratic()
+    s, d = S[0].numpy(), np.logspace(-2, 1, P)
+    changed = y.numpy() * np.sign(s * y.numpy())
+    cosine = (s @ changed) ** 2 / (s @ s) / (changed @ changed)
+    for power, gain in zip((0.5, 1.0), gains(s, changed, d), strict=True):
+        scaled = (s @ changed) ** 2 / (s @ (s / d**power)) / (changed @ (changed * d**power))
+        assert gain == pytest.approx(math.log(scaled) - math.log(cosine))
+    y_of_d = s / d
+    assert gains(s, y_of_d, d)[1] == pytest.approx(-math.log((s @ y_of_d) ** 2 / (s @ s) / (y_of_d @ y_of_d)))
+    assert gains(s, changed, None) == [0.0, 0.0]
+    assert gains(1e-170 * s, changed, d) == [0.0, 0.0]
+
+
+def test_d_is_asked_of_each_pair_before_it_is_made_of_it() -> None:
+    S, Y, g = scaled_quadratic()
+    ring = CurvaturePairs.empty(M, g)
+    for k, (s, y) in enumerate(zip(S, Y, strict=True)):
+        ring.insert(s, y, g - Y[k + 1 :].sum(0))
+        assert len(ring.told) == min(k, PAIRS)
+        if k:
+            before = slice(max(0, k - PAIRS), k)
+            expected = gains(s.numpy(), y.numpy(), dense_diagonal(S[before], Y[before]).numpy())
+            np.testing.assert_allclose(ring.told[-1], expected, rtol=1e-9)
+
+
+def test_few_pairs_or_a_small_gain_choose_no_diagonal() -> None:
+    assert chosen([[1.0, 1.0]] * (FEWEST - 1)) is None
+    assert chosen([[0.05, 0.09]] * 20) is None
+    assert chosen([[0.2, 0.3]] * FEWEST) == 1.0
+    assert chosen([[0.3, 0.2]] * FEWEST) == 0.5
+    assert chosen([[9.0, 9.0]] * 5 + [[-1.0, -1.0]] * PAIRS) is None  # the newest decide
+
+
+def test_pairs_out_of_range_make_no_diagonal() -> None:
+    S, Y, _ = (part.numpy() for part in scaled_quadratic())
+    with np.errstate(all="ignore"):
+        assert diagonal(1e-200 * S, 1e200 * Y, (S * Y).sum(1)) is None
+        assert diagonal(S, Y, np.zeros(len(S))) is None
+
+
+def valley(rotated: bool = False, units: float = 1.0, dtype: torch.dtype = torch.float64) -> FunctionObjective:
+    """Return a function of 60 variables of which each has its own curvature, 1 to 1e4, which falls, or of rotated ones.
+
+    The rotated one is a quadratic.
+    """
+    size, draw = 60, make_generator(5, "valley")
+    basis, _ = torch.linalg.qr(torch.randn(size, size, generator=draw, dtype=torch.float64))
+    h = torch.logspace(0, 4, size, dtype=torch.float64)[torch.randperm(size, generator=draw)].to(dtype)
+
+    def loss(x: Tensor) -> Tensor:
+        if rotated:
+            return (h * (basis @ x - 1) ** 2).sum()
+        part = h * (x - 1) ** 2
+        return units * (torch.sqrt(1 + part) - 1 + 1e-3 * part).sum()
+
+    return FunctionObjective(loss, torch.zeros(size, dtype=dtype))
+
+
+def solved(objective: FunctionObjective, gtol: float = 1e-6) -> tuple[Any, int]:
+    """Return the last state of a solve, and how many of its steps had a diagonal H0."""
+    solver = make_solver("lbfgs", gtol=gtol)
+    state, scaled = solver.init(objective, objective.initial()), 0
+    while solver.terminate(state) is None and state.iterations < 1000:
+        scaled += state.memory.scales and chosen(state.memory.told) is not None
+        state = solver.step(objective, state)
+    assert solver.terminate(state) == "gradient"
+    return state, scaled
+
+
+def test_a_badly_scaled_problem_takes_half_the_evaluations_and_a_rotated_one_the_same_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (axes, scaled), (rotated, few) = solved(valley()), solved(valley(rotated=True))
+    monkeypatch.setattr(CurvaturePairs, "may_scale", False)
+    (plain, none), (same, _) = solved(valley()), solved(valley(rotated=True))
+    assert none == few == 0
+    assert torch.equal(rotated.w, same.w) and rotated.evaluations == same.evaluations
+    assert scaled > 0.8 * axes.iterations
+    assert axes.evaluations <= 0.55 * plain.evaluations
+
+
+def steps(count: int, objective: FunctionObjective, **settings: Any) -> Any:
+    solver = make_solver("lbfgs", gtol=0.0, **settings)
+    state = solver.init(objective, objective.initial())
+    for _ in range(count):
+        state = solver.step(objective, state)
+    return state
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_solve_that_is_saved_after_each_step_goes_on_bit_for_bit(dtype: torch.dtype) -> None:
+    objective, solver = valley(dtype=dtype), make_solver("lbfgs", gtol=0.0, memory=12)
+    straight = resumed = solver.init(objective, objective.initial())
+    resumed = solver.init(objective, objective.initial())
+    scaled = 0
+    for _ in range(30):
+        straight, resumed = solver.step(objective, straight), solver.step(objective, resumed)
+        tensors, numbers = solver.save(resumed)
+        resumed = solver.restore(objective, tensors, json.loads(json.dumps(numbers)))
+        assert torch.equal(straight.w, resumed.w) and straight.memory.told == resumed.memory.told
+        scaled += chosen(resumed.memory.told) is not None
+    assert scaled > 15
+
+
+def test_a_checkpoint_of_a_version_without_it_begins_with_nothing_said() -> None:
+    objective, solver = valley(), make_solver("lbfgs", gtol=0.0)
+    state = steps(10, objective)
+    tensors, numbers = solver.save(state)
+    assert chosen(numbers.pop("memory.told")) is not None
+    restored = solver.restore(objective, tensors, numbers)
+    assert restored.memory.told == [] and len(restored.memory.order) == len(state.memory.order)
+    for _ in range(5):
+        restored = solver.step(objective, restored)
+    assert chosen(restored.memory.told) is not None
+
+
+def test_a_loss_in_other_units_has_the_same_path_to_the_bit() -> None:
+    """The first step is a share of the loss over the gradient: the same in all units."""
+    one, other = steps(30, valley()), steps(30, valley(units=2.0**-33))
+    assert chosen(one.memory.told) is not None
+    assert torch.equal(one.w, other.w)
+
+
+def test_products_that_follow_from_a_scaled_direction_are_those_of_the_vectors() -> None:
+    memory = steps(30, valley(), memory=12).memory
+    assert memory.measured == 12 and chosen(memory.told) is not None
+    s, rows = 2 * np.array(memory.order), memory.rows.numpy()
+    table = rows[s] @ rows[s + 1].T
+    size = np.sqrt(np.outer((rows[s] ** 2).sum(1), (rows[s + 1] ** 2).sum(1)))
+    assert np.abs((memory.gram[s][:, s + 1] - table) / size).max() < 1e-9
+
+
+def test_no_more_pairs_than_make_a_diagonal_ask_for_none() -> None:
+    assert steps(15, valley(), memory=PAIRS).memory.told == []
+    assert len(steps(15, valley(), memory=PAIRS + 1).memory.told) == PAIRS
+
+
+def test_the_arithmetic_of_a_diagonal_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 20 pairs of 60 variables: D, what is said of it, gamma, and a third pass over the y."""
+    state, solver, costs = steps(25, valley(), memory=20), make_solver("lbfgs", gtol=0.0, memory=20), []
+    for scales in (True, False):
+        monkeypatch.setattr(CurvaturePairs, "may_scale", scales)
+        with tallied() as tally:
+            solver.propose(state.memory, state)
+        costs.append(tally.flops)
+    rows = 2 * len(state.memory.order) + 2
+    by_diagonal, gamma, passes = 8 * (PAIRS + 1), 3 * PAIRS, 3 * rows + 6
+    assert costs[0] - costs[1] == 60 * (by_diagonal + gamma + passes - 2 * rows)
