@@ -54,7 +54,11 @@ def test_a_worker_ends_with_its_study() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_interrupt_a_study_and_nothing_else(number: signal.Signals) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(StudyInterrupted), interruptible():
-        for _ in each(lambda item: os.kill(os.getpid(), number), [0, 1], Workers()):
-            pass
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as what is started in the background has it
+    try:
+        with pytest.raises(StudyInterrupted), interruptible():
+            for _ in each(lambda item: os.kill(os.getpid(), number), [0, 1], Workers()):
+                pass
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -64,10 +64,11 @@ class RoundObjectives:
         return corrected_by(inner, -state.correction * noise, state.origin, state.number, self.layer)
 
     def _inner(self, state: RoundState) -> Objective:
-        draw = self._draw(state)
+        draw = self.draw(state)
         return self._run.model.drawn(self._data.with_subset(draw.rows), draw.factors)
 
-    def _draw(self, state: RoundState) -> Draw:
+    def draw(self, state: RoundState) -> Draw:
+        """Return the rows of the state's round, and what each counts."""
         factors, seed = self._full.samples.factors, self._run.config.seed
         return drawn(state.scores, factors, self._size(state.share), self._uniform, seed, state.number)
 

@@ -241,7 +241,7 @@ def test_a_record_of_many_steps_reads_one_scalar(begin):
 
 
 REFUSED = [
-    ({"handoff_nesterov": True, "handoff_momentum": 0}, "Nesterov momentum needs a momentum above 0"),
+    ({"handoff_nesterov": True, "handoff_momentum": 0}, "Nesterov momentum needs momentum above 0"),
     ({"handoff_stop_at": "validation", "validation_fraction": 0}, "handoff_stop_at='validation' needs held-out data"),
     ({"handoff_stop_at": "noise"}, "handoff_stop_at = 'noise'"),
     ({"phase": [{"method": "sgd", "epochs": 1, "stop_at": "noise"}]}, "use stop_at = validation"),
