@@ -135,8 +135,8 @@ class CurvaturePairs(PairRing):
         rows = self._rows_to_measure()[:used]
         while True:
             slots = self.order[-pairs:]
-            _, Y, curvature = self._newest(slots[-GAMMA_PAIRS:])
-            gamma = diagonal_scaling.largest_quotient(curvature, Y, d)
+            newest_slots = slots[-GAMMA_PAIRS:]
+            gamma = diagonal_scaling.largest_quotient(rows, newest_slots, self.curvature(newest_slots), d)
             (s, _, _), newest, SY, _ = self._tables(pairs)
             halves, Sg = (rows[::2], rows[1::2]), self.with_gradient[s]
             found = diagonal_scaling.product(newest, SY, Sg, array(gradient), halves, slots, gamma * d)

@@ -10,6 +10,7 @@ one is taken.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from subsetopt.objective.tally import note_flops
 from subsetopt.solvers.conjugation import ConjugatePairs
-from subsetopt.solvers.inner_products import Array, host_ring_products
+from subsetopt.solvers.inner_products import SPAN, Array, host_ring_products
 
 PAIRS = 10  # newest ones of which D is made, and that decide on it
 FEWEST = 3  # pairs that have been compared with the D of those before them
@@ -38,14 +39,18 @@ class Product(NamedTuple):
     with_s: Vector
 
 
-def diagonal(S: Array, Y: Array, curvature: Vector) -> Vector | None:
-    """Return D (P,) of pairs (k, P) with `curvature` s·y (k,), up to a factor; None where a number leaves its range.
+def diagonal(rows: Array, slots: Sequence[int], curvature: Vector) -> Vector | None:
+    """Return D (P,) of the pairs in `slots`, with `curvature` s·y (k,), up to a factor; None out of range.
 
-    In units of a power of two, so that a loss in other units has the same D to the bit.
+    Rows 2i and 2i + 1 (P,) are s_i and y_i. In units of a power of two, so that a loss in other units has the same D to
+    the bit.
     """
-    note_flops(8 * S.size + 8 * S.shape[1], host=True)
-    weights = 1 / curvature
-    a, b = (weights @ np.square(rows, dtype=np.float64) for rows in (S, Y))
+    width, s = rows.shape[1], 2 * np.array(slots)
+    note_flops(8 * len(slots) * width + 8 * width, host=True)
+    weights, a, b = 1 / curvature, np.empty(width), np.empty(width)
+    for span in _spans(width):
+        a[span] = weights @ np.square(rows[s, span], dtype=np.float64)
+        b[span] = weights @ np.square(rows[s + 1, span], dtype=np.float64)
     d: Vector = (a + LEAST * a.mean()) / (b + LEAST * b.mean())
     np.sqrt(d, out=d)
     largest = float(d.max())
@@ -53,6 +58,11 @@ def diagonal(S: Array, Y: Array, curvature: Vector) -> Vector | None:
         return None
     exponent = math.frexp(largest)[1]
     return np.ldexp(d, -exponent)
+
+
+def _spans(width: int) -> Iterator[slice]:
+    """Return parts of long rows that stay in a cache: whole copies of ten of them would cost several times as much."""
+    return (slice(start, min(start + SPAN, width)) for start in range(0, width, SPAN))
 
 
 def gains(s: Array, y: Array, d: Vector | None) -> Gains:
@@ -86,10 +96,12 @@ def chosen(told: list[Gains]) -> float | None:
     return POWERS[means.index(best)] if best > MARGIN else None
 
 
-def largest_quotient(curvature: Vector, Y: Array, d: Vector) -> float:
-    """Return gamma: the largest s·y / y·D y of the pairs whose y (k, P) these are."""
-    note_flops(3 * Y.size, host=True)
-    return float((curvature / (np.square(Y, dtype=np.float64) @ d)).max())
+def largest_quotient(rows: Array, slots: Sequence[int], curvature: Vector, d: Vector) -> float:
+    """Return gamma: the largest s·y / y·D y of the pairs in `slots`; see `diagonal`."""
+    y = 2 * np.array(slots) + 1
+    note_flops(3 * len(slots) * len(d), host=True)
+    weighted = sum(np.square(rows[y, span], dtype=np.float64) @ d[span] for span in _spans(len(d)))
+    return float((curvature / weighted).max())
 
 
 def product(

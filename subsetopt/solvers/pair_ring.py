@@ -230,12 +230,11 @@ class PairRing:
         """Return D of the newest pairs, see `diagonal_scaling.diagonal`."""
         if self._diagonal is None:
             slots = self.order[-diagonal_scaling.PAIRS :]
-            S, Y, curvature = self._newest(slots)
-            self._diagonal = diagonal_scaling.diagonal(S, Y, curvature)
+            self._diagonal = diagonal_scaling.diagonal(self._rows_to_measure(), slots, self.curvature(slots))
         return self._diagonal
 
-    def _newest(self, slots: list[int]) -> tuple[Array, Array, Vector]:
-        """Return copies of the s and of the y of these slots, and s·y."""
+    def curvature(self, slots: list[int]) -> Vector:
+        """Return s·y (k,) of the pairs in these slots."""
         s = 2 * np.array(slots)
-        rows = self._rows_to_measure()
-        return rows[s], rows[s + 1], self.gram[s, s + 1]
+        products: Vector = self.gram[s, s + 1]
+        return products

@@ -17,7 +17,8 @@ from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
 from subsetopt.solvers.conjugation import conjugate
 from subsetopt.solvers.curvature_pairs import CurvaturePairs
-from subsetopt.solvers.diagonal_scaling import FEWEST, LEAST, PAIRS, chosen, diagonal, gains
+from subsetopt.solvers.diagonal_scaling import FEWEST, LEAST, PAIRS, chosen, diagonal, gains, largest_quotient
+from subsetopt.solvers.inner_products import SPAN
 
 P, M = 25, 14
 SPOKEN = {0.5: [1.0, 0.0], 1.0: [0.0, 1.0]}  # what the pairs say for each power of D
@@ -128,8 +129,22 @@ def test_few_pairs_or_a_small_gain_choose_no_diagonal() -> None:
 def test_pairs_out_of_range_make_no_diagonal() -> None:
     S, Y, _ = (part.numpy() for part in scaled_quadratic())
     with np.errstate(all="ignore"):
-        assert diagonal(1e-200 * S, 1e200 * Y, (S * Y).sum(1)) is None
-        assert diagonal(S, Y, np.zeros(len(S))) is None
+        rows = np.stack([1e-200 * S[0], 1e200 * Y[0], S[1], Y[1]])
+        assert diagonal(rows, [0], np.array([S[0] @ Y[0]])) is None
+        assert diagonal(rows, [1], np.array([S[1] @ Y[1]])) is not None
+        assert diagonal(rows, [1], np.zeros(1)) is None
+
+
+def test_rows_longer_than_a_cache_have_the_same_diagonal() -> None:
+    width, rows = 2 * SPAN + 3, np.random.default_rng(0).normal(size=(6, 2 * SPAN + 3)).astype(np.float32)
+    slots, curvature = [1, 2, 0], np.array([1.0, 2.0, 3.0])
+    a, b = ((rows[[2 + k, 4 + k, k]].astype(np.float64) ** 2 / curvature[:, None]).sum(0) for k in (0, 1))
+    expected = np.sqrt((a + LEAST * a.mean()) / (b + LEAST * b.mean()))
+    d = diagonal(rows, slots, curvature)
+    assert d is not None and d.shape == (width,)
+    np.testing.assert_allclose(d / d[0], expected / expected[0], rtol=1e-12)
+    weighted = [float(rows[k].astype(np.float64) ** 2 @ d) for k in (3, 5, 1)]
+    assert largest_quotient(rows, slots, curvature, d) == pytest.approx(max(curvature / weighted), rel=1e-12)
 
 
 def valley(rotated: bool = False, units: float = 1.0, dtype: torch.dtype = torch.float64) -> FunctionObjective:
