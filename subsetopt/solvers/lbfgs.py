@@ -2,8 +2,8 @@
 
 ## What it does
 Each step moves along -H g, where H is the BFGS update of a multiple of the identity (or of a preconditioner) by the
-newest pairs s = w' - w, y = g' - g, and meets the Wolfe conditions. With more than 10 pairs of at most 131072 parameters
-on the host the identity gives way to a diagonal, made of the newest 10 pairs, where these speak for it.
+newest pairs s = w' - w, y = g' - g, and meets the Wolfe conditions. With more than 10 pairs of at most 131072
+parameters on the host the identity gives way to a diagonal, made of the newest 10 pairs, where these speak for it.
 
 ## Settings
 - `memory` (none: 200 pairs where they are cheap to hold, 10 to 100 elsewhere): a comparison tunes it.
@@ -17,7 +17,7 @@ One evaluation of loss and gradient per step, seldom two, and 8 m P operations w
 the cost on a tenth of the digits with 60 pairs. Memory for two vectors per pair.
 
 ## Source
-Liu and Nocedal 1989, Mathematical Programming 45; for diagonals of pairs Gilbert and Lemaréchal 1989, in the same volume.
+Liu and Nocedal 1989, Mathematical Programming 45; for diagonals of pairs Gilbert and Lemaréchal 1989, same volume.
 """
 
 from __future__ import annotations
