@@ -66,7 +66,7 @@ def refitted(state: State, solver: ScaledLBFGS, w: Tensor) -> State:
     pairs = [(rows[2 * slot], rows[2 * slot + 1]) for slot in state.memory.order]
     memory = CurvaturePairs.of(pairs, wanted, w)
     memory.meet(state.gradient)
-    memory.told = state.memory.told
+    memory.told = state.memory.told if memory.scales else []
     return dataclasses.replace(state, memory=memory)
 
 

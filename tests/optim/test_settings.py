@@ -227,6 +227,27 @@ def test_another_history_size_keeps_the_newest_pairs() -> None:
     assert not torch.allclose(ends[0], ends[1], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("then", "same"), [(20, True), (5, False)])
+def test_another_history_size_keeps_what_its_pairs_say_of_a_diagonal(then: int, same: bool) -> None:
+    """H0 stays a diagonal where the pairs kept are more than make one; after few pairs nothing of it is left."""
+    scale, ends = torch.logspace(0, 3, 15, dtype=torch.float64), []
+    for sizes in ((30, 30, 30), (30, then, 30)):
+        x = parameter(15)
+        optimizer = LBFGS([x], max_iter=7, history_size=sizes[0], line_search_fn="strong_wolfe")
+
+        def closure(optimizer: LBFGS = optimizer, x: Tensor = x) -> Tensor:
+            optimizer.zero_grad()
+            loss = torch.sqrt(1 + scale * (x - 3) ** 2).sum()
+            loss.backward()
+            return loss
+
+        for size, iterations in zip(sizes, (7, 1, 1), strict=True):
+            optimizer.param_groups[0].update(history_size=size, max_iter=iterations)
+            optimizer.step(closure)
+        ends.append(x.detach().clone())
+    assert torch.allclose(*ends, rtol=1e-6, atol=1e-8) == same
+
+
 def test_a_model_converted_midway_goes_on_in_its_new_dtype() -> None:
     model = nn.Linear(3, 1)
     optimizer = LBFGS(model.parameters(), max_iter=2)
