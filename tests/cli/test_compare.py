@@ -32,6 +32,15 @@ def test_an_interrupted_study_says_how_to_go_on(cli: Any, monkeypatch: pytest.Mo
     assert outcome.code == 130 and "continue with the same command" in outcome.err and outcome.out == ""
 
 
+def test_a_study_without_a_finished_cell_fails(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from subsetopt.compare import execution
+    from subsetopt.compare.cells import CellOutcome
+
+    monkeypatch.setattr(execution, "run_cell", lambda *_: CellOutcome("failed", "no room"))
+    outcome = cli("compare", *SMALL, "--no-tune", "--quiet")
+    assert outcome.code == 1 and outcome.err == "Error: every cell failed, the first one so: no room\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -15,7 +15,7 @@ from subsetopt.documents.comparison import ComparisonDocument
 from subsetopt.errors import SettingError
 from subsetopt.report.table import text_table
 from subsetopt.training.settings.run import RunConfig
-from subsetopt_cli.failures import INTERRUPTED
+from subsetopt_cli.failures import DEFECT, INTERRUPTED
 from subsetopt_cli.options import STUDY_HEADING, HeadedCommand, HeadedOption, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
 from subsetopt_cli.presets import overrides, read_config
@@ -111,6 +111,9 @@ def command(
         click.echo(directory)
     else:
         click.echo(_text(summary, directory))
+    if summary.failures and all(row.mean is None for row in summary.results):
+        click.echo(f"Error: every cell failed, the first one so: {summary.failures[0].error}", err=True)
+        raise click.exceptions.Exit(DEFECT)
 
 
 def _run(study: ValidatedStudy, directory: Path, workers: Workers, quiet: bool) -> ComparisonDocument:
