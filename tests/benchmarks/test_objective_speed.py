@@ -108,7 +108,9 @@ def test_direction(benchmark: Benchmark, m: int, size: int, form: str) -> None:
     ring = CurvaturePairs.empty(m, g)
     for k, (s, y) in enumerate(pairs):
         ring.insert(s, y, g - sum((later for _, later in pairs[k + 1 :]), torch.zeros_like(g)))
+    told, ring.told = ring.told, []  # the reference begins with a multiple of the identity
     torch.testing.assert_close(ring.apply(g, float(g.double() @ g.double()))[0], expected, rtol=1e-3, atol=1e-4)
+    ring.told = told
     (s, y), there = pairs[0], g + pairs[0][1]
     steps = [(s, y, there, float(there.double() @ there.double())), (-s, -y, g, float(g.double() @ g.double()))]
     back_and_forth = itertools.cycle(steps)
