@@ -21,6 +21,7 @@ from subsetopt.solvers.conjugation import ConjugatePairs
 from subsetopt.solvers.inner_products import SPAN, Array, host_ring_products
 
 PAIRS = 10  # newest ones of which D is made, and that decide on it
+LEAST_MEMORY = 50  # pairs of a ring: beside fewer, D and what is asked of it would cost as much as the ring
 FEWEST = 3  # pairs that have been compared with the D of those before them
 MARGIN = 0.1  # mean gain in log cos²; chosen on development problems, with the rest
 POWERS = (0.5, 1.0)  # of D

@@ -2,7 +2,7 @@
 
 ## What it does
 Each step moves along -H g, where H is the BFGS update of a multiple of the identity (or of a preconditioner) by the
-newest pairs s = w' - w, y = g' - g, and meets the Wolfe conditions. With more than 10 pairs of at most 131072
+newest pairs s = w' - w, y = g' - g, and meets the Wolfe conditions. With room for 50 pairs or more, of at most 131072
 parameters on the host the identity gives way to a diagonal, made of the newest 10 pairs, where these speak for it.
 
 ## Settings

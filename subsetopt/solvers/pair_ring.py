@@ -224,7 +224,7 @@ class PairRing:
     @property
     def scales(self) -> bool:
         """True where a diagonal H0 is thought of."""
-        return self.may_scale and len(self.gram) // 2 - 1 > diagonal_scaling.PAIRS and self.on_host
+        return self.may_scale and len(self.gram) // 2 - 1 >= diagonal_scaling.LEAST_MEMORY and self.on_host
 
     def diagonal(self) -> Vector | None:
         """Return D of the newest pairs, see `diagonal_scaling.diagonal`."""
