@@ -104,11 +104,19 @@ class CurvaturePairs(PairRing):
         not positive in the end only if the newest pair alone fails, too.
         """
         with quiet():
-            power = diagonal_scaling.chosen(self.told) if self.scales else None
+            power = self._power_of_diagonal()
             d = None if power is None else self.diagonal()
             if power is not None and d is not None:
                 return self._apply_scaled(gradient, scale, diagonal_scaling.powered(d, power))
             return self._apply(gradient, square_norm, scale)
+
+    def _power_of_diagonal(self) -> float | None:
+        """Return the power of D that the newest pairs speak for, more loudly where one quadratic explains all pairs."""
+        power = diagonal_scaling.chosen(self.told) if self.scales else None
+        if power is None or diagonal_scaling.chosen(self.told, diagonal_scaling.OF_A_QUADRATIC) is not None:
+            return power
+        _, newest, _, _ = self._tables(len(self.order))
+        return None if len(newest.T) == len(self.order) else power
 
     def _apply(self, gradient: Tensor, square_norm: float, scale: float) -> tuple[Tensor, float]:
         pairs = len(self.order)

@@ -24,6 +24,7 @@ PAIRS = 10  # newest ones of which D is made, and that decide on it
 LEAST_MEMORY = 50  # pairs of a ring: beside fewer, D and what is asked of it would cost as much as the ring
 FEWEST = 3  # pairs that have been compared with the D of those before them
 MARGIN = 0.1  # mean gain in log cos²; chosen on development problems, with the rest
+OF_A_QUADRATIC = 0.5  # the same where one quadratic explains all pairs, which a D that changes disturbs
 POWERS = (0.5, 1.0)  # of D
 LEAST = 1e-4  # of the mean of the squares: added to each
 
@@ -87,14 +88,14 @@ def powered(d: Vector, power: float) -> Vector:
     return d if power == 1 else np.sqrt(d)
 
 
-def chosen(told: list[Gains]) -> float | None:
+def chosen(told: list[Gains], margin: float = MARGIN) -> float | None:
     """Return the power of D that the gains of the newest pairs speak for, or None."""
     newest = told[-PAIRS:]
     if len(newest) < FEWEST:
         return None
     means = [math.fsum(column) / len(newest) for column in zip(*newest, strict=True)]
     best = max(means)
-    return POWERS[means.index(best)] if best > MARGIN else None
+    return POWERS[means.index(best)] if best > margin else None
 
 
 def largest_quotient(rows: Array, slots: Sequence[int], curvature: Vector, d: Vector) -> float:
