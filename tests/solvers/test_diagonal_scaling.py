@@ -276,7 +276,7 @@ def test_pairs_of_a_rotated_quadratic_keep_what_makes_them_conjugate(monkeypatch
     for scales in (True, False):
         monkeypatch.setattr(CurvaturePairs, "may_scale", scales)
         objective = FunctionObjective(lambda w: 0.5 * w @ matrix @ w - b @ w, torch.zeros(200, dtype=torch.float64))
-        solver = make_solver("lbfgs", gtol=1e-6)
+        solver = make_solver("lbfgs", gtol=1e-9, max_iterations=600)
         state = solver.init(objective, objective.initial())
         while solver.terminate(state) is None:
             state = solver.step(objective, state)
