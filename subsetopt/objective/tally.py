@@ -14,10 +14,14 @@ from dataclasses import dataclass
 
 @dataclass
 class Tally:
-    """Floating-point operations noted so far; `host` are those of numpy and scipy, which torch cannot see."""
+    """Floating-point operations noted so far; `host` are those of numpy and scipy, which torch cannot see.
+
+    `possible` are those that the next step may take beyond what steps have taken.
+    """
 
     flops: int = 0
     host: int = 0
+    possible: int = 0
 
 
 _OPEN: ContextVar[tuple[Tally, ...]] = ContextVar("open tallies", default=())
@@ -29,6 +33,12 @@ def note_flops(flops: int, *, host: bool = False) -> None:
         tally.flops += flops
         if host:
             tally.host += flops
+
+
+def note_possible(flops: int) -> None:
+    """Say that the next step may take so many operations more than any before it, so that a budget has room."""
+    for tally in _OPEN.get():
+        tally.possible = flops
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
-from subsetopt.objective.tally import note_flops
+from subsetopt.objective.tally import note_flops, note_possible
 from subsetopt.solvers import diagonal_scaling
 from subsetopt.solvers.conjugation import ASYMMETRY, STRICT_ASYMMETRY, ConjugatePairs, conjugate
 from subsetopt.solvers.inner_products import (
@@ -107,8 +107,16 @@ class CurvaturePairs(PairRing):
             power = self._power_of_diagonal()
             d = None if power is None else self.diagonal()
             if power is not None and d is not None:
+                note_possible(0)
                 return self._apply_scaled(gradient, scale, diagonal_scaling.powered(d, power))
+            note_possible(self._price_of_diagonal if self.scales else 0)
             return self._apply(gradient, square_norm, scale)
+
+    @property
+    def _price_of_diagonal(self) -> int:
+        """Operations that a product takes more where H0 is a diagonal: D, gamma, and a third pass over the y."""
+        pairs = len(self.order) + 1
+        return (11 * (diagonal_scaling.PAIRS + 1) + 2 * pairs + 6) * self.dimension + 32 * pairs**2
 
     def _power_of_diagonal(self) -> float | None:
         """Return the power of D that the newest pairs speak for, more loudly where one quadratic explains all pairs."""

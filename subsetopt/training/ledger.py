@@ -47,7 +47,7 @@ class Ledger:
         self.prices = prices if isinstance(prices, Prices) else Prices({"flops": 0.0, **prices})
         self.budget = math.inf if budget is None else budget
         self.limit = self.budget
-        self._since, self._most, self._growth = 0, 0, 0
+        self._since, self._most, self._growth, self._possible = 0, 0, 0, 0
         self._noted: tuple[Tally, Purpose] | None = None
         self._calls: Counter[tuple[str, str]] = Counter()
         self._samples: Counter[tuple[str, str]] = Counter()
@@ -56,7 +56,7 @@ class Ledger:
         """Enter one call over `samples` samples, before it is made."""
         self._enter_noted()
         self._learn_what_follows()
-        after = self.price(kind, samples) + self.price("flops", self._most + self._growth)
+        after = self.price(kind, samples) + self.price("flops", self._most + self._growth + self._possible)
         if purpose not in APART and self.cost + after > self.limit * (1 + _SLACK):
             raise BudgetExhausted
         self._since = 0
@@ -90,6 +90,7 @@ class Ledger:
         if self._noted is None:
             return
         tally, purpose = self._noted
+        self._possible = tally.possible  # said anew by each step, before its calls
         if tally.flops:
             self.enter(tally.flops, purpose)
             tally.flops = 0
@@ -100,7 +101,7 @@ class Ledger:
 
     def open_phase(self, epochs: float | None) -> None:
         """Limit what follows to `epochs` more epoch-equivalents, within the budget of the run."""
-        self._since, self._most, self._growth = 0, 0, 0
+        self._since, self._most, self._growth, self._possible = 0, 0, 0, 0
         self.limit = self.budget if epochs is None else min(self.budget, self.cost + epochs)
 
     def reserve(self, epochs: float) -> None:
