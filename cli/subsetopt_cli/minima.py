@@ -15,6 +15,7 @@ from subsetopt.errors import SettingError
 from subsetopt_cli.failures import INTERRUPTED
 from subsetopt_cli.options import given_settings
 from subsetopt_cli.output import standard_output_reserved
+from subsetopt_cli.whole_number import WholeNumber
 
 if TYPE_CHECKING:
     from subsetopt.training.settings.run import RunConfig
@@ -38,7 +39,7 @@ def minima_options(fractions: str, output: str) -> Callable[[_Command], _Command
         ),
         click.option(
             "--repeats",
-            type=click.IntRange(1, 10_000),
+            type=WholeNumber(1, 10_000),
             default=3,
             show_default=True,
             metavar="N",

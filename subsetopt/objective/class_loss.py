@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from subsetopt.errors import DataError, ModelError, SettingError
+from subsetopt.objective.double_backward import double_backward
 from subsetopt.objective.loss_name import callable_name
 from subsetopt.objective.sample_factors import normalised
-
-if TYPE_CHECKING:
-    from subsetopt.objective.torch_losses import ElementLoss
 
 
 class ClassLoss:
@@ -141,20 +138,6 @@ class ClassLoss:
         valid = y != self.ignore_index
         own = weight[torch.where(valid, y, 0)]
         return ((1 - smoothing) * own + smoothing / classes * weight.sum()) * valid
-
-
-def double_backward(loss: ClassLoss | ElementLoss, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the product with the Hessian of a loss in its outputs, zero where it is linear in them."""
-    z = outputs.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss.total(z, targets, z.dtype), z, create_graph=True)
-
-    def product(u: Tensor) -> Tensor:
-        if not gradient.requires_grad:
-            return torch.zeros_like(u)
-        (result,) = torch.autograd.grad(gradient, z, u, retain_graph=True, materialize_grads=True)
-        return result
-
-    return product
 
 
 def _by_position(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from subsetopt.errors import DataError, ModelError, SettingError, UserError, unknown_name
+from subsetopt.objective.double_backward import double_backward
 from subsetopt.objective.loss_guard import require_loss_of_samples
 from subsetopt.objective.loss_name import callable_name
 from subsetopt.objective.model_loss import ModelLoss, calls_the_model
@@ -144,16 +145,7 @@ class CallableLoss:
 
     def output_hessian(self, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
         """Return the product by double backward; zero where the loss is linear in z."""
-        z = outputs.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self.total(z, targets, z.dtype), z, create_graph=True)
-
-        def product(u: Tensor) -> Tensor:
-            if not gradient.requires_grad:
-                return torch.zeros_like(u)
-            (result,) = torch.autograd.grad(gradient, z, u, retain_graph=True, materialize_grads=True)
-            return result
-
-        return product
+        return double_backward(self, outputs, targets)
 
     def factors(self, targets: Tensor, weights: Tensor | None) -> Tensor | None:
         return normalised(None, weights, len(targets))

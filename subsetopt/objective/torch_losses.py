@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.errors import ModelError, SettingError
-from subsetopt.objective.class_loss import ClassLoss, double_backward
+from subsetopt.objective.class_loss import ClassLoss
+from subsetopt.objective.double_backward import double_backward
 from subsetopt.objective.loss_guard import require_loss_of_samples
 from subsetopt.objective.loss_name import callable_name
 from subsetopt.objective.sample_factors import normalised
 
-__all__ = ["ELEMENTWISE", "OTHER_ARGUMENTS", "ClassLoss", "ElementLoss", "adapted", "double_backward"]
+__all__ = ["ELEMENTWISE", "OTHER_ARGUMENTS", "ClassLoss", "ElementLoss", "adapted"]
 
 ELEMENTWISE = (
     nn.BCELoss, nn.BCEWithLogitsLoss, nn.HingeEmbeddingLoss, nn.HuberLoss, nn.KLDivLoss, nn.L1Loss, nn.MSELoss,

@@ -9,6 +9,7 @@ import click
 
 from subsetopt.errors import SettingError
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
+from subsetopt_cli.whole_number import WholeNumber
 
 _PARTS = ("solvers", "products", "overhead", "time")
 
@@ -27,20 +28,20 @@ _PARTS = ("solvers", "products", "overhead", "time")
     help="Measure only this part; may be given several times.  [default: all but algebra]",
 )
 @click.option("--scaling", is_flag=True, help="Start several processes and measure evaluations shared by them.")
-@click.option("--processes", type=click.IntRange(min=2), metavar="N", help="Processes of --scaling.  [default: 2]")
+@click.option("--processes", type=WholeNumber(min=2), metavar="N", help="Processes of --scaling.  [default: 2]")
 @click.option(
     "--problem", "problems", multiple=True, metavar="NAME", help="Problem of solvers or algebra (default: all)."
 )
 @click.option(
     "--parameters",
-    type=click.IntRange(min=2),
+    type=WholeNumber(min=2),
     multiple=True,
     metavar="N",
-    help="Measure algebra with so many parameters; may be given several times.  [default: 1e3 to 1e7]",
+    help="Measure algebra with so many parameters; may be given several times.  [default: 1000 to 10000000]",
 )
 @click.option(
     "--pairs",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     multiple=True,
     metavar="N",
     help="Measure algebra with so many pairs; may be given several times.  [default: 10, 20, 100]",
@@ -48,7 +49,7 @@ _PARTS = ("solvers", "products", "overhead", "time")
 @click.option("--quick", is_flag=True, help="Measure few and small problems only, for a first check.")
 @click.option(
     "--repeats",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     default=3,
     show_default=True,
     metavar="N",

@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
+from subsetopt_cli.whole_number import WholeNumber
 
 _SHOWN_EPOCHS = 8
 _SHOWN_VISITS = 12
-_COUNT = click.IntRange(min=1)
+_COUNT = WholeNumber(min=1)
 
 
 @click.command(
@@ -34,7 +35,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--repeats", type=_COUNT, default=10, show_default=True, metavar="N", help="Number of simulations.")
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     default=0,
     show_default=True,
     metavar="N",

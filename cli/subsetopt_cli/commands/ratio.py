@@ -25,6 +25,7 @@ from subsetopt.training.settings.run import RunConfig, make_config
 from subsetopt_cli.effective import show_effective
 from subsetopt_cli.options import HeadedCommand, HeadedOption, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option, print_json, standard_output_reserved
+from subsetopt_cli.whole_number import WholeNumber
 
 _SETTINGS = (
     "dataset",
@@ -50,7 +51,7 @@ _BARE = (
     ("parameters", "P, trainable parameters (instead of a model)"),
 )
 _MOST = 2**63  # that JSON documents of ours hold
-_COUNT = click.IntRange(1, _MOST)
+_COUNT = WholeNumber(1, _MOST)
 _OF_MODEL = ("model", "model_args")
 _OF_SUBSET = ("subset_frac", "subset_size", "augment_copies", "task")
 
