@@ -21,6 +21,7 @@ from subsetopt.objective.flat_model import FlatModel
 from subsetopt.objective.flops import count_flops
 from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac.damping import KfacSpectrum, Part
+from subsetopt.objective.kfac.diagonals import Diagonals
 from subsetopt.objective.kfac.eigenvalues import Eigenvalues, product_flops, spectral_product
 from subsetopt.objective.kfac.factor import FEW, RANK, Factor
 from subsetopt.objective.kfac.moments import Draw, MomentEstimator
@@ -71,7 +72,7 @@ class Kfac:
         self._counted: tuple[float, float] | None = None
         self._factors: list[tuple[Factor, Factor]] = []
         self._values: list[Eigenvalues] = []
-        self._rest: dict[int, Tensor] = {}  # diagonals of the parameters that have no factors, by their places
+        self._rest = Diagonals(flat)
         self._missed: set[int] = set()  # places of parameters that are used outside of their layer's calls
 
     @property
@@ -129,7 +130,7 @@ class Kfac:
             meter.charge("gradient", extra, "product")
         self.updates, self._factors = self.updates + 1, pairs
         self._missed.update(new.missed)
-        self._take_in_rest(new.rest, weight)
+        self._rest.take_in(new.rest, weight)
         new.factors.clear()  # each moment is freed when it has been taken in
         for factor in factors:
             factor.take_in(drawn.pop(0), weight)
@@ -138,13 +139,6 @@ class Kfac:
         found = self._moments.eigenvalues(new, pairs, share)
         known = self._values or found
         self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
-
-    def _take_in_rest(self, drawn: Mapping[int, Tensor], weight: float) -> None:
-        """Move the diagonals by a `weight` towards those of an estimate; what one does not know is zero."""
-        for place in sorted({*self._rest, *drawn}):
-            pair = [known.get(place) for known in (self._rest, drawn)]
-            before, new = (self._zeros(place) if each is None else each for each in pair)
-            self._rest[place] = torch.lerp(before, new, weight)
 
     def _due(
         self, factors: Sequence[Factor], drawn: Sequence[Tensor], weight: float, rest: Sequence[Tensor]
@@ -238,7 +232,7 @@ class Kfac:
     def _counted_eigenvalues(self) -> list[Part]:
         """Return the eigenvalues of F, and how often each occurs: of diagonals, which are not copied, once."""
         pairs = [values.counted(len(g.moment), len(a.moment)) for _, a, g, values in self._blocks()]
-        return [*pairs, *((self._diagonal(place), None) for place in self._places_without())]
+        return [*pairs, *((self._rest[place], None) for place in self._places_without())]
 
     def price(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare | None = None) -> int:
         """Return what an estimate, on all ranks, costs without decompositions, in gradients of one sample."""
@@ -254,7 +248,7 @@ class Kfac:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
-        tensors = {"diagonal": self._packed(), "updates": torch.tensor(self.updates, device="cpu")}
+        tensors = {"diagonal": self._rest.packed(), "updates": torch.tensor(self.updates, device="cpu")}
         if self._moments.bounded:
             tensors["bounded"] = torch.tensor(True, device="cpu")
         if self.vectors != RANK:
@@ -277,7 +271,9 @@ class Kfac:
         self.updates = int(tensors["updates"])
         self.vectors = int(tensors["vectors"]) if "vectors" in tensors else RANK
         self._missed = set(tensors["missed"].tolist()) if "missed" in tensors else set()
-        self._rest = self._unpacked(tensors["diagonal"]) if self.updates else {}
+        self._rest.clear()
+        if self.updates:
+            self._rest.unpack(tensors["diagonal"], self._moments.plain(self._missed))
         count = len(self._moments.kronecker) if self.updates else 0
         self._factors = [
             (Factor.from_state(tensors, f"{index}.a."), Factor.from_state(tensors, f"{index}.g."))
@@ -306,7 +302,7 @@ class Kfac:
         """
         source = self.flat.views(v)
         for place in self._places_without():
-            yield place, function(self._diagonal(place)).mul_(source[place])
+            yield place, function(self._rest[place]).mul_(source[place])
         for layer, a, g, values in self._blocks():
             assert layer.weight is not None, "a Kronecker layer has a trainable weight"
             weight, bias = source[layer.weight], None if layer.bias is None else source[layer.bias]
@@ -324,28 +320,6 @@ class Kfac:
         """Return the places of parameters that are in no block."""
         covered = {place for layer, *_ in self._blocks() for place in (layer.weight, layer.bias)}
         return [place for place in range(len(self.flat.shapes)) if place not in covered]
-
-    def _diagonal(self, place: int) -> Tensor:
-        return self._rest[place] if place in self._rest else self._zeros(place)
-
-    def _zeros(self, place: int) -> Tensor:
-        """Return zeros in the shape of a parameter, which take no memory."""
-        return torch.zeros((), dtype=self.flat.dtype, device=self.flat.device).expand(self.flat.shapes[place])
-
-    def _packed(self) -> Tensor:
-        """Return the diagonals of parameters without factors, in a row."""
-        parts = [self._rest[place].flatten() for place in sorted(self._rest)]
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=self.flat.dtype, device=self.flat.device)
-
-    def _unpacked(self, packed: Tensor) -> dict[int, Tensor]:
-        """Take back what `_packed` returned; checkpoints of earlier versions have zeros for all other parameters."""
-        places = self._moments.plain(self._missed)
-        if len(packed) == self.flat.size:
-            views = self.flat.views(packed)
-            return {place: views[place].clone() for place in places}
-        shapes = [self.flat.shapes[place] for place in places]
-        parts = packed.split([shape.numel() for shape in shapes])
-        return {place: part.view(shape) for place, shape, part in zip(places, shapes, parts, strict=True)}
 
     def _flops(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> tuple[float, float]:
         """Return the flops of an estimate over those of a gradient, per sample, and those of the gradient of one."""
