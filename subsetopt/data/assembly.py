@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from subsetopt.data.catalog import RawData
+from subsetopt.data.catalog import Encoded, RawData
 from subsetopt.data.checks import checked_inputs, require_same_length
 from subsetopt.data.dataset import Dataset, Normalization, Split, Task
 from subsetopt.data.normalization import measure, measure_inputs
@@ -31,32 +31,18 @@ def assemble(
     normalize: str,
     ranks: Ranks | None = None,
 ) -> Dataset:
+    """Return the data set of raw splits; without a validation split, one is carved from the training rows by `seed`.
+
+    Raises as `load_dataset` does.
+    """
     if raw.n_classes is not None and task not in (None, "classification"):
         raise SettingError("task", task, f"{name} is a classification data set", "leave it out")
-    given = {"train": raw.train, "validation": raw.validation, "test": raw.test}
-    present = {part: split for part, split in given.items() if split is not None}
-    raw_inputs, encoded = {part: split.inputs for part, split in present.items()}, None
-    raw_targets = {part: split.targets for part, split in present.items()}
-    if raw.encode is not None:
-        targets = read_targets(f"{name}: ", raw_targets, task, raw.n_classes, raw.class_names, raw.trained)
-        held_out = validation_rows(targets.splits["train"], validation_fraction, seed, targets.task)
-        encoded = raw.encode(np.delete(np.arange(len(targets.splits["train"])), held_out.numpy()))
-        raw_inputs |= encoded.inputs
-    inputs = {part: checked_inputs(array, f"{name}: x_{part}", ranks) for part, array in raw_inputs.items()}
-    if encoded is None:
-        targets = read_targets(f"{name}: ", raw_targets, task, raw.n_classes, raw.class_names)
-    splits: dict[str, Split | None] = {
-        part: _split(name, part, inputs, targets.splits[part], raw_split.rows) for part, raw_split in present.items()
-    }
-    train = splits["train"]
-    assert train is not None
-    if "validation" not in splits:
-        train, splits["validation"] = carve(train, validation_fraction, seed, targets.task)
-    splits["train"] = train
-    for held in (inputs, raw_inputs, {} if encoded is None else encoded.inputs):
-        held.clear()  # of rows that were carved, there are copies
+    splits, targets, encoded = _checked(name, raw, task, validation_fraction, seed, ranks)
+    train, validation = splits.pop("train"), splits.pop("validation", None)
+    if validation is None:
+        train, validation = carve(train, validation_fraction, seed, targets.task)
     notes = [*raw.notes, *targets.notes, *(() if encoded is None else encoded.notes)]
-    for part, split in splits.items():
+    for part, split in (("train", train), ("validation", validation), ("test", splits.get("test"))):
         if split is not None and targets.task == "classification":
             notes += absent_classes(part, split.targets, targets.class_names)
     standardise = normalize != "none"
@@ -66,7 +52,7 @@ def assemble(
         in_shape=shape_of(train.inputs),
         n_outputs=targets.n_outputs,
         train=train,
-        validation=splits["validation"],
+        validation=validation,
         test=splits.get("test"),
         normalization=_measured(train.inputs, None if encoded is None else encoded.encoding) if standardise else None,
         class_names=targets.class_names,
@@ -74,6 +60,27 @@ def assemble(
         target_normalization=measure(train.targets) if standardise and _are_quantities(targets) else None,
         encoding=None if encoded is None else encoded.encoding,
     )
+
+
+def _checked(
+    name: str, raw: RawData, task: Task | None, validation_fraction: float, seed: int, ranks: Ranks | None
+) -> tuple[dict[str, Split], Targets, Encoded | None]:
+    """Return the splits as they were given, their targets, and the encoding of a table, its inputs taken out of it."""
+    given = {"train": raw.train, "validation": raw.validation, "test": raw.test}
+    present = {part: split for part, split in given.items() if split is not None}
+    raw_inputs, encoded = {part: split.inputs for part, split in present.items()}, None
+    raw_targets = {part: split.targets for part, split in present.items()}
+    if raw.encode is not None:
+        targets = read_targets(f"{name}: ", raw_targets, task, raw.n_classes, raw.class_names, raw.trained)
+        held_out = validation_rows(targets.splits["train"], validation_fraction, seed, targets.task)
+        encoded = raw.encode(np.delete(np.arange(len(targets.splits["train"])), held_out.numpy()))
+        raw_inputs |= encoded.inputs
+        encoded.inputs.clear()  # of rows that are carved, there will be copies
+    inputs = {part: checked_inputs(array, f"{name}: x_{part}", ranks) for part, array in raw_inputs.items()}
+    if encoded is None:
+        targets = read_targets(f"{name}: ", raw_targets, task, raw.n_classes, raw.class_names)
+    splits = {part: _split(name, part, inputs, targets.splits[part], split.rows) for part, split in present.items()}
+    return splits, targets, encoded
 
 
 def _are_quantities(targets: Targets) -> bool:
