@@ -123,7 +123,10 @@ class MeanSquaredError:
 
     def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
         if outputs.shape != targets.shape:
-            raise ModelError(_shape_message(outputs, f"mse needs the shape of the targets, {tuple(targets.shape)}"))
+            need = f"mse needs the shape of the targets, {tuple(targets.shape)}"
+            flat = targets.shape[1:] == (1,) and outputs.shape == targets.shape[:1]
+            missing = "; unsqueeze(1) the outputs" if flat else ""
+            raise ModelError(_shape_message(outputs, f"{need}{missing}"))
         if not bool(torch.isfinite(all_targets).all()):
             raise DataError("targets: NaN or infinite values; remove or repair those rows")
 
