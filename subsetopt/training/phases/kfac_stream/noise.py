@@ -38,8 +38,8 @@ class GradientNoise:
     """Running means of the squared gradient `signal` and of the `noise` of one sample, both in M^-1.
 
     `measured` counts measurements, `cost` is what they took beside the gradients, in epoch-equivalents, and `size` the
-    size of the last subset, 0 before the first; `of_critical` is the size that is wanted, in critical ones, and `of_root`
-    of the root of the samples that may be seen is the least number of steps.
+    size of the last subset, 0 before the first; `of_critical` is the size that is wanted, in critical ones. A stream
+    takes `of_root` times the root of the samples that it may see for the least number of its steps.
     `population` is the number of all samples in a long stream, which ends at their minimum; 0, for infinitely many, in
     one of few passes, whose samples stand for those they were drawn from, and in streams of earlier versions.
     Squared gradients fall by orders of magnitude in a long stream, while measurements are rare: what lasts is the share
