@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from subsetopt.objective.tally import note_flops
 from subsetopt.solvers.conjugation import ConjugatePairs
-from subsetopt.solvers.inner_products import SPAN, Array, host_ring_products
+from subsetopt.solvers.inner_products import SPAN, Array
+from subsetopt.solvers.ring_passes import host_ring_products
 
 PAIRS = 10  # newest ones of which D is made, and that decide on it
 LEAST_MEMORY = 50  # pairs of a ring: beside fewer, D and what is asked of it would cost as much as the ring

@@ -17,18 +17,15 @@ from subsetopt.objective.host import host_read, note_read
 from subsetopt.objective.tally import note_flops
 from subsetopt.solvers import diagonal_scaling
 from subsetopt.solvers.inner_products import (
-    EXACT,
-    SHORT,
     Array,
     array,
     host_pair_products,
-    host_ring_products,
     on_host,
     pair_products,
     precision,
     quiet,
-    ring_products,
 )
+from subsetopt.solvers.ring_passes import EXACT, SHORT, empty_rows, host_ring_products, ring_products
 from subsetopt.solvers.ring_places import Places, Vector
 
 
@@ -67,7 +64,7 @@ class PairRing:
     def empty(cls, m: int, w: Tensor) -> Self:
         """Return a ring for m pairs of vectors like w."""
         count = 2 * m + 2
-        return cls(w.new_zeros(count, w.numel()), np.zeros((count, count)), np.zeros(count), [])
+        return cls(empty_rows(count, w), np.zeros((count, count)), np.zeros(count), [])
 
     def insert(
         self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0, step: float | None = None
@@ -108,7 +105,7 @@ class PairRing:
         for row, old, new in zip(self.rows[at], before, after, strict=True):
             torch.sub(new, old, out=row)
         if correction != 1:
-            self.rows[at.start + 1] *= correction
+            self.rows[at.start + 1].mul_(correction)
 
     def take(self, at: slice, gradient: Tensor, correction: float, step: float | None) -> float:
         """Take the pair in the free rows into use; see `insert`."""
@@ -128,6 +125,14 @@ class PairRing:
         slots = self.rows.shape[0] // 2
         slot = (self.order[-1] + 1) % slots if self.order else 0
         return slice(2 * slot, 2 * slot + 2)
+
+    @property
+    def parts(self) -> list[slice]:
+        """The rows of the pairs in use, without the free ones; on an accelerator with them, in one part."""
+        used, free = 2 * len(self.order) + 2, self.free_rows()
+        if not self.rows.is_cpu:
+            return [slice(0, used)]
+        return [part for part in (slice(0, free.start), slice(free.stop, used)) if part.start < part.stop]
 
     def keep(
         self,
