@@ -64,7 +64,9 @@ class CurvaturePairs(PairRing):
         """
         pairs = [(self.rows[2 * slot], self.rows[2 * slot + 1] + strength * self.rows[2 * slot]) for slot in self.order]
         note_flops(8 * len(pairs) ** 2 * self.rows.shape[1])
-        return CurvaturePairs.of(pairs, len(self.rows) // 2 - 1, self.rows[0])
+        ring = CurvaturePairs.of(pairs, len(self.rows) // 2 - 1, self.rows[0])
+        ring.dear = self.dear
+        return ring
 
     def whole(self) -> CurvaturePairs:
         """Return what is to be saved: the ring itself, unless it is spread over ranks."""

@@ -37,7 +37,8 @@ class PairRing:
     the current gradient, both in float64. `order` lists the slots in use from the oldest pair to the newest; the free
     one follows the newest. Of the newest `measured` pairs all products are known, of the others only those of each y_j
     with the rows of pairs up to j. `told` has what the newest pairs say of a diagonal H0 (`diagonal_scaling.py`), which
-    is for rings on the host of more pairs than make one: with fewer it would cost as much as all the rest.
+    is for rings on the host of many pairs: beside few it would cost as much as all the rest, and is for `dear`
+    evaluations alone.
     """
 
     rows: Tensor
@@ -46,6 +47,7 @@ class PairRing:
     order: list[int]
     measured: int = 0
     told: list[diagonal_scaling.Gains] = field(default_factory=list)
+    dear: bool = False
 
     may_scale: ClassVar[bool] = True
 
@@ -229,7 +231,8 @@ class PairRing:
     @property
     def scales(self) -> bool:
         """True where a diagonal H0 is thought of."""
-        return self.may_scale and len(self.gram) // 2 - 1 >= diagonal_scaling.LEAST_MEMORY and self.on_host
+        least = diagonal_scaling.PAIRS if self.dear else diagonal_scaling.LEAST_MEMORY
+        return self.may_scale and len(self.gram) // 2 - 1 >= least and self.on_host
 
     def diagonal(self) -> Vector | None:
         """Return D of the newest pairs, see `diagonal_scaling.diagonal`."""
