@@ -47,6 +47,16 @@ class Ranks:
     def sum_(self, *tensors: Tensor) -> None:
         """Add up each of the tensors over ranks, in place: one collective, in float64, for all of them together."""
 
+    def total(self, count: int) -> int:
+        """Return the sum over ranks of `count`: one collective."""
+        if self.size == 1:
+            return count
+        import torch
+
+        counted = torch.tensor([count], dtype=torch.float64, device="cpu")
+        self.sum_(counted)
+        return int(counted)
+
     def gather_rows(self, own: Tensor, count: int) -> Tensor:
         """Return all `count` rows (n, ...), of which each rank has its `share`."""
         return own

@@ -113,7 +113,7 @@ class ModelLinearisation:
             if kind in source.by_differences:
                 return
             kept = self._chunks_to_keep(kind)
-            self._kept_samples[kind] = _total(self._edges[kept - 1][1] if kept else 0, source.ranks)
+            self._kept_samples[kind] = source.ranks.total(self._edges[kept - 1][1] if kept else 0)
             if self._kept_samples[kind]:
                 source.charge_product("linearise", self._kept_samples[kind])
             source.samples.within_memory(lambda: self._graphs(kind))
@@ -255,14 +255,6 @@ class ModelLinearisation:
 
 _EXACT: dict[CallKind, Recorder] = {"hvp": record_hessian, "ggnvp": record_gauss_newton}
 _DIFFERENCES: dict[CallKind, Recorder] = {"hvp": record_hessian_difference, "ggnvp": record_gauss_newton_difference}
-
-
-def _total(samples: int, ranks: Ranks) -> int:
-    if ranks.size == 1:
-        return samples
-    counted = torch.tensor([samples], dtype=torch.float64, device="cpu")
-    ranks.sum_(counted)
-    return int(counted)
 
 
 def _add(into: Sequence[Tensor], parts: Sequence[Tensor | None]) -> None:

@@ -20,15 +20,9 @@ from subsetopt.objective.host import host_read
 from subsetopt.objective.tally import note_flops, note_possible
 from subsetopt.solvers import diagonal_scaling
 from subsetopt.solvers.conjugation import ASYMMETRY, STRICT_ASYMMETRY, ConjugatePairs, conjugate
-from subsetopt.solvers.inner_products import (
-    array,
-    combination,
-    host_combination,
-    precision,
-    quiet,
-    ring_products,
-)
+from subsetopt.solvers.inner_products import array, precision, quiet
 from subsetopt.solvers.pair_ring import PairRing
+from subsetopt.solvers.ring_passes import host_combination, ring_combination, ring_products
 from subsetopt.solvers.ring_places import Places, Vector
 
 GAMMA_PAIRS = 10  # newest pairs among which H0 is chosen
@@ -70,7 +64,9 @@ class CurvaturePairs(PairRing):
         """
         pairs = [(self.rows[2 * slot], self.rows[2 * slot + 1] + strength * self.rows[2 * slot]) for slot in self.order]
         note_flops(8 * len(pairs) ** 2 * self.rows.shape[1])
-        return CurvaturePairs.of(pairs, len(self.rows) // 2 - 1, self.rows[0])
+        ring = CurvaturePairs.of(pairs, len(self.rows) // 2 - 1, self.rows[0])
+        ring.dear = self.dear
+        return ring
 
     def whole(self) -> CurvaturePairs:
         """Return what is to be saved: the ring itself, unless it is spread over ranks."""
@@ -143,7 +139,8 @@ class CurvaturePairs(PairRing):
             note_flops(2 * rows.size, host=True)
             return host_combination(array(gradient), rows, weights, scale * gamma), square
         moved_weights = moved(torch.from_numpy(weights), gradient.device, gradient.dtype)
-        return combination(gradient, self.rows[:used], moved_weights, beta=scale * gamma), square
+        parts = [(self.rows[part], moved_weights[part]) for part in self.parts]
+        return ring_combination(gradient, parts, scale * gamma), square
 
     def _apply_scaled(self, gradient: Tensor, scale: float, d: Vector) -> tuple[Tensor, float]:
         """Return what `apply` does, with H0 = gamma d, gamma being the largest s·y / y·d y of the newest few pairs."""

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from subsetopt.objective.tally import note_flops
 from subsetopt.solvers.conjugation import ConjugatePairs
-from subsetopt.solvers.inner_products import SPAN, Array, host_ring_products
+from subsetopt.solvers.inner_products import SPAN, Array
+from subsetopt.solvers.ring_passes import host_ring_products
 
 PAIRS = 10  # newest ones of which D is made, and that decide on it
 LEAST_MEMORY = 50  # pairs of a ring: beside fewer, D and what is asked of it would cost as much as the ring
+DEAR_SAMPLES = 10_000  # of an objective whose evaluations cost so much more than D that rings of `PAIRS` have one, too
 FEWEST = 3  # pairs that have been compared with the D of those before them
 MARGIN = 0.1  # mean gain in log cos²; chosen on development problems, with the rest
 OF_A_QUADRATIC = 0.5  # the same where one quadratic explains all pairs, which a D that changes disturbs

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
+from subsetopt.objective.arithmetic import accumulation_dtype
 from subsetopt.objective.host import host_read, note_read
 from subsetopt.objective.tally import note_flops
 
@@ -23,9 +23,6 @@ CUDA_BLOCK = 1 << 26  # there each block costs launches, not memory: at P = 1e7 
 SPAN = 1 << 13  # entries that a CPU converts at a time: they stay in its cache, and below what malloc maps anew
 SUMMED = 1 << 14  # entries of float32 vectors that a CPU adds up in float32, where they are longer than `LONG`
 LONG = 1 << 15
-SHORT = 1 << 17  # entries up to which numpy does the algebra of a ring: its calls cost less than torch's
-RUN = 1 << 15  # entries of float32 vectors whose product with the ring is summed in float32
-EXACT = 1 << 12  # entries of float32 vectors up to which these are summed in float64, which costs little there
 SAFE = 1e-30  # mean of float32 products above which none that counts has left their range
 
 Sums = list[float]
@@ -56,9 +53,8 @@ def point_numbers(loss: Tensor, gradient: Tensor, w: Tensor, along: Tensor | Non
     note_flops(2 * len(g) * len(vectors), host=True)
     note_read()
     with quiet():
-        largest = _largest(g)
         sums = _in_float32(_gradient_sums, vectors) or _gradient_sums(_spans(SPAN, vectors, wide=True))
-    return [float(array(loss if on_host(loss) else loss.double())), largest, *sums]
+    return [float(array(loss if on_host(loss) else loss.double())), *sums]
 
 
 @cache
@@ -92,16 +88,12 @@ def _spans(width: int, vectors: Sequence[Array], *, wide: bool = False) -> Itera
 
 
 def _cut(width: int, vectors: Sequence[Array], wide: bool) -> Iterator[Sequence[Array]]:
-    for start in range(0, len(vectors[0]), width):
-        span = [vector[start : start + width] for vector in vectors]
+    whole = len(vectors[0]) // width * width
+    for span in zip(*(vector[:whole].reshape(-1, width) for vector in vectors), strict=True):
         yield [part.astype(np.float64) for part in span] if wide else span
-
-
-def _largest(g: Array) -> float:
-    """Return max|g|; without a copy of |g|, where that would leave the cache."""
-    if len(g) <= SPAN:
-        return float(np.maximum.reduce(np.abs(g)))
-    return abs(max(-float(np.minimum.reduce(g)), float(np.maximum.reduce(g))))  # of -0, too
+    if whole < len(vectors[0]):
+        rest = [vector[whole:] for vector in vectors]
+        yield [part.astype(np.float64) for part in rest] if wide else rest
 
 
 def _in_float32(sums_of: Callable[[Iterable[Sequence[Array]]], Sums], vectors: Sequence[Array]) -> Sums | None:
@@ -117,16 +109,18 @@ def _in_float32(sums_of: Callable[[Iterable[Sequence[Array]]], Sums], vectors: S
 
 
 def _gradient_sums(spans: Iterable[Sequence[Array]]) -> Sums:
-    """Return g·g, ||g∘w||² and, where there is a third vector, g·d."""
+    """Return max|g|, g·g, ||g∘w||² and, where there is a third vector, g·d."""
     square = sensitivity = slope = 0.0
-    along = False
+    along, peaks = False, []
     for g, w, *d in spans:
         scaled = g * w
+        peaks.append(np.maximum.reduce(np.abs(g)))
         square += float(g.dot(g))
         sensitivity += float(scaled.dot(scaled))
         if d:
             along, slope = True, slope + float(g.dot(d[0]))
-    return [square, sensitivity, slope] if along else [square, sensitivity]
+    largest = float(peaks[0] if len(peaks) == 1 else np.maximum.reduce(peaks))  # NaN where there is one
+    return [largest, square, sensitivity, slope] if along else [largest, square, sensitivity]
 
 
 def _pair_sums(spans: Iterable[Sequence[Array]]) -> Sums:
@@ -170,70 +164,7 @@ def products(rows: Tensor, columns: Tensor) -> Tensor:
     return total
 
 
-def combination(start: Tensor, rows: Tensor, weights: Tensor, *, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
-    """Return beta start + alpha rowsᵀ weights for shapes (P,), (r, P) and (r,)."""
-    note_flops(2 * rows.numel())
-    if rows.device.type == "cpu":
-        # The same sums as addmv's, bit for bit, by an operation that torch's own FlopCounterMode counts.
-        with exact_arithmetic(rows.device):
-            return torch.addmm(start[None], weights[None], rows, alpha=alpha, beta=beta)[0]
-    return torch.addmv(start, rows.T, weights, alpha=alpha, beta=beta)
-
-
-def ring_products(rows: Tensor, vectors: Tensor) -> Tensor:
-    """Return `rows @ vectors.T`, in float64, for rows (r, P) and few vectors (c, P).
-
-    In float32 runs of `RUN` entries are multiplied in float32 and their sums added up in float64: no copy of the rows
-    in float64, which would cost three times the product, and an error that falls with the number of runs (for random
-    vectors it is 3e-6 / sqrt(P) of the product of their lengths).
-    """
-    if rows.dtype != torch.float32 or rows.device.type not in ("cpu", "cuda") or rows.shape[1] <= EXACT:
-        return products(rows, vectors.T)
-    if rows.device.type == "cuda":
-        return runs_at_once(rows, vectors)
-    note_flops(2 * rows.numel() * len(vectors))
-    starts = range(0, rows.shape[1], RUN)
-    runs = torch.empty(len(starts), len(rows), len(vectors), device="cpu")
-    with exact_arithmetic(rows.device):
-        for out, start in zip(runs.unbind(), starts, strict=True):
-            left, right = rows[:, start : start + RUN], vectors[:, start : start + RUN]
-            if len(vectors) == 1:  # as a matrix of one column it would go the way of large matrices
-                torch.mv(left, right[0], out=out.view(-1))
-            else:
-                torch.mm(left, right.T, out=out)
-    return runs.sum(0, dtype=torch.float64)
-
-
-def runs_at_once(rows: Tensor, vectors: Tensor) -> Tensor:
-    """Return what `ring_products` does by one batched product over all runs: launches do not grow with P."""
-    count = rows.shape[1] // RUN
-    whole = count * RUN
-    left = rows[:, :whole].view(len(rows), count, RUN).transpose(0, 1)
-    right = vectors[:, :whole].view(len(vectors), count, RUN).permute(1, 2, 0)
-    note_flops(2 * len(rows) * whole * len(vectors))
-    with exact_arithmetic(rows.device):
-        sums = torch.bmm(left, right)
-    return sums.sum(0, dtype=torch.float64) + products(rows[:, whole:], vectors[:, whole:].T)
-
-
-def host_ring_products(rows: Array, g: Array) -> Array:
-    """Return rows (r, P) times g in float64, by numpy; in float32 for runs as `ring_products`. Call it in `quiet`."""
-    g = g if g.dtype == rows.dtype else g.astype(rows.dtype)
-    if g.dtype == np.float64 or len(g) <= RUN:
-        return (rows @ g).astype(np.float64, copy=False)
-    runs = [rows[:, start : start + RUN] @ g[start : start + RUN] for start in range(0, len(g), RUN)]
-    products: Array = np.add.reduce(runs, 0, dtype=np.float64)
-    return products
-
-
 def host_pair_products(s: Array, y: Array) -> Sums:
     """Return s·s, s·y and y·y, by numpy. Call it in `quiet`."""
     pair = (s, y)
     return _in_float32(_pair_sums, pair) or _pair_sums(_spans(SPAN, pair, wide=True))
-
-
-def host_combination(start: Array, rows: Array, weights: Array, beta: float) -> Tensor:
-    """Return beta start + rowsᵀ weights in the dtype of the vectors, by numpy. Call it in `quiet`."""
-    result: Array = weights.astype(rows.dtype, copy=False) @ rows
-    result += rows.dtype.type(beta) * start
-    return torch.from_numpy(result)

@@ -23,7 +23,8 @@ from torch import Tensor
 from subsetopt.devices import moved
 from subsetopt.objective.host import host_read
 from subsetopt.objective.tally import note_flops
-from subsetopt.solvers.inner_products import combination, dot, products
+from subsetopt.solvers.inner_products import dot, products
+from subsetopt.solvers.ring_passes import combination
 
 Vector = NDArray[np.float64]
 Operator = Callable[[Tensor], Tensor]

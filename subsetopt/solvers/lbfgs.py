@@ -2,8 +2,9 @@
 
 ## What it does
 Each step moves along -H g, where H is the BFGS update of a multiple of the identity (or of a preconditioner) by the
-newest pairs s = w' - w, y = g' - g, and meets the Wolfe conditions. With room for 50 pairs or more, of at most 131072
-parameters on the host the identity gives way to a diagonal, made of the newest 10 pairs, where these speak for it.
+newest pairs s = w' - w, y = g' - g, and meets the Wolfe conditions. With room for 50 pairs, or for 10 under a loss of
+10 000 samples or more, of at most 131072 parameters on the host, the identity gives way to a diagonal of the newest 10
+pairs where these speak for it.
 
 ## Settings
 - `memory` (none: 200 pairs where they are cheap to hold, 10 to 100 elsewhere): a comparison tunes it.
@@ -37,7 +38,7 @@ from subsetopt.facts import Knob, PlannedStrategy
 from subsetopt.objective.protocol import SampledObjective, SmoothObjective
 from subsetopt.saving import UNSAVED, join
 from subsetopt.settings import setting
-from subsetopt.solvers import SOLVERS
+from subsetopt.solvers import SOLVERS, diagonal_scaling
 from subsetopt.solvers.cubic_correction import curvature_correction
 from subsetopt.solvers.curvature_pairs import CurvaturePairs
 from subsetopt.solvers.descent import FIRST_DECREASE, DescentSolver, DescentState, Line
@@ -54,6 +55,11 @@ def affordable_pairs(w: Tensor) -> int:
     """Return 200 where they take little memory, else as many as fit in `RING_BYTES`, between 10 and 100."""
     pair = 2 * w.numel() * w.element_size()
     return max(min(200, SMALL_RING_BYTES // pair), min(100, max(10, RING_BYTES // pair)))
+
+
+def _is_dear(objective: SmoothObjective) -> bool:
+    """Return whether an evaluation costs far more than a diagonal H0: its samples say so, where it has any."""
+    return bool(getattr(objective, "n_samples", 0) >= diagonal_scaling.DEAR_SAMPLES)
 
 
 @dataclass(kw_only=True)
@@ -123,11 +129,15 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
     def init(self, objective: SmoothObjective, w: Tensor) -> DescentState[CurvaturePairs]:
         """Evaluate at a copy of w, shape (P,); raises `SettingError` for what the objective cannot give."""
         self.require(objective)
-        return super().init(objective, w)
+        state = super().init(objective, w)
+        state.memory.dear = _is_dear(objective)
+        return state
 
     def ready(self, objective: SmoothObjective, state: DescentState[CurvaturePairs]) -> DescentState[CurvaturePairs]:
         """Return the state with a preconditioner, where one is wanted."""
-        state = cast(LBFGSState, super().ready(objective, state))
+        given, state = state, cast(LBFGSState, super().ready(objective, state))
+        if state is not given:
+            state.memory.dear = _is_dear(objective)
         factors = self.factors(objective) if state.factors is None else None
         if factors is None:
             return state
@@ -138,6 +148,7 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
     def forget(self, state: DescentState[CurvaturePairs]) -> CurvaturePairs:
         """Return a memory without pairs, around the same preconditioner."""
         empty = self.new_memory(state.w)
+        empty.dear = state.memory.dear
         if isinstance(state.memory, PreconditionedPairs):
             return PreconditionedPairs.around(empty, state.memory.inverse, state.gradient)
         return empty
@@ -160,6 +171,7 @@ class LBFGS(DescentSolver[CurvaturePairs], PreconditionerSettings):
             "measured_noise": 0.0,
             "memory.measured": 0,
             "memory.told": [],
+            "memory.dear": False,
             **numbers,
         }  # former versions saved none
         state = join(LBFGSState, tensors, numbers, identity=objective.identity, factors=factors)

@@ -17,18 +17,15 @@ from subsetopt.objective.host import host_read, note_read
 from subsetopt.objective.tally import note_flops
 from subsetopt.solvers import diagonal_scaling
 from subsetopt.solvers.inner_products import (
-    EXACT,
-    SHORT,
     Array,
     array,
     host_pair_products,
-    host_ring_products,
     on_host,
     pair_products,
     precision,
     quiet,
-    ring_products,
 )
+from subsetopt.solvers.ring_passes import EXACT, SHORT, empty_rows, host_ring_products, ring_products
 from subsetopt.solvers.ring_places import Places, Vector
 
 
@@ -40,7 +37,8 @@ class PairRing:
     the current gradient, both in float64. `order` lists the slots in use from the oldest pair to the newest; the free
     one follows the newest. Of the newest `measured` pairs all products are known, of the others only those of each y_j
     with the rows of pairs up to j. `told` has what the newest pairs say of a diagonal H0 (`diagonal_scaling.py`), which
-    is for rings on the host of more pairs than make one: with fewer it would cost as much as all the rest.
+    is for rings on the host of many pairs: beside few it would cost as much as all the rest, and is for `dear`
+    evaluations alone.
     """
 
     rows: Tensor
@@ -49,6 +47,7 @@ class PairRing:
     order: list[int]
     measured: int = 0
     told: list[diagonal_scaling.Gains] = field(default_factory=list)
+    dear: bool = False
 
     may_scale: ClassVar[bool] = True
 
@@ -67,7 +66,7 @@ class PairRing:
     def empty(cls, m: int, w: Tensor) -> Self:
         """Return a ring for m pairs of vectors like w."""
         count = 2 * m + 2
-        return cls(w.new_zeros(count, w.numel()), np.zeros((count, count)), np.zeros(count), [])
+        return cls(empty_rows(count, w), np.zeros((count, count)), np.zeros(count), [])
 
     def insert(
         self, s: Tensor, y: Tensor, gradient: Tensor, correction: float = 1.0, step: float | None = None
@@ -108,7 +107,7 @@ class PairRing:
         for row, old, new in zip(self.rows[at], before, after, strict=True):
             torch.sub(new, old, out=row)
         if correction != 1:
-            self.rows[at.start + 1] *= correction
+            self.rows[at.start + 1].mul_(correction)
 
     def take(self, at: slice, gradient: Tensor, correction: float, step: float | None) -> float:
         """Take the pair in the free rows into use; see `insert`."""
@@ -128,6 +127,14 @@ class PairRing:
         slots = self.rows.shape[0] // 2
         slot = (self.order[-1] + 1) % slots if self.order else 0
         return slice(2 * slot, 2 * slot + 2)
+
+    @property
+    def parts(self) -> list[slice]:
+        """The rows of the pairs in use, without the free ones; on an accelerator with them, in one part."""
+        used, free = 2 * len(self.order) + 2, self.free_rows()
+        if not self.rows.is_cpu:
+            return [slice(0, used)]
+        return [part for part in (slice(0, free.start), slice(free.stop, used)) if part.start < part.stop]
 
     def keep(
         self,
@@ -224,7 +231,8 @@ class PairRing:
     @property
     def scales(self) -> bool:
         """True where a diagonal H0 is thought of."""
-        return self.may_scale and len(self.gram) // 2 - 1 >= diagonal_scaling.LEAST_MEMORY and self.on_host
+        least = diagonal_scaling.PAIRS if self.dear else diagonal_scaling.LEAST_MEMORY
+        return self.may_scale and len(self.gram) // 2 - 1 >= least and self.on_host
 
     def diagonal(self) -> Vector | None:
         """Return D of the newest pairs, see `diagonal_scaling.diagonal`."""

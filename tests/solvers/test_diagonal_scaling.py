@@ -9,15 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from subsetopt.objective import FunctionObjective
+from subsetopt.objective import FunctionObjective, Objective
 from subsetopt.objective.tally import tallied
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import diagonal_scaling, make_solver
 from subsetopt.solvers.conjugation import conjugate
 from subsetopt.solvers.curvature_pairs import CurvaturePairs
-from subsetopt.solvers.diagonal_scaling import FEWEST, LEAST, PAIRS, chosen, diagonal, gains, largest_quotient
+from subsetopt.solvers.diagonal_scaling import (
+    DEAR_SAMPLES,
+    FEWEST,
+    LEAST,
+    PAIRS,
+    chosen,
+    diagonal,
+    gains,
+    largest_quotient,
+)
 from subsetopt.solvers.inner_products import SPAN
 
 P, M = 25, 14
@@ -251,6 +260,59 @@ def test_rings_of_few_pairs_have_no_diagonal(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.undo()
     assert steps(15, valley(), memory=49).memory.told == []
     assert len(steps(15, valley(), memory=50).memory.told) == PAIRS
+
+
+def scaled_regression(samples: int) -> Objective:
+    """Least squares on columns of sizes from 0.1 to 10, in float64."""
+    x = torch.randn(samples, 40, generator=make_generator(0, "x"), dtype=torch.float64)
+    x *= torch.logspace(-1, 1, 40, dtype=torch.float64)
+    torch.manual_seed(0)
+    return Objective(nn.Linear(40, 1).double(), x, x.tanh().sum(1, keepdim=True), loss="mse")
+
+
+def test_a_loss_of_many_samples_has_a_diagonal_with_ten_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of it costs more than the diagonal does: the least samples, and pairs, with which that is so."""
+    monkeypatch.undo()
+    many, few = DEAR_SAMPLES, DEAR_SAMPLES - 1
+    for samples, memory, scales in ((many, 10, True), (few, 10, False), (many, 9, False), (few, 50, True)):
+        objective, solver = scaled_regression(samples), make_solver("lbfgs", gtol=0.0, memory=memory)
+        state = solver.init(objective, objective.initial())
+        for _ in range(4):
+            state = solver.step(objective, state)
+        assert state.memory.scales == scales == solver.forget(state).scales == (len(state.memory.told) > 0)
+        assert solver.penalised(state, 1e-3).memory.scales == scales
+        other = scaled_regression(1001 if samples < 1000 else 998)
+        assert solver.ready(other, state).memory.scales == ((samples < 1000 and memory >= 10) or memory >= 50)
+
+
+def test_it_saves_evaluations_of_a_badly_scaled_regression_with_ten_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    counts = []
+    for dear_samples in (500, 501):
+        monkeypatch.setattr(diagonal_scaling, "DEAR_SAMPLES", dear_samples)
+        objective, solver = scaled_regression(500), make_solver("lbfgs", gtol=1e-6, memory=10)
+        state = solver.init(objective, objective.initial())
+        while solver.terminate(state) is None:
+            state = solver.step(objective, state)
+        assert solver.terminate(state) == "gradient"
+        counts.append(state.evaluations)
+    assert counts[0] <= 0.5 * counts[1]
+
+
+def test_a_solve_with_ten_pairs_goes_on_with_the_diagonal_and_one_of_a_former_version_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    objective, solver = scaled_regression(DEAR_SAMPLES), make_solver("lbfgs", gtol=0.0, memory=10)
+    state = solver.init(objective, objective.initial())
+    for _ in range(12):
+        state = solver.step(objective, state)
+    tensors, numbers = solver.save(state)
+    resumed = solver.restore(objective, tensors, json.loads(json.dumps(numbers)))
+    assert torch.equal(solver.step(objective, resumed).w, solver.step(objective, state).w)
+    assert numbers.pop("memory.dear")
+    former = solver.step(objective, solver.restore(objective, tensors, numbers))
+    assert not former.memory.scales
 
 
 def test_the_arithmetic_of_a_diagonal_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,15 @@ def test_products_of_a_gradient_are_those_of_exact_arithmetic(size: int, dtype: 
     assert len(point_numbers(torch.tensor(3.0, dtype=dtype), g, w, None)) == 4
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_in_any_part_of_a_long_gradient_shows_in_its_largest_entry(value: float) -> None:
+    for place in (0, 2 * LONG, 4 * LONG - 1):
+        g = torch.ones(4 * LONG)
+        g[place] = value
+        _, largest, *_ = point_numbers(torch.tensor(1.0), g, torch.ones_like(g), None)
+        assert largest == pytest.approx(value, nan_ok=True)
+
+
 def _pairs(g: torch.Tensor, w: torch.Tensor, d: torch.Tensor) -> list[tuple[list[float], list[float]]]:
     a, b, c = (vector.double().tolist() for vector in (g, w, d))
     scaled = [x * y for x, y in zip(a, b, strict=True)]

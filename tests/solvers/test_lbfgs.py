@@ -14,8 +14,8 @@ from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
 from subsetopt.solvers.cubic_correction import curvature_correction
 from subsetopt.solvers.curvature_pairs import GAMMA_PAIRS, CurvaturePairs
-from subsetopt.solvers.inner_products import RUN, ring_products, runs_at_once
 from subsetopt.solvers.lbfgs import affordable_pairs
+from subsetopt.solvers.ring_passes import RUN, ring_products, runs_at_once
 from tests.solvers.problems import PROBLEMS
 
 P, M = 12, 8

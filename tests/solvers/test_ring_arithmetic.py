@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from subsetopt.bench.algebra import Formula
 from subsetopt.objective import FunctionObjective
 from subsetopt.seeding import make_generator
 from subsetopt.solvers import make_solver
 from subsetopt.solvers.curvature_pairs import CurvaturePairs
-from subsetopt.solvers.inner_products import EXACT, RUN, SHORT
+from subsetopt.solvers.ring_passes import EXACT, RUN, SHORT
 from subsetopt.solvers.ring_places import Places
 
 PAIRS = 3
@@ -93,6 +95,72 @@ def test_an_iteration_asks_torch_for_few_operations_however_many_pairs_and_param
         return counted.count - inside.count * (state.evaluations - before)
 
     assert count(10) == count(3) <= 24
+
+
+class CountEntries(TorchDispatchMode):
+    """Adds up the entries that torch's operations read and write; those in a function made `free` are left out."""
+
+    VIEWS = ("view", "slice", "select", "squeeze", "split", "expand", "alias", "stride", "unbind", "empty", "detach")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries, self.idle = 0, False
+
+    def free(self, function: Any) -> Any:
+        def uncounted(*args: Any) -> Any:
+            self.idle = True
+            result = function(*args)
+            self.idle = False
+            return result
+
+        return uncounted
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.idle and not any(name in str(func) for name in self.VIEWS):
+            tensors = tree_leaves((args, kwargs or {}, result))
+            self.entries += sum(each.numel() for each in tensors if isinstance(each, Tensor))
+        return result
+
+
+def test_an_evaluation_moves_less_memory_than_one_of_torchs() -> None:
+    """P = 140 000, ten pairs, once the rings are full: entries read or written per evaluation, in vectors."""
+    size, pairs, numpys = SHORT + 8928, 10, 5  # g, w, d and s, y: what numpy reads, of which torch knows nothing
+    h, count = torch.logspace(0, 4, size), CountEntries()
+    formula = count.free(lambda w: (0.5 * torch.dot(h * (w - 1), w - 1).double(), h * (w - 1)))
+    objective = Formula(formula, torch.zeros(size))
+    solver = make_solver("lbfgs", gtol=0.0, memory=pairs)
+    state = solver.init(objective, objective.initial())
+    for _ in range(pairs + 2):
+        state = solver.step(objective, state)
+    begun = state.evaluations
+    with count:
+        for _ in range(pairs):
+            state = solver.step(objective, state)
+    assert len(state.memory.order) == pairs and state.evaluations <= begun + pairs + 1
+    own = count.entries / size / (state.evaluations - begun) + numpys
+    assert own <= 4 * pairs + 28
+    assert own <= 0.65 * _torchs_vectors(Formula(formula, torch.zeros(size)), pairs, count)
+
+
+def _torchs_vectors(objective: Formula, pairs: int, count: CountEntries) -> float:
+    w = objective.initial().requires_grad_()
+    settings: dict[str, Any] = {"line_search_fn": "strong_wolfe", "tolerance_change": 0.0, "tolerance_grad": 0.0}
+    peer = torch.optim.LBFGS([w], max_iter=3 * pairs, history_size=pairs, **settings)
+    evaluations, begun = 0, 2 * pairs  # once its pairs are full
+
+    def closure() -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations == begun:
+            count.entries = 0
+        loss, w.grad = objective.value_and_gradient(w.detach())
+        return loss
+
+    with count:
+        peer.step(closure)
+    assert evaluations > begun + pairs // 2
+    return count.entries / w.numel() / (evaluations - begun)
 
 
 @pytest.mark.parametrize("order", [[0], [0, 1, 2], [1, 2, 3], [2, 3, 0], [3, 0, 1], [3, 0]])

@@ -56,7 +56,7 @@ class OutputLayer:
         start, stop = objective.edges[0]
         seen: list[Call] = []
         x, _ = objective.piece(start, min(stop, start + 2))
-        objective.meter.charge("forward", len(x), "calibration")
+        objective.meter.charge("forward", min(2, objective.n_samples), "calibration")
         with flat.exclusive, torch.no_grad(), _calls([m for m in flat.modules() if type(m) is nn.Linear], seen):
             outputs = flat.call(flat.views(flat.initial()), x, "deterministic")
         found = [(module, h) for module, h, z in seen if z is outputs]
@@ -119,8 +119,9 @@ class _LayerLoss:
             part = inner.loss.total(F.linear(h.detach(), *layer.split(leaf)), y, total.dtype) / inner.n_samples
             gradient += torch.autograd.grad(part, leaf)[0]
             total += part.detach()
-            if self.evaluations:
-                note_flops(4 * len(h) * len(v))
+        inner.ranks.sum_(gradient, total)
+        if self.evaluations:
+            note_flops(4 * inner.n_samples * len(v))
         self.evaluations += 1
         gradient += inner.l2 * v + self.slope
         square = torch.dot(v, v).to(total)
@@ -149,13 +150,16 @@ class SettledObjective(CorrectedObjective):
         """Move w's output layer, in place, and return the corrected value and its gradient (P,) there."""
         inner, flat = self.inner, self.inner.flat
         inner.meter.charge("gradient", inner.n_samples, purpose)
+        solved: list[Tensor] = []  # where memory runs out after that, other ranks are not asked again
         with flat.exclusive, exact_arithmetic(inner.device, inner.allow_tf32):
-            value, gradient = inner.samples.within_memory(lambda: self._sums(w, purpose))
+            value, gradient = inner.samples.within_memory(lambda: self._sums(w, purpose, solved))
+            inner.ranks.sum_(gradient, value)
         gradient.add_(w, alpha=inner.l2).add_(self.slope)
         square = torch.dot(w, w).to(value)
         return self.corrected(value + 0.5 * inner.l2 * square, w), gradient
 
-    def _sums(self, w: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
+    def _sums(self, w: Tensor, purpose: Purpose, solved: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return what this rank's samples contribute to loss and gradient, with the layer of all put into w."""
         inner, flat, layer = self.inner, self.inner.flat, self.layer
         kept = int(inner.samples.linearisation_memory / max(1.0, inner.samples.bytes_per_sample))
         leaves, gradient = flat.leaves(w.clone()), torch.zeros_like(w)
@@ -169,10 +173,12 @@ class SettledObjective(CorrectedObjective):
                 with torch.set_grad_enabled(count <= kept):
                     outputs_of(evaluate, x)
                 pieces.append((seen.pop()[1], y))
-            again = sum(len(y) for h, y in pieces if not h.requires_grad)
-            if again:
-                inner.meter.charge("forward", again, purpose)
-            v = self._solved(layer.take(flat.views(w)), pieces)
+            if not solved:
+                again = inner.ranks.total(sum(len(y) for h, y in pieces if not h.requires_grad))
+                if again:
+                    inner.meter.charge("forward", again, purpose)
+                solved.append(self._solved(layer.take(flat.views(w)), pieces))
+            (v,) = solved
             layer.put(v, flat.views(w))
             leaf = v.clone().requires_grad_()
             total = torch.zeros((), dtype=torch.float64, device=w.device)
@@ -210,9 +216,11 @@ class SettledObjective(CorrectedObjective):
 
 def layer_to_solve_for(objective: Objective, solver: object, run: RunContext) -> OutputLayer | None:
     """Return the output layer where solving for it is possible and cheap, and `solver` takes what it writes into w."""
-    if not isinstance(solver, LBFGS) or solver.shard_memory or run.ranks.size > 1:
+    if not isinstance(solver, LBFGS) or solver.shard_memory:
         return None
     layer = OutputLayer.of(objective)
+    if any(run.ranks.agree(layer is None)):
+        return None
     dear = layer is not None and run.model.ledger.price("flops", 4 * layer.size * objective.n_samples) > DEAREST * (
         run.model.ledger.price("gradient", objective.n_samples)
     )
