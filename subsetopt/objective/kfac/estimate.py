@@ -246,6 +246,11 @@ class Kfac:
         gradient = self._counted[1]
         return math.ceil(sum(factor.price for factor in factors) / gradient) if gradient else 0
 
+    def forget(self) -> None:
+        """Give up all that is known, and its memory."""
+        self.updates, self._factors, self._values = 0, [], []
+        self._rest.clear()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
         tensors = {"diagonal": self._rest.packed(), "updates": torch.tensor(self.updates, device="cpu")}
