@@ -203,8 +203,7 @@ class Kfac:
 
     def forget(self) -> None:
         """Give up all that is known, and its memory."""
-        self.updates, self._factors, self._values = 0, [], []
-        self._rest.clear()
+        self.updates, self._blocks = 0, Blocks(self.flat, self._moments)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
