@@ -60,7 +60,7 @@ def test_a_product_in_place_takes_no_more_than_twice_the_largest_layer():
 
 
 def test_an_estimate_of_a_wide_layer_makes_its_moment_once():
-    """Added up in place: the border of the bias took another matrix, the zeros of a factor that knows nothing one more."""
+    """Added up in place: the border of the bias took another matrix, the zeros of a new factor one more."""
     flat, x = FlatModel(nn.Linear(1500, 2)), torch.randn(6, 1500, generator=make_generator(0, "x"))
     kfac, moment = Kfac(flat, make_loss("cross_entropy")), 4 * 1501**2
     for _ in range(2):
