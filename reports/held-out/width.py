@@ -43,10 +43,10 @@ def tokens(width: int, words: int, length: int, depth: int, rows: int) -> Made:
     return _data(x, rows), "transformer", arguments, 1.0
 
 
-def pictures(widths: tuple[int, int], rows: int) -> Made:
-    """Colour images of 32 x 32 points, and a network of two convolutions."""
+def pictures(widths: tuple[int, ...], rows: int, kernel: int = 0) -> Made:
+    """Colour images of 32 x 32 points, and a network of so many convolutions; of 5 x 5 points by default."""
     x = torch.randn(rows + TESTED, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return _data(x, rows), "cnn", {"widths": widths, "activation": "relu"}, 1.0
+    return _data(x, rows), "cnn", {"widths": widths, "activation": "relu", "kernel_size": kernel}, 1.0
 
 
 def _data(x: torch.Tensor, rows: int) -> Any:
@@ -61,6 +61,9 @@ CELLS: dict[str, Callable[[], Made]] = {
     "embedding": lambda: tokens(64, 20000, 16, 1, 4000),
     "attention": lambda: tokens(256, 100, 32, 2, 1500),
     "convolutions": lambda: pictures((32, 64), 2000),
+    "wide convolutions": lambda: pictures((64, 256), 600),
+    "wide convolutions, more rows": lambda: pictures((64, 256), 2000),
+    "three convolutions": lambda: pictures((64, 128, 256), 2000, kernel=3),
 }
 
 

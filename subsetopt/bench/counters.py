@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,8 +77,10 @@ def _key(tensor: Tensor) -> int:
 def profiled_peak(work: Callable[[], T]) -> tuple[T, int]:
     """Return what `work` returns, and the most bytes of tensors made by it that are alive at a time.
 
-    Counted by torch's profiler on the CPU, which sees what is made inside of torch's operations, too.
+    Counted by torch's profiler on the CPU, which sees what is made inside of torch's operations, too. Garbage is
+    collected before: what is left of earlier work, and freed in this one, would be taken off.
     """
+    gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = work()
     live = most = 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 CONVOLUTION = nn.Conv1d | nn.Conv2d | nn.Conv3d | TRANSPOSED
 
-PATCH_BYTES = 64 * 2**20  # of unfolded convolution inputs at a time
+PATCH_BYTES = 8 * 2**20  # of unfolded convolution inputs at a time
 
 
 def is_transposed(module: nn.Module) -> bool:

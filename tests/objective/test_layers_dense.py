@@ -225,15 +225,16 @@ class Pooled(nn.Module):
         kept = torch.ones_like(x) if self.padding_idx is None else (x != self.padding_idx).long()
         rows = F.embedding(x, self.weight)
         if self.mode == "max":
-            return rows.amax(1)
+            largest = rows.masked_fill(kept[..., None] == 0, -torch.inf).amax(1)
+            return torch.where(kept.any(1, keepdim=True), largest, 0.0)
         total = (rows * kept[..., None]).sum(1)
         return total / kept.sum(1, keepdim=True).clamp_min(1) if self.mode == "mean" else total
 
 
-@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 @pytest.mark.parametrize("padding", [None, 2, -1])
 def test_embedding_bag_has_exact_products(mode: str, padding: int | None) -> None:
-    """torch has no second derivative of it. Reference: the sum or mean over an Embedding's rows."""
+    """torch has no second derivative of it. Reference: the sum, mean or maximum over an Embedding's rows."""
     model, x, y = made(lambda: Around(nn.EmbeddingBag(5, 4, mode=mode, padding_idx=padding), 4), tokens)
     x[0] = 2  # a bag of padding alone
     reference = dense(written_out(model), x, y)
@@ -263,8 +264,15 @@ def test_embedding_bag_of_offsets_and_weights_equals_torch(mode: str) -> None:
             torch.testing.assert_close(F.embedding_bag(given, weight, torch.tensor(offsets), **options), expected)
 
 
-def test_embedding_bag_of_maxima_says_that_it_takes_differences() -> None:
-    model, x, y = made(lambda: Around(nn.EmbeddingBag(5, 4, mode="max"), 4), tokens)
+class Flat(nn.EmbeddingBag):
+    """The same bags, given by offsets."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(), torch.arange(0, x.numel(), x.shape[1]))
+
+
+def test_embedding_bag_of_maxima_by_offsets_says_that_it_takes_differences() -> None:
+    model, x, y = made(lambda: Around(Flat(5, 4, mode="max"), 4), tokens)
     reference = dense(written_out(model), x, y)
     objective = Objective(model, x, y, chunk_size=3)
     with pytest.warns(UserWarning, match="by central differences") as caught:

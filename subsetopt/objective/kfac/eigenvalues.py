@@ -179,10 +179,11 @@ def _rank_one(x: Tensor, y: Tensor, a: Factor, g: Factor) -> tuple[Tensor, Tenso
 
 
 def _any_rank(gradients: Tensor, a: Factor, g: Factor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the same for any G_i, (n, o, d)."""
+    """Return the same for any G_i, (n, o, d), whose storage is used up."""
     half, zero = g.basis.T @ gradients, gradients.new_zeros(())
-    both = (half @ a.basis).square().sum(0)
-    left = half.square().sum((0, 2)) - both.sum(1) if a.is_wide else zero
-    right = (gradients @ a.basis).square().sum((0, 1)) - both.sum(0) if g.is_wide else zero
-    rest = gradients.square().sum() - both.sum() - left.sum() - right.sum() if a.is_wide and g.is_wide else zero
+    both = (half @ a.basis).square_().sum(0)
+    left = half.square_().sum((0, 2)) - both.sum(1) if a.is_wide else zero
+    del half
+    right = (gradients @ a.basis).square_().sum((0, 1)) - both.sum(0) if g.is_wide else zero
+    rest = gradients.square_().sum() - both.sum() - left.sum() - right.sum() if a.is_wide and g.is_wide else zero
     return both, left, right, rest

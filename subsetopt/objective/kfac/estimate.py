@@ -201,6 +201,10 @@ class Kfac:
         """Return what an estimate, on all ranks, costs without decompositions, in gradients of one sample."""
         return self.prices.estimate(w, x, y, share or SampleShare.whole(len(x)), self.vectors)
 
+    def forget(self) -> None:
+        """Give up all that is known, and its memory."""
+        self.updates, self._blocks = 0, Blocks(self.flat, self._moments)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
         tensors = {"diagonal": self._blocks.rest.packed(), "updates": torch.tensor(self.updates, device="cpu")}

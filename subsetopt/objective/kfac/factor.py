@@ -120,6 +120,8 @@ class Factor:
             return moment
         d = len(moment)
         note_flops(2 * d * d * SKETCH)
+        if not any(moment.stride()):  # the zeros of a new factor, which a product would write out
+            return moment.new_zeros(d, SKETCH)
         generator = make_generator(d, "sketch of a moment")
         return moment @ moved(torch.randn(d, SKETCH, generator=generator), moment.device, moment.dtype)
 

@@ -43,8 +43,8 @@ def kronecker_moments(
         g_rows = g.movedim(1, -1).flatten(0, -2) if isinstance(layer.module, CONVOLUTION) else g.flatten(0, -2)
         rows += len(g_rows)
         g_part = g_rows.T @ g_rows
-        second_a = a_part if second_a is None else second_a + a_part
-        second_g = g_part if second_g is None else second_g + g_part
+        second_a = a_part if second_a is None else second_a.add_(a_part)
+        second_g = g_part if second_g is None else second_g.add_(g_part)
     assert second_a is not None and second_g is not None, "a layer that was not called has no moments"
     return second_a.div_(n), second_g.div_(rows)
 
@@ -56,8 +56,10 @@ def _input_moment(
 
     `size` is that of a convolution's outputs.
     """
+    ones = layer.bias is not None
     if not isinstance(layer.module, CONVOLUTION):
-        return _outer(x.flatten(0, -2), layer.bias is not None, weights)
+        rows = x.flatten(0, -2)
+        return _add_outer(_nothing(rows, ones), rows, ones, weights)
     numel = patch_bytes(layer.module, x)
     chosen: Tensor | None = None
     total, scale, start = None, 1.0, 0
@@ -70,14 +72,20 @@ def _input_moment(
             if chosen is None:
                 chosen = moved(torch.randperm(positions, generator=generator)[:wanted], x.device)
             columns, scale = columns[:, chosen], positions / wanted
-        part = _outer(columns.flatten(0, 1), layer.bias is not None, own)
-        total = part if total is None else total + part
+        total = _nothing(columns, ones) if total is None else total
+        _add_outer(total, columns.flatten(0, 1), ones, own)
     assert total is not None, "torch.split gives at least one piece"
-    return total * scale
+    return total.mul_(scale)
 
 
-def _outer(rows: Tensor, ones: bool, weights: Tensor | None) -> Tensor:
-    """Return the sum of a a' over rows, with a one appended to every a where there is a bias.
+def _nothing(rows: Tensor, ones: bool) -> Tensor:
+    """Return zeros to which `_add_outer` can add."""
+    side = rows.shape[-1] + ones
+    return rows.new_zeros(side, side)
+
+
+def _add_outer(into: Tensor, rows: Tensor, ones: bool, weights: Tensor | None) -> Tensor:
+    """Add the sum of a a' over rows, with a one appended to every a where there is a bias, with no matrix beside it.
 
     `weights` are those of equally many neighbouring rows each.
     """
@@ -86,13 +94,13 @@ def _outer(rows: Tensor, ones: bool, weights: Tensor | None) -> Tensor:
     if weights is not None:
         each = weights.to(rows.dtype).repeat_interleave(len(rows) // len(weights))
         weighted, count = rows * each[:, None], each.sum()
-    square = rows.T @ weighted
-    if not ones:
-        return square
-    total = weighted.sum(0)
-    bordered = square.new_empty(len(square) + 1, len(square) + 1)
-    bordered[:-1, :-1], bordered[:-1, -1], bordered[-1, :-1], bordered[-1, -1] = square, total, total, count
-    return bordered
+    side = rows.shape[1]
+    into[:side, :side].addmm_(rows.T, weighted)
+    if ones:
+        total = weighted.sum(0)
+        for edge, value in ((into[:-1, -1], total), (into[-1, :-1], total), (into[-1, -1], count)):
+            edge.add_(value)
+    return into
 
 
 def diagonal_moments(layer: Layer, gradients: Sequence[Tensor], n: int) -> tuple[Tensor | None, Tensor | None]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_logistic_backward, _tanh_backward = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
+
 
 @dataclass
 class Weights:
@@ -102,32 +104,34 @@ def evaluate(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> tuple[Values,
     """Return the values for x (T, n, I) from the first states h and c (n, H), and the last c.
 
     Steps are written out, gates and all, while they are in the cache: torch's own kernel would be faster through time,
-    but leaves the states alone, from which gates follow by another product of matrices.
+    but leaves the states alone, from which gates follow by another product of matrices. With s_g the logistic function
+    of -2 a_g, g = 1 - 2 s_g: one call gives all gates of a step, for less than tanh takes alone.
     """
     width = h.shape[-1]
-    gates = _times(x, weights.input, weights.bias)
+    scale = h.new_ones(4 * width)
+    scale[2 * width : 3 * width] = -2
+    bias = None if weights.bias is None else weights.bias * scale
+    gates = _times(x, weights.input * scale[:, None], bias)
     hs, cs = gates.new_empty(len(x) + 1, *h.shape), gates.new_empty(len(x) + 1, *h.shape)
     hs[0], cs[0] = h, c
     tanh_c = torch.empty_like(hs[1:])
-    transposed = weights.hidden.t()
+    transposed = (weights.hidden * scale[:, None]).t()
     i, f, g, o = gates.split(width, 2)
-    for each, i_and_f, i_t, f_t, g_t, o_t, h_before, c_before, h_t, c_t, tanh_t in zip(
-        *(part.unbind(0) for part in (gates, gates[..., : 2 * width], i, f, g, o, hs[:-1], cs[:-1], hs[1:], cs[1:])),
-        tanh_c.unbind(0),
-        strict=True,
+    for each, i_t, f_t, g_t, o_t, h_before, c_before, h_t, c_t, tanh_t in zip(
+        *(part.unbind(0) for part in (gates, i, f, g, o, hs[:-1], cs[:-1], hs[1:], cs[1:], tanh_c)), strict=True
     ):
-        each.addmm_(h_before, transposed)
-        i_and_f.sigmoid_()
-        torch.mul(i_t, g_t.tanh_(), out=c_t).addcmul_(f_t, c_before)
-        torch.mul(o_t.sigmoid_(), torch.tanh(c_t, out=tanh_t), out=h_t)
-    slopes = _of_logistic(gates)
+        each.addmm_(h_before, transposed).sigmoid_()
+        torch.addcmul(i_t, i_t, g_t, value=-2, out=c_t).addcmul_(f_t, c_before)
+        torch.mul(o_t, torch.tanh(c_t, out=tanh_t), out=h_t)
+    g.mul_(-2).add_(1)
+    slopes = torch.empty_like(gates)
     of_i, of_f, of_g, of_o = slopes.split(width, 2)
-    of_i.mul_(g)
-    of_f.mul_(cs[:-1])
-    torch.mul(g, g, out=of_g).neg_().add_(1).mul_(i)
-    of_o.mul_(tanh_c)
-    values = Values(x, hs, slopes, f.contiguous(), _of_tanh(tanh_c).mul_(o))
-    return values, Once(gates, tanh_c), cs[-1].clone()
+    _logistic_backward(g, i, grad_input=of_i)
+    _logistic_backward(cs[:-1], f, grad_input=of_f)
+    _tanh_backward(i, g, grad_input=of_g)
+    _logistic_backward(tanh_c, o, grad_input=of_o)
+    open_ = torch.ops.aten.tanh_backward(o, tanh_c)
+    return Values(x, hs, slopes, f.contiguous(), open_), Once(gates, tanh_c), cs[-1].clone()
 
 
 def propagate(to_h: Tensor, to_c: Tensor | None, values: Values, weights: Weights) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,16 +169,16 @@ def _of_c_and_h(gates: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
 def bend(errors: Tensor, in_h: Tensor, in_c: Tensor, values: Values, once: Once) -> Errors:
     """Return what second derivatives need of a backward pass."""
     width = in_h.shape[-1]
-    i, f, _, o = once.gates.split(width, 2)
+    i, f, g, o = once.gates.split(width, 2)
     dh, dc = in_h[1:], in_c[1:]
-    own = torch.mul(once.gates, -2)
-    own[..., : 2 * width].add_(1)
-    own[..., 3 * width :].add_(1)
-    own.mul_(errors)
-    crossed = (1 - i).mul_(values.slopes[..., 2 * width : 3 * width]).mul_(dc)
-    opened, to_h = (1 - o).mul_(values.open), values.open * dh
-    opened.mul_(dh)
-    return Errors(errors, own, crossed, _of_logistic(f).mul_(dc), opened, to_h.mul_(once.tanh_c).mul_(-2))
+    # e (1 - 2 s) of logistic gates, -2 e g of the other
+    own = torch.addcmul(errors, errors, once.gates, value=-2)
+    torch.mul(errors[..., 2 * width : 3 * width], g, out=own[..., 2 * width : 3 * width]).mul_(-2)
+    aten = torch.ops.aten
+    to_o = aten.tanh_backward(dh, once.tanh_c)
+    crossed = aten.tanh_backward(aten.sigmoid_backward(dc, i), g)
+    bent = torch.mul(to_o, o).mul_(once.tanh_c).mul_(-2)
+    return Errors(errors, own, crossed, aten.sigmoid_backward(dc, f), aten.sigmoid_backward(to_o, o), bent)
 
 
 def change(direction: Direction, values: Values, weights: Weights) -> Changes:
@@ -285,11 +289,3 @@ def _times(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     result = rows @ matrix.t() if bias is None else torch.addmm(bias, rows, matrix.t())
     return result.view(*x.shape[:-1], -1)
-
-
-def _of_logistic(s: Tensor) -> Tensor:
-    return (1 - s).mul_(s)
-
-
-def _of_tanh(t: Tensor) -> Tensor:
-    return t.square().neg_().add_(1)

@@ -9,6 +9,7 @@ does not cover is left to torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from subsetopt.objective.lean.matmul import lean_matmul
 from subsetopt.objective.lean.operator import recorded
 from subsetopt.objective.lean.pooling import lean_average_pool
 from subsetopt.objective.lean.softmax import lean_softmax
+from subsetopt.objective.lean.two_factors import lean_glu, lean_prelu
 
 _AXES: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _TRANSPOSED: dict[Any, int] = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
@@ -52,11 +54,14 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 def _embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, **options: Any) -> Tensor:
     """Return the sums or means of the rows that each bag picks: a row of `input`, or from one of `offsets` to the next.
 
-    A bag's maxima stay with torch.
+    Maxima, too, of bags that are rows of `input`; those of others stay with torch.
     """
     mode, padding, factors = (options.get(name) for name in ("mode", "padding_idx", "per_sample_weights"))
-    if mode == "max" or input.is_nested or options.get("max_norm") is not None:
+    ragged = offsets is not None or input.ndim != 2 or not input.numel()
+    if (mode == "max" and ragged) or input.is_nested or options.get("max_norm") is not None:
         return F.embedding_bag(input, weight, offsets, **options)
+    if mode == "max":
+        return _largest_of_bags(input, weight, padding)
     indices = input.reshape(-1)
     if offsets is None:
         bag = torch.arange(len(input), device=input.device).repeat_interleave(input.shape[1])
@@ -74,12 +79,24 @@ def _embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
     return total / weight.new_zeros(bags).index_add(0, bag, kept.to(weight.dtype)).clamp_min(1.0)[:, None]
 
 
+def _largest_of_bags(input: Tensor, weight: Tensor, padding: int | None) -> Tensor:
+    """Return the largest number of each column among the rows that a bag picks, 0 where all are padding."""
+    picked = F.embedding(input, weight)
+    if padding is None:
+        return picked.max(1).values
+    dropped = (input == padding % len(weight))[..., None]
+    largest: Tensor = picked.masked_fill(dropped, -math.inf).max(1).values
+    return largest.masked_fill(dropped.all(1), 0.0)
+
+
 _RIGHT: dict[Any, Callable[..., Any]] = {torch._weight_norm: _weight_norm, F.embedding_bag: _embedding_bag}
 
 
 _BY_ARGUMENTS: dict[Any, Callable[[Sequence[Any], Mapping[str, Any], bool], Any]] = {
     F.multi_head_attention_forward: lean_multi_head_attention,
     torch.lstm: lean_lstm,
+    F.glu: lean_glu,
+    **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), lean_prelu),
     **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), lean_softmax),
     **dict.fromkeys((torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__), lean_matmul),
 }

@@ -41,6 +41,13 @@ LAYERS: dict[str, tuple[Function, list[tuple[int, ...]]]] = {
     "linear of one vector": (F.linear, [(4,), (3, 4), (3,)]),
     "linear of a transposed input": (lambda x, w: F.linear(x.mT, w), [(2, 3, 4), (2, 3)]),
     "silu": (F.silu, [(3, 4)]),
+    "prelu": (F.prelu, [(3, 4), (1,)]),
+    "prelu by channels": (F.prelu, [(2, 3, 2, 2), (3,)]),
+    "prelu of columns": (lambda x, a: torch.prelu(x, weight=a), [(3, 4), (4,)]),
+    "prelu of one vector": (F.prelu, [(4,), (1,)]),
+    "glu": (F.glu, [(3, 4)]),
+    "glu over channels": (lambda x: F.glu(x, dim=1), [(2, 4, 3)]),
+    "glu of a transposed input": (lambda x: F.glu(x.mT), [(2, 4, 3)]),
     "silu in place": (lambda x: F.silu(x * 1, inplace=True), [(3, 4)]),
 }
 
@@ -94,7 +101,7 @@ def test_layers_equal_torch_and_finite_differences(name: str) -> None:
 
 @pytest.mark.usefixtures("all_sizes")
 @pytest.mark.parametrize("frozen", [0, 1, 2])
-@pytest.mark.parametrize("name", ["layer norm", "group norm", "linear", "attention"])
+@pytest.mark.parametrize("name", ["layer norm", "group norm", "linear", "attention", "prelu", "prelu by channels"])
 def test_what_is_frozen_has_no_derivative_and_changes_no_other(name: str, frozen: int) -> None:
     function, shapes = (LAYERS | ATTENTION)[name]
     inputs = [randn(*shape, seed=seed).requires_grad_(seed != frozen) for seed, shape in enumerate(shapes)]

@@ -165,6 +165,7 @@ class StreamPhase:
                 f"kfac-stream: steps taken: {state.iterations}, as its factors took "
                 f"{100 * state.estimate_cost / spent:.0f} % of its cost; give it more, or use a first-order method"
             )
+        self._kfac.forget()  # the phase lives as long as the run
         return PhaseOutcome(state.w, None, None)
 
     def save(self, state: StreamState) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -13,6 +13,7 @@ from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.seeding import make_generator
 from subsetopt.training import make_config, train
+from subsetopt.training.phases.kfac_stream import phase as stream_phase
 
 
 def estimated(width: int) -> tuple[Kfac, FlatModel]:
@@ -56,6 +57,36 @@ def test_a_product_in_place_takes_no_more_than_twice_the_largest_layer():
     assert flat.size > 1.3 * 256 * 785
     for work in (lambda: kfac.apply_(v, 0.1), lambda: kfac.add_applied(into, v, 0.1, 0.5)):
         assert largest <= profiled_peak(work)[1] < 2 * largest
+
+
+def test_an_estimate_of_a_wide_layer_makes_its_moment_once():
+    """Added up in place: the border of the bias took another matrix, the zeros of a new factor one more."""
+    flat, x = FlatModel(nn.Linear(1500, 2)), torch.randn(6, 1500, generator=make_generator(0, "x"))
+    kfac, moment = Kfac(flat, make_loss("cross_entropy")), 4 * 1501**2
+    for _ in range(2):
+        peak = profiled_peak(lambda: kfac.update(flat.initial(), x, torch.arange(6) % 2, make_generator(0, "factors")))
+        assert moment <= peak[1] < 1.5 * moment
+
+
+def test_an_estimate_of_convolutions_has_few_patches_at_a_time():
+    """Patches of all samples would take nine times the inputs, and as much again with a column of ones beside them."""
+    x = torch.randn(128, 8, 32, 32, generator=make_generator(0, "x"))
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    flat = FlatModel(model)
+    kfac, w, y = Kfac(flat, make_loss("cross_entropy")), flat.initial(), torch.arange(128) % 2
+    _, peak = profiled_peak(lambda: kfac.update(w, x, y, make_generator(0, "factors")))
+    assert peak < 1.25 * 9 * x.nbytes, "with inputs, outputs, copies of these and their derivatives"
+
+
+def test_a_stream_gives_up_its_factors_at_its_end(monkeypatch: pytest.MonkeyPatch):
+    """Its phase lives as long as the run: they would lie beside the activations of the evaluation."""
+    made = list[Kfac]()
+    monkeypatch.setattr(stream_phase, "Kfac", lambda *args, **options: made.append(Kfac(*args, **options)) or made[0])
+    data = dataset_from_arrays(torch.randn(300, 5, generator=make_generator(0, "x")), torch.arange(300) % 2)
+    settings = {"model": "linear", "solver": "kfac-stream", "solver_epochs": 3, "max_epochs": 3, "handoff": "none"}
+    run = train(make_config(settings), dataset=data, keep=False, figure=False)
+    assert run.result["phases"][0]["estimates"] > 0
+    assert made[0].updates == 0 and not any(t.numel() for t in made[0].state_dict().values() if t.dim())
 
 
 def test_no_prices_of_products_are_counted_for_a_stream_alone(monkeypatch: pytest.MonkeyPatch):
