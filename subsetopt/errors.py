@@ -106,6 +106,11 @@ def was_typed(name: str, value: object) -> bool:
     return setting(name, value).split()[0] in (argument.partition("=")[0] for argument in _arguments or ())
 
 
+def together(settings: Mapping[str, object]) -> str:
+    """Return several settings with their values, as the reader would type them one after the other."""
+    return (", " if _arguments is None else " ").join(setting(name, value) for name, value in settings.items())
+
+
 def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError:
     """Return the error for a name that is not among `known`, with "did you mean" where something is close."""
     names = sorted(set(known))

@@ -18,6 +18,7 @@ from subsetopt.saving import under
 from subsetopt.training.budget import Budget
 from subsetopt.training.checks.identity import OtherRunError, check_identity, check_outputs
 from subsetopt.training.context import RunContext
+from subsetopt.training.going_on import resuming
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run_directory import CHECKPOINT, RunDirectory
 from subsetopt.training.settings.phase import PhaseConfig
@@ -126,9 +127,7 @@ def _load_phase(
     checkpoint = directory.load_checkpoint()
     records: Sequence[Mapping[str, Any]] = [] if checkpoint is None else checkpoint[1]["records"]
     if checkpoint is None or not records:
-        raise RunDirectoryError(
-            f"run = {str(directory.path)!r}: no phase is finished; `subsetopt resume {directory.path}`"
-        )
+        raise RunDirectoryError(f"run = {str(directory.path)!r}: no phase is finished; {resuming(directory.path)}")
     there = [index for index, record in enumerate(records) if on in (None, record["data"])]
     if not there:
         raise SettingError("on", on, "no finished phase trained on it", f"use {setting('on', records[-1]['data'])}")

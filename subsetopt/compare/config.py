@@ -105,7 +105,10 @@ class StudyConfig(Settings):
         "noise", description="what else ends a subset solve before a hand-off"
     )
     target: tuple[float, ...] = Field(
-        (), description="held-out losses to reach [default: the median method's at each budget]", examples=["0.2,0.1"]
+        (),
+        description="held-out losses to reach [default: the median method's at each budget]",
+        examples=["0.2,0.1"],
+        json_schema_extra=declared("Run", metavar="X[,X]"),
     )
 
     @model_validator(mode="before")
@@ -123,6 +126,20 @@ class StudyConfig(Settings):
         if isinstance(value, str):
             return tuple(split_list(value))
         return value if isinstance(value, (list, tuple)) else (value,)
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _no_column(cls, value: Any) -> Any:
+        """Refuse the name of a column, which `target` means in a training run."""
+        for word in value.split(",") if isinstance(value, str) else ():
+            try:
+                float(word or "0")
+            except ValueError:
+                raise ValueError(
+                    f"held-out losses are asked for; the column of a table to predict is "
+                    f"{setting('target_column', value)}"
+                ) from None
+        return value
 
     @field_validator("budget", "target")
     @classmethod

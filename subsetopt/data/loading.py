@@ -13,6 +13,7 @@ from subsetopt.data.assembly import assemble, carve, shape_of
 from subsetopt.data.catalog import DATASETS, LearntTable, Query, RawData, RawSplit
 from subsetopt.data.checks import checked_inputs
 from subsetopt.data.dataset import Dataset, Split, Task
+from subsetopt.data.file_names import file_instead_of_name, named_as_file
 from subsetopt.data.given.columns import GivenSamples, predictors_of
 from subsetopt.data.normalization import standardised_beside
 from subsetopt.data.subset import as_number
@@ -58,6 +59,8 @@ def load_dataset(
     Raises `SettingError` for an unusable setting, `DataError` for missing or bad data, each in one line.
     """
     _check_settings(validation_fraction, normalize)
+    if isinstance(name, str | Path) and name not in DATASETS and named_as_file(name):
+        raise file_instead_of_name(str(name))
     reader = DATASETS.get(name)
     query = Query(
         _path(data_dir),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from subsetopt.data.given.columns import TARGET_NAMES, as_batch, as_stored
 from subsetopt.data.given.map_style import read_rows
 from subsetopt.data.given.reading import arrays_of, is_hugging_face, map_style_of
 from subsetopt.data.given.tables import columns_fit, is_frame, is_series, is_sparse, matrix_of, read_sparse, targets_of
-from subsetopt.data.names import listed
+from subsetopt.data.names import listed, shown
 from subsetopt.errors import DataError
 from subsetopt.inputs import LazyRows, Parts, Stored, each_part
 
@@ -34,6 +35,10 @@ def raw_inputs(thing: Any, in_shape: Shape, columns: tuple[str, ...] = (), any_l
     def divide(batch: Any) -> tuple[Any, Any]:
         return _inputs_in(batch, keys), None
 
+    if isinstance(thing, str | Path):
+        raise DataError(
+            f"inputs: {shown(thing)!r} is a name, not data; read the file first, as pandas.read_csv or numpy.load does"
+        )
     if isinstance(thing, Dataset):
         raise DataError(
             "inputs: is a subsetopt Dataset, which has splits; give the inputs of one, as in data.test.inputs"

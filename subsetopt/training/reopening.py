@@ -9,6 +9,7 @@ from subsetopt.errors import UserError
 from subsetopt.saving import without_copies
 from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.context import PreparedRun
+from subsetopt.training.going_on import starting_from_a_run
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.position import Position
 
@@ -55,5 +56,5 @@ def _why_complete(position: Position, phases: Sequence[Phase]) -> str:
 
 
 def _not_reopened(problem: str) -> UserError:
-    remedy = "raise the limit that ended it, or start a new run from its model: `subsetopt train --init-from RUN`"
+    remedy = f"raise the limit that ended it, or start a new run from its model: {starting_from_a_run()}"
     return UserError(f"resume with another limit: {problem}; {remedy}")

@@ -29,9 +29,11 @@ from subsetopt.files import (
     sealed,
 )
 from subsetopt.report.metrics_file import is_record
+from subsetopt.training.going_on import CONFIG as CONFIG
+from subsetopt.training.going_on import resuming
 from subsetopt.training.saved_tensors import DamagedError, TensorFile, apart, from_file
 
-CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
+METRICS, CHECKPOINT, STATE = "metrics.jsonl", "checkpoint.safetensors", "state.json"
 MODEL, RESULT, ENVIRONMENT, LOG = "model.safetensors", "result.json", "environment.json", "log.txt"
 FIGURE = "loss.png"
 BEST = "model-best.safetensors"
@@ -119,7 +121,7 @@ class RunDirectory:
 
     @property
     def _remedy(self) -> str:
-        return f"make room, then `subsetopt resume {self.path}`"
+        return f"make room, then {resuming(self.path)}"
 
     def prepare_to_go_on(self) -> None:
         """Raise `RunDirectoryError` for whatever could not be written later, and remove what a crash left half-written.
@@ -172,7 +174,7 @@ class RunDirectory:
 
     def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         """Read named tensors and what was saved beside; raises `RunDirectoryError` when missing, corrupt or changed."""
-        return self._load(name, f"finish the run, or restore the file: `subsetopt resume {self.path}`")
+        return self._load(name, f"finish the run, or restore the file: {resuming(self.path)}")
 
     def _load(self, name: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         try:
@@ -189,7 +191,7 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(
                 f"output = {str(self.path / name)!r}: cannot be written ({reason(error)}); "
-                f"make room, then `subsetopt resume {self.path}`"
+                f"make room, then {resuming(self.path)}"
             ) from None
 
     def cut_metrics(self, length: int, warn: Callable[[str], None]) -> int:
@@ -218,7 +220,7 @@ def _why_taken(path: Path) -> str:
     if not path.is_dir():
         return f"is a file; choose another {setting('output')}"
     if (path / CONFIG).is_file():
-        return f"exists already; choose another {setting('output')}, or `subsetopt resume {path}`"
+        return f"exists already; choose another {setting('output')}, or {resuming(path)}"
     return f"exists already and holds no run; remove it, or choose another {setting('output')}"
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from subsetopt.distributed import Ranks
 from subsetopt.training.context import PreparedRun
+from subsetopt.training.going_on import resuming
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.preparation import prepare
@@ -61,4 +62,4 @@ def set_resume_hint(ranks: Ranks, directory: RunDirectory | None) -> None:
     """Set on every rank how the run is resumed if it loses another."""
     path = ranks.broadcast(None if directory is None else str(directory.path))
     if path is not None:
-        ranks.resume_hint = f"`subsetopt resume {path}` goes on from the last checkpoint, with any number of ranks"
+        ranks.resume_hint = f"{resuming(path)} goes on from the last checkpoint, with any number of ranks"

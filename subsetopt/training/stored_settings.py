@@ -8,13 +8,12 @@ from typing import Any
 from torch import nn
 
 from subsetopt.errors import RunDirectoryError
+from subsetopt.training.going_on import FOREIGN
 from subsetopt.training.run_directory import (
     CONFIG,
     RunDirectory,
 )
 from subsetopt.training.settings.run import RunConfig, make_config, read_toml
-
-FOREIGN = "(given as an object)"
 
 
 def as_given(config: RunConfig, model: nn.Module | None, dataset: object) -> RunConfig:
@@ -50,10 +49,14 @@ def load_config(
 ) -> RunConfig:
     """Read the settings of a run; raises `RunDirectoryError` where it was given objects that are missing now."""
     config = make_config(read_toml(directory.path / CONFIG), overrides or {})
-    for given, name, what in ((model, config.model, "model"), (dataset, config.dataset, "dataset")):
-        if given is None and name == FOREIGN:
-            raise RunDirectoryError(
-                f"run = {str(directory.path)!r}: its {what} was a Python object; "
-                f"use SubsetTrainer.resume(path, {what}=...)"
-            )
+    given = (("model", config.model, model), ("dataset", config.dataset, dataset))
+    objects = [what for what, name, _ in given if name == FOREIGN]
+    missing = [what for what, name, now in given if name == FOREIGN and now is None]
+    if missing:
+        calls = ", ".join(f"{what}=..." for what in objects)
+        were = "was a Python object" if len(missing) == 1 else "were Python objects"
+        raise RunDirectoryError(
+            f"run = {str(directory.path)!r}: its {' and '.join(missing)} {were}; "
+            f"give {' and '.join(missing)} in Python, as in SubsetTrainer.resume(path, {calls})"
+        )
     return config

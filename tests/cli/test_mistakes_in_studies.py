@@ -26,6 +26,8 @@ _BARE = ("ratio", "--samples", "1000", "--outputs", "10", "--parameters", "10")
         ((*_COMPARE[:3], "--methods", "adam", "--budget", "0"), "--budget 0: must be above 0"),
         ((*_COMPARE[:3], "--methods", "adam", "--budget", "1,1.0"), "--budget 1,1.0: has a value twice"),
         ((*_COMPARE, "--methods", "adam", "--target", "1,1.0"), "--target 1,1.0: has a value twice"),
+        ((*_COMPARE, "--methods", "adam", "--target", "price"), "to predict is --target-column price"),
+        ((*_BARE, "--target", "price"), "to predict is --target-column price"),
         ((*_COMPARE, "--methods", "adam", "--tuning-seeds", "0,1"), "--tuning-seeds and --seeds overlap in 0"),
         ((*_COMPARE, "--handoff-nesterov", "--handoff-momentum", "0"), "needs --handoff-momentum above 0"),
         ((*_COMPARE, "--methods", "adam", "--output", "a_file"), "--output a_file: exists and holds no study"),

@@ -174,3 +174,10 @@ def test_a_phase_made_by_flags_calls_its_settings_by_flags(
     for name, spelled in names.items():
         assert setting_name(config, phase, name) == spelled and flag_of(spelled) in FLAGS
         assert setting_name(RunConfig(phase=(phase,)), phase, name) == f"phase.0.{name}"
+
+
+def test_how_to_go_on_with_a_run_is_a_command(cli: Any) -> None:
+    flags = ["--model", "linear", "--subset-frac", "0.2", "--handoff", "none", "--max-iterations", "2"]
+    assert cli("train", *flags, "--output", "run").code == 0
+    assert cli("train", *flags, "--output", "run").line.endswith("or `subsetopt resume run`")
+    assert cli("resume", "run", "--max-iterations", "2").line.endswith("`subsetopt train --init-from RUN`")

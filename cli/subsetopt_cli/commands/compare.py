@@ -91,7 +91,7 @@ def command(
     test which differences are more than chance, and write a report. The same command continues an interrupted study;
     more methods, budgets or seeds reuse the cells that are finished.
     """
-    base = read_config(config) if config is not None else {}
+    base = read_config(config, "compare") if config is not None else {}
     if flags.pop("no_tune"):
         if flags["tune"] is not None:
             raise SettingError("tune", flags["tune"], "--no-tune beside it says the opposite", "give one of them")

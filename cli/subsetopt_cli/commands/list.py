@@ -56,7 +56,7 @@ def _examples(name: str | None) -> list[tuple[str, str]]:
 
 
 def _presets(name: str | None) -> list[tuple[str, str]]:
-    files = preset_files()
+    files = {**preset_files(), **preset_files("study")}
     if name is not None and name not in files:
         raise unknown_name("preset", name, files)
     return [(each, preset_summary(path)) for each, path in files.items() if name in (None, each)]

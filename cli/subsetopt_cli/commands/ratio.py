@@ -66,6 +66,20 @@ class _Sizes:
     task: str
 
 
+class _WantedRatio(click.FloatRange):
+    """A ratio above 0; what is no number is taken for a column, which `--target` names in other commands."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; raises `click.BadParameter` for another text."""
+        try:
+            float(value)
+        except ValueError:
+            return self.fail(
+                f"{value!r} is no ratio Q; the column of a table to predict is --target-column {value}.", param, ctx
+            )
+        return float(super().convert(value, param, ctx))
+
+
 @click.command(
     "ratio",
     cls=HeadedCommand,
@@ -79,7 +93,7 @@ class _Sizes:
 )
 @click.option(
     "--target",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_WantedRatio(min=0, min_open=True),
     metavar="Q",
     help="Find the smallest subset that reaches Q.",
 )

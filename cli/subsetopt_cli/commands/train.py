@@ -43,7 +43,7 @@ def command(config: str | None, as_json: bool, quiet: bool, **flags: Any) -> Non
     Draws a subset, checks its overdetermination ratio Q = K·M/P, solves the full-batch minimum on it with a
     second-order method, fine-tunes on the full training set, evaluates, and saves everything in a run directory.
     """
-    base = read_config(config) if config is not None else {}
+    base = read_config(config, "train") if config is not None else {}
     settings = make_config(base, overrides(base, given_settings(RunConfig, flags)))
 
     with importing():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from subsetopt.arguments import kind_of
 from subsetopt.data.dataset import Dataset
+from subsetopt.data.file_names import call_that_reads
 from subsetopt.data.given.columns import (
     TARGET_NAMES,
     Columns,
@@ -53,7 +55,9 @@ def require_readable(thing: object) -> None:
         raise refused(thing, f"is {kind_of(thing)}, which is not taken as data", "give what its .to_pandas() returns")
     if isinstance(thing, Tensor | np.ndarray) or is_series(thing) or is_sparse(thing):
         raise refused(thing, f"is {kind_of(thing)} without targets", "give a pair (inputs, targets)")
-    if isinstance(thing, type) or thing is None or isinstance(thing, str | bytes | range | np.generic):
+    if isinstance(thing, str | Path):
+        raise SettingError("dataset", str(thing), "is a name, not data", call_that_reads(thing))
+    if isinstance(thing, type) or thing is None or isinstance(thing, bytes | range | np.generic):
         raise refused(thing, f"is {kind_of(thing)}, which is not taken as data", ACCEPTED)
     if isinstance(thing, IterableDataset | Iterator) or (
         isinstance(thing, Iterable) and not hasattr(thing, "__getitem__")

@@ -104,16 +104,24 @@ def read_sparse(matrix: Any, max_bytes: int | None) -> Any:
     return LazyRows(read, torch.arange(shape[0]), read([0]), limit)
 
 
+AS_TABLE = (
+    "save the frame as a file, which is read with words, dates and gaps: "
+    "frame.to_csv('data.csv', index=False); load_dataset('table', data_file='data.csv', target_column=...)"
+)
+
+
 def _column(series: Any, name: str) -> NDArray[Any]:
     kind = getattr(series.dtype, "kind", "O")
     if kind not in "biuf":
         raise DataError(
             f"dataset: column {shown(name)!r} has dtype {series.dtype}, needs numbers; encode it "
-            "(pandas.get_dummies) or leave it out"
+            f"(pandas.get_dummies), leave it out, or {AS_TABLE}"
         )
     if bool(series.isna().any()):
         missing = int(series.isna().sum())
-        raise DataError(f"dataset: column {shown(name)!r} has {missing} missing values; fill them in or drop the rows")
+        raise DataError(
+            f"dataset: column {shown(name)!r} has {missing} missing values; fill them in, drop the rows, or {AS_TABLE}"
+        )
     dtype = getattr(series.dtype, "numpy_dtype", getattr(series.dtype, "subtype", series.dtype))  # nullable, sparse
     own: NDArray[Any] = series.to_numpy(dtype=dtype)
     return own

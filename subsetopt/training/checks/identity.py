@@ -18,6 +18,7 @@ from subsetopt.errors import ModelError, RunDirectoryError, UserError
 from subsetopt.files import MALFORMED
 from subsetopt.objective import FlatModel
 from subsetopt.training.context import RunContext
+from subsetopt.training.going_on import starting_from_a_run
 from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.settings.declaration import declaration
 from subsetopt.training.settings.phase import PhaseConfig, present_names
@@ -127,7 +128,7 @@ def _check_settings(saved: Mapping[str, Any], config: RunConfig, free: frozenset
         if before != now[name]:
             raise OtherRunError(
                 f"it was made with {name} = {_brief(before)}, config.toml has {_brief(now[name])}; "
-                "restore config.toml, or start a new run with other settings (`subsetopt train --init-from RUN`)"
+                f"restore config.toml, or start a new run with other settings ({starting_from_a_run()})"
             )
 
 

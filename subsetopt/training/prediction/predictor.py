@@ -230,7 +230,8 @@ def load_predictor(path: str | Path, *, model: nn.Module | None = None, which: W
     if model is None:
         if config.model.startswith("("):
             raise RunDirectoryError(
-                f"run = {str(directory.path)!r}: its model was a Python object; use load_predictor(path, model=...)"
+                f"run = {str(directory.path)!r}: its model was a Python object; "
+                "give model in Python, as in SubsetTrainer.load(path, model=...)"
             )
         shape, outputs = read_shape(result["dataset"]["in_shape"]), result["dataset"]["n_outputs"]
         encoding = result["dataset"].get("encoding")

@@ -105,7 +105,7 @@ def test_resume_keeps_the_settings_of_the_run(tmp_path: Path) -> None:
     again = SubsetTrainer.resume(tmp_path / "run", model=module, dataset=data)
     assert (again.config.l2, again.config.seed, again.config.subset_frac) == (0.01, 3, 0.5)
     assert again.evaluate(X, LABELS) == first.evaluate(X, LABELS) and again.evaluate(X, LABELS)["accuracy"] > 0.9
-    with pytest.raises(UserError, match="load_predictor"):
+    with pytest.raises(UserError, match=r"SubsetTrainer\.load\(path, model=\.\.\.\)"):
         load_predictor(tmp_path / "run")
     np.testing.assert_array_equal(load_predictor(tmp_path / "run", model=module).predict(X), first.predict(X))
 
