@@ -54,12 +54,8 @@ def replace_file_by(target: Path, pieces: Iterable[bytes | memoryview], remedy: 
 def check_writable(folder: Path, names: tuple[str, ...], setting: str = "output") -> None:
     """Raise `RunDirectoryError` where one of the files could not be written later: better now than after hours."""
     for name in names:
-        path = folder / name
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise RunDirectoryError(
-                    f"{given(setting, folder)}: {name} is no regular file; remove it, then go on"
-                ) from None
+        if _blocked(folder / name):
+            raise RunDirectoryError(f"{given(setting, folder)}: {name} is no regular file; remove it, then go on")
     probe = folder / f".writable.{os.getpid()}.tmp"
     try:
         with probe.open("wb") as file:
@@ -73,6 +69,16 @@ def check_writable(folder: Path, names: tuple[str, ...], setting: str = "output"
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def _blocked(path: Path) -> bool:
+    """Return whether something that is no file stands where one is to be written."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno == errno.ELOOP  # what cannot be looked at for another reason, the probe tells
 
 
 def remove_temporary(folder: Path) -> None:
@@ -149,3 +155,18 @@ def file_digest(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def holder_of(lock: Path) -> int | None:
+    """Return the number of the process that holds a lock on a file; None where the system does not tell.
+
+    Linux lists locks in /proc/locks by the file's device and inode; a process of another machine has no number there.
+    """
+    try:
+        file = lock.stat()
+        listed = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return None
+    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    numbers = [fields[4] for fields in listed if len(fields) > 5 and fields[5] == place and fields[1] != "->"]
+    return next((int(number) for number in numbers if number.isdecimal() and int(number) > 0), None)

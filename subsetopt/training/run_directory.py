@@ -21,6 +21,7 @@ from torch import Tensor
 from subsetopt.errors import RunDirectoryError, given, setting
 from subsetopt.files import (
     check_writable,
+    holder_of,
     read_document,
     reason,
     remove_temporary,
@@ -29,6 +30,7 @@ from subsetopt.files import (
     sealed,
 )
 from subsetopt.report.metrics_file import is_record
+from subsetopt.report.result_file import result_content
 from subsetopt.training.saved_tensors import DamagedError, TensorFile, apart, from_file
 
 CONFIG, METRICS, CHECKPOINT, STATE = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "state.json"
@@ -37,6 +39,7 @@ FIGURE = "loss.png"
 BEST = "model-best.safetensors"
 LOCK = ".lock"
 STUDY = "study.toml"
+_SOMEONE = "another process"
 SAME = "same"
 """Entry of a checkpoint's state: names of tensors that are stored under another name, whose bits they have."""
 _WRITTEN = (METRICS, CHECKPOINT, STATE, MODEL, BEST, RESULT, LOG, ENVIRONMENT, FIGURE)
@@ -92,19 +95,17 @@ class RunDirectory:
         return cls(path)
 
     @contextmanager
-    def sole_user(self) -> Iterator[None]:
+    def sole_user(self, *, going_on: bool = False) -> Iterator[None]:
         """Keep other processes out until the end; raises `RunDirectoryError` when one is at work here.
 
         The lock ends with the process, however that ends. Where the file system has no locks, nothing is kept out.
+        `going_on` is for a directory that was there before, where another one is no remedy.
         """
         lock = filelock.FileLock(self.path / LOCK)
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
-            raise RunDirectoryError(
-                f"{given('output', self.path)}: another process works there; wait for it, "
-                f"or choose another {setting('output')}"
-            ) from None
+            raise RunDirectoryError(self._in_use(going_on)) from None
         except (NotImplementedError, OSError):
             yield
             return
@@ -112,6 +113,31 @@ class RunDirectory:
             yield
         finally:
             lock.release()
+
+    def _in_use(self, going_on: bool) -> str:
+        process = self.user
+        if not going_on:
+            remedy = f"wait for it, or choose another {setting('output')}"
+            return f"{given('output', self.path)}: {process} works there; {remedy}"
+        stop = f", or stop it with `kill {process.split()[-1]}`, which saves it" if process != _SOMEONE else ""
+        return f"run = {str(self.path)!r}: {process} works there; wait for it{stop}"
+
+    @property
+    def user(self) -> str:
+        """What works here now, in words: a process by its number, as far as the system tells."""
+        number = holder_of(self.path / LOCK)
+        return _SOMEONE if number is None else f"process {number}"
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process works here now; False where there is nothing, or the file system has no locks."""
+        if not (self.path / LOCK).is_file():
+            return False
+        try:
+            with self.sole_user():
+                return False
+        except RunDirectoryError:
+            return True
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Replace a file of the run, whole or not at all."""
@@ -136,6 +162,11 @@ class RunDirectory:
     def read_json(self, name: str, remedy: str = "train anew", *, unchanged: bool = True) -> dict[str, Any]:
         """Read a JSON object; raises `RunDirectoryError` when it is missing, corrupt or, with `unchanged`, edited."""
         return read_document(self.path / name, f"run = {str(self.path)!r}", remedy, unchanged=unchanged)
+
+    def read_result(self) -> dict[str, Any]:
+        """Return `result.json`; raises `RunDirectoryError` where the run is not finished, or the file is damaged."""
+        remedy = f"finish it with `subsetopt resume {self.path}`"
+        return result_content(self.path, f"wait for {self.user}, which works there" if self.in_use else remedy)
 
     def write_toml(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a TOML file, leaving out settings that are None."""

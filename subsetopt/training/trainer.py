@@ -18,7 +18,7 @@ from subsetopt.training.prediction.predictor import Predictor, load_predictor
 from subsetopt.training.progress import Progress
 from subsetopt.training.resume import resume_run
 from subsetopt.training.run import train
-from subsetopt.training.run_directory import CONFIG, RESULT, RunDirectory
+from subsetopt.training.run_directory import CONFIG, RunDirectory
 from subsetopt.training.settings.run import make_config, read_toml
 from subsetopt.training.stored_settings import load_config
 
@@ -170,7 +170,7 @@ class SubsetTrainer:
         if model is not None:
             require_module("model", model)
         run = RunDirectory.open(Path(directory))
-        result = run.read_json(RESULT)
+        result = run.read_result()
         last = load_predictor(run.path, model=model)
         better = (result.get("models") or {}).get("best")
         best = load_predictor(run.path, model=model, which="best") if better else None
