@@ -24,6 +24,9 @@ _TEMPORARY = re.compile(r"^\..+\.\d+\.tmp$")
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 def replace_file(target: Path, content: bytes, remedy: str = "make room") -> Path:
     """Write `target` so that a reader, or a crash, sees the old content or the new, and return it.
 
@@ -44,11 +47,20 @@ def replace_file_by(target: Path, pieces: Iterable[bytes | memoryview], remedy: 
         temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({reason(error)}); {remedy}") from None
+        raise RunDirectoryError(cannot_be_written(target, error, remedy)) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return target
+
+
+def cannot_be_written(target: Path, error: OSError, remedy: str) -> str:
+    """Return in one line why a file cannot be written, and `remedy`, unless its folder is gone."""
+    if isinstance(error, FileNotFoundError) and not target.parent.exists():
+        remedy = "its folder was removed or renamed meanwhile: put it back, or go on where it is now"
+    elif error.errno in _NOT_WRITABLE:
+        remedy = remedy.replace("make room", "make its folder writable")
+    return f"output = {str(target)!r}: cannot be written ({reason(error)}); {remedy}"
 
 
 def check_writable(folder: Path, names: tuple[str, ...], setting: str = "output") -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from subsetopt.documents.analysis import AnalysedPhase
-from subsetopt.errors import ModelError, RunDirectoryError, SettingError, setting
+from subsetopt.errors import ModelError, RunDirectoryError, SettingError, setting, typed
 from subsetopt.objective import Objective
 from subsetopt.saving import under
 from subsetopt.training.budget import Budget
@@ -127,7 +127,7 @@ def _load_phase(
     records: Sequence[Mapping[str, Any]] = [] if checkpoint is None else checkpoint[1]["records"]
     if checkpoint is None or not records:
         raise RunDirectoryError(
-            f"run = {str(directory.path)!r}: no phase is finished; `subsetopt resume {directory.path}`"
+            f"run = {str(directory.path)!r}: no phase is finished; `subsetopt resume {typed(directory.path)}`"
         )
     there = [index for index, record in enumerate(records) if on in (None, record["data"])]
     if not there:

@@ -18,8 +18,9 @@ import filelock
 import tomli_w
 from torch import Tensor
 
-from subsetopt.errors import RunDirectoryError, given, setting
+from subsetopt.errors import RunDirectoryError, given, setting, typed
 from subsetopt.files import (
+    cannot_be_written,
     check_writable,
     holder_of,
     read_document,
@@ -46,10 +47,11 @@ _WRITTEN = (METRICS, CHECKPOINT, STATE, MODEL, BEST, RESULT, LOG, ENVIRONMENT, F
 
 
 class RunDirectory:
-    """Reads and writes the files of one run."""
+    """Reads and writes the files of one run, or of a study; `remedy` is for files that cannot be written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remedy: str | None = None) -> None:
         self.path = path
+        self._remedy = remedy or f"make room, then `subsetopt resume {typed(path)}`"
 
     @classmethod
     def create(cls, path: Path | None, stem: str, config: Mapping[str, Any]) -> RunDirectory:
@@ -90,7 +92,10 @@ class RunDirectory:
             problem = f"has no {CONFIG}" if os.path.isdir(path) else "is not a directory"  # noqa: PTH112
             remedy = "give the directory that a run was written to"
             if os.path.isfile(path / STUDY):  # noqa: PTH113
-                problem, remedy = "holds a study", f"give one of its runs, in {path / 'cells'}, or `subsetopt report`"
+                problem, remedy = (
+                    "holds a study",
+                    f"give one of its runs, in {path / 'cells'}, or `subsetopt report {typed(path)}`",
+                )
             raise RunDirectoryError(f"run = {str(path)!r}: {problem}; {remedy}")
         return cls(path)
 
@@ -143,10 +148,6 @@ class RunDirectory:
         """Replace a file of the run, whole or not at all."""
         replace_file(self.path / name, data, self._remedy)
 
-    @property
-    def _remedy(self) -> str:
-        return f"make room, then `subsetopt resume {self.path}`"
-
     def prepare_to_go_on(self) -> None:
         """Raise `RunDirectoryError` for whatever could not be written later, and remove what a crash left half-written.
 
@@ -165,7 +166,7 @@ class RunDirectory:
 
     def read_result(self) -> dict[str, Any]:
         """Return `result.json`; raises `RunDirectoryError` where the run is not finished, or the file is damaged."""
-        remedy = f"finish it with `subsetopt resume {self.path}`"
+        remedy = f"finish it with `subsetopt resume {typed(self.path)}`"
         return result_content(self.path, f"wait for {self.user}, which works there" if self.in_use else remedy)
 
     def write_toml(self, name: str, content: Mapping[str, Any]) -> None:
@@ -203,7 +204,7 @@ class RunDirectory:
 
     def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         """Read named tensors and what was saved beside; raises `RunDirectoryError` when missing, corrupt or changed."""
-        return self._load(name, f"finish the run, or restore the file: `subsetopt resume {self.path}`")
+        return self._load(name, f"finish the run, or restore the file: `subsetopt resume {typed(self.path)}`")
 
     def _load(self, name: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         try:
@@ -218,10 +219,7 @@ class RunDirectory:
                 file.write(line + "\n")
                 return file.tell()
         except OSError as error:
-            raise RunDirectoryError(
-                f"output = {str(self.path / name)!r}: cannot be written ({reason(error)}); "
-                f"make room, then `subsetopt resume {self.path}`"
-            ) from None
+            raise RunDirectoryError(cannot_be_written(self.path / name, error, self._remedy)) from None
 
     def cut_metrics(self, length: int, warn: Callable[[str], None]) -> int:
         """Drop the lines written after the checkpoint, beyond `length` bytes, and return the file's length.
@@ -247,10 +245,13 @@ class RunDirectory:
 def _why_taken(path: Path) -> str:
     """Return why a new run cannot go to `path`, which exists, and what to do."""
     if not path.is_dir():
-        return f"is a file; choose another {setting('output')}"
+        what = "is a link to nothing" if path.is_symlink() and not path.exists() else "is a file"
+        return f"{what}; choose another {setting('output')}"
     if (path / CONFIG).is_file():
-        return f"exists already; choose another {setting('output')}, or `subsetopt resume {path}`"
-    return f"exists already and holds no run; remove it, or choose another {setting('output')}"
+        return f"exists already; choose another {setting('output')}, or `subsetopt resume {typed(path)}`"
+    if any(path.iterdir()):  # which may be a home directory: nobody is to remove it
+        return f"exists already and holds other files than a run's; choose another {setting('output')}"
+    return f"exists already and is empty; remove it, or choose another {setting('output')}"
 
 
 def finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from subsetopt.distributed import Ranks
+from subsetopt.errors import typed
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.phases.factory import build_phases
 from subsetopt.training.phases.protocol import Phase
@@ -63,4 +64,6 @@ def set_resume_hint(ranks: Ranks, directory: RunDirectory | None) -> None:
     """Set on every rank how the run is resumed if it loses another."""
     path = ranks.broadcast(None if directory is None else str(directory.path))
     if path is not None:
-        ranks.resume_hint = f"`subsetopt resume {path}` goes on from the last checkpoint, with any number of ranks"
+        ranks.resume_hint = (
+            f"`subsetopt resume {typed(path)}` goes on from the last checkpoint, with any number of ranks"
+        )
