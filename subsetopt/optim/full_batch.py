@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DistributedSampler, RandomSampler, WeightedRandomSampler
 from tqdm import tqdm
 
+from subsetopt.arguments import require_module
 from subsetopt.distributed import Ranks, initialised
 from subsetopt.errors import SettingError, UserError
 from subsetopt.objective.arithmetic import accumulation_dtype
@@ -51,10 +52,19 @@ def full_batch_closure(
     in each call; it warns of BatchNorm in training mode, whose outputs depend on the batches.
     """
     _check_loader(loader, max_samples)
+    require_module("model", model)
     inner = cast(nn.Module, model.module) if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    if any(p.is_meta for p in inner.parameters()):
+        raise UserError("model: its parameters are on the meta device and hold no numbers; load or initialise it first")
     if not any(p.requires_grad for p in inner.parameters()):
         raise UserError("model: none of its parameters requires a gradient; unfreeze some")
     return _FullBatch(inner, loss, loader, device, max_samples, process_group)
+
+
+_NO_GRADIENT = (
+    "loss: it does not depend on a parameter that requires a gradient; do not detach it, nor use no_grad or "
+    "checkpoints with use_reentrant=True in the model"
+)
 
 
 class _FullBatch:
@@ -88,6 +98,8 @@ class _FullBatch:
                 if not self._checked:
                     self._check(batch, count)
                 total, weight = self._sum(batch, count)
+                if not total.requires_grad:
+                    raise UserError(_NO_GRADIENT)
                 total.backward()
                 totals += torch.stack(
                     [total.detach().to(totals), torch.as_tensor(weight, device=totals.device).detach().to(totals)]
@@ -148,7 +160,10 @@ class _FullBatch:
         (whole, weight), (again, _) = self._sum(batch, count), self._sum(batch, count)
         close = torch.finfo(whole.dtype).eps ** 0.5
         if not torch.allclose(whole, again, rtol=close, atol=0, equal_nan=True):
-            raise UserError("model: two evaluations of one batch differ; call model.eval() to turn dropout off")
+            raise UserError(
+                "model: two evaluations of one batch differ; call model.eval() to turn dropout off, and let forward "
+                "neither draw random numbers nor change its inputs or what it keeps from call to call"
+            )
         self._checked = True
         norms = [m for m in self._model.modules() if isinstance(m, _BatchNorm) and m.training]
         if norms:

@@ -132,6 +132,18 @@ def _root(outputs: Tensor, y: Tensor) -> Tensor:
     return nn.functional.mse_loss(outputs[:, 0], y.double()).sqrt()
 
 
+class Doubling(nn.Module):
+    """Keeps how often it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.factor *= 2
+        return x * self.factor
+
+
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: full_batch_closure(net(), _weighted, loader(23))(), "no mean over samples"),
     (lambda: full_batch_closure(net(), _ignoring, loader(10))(), "no mean over samples"),
@@ -148,6 +160,14 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         lambda: full_batch_closure(net(), nn.functional.cross_entropy, loader(5, shuffle=True, drop_last=True)),
         "shuffle",
     ),
+    (lambda: full_batch_closure(lambda x: x, nn.functional.cross_entropy, loader(5)), "model = <function"),
+    (lambda: full_batch_closure(nn.Linear, nn.functional.cross_entropy, loader(5)), "is a class, not a model"),
+    (lambda: full_batch_closure(net().to("meta"), nn.functional.cross_entropy, loader(5)), "on the meta device"),
+    (
+        lambda: full_batch_closure(net(), lambda out, y: nn.functional.cross_entropy(out.detach(), y), loader(5))(),
+        "does not depend on a parameter",
+    ),
+    (lambda: full_batch_closure(net(Doubling()), nn.functional.cross_entropy, loader(5))(), "nor change its inputs"),
     (lambda: full_batch_closure(net().requires_grad_(False), nn.functional.cross_entropy, loader(5)), "unfreeze"),
     (
         lambda: full_batch_closure(
