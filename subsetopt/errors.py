@@ -110,7 +110,8 @@ def command_help() -> str:
 
 def was_typed(name: str, value: object) -> bool:
     """Return whether the command line that runs has the flag of this setting with this value, if only its default."""
-    return setting(name, value).split()[0] in (argument.partition("=")[0] for argument in _arguments or ())
+    flag = setting(name, value) if isinstance(value, bool) else flag_of(name)
+    return flag in (argument.partition("=")[0] for argument in _arguments or ())
 
 
 def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError:

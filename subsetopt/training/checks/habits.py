@@ -38,9 +38,11 @@ def phase_notes(config: RunConfig) -> list[str]:
 
     For what a user has written: the cells of a study have the settings that their phases were planned from.
     """
+    if not config.phase:
+        return []
     planning = ("Solve", "Strategy", "Warm-up", "Hand-off")
     without = [name for name in _changed(config) if _heading(name) in planning and name not in ("l2", "max_epochs")]
-    if not config.phase or not without:
+    if not without:
         return []
     named = ", ".join(setting(name) for name in without[:3]) + (" and others" if len(without) > 3 else "")
     return [f"{named}: no effect beside [[phase]], which lists what the run does; set it there"]
