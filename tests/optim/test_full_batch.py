@@ -152,6 +152,15 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: full_batch_closure(net(), lambda out, y: out, loader(9))(), "loss: it returns shape"),
     (lambda: full_batch_closure(net(), lambda out, y: 1.0, loader(9))(), "loss: it returns float"),
     (lambda: full_batch_closure(net(), nn.functional.cross_entropy, [])(), "no samples"),
+    (
+        lambda: full_batch_closure(net(), nn.functional.cross_entropy, [(x[:0], y[:0]) for x, y in [rows()]])(),
+        "no samp",
+    ),
+    (
+        lambda: full_batch_closure(net(), nn.functional.cross_entropy, DataLoader(TensorDataset(*rows()), None))(),
+        "single rows",
+    ),
+    (lambda: full_batch_closure(net(), nn.functional.cross_entropy, [("a", "b")])(), "holds no tensors"),
     (lambda: full_batch_closure(net(), nn.functional.cross_entropy, [(rows()[0], rows()[1][:2])])(), "lengths [2, 23]"),
     (lambda: full_batch_closure(net(), nn.functional.cross_entropy, 42), "loader = 'int'"),
     (lambda: full_batch_closure(net(), nn.functional.cross_entropy, loader(5), max_samples=0), "max_samples = 0"),
@@ -178,6 +187,37 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         "repeats rows",
     ),
 ]
+
+
+class Jitter(torch.utils.data.Dataset[Any]):
+    """Rows with a random transform, as for augmentation."""
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, row: int) -> Any:
+        x, y = rows()
+        return x[row] + self.size * torch.rand(()).double(), y[row]
+
+
+def test_samples_that_differ_from_call_to_call_are_refused() -> None:
+    for size in (1.0, 1e-3):
+        closure = full_batch_closure(net(), nn.functional.cross_entropy, DataLoader(Jitter(size), batch_size=5))
+        closure()
+        with pytest.raises(UserError, match=r"two calls gave other samples \(random transforms\?\)"):
+            closure()
+        closure = full_batch_closure(net(), nn.functional.cross_entropy, list(DataLoader(Jitter(size), batch_size=5)))
+        assert closure() == closure() == closure()
+
+
+def test_an_empty_batch_counts_nothing() -> None:
+    x, y = rows()
+    value, _ = dense(net(), nn.functional.cross_entropy)
+    for batches in ([(x[:0], y[:0]), (x, y)], [(x[:9], y[:9]), (x[:0], y[:0]), (x[9:], y[9:])]):
+        torch.testing.assert_close(full_batch_closure(net(), nn.functional.cross_entropy, batches)(), value)
 
 
 @pytest.mark.parametrize("case", range(len(REFUSED)))
