@@ -58,6 +58,8 @@ def cannot_be_written(target: Path, error: OSError, remedy: str) -> str:
     """Return in one line why a file cannot be written, and `remedy`, unless its folder is gone."""
     if isinstance(error, FileNotFoundError) and not target.parent.exists():
         remedy = "its folder was removed or renamed meanwhile: put it back, or go on where it is now"
+    elif isinstance(error, IsADirectoryError):
+        remedy = "remove that folder, then go on"
     elif error.errno in _NOT_WRITABLE:
         remedy = remedy.replace("make room", "make its folder writable")
     return f"output = {str(target)!r}: cannot be written ({reason(error)}); {remedy}"

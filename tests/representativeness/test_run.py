@@ -141,3 +141,18 @@ def test_a_study_on_a_full_disk_goes_on_by_the_same_command(
             run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
     monkeypatch.undo()
     assert run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_folder_in_place_of_a_minimum_named(
+    regression: RunConfig, tmp_path: Path
+) -> None:
+    run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
+    (tmp_path / "a" / "cells" / ".f0.2.json.99999.tmp").write_text("half")
+    (tmp_path / "a" / ".results.csv.99999.tmp").write_text("half")
+    run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
+    assert not list((tmp_path / "a").rglob(".*.tmp"))
+    cell = next((tmp_path / "a" / "cells").glob("f0.2-*.json"))
+    cell.unlink()
+    cell.mkdir()
+    with pytest.raises(UserError, match=r"cannot be written \(Is a directory\); remove that folder, then go on"):
+        run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
