@@ -8,6 +8,7 @@ them as the reader would type them: a keyword in Python, a flag on the command l
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -90,6 +91,12 @@ def command_line(arguments: Sequence[str]) -> Iterator[None]:
         _arguments = before
 
 
+def typed(path: object) -> str:
+    """Return a path as a shell takes it in a command that a remedy shows: quoted where it must be, never an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
 def on_command_line() -> bool:
     """Return whether a command line is run, whose remedies are commands and flags."""
     return _arguments is not None
@@ -103,7 +110,8 @@ def command_help() -> str:
 
 def was_typed(name: str, value: object) -> bool:
     """Return whether the command line that runs has the flag of this setting with this value, if only its default."""
-    return setting(name, value).split()[0] in (argument.partition("=")[0] for argument in _arguments or ())
+    flag = setting(name, value) if isinstance(value, bool) else flag_of(name)
+    return flag in (argument.partition("=")[0] for argument in _arguments or ())
 
 
 def together(settings: Mapping[str, object]) -> str:
@@ -114,9 +122,17 @@ def together(settings: Mapping[str, object]) -> str:
 def unknown_name(setting: str, value: str, known: Iterable[str]) -> SettingError:
     """Return the error for a name that is not among `known`, with "did you mean" where something is close."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-    remedy = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(names)}"
+    close = _alike(value, names) or difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    remedy = f"did you mean {' or '.join(map(repr, close))}?" if close else f"choose one of {', '.join(names)}"
     return SettingError(setting, value, "unknown name", remedy)
+
+
+def _alike(value: str, names: Sequence[str]) -> list[str]:
+    """Return the names that are `value` in another spelling, else up to three that end in it: handoff_lr for lr."""
+    plain = value.strip().lower().replace("-", "_")
+    same = [name for name in names if name.lower().replace("-", "_") == plain]
+    ending = [name for name in names if name.endswith(f"_{plain}")]
+    return same or (ending if len(ending) <= 3 else [])
 
 
 def given(name: str, value: object) -> str:

@@ -24,6 +24,9 @@ _TEMPORARY = re.compile(r"^\..+\.\d+\.tmp$")
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 def replace_file(target: Path, content: bytes, remedy: str = "make room") -> Path:
     """Write `target` so that a reader, or a crash, sees the old content or the new, and return it.
 
@@ -44,22 +47,29 @@ def replace_file_by(target: Path, pieces: Iterable[bytes | memoryview], remedy: 
         temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise RunDirectoryError(f"output = {str(target)!r}: cannot be written ({reason(error)}); {remedy}") from None
+        raise RunDirectoryError(cannot_be_written(target, error, remedy)) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return target
 
 
+def cannot_be_written(target: Path, error: OSError, remedy: str) -> str:
+    """Return in one line why a file cannot be written, and `remedy`, unless its folder is gone."""
+    if isinstance(error, FileNotFoundError) and not target.parent.exists():
+        remedy = "its folder was removed or renamed meanwhile: put it back, or go on where it is now"
+    elif isinstance(error, IsADirectoryError):
+        remedy = "remove that folder, then go on"
+    elif error.errno in _NOT_WRITABLE:
+        remedy = remedy.replace("make room", "make its folder writable")
+    return f"output = {str(target)!r}: cannot be written ({reason(error)}); {remedy}"
+
+
 def check_writable(folder: Path, names: tuple[str, ...], setting: str = "output") -> None:
     """Raise `RunDirectoryError` where one of the files could not be written later: better now than after hours."""
     for name in names:
-        path = folder / name
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise RunDirectoryError(
-                    f"{given(setting, folder)}: {name} is no regular file; remove it, then go on"
-                ) from None
+        if _blocked(folder / name):
+            raise RunDirectoryError(f"{given(setting, folder)}: {name} is no regular file; remove it, then go on")
     probe = folder / f".writable.{os.getpid()}.tmp"
     try:
         with probe.open("wb") as file:
@@ -73,6 +83,16 @@ def check_writable(folder: Path, names: tuple[str, ...], setting: str = "output"
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def _blocked(path: Path) -> bool:
+    """Return whether something that is no file stands where one is to be written."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno == errno.ELOOP  # what cannot be looked at for another reason, the probe tells
 
 
 def remove_temporary(folder: Path) -> None:
@@ -149,3 +169,18 @@ def file_digest(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def holder_of(lock: Path) -> int | None:
+    """Return the number of the process that holds a lock on a file; None where the system does not tell.
+
+    Linux lists locks in /proc/locks by the file's device and inode; a process of another machine has no number there.
+    """
+    try:
+        file = lock.stat()
+        listed = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return None
+    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    numbers = [fields[4] for fields in listed if len(fields) > 5 and fields[5] == place and fields[1] != "->"]
+    return next((int(number) for number in numbers if number.isdecimal() and int(number) > 0), None)

@@ -102,3 +102,19 @@ def test_errors_cross_process_borders_with_their_text(error: UserError) -> None:
 def test_a_value_is_shown_as_typed(typed: list[str], name: str, value: object, shown: str) -> None:
     with command_line(typed):
         assert str(SettingError(name, value, "is wrong")) == f"{shown}: is wrong"
+
+
+@pytest.mark.parametrize(
+    ("value", "known", "remedy"),
+    [
+        ("LBFGS", ["lbfgs", "scipy:BFGS"], "did you mean 'lbfgs'?"),
+        ("newton_cg", ["newton-cg", "newton"], "did you mean 'newton-cg'?"),
+        ("lr", ["handoff_lr", "solver", "warmup_lr"], "did you mean 'handoff_lr' or 'warmup_lr'?"),
+        ("args", ["a_args", "b_args", "c_args", "d_args"], "did you mean 'd_args'?"),
+        ("zzz", ["lbfgs", "ncg"], "choose one of lbfgs, ncg"),
+    ],
+)
+def test_a_name_in_another_spelling_is_meant_before_one_that_looks_alike(
+    value: str, known: list[str], remedy: str
+) -> None:
+    assert unknown_name("solver", value, known).remedy == remedy

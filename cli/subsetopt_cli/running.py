@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subsetopt.distributed import is_main
+from subsetopt.errors import typed
 from subsetopt.imports import uncollected
 from subsetopt_cli.failures import INTERRUPTED
 from subsetopt_cli.output import print_json, standard_output_reserved
@@ -45,7 +46,7 @@ def progress_shown(quiet: bool) -> Iterator[Progress]:
     except Interrupted as stop:
         bars.close()
         if is_main():
-            click.echo(f"Interrupted; resume with: subsetopt resume {stop.directory}", err=True)
+            click.echo(f"Interrupted; resume with: subsetopt resume {typed(stop.directory)}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
         bars.close()

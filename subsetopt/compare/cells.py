@@ -12,6 +12,7 @@ import re
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -207,6 +208,8 @@ def run_cell(cell: Cell, root: Path, threads: int | None = None) -> CellOutcome:
             if _begun(directory):
                 resume_run(directory, splits=splits, figure=False, may_idle=True)
             else:
+                with RunDirectory(directory).sole_user(going_on=True) if directory.is_dir() else nullcontext():
+                    pass  # a process that has only begun, elsewhere, keeps its directory
                 shutil.rmtree(directory, ignore_errors=True)  # killed before it had begun
                 config = cell.config.model_copy(update={"output": directory})
                 train(config, splits=splits, figure=False, may_idle=True, save_at_once=False)

@@ -26,6 +26,7 @@ from subsetopt.training.phases.first_order.inline_arguments import split_list
 from subsetopt.training.settings.declaration import declaration, declared, names_of
 from subsetopt.training.settings.phase import Settings, present_names
 from subsetopt.training.settings.run import RunConfig, make_config
+from subsetopt.training.settings.values import problem_of
 
 BudgetUnit = Literal["epochs", "seconds"]
 DEFAULT_METHODS = ("lbfgs@0.1+full", "lbfgs@0.1+srs", "lbfgs", "adam", "sgd", "srs@0.1")
@@ -266,7 +267,7 @@ def _one_line(error: ValueError, given: Mapping[str, Any]) -> SettingError:
     if not isinstance(error, ValidationError):
         return SettingsConflictError(str(error), _explained())
     first = error.errors(include_url=False)[0]
-    problem = str(first["msg"]).removeprefix("Value error, ").replace("\n", " ")
+    problem = problem_of(first)
     if not first["loc"]:
         return SettingsConflictError(problem, _explained())
     name = str(first["loc"][0])

@@ -5,6 +5,7 @@ Workers on other machines need the study's directory, the data and this package 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -13,7 +14,8 @@ from typing import Protocol
 
 from subsetopt.compare.cells import Cell, CellOutcome, run_cell, set_aside
 from subsetopt.report.numbers import counted
-from subsetopt.study.workers import StudyInterrupted, Workers, each, interruptible
+from subsetopt.study.workers import LOOK, StudyInterrupted, Workers, each, interruptible
+from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.stop_request import requests_taken
 
 
@@ -60,6 +62,8 @@ def run_cells(
     """Run `cells` and return their outcomes by id; raises `StudyInterrupted` when asked to stop."""
     cells = list({cell.id: cell for cell in cells}.values())
     progress.planned(title, cells)
+    with interruptible():
+        _wait_for_others(cells, root, progress)
     if others := [other for cell in cells if (other := set_aside(cell, root)) is not None]:
         progress.message(not_reused(others))
     outcomes: dict[str, CellOutcome] = {}
@@ -73,6 +77,19 @@ def run_cells(
             if requests_taken() > asked:  # too late for the cell, which was done or failed instead
                 raise StudyInterrupted
     return outcomes
+
+
+def _wait_for_others(cells: Sequence[Cell], root: Path, progress: StudyProgress) -> None:
+    """Wait until no other process works on one of the cells.
+
+    A worker whose study was killed saves its run after a step, which may take long; the study is then begun again.
+    """
+    for cell in cells:
+        directory = RunDirectory(cell.directory(root))
+        if directory.in_use:
+            progress.message(f"{cell.id}: {directory.user} works there; waiting for it")
+        while directory.in_use:
+            time.sleep(LOOK)
 
 
 def _outcomes(cells: Sequence[Cell], root: Path, workers: Workers) -> Iterable[tuple[Cell, CellOutcome]]:

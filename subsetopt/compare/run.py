@@ -17,8 +17,10 @@ from subsetopt.documents.comparison import ComparisonDocument
 from subsetopt.errors import SettingError
 from subsetopt.files import sealed
 from subsetopt.report.study.files import CURVES, STUDY, SUMMARY
+from subsetopt.study.contents import require_same
 from subsetopt.study.directory import COMPARISON, RESULTS, open_study, write_csv
 from subsetopt.study.workers import Workers
+from subsetopt.training.context import PreparedRun
 from subsetopt.training.run import check_run
 from subsetopt.training.run_directory import RunDirectory
 from subsetopt.training.splits import SplitName
@@ -40,7 +42,7 @@ def run_comparison(
     """
     workers, progress, output = workers or Workers(), progress or SilentStudy(), Path(output)
     maker = CellMaker(study)
-    check_study(maker)
+    prepared = check_study(maker)
     for note in unused_notes(maker):
         progress.message(f"Warning: {note}")
 
@@ -48,6 +50,7 @@ def run_comparison(
         return run_cells(title, cells, output, workers, progress)
 
     with open_study(output, COMPARISON) as directory:
+        require_same(directory, prepared)
         directory.write_toml(STUDY, study.to_toml())
         return _compare(maker, output, directory, run, command)
 
@@ -74,15 +77,24 @@ def _compare(
     return summary
 
 
-def check_study(maker: CellMaker) -> None:
-    """Raise `UserError` for settings that no run could start with, before anything is written or trained."""
+def check_study(maker: CellMaker) -> PreparedRun:
+    """Raise `UserError` for settings that no run could start with, before anything is written or trained.
+
+    Return data and model of the first cell.
+    """
     config = maker.study.config
+    first: PreparedRun | None = None
     for name in maker.methods:
         try:
-            data = check_run(maker.cell(name, min(config.budget), config.seeds[0]).config, may_idle=True).data
+            prepared = check_run(maker.cell(name, min(config.budget), config.seeds[0]).config, may_idle=True)
         except SettingError as error:
             raise of_method(maker.methods[name], error) from None
-        if not data.samples(SplitName.TEST):
-            raise SettingError("dataset", data.dataset.name, "has no test data to compare on", "add a test split")
+        if not prepared.data.samples(SplitName.TEST):
+            raise SettingError(
+                "dataset", prepared.data.dataset.name, "has no test data to compare on", "add a test split"
+            )
         for budget in config.budget:
             maker.cell(name, budget, config.seeds[0])
+        first = first or prepared
+    assert first is not None, "a study has a method"
+    return first

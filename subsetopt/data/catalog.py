@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from subsetopt.data.tables.encoding import TableEncoding
-from subsetopt.errors import DataError, setting
+from subsetopt.errors import DataError, setting, typed
 from subsetopt.registry import Registry
 
 _MOST_BYTES = 2**31
@@ -104,7 +104,7 @@ def not_found(dataset: str, what: str, places: Sequence[Path], root: Path) -> Da
     """Return the error for files of a published data set that are in none of `places`."""
     looked = ", ".join(str(place) for place in places)
     return DataError(
-        f"{dataset}: {what} not found in {looked}; run `subsetopt download {dataset} --data-dir {root}` "
+        f"{dataset}: {what} not found in {looked}; run `subsetopt download {dataset} --data-dir {typed(root)}` "
         f"or name the folder that has the data with {setting('data_dir')} or {DATA_VARIABLE}"
     )
 

@@ -94,8 +94,10 @@ def check_output_shape(model: nn.Module, inputs: Inputs, n_outputs: int | None) 
         return n_outputs or 1  # it has no values to compute with, as will be said of it
     n = len(inputs)
     outputs = _evaluate(model, _fitting(model, inputs))
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
-        kind = str(outputs.dtype) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.layout != torch.strided:
+        kind = type(outputs).__name__
+        if isinstance(outputs, Tensor):
+            kind = str(outputs.dtype if outputs.layout == torch.strided else outputs.layout)
         own = "" if isinstance(outputs, Tensor) else "; in Python a loss(model, batch) may take it apart"
         raise ModelError(f"model returned {kind} instead of a floating tensor; return the outputs (logits) alone{own}")
     if n_outputs is None:

@@ -69,10 +69,11 @@ def _outputs(flat: FlatModel, parameters: list[Tensor], x: Inputs) -> Tensor:
 
 
 def _checked(outputs: Any, samples: int) -> Tensor:
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim == 0:
+    dense = isinstance(outputs, Tensor) and outputs.layout == torch.strided
+    if not isinstance(outputs, Tensor) or not dense or not outputs.is_floating_point() or outputs.ndim == 0:
         kind = type(outputs).__name__
         if isinstance(outputs, Tensor):
-            kind = f"a {outputs.dtype} tensor of shape {tuple(outputs.shape)}"
+            kind = f"a {outputs.dtype if dense else outputs.layout} tensor of shape {tuple(outputs.shape)}"
         own = "" if isinstance(outputs, Tensor) else ", or give loss=loss(model, batch), which may take it apart"
         raise ModelError(f"model: it returns {kind}; return one floating-point tensor of shape (n, M){own}")
     if len(outputs) != samples or outputs.numel() == 0:
@@ -81,7 +82,10 @@ def _checked(outputs: Any, samples: int) -> Tensor:
             "sample"
         )
     if not outputs.requires_grad and torch.is_grad_enabled():
-        raise ModelError("model: outputs do not depend on its parameters; do not detach them or use no_grad inside it")
+        raise ModelError(
+            "model: outputs do not depend on its parameters; do not detach them, nor use no_grad or checkpoints with "
+            "use_reentrant=True inside it"
+        )
     return outputs
 
 

@@ -31,6 +31,8 @@ def tensors(batch: Any) -> Iterator[Tensor]:
 def batch_size(batch: Any) -> int:
     """Return the samples of a batch: the length of its tensors, which must agree."""
     lengths = {len(tensor) for tensor in tensors(batch) if tensor.dim()}
+    if not lengths:
+        raise UserError("loader: a batch holds no tensors with an axis of samples; give a DataLoader, which makes them")
     if len(lengths) != 1:
         raise UserError(
             f"loader: tensors of a batch have lengths {sorted(lengths)}; the first axis must be the samples"

@@ -12,10 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DistributedSampler, RandomSampler, WeightedRandomSampler
 from tqdm import tqdm
 
+from subsetopt.arguments import require_module
 from subsetopt.distributed import Ranks, initialised
 from subsetopt.errors import SettingError, UserError
 from subsetopt.objective.arithmetic import accumulation_dtype
-from subsetopt.optim.batches import batch_size, cut, head, is_pair, moved
+from subsetopt.optim.batches import batch_size, cut, head, is_pair, moved, tensors
 
 LossFunction = Callable[[Any, Any], Any]
 
@@ -51,14 +52,23 @@ def full_batch_closure(
     in each call; it warns of BatchNorm in training mode, whose outputs depend on the batches.
     """
     _check_loader(loader, max_samples)
+    require_module("model", model)
     inner = cast(nn.Module, model.module) if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    if any(p.is_meta for p in inner.parameters()):
+        raise UserError("model: its parameters are on the meta device and hold no numbers; load or initialise it first")
     if not any(p.requires_grad for p in inner.parameters()):
         raise UserError("model: none of its parameters requires a gradient; unfreeze some")
     return _FullBatch(inner, loss, loader, device, max_samples, process_group)
 
 
+_NO_GRADIENT = (
+    "loss: it does not depend on a parameter that requires a gradient; do not detach it, nor use no_grad or "
+    "checkpoints with use_reentrant=True in the model"
+)
+
+
 class _FullBatch:
-    """The closure; `_checked` turns True after the first batch."""
+    """The closure; `_checked` turns True after the first batch, `_compared` after the second call."""
 
     def __init__(
         self,
@@ -72,6 +82,8 @@ class _FullBatch:
         self._model, self._loss, self._loader, self._max_samples = model, loss, loader, max_samples
         self._device = torch.device(device) if device is not None else next(model.parameters()).device
         self._process_group, self._checked = process_group, False
+        self._content: Tensor | None = None
+        self._compared = False
         self._reduction = getattr(loss, "reduction", "mean")
         if self._reduction not in _REDUCTIONS:
             raise SettingError("loss", self._reduction, "unknown reduction", f"use one of {', '.join(_REDUCTIONS)}")
@@ -82,16 +94,22 @@ class _FullBatch:
         for p in parameters:
             p.grad = None
         totals = torch.zeros(2, dtype=accumulation_dtype(self._device), device=self._device)  # of losses, of samples
+        content = torch.zeros_like(totals)
         ranks = self._ranks()
         with torch.enable_grad():
             for batch, count in self._batches(ranks):
                 if not self._checked:
                     self._check(batch, count)
+                if not self._compared:
+                    content += _content(batch, totals)
                 total, weight = self._sum(batch, count)
+                if not total.requires_grad:
+                    raise UserError(_NO_GRADIENT)
                 total.backward()
                 totals += torch.stack(
                     [total.detach().to(totals), torch.as_tensor(weight, device=totals.device).detach().to(totals)]
                 )
+        self._require_same(content)
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         ranks.sum_(totals, *gradients)
         loss, samples = totals.unbind()
@@ -102,6 +120,20 @@ class _FullBatch:
         for p, gradient in zip(parameters, gradients, strict=True):
             p.grad = gradient.div_(samples.to(gradient.real.dtype))
         return loss / samples
+
+    def _require_same(self, content: Tensor) -> None:
+        """Refuse a second call that has not seen what the first one did: sums over all rows, in any order."""
+        if self._compared:
+            return
+        before, self._content = self._content, content
+        self._compared = before is not None
+        if before is not None and float((content - before)[0].abs()) > torch.finfo(content.dtype).eps ** 0.5 * float(
+            before[1]
+        ):
+            raise UserError(
+                "loader: two calls gave other samples (random transforms?), and all evaluations must see the same; "
+                "leave those out, or give list(loader)"
+            )
 
     def _ranks(self) -> Ranks:
         if self._process_group is None:
@@ -114,6 +146,12 @@ class _FullBatch:
         quiet = None if ranks.main else True  # None: silent unless on a terminal
         for batch in tqdm(self._loader, desc="full batch", leave=False, delay=1.0, disable=quiet):
             count = batch_size(batch)
+            if is_pair(batch) and isinstance(batch[1], Tensor) and not batch[1].dim():
+                raise UserError(
+                    "loader: it gives single rows, not batches of them; give a DataLoader with a batch size"
+                )
+            if not count:
+                continue
             if left is not None:
                 if left <= 0:
                     return
@@ -148,7 +186,10 @@ class _FullBatch:
         (whole, weight), (again, _) = self._sum(batch, count), self._sum(batch, count)
         close = torch.finfo(whole.dtype).eps ** 0.5
         if not torch.allclose(whole, again, rtol=close, atol=0, equal_nan=True):
-            raise UserError("model: two evaluations of one batch differ; call model.eval() to turn dropout off")
+            raise UserError(
+                "model: two evaluations of one batch differ; call model.eval() to turn dropout off, and let forward "
+                "neither draw random numbers nor change its inputs or what it keeps from call to call"
+            )
         self._checked = True
         norms = [m for m in self._model.modules() if isinstance(m, _BatchNorm) and m.training]
         if norms:
@@ -176,6 +217,16 @@ class _FullBatch:
             return None
         parts = zip(outputs.split(split), targets.split(split), split, strict=True)
         return [self._total(self._loss(out, y), n) for out, y, n in parts]
+
+
+def _content(batch: Any, like: Tensor) -> Tensor:
+    """Return (sum, sum of absolute values) of the floating-point numbers of a batch, in the dtype of `like`."""
+    found = torch.zeros_like(like)
+    for tensor in tensors(batch):
+        if tensor.is_floating_point():
+            numbers = tensor.detach().to(like.dtype)
+            found += torch.stack([numbers.sum(), numbers.abs().sum()])
+    return found
 
 
 def _check_loader(loader: Any, max_samples: int | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from subsetopt.documents.run import PhaseEntry, RunDocument
+from subsetopt.errors import typed
 from subsetopt.report.method_name import method_name
 from subsetopt.report.words import is_mini_batch
 
@@ -27,7 +28,7 @@ _RESUMED = "go on to the minimum: the limit was reached first"
 
 def next_steps(result: RunDocument, directory: Path) -> list[Step]:
     """Return commands for the run in `directory`, the most useful first."""
-    run, settings = shlex.quote(str(directory)), _settings(directory)
+    run, settings = typed(directory), _settings(directory)
     if _OBJECT in (settings.get("model"), settings.get("dataset")):
         return [(f"subsetopt report {run}", "draw figure and summary again; all else needs the Python objects")]
     steps = [*_to_the_minimum(result, run, settings), *_on_the_minimum(result, run), *_comparison(result, settings)]

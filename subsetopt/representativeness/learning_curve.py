@@ -132,6 +132,8 @@ def power(share: Floats, offset: float, scale: float, exponent: float) -> Floats
 def _law(shares: Floats, samples: Sequence[Sequence[float]]) -> tuple[PowerLaw | None, list[Floats]]:
     """Return the law and the parameters of its resampled fits; None where errors do not fall, or not by a power law."""
     means = np.array([mean(values) for values in samples])
+    if not means.max() > 0:  # no errors at all
+        return None, []
     spreads = _spreads(shares, samples)
     weights = np.maximum(spreads, 1e-3 * means.max()) / np.sqrt([len(values) for values in samples])
     best = _fitted(shares, means, weights)

@@ -22,6 +22,7 @@ from subsetopt.files import DIGEST, file_digest
 from subsetopt.objective import Objective
 from subsetopt.overdetermination import overdetermination_ratio
 from subsetopt.seeding import derive_seed
+from subsetopt.study.directory import AGAIN
 from subsetopt.training.context import PreparedRun
 from subsetopt.training.loss_scale import minimize_relative
 from subsetopt.training.preparation import prepare
@@ -89,7 +90,7 @@ def draw_subset(data: TrainingData, fraction: float, repeat: int) -> Tensor:
 
 def stored_or_found(run: RunConfig, root: Path, threads: int | None, task: MinimumTask) -> Minimum:
     """Return the minimum that `root` holds, or find and store it; runs in a worker."""
-    directory, name = RunDirectory(root), _file_name(run, task)
+    directory, name = RunDirectory(root, AGAIN), _file_name(run, task)
     stored = _stored(directory, name)
     if stored is not None and (stored.effective_parameters is not None or not task.effective):
         return stored

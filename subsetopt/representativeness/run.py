@@ -22,6 +22,7 @@ from subsetopt.representativeness.minima import Minimum, MinimumTask, draw_subse
 from subsetopt.representativeness.summary import summarise
 from subsetopt.solvers import make_solver
 from subsetopt.solvers.lbfgs import LBFGS
+from subsetopt.study.contents import require_same
 from subsetopt.study.directory import REPRESENTATIVENESS, RESULTS, open_study, write_csv
 from subsetopt.study.seeds import as_seeds
 from subsetopt.study.workers import Workers, each, interruptible
@@ -116,6 +117,7 @@ def run_minima(
     ]
     with open_study(output, REPRESENTATIVENESS) as directory:
         cells = output.absolute() / "cells"
+        require_same(directory, first)
         cells.mkdir(exist_ok=True)
         directory.write_toml(STUDY, _stored_plan(plan))
         if (others := set_aside(plan.run, cells, tasks)) and tell is not None:

@@ -77,7 +77,12 @@ class SubsetClassifier(ClassifierMixin, SubsetEstimator):  # type: ignore[misc] 
             remedy = "fit sklearn.multioutput.MultiOutputClassifier(SubsetClassifier()) for several"
             raise SettingError("y", tuple(shape), "has more than one column of labels", remedy)
         X, y = validated(self, X, y, reset=reset)
-        check_classification_targets(y)
+        try:
+            check_classification_targets(y)
+            np.unique(y if y.dtype == object else y[:0])
+        except TypeError:  # of labels that have no order
+            kinds = sorted({type(label).__name__ for label in np.ravel(y)})
+            raise SettingError("y", kinds, "labels of several types", "give one type, such as y.astype(str)") from None
         return X, column_or_1d(y, warn=True)
 
     def _learn_targets(self, y: NDArray[Any], weights: Floats | None, continued: bool) -> NDArray[Any]:

@@ -18,6 +18,7 @@ from subsetopt.training.run_directory import LOCK, RunDirectory
 RESULTS = "results.csv"
 CELLS = ("cells", "tuning")
 COMPARISON, REPRESENTATIVENESS = "compare", "representativeness"
+AGAIN = "make room, then give the same command again: it goes on"
 _KINDS = {COMPARISON: "a comparison", REPRESENTATIVENESS: "of subset minima"}
 
 
@@ -46,10 +47,12 @@ def open_study(output: Path, kind: str) -> Iterator[RunDirectory]:
         raise RunDirectoryError(
             f"{given('output', output)}: cannot be created ({error.strerror}); choose another {setting('output')}"
         ) from None
-    directory = RunDirectory(output)
+    directory = RunDirectory(output, AGAIN)
     with directory.sole_user():
         check_writable(output, (STUDY, RESULTS, CURVES, SUMMARY))
-        remove_temporary(output)
+        for place in (output, *(output / name for name in CELLS)):
+            if place.is_dir():
+                remove_temporary(place)
         yield directory
 
 
@@ -57,7 +60,7 @@ def _kind(path: Path) -> str | None:
     """Return what the study of a study.toml asks, None where there is none or it cannot be read."""
     try:
         return str(tomllib.loads(path.read_text(encoding="utf-8")).get("kind", COMPARISON))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

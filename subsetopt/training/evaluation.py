@@ -17,7 +17,6 @@ from subsetopt.training.finishing import SPLITS
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run_directory import (
     MODEL,
-    RESULT,
     RunDirectory,
 )
 from subsetopt.training.splits import SplitName
@@ -43,7 +42,7 @@ def evaluate_run(
     Data that are not those of the run are named in `notes`.
     """
     directory = RunDirectory.open(Path(path))
-    result = directory.read_json(RESULT)
+    result = directory.read_result()
     overrides = {"data_dir": data_dir, "device": device}
     config = load_config(directory, model, dataset, {k: v for k, v in overrides.items() if v is not None})
     # The run's own model says all; where it once started may be gone.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from subsetopt.errors import on_command_line
+from subsetopt.errors import on_command_line, typed
 
 CONFIG = "config.toml"
 FOREIGN = "(given as an object)"
@@ -15,7 +15,7 @@ FOREIGN = "(given as an object)"
 def resuming(path: str | Path) -> str:
     """Return what continues the run in a directory; in Python with the objects that it was given."""
     if on_command_line():
-        return f"`subsetopt resume {path}`"
+        return f"`subsetopt resume {typed(path)}`"
     objects = "".join(f", {name}=..." for name in ("model", "dataset") if _settings(Path(path)).get(name) == FOREIGN)
     return f"SubsetTrainer.resume({str(path)!r}{objects})"
 

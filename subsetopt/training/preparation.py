@@ -18,7 +18,7 @@ from subsetopt.data import (
     standardised_targets,
 )
 from subsetopt.distributed import Ranks
-from subsetopt.errors import SettingError, setting
+from subsetopt.errors import SettingError, UserError, setting
 from subsetopt.inputs import Inputs, Parts
 from subsetopt.models import build_model, initialise_lazy, refuse_reserved
 from subsetopt.objective import FlatModel, Loss, ModelLoss, Residuals, tuned_chunk_size
@@ -213,15 +213,16 @@ def _settle_chunk_size(data: TrainingData, run: RunContext) -> None:
 
 
 def _draw_subset(config: RunConfig, dataset: Dataset) -> Tensor:
-    subset = draw(
-        len(dataset.train),
-        fraction=config.subset_share or None,
-        size=config.subset_size,
-        seed=config.seed,
-        stratify=strata(dataset, config.stratify),
-    )
-    if dataset.task == "classification":
-        require_all_classes(dataset.train.targets[subset], dataset.n_outputs)
+    """Return the rows of the subset; all rows where none can be drawn, and no phase would work on it."""
+    share, classes = config.subset_share or None, strata(dataset, config.stratify)
+    try:
+        subset = draw(len(dataset.train), fraction=share, size=config.subset_size, seed=config.seed, stratify=classes)
+        if dataset.task == "classification":
+            require_all_classes(dataset.train.targets[subset], dataset.n_outputs)
+    except UserError:
+        if any(phase.split is SplitName.SUBSET for phase in config.phases()):
+            raise
+        return torch.arange(len(dataset.train), device="cpu")
     return subset
 
 

@@ -62,7 +62,7 @@ def resume_run(
     check_tracker(config, True)
     prepared, phases = prepare_all(config, model, dataset, ranks, may_idle, loss)
     written = directory if ranks.main else None
-    with alone_in(written, ranks), tracking(config, written, ranks.main) as tracker:
+    with alone_in(written, ranks, going_on=True), tracking(config, written, ranks.main) as tracker:
         observed = Observed(shown, callbacks or Callbacks(), tracker)
         loop = Loop(prepared, phases, written, observed)
         ranks.together(lambda: None if written is None else written.prepare_to_go_on())

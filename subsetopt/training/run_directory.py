@@ -18,9 +18,11 @@ import filelock
 import tomli_w
 from torch import Tensor
 
-from subsetopt.errors import RunDirectoryError, given, setting
+from subsetopt.errors import RunDirectoryError, given, setting, typed
 from subsetopt.files import (
+    cannot_be_written,
     check_writable,
+    holder_of,
     read_document,
     reason,
     remove_temporary,
@@ -29,6 +31,7 @@ from subsetopt.files import (
     sealed,
 )
 from subsetopt.report.metrics_file import is_record
+from subsetopt.report.result_file import result_content
 from subsetopt.training.going_on import CONFIG as CONFIG
 from subsetopt.training.going_on import resuming
 from subsetopt.training.saved_tensors import DamagedError, TensorFile, apart, from_file
@@ -39,16 +42,18 @@ FIGURE = "loss.png"
 BEST = "model-best.safetensors"
 LOCK = ".lock"
 STUDY = "study.toml"
+_SOMEONE = "another process"
 SAME = "same"
 """Entry of a checkpoint's state: names of tensors that are stored under another name, whose bits they have."""
 _WRITTEN = (METRICS, CHECKPOINT, STATE, MODEL, BEST, RESULT, LOG, ENVIRONMENT, FIGURE)
 
 
 class RunDirectory:
-    """Reads and writes the files of one run."""
+    """Reads and writes the files of one run, or of a study; `remedy` is for files that cannot be written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remedy: str | None = None) -> None:
         self.path = path
+        self._own_remedy = remedy
 
     @classmethod
     def create(cls, path: Path | None, stem: str, config: Mapping[str, Any]) -> RunDirectory:
@@ -89,24 +94,25 @@ class RunDirectory:
             problem = f"has no {CONFIG}" if os.path.isdir(path) else "is not a directory"  # noqa: PTH112
             remedy = "give the directory that a run was written to"
             if os.path.isfile(path / STUDY):  # noqa: PTH113
-                problem, remedy = "holds a study", f"give one of its runs, in {path / 'cells'}, or `subsetopt report`"
+                problem, remedy = (
+                    "holds a study",
+                    f"give one of its runs, in {path / 'cells'}, or `subsetopt report {typed(path)}`",
+                )
             raise RunDirectoryError(f"run = {str(path)!r}: {problem}; {remedy}")
         return cls(path)
 
     @contextmanager
-    def sole_user(self) -> Iterator[None]:
+    def sole_user(self, *, going_on: bool = False) -> Iterator[None]:
         """Keep other processes out until the end; raises `RunDirectoryError` when one is at work here.
 
         The lock ends with the process, however that ends. Where the file system has no locks, nothing is kept out.
+        `going_on` is for a directory that was there before, where another one is no remedy.
         """
         lock = filelock.FileLock(self.path / LOCK)
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
-            raise RunDirectoryError(
-                f"{given('output', self.path)}: another process works there; wait for it, "
-                f"or choose another {setting('output')}"
-            ) from None
+            raise RunDirectoryError(self._in_use(going_on)) from None
         except (NotImplementedError, OSError):
             yield
             return
@@ -115,13 +121,38 @@ class RunDirectory:
         finally:
             lock.release()
 
+    def _in_use(self, going_on: bool) -> str:
+        process = self.user
+        if not going_on:
+            remedy = f"wait for it, or choose another {setting('output')}"
+            return f"{given('output', self.path)}: {process} works there; {remedy}"
+        stop = f", or stop it with `kill {process.split()[-1]}`, which saves it" if process != _SOMEONE else ""
+        return f"run = {str(self.path)!r}: {process} works there; wait for it{stop}"
+
+    @property
+    def user(self) -> str:
+        """What works here now, in words: a process by its number, as far as the system tells."""
+        number = holder_of(self.path / LOCK)
+        return _SOMEONE if number is None else f"process {number}"
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process works here now; False where there is nothing, or the file system has no locks."""
+        if not (self.path / LOCK).is_file():
+            return False
+        try:
+            with self.sole_user():
+                return False
+        except RunDirectoryError:
+            return True
+
     def write_bytes(self, name: str, data: bytes) -> None:
         """Replace a file of the run, whole or not at all."""
         replace_file(self.path / name, data, self._remedy)
 
     @property
     def _remedy(self) -> str:
-        return f"make room, then {resuming(self.path)}"
+        return self._own_remedy or f"make room, then {resuming(self.path)}"
 
     def prepare_to_go_on(self) -> None:
         """Raise `RunDirectoryError` for whatever could not be written later, and remove what a crash left half-written.
@@ -138,6 +169,11 @@ class RunDirectory:
     def read_json(self, name: str, remedy: str = "train anew", *, unchanged: bool = True) -> dict[str, Any]:
         """Read a JSON object; raises `RunDirectoryError` when it is missing, corrupt or, with `unchanged`, edited."""
         return read_document(self.path / name, f"run = {str(self.path)!r}", remedy, unchanged=unchanged)
+
+    def read_result(self) -> dict[str, Any]:
+        """Return `result.json`; raises `RunDirectoryError` where the run is not finished, or the file is damaged."""
+        remedy = f"finish it: {resuming(self.path)}"
+        return result_content(self.path, f"wait for {self.user}, which works there" if self.in_use else remedy)
 
     def write_toml(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a TOML file, leaving out settings that are None."""
@@ -189,10 +225,7 @@ class RunDirectory:
                 file.write(line + "\n")
                 return file.tell()
         except OSError as error:
-            raise RunDirectoryError(
-                f"output = {str(self.path / name)!r}: cannot be written ({reason(error)}); "
-                f"make room, then {resuming(self.path)}"
-            ) from None
+            raise RunDirectoryError(cannot_be_written(self.path / name, error, self._remedy)) from None
 
     def cut_metrics(self, length: int, warn: Callable[[str], None]) -> int:
         """Drop the lines written after the checkpoint, beyond `length` bytes, and return the file's length.
@@ -218,10 +251,13 @@ class RunDirectory:
 def _why_taken(path: Path) -> str:
     """Return why a new run cannot go to `path`, which exists, and what to do."""
     if not path.is_dir():
-        return f"is a file; choose another {setting('output')}"
+        what = "is a link to nothing" if path.is_symlink() and not path.exists() else "is a file"
+        return f"{what}; choose another {setting('output')}"
     if (path / CONFIG).is_file():
         return f"exists already; choose another {setting('output')}, or {resuming(path)}"
-    return f"exists already and holds no run; remove it, or choose another {setting('output')}"
+    if any(path.iterdir()):  # which may be a home directory: nobody is to remove it
+        return f"exists already and holds other files than a run's; choose another {setting('output')}"
+    return f"exists already and is empty; remove it, or choose another {setting('output')}"
 
 
 def finite(value: Any) -> Any:

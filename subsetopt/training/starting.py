@@ -51,10 +51,12 @@ def show_encoding(prepared: PreparedRun, progress: Progress) -> None:
 
 
 @contextmanager
-def alone_in(directory: RunDirectory | None, ranks: Ranks) -> Iterator[None]:
+def alone_in(directory: RunDirectory | None, ranks: Ranks, *, going_on: bool = False) -> Iterator[None]:
     """Keep other processes out of the directory that this one writes; where that fails, it fails on every rank."""
     with ExitStack() as stack:
-        ranks.together(lambda: None if directory is None else stack.enter_context(directory.sole_user()))
+        ranks.together(
+            lambda: None if directory is None else stack.enter_context(directory.sole_user(going_on=going_on))
+        )
         yield
 
 

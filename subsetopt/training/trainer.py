@@ -12,13 +12,14 @@ from subsetopt.data import Dataset, require_readable
 from subsetopt.data.given.reading import holds_arrays
 from subsetopt.errors import SettingError
 from subsetopt.objective import ModelLoss, Residuals, make_loss
+from subsetopt.training.checks.habits import phase_notes
 from subsetopt.training.finishing import Interrupted, RunResult
-from subsetopt.training.observers import Callback, Callbacks
+from subsetopt.training.observers import LOGGER, Callback, Callbacks
 from subsetopt.training.prediction.predictor import Predictor, load_predictor
 from subsetopt.training.progress import Progress
 from subsetopt.training.resume import resume_run
 from subsetopt.training.run import train
-from subsetopt.training.run_directory import CONFIG, RESULT, RunDirectory
+from subsetopt.training.run_directory import CONFIG, RunDirectory
 from subsetopt.training.settings.run import make_config, read_toml
 from subsetopt.training.stored_settings import load_config
 
@@ -79,6 +80,8 @@ class SubsetTrainer:
         if isinstance(loss, str) and loss != "auto":
             names["loss"] = loss
         self.config = make_config(settings, names)
+        for note in phase_notes(self.config):
+            LOGGER.warning(note)
         self._loss = None if isinstance(loss, str) else loss
         self._model = None if isinstance(model, str) else model
         self._dataset = None if isinstance(dataset, str) else dataset
@@ -170,7 +173,7 @@ class SubsetTrainer:
         if model is not None:
             require_module("model", model)
         run = RunDirectory.open(Path(directory))
-        result = run.read_json(RESULT)
+        result = run.read_result()
         last = load_predictor(run.path, model=model)
         better = (result.get("models") or {}).get("best")
         best = load_predictor(run.path, model=model, which="best") if better else None

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from subsetopt.compare import cells as cells_module
 from subsetopt.compare import execution
 from subsetopt.compare.cells import Cell, CellMaker, CellOutcome
 from subsetopt.compare.config import ValidatedStudy, make_study
+from subsetopt.compare.execution import SilentStudy
 from subsetopt.compare.run import run_comparison
 from subsetopt.compare.summary import RESULT_COLUMNS
 from subsetopt.errors import UserError
@@ -27,7 +29,7 @@ from subsetopt.study.workers import StudyInterrupted, Workers
 from subsetopt.training.budget import Clock
 from subsetopt.training.preparation import prepare
 from subsetopt.training.progress import Silent
-from subsetopt.training.run_directory import ENVIRONMENT, METRICS, RESULT
+from subsetopt.training.run_directory import ENVIRONMENT, METRICS, RESULT, RunDirectory
 from subsetopt.training.stop_request import StopRequest
 from tests.compare.conftest import SMALL
 
@@ -301,3 +303,43 @@ def test_a_budget_in_seconds_ends_the_runs_in_time(tmp_path: Path, monkeypatch: 
         assert row.seconds_mean is not None
         assert row.seconds_mean < 2.0, row  # a step begun in time may end late
     assert (summary.results[1].seconds_mean or 0.0) > 0.5, "adam uses all of it; lbfgs may reach its minimum before"
+
+
+@pytest.mark.parametrize("kept", [(ENVIRONMENT, "config.toml", ".lock"), (".lock",)], ids=["begun", "not begun"])
+def test_a_cell_that_another_process_works_on_is_waited_for(
+    kept: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study killed with its workers in a long step is begun again: its cells are no failures, nor lost."""
+    root, study = tmp_path / "a", make_study({**SMALL, "methods": "adam", "tune": "none", "seeds": "1"})
+    run_comparison(study, root)
+    (cell,) = (root / "cells").iterdir()
+    for path in cell.iterdir():
+        if path.name not in kept:
+            path.unlink()
+    worker, told = ExitStack(), []
+    worker.enter_context(RunDirectory(cell).sole_user())
+    inode = (cell / ".lock").stat().st_ino
+
+    class Told(SilentStudy):
+        def message(self, text: str) -> None:
+            told.append(text)
+
+    def sleep(seconds: float) -> None:
+        assert (cell / ".lock").stat().st_ino == inode
+        worker.close()
+
+    monkeypatch.setattr(execution.time, "sleep", sleep)
+    run_comparison(study, root, progress=Told())
+    assert [text.endswith("works there; waiting for it") for text in told if text.startswith(cell.name)] == [True]
+    assert [row["status"] for row in csv.DictReader((root / "results.csv").open())] == ["done"]
+
+
+def test_a_directory_in_use_is_not_cleared_for_a_cell(tmp_path: Path) -> None:
+    maker = CellMaker(make_study({**SMALL, "tune": "none"}))
+    cell = maker.cell("adam", 2, 0)
+    cell.directory(tmp_path).mkdir(parents=True)
+    with RunDirectory(cell.directory(tmp_path)).sole_user():
+        outcome = cells_module.run_cell(cell, tmp_path)
+        assert outcome.status == "failed" and "works there; wait for it" in outcome.error
+        assert [path.name for path in cell.directory(tmp_path).iterdir()] == [".lock"]
+    assert cells_module.run_cell(cell, tmp_path).status == "done"

@@ -229,6 +229,7 @@ class Output(nn.Module):
         (lambda x: x[:, None, :2], r"must return \(2, 2\): flatten\(1\) its outputs$"),
         (lambda x: (x, x), "model returned tuple instead of a floating tensor"),
         (lambda x: x.argmax(1), "model returned torch.int64 instead"),
+        (lambda x: x[:, :2].to_sparse(), "model returned torch.sparse_coo instead"),
         (lambda x: x[:, :2] / 0, "NaN or infinity for 2 of the first 2 training samples, first for row 0"),
         (
             lambda x: x @ torch.zeros(5, 2),

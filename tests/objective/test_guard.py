@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from subsetopt.errors import ModelError
 from subsetopt.objective import FlatModel, Objective
@@ -106,6 +107,13 @@ def lazy_buffer() -> nn.Module:
         (lambda: Returns(lambda z: z.T), r"16 samples give outputs of shape \(2, 16\)"),
         (lambda: Returns(lambda z: z[:, :0]), r"outputs of shape \(16, 0\)"),
         (lambda: Returns(lambda z: z.detach()), "do not depend on its parameters"),
+        (
+            lambda: Returns(lambda z: checkpoint(torch.tanh, z.detach(), use_reentrant=True)),
+            "use_reentrant=True inside",
+        ),
+        (lambda: Returns(lambda z: z.to_sparse()), r"returns a torch.sparse_coo tensor of shape \(16, 2\); return one"),
+        (lambda: Returns(lambda z: z.to_mkldnn()), "returns a torch._mkldnn tensor"),
+        (lambda: Returns(lambda z: z.to_sparse_csr()), "returns a torch.sparse_csr tensor"),
         (lambda: Returns(lambda z: z.to(torch.complex64)), "returns a torch.complex64 tensor"),
         (lambda: nn.Sequential(nn.Linear(5, 2)).to("meta"), "is on the meta device and has no values"),
         (lambda: nn.LazyLinear(2), "is lazy; run the model once"),

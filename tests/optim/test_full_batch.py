@@ -132,6 +132,18 @@ def _root(outputs: Tensor, y: Tensor) -> Tensor:
     return nn.functional.mse_loss(outputs[:, 0], y.double()).sqrt()
 
 
+class Doubling(nn.Module):
+    """Keeps how often it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.factor *= 2
+        return x * self.factor
+
+
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: full_batch_closure(net(), _weighted, loader(23))(), "no mean over samples"),
     (lambda: full_batch_closure(net(), _ignoring, loader(10))(), "no mean over samples"),
@@ -140,6 +152,15 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: full_batch_closure(net(), lambda out, y: out, loader(9))(), "loss: it returns shape"),
     (lambda: full_batch_closure(net(), lambda out, y: 1.0, loader(9))(), "loss: it returns float"),
     (lambda: full_batch_closure(net(), nn.functional.cross_entropy, [])(), "no samples"),
+    (
+        lambda: full_batch_closure(net(), nn.functional.cross_entropy, [(x[:0], y[:0]) for x, y in [rows()]])(),
+        "no samp",
+    ),
+    (
+        lambda: full_batch_closure(net(), nn.functional.cross_entropy, DataLoader(TensorDataset(*rows()), None))(),
+        "single rows",
+    ),
+    (lambda: full_batch_closure(net(), nn.functional.cross_entropy, [("a", "b")])(), "holds no tensors"),
     (lambda: full_batch_closure(net(), nn.functional.cross_entropy, [(rows()[0], rows()[1][:2])])(), "lengths [2, 23]"),
     (lambda: full_batch_closure(net(), nn.functional.cross_entropy, 42), "loader = 'int'"),
     (lambda: full_batch_closure(net(), nn.functional.cross_entropy, loader(5), max_samples=0), "max_samples = 0"),
@@ -148,6 +169,14 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         lambda: full_batch_closure(net(), nn.functional.cross_entropy, loader(5, shuffle=True, drop_last=True)),
         "shuffle",
     ),
+    (lambda: full_batch_closure(lambda x: x, nn.functional.cross_entropy, loader(5)), "model = <function"),
+    (lambda: full_batch_closure(nn.Linear, nn.functional.cross_entropy, loader(5)), "is a class, not a model"),
+    (lambda: full_batch_closure(net().to("meta"), nn.functional.cross_entropy, loader(5)), "on the meta device"),
+    (
+        lambda: full_batch_closure(net(), lambda out, y: nn.functional.cross_entropy(out.detach(), y), loader(5))(),
+        "does not depend on a parameter",
+    ),
+    (lambda: full_batch_closure(net(Doubling()), nn.functional.cross_entropy, loader(5))(), "nor change its inputs"),
     (lambda: full_batch_closure(net().requires_grad_(False), nn.functional.cross_entropy, loader(5)), "unfreeze"),
     (
         lambda: full_batch_closure(
@@ -158,6 +187,37 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         "repeats rows",
     ),
 ]
+
+
+class Jitter(torch.utils.data.Dataset[Any]):
+    """Rows with a random transform, as for augmentation."""
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, row: int) -> Any:
+        x, y = rows()
+        return x[row] + self.size * torch.rand(()).double(), y[row]
+
+
+def test_samples_that_differ_from_call_to_call_are_refused() -> None:
+    for size in (1.0, 1e-3):
+        closure = full_batch_closure(net(), nn.functional.cross_entropy, DataLoader(Jitter(size), batch_size=5))
+        closure()
+        with pytest.raises(UserError, match=r"two calls gave other samples \(random transforms\?\)"):
+            closure()
+        closure = full_batch_closure(net(), nn.functional.cross_entropy, list(DataLoader(Jitter(size), batch_size=5)))
+        assert closure() == closure() == closure()
+
+
+def test_an_empty_batch_counts_nothing() -> None:
+    x, y = rows()
+    value, _ = dense(net(), nn.functional.cross_entropy)
+    for batches in ([(x[:0], y[:0]), (x, y)], [(x[:9], y[:9]), (x[:0], y[:0]), (x[9:], y[9:])]):
+        torch.testing.assert_close(full_batch_closure(net(), nn.functional.cross_entropy, batches)(), value)
 
 
 @pytest.mark.parametrize("case", range(len(REFUSED)))

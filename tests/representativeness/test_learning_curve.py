@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,3 +193,12 @@ def test_one_minimum_for_each_share_has_a_law_without_a_band() -> None:
     curve = learning_curve(study("accuracy"), rows)
     assert curve.law is not None and curve.law.doubling_interval is None
     assert curve.law.exponent == pytest.approx(0.6, abs=0.02) and "has no band" in curve.answer[-1]
+
+
+def test_no_errors_at_all_have_no_law_and_no_warning() -> None:
+    """Their standard errors are 0, by which scipy divided."""
+    rows = [replace(row, test_metric=1.0) for row in minima((0.02, 0.01, 0.6), 0.0, "accuracy")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        curve = learning_curve(study("accuracy"), rows)
+    assert curve.law is None and curve.band == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,40 @@ def test_minima_found_by_two_processes_are_the_same(regression: RunConfig, tmp_p
 
 
 def test_a_second_process_in_the_same_directory_is_refused(regression: RunConfig, tmp_path: Path) -> None:
-    with open_study(tmp_path / "a", REPRESENTATIVENESS), pytest.raises(UserError, match="another process works there"):
+    with open_study(tmp_path / "a", REPRESENTATIVENESS), pytest.raises(UserError, match=r"process.* works there"):
         run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
     run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
+
+
+def test_a_study_on_a_full_disk_goes_on_by_the_same_command(
+    regression: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study, or one of its minima, is nothing that `subsetopt resume` takes."""
+    replace = Path.replace
+    for suffix in (".json", ".csv"):
+
+        def full(path: Path, target: Path, suffix: str = suffix) -> Path:
+            if target.suffix == suffix:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", full)
+        with pytest.raises(UserError, match=r"No space left on device\); make room, then give the same command again"):
+            run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
+    monkeypatch.undo()
+    assert run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_folder_in_place_of_a_minimum_named(
+    regression: RunConfig, tmp_path: Path
+) -> None:
+    run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
+    (tmp_path / "a" / "cells" / ".f0.2.json.99999.tmp").write_text("half")
+    (tmp_path / "a" / ".results.csv.99999.tmp").write_text("half")
+    run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")
+    assert not list((tmp_path / "a").rglob(".*.tmp"))
+    cell = next((tmp_path / "a" / "cells").glob("f0.2-*.json"))
+    cell.unlink()
+    cell.mkdir()
+    with pytest.raises(UserError, match=r"cannot be written \(Is a directory\); remove that folder, then go on"):
+        run_representativeness(Plan(regression, (0.2,), 1), tmp_path / "a")

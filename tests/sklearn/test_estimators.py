@@ -251,3 +251,11 @@ def test_cross_validation_chooses_a_penalty_that_predicts_better():
     assert classes.predict_proba(X).shape == (len(X), 2)
     with pytest.raises(ValueError, match="l2 = 'few'"):
         SubsetClassifierCV(l2s="few").fit(X, y > 150)
+
+
+@pytest.mark.parametrize("labels", [["a", 1], ["a", None], ["a", 1.5, None]])
+def test_labels_of_several_types_are_refused_in_one_line(labels):
+    with pytest.raises(
+        ValueError, match=r"y = \[.*\]: labels of several types; give one type, such as y.astype\(str\)"
+    ):
+        SubsetClassifier().fit(np.arange(40.0).reshape(20, 2), np.array((labels * 10)[:20], dtype=object))

@@ -4,6 +4,8 @@ import errno
 import json
 import math
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from subsetopt.errors import RunDirectoryError
-from subsetopt.training.run_directory import CHECKPOINT, STATE, RunDirectory
+from subsetopt.training.run_directory import CHECKPOINT, METRICS, MODEL, RESULT, STATE, RunDirectory
 
 
 @pytest.fixture
@@ -124,3 +126,42 @@ def test_opening_what_is_no_run_names_the_path(tmp_path):
         RunDirectory.open(tmp_path / "nowhere")
     with pytest.raises(RunDirectoryError, match="has no config"):
         RunDirectory.open(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "typed"), [("my run", "'my run'"), ("a;b", "'a;b'"), ("-dash", "./-dash")])
+def test_a_command_in_a_remedy_may_be_pasted(name, typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    directory = RunDirectory.create(Path(name), "x", {})
+    with pytest.raises(RunDirectoryError, match=re.escape(f"or `subsetopt resume {typed}`")):
+        RunDirectory.create(Path(name), "x", {})
+    with pytest.raises(RunDirectoryError, match=re.escape(f"`subsetopt resume {typed}`")):
+        directory.load_tensors(MODEL)
+
+
+def test_nobody_is_asked_to_remove_a_folder_with_files(tmp_path):
+    (tmp_path / "home" / "letters").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, problem in (
+        ("home", "exists already and holds other files than a run's; choose another"),
+        ("empty", "exists already and is empty; remove it, or"),
+        ("link", "is a link to nothing; choose another"),
+    ):
+        with pytest.raises(RunDirectoryError, match=problem):
+            RunDirectory.create(tmp_path / name, "x", {})
+
+
+def test_a_removed_folder_is_no_full_disk(directory):
+    shutil.rmtree(directory.path)
+    for write in (lambda: directory.write_json(RESULT, {}), lambda: directory.append(METRICS, "{}")):
+        with pytest.raises(RunDirectoryError, match=r"its folder was removed or renamed meanwhile: put it back"):
+            write()
+
+
+def test_a_folder_that_may_not_be_written_is_no_full_disk(directory, monkeypatch):
+    def refused(*arguments):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(RunDirectoryError, match=r"Read-only file system\); make its folder writable, then `subsetopt"):
+        directory.write_json(RESULT, {})

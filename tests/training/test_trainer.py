@@ -91,3 +91,16 @@ def test_a_switch_is_no_number_and_no_name(name: str, value: bool) -> None:
 def test_progress_of_another_kind_is_refused_before_the_run(progress: Any) -> None:
     with pytest.raises(UserError, match=r"^progress = "):
         SubsetTrainer("linear", "digits", progress=progress)
+
+
+@pytest.mark.parametrize("settings", [{"solver": "none"}, {"solver": "kfac-stream", "solver_epochs": 60.0}])
+@pytest.mark.parametrize("rows", [3, 9])
+def test_a_subset_that_nobody_works_on_refuses_no_run(settings, rows):
+    """A tenth of nine rows has one of two classes."""
+    x, y = torch.linspace(-1, 1, 2 * rows).reshape(rows, 2).sin(), torch.arange(rows) % 2
+    data = dataset_from_arrays(x, y, validation_fraction=0)
+    handoff = {"handoff": "none"} if settings["solver"] == "kfac-stream" else {"handoff": "sgd"}
+    result = SubsetTrainer(nn.Linear(2, 2), data, **settings, **handoff).fit().result
+    assert result["phases"][0]["data"] == "full" and result["overdetermination"]["samples"] == rows
+    with pytest.raises(UserError, match=r"subset_frac = 0\.1: .*number of classes"):
+        SubsetTrainer(nn.Linear(2, 2), data).fit()

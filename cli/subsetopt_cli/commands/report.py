@@ -69,13 +69,13 @@ def _study(directory: Path) -> tuple[dict[str, Any], str]:
 
 
 def _run(directory: Path) -> tuple[dict[str, Any], str]:
-    from subsetopt.errors import RunDirectoryError, UserError
+    from subsetopt.errors import RunDirectoryError, UserError, typed
     from subsetopt.files import MALFORMED
     from subsetopt.report import loss_figure, summary
     from subsetopt.report.l2_path import path_files
     from subsetopt.report.result_file import read_result_file
 
-    result = read_result_file(directory, f"finish it with `subsetopt resume {directory}`")
+    result = read_result_file(directory, f"finish it with `subsetopt resume {typed(directory)}`")
     try:
         figure = loss_figure(directory, result)
         files = [str(path) for path in (figure, *path_files(directory, result))]

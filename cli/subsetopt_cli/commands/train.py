@@ -47,8 +47,11 @@ def command(config: str | None, as_json: bool, quiet: bool, **flags: Any) -> Non
     settings = make_config(base, overrides(base, given_settings(RunConfig, flags)))
 
     with importing():
+        from subsetopt.training.checks.habits import phase_notes
         from subsetopt.training.run import train
 
     with progress_shown(quiet) as progress:
+        for note in phase_notes(settings):
+            progress.warn(note)
         outcome = train(settings, progress=progress)
     show_outcome(outcome, as_json=as_json, quiet=quiet)

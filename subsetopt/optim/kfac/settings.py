@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from subsetopt.errors import SettingError, unknown_name
 from subsetopt.optim.settings import read_count, read_number, read_rate, read_switch, read_weight_decay
@@ -37,6 +38,8 @@ def check_group(group: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
 def check_parameters(parameters: Iterable[Tensor]) -> None:
     """Raise `SettingError` for parameters that KFAC cannot train."""
     for p in parameters:
+        if is_lazy(p):
+            raise SettingError("params", "lazy", "parameters have no shape yet", "run the model once on a batch first")
         if p.is_complex():
             raise SettingError("params", "complex", "factors are of real numbers", "use torch.view_as_real")
         if p.dtype in (torch.float16, torch.bfloat16):

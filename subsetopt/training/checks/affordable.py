@@ -109,7 +109,8 @@ def check_trained(config: RunConfig, records: Sequence[Mapping[str, Any]]) -> No
     else:
         name, value = setting_name(config, phase, "epochs"), phase.epochs
     what = f"{_ROLES[phase.role]} by {_method(phase)} could take no step"
-    raise SettingError(name, value, f"nothing was trained: {what} within it", "use more")
+    remedy = "use more" if value is None or timed is not None else f"use {_up(2 * value)} or more"
+    raise SettingError(name, value, f"nothing was trained: {what} within it", remedy)
 
 
 def stepless(records: Iterable[Mapping[str, Any]]) -> list[str]:

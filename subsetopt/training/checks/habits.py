@@ -10,6 +10,7 @@ from subsetopt.inputs import Inputs
 from subsetopt.objective import FlatModel
 from subsetopt.seeding import seeded_globals
 from subsetopt.training.phases.methods import METHODS
+from subsetopt.training.settings.declaration import declaration
 from subsetopt.training.settings.run import RunConfig
 
 _ROUNDING = 1e-3  # of a sum of probabilities, in the narrowest dtype that is trained in
@@ -30,6 +31,34 @@ def probability_note(model: nn.Module, flat: FlatModel, inputs: Inputs, loss: ob
     if found is None:
         return []
     return [f"model: its outputs are probabilities, and the loss takes logits: leave {found} at its end out"]
+
+
+def phase_notes(config: RunConfig) -> list[str]:
+    """Return a sentence where phases are listed and settings were changed that serve to plan them.
+
+    For what a user has written: the cells of a study have the settings that their phases were planned from.
+    """
+    if not config.phase:
+        return []
+    planning = ("Solve", "Strategy", "Warm-up", "Hand-off")
+    without = [name for name in _changed(config) if _heading(name) in planning and name not in ("l2", "max_epochs")]
+    if not without:
+        return []
+    named = ", ".join(setting(name) for name in without[:3]) + (" and others" if len(without) > 3 else "")
+    return [f"{named}: no effect beside [[phase]], which lists what the run does; set it there"]
+
+
+def _changed(config: RunConfig) -> list[str]:
+    return [
+        name
+        for name, field in RunConfig.model_fields.items()
+        if getattr(config, name) != field.get_default(call_default_factory=True, validated_data={})
+        or was_typed(name, getattr(config, name))
+    ]
+
+
+def _heading(name: str) -> str:
+    return declaration(RunConfig.model_fields[name]).heading
 
 
 def unused_notes(config: RunConfig) -> list[str]:

@@ -25,7 +25,7 @@ from subsetopt.objective.module_call import outputs_of
 from subsetopt.objective.weighting import WeightedLoss
 from subsetopt.training.checks.run_data import read_normalization, read_normalizations
 from subsetopt.training.model_loss_data import BatchPreprocess
-from subsetopt.training.run_directory import BEST, CONFIG, MODEL, RESULT, RunDirectory
+from subsetopt.training.run_directory import BEST, CONFIG, MODEL, RunDirectory
 from subsetopt.training.settings.run import make_config, read_toml
 
 CHUNK = 512
@@ -222,7 +222,7 @@ def load_predictor(path: str | Path, *, model: nn.Module | None = None, which: W
     `RunDirectoryError` in one line for an unfinished run.
     """
     directory = RunDirectory.open(Path(path))
-    result, config = directory.read_json(RESULT), make_config(read_toml(directory.path / CONFIG))
+    result, config = directory.read_result(), make_config(read_toml(directory.path / CONFIG))
     if which not in ("last", "best"):
         raise SettingError("which", which, "unknown choice", "use last or best")
     file = BEST if which == "best" and (result.get("models") or {}).get("best") else MODEL

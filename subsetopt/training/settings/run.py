@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import ValidationError, model_validator
 
 from subsetopt.errors import SettingError, SettingsConflictError, command_help, on_command_line, setting, unknown_name
+from subsetopt.files import reason
 from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.settings.declaration import prefixed
 from subsetopt.training.settings.fields import RunFields
 from subsetopt.training.settings.growth import MOST_STAGES, stage_count
 from subsetopt.training.settings.phase import PhaseConfig, Settings, present_names
 from subsetopt.training.settings.planning import planned_phases
+from subsetopt.training.settings.values import problem_of
 
 LIMITS = ("max_iterations", "max_epochs", "max_seconds", "solver_epochs", "handoff_epochs")
 """Settings that a resumed run may have larger than before."""
@@ -195,16 +197,16 @@ def make_config(*layers: Mapping[str, Any]) -> RunConfig:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML configuration; raises `SettingError` when it is missing or malformed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin a file with a mark
     except FileNotFoundError:
         raise SettingError("config", str(path), "no such file", _presets()) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingError("config", str(path), f"cannot be read as TOML ({error})", "mend the file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingError("config", str(path), f"cannot be read as TOML ({reason(error)})", "mend the file") from None
 
 
 def _one_line(error: ValidationError, given: Mapping[str, Any], typed: Mapping[str, str]) -> SettingError:
     first = error.errors(include_url=False)[0]
-    problem = str(first["msg"]).removeprefix("Value error, ").replace("\n", " ")
+    problem = problem_of(first)
     location = [str(part) for part in first["loc"]]
     if not location:
         return SettingsConflictError(problem, _explained())

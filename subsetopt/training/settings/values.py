@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,18 @@ from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 StopAt = Literal["minimum", "noise", "validation"]
 Select = Literal["auto", "validation", "train"]
 Schedule = Literal["constant", "linear", "cosine", "one-cycle", "wsd"]
+
+
+_WORDS = {
+    "dict_type": "is no table of names and values",
+    "tuple_type": "is no list; a list of tables has each of them under [[name]]",
+}
+
+
+def problem_of(error: Mapping[str, Any]) -> str:
+    """Return in one line what is wrong, of an entry of pydantic's `ValidationError.errors()`."""
+    problem = str(error["msg"]).removeprefix("Value error, ").replace("\n", " ")
+    return _WORDS.get(error["type"], problem)
 
 
 def _auto_or_int(value: Any) -> Any:

@@ -373,3 +373,10 @@ def test_a_transposed_convolution_has_the_step_of_the_convolution_by_its_flipped
         torch.load(io.BytesIO(saved.getvalue()), weights_only=True)
     torch.testing.assert_close(two.weight.detach(), turned())
     torch.testing.assert_close(two.bias, one.bias)
+
+
+def test_parameters_without_shape_or_values_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="params = 'lazy': parameters have no shape yet; run the model once"):
+        KFAC(nn.Sequential(nn.LazyLinear(3)))
+    with pytest.raises(UserError, match="params = 'meta': parameters hold no numbers"):
+        KFAC(nn.Linear(3, 2, device="meta"))

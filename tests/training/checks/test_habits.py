@@ -10,8 +10,8 @@ from torch import nn
 
 from subsetopt import SubsetTrainer
 from subsetopt.errors import UserError, command_line
-from subsetopt.training.checks.habits import unused_notes
-from subsetopt.training.settings.run import RunConfig
+from subsetopt.training.checks.habits import phase_notes, unused_notes
+from subsetopt.training.settings.run import RunConfig, make_config
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 4)).astype(np.float32)
@@ -80,6 +80,28 @@ def test_a_solver_as_hand_off_is_refused_with_how_to_ask_for_it() -> None:
 def test_settings_of_a_part_that_is_left_out_are_said_to_have_no_effect(settings: dict[str, Any], named: str) -> None:
     trainer = SubsetTrainer(nn.Linear(4, 3), (X, LABELS), subset_frac=0.5, max_iterations=2, **settings).fit()
     assert named in trainer.result["warnings"]
+
+
+LISTED = {"phase": [{"method": "lbfgs", "data": "full", "max_iterations": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"handoff": "adam"}, "handoff: no effect beside [[phase]]"),
+        ({"gtol": 1e-3, "subset_draw": "residual"}, "gtol, subset_draw: no effect"),
+        ({"grow": 2, "warmup": "adam", "warmup_lr": 0.1, "max_iterations": 7}, "and others: no effect"),
+        ({"l2": 0.1, "max_epochs": 9, "subset_frac": 0.5, "seed": 3}, None),
+    ],
+)
+def test_settings_that_plan_phases_have_no_effect_beside_listed_ones(
+    settings: dict[str, Any], named: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert phase_notes(make_config(settings)) == []
+    found = phase_notes(make_config(settings, LISTED))
+    assert [named in note for note in found] == ([True] if named else []), found
+    SubsetTrainer(nn.Linear(4, 3), (X, LABELS), **settings, **LISTED)
+    assert [record.getMessage() for record in caplog.records] == found
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,34 @@ def test_each_setting_and_model_must_be_the_runs_own(run: Path, use: Callable[..
         use(run, model=net(), dataset=data())
 
 
+class Nearly(nn.Module):
+    """Another forward pass whose outputs are within 2 % of those of the run."""
+
+    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.change, self.layers = change, net()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.change(self.layers(x))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda out: out * 1.002, lambda out: nn.functional.leaky_relu(out, 0.995), lambda out: out.half().float()],
+)
+def test_a_forward_pass_that_differs_by_little_is_another_model(
+    change: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    train(
+        make_config(SETTINGS, {"output": tmp_path / "a"}), model=Nearly(lambda out: out), dataset=data(), figure=False
+    )
+    with pytest.raises(RunDirectoryError, match="computes other outputs than that of the run"):
+        resume_run(tmp_path / "a", model=Nearly(change), dataset=data(), figure=False)
+    # Products in another order, as a compiled model has them, are the same model.
+    same = Nearly(lambda out: (out * 3.0) / 3.0)
+    assert resume_run(tmp_path / "a", model=same, dataset=data(), figure=False).result["status"] == "done"
+
+
 def test_settings_that_change_no_result_may_change(run: Path) -> None:
     replaced(run / CONFIG, "checkpoint_seconds = 0.0", "checkpoint_seconds = 99.0")
     replaced(run / CONFIG, 'device = "auto"', 'device = "cpu"')

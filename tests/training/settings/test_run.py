@@ -26,6 +26,11 @@ from subsetopt.training.settings.run import RunConfig, make_config, read_toml
         ({"solver": "none", "handoff": "none"}, ["nothing would be trained"]),
         ({"handoff": "none", "handoff_args": {"fraction": 0.1}}, ["handoff_args", "fraction", "leave one of them out"]),
         ({"stop_at": "validation", "validation_fraction": 0}, ["validation_fraction"]),
+        ({"solver_args": "memory=3"}, ["solver_args", "'memory=3'", "is no table of names and values"]),
+        ({"phase": {"method": "lbfgs"}}, ["phase", "is no list; a list of tables has each of them under [[name]]"]),
+        ({"lr": 0.1}, ["lr", "did you mean 'handoff_lr' or 'warmup_lr'?"]),
+        ({"max-epochs": 3}, ["max-epochs", "did you mean 'max_epochs'?"]),
+        ({"Batch-Size": 3}, ["Batch-Size", "did you mean 'handoff_batch_size'?"]),
     ],
 )
 def test_bad_settings_are_one_line_with_setting_value_and_remedy(settings, parts):
@@ -80,10 +85,24 @@ def test_every_setting_has_a_description():
     assert all(field.description for field in (RunConfig.model_fields | PhaseConfig.model_fields).values())
 
 
-@pytest.mark.parametrize(("content", "part"), [(None, "no such file"), (b"a = [", "TOML"), (b"\xff\xfe", "TOML")])
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (None, "no such file"),
+        (b"a = [", "TOML"),
+        (b"\xff\xfe", "TOML"),
+        (b"a = " + b"[" * 3000 + b"]" * 3000, "TOML .nested too deeply"),
+        (b"a = " + b"{b = " * 3000 + b"1" + b"}" * 3000, "TOML .nested too deeply"),
+    ],
+)
 def test_unreadable_toml_is_one_line(tmp_path, content, part):
     path = tmp_path / "c.toml"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SettingError, match=part):
         read_toml(path)
+
+
+def test_a_file_may_begin_with_the_mark_of_windows_editors(tmp_path):
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbfseed = 3\r\n[solver_args]\r\nmemory = 4\r\n")
+    assert read_toml(tmp_path / "c.toml") == {"seed": 3, "solver_args": {"memory": 4}}
