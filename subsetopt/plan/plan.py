@@ -26,7 +26,8 @@ from subsetopt.documents.run import purposes
 from subsetopt.errors import SettingError, setting
 from subsetopt.plan.laws import Law, Range, shipped_laws
 from subsetopt.plan.pilot import Pilot, measure_speeds, run_pilot
-from subsetopt.plan.predictions import PlannedRun, Prediction, middle_of, predict, recommend
+from subsetopt.plan.predictions import PlannedRun, Prediction, middle_of, predict, recommend, strategies
+from subsetopt.plan.runnable import refusals
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.splits import SplitName
@@ -62,7 +63,8 @@ def make_plan(
     pilot = run_pilot(prepared, pilot_seconds, clock) if pilot_seconds > 0 else None
     wanted = _wanted(excess, target_loss, pilot, data)
     least = data.dataset.n_outputs if data.dataset.task == "classification" else 1
-    problem = PlannedRun(data.full_size, l2, wanted.excess, speeds, pilot, shlex.join(flags), least)
+    refused = refusals(config, prepared, strategies())
+    problem = PlannedRun(data.full_size, l2, wanted.excess, speeds, pilot, shlex.join(flags), least, refused)
     predictions = predict(problem, shipped_laws() if laws is None else laws)
     chosen = recommend(predictions, by)
     return PlanDocument(
@@ -132,6 +134,7 @@ def _notes(problem: PlannedRun, task: str) -> list[str]:
         notes.append(
             f"the pilot ran out of time: evaluations are those of the laws; allow more {setting('pilot_seconds')}"
         )
+    notes += [f"{name} does not run here: {reason}" for name, reason in problem.refused.items()]
     if task != "classification":
         notes.append("the laws were measured on classification")
     return notes
@@ -153,6 +156,7 @@ def _strategy(prediction: Prediction) -> StrategyEntry:
         seconds=shown(prediction.seconds),
         calls=shown(prediction.calls),
         rests_on=list(prediction.rests_on),
+        refused=prediction.refused,
     )
 
 

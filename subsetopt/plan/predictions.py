@@ -8,8 +8,8 @@ predictions are ranges, and each says what it rests on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from subsetopt.analysis.excess import samples_for_excess
@@ -17,6 +17,7 @@ from subsetopt.facts import PlannedStrategy
 from subsetopt.plan.laws import Law, Range, cost_of, pilot_range
 from subsetopt.plan.pilot import BATCH, STREAM_BATCH, Pilot, Speeds
 from subsetopt.solvers import SOLVERS
+from subsetopt.training.phases.drawn.checks import FEWEST_SAMPLES
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.methods import METHODS
 
@@ -33,7 +34,11 @@ SUBSETS = (
         ("--handoff-epochs", "--max-epochs"),
     ),
     PlannedStrategy(
-        "lbfgs@residual", "full batch", "--subset-draw residual --handoff none --max-iterations none", ("--max-epochs",)
+        "lbfgs@residual",
+        "full batch",
+        "--subset-draw residual --handoff none --max-iterations none",
+        ("--max-epochs",),
+        fewest=FEWEST_SAMPLES,
     ),
 )
 """Ways to train with a solver on subsets; all others are registered with their optimizer, strategy or solver."""
@@ -45,7 +50,8 @@ FIRST_STEP = 2.0  # epoch-equivalents that a solver takes at least on the full s
 class Prediction:
     """What a strategy is predicted to cost; `units` None where it was not seen to reach the quality.
 
-    `units` are epoch-equivalents, `calls` sequential model calls; `rests_on` names the measurements.
+    `units` are epoch-equivalents, `calls` sequential model calls; `rests_on` names the measurements. `refused` says why
+    it does not run on these data and this model.
     """
 
     strategy: str
@@ -54,12 +60,13 @@ class Prediction:
     seconds: Range | None
     calls: Range | None
     rests_on: tuple[str, ...]
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
 class PlannedRun:
     """What predictions need to know: N training samples, the L2 strength, the wanted relative `excess`, speeds, pilot,
-    the flags of `train` that name data and model, and the `least` samples of a subset.
+    the flags of `train` that name data and model, the `least` samples of a subset, and why strategies are `refused`.
     """
 
     samples: int
@@ -69,6 +76,7 @@ class PlannedRun:
     pilot: Pilot | None
     flags: str
     least: int = 1
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def strategies() -> tuple[PlannedStrategy, ...]:
@@ -83,6 +91,10 @@ def predict(problem: PlannedRun, laws: Sequence[Law]) -> list[Prediction]:
     full, basis = lbfgs_units(problem, laws)
     found = []
     for strategy in strategies():
+        if strategy.name in problem.refused:
+            refused = Prediction(strategy.name, "", None, None, None, (), problem.refused[strategy.name])
+            found.append(refused)
+            continue
         if strategy.name == "lbfgs":
             units, rests_on = full, basis
         else:

@@ -79,7 +79,7 @@ def prepare(
         dataset = replace(dataset, target_normalization=None)
     if isinstance(kind, ModelLoss):
         dataset = replace(dataset, task="regression")  # whether its targets are classes, the loss alone knows
-    subset = _draw_subset(config, dataset)
+    subset = drawn_subset(config, dataset)
     coded = () if dataset.encoding is None else dataset.encoding.embedded
     if coded and model is not None:
         problem = "a model that is given as an object has no embeddings of its own for them"
@@ -208,7 +208,8 @@ def resolve_model(name: str, dataset: Dataset) -> str:
     return "cnn" if images else "mlp"
 
 
-def _draw_subset(config: RunConfig, dataset: Dataset) -> Tensor:
+def drawn_subset(config: RunConfig, dataset: Dataset) -> Tensor:
+    """Return the rows of the run's subset; raises `UserError` where it is too small or has not every class."""
     subset = draw(
         len(dataset.train),
         fraction=config.subset_share or None,
