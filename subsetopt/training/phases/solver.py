@@ -43,7 +43,9 @@ class SolverPhase:
         self._solver: Solver = solver_of(config)
         check_ranks(self._solver, run)
         if config.stop_at == "noise":
-            check_noise_test(self.samples, self._model.flat.batch_dependent, setting_name(run.config, config, "stop_at"))
+            check_noise_test(
+                self.samples, self._model.flat.batch_dependent, setting_name(run.config, config, "stop_at")
+            )
         _ = self._objective  # built and checked before any work
         if isinstance(self._solver, LBFGS):
             self._solver.require_room(self._model.flat.initial())
