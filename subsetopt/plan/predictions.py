@@ -8,7 +8,7 @@ predictions are ranges, and each says what it rests on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -138,9 +138,15 @@ def lbfgs_units(
     return units, tuple(law.source for law in used)
 
 
-def recommend(predictions: Sequence[Prediction], by: Literal["seconds", "units"]) -> Prediction | None:
-    """Return the cheapest strategy by the middle of its range; None where none is known to reach the quality."""
+def recommend(
+    predictions: Sequence[Prediction], by: Literal["seconds", "units"], unsuited: Container[str] = ()
+) -> Prediction | None:
+    """Return the cheapest strategy by the middle of its range; None where none is known to reach the quality.
+
+    One of the `unsuited` only where there is no other.
+    """
     known = [prediction for prediction in predictions if prediction.units is not None]
+    known = [prediction for prediction in known if prediction.strategy not in unsuited] or known
     return min(known, key=lambda prediction: middle_of(prediction, by), default=None)
 
 

@@ -15,8 +15,8 @@ from subsetopt.documents.plan import PlanDocument
 from subsetopt.errors import SettingError
 from subsetopt.plan.laws import Law, Range, cost_of, pilot_range, shipped_laws
 from subsetopt.plan.pilot import STREAM_BATCH, Pilot, Speeds, measure_speeds, run_pilot
-from subsetopt.plan.plan import make_plan
-from subsetopt.plan.predictions import PlannedRun, lbfgs_units, predict, recommend, strategies
+from subsetopt.plan.plan import _why, make_plan
+from subsetopt.plan.predictions import PlannedRun, Prediction, lbfgs_units, predict, recommend, strategies
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
 
@@ -204,3 +204,14 @@ def test_mistakes(settings: dict[str, Any], words: str) -> None:
     config = make_config({"dataset": "digits", "model": "linear", "l2": 0.1})
     with pytest.raises(SettingError, match=words):
         make_plan(config, laws=LAWS, **settings)
+
+
+def test_a_tie_is_called_one() -> None:
+    """Before: "is predicted to take 1 times as many"."""
+
+    def row(name: str, cost: float) -> Prediction:
+        return Prediction(name, "", Range(cost, cost), Range(cost, cost), Range(cost, cost), ())
+
+    first, level, behind = row("a", 100.0), row("b", 103.0), row("c", 150.0)
+    assert _why(first, [first, level], "units").startswith("fewest epoch-equivalents, but b is predicted to take as many")
+    assert "c is predicted to take 1.5 times as many" in _why(first, [first, behind], "seconds")
