@@ -213,5 +213,7 @@ def test_a_tie_is_called_one() -> None:
         return Prediction(name, "", Range(cost, cost), Range(cost, cost), Range(cost, cost), ())
 
     first, level, behind = row("a", 100.0), row("b", 103.0), row("c", 150.0)
-    assert _why(first, [first, level], "units").startswith("fewest epoch-equivalents, but b is predicted to take as many")
+    assert _why(first, [first, level], "units").startswith(
+        "fewest epoch-equivalents, but b is predicted to take as many"
+    )
     assert "c is predicted to take 1.5 times as many" in _why(first, [first, behind], "seconds")
