@@ -108,9 +108,11 @@ def predict(problem: PlannedRun, laws: Sequence[Law]) -> list[Prediction]:
             units = Range(max(units.low, least), max(units.high, least))
         calls = units
         if units is not None and strategy.kind != "full batch":
-            calls = units.times(_calls_per_unit(strategy.name, laws) or problem.samples / BATCH)
+            calls = units.times(_calls_per_unit(strategy.name, laws, problem.samples) or problem.samples / BATCH)
         elif units is not None and strategy.stream_units:
-            extra = strategy.stream_units * (_calls_per_unit(strategy.stream, laws) or problem.samples / STREAM_BATCH)
+            extra = strategy.stream_units * (
+                _calls_per_unit(strategy.stream, laws, problem.samples) or problem.samples / STREAM_BATCH
+            )
             calls = Range(units.low + extra, units.high + extra)
         elif strategy.name in ("grow", "lbfgs@0.1+full"):
             calls = full  # about as many evaluations, many of them on few samples
@@ -121,8 +123,11 @@ def predict(problem: PlannedRun, laws: Sequence[Law]) -> list[Prediction]:
     return [*found, alone] if alone is not None else found
 
 
-def _calls_per_unit(strategy: str, laws: Sequence[Law]) -> float | None:
-    return next((law.calls for law in laws if law.strategy == strategy and law.calls), None)
+def _calls_per_unit(strategy: str, laws: Sequence[Law], samples: int) -> float | None:
+    """Return the calls of the law of the nearest size: larger sets have more subsets."""
+    counted = [law for law in laws if law.strategy == strategy and law.calls]
+    nearest = min(counted, key=lambda law: abs(math.log(samples / law.samples)), default=None)
+    return None if nearest is None else nearest.calls
 
 
 def lbfgs_units(
@@ -132,7 +137,7 @@ def lbfgs_units(
     excess = problem.excess if excess is None else excess
     seen = None if problem.pilot is None else problem.pilot.evaluations(excess)
     if seen is not None and problem.pilot is not None:
-        ratio, source = pilot_range()
+        ratio, source = pilot_range(excess)
         return ratio.times(seen), (f"the pilot's {seen} evaluations on {problem.pilot.samples} samples; {source}",)
     units, used = cost_of(laws, "lbfgs", excess, problem.samples, problem.l2)
     return units, tuple(law.source for law in used)
