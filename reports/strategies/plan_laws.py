@@ -8,15 +8,12 @@ objective) and the stream have a run for each of its `budgets`, and the first th
 stream's dependent model calls per epoch-equivalent of the run that is first within the coarsest level. `pilot` counts
 evaluations on the subset that `subsetopt plan` solves.
 
-    python plan_laws.py TABLE
-
-prints the entries of laws.toml that the table makes.
+`plan_tables.py` makes the entries of laws.toml and the table of `plan-laws.md` of it.
 """
 
 from __future__ import annotations
 
 import csv
-import statistics
 import sys
 import warnings
 from collections.abc import Sequence
@@ -86,8 +83,6 @@ TRACED: dict[str, dict[str, Any]] = {  # the flags that `plan` prints
 }
 FIRST_ORDER = ("sgd", "adam")
 STRATEGIES = (*TRACED, *FIRST_ORDER, "kfac-stream", "pilot")
-SHARES = ("lbfgs@0.1+full", "grow", "lbfgs@residual", "kfac-stream+lbfgs")
-PAGE = "reports/strategies/plan-laws.md"
 COLUMNS = ("problem", "samples", "l2", "seed", "strategy", "minimum", *(f"to {level:g}" for level in LEVELS), "calls")
 Points = list[tuple[float, float]]
 
@@ -212,66 +207,9 @@ def main(table: str, name: str, strengths: str, seeds: str, wanted: str = ",".jo
                     file.write(",".join(row) + "\n")
 
 
-def laws_of(table: Path) -> str:
-    """Return the entries of laws.toml: of each strategy, problem and strength the lowest and highest of the seeds."""
-    rows, entries = rows_of(table), []
-    base = {_run(row): row for row in rows if row["strategy"] == "lbfgs"}
-    for strategy in STRATEGIES[:-1]:
-        own = [row for row in rows if row["strategy"] == strategy]
-        for problem, l2 in dict.fromkeys((row["problem"], row["l2"]) for row in own):
-            seeds = [row for row in own if (row["problem"], row["l2"]) == (problem, l2)]
-            against = [base[_run(row)] if strategy in SHARES else None for row in seeds]
-            costs = [_costs(row, scratch) for row, scratch in zip(seeds, against, strict=True)]
-            entries.append(_entry(strategy, problem, seeds, costs))
-    return "\n".join([*entries, _pilot_entry(rows, base)])
-
-
-def _run(row: dict[str, str]) -> tuple[str, str, str]:
-    return row["problem"], row["l2"], row["seed"]
-
-
-def _costs(row: dict[str, str], scratch: dict[str, str] | None) -> list[float | None]:
-    """Return the cost of a row to each level, or its share of L-BFGS from scratch."""
-    pairs = [(row[f"to {level:g}"], scratch[f"to {level:g}"] if scratch else "1") for level in LEVELS]
-    return [float(own) / float(other) if own and other else None for own, other in pairs]
-
-
-def _entry(strategy: str, problem: str, seeds: list[dict[str, str]], costs: list[list[float | None]]) -> str:
-    bounds = [[(None if None in part else pick(part)) for part in zip(*costs, strict=True)] for pick in (min, max)]
-    lines = [
-        "[[law]]",
-        f'strategy = "{strategy}"',
-        f"samples = {seeds[0]['samples']}",
-        f"l2 = {seeds[0]['l2']}",
-        f'unit = "{"share" if strategy in SHARES else "units"}"',
-        *(f"{name} = [{', '.join(map(_number, part))}]" for name, part in zip(("low", "high"), bounds, strict=True)),
-    ]
-    calls = [float(row["calls"]) for row in seeds if row["calls"]]
-    if calls:
-        lines.append(f"calls = {statistics.median(calls):.3g}")
-    tuned = f", best of {len(PROBLEMS[problem].rates[strategy])} rates" if strategy in FIRST_ORDER else ""
-    count = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
-    lines.append(f'source = "{PROBLEMS[problem].title}, l2 {float(seeds[0]["l2"]):g}{tuned}, {count} ({PAGE})"')
-    return "\n".join(lines) + "\n"
-
-
-def _number(value: float | None) -> str:
-    return '"-"' if value is None else f"{value:.3g}"
-
-
-def _pilot_entry(rows: list[dict[str, str]], base: dict[tuple[str, str, str], dict[str, str]]) -> str:
-    """Print by how much L-BFGS on all data exceeds the pilot's evaluations."""
-    ratios = [_costs(base[_run(row)], row) for row in rows if row["strategy"] == "pilot"]
-    lines = [
-        f"{name} = [{', '.join(_number(pick(x for x in part if x is not None)) for part in zip(*ratios, strict=True))}]"
-        for name, pick in (("low", min), ("high", max))
-    ]
-    return "\n".join(["[pilot]", *lines, f'source = "digits and MNIST, {len(ratios)} runs ({PAGE})"'])
-
-
 def _same(row: dict[str, str], problem: str, l2: float, seed: int) -> bool:
     return (row["problem"], float(row["l2"]), int(row["seed"])) == (problem, l2, seed)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:]) if len(sys.argv) > 2 else print(laws_of(Path(sys.argv[1])))
+    main(*sys.argv[1:])

@@ -53,8 +53,8 @@ class RangeEntry(Entry):
 class StrategyEntry(Entry):
     """The predicted cost of a strategy, None where it was not measured to reach the quality.
 
-    `calls` are model calls that must follow one another; `rests_on` names the measurements. `refused` says why it does
-    not run on these data and this model: then there is no command.
+    `calls` are model calls that must follow one another; `rests_on` names the measurements. `refused` says why it is
+    left out for these data or this model: then there is no command.
     """
 
     strategy: str

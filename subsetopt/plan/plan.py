@@ -144,7 +144,7 @@ def _notes(problem: PlannedRun, task: str) -> list[str]:
         notes.append(
             f"the pilot ran out of time: evaluations are those of the laws; allow more {setting('pilot_seconds')}"
         )
-    notes += [f"{name} does not run here: {reason}" for name, reason in problem.refused.items()]
+    notes += [f"{name} is left out: {reason}" for name, reason in problem.refused.items()]
     if task != "classification":
         notes.append("the laws were measured on classification")
     return notes

@@ -51,7 +51,7 @@ class Prediction:
     """What a strategy is predicted to cost; `units` None where it was not seen to reach the quality.
 
     `units` are epoch-equivalents, `calls` sequential model calls; `rests_on` names the measurements. `refused` says why
-    it does not run on these data and this model.
+    it is left out for these data or this model.
     """
 
     strategy: str

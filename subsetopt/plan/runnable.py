@@ -1,4 +1,4 @@
-"""Which strategies cannot run on the data and the model of a plan: a command that is refused is no recommendation."""
+"""Which strategies are not for the data and the model of a plan: a command that is refused is no recommendation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from subsetopt.training.settings.run import RunConfig, make_config
 
 
 def refusals(config: RunConfig, prepared: PreparedRun, ways: Sequence[PlannedStrategy]) -> dict[str, str]:
-    """Return why each strategy that does not run here does not; `config` has what the plan was given.
+    """Return why strategies are left out here, by their names; `config` has what the plan was given.
 
-    Phases are built and checked as `train` does it before any work. Sets smaller than a strategy's `fewest` samples
-    run, but by other means than those that its law was measured on.
+    Phases are built and checked as `train` does it before any work. On fewer than a strategy's `fewest` samples it
+    runs, but by other means than those that its law was measured on, or at another cost.
     """
     found: dict[str, str] = {}
     for way in ways:
         if prepared.data.full_size < way.fewest:
-            found[way.name] = f"it needs {way.fewest} samples for what it was measured on"
+            found[way.name] = f"its laws do not hold for fewer than {way.fewest} samples"
             continue
         try:
             _build({**config.model_dump(exclude_unset=True), **settings_of(way)}, prepared)

@@ -37,7 +37,7 @@ def test_draws_by_residual_and_small_noisy_stages_do_not_go_with_batch_norm() ->
 def test_few_samples_leave_the_solves_on_all() -> None:
     """Before: `plan` recommended draws by residual for 32 rows, of which none are drawn."""
     said = found(32)
-    assert {"lbfgs@residual", "lbfgs@0.1+full", "grow"} == set(said)
+    assert {"lbfgs@residual", "lbfgs@0.1+full", "grow", "kfac-stream", "kfac-stream+lbfgs"} == set(said)
     assert "200 samples" in said["lbfgs@residual"] and "8 samples" in said["lbfgs@0.1+full"]
 
 

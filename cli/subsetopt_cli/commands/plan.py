@@ -129,7 +129,7 @@ def _text(document: PlanDocument) -> str:
     table = [["strategy", "epoch-equivalents", "seconds", "sequential model calls"]]
     for row in sorted(document.strategies, key=_order):
         if row.refused is not None:
-            table.append([row.strategy, "does not run here", "", ""])
+            table.append([row.strategy, "left out: see below", "", ""])
         elif row.epoch_equivalents is None:
             table.append([row.strategy, "not measured to reach it", "", ""])
         else:
