@@ -47,10 +47,11 @@ def require_module(setting: str, value: object, others: str = "") -> None:
     raise SettingError(setting, value, f"is {kind_of(value)}, not {wanted}", f"give {wanted}")
 
 
-def require_switch(setting: str, value: object) -> None:
-    """Raise `SettingError` unless `value` is True or False."""
-    if not isinstance(value, bool):
-        raise SettingError(setting, value, f"is {kind_of(value)}, not a switch", "give True or False")
+def require_switches(**switches: object) -> None:
+    """Raise `SettingError` unless each of these settings is True or False."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise SettingError(name, value, f"is {kind_of(value)}, not a switch", "give True or False")
 
 
 def require_text(setting: str, value: object, wanted: str) -> None:

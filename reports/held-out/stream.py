@@ -129,6 +129,7 @@ def text(file: Path, n: int, n_test: int, length: int = 32) -> Made:
 def cells(data: Path) -> dict[str, dict[str, Callable[[], Made]]]:
     """Return the makers of all cells, by list and name."""
     from development import more_cells  # which takes tables from here
+    from scarce import scarce_cells
 
     csvs, relu = data / "tabular", {"activation": "relu"}
     digits: dict[str, Any] = {
@@ -168,6 +169,7 @@ def cells(data: Path) -> dict[str, dict[str, Callable[[], Made]]]:
             "tinyshakespeare": lambda: text(data / "text" / "tinyshakespeare.txt", 10000, 3000),
             "CIFAR-10, CNN": lambda: (images("cifar10", 10000, 3000, data), "cnn", relu, 2.0),
         },
+        "scarce": scarce_cells(data),
     }
 
 
@@ -197,7 +199,7 @@ def run(made: Made, method: str, rate: float | None, seed: int, split: str) -> d
 def main() -> None:
     """Run a list, or the cells of it that are named, and print rows as they come."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("list", choices=["development", "held-out"])
+    parser.add_argument("list", choices=["development", "held-out", "scarce"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", default="", help="cells whose names contain this")
     parser.add_argument("--methods", default="kfac-stream,adam,sgd,soap")

@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from subsetopt.analysis.dense_gauss_newton import affordable, factorised, trace_by_factor
-from subsetopt.analysis.effective_trace import NotPositiveDefinite, effective_trace
+from subsetopt.analysis.effective_number import factor_of, left_out_parameters, scaled, stratified, traces
 from subsetopt.analysis.excess import estimated_minimum, predicted_excess, predicted_optimism, samples_for_excess
 from subsetopt.analysis.finished_phase import FinishedPhase, open_phase
-from subsetopt.analysis.leave_one_out import leave_one_out_parameters
-from subsetopt.analysis.sample_gradients import SampleGradients
 from subsetopt.analysis.spectrum import TraceEstimate
 from subsetopt.analysis.verification import analysis_cost
 from subsetopt.documents.analysis import (
@@ -35,7 +30,6 @@ from subsetopt.documents.analysis import (
     TargetEntry,
 )
 from subsetopt.errors import SettingError
-from subsetopt.objective import Objective
 from subsetopt.training.run_model import training_loss
 from subsetopt.training.splits import SplitName
 
@@ -71,10 +65,10 @@ def effective_run(
     if subset_size is not None and subset_size > N:
         raise SettingError("subset_size", subset_size, f"there are {N} training samples", "ask for fewer")
     notes: list[str] = []
-    factor = _factor_of(found.objective, found.w)
-    plain, trace, matrix = _traces(found, factor, probes, max_products, tell, notes)
-    left_out = _leave_one_out(found, factor, rows, max_products, tell, notes)
-    chosen = trace if left_out is None else _scaled(left_out, trace.value / plain.value if plain.value else 1.0)
+    factor = factor_of(found.objective, found.w)
+    plain, trace, matrix = traces(found, factor, probes, max_products, tell, notes)
+    left_out = left_out_parameters(found, factor, rows, max_products, tell, notes)
+    chosen = trace if left_out is None else scaled(left_out, trace.value / plain.value if plain.value else 1.0)
     own = float(found.objective.value(found.w, "evaluation"))
     observed = _observed(found, own)
     best = observed.full_minimum or estimated_minimum(own, observed.loss_full)
@@ -90,7 +84,7 @@ def effective_run(
         loss=own,
         hessian=matrix,
         trace=_estimate(plain),
-        trace_within_classes=_estimate(trace) if _stratified(found) else None,
+        trace_within_classes=_estimate(trace) if stratified(found) else None,
         leave_one_out=None
         if left_out is None
         else LeaveOneOutEntry(value=left_out.value, error=left_out.error, rows=left_out.probes),
@@ -108,110 +102,8 @@ def effective_run(
     )
 
 
-def effective_parameters(
-    objective: Objective, w: Tensor, *, probes: int = 4, max_products: int = 200, seed: int = 0
-) -> TraceEstimate | None:
-    """Return tr(H^-1 C) at a minimum w of `objective`, None where H is not positive definite there.
-
-    H is the Hessian with L2, or the Gauss-Newton matrix; C the covariance of the samples' gradients.
-    """
-    gradients, products = SampleGradients(objective, w), objective.linearise(w)
-    one = torch.zeros(objective.n_samples, dtype=torch.int64, device="cpu")
-    factor = _factor_of(objective, w)
-    control = None if factor is None else trace_by_factor(objective, w, factor, one)
-    settings: dict[str, Any] = {"probes": probes, "max_products": max_products, "seed": seed}
-    for product in (products.hvp, products.ggnvp):
-        try:
-            return effective_trace(product, gradients, one, factor=factor, control=control, **settings)
-        except NotPositiveDefinite:
-            continue
-    return None
-
-
 def _estimate(trace: TraceEstimate) -> EstimateEntry:
     return EstimateEntry(value=trace.value, error=trace.error, probes=trace.probes)
-
-
-def _factor_of(objective: Objective, w: Tensor) -> Tensor | None:
-    """Return the Cholesky factor of the Gauss-Newton matrix where it is to be had at a bearable price."""
-    if not affordable(objective):
-        return None
-    try:
-        return factorised(objective, w)
-    except (RuntimeError, FloatingPointError):  # no per-sample Jacobians, or flat directions: iterations then tell
-        return None
-
-
-def _traces(
-    found: FinishedPhase,
-    factor: Tensor | None,
-    probes: int,
-    max_products: int,
-    tell: Callable[[], None],
-    notes: list[str],
-) -> tuple[TraceEstimate, TraceEstimate, str]:
-    """Return tr(H^-1 C), the same with the covariance of the run's way of drawing, and which matrix stood for H.
-
-    A stratified draw has the class shares of the full set, so that only the spread within classes moves its minimum.
-    """
-    gradients = SampleGradients(found.objective, found.w)
-    products = found.objective.linearise(found.w)
-    one = torch.zeros(found.objective.n_samples, dtype=torch.int64, device="cpu")
-    strata = [one, gradients.targets] if _stratified(found) else [one]
-    controls = [
-        None if factor is None else trace_by_factor(found.objective, found.w, factor, groups) for groups in strata
-    ]
-    estimate = partial(
-        effective_trace,
-        gradients=gradients,
-        factor=factor,
-        probes=probes,
-        max_products=max_products,
-        seed=found.run.config.seed,
-        tell=tell,
-    )
-    for name, product in (("hessian", products.hvp), ("gauss-newton", products.ggnvp)):
-        try:
-            traces = [
-                estimate(product, groups=groups, control=control)
-                for groups, control in zip(strata, controls, strict=True)
-            ]
-        except NotPositiveDefinite:
-            notes.append(f"the {name} matrix is not positive definite here")
-        else:
-            return traces[0], traces[-1], name
-    raise SettingError("l2", found.objective.l2, "nothing holds the flat directions", "train with L2, for example 1e-3")
-
-
-def _scaled(estimate: TraceEstimate, factor: float) -> TraceEstimate:
-    """Leaving out single samples knows of no strata: scale by what they take off the trace."""
-    return TraceEstimate(estimate.value * factor, estimate.error * factor, estimate.probes)
-
-
-def _leave_one_out(
-    found: FinishedPhase,
-    factor: Tensor | None,
-    rows: int,
-    max_products: int,
-    tell: Callable[[], None],
-    notes: list[str],
-) -> TraceEstimate | None:
-    if rows == 0:
-        return None
-    if found.run.model.flat.batch_dependent:
-        notes.append("no leave-one-out: with BatchNorm the loss of a sample depends on the others")
-        return None
-    product = found.objective.linearise(found.w).ggnvp
-    settings = {"rows": rows, "max_products": max_products, "seed": found.run.config.seed}
-    try:
-        return leave_one_out_parameters(found.objective, found.w, product, factor=factor, tell=tell, **settings)
-    except (RuntimeError, FloatingPointError) as error:
-        notes.append(f"no leave-one-out: {str(error).splitlines()[0][:160]}")
-        return None
-
-
-def _stratified(found: FinishedPhase) -> bool:
-    return found.data.strata is not None
 
 
 def _prediction(chosen: TraceEstimate, trace: TraceEstimate, samples: int, total: int, best: float) -> PredictionEntry:

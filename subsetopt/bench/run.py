@@ -112,7 +112,7 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     from subsetopt.bench.race import measure_race
     from subsetopt.bench.scaling import measure_scaling
     from subsetopt.bench.solving import measure_solvers
-    from subsetopt.training.preparation import resolve_device
+    from subsetopt.training.resolving import resolve_device
 
     clock = CLOCKS[settings.clock]
     start = time.perf_counter()

@@ -14,7 +14,14 @@ from subsetopt.errors import ModelError, UserError
 from subsetopt.inputs import Inputs, Parts, called, describe
 from subsetopt.models.arguments import convert_settings, open_ended, supplied_arguments
 from subsetopt.models.embedded import behind_embeddings
-from subsetopt.models.foreign import current_directory_importable, load_factory, one_line
+from subsetopt.models.foreign import (
+    current_directory_importable,
+    file_name_error,
+    is_file_name,
+    load_factory,
+    one_line,
+    own_module_error,
+)
 from subsetopt.models.kept import KeptAttributes
 from subsetopt.registry import Registry
 from subsetopt.seeding import derive_seed, seeded_globals
@@ -45,7 +52,7 @@ def build_model(
     in_shape = dict(in_shape) if isinstance(in_shape, dict) else tuple(in_shape)
     _require_takes(name, in_shape)
     with current_directory_importable():
-        factory = load_factory(name, seed) if ":" in name else MODELS.get(name)
+        factory = load_factory(name, seed) if ":" in name else _ours(name)
         arguments = convert_settings(name, factory, settings)
         facts = {"in_shape": in_shape, "n_outputs": n_outputs}
         with ordinary_torch(), seeded_globals(seed, "init"):
@@ -64,6 +71,16 @@ def build_model(
     if any(parameter.is_complex() for parameter in model.parameters()):
         return model
     return model.to(dtype)
+
+
+def _ours(name: str) -> Callable[..., nn.Module]:
+    """Return the factory of this name; raises `SettingError` for others, with how a model of the user's is written."""
+    if name not in MODELS:
+        if is_file_name(name):
+            raise file_name_error(name)
+        if error := own_module_error(name):
+            raise error
+    return MODELS.get(name)
 
 
 def check_output_shape(model: nn.Module, inputs: Inputs, n_outputs: int | None) -> int:
@@ -87,7 +104,7 @@ def check_output_shape(model: nn.Module, inputs: Inputs, n_outputs: int | None) 
     elif tuple(outputs.shape) != (n, n_outputs):
         raise ModelError(
             f"model returned {tuple(outputs.shape)} for {n} samples but the data set has {n_outputs} outputs; it must "
-            f"return ({n}, {n_outputs}): let its factory take n_outputs, or set its width ({_width_setting(n_outputs)})"
+            f"return ({n}, {n_outputs}): {_shape_remedy(outputs, n, n_outputs)}"
         )
     bad = ~torch.isfinite(outputs).reshape(n, -1).all(1)
     if bool(bad.any()):
@@ -114,8 +131,17 @@ def _require_takes(name: str, in_shape: tuple[int, ...] | dict[str, tuple[int, .
         )
 
 
-def _width_setting(n_outputs: int) -> str:
-    return f"often num_classes={n_outputs}"
+def _shape_remedy(outputs: Tensor, n: int, n_outputs: int) -> str:
+    if len(outputs) == n and outputs.numel() == n * n_outputs:
+        if outputs.ndim == 1:
+            return "leave its squeeze or flatten at the end out, or unsqueeze(1) its outputs"
+        return "flatten(1) its outputs"
+    if n_outputs == 2 and outputs.numel() == n:
+        return (
+            "give each class an output of its own; one output for two classes is for Python: "
+            "SubsetTrainer(..., loss=nn.BCEWithLogitsLoss()) with the targets y.float().unsqueeze(1)"
+        )
+    return f"let its factory take n_outputs, or set its width (often num_classes={n_outputs})"
 
 
 def _call_open_ended(

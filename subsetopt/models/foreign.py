@@ -12,8 +12,10 @@ from pathlib import Path
 
 from torch import nn
 
-from subsetopt.errors import ModelError, SettingError
+from subsetopt.errors import ModelError, SettingError, setting
 from subsetopt.seeding import seeded_globals
+
+FACTORY = "FACTORY"  # stands for a name that the user knows
 
 
 def load_factory(name: str, seed: int) -> Callable[..., nn.Module]:
@@ -22,6 +24,8 @@ def load_factory(name: str, seed: int) -> Callable[..., nn.Module]:
     The import runs under its own random stream, so that weights do not depend on whether the module was imported
     before. Raises `SettingError` for a malformed name and `ModelError` where the import fails or finds no callable.
     """
+    if is_file_name(name):
+        raise file_name_error(name)
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
         raise SettingError("model", name, "is not package.module:factory", "write for example my_models:make_net")
@@ -56,6 +60,37 @@ def import_object(path: str) -> object:
         close = difflib.get_close_matches(attribute, dir(module), n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else _offer(module_name)
         raise ImportError(f"{module_name} has no {attribute!r}; {hint}") from None
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether what stands for a model is the name of a file, which Python does not import."""
+    path = name.rpartition(":")[0] or name
+    as_module = Path(path.replace(".", "/")).with_suffix(".py")
+    return "/" in path or "\\" in path or (path.endswith(".py") and not as_module.is_file())
+
+
+def file_name_error(name: str) -> SettingError:
+    """Return the error for the name of a file, with how it is written as a module."""
+    head, _, attribute = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
+    path = Path(head.replace("\\", "/")).with_suffix("")
+    here = Path.cwd()
+    below = path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+    inside = not below.is_absolute() and ".." not in below.parts
+    module = ".".join(below.parts) if inside else below.name
+    remedy = f"write {setting('model', f'{module}:{attribute or FACTORY}')}"
+    if not inside:
+        remedy += f" and put {path.parent} on PYTHONPATH"
+    return SettingError("model", name, "is not package.module:factory but a file", remedy)
+
+
+def own_module_error(name: str) -> SettingError | None:
+    """Return the error for the name of a module of the current directory without a factory; None for other names."""
+    path = Path(name.replace(".", "/"))
+    if not all(part.isidentifier() for part in name.split(".")):
+        return None
+    if not (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()):
+        return None
+    return SettingError("model", name, "is a module", f"name its factory, too: {setting('model', f'{name}:{FACTORY}')}")
 
 
 @contextmanager

@@ -125,7 +125,7 @@ class ChunkGraphs:
 def chunk_graphs(flat: FlatModel, loss: Loss, samples: int, accumulate: torch.dtype) -> ChunkGraphs | None:
     """Return graphs for a model on CUDA; None, with a warning, on any other device."""
     if flat.device.type != "cuda":
-        warnings.warn(f"cuda_graphs: the device is {flat.device.type}; running without", stacklevel=3)
+        warnings.warn(f"cuda_graphs: the device is {flat.device.type}; running without", stacklevel=4)
         return None
     return ChunkGraphs(flat, loss, samples, accumulate, _capture_cuda)
 

@@ -36,6 +36,11 @@ class ClassLoss:
                 "loss", "weight", "has a negative or infinite class weight", "give weights of at least 0"
             )
 
+    @property
+    def never_negative(self) -> bool:
+        """Whether no value is below zero: those of log-probabilities may be, which nothing keeps from being above 0."""
+        return self._on_logits
+
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         z, y = _by_position(outputs, targets)
         weight = None if self.weight is None else self.weight.to(z)

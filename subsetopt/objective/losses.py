@@ -21,7 +21,10 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 class Loss(Protocol):
-    """l(z, y) for outputs z `(n, M)` and targets y; an objective is the mean of c l (see `factors`)."""
+    """l(z, y) for outputs z `(n, M)` and targets y; an objective is the mean of c l (see `factors`).
+
+    A loss of which no value is below zero says so by `never_negative = True` (see `has_floor`).
+    """
 
     name: str
 
@@ -49,6 +52,8 @@ class Loss(Protocol):
 
 class CrossEntropy:
     """l = -log softmax(z)[y] for logits z `(n, M)` and int64 classes y `(n,)`, optionally with label smoothing."""
+
+    never_negative = True
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         if not 0.0 <= label_smoothing < 1.0:
@@ -95,6 +100,7 @@ class MeanSquaredError:
     """l = mean over the M outputs of (z - y)^2, without the factor 1/2; targets y `(n, M)` or, for M = 1, `(n,)`."""
 
     name = "mse"
+    never_negative = True
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).square().flatten(1).mean(1)
@@ -117,7 +123,10 @@ class MeanSquaredError:
 
     def check(self, outputs: Tensor, targets: Tensor, all_targets: Tensor) -> None:
         if outputs.shape != targets.shape:
-            raise ModelError(_shape_message(outputs, f"mse needs the shape of the targets, {tuple(targets.shape)}"))
+            need = f"mse needs the shape of the targets, {tuple(targets.shape)}"
+            flat = targets.shape[1:] == (1,) and outputs.shape == targets.shape[:1]
+            missing = "; unsqueeze(1) the outputs" if flat else ""
+            raise ModelError(_shape_message(outputs, f"{need}{missing}"))
         if not bool(torch.isfinite(all_targets).all()):
             raise DataError("targets: NaN or infinite values; remove or repair those rows")
 
@@ -190,6 +199,11 @@ def make_loss(loss: str | LossFunction | Loss) -> Loss:
     if isinstance(loss, nn.Module):
         return adapted(loss) or CallableLoss(loss)
     return ModelLoss(loss) if calls_the_model(loss) else CallableLoss(loss)
+
+
+def has_floor(loss: Loss) -> bool:
+    """Return whether the loss is known to have no value below zero, so that its size is a scale; False for a user's."""
+    return bool(getattr(loss, "never_negative", False))
 
 
 def _shape_message(outputs: Tensor, need: str) -> str:

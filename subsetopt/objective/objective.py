@@ -5,20 +5,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from subsetopt.arguments import finite_number, require_switch
+from subsetopt.arguments import finite_number, require_switches
 from subsetopt.data.weights import checked_weights
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError
 from subsetopt.inputs import Given, Inputs, as_inputs
-from subsetopt.objective.acceleration import ChunkGraphs, CompiledLoss, Evaluate, chunk_graphs
-from subsetopt.objective.arithmetic import accumulation_dtype, exact_arithmetic
+from subsetopt.objective.arithmetic import exact_arithmetic
+from subsetopt.objective.chunk_sums import ChunkSums
 from subsetopt.objective.chunks import PlacedSamples, Preprocess, feed
 from subsetopt.objective.evaluation import model_outputs
 from subsetopt.objective.flat_model import FlatModel
@@ -27,8 +27,6 @@ from subsetopt.objective.linearisation import ModelLinearisation
 from subsetopt.objective.losses import Loss, LossFunction, make_loss
 from subsetopt.objective.memory import MemoryLimits, keep_freed_memory
 from subsetopt.objective.meters import CountingMeter
-from subsetopt.objective.module_call import outputs_of
-from subsetopt.objective.noise import NoiseAccumulator
 from subsetopt.objective.preconditioning import make_preconditioner
 from subsetopt.objective.protocol import CallKind, Meter, Preconditioner, Purpose
 from subsetopt.objective.residuals import Residuals
@@ -89,15 +87,8 @@ class Objective:
         kind = make_loss(loss)
         require_kinds(model, preprocess, device, dtype)
         given, targets = samples_of(inputs, targets, kind)
-        switches = {
-            "track_noise": track_noise,
-            "allow_tf32": allow_tf32,
-            "compile": compile,
-            "cuda_graphs": cuda_graphs,
-            "check_deterministic": check_deterministic,
-        }
-        for name, value in switches.items():
-            require_switch(name, value)
+        require_switches(track_noise=track_noise, allow_tf32=allow_tf32, check_deterministic=check_deterministic)
+        require_switches(compile=compile, cuda_graphs=cuda_graphs)
         self.flat = flat_model_of(model, dtype, device)
         self.loss, self.l2, self.allow_tf32, self.track_noise = kind, l2, allow_tf32, track_noise
         self.meter: Meter = CountingMeter() if meter is None else meter
@@ -107,7 +98,6 @@ class Objective:
         self.graph_bytes: dict[CallKind, float] = {}
         self.flat, given, targets, self.preprocess = bound_to(self.flat, kind, given, targets, preprocess)
         self.ranks = Ranks() if ranks is None else ranks
-        self._accumulate = accumulation_dtype(self.flat.device)
         keep_freed_memory()
         self.samples = Samples(
             self.flat,
@@ -128,10 +118,9 @@ class Objective:
             factors=sample_factor,
         )
         self.loss = self.samples.loss
-        self._compiled = CompiledLoss(self.flat, self.loss, self._accumulate) if compile else None
-        self._graphs: ChunkGraphs | None = None
-        if cuda_graphs and not track_noise:
-            self._graphs = chunk_graphs(self.flat, self.loss, self.n_samples, self._accumulate)
+        self._sums = ChunkSums(
+            self.flat, self.loss, self.samples, track_noise=track_noise, compile=compile, cuda_graphs=cuda_graphs
+        )
 
     def with_l2(self, l2: float) -> Self:
         """Return the objective with another L2 strength, on the same samples, which are not checked again."""
@@ -222,16 +211,7 @@ class Objective:
         """Return f(w) as a float64 scalar tensor on the device, without synchronising."""
         with self.flat.exclusive, exact_arithmetic(self.device, self.allow_tf32), torch.no_grad():
             self.meter.charge("forward", self.n_samples, purpose)
-            parameters = self.flat.views(self.flat.check(w).detach())
-
-            def work() -> Tensor:
-                total = self._zero()
-                with self.flat.at(parameters, "deterministic") as evaluate:
-                    for x, y in self.samples:
-                        total += self._chunk_loss(evaluate, parameters, x, y)
-                return total
-
-            total = self.samples.within_memory(work)
+            total = self.samples.within_memory(lambda: self._sums.loss(w))
             self.ranks.sum_(total)
             return self._penalised(total / self.n_samples, w)
 
@@ -239,7 +219,7 @@ class Objective:
         """Return f(w), a float64 scalar tensor, and its gradient, a new tensor of shape (P,), without synchronising."""
         with self.flat.exclusive, exact_arithmetic(self.device, self.allow_tf32):
             self.meter.charge("gradient", self.n_samples, purpose)
-            value, gradient, noise = self.samples.within_memory(lambda: self._own_gradient(w))
+            value, gradient, noise = self.samples.within_memory(lambda: self._sums.mean_gradient(w))
             between = [] if noise is None else [noise.between]
             self.ranks.sum_(gradient, value, *between)
             if noise is not None:
@@ -288,52 +268,11 @@ class Objective:
         with self.flat.exclusive:
             self.meter.charge(kind, samples, "product")
 
-    def _own_gradient(self, w: Tensor) -> tuple[Tensor, Tensor, NoiseAccumulator | None]:
-        """Return what this rank's samples contribute to loss and gradient."""
-        leaves = self.flat.leaves(w)
-        gradient = torch.zeros_like(w, requires_grad=False)
-        if self._graphs is not None and (value := self._graphs.sum(w, gradient, self.samples)) is not None:
-            return value, gradient, None
-        if self.track_noise:
-            value, noise = self._noisy_sum(leaves, gradient)
-            return value, gradient, noise
-        return self._sum(leaves, gradient, self.samples), gradient, None
-
-    def _sum(self, leaves: list[Tensor], gradient: Tensor, pieces: Iterable[tuple[Inputs, Tensor]]) -> Tensor:
-        for leaf, view in zip(leaves, self.flat.views(gradient), strict=True):
-            leaf.grad = view
-        total: Tensor | None = None
-        with self.flat.at(leaves, "deterministic") as evaluate:
-            for x, y in pieces:
-                part = self._chunk_loss(evaluate, leaves, x, y) / self.n_samples
-                # Gradients are added straight into the flat buffer that the leaves' .grad are views of.
-                part.backward(inputs=leaves)
-                total = part.detach().to(self._accumulate) if total is None else total.add_(part.detach())
-        return self._zero() if total is None else total
-
-    def _noisy_sum(self, leaves: list[Tensor], gradient: Tensor) -> tuple[Tensor, NoiseAccumulator]:
-        noise = NoiseAccumulator(self.samples.all_sizes, self._accumulate, self.samples.first_chunk)
-        total = self._zero()
-        for piece in self.samples:
-            part = torch.zeros_like(gradient)
-            total += self._sum(leaves, part, [piece])
-            noise.add(part)
-            gradient += part
-        return total, noise
-
-    def _chunk_loss(self, evaluate: Evaluate, parameters: Sequence[Tensor], x: Inputs, y: Tensor) -> Tensor:
-        if self._compiled is not None:
-            return self._compiled(evaluate, parameters, x, y)
-        return self.loss.total(outputs_of(evaluate, x), y, self._accumulate)
-
     def _penalised(self, value: Tensor, w: Tensor) -> Tensor:
         if self.l2 == 0:
             return value
-        norm: Tensor = torch.linalg.vector_norm(w.detach(), dtype=self._accumulate)
+        norm: Tensor = torch.linalg.vector_norm(w.detach(), dtype=self._sums.dtype)
         return value.add_(norm.square_(), alpha=0.5 * self.l2)
-
-    def _zero(self) -> Tensor:
-        return torch.zeros((), dtype=self._accumulate, device=self.device)
 
     @cached_property
     def _digest(self) -> str:

@@ -85,6 +85,8 @@ class Residuals:
         number = targets.to(inputs.device)
         return Binding(Parts((*inputs.tensors, number)), targets, self._residuals, None)
 
+    never_negative = True
+
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return |r_i|^2, (n,)."""
         return outputs.square().sum(1)

@@ -91,6 +91,11 @@ class ElementLoss:
         """Whether it is one of outputs in the units of the targets."""
         return isinstance(self._module, nn.HuberLoss | nn.L1Loss | nn.MSELoss | nn.SmoothL1Loss)
 
+    @property
+    def never_negative(self) -> bool:
+        """Whether no value is below zero, for targets as the loss takes them."""
+        return not isinstance(self._module, nn.KLDivLoss | nn.PoissonNLLLoss)
+
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         losses: Tensor = self._placed(outputs)(outputs, targets)
         if losses.ndim < 2:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from subsetopt.errors import ModelError
-from subsetopt.objective.losses import Loss
+from subsetopt.objective.losses import Loss, has_floor
 from subsetopt.objective.model_loss import ModelLoss, is_mean
 
 
@@ -63,6 +63,7 @@ class WeightedLoss:
     def __init__(self, inner: Loss) -> None:
         self.inner = inner
         self.name = inner.name
+        self.never_negative = has_floor(inner)
 
     def per_sample(self, outputs: Tensor, targets: Tensor | WeightedTargets) -> Tensor:
         if isinstance(targets, Tensor):

@@ -15,7 +15,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from subsetopt.analysis.effective_ratio import effective_parameters
+from subsetopt.analysis.effective_number import effective_parameters
 from subsetopt.data import draw, require_all_classes
 from subsetopt.errors import RunDirectoryError, SettingError, UserError
 from subsetopt.files import DIGEST, file_digest

@@ -1,29 +1,7 @@
 """Full-batch solvers: one method per file, one protocol, one result, one enum of stop reasons."""
 
-from __future__ import annotations
-
-import functools
-from collections.abc import Callable
-from typing import Any
-
-from subsetopt.registry import Registry
-from subsetopt.settings import check_settings
+from subsetopt.solvers.catalog import SOLVERS, make_solver
+from subsetopt.solvers.minimize import minimize
 from subsetopt.solvers.protocol import Solver, SolveResult, State, StopReason
-
-SOLVERS: Registry[Callable[..., Solver]] = Registry("solver", __name__)
-
-
-def make_solver(name: str, **settings: Any) -> Solver:
-    """Return the solver registered under `name` (see `SOLVERS`).
-
-    Raises `SettingError` for an unknown name, an unknown setting, a wrong type or a value out of range.
-    """
-    target = SOLVERS.get(name)
-    fixed = frozenset(target.keywords) if isinstance(target, functools.partial) else frozenset[str]()
-    kind: Any = target.func if isinstance(target, functools.partial) else target
-    return target(**check_settings(kind, settings, name, fixed))
-
-
-from subsetopt.solvers.minimize import minimize  # noqa: E402  # it needs the registry above
 
 __all__ = ["SOLVERS", "SolveResult", "Solver", "State", "StopReason", "make_solver", "minimize"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from subsetopt.arguments import is_true, kind_of
 from subsetopt.errors import SettingError
 from subsetopt.objective.protocol import BudgetExhausted, SmoothObjective
-from subsetopt.solvers import make_solver
+from subsetopt.solvers.catalog import make_solver
 from subsetopt.solvers.infeasible import feasible
 from subsetopt.solvers.protocol import Solver, SolveResult, State, StopReason
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from subsetopt.errors import UserError
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.saving import without_copies
 from subsetopt.solvers.protocol import StopReason
@@ -22,14 +21,13 @@ from subsetopt.training.observers import Observed, stop_asked
 from subsetopt.training.phases.protocol import Phase
 from subsetopt.training.position import Held, Position, Snapshot, pack, unpack
 from subsetopt.training.progress import Progress
+from subsetopt.training.reopening import LIMITS
 from subsetopt.training.run_directory import LOG, METRICS, RunDirectory, finite
 from subsetopt.training.splits import SplitName
 from subsetopt.training.stop_request import StopRequest
 
 SAVING_SHARE = 0.02
 """How much of the time checkpoints may take: large ones are written less often."""
-
-LIMITS = (StopReason.MAX_ITERATIONS, StopReason.MAX_EVALUATIONS, StopReason.BUDGET)
 
 
 class Loop:
@@ -259,48 +257,6 @@ class Loop:
             position.metrics_bytes = self._directory.cut_metrics(position.metrics_bytes, self._progress.warn)
         return position
 
-    def reopen(self, position: Position) -> None:
-        """Go back into the phase that a limit ended, under the limits of now; everything spent so far counts.
-
-        Raises `UserError` where no full-batch solver was stopped by a limit at the end, or its limit is no larger now.
-        """
-        budget, held = self._budget, position.held
-        if position.state is not None:
-            phase, start = self._phases[len(position.snapshots)], position.phase_start
-            if phase.fixed_length is not None:
-                raise _not_reopened(f"the run is in a phase of {phase.config.method}: {phase.fixed_length}")
-        elif held is None:
-            raise _not_reopened(self._why_complete(position))
-        else:
-            phase, start = self._phases[held.index], held.start
-            self._model.flat.load_buffers(position.snapshots[held.index].buffers)
-            del position.snapshots[held.index :]
-            position.phase_start, position.held = start, None
-            spent = budget.ledger.save()
-            with without_copies():
-                position.state = phase.restore(held.tensors, held.numbers)
-            budget.ledger.restore(spent)  # rebuilding an objective charges a calibration that was paid before
-        begin = (0.0, 0.0) if phase.config.cumulative else start
-        epochs = phase.config.epochs
-        budget.ledger.limit = min(budget.ledger.budget, math.inf if epochs is None else begin[0] + epochs)
-        budget.clock.open_phase(begin[1], phase.config.seconds)
-        left = budget.ledger.limit - budget.ledger.cost
-        if phase.terminate(position.state) is not None or left < budget.ledger.price("gradient", phase.samples):
-            raise _not_reopened(f"the limits leave no room for another iteration of {phase.config.method}")
-
-    def _why_complete(self, position: Position) -> str:
-        """Return why a larger limit changes nothing where no state of a solver was kept."""
-        last, record = self._phases[len(position.snapshots) - 1], position.snapshots[-1].record
-        limited = record["stop_reason"] in (*map(str, LIMITS), StopReason.SCHEDULE_END)
-        if limited and last.fixed_length is not None:
-            return f"its last phase was {last.config.method}: {last.fixed_length}"
-        return f"no solver that was stopped by a limit ended the run (its last phase ended by {record['stop_reason']})"
-
     def _log(self, text: str) -> None:
         if self._directory is not None:
             self._directory.append(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
-
-
-def _not_reopened(problem: str) -> UserError:
-    remedy = "raise the limit that ended it, or start a new run from its model: `subsetopt train --init-from RUN`"
-    return UserError(f"resume with another limit: {problem}; {remedy}")

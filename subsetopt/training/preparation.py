@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,9 +20,9 @@ from subsetopt.data import (
 from subsetopt.distributed import Ranks
 from subsetopt.errors import SettingError, setting
 from subsetopt.inputs import Inputs, Parts
-from subsetopt.models import MODELS, build_model, initialise_lazy, refuse_reserved
-from subsetopt.objective import FlatModel, Loss, ModelLoss, Prices, Residuals, calibrated_prices, tuned_chunk_size
-from subsetopt.objective.weighting import without_weights
+from subsetopt.models import build_model, initialise_lazy, refuse_reserved
+from subsetopt.objective import FlatModel, Loss, ModelLoss, Residuals, tuned_chunk_size
+from subsetopt.objective.module_call import InPlaceOfForward
 from subsetopt.overdetermination import warning
 from subsetopt.training.budget import Budget, Clock
 from subsetopt.training.checks.affordable import within_budget
@@ -37,12 +36,14 @@ from subsetopt.training.data_of_run import data_of
 from subsetopt.training.initialisation import initialised_from
 from subsetopt.training.ledger import Ledger
 from subsetopt.training.model_loss_data import bound, check_bound, initialise_for, raw_preprocess
+from subsetopt.training.resolving import resolve_device, resolve_loss, resolve_model
 from subsetopt.training.run_model import RunModel
+from subsetopt.training.run_prices import prices_of
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData, strata
 
-PRICE_SAMPLES, CHECKED_SAMPLES = 8, 16
+CHECKED_SAMPLES = 16
 
 
 @ordinary_torch()
@@ -62,79 +63,24 @@ def prepare(
     """
     ranks = ranks or Ranks()
     device = resolve_device(config.device, config.dtype)
-    dtype = getattr(torch, config.dtype)
-    function = None
-    if isinstance(dataset, Residuals):
-        if model is None or loss is not None:
-            raise SettingError("dataset", "residuals", "they are a loss of a model", "give model, and leave loss out")
-        dataset, loss, function = as_run_data(dataset, model)
-    own = None if loss is None else own_loss(loss)
-    whole = isinstance(own, ModelLoss) and dataset is not None and not isinstance(dataset, Dataset)
-    if whole and model is None:
-        raise SettingError("model", config.model, "a loss(model, batch) calls a module of yours", "give the module")
-    dataset = data_of(config, dataset, ranks, whole, None if statistics is None else learnt_table(statistics))
-    kind = resolve_loss(config.loss, dataset) if own is None else own
-    if not isinstance(kind, str):
-        # The loss says what its targets are: 0 and 1, counts, or a distance in their own units.
-        dataset = replace(dataset, target_normalization=None)
+    task = _task_of(config, model, dataset, loss, ranks, statistics)
+    subset = drawn_subset(config, task.dataset)
+    config, module = _with_model(config, model, task.dataset)
+    flat, fitted, preprocess = _fitted(config, module, task, device, statistics)
+    given, ready, kind = fitted, standardised_targets(fitted), task.loss
+    habits: list[str] = []
     if isinstance(kind, ModelLoss):
-        dataset = replace(dataset, task="regression")  # whether its targets are classes, the loss alone knows
-    subset = drawn_subset(config, dataset)
-    coded = () if dataset.encoding is None else dataset.encoding.embedded
-    if coded and model is not None:
-        problem = "a model that is given as an object has no embeddings of its own for them"
-        raise SettingError("embed_words", config.embed_words, problem, "leave it out, or give a factory")
-    ours = model is None
-    if model is None:
-        refuse_reserved(config.model_args)
-        config = config.model_copy(update={"model": resolve_model(config.model, dataset)})
-        model = build_model(
-            config.model,
-            in_shape=dataset.in_shape,
-            n_outputs=dataset.n_outputs,
-            seed=config.seed,
-            dtype=dtype,
-            embedded=coded,
-            input_name=dataset.input_name,
-            **config.model_args,
-        )
-    if isinstance(kind, ModelLoss):
-        initialise_for(kind, model, dataset, whole)
-    else:
-        initialise_lazy(model, dataset.in_shape, _few(dataset, dtype), dataset.input_name)
-    flat = FlatModel(model, dtype=dtype, device=device)
-    input_name = None if function is not None or isinstance(kind, ModelLoss) else handed_on_as(model, dataset)
-    flat = flat if input_name is None else flat.given_as(input_name)
-    flat = flat if function is None else flat.evaluated_by(function)
-    if whole:
-        preprocess = raw_preprocess(dataset.train.inputs, dtype)
-    else:
-        dataset, embedded = fitted_inputs(flat, dataset)
-        preprocess = Preprocess(dataset.normalization, dtype, embedded)
-        if function is None and not isinstance(kind, ModelLoss):
-            few = preprocess(dataset.train.inputs[:CHECKED_SAMPLES])
-            few = few if input_name is None else Parts([few], [input_name])
-            dataset = fitted_outputs(model, dataset, kind, few)
-        if statistics is not None:
-            dataset = standardised_as(dataset, statistics)
-            preprocess = Preprocess(dataset.normalization, dtype, embedded)
-    given, dataset = dataset, standardised_targets(dataset)
-    if isinstance(kind, ModelLoss):
-        kind, flat, dataset, preprocess = bound(kind, flat, dataset, preprocess, whole)
-        check_bound(kind, flat, dataset.train, preprocess)
+        kind, flat, ready, preprocess = bound(kind, flat, ready, preprocess, task.whole)
+        check_bound(kind, flat, ready.train, preprocess)
     elif not isinstance(kind, str):
-        check_own_loss(kind, flat, dataset.train, preprocess, CHECKED_SAMPLES)
+        check_own_loss(kind, flat, ready.train, preprocess, CHECKED_SAMPLES)
     origin = None if config.init_from is None else flat.initial()
     if config.init_from is not None:
         flat = initialised_from(config.init_from, flat)
-    known_by = None
-    if ours and isinstance(kind, str):
-        known_by = _price_key(config, dataset, kind, preprocess.embedded, device)
-    prices = _prices(flat, dataset, kind, preprocess, device, known_by)
-    ledger = Ledger(len(dataset.train), prices, config.max_epochs)
-    budget = Budget(ledger, Clock(config.max_seconds))
+    prices = prices_of(config, flat, ready, kind, preprocess, built_here=model is None)
+    ledger = Ledger(len(ready.train), prices, config.max_epochs)
     data = TrainingData(
-        dataset, given, preprocess, device, subset, config.seed, config.stratify, copies=config.augment_copies
+        ready, given, preprocess, device, subset, config.seed, config.stratify, copies=config.augment_copies
     )
     run_model = RunModel(
         flat,
@@ -146,66 +92,124 @@ def prepare(
         compile=config.compile,
         cuda_graphs=config.cuda_graphs,
     )
-    habits: list[str] = []
-    if not ours and not isinstance(kind, ModelLoss):
-        few = preprocess(dataset.train.inputs[:CHECKED_SAMPLES])
-        habits = probability_note(model, flat, few, kind if isinstance(kind, str) else loss)
-    run = RunContext(config, run_model, ranks, [*dataset.notes, *scale_notes(given), *habits, *unused_notes(config)])
+    if model is not None and not isinstance(task.loss, ModelLoss):
+        few = preprocess(ready.train.inputs[:CHECKED_SAMPLES])
+        habits = probability_note(model, flat, few, kind if isinstance(kind, str) else task.given_loss)
+    run = RunContext(config, run_model, ranks, [*ready.notes, *scale_notes(given), *habits, *unused_notes(config)])
     _check_ratio(data, run)
+    _settle_chunk_size(data, run)
+    return PreparedRun(data, Budget(ledger, Clock(config.max_seconds)), run)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be learnt: data, and the name of a loss or one that samples have; `given_loss` is as it was given.
+
+    `function` evaluates the model of residuals; with `whole` the samples have their targets in them.
+    """
+
+    dataset: Dataset
+    loss: str | Loss
+    given_loss: Any
+    function: InPlaceOfForward | None
+    whole: bool
+
+
+def _task_of(
+    config: RunConfig,
+    model: nn.Module | None,
+    dataset: object,
+    loss: Any,
+    ranks: Ranks,
+    statistics: Mapping[str, Any] | None,
+) -> _Task:
+    function = None
+    if isinstance(dataset, Residuals):
+        if model is None or loss is not None:
+            raise SettingError("dataset", "residuals", "they are a loss of a model", "give model, and leave loss out")
+        dataset, loss, function = as_run_data(dataset, model)
+    own = None if loss is None else own_loss(loss)
+    whole = isinstance(own, ModelLoss) and dataset is not None and not isinstance(dataset, Dataset)
+    if whole and model is None:
+        raise SettingError("model", config.model, "a loss(model, batch) calls a module of yours", "give the module")
+    data = data_of(config, dataset, ranks, whole, None if statistics is None else learnt_table(statistics))
+    kind = resolve_loss(config.loss, data) if own is None else own
+    if not isinstance(kind, str):
+        # The loss says what its targets are: 0 and 1, counts, or a distance in their own units.
+        data = replace(data, target_normalization=None)
+    if isinstance(kind, ModelLoss):
+        data = replace(data, task="regression")  # whether its targets are classes, the loss alone knows
+    return _Task(data, kind, loss, function, whole)
+
+
+def _with_model(config: RunConfig, model: nn.Module | None, dataset: Dataset) -> tuple[RunConfig, nn.Module]:
+    """Return the model, built where none is given, and the settings with its name in place of `auto`."""
+    coded = () if dataset.encoding is None else dataset.encoding.embedded
+    if model is not None:
+        if coded:
+            problem = "a model that is given as an object has no embeddings of its own for them"
+            raise SettingError("embed_words", config.embed_words, problem, "leave it out, or give a factory")
+        return config, model
+    refuse_reserved(config.model_args)
+    config = config.model_copy(update={"model": resolve_model(config.model, dataset)})
+    built = build_model(
+        config.model,
+        in_shape=dataset.in_shape,
+        n_outputs=dataset.n_outputs,
+        seed=config.seed,
+        dtype=getattr(torch, config.dtype),
+        embedded=coded,
+        input_name=dataset.input_name,
+        **config.model_args,
+    )
+    return config, built
+
+
+def _fitted(
+    config: RunConfig, model: nn.Module, task: _Task, device: torch.device, statistics: Mapping[str, Any] | None
+) -> tuple[FlatModel, Dataset, Preprocess]:
+    """Return the model as a function of its flat parameters, and data and preprocessing as it takes them."""
+    dtype, dataset = getattr(torch, config.dtype), task.dataset
+    called_by_loss = isinstance(task.loss, ModelLoss)
+    if isinstance(task.loss, ModelLoss):
+        initialise_for(task.loss, model, dataset, task.whole)
+    else:
+        initialise_lazy(model, dataset.in_shape, _few(dataset, dtype), dataset.input_name)
+    flat = FlatModel(model, dtype=dtype, device=device)
+    input_name = None if task.function is not None or called_by_loss else handed_on_as(model, dataset)
+    flat = flat if input_name is None else flat.given_as(input_name)
+    flat = flat if task.function is None else flat.evaluated_by(task.function)
+    if task.whole:
+        return flat, dataset, raw_preprocess(dataset.train.inputs, dtype)
+    dataset, embedded = fitted_inputs(flat, dataset)
+    preprocess = Preprocess(dataset.normalization, dtype, embedded)
+    if task.function is None and not isinstance(task.loss, ModelLoss):
+        few = preprocess(dataset.train.inputs[:CHECKED_SAMPLES])
+        few = few if input_name is None else Parts([few], [input_name])
+        dataset = fitted_outputs(model, dataset, task.loss, few)
+    if statistics is not None:
+        dataset = standardised_as(dataset, statistics)
+        preprocess = Preprocess(dataset.normalization, dtype, embedded)
+    return flat, dataset, preprocess
+
+
+def _settle_chunk_size(data: TrainingData, run: RunContext) -> None:
+    """Give the model the chunk size of the settings, which is found out first where it is "tune"."""
+    config, model = run.config, run.model
     if config.chunk_size == "tune":
         # The number goes into the stored configuration, so that a resumed run sums in the same chunks, bit for bit.
         with within_budget(config):
             size = tuned_chunk_size(
-                flat, *data.trained(SplitName.SUBSET), loss=kind, preprocess=preprocess, meter=ledger
+                model.flat,
+                *data.trained(SplitName.SUBSET),
+                loss=model.loss,
+                preprocess=data.preprocess,
+                meter=model.ledger,
             )
         # From here on all ranks are known to be well: rank 0's number is everybody's.
-        size = ranks.together(lambda: ranks).broadcast(size)
+        size = run.ranks.together(lambda: run.ranks).broadcast(size)
         run.config = config.model_copy(update={"chunk_size": size})
-    run_model.chunk_size = None if run.config.chunk_size == "tune" else run.config.chunk_size
-    return PreparedRun(data, budget, run)
-
-
-def resolve_device(name: str, dtype: str) -> torch.device:
-    """Return the device to compute on; raises `SettingError` when it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[name]:
-        raise SettingError(
-            "device", name, "this machine has none that torch can use", f"use {setting('device', 'cpu')}"
-        )
-    if name == "mps" and dtype == "float64":
-        raise SettingError(
-            "device", name, "it has no float64", f"use {setting('dtype', 'float32')}, or {setting('device', 'cpu')}"
-        )
-    return torch.device(name)
-
-
-def resolve_loss(name: str, dataset: Dataset) -> str:
-    """Return the loss that fits the task; raises `SettingError` when the one asked for does not."""
-    fitting = "cross_entropy" if dataset.task == "classification" else "mse"
-    if dataset.task == "regression" and not dataset.train.targets.is_floating_point():
-        shape = ", ".join(map(str, ("n", *dataset.train.targets.shape[1:])))
-        raise SettingError(
-            "loss",
-            name,
-            f"the targets are whole numbers of shape ({shape})",
-            f"for quantities use {setting('task', 'regression')}; for labels of each position (tokens, pixels) or "
-            "several labels give a module of torch.nn in Python: SubsetTrainer(..., loss=nn.CrossEntropyLoss())",
-        )
-    if name in ("auto", fitting):
-        return fitting
-    other = "regression" if dataset.task == "classification" else "classification"
-    remedy = f"use {setting('loss', fitting)}, or {setting('task', other)} if that is what the targets mean"
-    raise SettingError("loss", name, f"{dataset.name} is a {dataset.task} data set", remedy)
-
-
-def resolve_model(name: str, dataset: Dataset) -> str:
-    """Return the model meant by `auto`: a small CNN for images of 16 pixels or more, else an MLP."""
-    if name != "auto":
-        return name
-    images = not isinstance(dataset.in_shape, dict) and len(dataset.in_shape) == 3 and min(dataset.in_shape[1:]) >= 16
-    return "cnn" if images else "mlp"
+    model.chunk_size = None if run.config.chunk_size == "tune" else run.config.chunk_size
 
 
 def drawn_subset(config: RunConfig, dataset: Dataset) -> Tensor:
@@ -226,51 +230,6 @@ def _few(dataset: Dataset, dtype: torch.dtype) -> Inputs:
     """Return some training inputs as a model gets them."""
     few: Inputs = dataset.train.inputs[:CHECKED_SAMPLES]
     return Preprocess(dataset.normalization, dtype)(few)
-
-
-_KNOWN_PRICES: dict[str, Prices] = {}
-"""Prices of the package's own models, whose operations depend on shapes alone: the cells of a study share them."""
-
-
-def _price_key(config: RunConfig, dataset: Dataset, loss: str, embedded: bool, device: torch.device) -> str | None:
-    """Return all that the prices of a model of this package depend on; None for another's, which may read its data."""
-    inputs = dataset.train.inputs
-    if not isinstance(inputs, Tensor) or config.model not in MODELS:
-        return None
-    if not MODELS.get(config.model).__module__.startswith("subsetopt."):
-        return None
-    shapes = dataset.in_shape, dataset.n_outputs, inputs.dtype, min(len(dataset.train), PRICE_SAMPLES)
-    targets = dataset.train.targets.shape[1:], dataset.train.targets.dtype
-    coded = () if dataset.encoding is None else dataset.encoding.embedded
-    settings = config.model, sorted(config.model_args.items()), config.dtype, coded
-    return repr((settings, shapes, targets, loss, embedded, device.type))
-
-
-def _prices(
-    flat: FlatModel,
-    dataset: Dataset,
-    loss: str | Loss,
-    preprocess: Preprocess,
-    device: torch.device,
-    known_by: str | None,
-) -> Prices:
-    if known_by is not None and known_by in _KNOWN_PRICES:
-        known = _KNOWN_PRICES[known_by]
-        return known.changed(known)
-    rows: slice | Tensor = slice(PRICE_SAMPLES)
-    if isinstance(plainly := loss if isinstance(loss, str) else without_weights(loss), Residuals):
-        rows = plainly.covering(
-            dataset.train.targets, torch.arange(min(PRICE_SAMPLES, len(dataset.train)), device="cpu")
-        )
-    inputs = dataset.train.inputs[rows].to(device)
-    targets = dataset.train.targets[rows].to(device)
-    with warnings.catch_warnings():
-        # What stands in for a product is said where a solver takes products, not where they are priced.
-        warnings.filterwarnings("ignore", message="curvature products")
-        prices = calibrated_prices(flat, inputs, targets, loss=loss, preprocess=preprocess)
-    if known_by is not None:
-        _KNOWN_PRICES[known_by] = prices.changed(prices)
-    return prices
 
 
 def _check_ratio(data: TrainingData, run: RunContext) -> None:

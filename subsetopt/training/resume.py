@@ -18,6 +18,7 @@ from subsetopt.training.loop import Loop
 from subsetopt.training.observers import Callbacks, Observed
 from subsetopt.training.position import Position
 from subsetopt.training.progress import Progress, Silent
+from subsetopt.training.reopening import reopen
 from subsetopt.training.result import version_of, warn_of_other_environment
 from subsetopt.training.run_directory import (
     CHECKPOINT,
@@ -73,7 +74,7 @@ def resume_run(
         begun = checkpoint is not None
         del checkpoint  # the position has taken it over: whatever else it holds would stay until the end
         if limits:
-            ranks.together(lambda: loop.reopen(position) if begun else None)
+            ranks.together(lambda: reopen(position, prepared, phases) if begun else None)
             ranks.together(lambda: None if written is None else written.write_toml(CONFIG, stored_settings(config)))
             loop.save(position)
         outcome = finish(loop, position, prepared, phases, written, observed, splits, figure, may_idle)

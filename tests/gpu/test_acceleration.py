@@ -33,7 +33,7 @@ def test_captured_graphs_equal_the_plain_evaluation_at_changing_points(
         for scale in (1.0, 0.5, -0.3):
             for a, b in zip(plain.value_and_gradient(scale * w), graphed.value_and_gradient(scale * w), strict=True):
                 close(b, a, rtol=1e-11, atol=1e-13)
-    assert graphed._graphs is not None and len(graphed._graphs._recordings) == 2
+    assert graphed._sums.graphs is not None and len(graphed._sums.graphs._recordings) == 2
 
 
 def softmax_regression() -> torch.nn.Module:
@@ -111,7 +111,7 @@ def test_graphs_hold_one_chunk_of_data_that_stream(device: torch.device, monkeyp
     w = objective.initial()
     expected = objective.value_and_gradient(w)
     most = 0
-    objective._graphs = ChunkGraphs(objective.flat, objective.loss, objective.n_samples, torch.float64, capture)
+    objective._sums.graphs = ChunkGraphs(objective.flat, objective.loss, objective.n_samples, torch.float64, capture)
     for a, b in zip(objective.value_and_gradient(w), expected, strict=True):
         close(a, b, rtol=1e-12, atol=1e-14)
     assert most <= 3

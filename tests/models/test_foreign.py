@@ -225,7 +225,8 @@ class Output(nn.Module):
             lambda x: x.repeat(1, 2)[:, :7],
             r"model returned \(2, 7\) for 2 samples but the data set has 2 outputs; it must",
         ),
-        (lambda x: x.sum(1), r"model returned \(2,\)"),
+        (lambda x: x.sum(1), r"model returned \(2,\) .* give each class an output .* loss=nn.BCEWithLogitsLoss\(\)"),
+        (lambda x: x[:, None, :2], r"must return \(2, 2\): flatten\(1\) its outputs$"),
         (lambda x: (x, x), "model returned tuple instead of a floating tensor"),
         (lambda x: x.argmax(1), "model returned torch.int64 instead"),
         (lambda x: x[:, :2] / 0, "NaN or infinity for 2 of the first 2 training samples, first for row 0"),
@@ -239,6 +240,41 @@ def test_outputs_that_do_not_fit_are_told_in_one_line(outputs, message):
     with pytest.raises(ModelError, match=message) as caught:
         check_output_shape(Output(outputs), INPUTS, 2)
     assert "\n" not in str(caught.value)
+
+
+def test_one_output_whose_axis_is_gone_is_told_to_bring_it_back():
+    with pytest.raises(ModelError, match=r"\(2,\) for 2 samples .* return \(2, 1\): .*squeeze.*unsqueeze\(1\)"):
+        check_output_shape(Output(lambda x: x[:, :1].squeeze(-1)), INPUTS, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("net.py:Net", "but a file; write model='net:Net'$"),
+        ("./net.py:Net", "write model='net:Net'$"),
+        ("net.py", "write model='net:FACTORY'$"),
+        ("parts/net.py:Net.small", "write model='parts.net:Net.small'$"),
+        ("parts\\net.py:Net", "write model='parts.net:Net'$"),
+        ("../other/net.py:Net", "write model='net:Net' and put ../other on PYTHONPATH$"),
+        ("/elsewhere/net.py:Net", "write model='net:Net' and put /elsewhere on PYTHONPATH$"),
+        ("net", "is a module; name its factory, too: model='net:FACTORY'$"),
+        ("nosuch", "unknown name"),
+    ],
+)
+def test_a_file_of_the_users_is_told_how_it_is_written_as_a_module(tmp_path, monkeypatch, name, words):
+    (tmp_path / "net.py").write_text("from torch import nn\n\n\nclass Net(nn.Linear):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingError, match=words) as caught:
+        build_model(name, in_shape=(3,), n_outputs=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_is_called_py_is_a_module(tmp_path, monkeypatch):
+    package = tmp_path / "oddly_named_package"
+    package.mkdir()
+    (package / "py.py").write_text("from torch import nn\n\n\ndef make():\n    return nn.Linear(3, 1)\n")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(build_model("oddly_named_package.py:make", in_shape=(3,), n_outputs=1), nn.Linear)
 
 
 def test_the_check_leaves_modes_buffers_and_generators_alone():

@@ -24,7 +24,7 @@ def test_compiled_loss_and_gradient_equal_plain_ones_to_rounding(name: str) -> N
     for a, b in zip(plain.value_and_gradient(w), fast.value_and_gradient(w), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(plain.value(w), fast.value(w), rtol=1e-12, atol=1e-14)
-    assert fast._compiled is not None and fast._compiled._compiled is not None, "it fell back"
+    assert fast._sums.compiled is not None and fast._sums.compiled._compiled is not None, "it fell back"
     assert all(torch.equal(before[name], value) for name, value in fast.flat.buffers().items())
 
 
@@ -57,7 +57,7 @@ def test_graphs_on_fixed_buffers_equal_the_plain_evaluation_at_changing_points(n
         captured.append(step)
         return step
 
-    graphed._graphs = ChunkGraphs(graphed.flat, graphed.loss, graphed.n_samples, torch.float64, capture)
+    graphed._sums.graphs = ChunkGraphs(graphed.flat, graphed.loss, graphed.n_samples, torch.float64, capture)
     w = plain.initial()
     for scale in (1.0, 0.5):
         for a, b in zip(plain.value_and_gradient(scale * w), graphed.value_and_gradient(scale * w), strict=True):
@@ -74,7 +74,7 @@ def test_a_failed_capture_and_another_device_fall_back_with_a_warning() -> None:
         objective = Objective(model, x, y, chunk_size=6, cuda_graphs=True)
     w = objective.initial()
     expected = objective.value_and_gradient(w)
-    objective._graphs = ChunkGraphs(objective.flat, objective.loss, objective.n_samples, torch.float64, capture)
+    objective._sums.graphs = ChunkGraphs(objective.flat, objective.loss, objective.n_samples, torch.float64, capture)
     with pytest.warns(UserWarning, match="not permitted") as caught:
         got = [objective.value_and_gradient(w) for _ in range(2)]
     assert len(caught) == 1 and all(torch.equal(expected[1], gradient) for _, gradient in got)

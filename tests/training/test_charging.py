@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import flop_registry
 
-import subsetopt.objective.kfac.estimate
+import subsetopt.objective.kfac.price
 import subsetopt.training.phases.first_order.mini_batch
 from subsetopt.data import Dataset, dataset_from_arrays, load_dataset
 from subsetopt.errors import SettingError
@@ -35,7 +35,7 @@ from subsetopt.training.progress import Silent
 from subsetopt.training.settings.run import make_config
 
 TOLERANCE = 0.05
-PRICING = (subsetopt.objective.kfac.estimate, subsetopt.training.phases.first_order.mini_batch)
+PRICING = (subsetopt.objective.kfac.price, subsetopt.training.phases.first_order.mini_batch)
 
 SOLVE = {"subset_frac": 0.2, "max_iterations": 8, "handoff": "none"}
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {

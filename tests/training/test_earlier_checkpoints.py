@@ -54,7 +54,7 @@ def test_the_parts_of_a_streaming_phase_are_found() -> None:
         "parts": {
             "random": {},
             "place": {"epoch": 1, "position": 2, "chunk": 3},
-            "change": {"seen": 0.5, "foreseen": 0.25, "step": 0.0},
+            "change": {"seen": 0.5, "foreseen": 0.25, "step": 0.0, "trials": 0},
             "checks": {"best": {}, "buffers": {}, "counters": counters, "interval": 1.0, "due": 9.0},
         },
         **BUDGET,

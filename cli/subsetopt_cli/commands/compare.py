@@ -160,7 +160,7 @@ def _text(summary: ComparisonDocument, directory: Path) -> str:
 
 
 def _rows(summary: ComparisonDocument) -> Iterable[list[str]]:
-    from subsetopt.report.study.tables import MISSING, cost_text, interval_text, loss_text, metric_text
+    from subsetopt.report.study.texts import MISSING, cost_text, interval_text, loss_text, metric_text
 
     metric, unit = summary.metric, summary.budget_unit
     yield ["method", f"budget ({unit})", f"test {metric}", "95 % interval", "test loss", "cost", "with tuning", "s"]

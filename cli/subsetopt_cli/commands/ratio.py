@@ -183,7 +183,7 @@ def _sizes(
 
     from subsetopt.data import load_dataset
     from subsetopt.models import build_model
-    from subsetopt.training.preparation import resolve_model
+    from subsetopt.training.resolving import resolve_model
 
     data = load_dataset(
         config.dataset,

@@ -95,25 +95,11 @@ def read_rows(source: MapStyle, divide: Divide, max_bytes: int | None) -> GivenS
     row_bytes = first.nbytes / len(probed)
     limit = int(MEMORY_SHARE * free_bytes()) if max_bytes is None else max_bytes
     in_memory = n * row_bytes <= limit
-    pieces: list[Inputs] = []
-    targets: list[Any] = []
-    template: Inputs | None = None
     generators = _generators()
-    for places in _blocks(n):
-        inputs, own = _converted(source, places, divide)
-        template = inputs[:1] if template is None else template
-        if in_memory:
-            pieces.append(inputs)
-        elif _shapes(inputs) != _shapes(template):
-            raise DataError(
-                f"dataset: rows differ in shape ({_shapes(template)} and {_shapes(inputs)} at row {places[0]}) and are "
-                "too many to be held in memory; pad them all to one length"
-            )
-        targets.append(own)
+    pieces, targets, template = _read_blocks(source, divide, in_memory)
     stacked = None if targets[0] is None else _stacked(targets)
     notes = () if _generators() == generators else (DRAWS,)
     if not in_memory:
-        assert template is not None, "there is a row"
         lazy = LazyRows(lambda rows: _converted(source, rows, divide)[0], torch.arange(n), template, limit)
         return GivenSamples(
             lazy,
@@ -128,6 +114,29 @@ def read_rows(source: MapStyle, divide: Divide, max_bytes: int | None) -> GivenS
         return GivenSamples(inputs, stacked, notes=notes, padded=True, input_name=input_name)
     padded = source.pads and _ragged(source, divide, probed, first)
     return GivenSamples(joined(pieces), stacked, notes=notes, padded=padded, input_name=input_name)
+
+
+def _read_blocks(source: MapStyle, divide: Divide, in_memory: bool) -> tuple[list[Inputs], list[Any], Inputs]:
+    """Return the inputs by blocks (only where they are to stay `in_memory`), the targets by blocks, and the first row.
+
+    Raises `DataError` for rows of different shapes that do not stay in memory.
+    """
+    pieces: list[Inputs] = []
+    targets: list[Any] = []
+    template: Inputs | None = None
+    for places in _blocks(len(source.rows)):
+        inputs, own = _converted(source, places, divide)
+        template = inputs[:1] if template is None else template
+        if in_memory:
+            pieces.append(inputs)
+        elif _shapes(inputs) != _shapes(template):
+            raise DataError(
+                f"dataset: rows differ in shape ({_shapes(template)} and {_shapes(inputs)} at row {places[0]}) and are "
+                "too many to be held in memory; pad them all to one length"
+            )
+        targets.append(own)
+    assert template is not None, "there is a row"
+    return pieces, targets, template
 
 
 def _blocks(n: int) -> Iterator[range]:

@@ -7,8 +7,9 @@ the median, and a column says where. All of this is learnt from the training row
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +32,38 @@ USES = ("data_file", "target_column", "test_file", "drop", "embed_words")
 )
 def read_own_table(query: Query) -> RawData:
     """Read the file, and `test_file` where given; raises `SettingError` and `DataError` in one line."""
+    table, target = _with_target(query)
+    known = query.learnt
+    table, rows, notes = labelled(table, target)
+    labels = read_target(table, target, query.task)
+    test, test_table = None, None
+    if query.test_file is not None:
+        test, test_table, more = _test_split(query, table, target, labels)
+        notes += more
+    classes = () if known is None else known.class_names
+    if classes:
+        labels = numbered(table, target, labels, classes)
+        if test is not None and test_table is not None:
+            test = replace(test, targets=numbered(test_table, target, test.targets, classes))
+    return RawData(
+        RawSplit(None, labels, rows),
+        test,
+        n_classes=len(classes) or None,
+        class_names=classes,
+        notes=(*table.notes, *(() if test_table is None else test_table.notes), *notes),
+        uses=USES,
+        encode=_encoder({"train": table} | ({} if test_table is None else {"test": test_table}), target, query),
+        trained=bool(classes),
+    )
+
+
+def _with_target(query: Query) -> tuple[Table, str]:
+    """Return the table and its column to predict."""
     if query.data_file is None:
         remedy = f"name it with {setting('data_file', 'FILE.csv')}"
         raise SettingError(setting("data_file"), None, "the data set table is a file of yours", remedy)
-    target, known = query.target_column, query.learnt
-    table = read_table(query.data_file, drop=query.drop, numbers=_plain_columns(target, known))
+    target = query.target_column
+    table = read_table(query.data_file, drop=query.drop, numbers=_plain_columns(target, query.learnt))
     if target is None:
         remedy = f"name it with {setting('target_column', 'COLUMN')}; there are {listed(table.columns)}"
         raise SettingError(setting("target_column"), None, f"{table.name} needs the column to predict", remedy)
@@ -48,36 +76,32 @@ def read_own_table(query: Query) -> RawData:
         raise SettingError(
             "target_column", target, f"{table.name} has several columns of this name", "rename all but one"
         )
-    table, rows, notes = labelled(table, target)
-    labels = read_target(table, target, query.task)
-    test, test_table = None, None
-    if query.test_file is not None:
-        as_in_training = frozenset(name for name, column in table.columns.items() if column.dtype.kind == "f")
-        numbers = Numbers(as_in_training, None if labels.dtype.kind == "U" else target)
-        test_table = read_table(
-            query.test_file, "test_file", query.drop, numbers if known is None else _plain_columns(None, known)
-        )
-        _require("target_column", target, test_table)
-        test_table, test_rows, more = labelled(test_table, target)
-        form = target_format(table, target)
-        test = RawSplit(None, read_target_like(test_table, target, labels, form), test_rows)
-        notes += more
+    return table, target
 
-    if known is not None and known.class_names:
-        labels = numbered(table, target, labels, known.class_names)
-        test = (
-            None
-            if test is None or test_table is None
-            else replace(test, targets=numbered(test_table, target, test.targets, known.class_names))
-        )
 
-    tables = {"train": table} | ({} if test_table is None else {"test": test_table})
+def _test_split(query: Query, table: Table, target: str, labels: NDArray[Any]) -> tuple[RawSplit, Table, list[str]]:
+    """Return targets, table and notes of the test file, whose columns are read as those of `table` were."""
+    assert query.test_file is not None, "there is one"
+    known = query.learnt
+    as_in_training = frozenset(name for name, column in table.columns.items() if column.dtype.kind == "f")
+    numbers = Numbers(as_in_training, None if labels.dtype.kind == "U" else target)
+    test_table = read_table(
+        query.test_file, "test_file", query.drop, numbers if known is None else _plain_columns(None, known)
+    )
+    _require("target_column", target, test_table)
+    test_table, rows, notes = labelled(test_table, target)
+    targets = read_target_like(test_table, target, labels, target_format(table, target))
+    return RawSplit(None, targets, rows), test_table, notes
+
+
+def _encoder(tables: dict[str, Table], target: str, query: Query) -> Callable[[NDArray[np.int64]], Encoded]:
+    """Return what encodes all tables as the given training rows teach; each is freed when that is done."""
 
     def encode(train: NDArray[np.int64]) -> Encoded:
         encoding = (
             learn_encoding(tables["train"].take(train), target, query.drop, query.embed_words)
-            if known is None
-            else known.encoding
+            if query.learnt is None
+            else query.learnt.encoding
         )
         inputs, said = {}, []
         for part in [*tables]:
@@ -85,18 +109,7 @@ def read_own_table(query: Query) -> RawData:
             said += [note for note in found if "training had no such column" not in note or part == "test"]
         return Encoded(inputs, encoding, tuple(said))
 
-    all_notes = (*table.notes, *(() if test_table is None else test_table.notes), *notes)
-    classes = () if known is None else known.class_names
-    return RawData(
-        RawSplit(None, labels, rows),
-        test,
-        n_classes=len(classes) or None,
-        class_names=classes,
-        notes=all_notes,
-        uses=USES,
-        encode=encode,
-        trained=bool(classes),
-    )
+    return encode
 
 
 def _plain_columns(target: str | None, known: LearntTable | None) -> Numbers:

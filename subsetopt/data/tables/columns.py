@@ -1,8 +1,7 @@
-"""How one column becomes numbers: learnt from its training values, applied to any others, and shown to the user."""
+"""How one column becomes numbers: applied to values, and shown to the user; how it is learnt is in `learning.py`."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,25 +12,13 @@ from numpy.typing import NDArray
 
 from subsetopt.data.names import listed, shown
 from subsetopt.data.tables.cells import (
-    AmbiguousError,
     NumberFormat,
-    date_format,
     days_of,
-    is_infinite,
     is_missing,
-    number_format,
-    truth_words,
 )
 from subsetopt.data.tables.table import Column, Table, text_of_number
 from subsetopt.errors import DataError, setting
 
-MOST_WORDS = 64
-"""Words that a column has columns for; of more, the most frequent ones have, and all others share one."""
-
-_NAME_OF_IDS = re.compile(r"(.*[_ .-])?(id|ids|uuid|guid)|.*[a-z]I[dD]|index|idx|row|row[_ ]?(no|nr|num|number|id)")
-_UNIQUE, _FEW = 0.9, 10  # from this share of different words among more than so many rows on, they name the rows
-_NUMBERS, _MANY_NUMBERS = 0.9, 50  # a column with this share of numbers, too many for words, is one with mistakes
-_RARE = 2  # words that occur less often have no vector of their own: a new word is one of them
 Kind = Literal["number", "boolean", "date", "words", "embedded", "unused"]
 
 
@@ -84,7 +71,7 @@ class ColumnEncoding:
         encoded = np.zeros((len(column), len(self.outputs)))
         if self.kind in ("words", "embedded"):
             return encoded, self._encode_words(column, encoded)
-        values = _numbers(table, self, column)
+        values = numbers_of(table, self, column)
         gone = np.isnan(values)
         if (large := np.flatnonzero(np.abs(values) > np.finfo(np.float32).max)).size:
             raise DataError(
@@ -167,85 +154,7 @@ def texts_of(column: Column) -> Sequence[str]:
     return ["" if value != value else text_of_number(value) for value in column.tolist()]
 
 
-def learn_column(table: Table, name: str, column: Column, embed: int | None = None) -> ColumnEncoding:
-    """Return the encoding of a column by its training values; raises `DataError` for values of mixed meaning.
-
-    Words of more than `embed` kinds are embedded.
-    """
-    if column.dtype.kind in "iuf":
-        return _learnt_number(table, name, column)
-    if column.dtype.kind == "M":
-        return _learnt(table, ColumnEncoding(name, "date", date="iso"), column)
-    cells = texts_of(column)
-    counts = Counter(cell for cell in cells if not is_missing(cell))
-    missing, different = len(cells) - counts.total(), list(counts)
-    if not counts:
-        return ColumnEncoding(name, "unused", reason="no values")
-    if len(different) == 1 and not missing:
-        return ColumnEncoding(name, "unused", reason=f"always {shown(different[0])}")
-    truths = truth_words(different)
-    if truths is not None:
-        return _learnt(table, ColumnEncoding(name, "boolean", truths=truths), column)
-    try:
-        form, share = number_format(different, table.separator)
-        if share == 1:
-            return _learnt_number(table, name, column, form)
-        _refuse_mistakes(table, name, column, form, share * len(different), len(different))
-        dates = date_format(different)
-    except AmbiguousError as error:
-        raise DataError(f"{table.name}: column {shown(name)!r}: {error}; {_remedy(name)}") from None
-    if dates is not None:
-        return _learnt(table, ColumnEncoding(name, "date", date=dates), column)
-    if counts.total() > _FEW and len(different) >= _UNIQUE * counts.total():
-        reason = f"{len(different)} different words in {counts.total()} rows"
-        return ColumnEncoding(name, "unused", reason=reason)
-    if embed is not None and len(counts) > embed:
-        words = tuple(sorted(word for word, count in counts.items() if count >= _RARE))
-        return ColumnEncoding(
-            name, "embedded", missing=missing, categories=words, other=len(counts) > len(words), words=len(counts)
-        )
-    kept = counts.most_common(MOST_WORDS - 1 if len(counts) > MOST_WORDS else None)
-    words = tuple(sorted(word for word, _ in kept))
-    return ColumnEncoding(
-        name, "words", missing=missing, categories=words, other=len(counts) > len(words), words=len(counts)
-    )
-
-
-def _learnt_number(table: Table, name: str, column: Column, form: NumberFormat | None = None) -> ColumnEncoding:
-    draft = ColumnEncoding(name, "number", form=form or NumberFormat())
-    values = _numbers(table, draft, column)
-    kept = values[~np.isnan(values)]
-    if not len(kept):
-        return ColumnEncoding(name, "unused", reason="no values")
-    if len(kept) == len(values) and (kept == kept[0]).all():
-        return ColumnEncoding(name, "unused", reason=f"always {kept[0]:g}")
-    whole = bool((kept == np.round(kept)).all())
-    if whole and len(kept) > _FEW and len(np.unique(kept)) == len(kept) and _NAME_OF_IDS.fullmatch(_known(name)):
-        return ColumnEncoding(name, "unused", reason="numbers that name the rows")
-    return _learnt(table, draft, column)
-
-
-def _known(name: str) -> str:
-    """Return the name as `_NAME_OF_IDS` knows it: pandas writes the index as Unnamed: 0, or without a name."""
-    bare = "index" if re.fullmatch(r"Unnamed: [0-9]+|column 1", name) else name
-    return bare if re.search(r"[a-z]I[dD]$", bare) else bare.lower()
-
-
-def _learnt(table: Table, draft: ColumnEncoding, column: Column) -> ColumnEncoding:
-    """Return the encoding with what takes the place of missing values: the median, or the more frequent truth value."""
-    values = _numbers(table, draft, column)
-    gone = np.isnan(values)
-    if gone.all():
-        return ColumnEncoding(draft.name, "unused", reason="no values")
-    fill = float(np.median(values[~gone]))
-    if draft.kind == "boolean":
-        fill = float(fill > 0.5)
-    return ColumnEncoding(
-        draft.name, draft.kind, int(gone.sum()), fill, form=draft.form, date=draft.date, truths=draft.truths
-    )
-
-
-def _numbers(table: Table, encoding: ColumnEncoding, column: Column) -> NDArray[np.float64]:
+def numbers_of(table: Table, encoding: ColumnEncoding, column: Column) -> NDArray[np.float64]:
     """Return the values (n,) of a column that is no words, NaN where missing; raises `DataError` for other values."""
     if encoding.kind == "date" and column.dtype.kind == "M":
         days = (column - np.datetime64("1970-01-01", "us")) / np.timedelta64(86_400_000_000, "us")
@@ -254,7 +163,7 @@ def _numbers(table: Table, encoding: ColumnEncoding, column: Column) -> NDArray[
         values = column.astype(np.float64)
         other = encoding.kind == "boolean" and not np.isin(values[~np.isnan(values)], (0, 1)).all()
         if other or np.isinf(values).any():
-            raise _wrong(table, encoding, column, {"0": 0.0, "1": 1.0}.get if other else encoding.form.parse)
+            raise wrong_value(table, encoding, column, {"0": 0.0, "1": 1.0}.get if other else encoding.form.parse)
         return values
     parse: Callable[[str], float | None] = encoding.form.parse
     if encoding.kind == "date":
@@ -265,28 +174,15 @@ def _numbers(table: Table, encoding: ColumnEncoding, column: Column) -> NDArray[
     cells = texts_of(column)
     known = {cell: np.nan if is_missing(cell) else parse(cell) for cell in set(cells)}
     if None in known.values():
-        raise _wrong(table, encoding, column, parse)
+        raise wrong_value(table, encoding, column, parse)
     return np.array([known[cell] for cell in cells], dtype=np.float64)
 
 
-def _wrong(table: Table, encoding: ColumnEncoding, column: Column, parse: Callable[[str], float | None]) -> DataError:
+def wrong_value(
+    table: Table, encoding: ColumnEncoding, column: Column, parse: Callable[[str], float | None]
+) -> DataError:
     row, cell = next((r, c) for r, c in enumerate(texts_of(column)) if not is_missing(c) and parse(c) is None)
     wanted = {"number": "finite number", "date": "date", "boolean": "truth value"}[encoding.kind]
     like = f" like those of training ({encoding.date})" if encoding.kind == "date" else encoding.form.described()
     problem = f"{shown(cell)!r} in {table.where(row)} is no {wanted}{like}"
     return DataError(f"{table.name}: column {shown(encoding.name)!r}: {problem}; correct it or leave it empty")
-
-
-def _refuse_mistakes(table: Table, name: str, column: Column, form: NumberFormat, good: float, total: int) -> None:
-    """Raise `DataError` for numbers with a few other things among them, too many to be the names of categories."""
-    infinite = [cell for cell in set(texts_of(column)) if is_infinite(cell)]
-    if not infinite and (total <= _MANY_NUMBERS or good < _NUMBERS * total):
-        return
-    if infinite and good + len(infinite) < _NUMBERS * total:
-        return
-    wrong = _wrong(table, ColumnEncoding(name, "number", form=form), column, form.parse)
-    raise DataError(f"{wrong}, or leave the column out with {setting('drop', name)}")
-
-
-def _remedy(name: str) -> str:
-    return f"write it unmistakably, or leave the column out with {setting('drop', name)}"

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from subsetopt.data.names import listed, shown
 from subsetopt.data.tables.cells import NumberFormat
-from subsetopt.data.tables.columns import ColumnEncoding, learn_column
+from subsetopt.data.tables.columns import ColumnEncoding
+from subsetopt.data.tables.learning import learn_column
 from subsetopt.data.tables.table import Table
 from subsetopt.errors import DataError, setting
 

@@ -2,14 +2,14 @@
 
 A block of F is near A (x) G, A the second moment of a layer's inputs and G that of the gradients in its outputs
 (Martens and Grosse 2015; Grosse and Martens 2016 for convolutions). Their eigenvectors V and U are kept; the
-eigenvalues S are those of the samples in that basis (EKFAC: George et al. 2018; see `kfac_eigenvalues.py`). The damped
+eigenvalues S are those of the samples in that basis (EKFAC: George et al. 2018; see `eigenvalues.py`). The damped
 inverse is exact: (F + damping I)^-1 = (V (x) U) diag(1 / (S + damping)) (V (x) U)'.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,20 +18,17 @@ from subsetopt.distributed import Ranks
 from subsetopt.errors import ModelError
 from subsetopt.inputs import Inputs
 from subsetopt.objective.flat_model import FlatModel
-from subsetopt.objective.flops import count_flops
 from subsetopt.objective.host import host_read
-from subsetopt.objective.kfac.damping import KfacSpectrum, Part
-from subsetopt.objective.kfac.diagonals import Diagonals
-from subsetopt.objective.kfac.eigenvalues import Eigenvalues, product_flops, spectral_product
+from subsetopt.objective.kfac.blocks import Blocks
+from subsetopt.objective.kfac.damping import KfacSpectrum
+from subsetopt.objective.kfac.eigenvalues import Eigenvalues
 from subsetopt.objective.kfac.factor import FEW, RANK, Factor
 from subsetopt.objective.kfac.moments import Draw, MomentEstimator
-from subsetopt.objective.layers import Layer
+from subsetopt.objective.kfac.price import EstimatePrice
 from subsetopt.objective.losses import Loss
-from subsetopt.objective.patches import as_matrix, as_weight, is_transposed
 from subsetopt.objective.protocol import Meter
 from subsetopt.objective.sharding import SampleShare
 
-COUNTED_SAMPLES = 8
 NAMED = 16
 """Parameters without factors that a note names; it counts the others."""
 
@@ -69,11 +66,8 @@ class Kfac:
         self._moments = MomentEstimator(flat, loss, draw)
         self.updates = 0
         self.vectors = RANK
-        self._counted: tuple[float, float] | None = None
-        self._factors: list[tuple[Factor, Factor]] = []
-        self._values: list[Eigenvalues] = []
-        self._rest = Diagonals(flat)
-        self._missed: set[int] = set()  # places of parameters that are used outside of their layer's calls
+        self.prices = EstimatePrice(flat, loss, self._moments)
+        self._blocks = Blocks(flat, self._moments)
 
     @property
     def note(self) -> str:
@@ -81,7 +75,7 @@ class Kfac:
 
         Those used outside of their layer's calls, and those that F.linear takes, are known after the first update.
         """
-        places = sorted({*self._moments.others, *self._missed})
+        places = sorted({*self._moments.others, *self._blocks.missed})
         if not places:
             return ""
         listed = ", ".join(self.flat.names[place] for place in places[:NAMED])
@@ -115,30 +109,32 @@ class Kfac:
         share = share or SampleShare.whole(len(x))
         self._moments.find_applied(w, x, share.ranks)
         if not self.updates:
-            self.vectors = FEW if self._product_flops_of(RANK) > self.dear else RANK
+            self.vectors = FEW if self.prices.product_flops(RANK) > self.dear else RANK
         if meter is not None:
             meter.charge("gradient", self.price(w, x, y, share), "product")
         new = self._moments.estimate(w, x, y, generator, share)
         weight = max(1.0 / (self.updates + 1), 1.0 - self.memory)
-        pairs = self._factors or [(Factor.of(a, self.vectors), Factor.of(g, self.vectors)) for a, g in new.factors]
+        pairs = self._blocks.factors or [
+            (Factor.of(a, self.vectors), Factor.of(g, self.vectors)) for a, g in new.factors
+        ]
         factors = [factor for pair in pairs for factor in pair]
         drawn = [moment for pair in new.factors for moment in pair]
         due = self._due(factors, drawn, weight, [*new.rest.values()])
         if due is None:
             return
-        if meter is not None and (extra := self._decomposition_price([factors[index] for index in due])):
+        if meter is not None and (extra := self.prices.decomposition([factors[index] for index in due])):
             meter.charge("gradient", extra, "product")
-        self.updates, self._factors = self.updates + 1, pairs
-        self._missed.update(new.missed)
-        self._rest.take_in(new.rest, weight)
+        self.updates, self._blocks.factors = self.updates + 1, pairs
+        self._blocks.missed.update(new.missed)
+        self._blocks.rest.take_in(new.rest, weight)
         new.factors.clear()  # each moment is freed when it has been taken in
         for factor in factors:
             factor.take_in(drawn.pop(0), weight)
         for index in due:
             factors[index].refresh(generator)
         found = self._moments.eigenvalues(new, pairs, share)
-        known = self._values or found
-        self._values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
+        known = self._blocks.values or found
+        self._blocks.values = [mine.lerp(other, weight) for mine, other in zip(known, found, strict=True)]
 
     def _due(
         self, factors: Sequence[Factor], drawn: Sequence[Tensor], weight: float, rest: Sequence[Tensor]
@@ -165,99 +161,58 @@ class Kfac:
     def apply_(self, v: Tensor, damping: float | Tensor) -> Tensor:
         """Return the same, written over v."""
         views = self.flat.views(v)
-        for place, part in self._parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
+        for place, part in self._blocks.parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
             views[place].copy_(part)
         return v
 
     def add_applied(self, into: Tensor, v: Tensor, damping: float, scale: float) -> None:
         """Add `scale` times (F + damping I)^-1 v to `into`, with no more memory than the largest layer takes."""
         views = self.flat.views(into)
-        for place, part in self._parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
+        for place, part in self._blocks.parts(v, lambda spectrum: (spectrum + damping).reciprocal_()):
             views[place].add_(part, alpha=scale)
-
-    def layer_inverse(self, weight: int, l2: float) -> Callable[[Tensor], Tensor] | None:
-        """Return v -> (B + (l2 + s) I)^-1 v, B the block of the linear layer whose weight has this place.
-
-        v is its weight and then its bias in a row, s the mean eigenvalue of B. None where there is no such block.
-        """
-        for layer, a, g, values in self._blocks():
-            if layer.weight == weight:
-                o, d = len(g.moment), len(a.moment)
-                shift = l2 + values.all(o, d).mean()
-                break
-        else:
-            return None
-        inputs = d - (layer.bias is not None)
-
-        def inverse(v: Tensor) -> Tensor:
-            matrix = torch.cat([v[: o * inputs].view(o, inputs), v[o * inputs :].view(o, d - inputs)], 1)
-            solved = spectral_product(a, g, values, matrix, lambda known: (known + shift).reciprocal())
-            return torch.cat([solved[:, :inputs].reshape(-1), solved[:, inputs:].reshape(-1)])
-
-        return inverse
 
     def product(self, v: Tensor) -> Tensor:
         """Return F v, shape (P,)."""
         result = torch.empty_like(v)
         views = self.flat.views(result)
-        for place, part in self._parts(v, Tensor.clone):
+        for place, part in self._blocks.parts(v, Tensor.clone):
             views[place].copy_(part)
         return result
+
+    def layer_inverse(self, weight: int, l2: float) -> Callable[[Tensor], Tensor] | None:
+        """Return `Blocks.layer_inverse`, of the block of the linear layer whose weight has this place."""
+        return self._blocks.layer_inverse(weight, l2)
 
     @property
     def product_flops(self) -> int:
         """Operations of one `apply` or `product`."""
-        return sum(product_flops(a, g) for _, a, g, _ in self._blocks())
-
-    def _product_flops_of(self, vectors: int) -> int:
-        """Return the operations of a product with factors that keep at most so many vectors, by their shapes."""
-        views, total = self.flat.views(torch.empty(self.flat.size, device="meta")), 0
-        for layer in self._moments.kronecker:
-            assert layer.weight is not None, "a Kronecker layer has a trainable weight"
-            o, d = as_matrix(views[layer.weight], is_transposed(layer.module)).shape
-            widths = (d + (layer.bias is not None), o)
-            a, g = (Factor.shaped(torch.empty(n, n, device="meta"), vectors) for n in widths)
-            total += product_flops(a, g)
-        return total
+        return self._blocks.product_flops
 
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues of F, shape (P,), in no particular order."""
-        parts = self._counted_eigenvalues()
+        parts = self._blocks.counted_eigenvalues()
         return torch.cat([values.flatten() if n is None else values.repeat_interleave(n) for values, n in parts])
 
     def spectrum(self) -> KfacSpectrum:
         """Return the histogram of the eigenvalues; those that a wide layer has in common are not written out."""
-        return KfacSpectrum.of_parts(self._counted_eigenvalues())
-
-    def _counted_eigenvalues(self) -> list[Part]:
-        """Return the eigenvalues of F, and how often each occurs: of diagonals, which are not copied, once."""
-        pairs = [values.counted(len(g.moment), len(a.moment)) for _, a, g, values in self._blocks()]
-        return [*pairs, *((self._rest[place], None) for place in self._places_without())]
+        return KfacSpectrum.of_parts(self._blocks.counted_eigenvalues())
 
     def price(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare | None = None) -> int:
         """Return what an estimate, on all ranks, costs without decompositions, in gradients of one sample."""
-        share = share or SampleShare.whole(len(x))
-        if self._counted is None:
-            self._counted = self._flops(w, x, y, share)
-        return math.ceil(self._counted[0] * share.total)
-
-    def _decomposition_price(self, factors: Sequence[Factor]) -> int:
-        assert self._counted is not None, "the estimate was priced first"
-        gradient = self._counted[1]
-        return math.ceil(sum(factor.price for factor in factors) / gradient) if gradient else 0
+        return self.prices.estimate(w, x, y, share or SampleShare.whole(len(x)), self.vectors)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that `load_state_dict` needs to go on bit for bit."""
-        tensors = {"diagonal": self._rest.packed(), "updates": torch.tensor(self.updates, device="cpu")}
+        tensors = {"diagonal": self._blocks.rest.packed(), "updates": torch.tensor(self.updates, device="cpu")}
         if self._moments.bounded:
             tensors["bounded"] = torch.tensor(True, device="cpu")
         if self.vectors != RANK:
             tensors["vectors"] = torch.tensor(self.vectors, device="cpu")
         if self._moments.applied:
             tensors["applied"] = torch.tensor(self._moments.applied, device="cpu")
-        if self._missed:
-            tensors["missed"] = torch.tensor(sorted(self._missed), device="cpu")
-        for index, ((a, g), values) in enumerate(zip(self._factors, self._values, strict=True)):
+        if self._blocks.missed:
+            tensors["missed"] = torch.tensor(sorted(self._blocks.missed), device="cpu")
+        for index, ((a, g), values) in enumerate(zip(self._blocks.factors, self._blocks.values, strict=True)):
             tensors |= a.state(f"{index}.a.") | g.state(f"{index}.g.") | values.state(f"{index}.eigenvalues.")
         return tensors
 
@@ -270,16 +225,16 @@ class Kfac:
         self._check_layers(tensors)
         self.updates = int(tensors["updates"])
         self.vectors = int(tensors["vectors"]) if "vectors" in tensors else RANK
-        self._missed = set(tensors["missed"].tolist()) if "missed" in tensors else set()
-        self._rest.clear()
+        self._blocks.missed = set(tensors["missed"].tolist()) if "missed" in tensors else set()
+        self._blocks.rest.clear()
         if self.updates:
-            self._rest.unpack(tensors["diagonal"], self._moments.plain(self._missed))
+            self._blocks.rest.unpack(tensors["diagonal"], self._moments.plain(self._blocks.missed))
         count = len(self._moments.kronecker) if self.updates else 0
-        self._factors = [
+        self._blocks.factors = [
             (Factor.from_state(tensors, f"{index}.a."), Factor.from_state(tensors, f"{index}.g."))
             for index in range(count)
         ]
-        self._values = [Eigenvalues.from_state(tensors, f"{index}.eigenvalues.") for index in range(count)]
+        self._blocks.values = [Eigenvalues.from_state(tensors, f"{index}.eigenvalues.") for index in range(count)]
 
     def _check_layers(self, tensors: Mapping[str, Tensor]) -> None:
         known = [index for index in range(len(tensors)) if f"{index}.a.moment" in tensors]
@@ -289,54 +244,3 @@ class Kfac:
                 f"checkpoint: it has K-FAC factors of {len(known)} layers, the model has {own}; "
                 "start anew, or resume with the version that wrote it"
             )
-
-    def _blocks(self) -> Iterator[tuple[Layer, Factor, Factor, Eigenvalues]]:
-        """Return the layers that have factors, with what is known of them; none before the first update."""
-        known = zip(self._moments.kronecker, self._factors, self._values, strict=bool(self.updates))
-        return ((layer, a, g, values) for layer, (a, g), values in known if layer.weight not in self._missed)
-
-    def _parts(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """Yield, by places, the product of v with a function of F, given by its action on the eigenvalues.
-
-        The function returns new tensors. What is yielded of a layer may be written over its part of v.
-        """
-        source = self.flat.views(v)
-        for place in self._places_without():
-            yield place, function(self._rest[place]).mul_(source[place])
-        for layer, a, g, values in self._blocks():
-            assert layer.weight is not None, "a Kronecker layer has a trainable weight"
-            weight, bias = source[layer.weight], None if layer.bias is None else source[layer.bias]
-            matrix = as_matrix(weight, is_transposed(layer.module))
-            own = matrix.clone() if bias is None else torch.cat([matrix, bias[:, None]], 1)
-            solved = spectral_product(a, g, values, own, function)
-            yield (
-                layer.weight,
-                as_weight(solved if bias is None else solved[:, :-1], weight.shape, is_transposed(layer.module)),
-            )
-            if layer.bias is not None:
-                yield layer.bias, solved[:, -1]
-
-    def _places_without(self) -> list[int]:
-        """Return the places of parameters that are in no block."""
-        covered = {place for layer, *_ in self._blocks() for place in (layer.weight, layer.bias)}
-        return [place for place in range(len(self.flat.shapes)) if place not in covered]
-
-    def _flops(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> tuple[float, float]:
-        """Return the flops of an estimate over those of a gradient, per sample, and those of the gradient of one."""
-        few = min(COUNTED_SAMPLES, len(x))
-        estimate = count_flops(lambda: self._estimate_own(w, x, y, share))
-        gradient = count_flops(lambda: self._gradient(w, x[:few], y[:few])) / few if few else 0.0
-        gathered = share.ranks.gather((estimate, gradient))
-        gradient = max(each for _, each in gathered)
-        return (sum(all_ for all_, _ in gathered) / share.total / gradient, gradient) if gradient else (1.0, 0.0)
-
-    def _estimate_own(self, w: Tensor, x: Inputs, y: Tensor, share: SampleShare) -> None:
-        own = self._moments.own(w, x, y, torch.Generator(), share)
-        for layer, calls, (a, g) in zip(self._moments.kronecker, own.calls, own.factors, strict=True):
-            shaped = Factor.shaped(a, self.vectors), Factor.shaped(g, self.vectors)
-            self._moments.own_eigenvalues(layer, calls, shaped, share.total)
-
-    def _gradient(self, w: Tensor, x: Inputs, y: Tensor) -> None:
-        leaves = self.flat.leaves(w)
-        with self.flat.at(leaves, "deterministic") as evaluate:
-            torch.autograd.grad(self.loss.total(evaluate(x), y, w.dtype), leaves, allow_unused=True)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from subsetopt.documents.comparison import ComparisonDocument, ComparisonEntry, ResultEntry
 from subsetopt.report.numbers import counted
-from subsetopt.report.study.tables import (
+from subsetopt.report.study.tables import results_at
+from subsetopt.report.study.texts import (
     MISSING,
     budget_text,
     difference_text,
@@ -15,7 +16,6 @@ from subsetopt.report.study.tables import (
     metric_text,
     metric_title,
     p_equation,
-    results_at,
 )
 
 _NAMED = 3  # names that a sentence bears

@@ -9,16 +9,8 @@ from statistics import fmean
 
 from subsetopt.documents.comparison import ComparisonDocument, MethodEntry, TuningSearch
 from subsetopt.report.study.svg import number
-from subsetopt.report.study.tables import (
-    MISSING,
-    StudyTable,
-    TableCell,
-    budget_text,
-    cost_text,
-    epochs_text,
-    loss_text,
-    plain_table,
-)
+from subsetopt.report.study.tables import StudyTable, TableCell, plain_table
+from subsetopt.report.study.texts import MISSING, budget_text, cost_text, epochs_text, loss_text
 
 
 def methods_table(study: ComparisonDocument) -> StudyTable:

@@ -14,7 +14,7 @@ from subsetopt.documents.comparison import ComparisonDocument, ResultEntry
 from subsetopt.report.study.bands import Axis, Band, Floats, seed_band
 from subsetopt.report.study.files import CurvePoint
 from subsetopt.report.study.svg import FINE, Plot, colour, dash, marker_path, number, percent
-from subsetopt.report.study.tables import cost_text, metric_text, metric_title
+from subsetopt.report.study.texts import cost_text, metric_text, metric_title
 
 SHOWN_AT_FIRST = 8
 _AXES = {"cost": "cost in epoch-equivalents", "seconds": "seconds"}

@@ -45,10 +45,10 @@ from subsetopt.report.study.tables import (
     comparison_groups,
     comparison_matrix,
     comparisons_table,
-    metric_title,
     results_table,
     target_tables,
 )
+from subsetopt.report.study.texts import metric_title
 
 _AXES: tuple[tuple[Axis, str], ...] = (("cost", "cost"), ("seconds", "time"))
 _CURVES_SIZE = 85_000

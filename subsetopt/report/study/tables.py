@@ -8,10 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from subsetopt.documents.comparison import ComparisonDocument, ComparisonEntry, Interval, ResultEntry, TimeToTarget
+from subsetopt.documents.comparison import ComparisonDocument, ComparisonEntry, ResultEntry, TimeToTarget
 from subsetopt.report.study.svg import number
+from subsetopt.report.study.texts import (
+    MISSING,
+    budget_text,
+    cost_text,
+    inside,
+    interval_text,
+    loss_text,
+    metric_text,
+    metric_title,
+    p_equation,
+    p_text,
+    signed,
+)
 
-MISSING = "–"
 _MARKS = {"better": "▲", "worse": "▼", "no difference": "="}
 
 
@@ -36,70 +48,6 @@ class StudyTable:
     numeric: frozenset[int] = frozenset()
     sortable: bool = True
     note: str = ""
-
-
-def metric_text(value: float | None, metric: str) -> str:
-    """Format a metric: accuracy in per cent, anything else with four significant digits."""
-    if value is None:
-        return MISSING
-    return f"{100 * value:.2f} %" if metric == "accuracy" else number(value, 4)
-
-
-def metric_title(metric: str) -> str:
-    """Return the metric's name as a heading."""
-    return {"accuracy": "Test accuracy", "mse": "Test MSE", "loss": "Test loss", "test_loss": "Test loss"}.get(
-        metric, metric
-    )
-
-
-def cost_text(value: float | None) -> str:
-    """Format epoch-equivalents or seconds with three significant digits."""
-    return MISSING if value is None else number(value, 3)
-
-
-def epochs_text(value: float) -> str:
-    """Return a cost with its unit, in the singular for 1."""
-    text = cost_text(value)
-    return f"{text} epoch-equivalent{'' if text == '1' else 's'}"
-
-
-def loss_text(value: float | None) -> str:
-    """Format a loss with four decimals, a small or large one with four significant digits."""
-    if value is None:
-        return MISSING
-    return f"{value:.4f}" if 0.01 <= abs(value) < 100 else number(value, 4)
-
-
-def p_text(value: float | None) -> str:
-    """Format a p value with two significant digits, below 0.001 as a bound."""
-    if value is None:
-        return MISSING
-    return "< 0.001" if value < 0.001 else number(value, 2)
-
-
-def p_equation(value: float) -> str:
-    """Return "p = 0.03", or "p < 0.001"."""
-    text = p_text(value)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
-
-
-def difference_text(value: float | None, metric: str) -> str:
-    """Format a difference with its sign and, of accuracies, its unit: percentage points."""
-    if value is None:
-        return MISSING
-    return f"{_signed(value, metric == 'accuracy')}{' points' if metric == 'accuracy' else ''}"
-
-
-def budget_text(study: ComparisonDocument, budget: float) -> str:
-    """Return a budget with its unit."""
-    unit = unit_title(study)
-    return f"{number(budget)} {unit.removesuffix('s') if budget == 1 else unit}"
-
-
-def unit_title(study: ComparisonDocument) -> str:
-    """Return the unit of the budgets in the plural."""
-    unit = study.budget_unit.replace("_", "-")
-    return "epoch-equivalents" if unit == "epochs" else unit
 
 
 def results_at(study: ComparisonDocument, budget: float) -> list[ResultEntry]:
@@ -168,22 +116,6 @@ def _result_row(
     )
 
 
-def interval_text(interval: Interval, metric: str) -> str:
-    """Format an interval of a metric's values."""
-    if interval is None or interval[0] is None or interval[1] is None:
-        return MISSING
-    if metric == "accuracy":
-        return f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f}".replace("-", "−")
-    return f"{number(interval[0], 4)} to {number(interval[1], 4)}"
-
-
-def inside(interval: Interval, metric: str) -> Interval:
-    """Return an interval of values within what the metric can be: Student's t knows no bounds, accuracies have two."""
-    if interval is None or interval[0] is None or interval[1] is None or metric != "accuracy":
-        return interval
-    return max(interval[0], 0.0), min(interval[1], 1.0)
-
-
 def _limits(rows: Sequence[ResultEntry]) -> tuple[float, float] | None:
     values = [v for row in rows for v in (row.mean, *(row.interval or ())) if v is not None]
     if rows and rows[0].metric == "accuracy":
@@ -241,7 +173,7 @@ def comparisons_table(study: ComparisonDocument) -> StudyTable:
     rows = []
     for row in study.comparisons:
         accuracy = row.metric == "accuracy"
-        difference = MISSING if row.difference is None else _signed(row.difference, accuracy)
+        difference = MISSING if row.difference is None else signed(row.difference, accuracy)
         rows.append(
             (
                 TableCell(row.a),
@@ -268,11 +200,6 @@ def comparisons_table(study: ComparisonDocument) -> StudyTable:
 
 def _size(value: float | None, accuracy: bool) -> str:
     return MISSING if value is None else f"{100 * value:.2f}" if accuracy else number(value)
-
-
-def _signed(value: float, accuracy: bool) -> str:
-    text = f"{100 * value:+.2f}" if accuracy else ("+" if value > 0 else "") + number(value)
-    return text.replace("-", "−")
 
 
 def target_tables(study: ComparisonDocument) -> list[StudyTable]:

@@ -10,7 +10,8 @@ point when the loss jumps.
 ## Settings
 - `subset_min` ("auto"), `subset_max` ("auto"): samples of the first and last mini-batch; given, mini-batches grow from
   the one (or 128) to the other (or 1000), and `pass_steps` (32) bounds them for small training sets.
-- `trust` ("auto"): change of the outputs in a step, 0.07 in earlier versions. `momentum` ("auto"): 0.5 at most.
+- `trust` ("auto"): change of the outputs in a step, a fifth of the loss at most; 0.07 in earlier versions.
+- `momentum` ("auto"): 0.5 at most.
 - `rate` (0.18): a comparison tunes it.
 - `directions` (1.8): directions kept per sample, which sets the damping unless noise asks for more.
 - `factor_share` (0.15), `factor_samples` (128), `memory` (0.8), `draw` ("curvature"): cost, size, memory and targets of

@@ -74,14 +74,13 @@ class LeastDamping:
         self.noise_of_unit += weight * (noise_of_unit - self.noise_of_unit)
         self.signal_of_unit += weight * (signal_of_unit - self.signal_of_unit)
         excess = noise / (noise_of_unit * spread * admitted)
-        self.level = damping * caution**2 * min(UP, max(DOWN, excess))
-        if admitted < FORESEEN:  # above the largest eigenvalue it turns no direction, and need not end anywhere
-            self.level = min(self.level, spectrum.largest)
+        # Above the largest eigenvalue it turns no direction: noise and what F foresees fall alike, and nothing ends it.
+        self.level = min(damping * caution**2 * min(UP, max(DOWN, excess)), spectrum.largest)
 
     def bound(self, signal: float, noise: float, size: float) -> float:
         """Return the least damping for `size` independent samples, by running means of signal and noise.
 
-        0 where nothing is known.         Signal that cannot be told from none counts as `LEAST_SHARE` of the noise.
+        0 where nothing is known. Signal that cannot be told from none counts as `LEAST_SHARE` of the noise.
         """
         if not (self.known and self.count):
             return 0.0

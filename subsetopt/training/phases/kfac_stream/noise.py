@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 
 MEMORY = 0.9  # of the running means
+BEHIND = 1.4  # measurements, beyond which a mean is of another time
 ENOUGH = 3  # measurements; fewer are not followed
 LEAST_SHARE = 0.02  # of signal: less cannot be told from none
 UNMEASURED = 1 / 3  # the share of signal until it has been measured
@@ -39,6 +40,8 @@ class GradientNoise:
     size of the last subset, 0 before the first; `of_critical` is the size that is wanted, in critical ones.
     `population` is the number of all samples in a long stream, which ends at their minimum; 0, for infinitely many, in
     one of few passes, whose samples stand for those they were drawn from, and in streams of earlier versions.
+    Squared gradients fall by orders of magnitude in a long stream, while measurements are rare: what lasts is the share
+    of signal in them. So there means are `rescaled` to the noise of a far smaller measurement before it is taken in.
     """
 
     signal: float = 0.0
@@ -48,6 +51,7 @@ class GradientNoise:
     size: float = 0.0
     of_critical: float = OF_CRITICAL
     population: int = 0
+    rescaled: bool = True
 
     @property
     def whole_signal(self) -> float:
@@ -73,9 +77,13 @@ class GradientNoise:
         if not (math.isfinite(product) and math.isfinite(whole)):
             return
         self.measured += 1
+        noise = (whole - product) * size
+        if self.rescaled and 0 < BEHIND * noise < self.noise:
+            scale = BEHIND * noise / self.noise
+            self.signal, self.noise = scale * self.signal, scale * self.noise
         weight = max(1.0 / self.measured, 1.0 - MEMORY)
         self.signal += weight * (product - self.signal)
-        self.noise += weight * ((whole - product) * size - self.noise)
+        self.noise += weight * (noise - self.noise)
 
     def share(self, size: float) -> float:
         """Return the share of signal in the squared gradient of `size` samples, from `LEAST_SHARE` to 1."""

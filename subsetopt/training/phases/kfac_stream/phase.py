@@ -21,6 +21,7 @@ from subsetopt.objective.host import host_read
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.objective.kfac.moments import LOOKED_AT
+from subsetopt.objective.losses import has_floor
 from subsetopt.objective.protocol import BudgetExhausted
 from subsetopt.saving import join, split
 from subsetopt.seeding import make_generator
@@ -33,14 +34,8 @@ from subsetopt.training.phases.kfac_stream.least_damping import PASSES
 from subsetopt.training.phases.kfac_stream.noise import GradientNoise
 from subsetopt.training.phases.kfac_stream.plateau import Plateau
 from subsetopt.training.phases.kfac_stream.settings import EARLIER_RATE, SMALLEST, stream_settings
-from subsetopt.training.phases.kfac_stream.state import (
-    BEFORE_EVIDENCE,
-    BEFORE_NOISE,
-    BEFORE_POPULATION,
-    StreamState,
-)
+from subsetopt.training.phases.kfac_stream.state import StreamState, before_evidence, before_noise, upgraded
 from subsetopt.training.phases.kfac_stream.stepping import Inertia, Stepping
-from subsetopt.training.phases.loss_trend import upgraded_trend
 from subsetopt.training.phases.protocol import PhaseOutcome
 from subsetopt.training.phases.random_streams import new_states
 from subsetopt.training.settings.names import setting_name
@@ -125,7 +120,7 @@ class StreamPhase:
             make_generator(seed, f"{self._stream}:factors"),
             budget,
             self._kfac,
-            noise=GradientNoise(population=self.samples if long else 0),
+            noise=GradientNoise(population=self.samples if long else 0, rescaled=long),
             plateau=Plateau(known=long),
             statistics=statistics,
         )
@@ -181,12 +176,9 @@ class StreamPhase:
         device, on_host = self._data.device, ("random/", "generator", "kfac/updates", "kfac/vectors")
         moved = {name: t if name.startswith(on_host) else t.to(device) for name, t in tensors.items()}
         ledger, clock = self._budget.ledger, self._budget.clock
-        if "least.known" not in numbers:
-            constant = "carried" not in numbers
-            self._stepping = self._rules(constant=constant, rate=EARLIER_RATE)
-            numbers = {**(BEFORE_NOISE if constant else {}), **BEFORE_EVIDENCE, **numbers}
-        numbers = upgraded_trend({"by_price": False, **BEFORE_POPULATION, **numbers})
-        return join(StreamState, moved, numbers, kfac=self._kfac, ledger=ledger, clock=clock)
+        if before_evidence(numbers):
+            self._stepping = self._rules(constant=before_noise(numbers), rate=EARLIER_RATE)
+        return join(StreamState, moved, upgraded(numbers), kfac=self._kfac, ledger=ledger, clock=clock)
 
     def _estimate_due(self, state: StreamState) -> bool:
         """Whether a jump has shown the factors to be stale, or the cost that they may take in all allows new ones."""
@@ -221,7 +213,8 @@ class StreamPhase:
         `defaults` are others than those of this version.
         """
         settings = stream_settings({**defaults, **self.config.settings}, self.samples, constant=constant)
-        return Stepping(settings, self._kfac, self.samples, self._model.flat.batch_dependent)
+        normed, spread = self._model.flat.batch_dependent, self._data.spread
+        return Stepping(settings, self._kfac, self.samples, normed, spread, has_floor(self._loss))
 
     def _advance(self, state: StreamState) -> None:
         rules, share, change = self._stepping, state.budget.share_spent, state.change
@@ -253,12 +246,19 @@ class StreamPhase:
         if state.iterations % GOOD_EVERY == 1:
             state.good, state.good_buffers = state.w.clone(), self._model.flat.buffers()
         rate = rules.settings.step_rate(share) * state.caution * state.plateau.factor
-        trust, foreseen = rules.trust(state.noise, size) * self._data.spread, change.ratio * curvature
-        length = min(rate, math.sqrt(trust / foreseen)) if foreseen > 0 else rate
-        change.step = length**2 * curvature
-        state.w.sub_(velocity, alpha=length)
         state.velocity, state.curvature = velocity, curvature
+        state.w.sub_(velocity, alpha=self._length(state, rate, rules.trust(state, size)))
         state.caution = min(1.0, state.caution * RECOVERY)
+
+    def _length(self, state: StreamState, rate: float, bound: float) -> float:
+        """Return how far to step along the velocity: at first that is tried, for another synchronisation."""
+        change = state.change
+        length = change.length(rate, bound, state.curvature)
+        if not change.trials:
+            return length
+        outputs, targets = self._subsets.outputs(state.w - length * state.velocity, change.rows)
+        (found,) = host_read(change.to(outputs, targets, self._loss).reshape(1))
+        return change.tried(length, found, bound)
 
     def _moved(
         self, state: StreamState, gradient: Tensor, vector: Tensor, damping: float, momentum: float

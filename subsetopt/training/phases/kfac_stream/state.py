@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from subsetopt.training.phases.kfac_stream.noise import GradientNoise
 from subsetopt.training.phases.kfac_stream.output_change import OutputChange
 from subsetopt.training.phases.kfac_stream.plateau import Plateau
 from subsetopt.training.phases.kfac_stream.settings import Guard
-from subsetopt.training.phases.loss_trend import LossTrend
+from subsetopt.training.phases.loss_trend import LossTrend, upgraded_trend
 
 
 @dataclass
@@ -28,7 +30,7 @@ class StreamState:
     where it is not `carried`. `caution` multiplies the rate, and its square divides the damping; `returns` counts the
     returns to a good point. BatchNorm's statistics are taken over `statistics` samples at the end, whose cost is kept
     back from the start; 0 leaves them averages. `by_price` says whether factors keep few eigenvectors where products
-    with them are dear, as they do but for streams of earlier versions.
+    with them are dear, and `by_loss` whether the loss bounds steps, as they do but for streams of earlier versions.
     """
 
     w: Tensor
@@ -58,9 +60,10 @@ class StreamState:
     stopped: StopReason | None = None
     statistics: int = 0
     by_price: bool = True
+    by_loss: bool = True
 
 
-BEFORE_NOISE = {f"noise.{name}": value for name, value in asdict(GradientNoise()).items()} | {
+BEFORE_NOISE = {f"noise.{name}": value for name, value in asdict(GradientNoise(rescaled=False)).items()} | {
     "curvature": 0.0,
     "carried": False,
 }
@@ -75,3 +78,24 @@ BEFORE_POPULATION = {f"plateau.{name}": value for name, value in asdict(Plateau(
     "noise.population": 0
 }
 """What checkpoints lack of streams that took samples for infinitely many, and knew no plateau of the loss."""
+
+BEFORE_TRIALS = {"noise.rescaled": False, "change.trials": 0, "by_loss": False}
+"""What checkpoints lack of streams whose steps were not tried, nor bounded by the loss."""
+
+
+def before_noise(numbers: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint is of a stream whose sizes, trust and momentum were constants."""
+    return "carried" not in numbers
+
+
+def before_evidence(numbers: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint is of a stream whose damping knew no bound by evidence."""
+    return "least.known" not in numbers
+
+
+def upgraded(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a checkpoint with what it lacks, so that its stream goes on by the rules it began with."""
+    lacking: dict[str, Any] = {"by_price": False, **BEFORE_POPULATION, **BEFORE_TRIALS}
+    lacking |= BEFORE_NOISE if before_noise(numbers) else {}
+    lacking |= BEFORE_EVIDENCE if before_evidence(numbers) else {}
+    return upgraded_trend({**lacking, **numbers})

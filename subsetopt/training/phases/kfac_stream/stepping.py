@@ -17,6 +17,7 @@ from subsetopt.training.phases.kfac_stream.noise import GradientNoise
 from subsetopt.training.phases.kfac_stream.settings import SMALLEST, StreamSettings
 from subsetopt.training.phases.kfac_stream.state import StreamState
 
+OF_LOSS = 0.2  # bound on a step's change of the outputs: a Newton step on F gains half of what it changes
 NOISE_SHARE = 0.05  # of what is spent, for measurements of noise
 FEWEST_NORMED = 64  # samples of a subset whose halves may be normalised by their own statistics
 
@@ -31,12 +32,17 @@ class Direction(NamedTuple):
 
 @dataclass(frozen=True)
 class Stepping:
-    """The rules by which a stream of `samples` samples with these `settings` and curvature steps."""
+    """The rules by which a stream of `samples` samples with these `settings` and curvature steps.
+
+    `spread` is the size of losses here, and `has_floor` whether none of them is below zero.
+    """
 
     settings: StreamSettings
     kfac: Kfac
     samples: int
     batch_dependent: bool
+    spread: float = 1.0
+    has_floor: bool = False
 
     def size(self, noise: GradientNoise, budget: PhaseBudget, share: float) -> int:
         """Return the size of the next subset, where a `share` of the budget is spent."""
@@ -134,10 +140,17 @@ class Stepping:
         given = self.settings.momentum
         return noise.momentum(size) if given == "auto" else given
 
-    def trust(self, noise: GradientNoise, size: int) -> float:
-        """Return the bound on the change of the outputs in the next step."""
+    def trust(self, state: StreamState, size: int) -> float:
+        """Return the bound on the change of the outputs in the next step, in units of the loss.
+
+        Where no loss is below zero, there is not more to gain than the loss: a share of it bounds the change, too. So
+        where a class is rare and the loss small from the start, steps are small.
+        """
         given = self.settings.trust
-        return noise.trust(size) if given == "auto" else given
+        bound = self.spread * (state.noise.trust(size) if given == "auto" else given)
+        if given == "auto" and self.has_floor and state.by_loss:
+            return min(bound, OF_LOSS * state.guard.mean)
+        return bound
 
     def _apply_price(self, budget: PhaseBudget) -> float:
         return budget.ledger.price("flops", self.kfac.product_flops)

@@ -124,7 +124,7 @@ def test_the_inverse_of_a_layer_is_that_of_the_whole() -> None:
     v = torch.randn(27, generator=G, dtype=torch.float64)
     inverse = kfac.layer_inverse(4, 0.01)
     padded = torch.cat([torch.zeros(objective.size - 27, dtype=v.dtype), v])
-    shift = 0.01 + float(kfac._values[-1].all(3, 9).mean())
+    shift = 0.01 + float(kfac._blocks.values[-1].all(3, 9).mean())
     torch.testing.assert_close(inverse(v), kfac.apply(padded, shift)[-27:])
     assert kfac.layer_inverse(1, 0.01) is None
 

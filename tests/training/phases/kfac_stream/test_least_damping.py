@@ -71,6 +71,16 @@ def test_directions_that_factors_have_missed_are_found_by_their_noise():
     assert (traces(damping)[0] + missed / damping) / traces(damping)[0] == pytest.approx(FORESEEN, rel=1e-2)
 
 
+@pytest.mark.parametrize("admitted", [FORESEEN, 2.0])
+def test_noise_of_any_size_does_not_raise_the_damping_without_end(admitted):
+    """Noise a thousand times F's at any damping, as where samples of the factors were all sure: nothing ends it."""
+    least, damping = LeastDamping(), 1e-2
+    for _ in range(60):
+        least.learn(KfacSpectrum.of(EIGENVALUES), damping, 1e3 * traces(damping)[0], 1.0, admitted=admitted)
+        damping = least.level
+    assert damping == pytest.approx(float(EIGENVALUES.max()), rel=0.05)
+
+
 def test_scale_and_caution_are_taken_out():
     plain, noise = learnt(0.01, 12.0)
     scaled, _ = learnt(0.01, 12.0, scale=1e8)

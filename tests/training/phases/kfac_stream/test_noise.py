@@ -31,10 +31,10 @@ def gaussian(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     return scale * torch.full((P,), 0.1, dtype=torch.float64), scale * spread, 1 / (spread.square() + 0.5) / scale**2
 
 
-def measured(times: int, scale: float = 1.0, signal: bool = True) -> GradientNoise:
+def measured(times: int, scale: float = 1.0, signal: bool = True, rescaled: bool = True) -> GradientNoise:
     """A noise that has learnt from subsets of `SIZE` samples, drawn with one seed."""
     mean, spread, inverse = gaussian(scale)
-    generator, noise = torch.Generator().manual_seed(0), GradientNoise()
+    generator, noise = torch.Generator().manual_seed(0), GradientNoise(rescaled=rescaled)
     for _ in range(times):
         drawn = torch.randn(2, P, generator=generator, dtype=torch.float64)
         first, second = (mean if signal else 0.0) + spread * drawn / (SIZE / 2) ** 0.5
@@ -47,7 +47,7 @@ def test_signal_and_noise_are_unbiased(monkeypatch):
     """Means of many measurements against g'M^-1 g and tr(M^-1 C), to five standard errors."""
     monkeypatch.setattr("subsetopt.training.phases.kfac_stream.noise.MEMORY", 1.0)  # plain means
     mean, spread, inverse = gaussian()
-    times, noise = 4000, measured(4000)
+    times, noise = 4000, measured(4000, rescaled=False)
     variances = inverse * spread.square()
     error = math.sqrt(2 * float(variances.square().sum())) / (SIZE / 2) / times**0.5
     assert noise.signal == pytest.approx(float(mean @ (inverse * mean)), abs=5 * error)
@@ -55,6 +55,26 @@ def test_signal_and_noise_are_unbiased(monkeypatch):
     critical = float(variances.sum() / (mean @ (inverse * mean)))
     assert noise.critical(SIZE) == pytest.approx(critical, rel=0.1)
     assert noise.share(critical) == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_share_of_signal_is_nearly_unbiased_where_means_are_rescaled(monkeypatch):
+    """Rare small measurements rescale the means: the share is that of the true signal, to a tenth."""
+    monkeypatch.setattr("subsetopt.training.phases.kfac_stream.noise.MEMORY", 0.999)
+    mean, spread, inverse = gaussian(2.0)
+    signal, variance = float(mean @ (inverse * mean)), float((inverse * spread.square()).sum())
+    assert measured(4000, 2.0).share(SIZE) == pytest.approx(signal / (signal + variance / SIZE), rel=0.1)
+
+
+def test_the_share_of_signal_is_that_of_today_when_squared_gradients_have_fallen():
+    """Early measurements a million times as large, nearly all signal; since then a tenth of it is."""
+    shares = []
+    for rescaled in (True, False):
+        noise = GradientNoise(rescaled=rescaled)
+        for size, share in [(1e6, 0.9)] * 3 + [(1.0, 0.1)] * 40:
+            noise.learn(share * size, size, SIZE)
+        shares.append(noise.share(SIZE))
+    assert shares[0] < 0.3, "a tenth, and what is left of the first after forty with a weight of a tenth each"
+    assert shares[1] == pytest.approx(0.9, abs=0.01), "means of squares are those of the earliest"
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])

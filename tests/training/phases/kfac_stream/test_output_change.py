@@ -10,7 +10,15 @@ from torch import nn
 
 from subsetopt.objective.losses import CrossEntropy, MeanSquaredError, make_loss
 from subsetopt.seeding import make_generator
-from subsetopt.training.phases.kfac_stream.output_change import FEWEST, FEWEST_NORMED, MOST, UNMEASURED, OutputChange
+from subsetopt.training.phases.kfac_stream.output_change import (
+    FEWEST,
+    FEWEST_NORMED,
+    MOST,
+    SHORTEST,
+    TRIALS,
+    UNMEASURED,
+    OutputChange,
+)
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), MeanSquaredError()])
@@ -75,3 +83,32 @@ def test_without_a_second_derivative_the_change_is_that_of_the_slope():
     change.measure(before, y, loss)
     expected = step.flatten() @ hessian @ step.flatten() / 9
     assert float(change.measure(before + step, y, loss)) == pytest.approx(float(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("found", [0.5, 50.0, 5e9, math.inf, math.nan])
+def test_a_step_that_is_tried_changes_outputs_by_the_bound_at_most(found):
+    """By a change that is quadratic in the length; what overflows is cut to the shortest, and teaches nothing."""
+    change = OutputChange(seen=1.0, foreseen=0.1)
+    length = change.length(rate=1.0, bound=0.1, curvature=0.04)
+    assert length == pytest.approx(math.sqrt(0.1 / (10.0 * 0.04)))
+    foreseen = change.step
+    tried = change.tried(length, found, bound=2.0)
+    assert change.trials == TRIALS - 1 and change.step == 0.0
+    if found <= 2.0:
+        assert tried == length
+    elif found == 50.0:
+        assert found * (tried / length) ** 2 == pytest.approx(2.0)
+    else:
+        assert tried == SHORTEST * length
+    if math.isfinite(found):
+        assert change.ratio == pytest.approx((0.9 * 1.0 + 0.1 * found) / (0.9 * 0.1 + 0.1 * foreseen))
+    else:
+        assert change.ratio == pytest.approx(10.0)
+    ratio = change.ratio
+    change.learn(3.0)
+    assert change.ratio == ratio, "the change of this step is known"
+
+
+def test_the_rate_bounds_a_step_that_changes_little():
+    assert OutputChange().length(rate=0.1, bound=1.0, curvature=1e-6) == 0.1
+    assert OutputChange().length(rate=0.1, bound=1.0, curvature=0.0) == 0.1

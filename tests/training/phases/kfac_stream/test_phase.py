@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,9 +20,11 @@ from subsetopt.solvers.protocol import StopReason
 from subsetopt.training.budget import Budget
 from subsetopt.training.context import RunContext
 from subsetopt.training.phases.kfac_stream.fresh_subsets import StreamCursor
-from subsetopt.training.phases.kfac_stream.output_change import UNMEASURED
+from subsetopt.training.phases.kfac_stream.noise import ENOUGH, TRUST
+from subsetopt.training.phases.kfac_stream.output_change import TRIALS, UNMEASURED
 from subsetopt.training.phases.kfac_stream.phase import StreamPhase, StreamState
 from subsetopt.training.phases.kfac_stream.settings import Guard, stream_settings
+from subsetopt.training.phases.kfac_stream.stepping import OF_LOSS
 from subsetopt.training.preparation import prepare
 from subsetopt.training.run import train
 from subsetopt.training.settings.run import make_config
@@ -71,7 +74,7 @@ def begin(module: nn.Module | None = None, dataset: Dataset | None = None, **set
 def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound(caution):
     running = begin(nn.Sequential(nn.Linear(6, 3)), momentum=0.0, trust=1e-3, draw="empirical", **GROWING)
     phase, state = running.phase, running.state
-    state.caution = caution
+    state.caution, state.change.trials = caution, 0
     before = state.w.clone()
     running.steps(1)
     rows = torch.randperm(phase.samples, generator=make_generator(0, "0:solve:order:0"))[: state.place.position]
@@ -89,6 +92,66 @@ def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound(caut
     foreseen = float(phase._kfac.product(step) @ step)
     assert foreseen * UNMEASURED == pytest.approx(phase._settings.trust, rel=1e-3)
     assert state.change.step == pytest.approx(foreseen, rel=1e-4)
+
+
+def two_classes() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+def rare(share: float, n: int = 1200) -> Dataset:
+    """Two classes, one of them this share of the samples."""
+    generator = make_generator(1, "rows")
+    x = torch.randn(n, 6, generator=generator)
+    score = x @ torch.ones(6) + 0.5 * torch.randn(n, generator=generator)
+    return dataset_from_arrays(x, (score > score.quantile(1.0 - share)).long())
+
+
+def changed(running: Running, w: torch.Tensor, rows: torch.Tensor) -> float:
+    """The change of the outputs of these rows from w to the present parameters: mean of dz'H dz, by definition."""
+    inputs, _ = running.data.trained(SplitName.TRAIN)
+    x, flat = running.data.preprocess(inputs[rows]), running.run.model.flat
+    before, after = (flat.forward(point, x, "deterministic").double() for point in (w, running.state.w))
+    total, p = 0.0, before.softmax(1)
+    for d, q in zip(after - before, p, strict=True):
+        total += float(d @ (torch.diag(q) - q.outer(q)) @ d)
+    return total / len(rows)
+
+
+def test_the_first_steps_are_tried_and_shortened_to_their_bound():
+    """A bound so far above what F foresees that the steps overshoot: they end where the outputs change by the bound."""
+    running, free = begin(two_classes(), rare(0.05), trust=0.05), begin(two_classes(), rare(0.05), trust=0.05)
+    free.state.change.trials = 0
+    over = []
+    for number in range(TRIALS + 4):
+        for each in (running, free):
+            each.state.change.seen, each.state.change.foreseen = 1e-3, 1.0  # a ratio far below the true one
+            before, watched = each.state.w.clone(), each.state.change.rows
+            each.steps(1)
+            rows = each.state.change.rows if len(each.state.change.rows) else watched
+            over.append((each is running, number, changed(each, before, rows)))
+    tried = [change for mine, number, change in over if mine and number < TRIALS]
+    assert running.state.change.trials == 0 and max(tried) < 0.08, "0.05, but for changes that are not quadratic"
+    assert max(change for mine, number, change in over if not mine and number < TRIALS) > 0.2
+    assert free.state.change.trials == 0
+
+
+def test_the_loss_bounds_steps_where_a_class_is_rare_and_the_loss_has_a_floor():
+    """The bound is a share of the running loss, but not for a bound that was given, nor for a loss of the user's."""
+    running = begin(two_classes(), rare(0.02))
+    state, rules = running.state, running.phase._stepping
+    state.guard.mean, state.noise.measured, state.noise.signal = 0.05, ENOUGH, 1.0
+    assert rules.trust(state, 100) == pytest.approx(OF_LOSS * 0.05) and state.noise.trust(100) == TRUST
+    state.guard.mean = 2.0
+    assert rules.trust(state, 100) == TRUST
+    state.guard.mean = 0.05
+    assert begin(two_classes(), rare(0.02), trust=0.3).phase._stepping.trust(state, 100) == 0.3
+    state.by_loss = False
+    assert rules.trust(state, 100) == TRUST, "a stream of the version before"
+    state.by_loss = True
+    own = replace(rules, has_floor=False)
+    assert own.trust(state, 100) == TRUST
 
 
 def test_every_sample_is_seen_once_per_pass():
@@ -335,7 +398,7 @@ def test_a_step_measures_its_noise_and_carries_its_inertia():
         damping = phase._stepping.damping(spectrum, size, before)
         first, second = (phase._kfac.apply(half, damping) for half in found.halves)
         before.noise.learn(float(found.halves[0] @ second), float(found.gradient @ (first + second)) / 2, found.samples)
-        assert state.noise.signal == pytest.approx(before.noise.signal, rel=1e-3, abs=1e-5)
+        assert state.noise.signal == pytest.approx(before.noise.signal, rel=1e-2, abs=1e-5)
         assert state.noise.noise == pytest.approx(before.noise.noise, rel=1e-2)
     assert state.noise.measured > 3
 
@@ -445,6 +508,25 @@ def test_a_checkpoint_that_knows_no_population_goes_on_as_with_infinitely_many_s
     assert not torch.equal(new.state.w, whole.state.w), "one that begins now is corrected"
 
 
+@pytest.mark.parametrize("steps", [0, 8])
+def test_a_checkpoint_without_trials_goes_on_as_it_began(steps):
+    """That of the version before: no step is tried, the loss bounds none, and means of noise are as measured."""
+    whole, again, new = (begin(plain(), epochs=8.0) for _ in range(3))
+    whole.state.change.trials, whole.state.by_loss, whole.state.noise.rescaled = 0, False, False
+    whole.steps(steps)
+    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
+    for name in ("change.trials", "by_loss", "noise.rescaled"):
+        del numbers[name]
+    ledger = whole.budget.ledger.save()
+    whole.steps(1000)
+    state = again.phase.restore(tensors, numbers)
+    again.budget.ledger.restore(ledger)
+    again._replace(state=state).steps(1000)
+    assert state.iterations == whole.state.iterations > 8 and torch.equal(state.w, whole.state.w)
+    new.steps(1000)
+    assert not torch.equal(new.state.w, whole.state.w)
+
+
 def dear(epochs: float = 24.0, **settings: Any) -> Running:
     """A stream whose products with whole factors would cost as much as hundreds of samples."""
     with torch.random.fork_rng():
@@ -454,7 +536,7 @@ def dear(epochs: float = 24.0, **settings: Any) -> Running:
 
 
 def test_dear_factors_keep_few_eigenvectors_and_leave_more_steps():
-    few, whole = dear(), dear()
+    few, whole = dear(subset_min=16, subset_max=64), dear(subset_min=16, subset_max=64)
     whole.state.by_price = False
     for running in (few, whole):
         running.steps(1000)

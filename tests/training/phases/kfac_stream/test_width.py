@@ -40,7 +40,7 @@ def test_a_step_costs_as_much_as_a_bounded_number_of_samples_and_no_more_memory_
 
 def test_the_spectrum_of_a_wide_network_is_that_of_all_its_eigenvalues_from_a_fraction_of_them():
     kfac, flat = estimated(256)
-    parts = kfac._counted_eigenvalues()
+    parts = kfac._blocks.counted_eigenvalues()
     numbers = [values.numel() if times is None else int(times.sum()) for values, times in parts]
     assert sum(numbers) == flat.size > 10 * sum(values.numel() for values, _ in parts)
     every = KfacSpectrum.of(kfac.eigenvalues())

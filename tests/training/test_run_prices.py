@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from subsetopt.objective import Prices
-from subsetopt.training import preparation
+from subsetopt.training import run_prices
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
 
@@ -17,14 +17,14 @@ from subsetopt.training.settings.run import make_config
 def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the calibrations from an empty store on."""
     calls: list[int] = []
-    whole = preparation.calibrated_prices
+    whole = run_prices.calibrated_prices
 
     def counted(*given: Any, **settings: Any) -> Prices:
         calls.append(1)
         return whole(*given, **settings)
 
-    monkeypatch.setattr(preparation, "calibrated_prices", counted)
-    monkeypatch.setattr(preparation, "_KNOWN_PRICES", {})
+    monkeypatch.setattr(run_prices, "calibrated_prices", counted)
+    monkeypatch.setattr(run_prices, "_KNOWN_PRICES", {})
     return calls
 
 
@@ -44,7 +44,7 @@ def test_another_model_or_dtype_has_prices_of_its_own(calibrated: list[int], oth
     prices()
     found = prices(**other)
     assert found == prices(**other)
-    preparation._KNOWN_PRICES.clear()
+    run_prices._KNOWN_PRICES.clear()
     assert prices(**other) == found, "what was shared is what a calibration gives"
 
 
