@@ -102,7 +102,7 @@ def predict(problem: PlannedRun, laws: Sequence[Law]) -> list[Prediction]:
             rests_on = tuple(law.source for law in used)
             if units is not None and used[0].unit == "share":
                 units = None if full is None else Range(units.low * full.low, units.high * full.high)
-                rests_on = (*rests_on, *basis)
+                rests_on = tuple(dict.fromkeys((*rests_on, *basis)))
         if units is not None and strategy.stream_units:  # a share of little may be less than the stream itself takes
             least = strategy.stream_units + FIRST_STEP
             units = Range(max(units.low, least), max(units.high, least))

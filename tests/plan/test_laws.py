@@ -26,9 +26,15 @@ def made() -> dict[str, Any]:
             patch.delitem(sys.modules, module, raising=False)
         tables = importlib.import_module("plan_tables")
         text, page = (make(STRATEGIES / "plan-laws.csv") for make in (tables.laws_of, tables.page_of))
+        checks = tables.checks_of(STRATEGIES / "plan-check.csv")
     for module in MODULES:
         sys.modules.pop(module, None)
-    return {"text": "levels = [1.0, 0.1, 0.05, 0.02]\n" + text, "table": tomllib.loads(text), "page": page}
+    return {
+        "text": "levels = [1.0, 0.1, 0.05, 0.02]\n" + text,
+        "table": tomllib.loads(text),
+        "page": page,
+        "checks": checks,
+    }
 
 
 def test_every_law_is_that_of_the_table(made: dict[str, Any]) -> None:
@@ -45,3 +51,7 @@ def test_the_pilot_is_that_of_the_table(made: dict[str, Any]) -> None:
 
 def test_the_page_shows_the_table(made: dict[str, Any]) -> None:
     assert made["page"] in (STRATEGIES / "plan-laws.md").read_text(encoding="utf-8")
+
+
+def test_the_page_shows_what_was_checked(made: dict[str, Any]) -> None:
+    assert made["checks"] in (STRATEGIES / "plan-laws.md").read_text(encoding="utf-8")
