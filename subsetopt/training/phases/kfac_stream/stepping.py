@@ -148,8 +148,9 @@ class Stepping:
         """
         given = self.settings.trust
         bound = self.spread * (state.noise.trust(size) if given == "auto" else given)
-        if given == "auto" and self.has_floor and state.by_loss:
-            return min(bound, OF_LOSS * state.guard.mean)
+        mean = state.guard.mean  # below zero for targets that are none, as 2 for BCE
+        if given == "auto" and self.has_floor and state.by_loss and mean > 0:
+            return min(bound, OF_LOSS * mean)
         return bound
 
     def _apply_price(self, budget: PhaseBudget) -> float:

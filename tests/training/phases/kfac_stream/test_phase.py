@@ -150,6 +150,9 @@ def test_the_loss_bounds_steps_where_a_class_is_rare_and_the_loss_has_a_floor():
     state.by_loss = False
     assert rules.trust(state, 100) == TRUST, "a stream of the version before"
     state.by_loss = True
+    state.guard.mean = -0.05
+    assert rules.trust(state, 100) == TRUST, "BCE with targets beyond 1"
+    state.guard.mean = 0.05
     own = replace(rules, has_floor=False)
     assert own.trust(state, 100) == TRUST
 
