@@ -25,6 +25,7 @@ UNMEASURED = 1 / 3  # the share of signal until it has been measured
 
 OF_CRITICAL = 1.0  # of the critical size: the size of a subset
 STEPS = 48  # that a stream shall have, if its arithmetic allows: bounds subsets
+OF_ROOT = 0.25  # of the root of the samples that it may see: so many steps, where these are more
 LEAST_STEPS = 24  # where a step's own arithmetic costs as much as so large a subset
 SMALLEST_PART, PASS_STEPS = 8, 64  # of the largest subset, and of a pass: no subset needs to be smaller than both
 GROWTH = 1.15  # from one subset to the next, up or down
@@ -37,7 +38,8 @@ class GradientNoise:
     """Running means of the squared gradient `signal` and of the `noise` of one sample, both in M^-1.
 
     `measured` counts measurements, `cost` is what they took beside the gradients, in epoch-equivalents, and `size` the
-    size of the last subset, 0 before the first; `of_critical` is the size that is wanted, in critical ones.
+    size of the last subset, 0 before the first; `of_critical` is the size that is wanted, in critical ones. A stream
+    takes `of_root` times the root of the samples that it may see for the least number of its steps.
     `population` is the number of all samples in a long stream, which ends at their minimum; 0, for infinitely many, in
     one of few passes, whose samples stand for those they were drawn from, and in streams of earlier versions.
     Squared gradients fall by orders of magnitude in a long stream, while measurements are rare: what lasts is the share
@@ -52,6 +54,7 @@ class GradientNoise:
     of_critical: float = OF_CRITICAL
     population: int = 0
     rescaled: bool = True
+    of_root: float = OF_ROOT
 
     @property
     def whole_signal(self) -> float:
@@ -103,9 +106,11 @@ class GradientNoise:
         """Return the size of the next subset, `fewest` to `most`, where a share is `spent` of what pays `samples`.
 
         `arithmetic` is what a step costs beside its subset, in samples: progress b/(b + critical) for b + arithmetic
-        samples is best at b = sqrt(arithmetic * critical), which bounds subsets from below.
+        samples is best at b = sqrt(arithmetic * critical), which bounds subsets from below. A larger budget is larger
+        subsets and, as one step may change only so much, more steps.
         """
-        largest = max(samples / STEPS, min(arithmetic, samples / LEAST_STEPS))
+        largest = min(samples / STEPS, math.sqrt(samples) / self.of_root if self.of_root else math.inf)
+        largest = max(largest, min(arithmetic, samples / LEAST_STEPS))
         largest = float(min(most, max(fewest, largest)))
         planned = largest / SMALLEST_PART ** ((1.0 - spent) / 2.0)
         self.size = min(self.size or planned, largest)

@@ -63,7 +63,9 @@ class StreamState:
     by_loss: bool = True
 
 
-BEFORE_NOISE = {f"noise.{name}": value for name, value in asdict(GradientNoise(rescaled=False)).items()} | {
+BEFORE_NOISE = {
+    f"noise.{name}": value for name, value in asdict(GradientNoise(rescaled=False, of_root=0.0)).items()
+} | {
     "curvature": 0.0,
     "carried": False,
 }
@@ -79,8 +81,8 @@ BEFORE_POPULATION = {f"plateau.{name}": value for name, value in asdict(Plateau(
 }
 """What checkpoints lack of streams that took samples for infinitely many, and knew no plateau of the loss."""
 
-BEFORE_TRIALS = {"noise.rescaled": False, "change.trials": 0, "by_loss": False}
-"""What checkpoints lack of streams whose steps were not tried, nor bounded by the loss."""
+BEFORE_TRIALS = {"noise.rescaled": False, "noise.of_root": 0.0, "change.trials": 0, "by_loss": False}
+"""What checkpoints lack of streams whose steps were not tried, nor bounded by the loss, and that could be 48."""
 
 
 def before_noise(numbers: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from subsetopt.training.phases.kfac_stream.noise import (
     LEAST_SHARE,
     LEAST_STEPS,
     OF_CRITICAL,
+    OF_ROOT,
     PASS_STEPS,
     SMALLEST_PART,
     STEPS,
@@ -89,8 +90,8 @@ def test_the_scale_of_gradients_is_nothing_to_what_follows(scale):
 def test_noise_without_signal_asks_for_the_largest_subsets_and_the_shortest_steps():
     noise = measured(60, signal=False)
     for _ in range(60):
-        size = noise.next_size(0.5, 48_000.0, 1.0, 16, 10**6)
-    assert size == 48_000 / STEPS
+        size = noise.next_size(0.5, 30_720.0, 1.0, 16, 10**6)
+    assert size == 30_720 / STEPS
     assert noise.trust(SIZE) < 0.3 * TRUST
     silent = GradientNoise(signal=-1.0, noise=3.0, measured=50)
     assert silent.share(SIZE) == LEAST_SHARE and silent.trust(SIZE) == TRUST * LEAST_SHARE
@@ -99,11 +100,11 @@ def test_noise_without_signal_asks_for_the_largest_subsets_and_the_shortest_step
 def test_signal_without_noise_asks_for_the_smallest_subsets():
     noise = GradientNoise(signal=1.0, noise=0.0, measured=50, size=1000.0)
     for _ in range(60):
-        size = noise.next_size(0.5, 48_000.0, 0.0, 16, 10**6)
-    assert size == round(48_000 / STEPS / SMALLEST_PART)
+        size = noise.next_size(0.5, 30_720.0, 0.0, 16, 10**6)
+    assert size == round(30_720 / STEPS / SMALLEST_PART)
     assert noise.trust(size) == TRUST and noise.momentum(size) == 0.5
     for _ in range(60):
-        size = noise.next_size(0.5, 48_000.0, 0.0, 16, 3200)
+        size = noise.next_size(0.5, 30_720.0, 0.0, 16, 3200)
     assert size == 3200 / PASS_STEPS, "many passes over few samples"
 
 
@@ -113,19 +114,22 @@ def test_subsets_follow_the_critical_size_and_the_arithmetic_of_a_step():
     assert known.critical(123.0) == pytest.approx(1000.0)
     for arithmetic, wanted in ((1.0, OF_CRITICAL * 1000), (2000.0, math.sqrt(2000 * 1000))):
         noise = replace(known, size=wanted)
-        assert noise.next_size(0.5, 96_000.0, arithmetic, 16, 10**6) == round(wanted)
+        assert noise.next_size(0.5, 200_000.0, arithmetic, 16, 10**6) == round(wanted)
     best = min(range(10, 5000, 10), key=lambda b: (b + 2000) * (b + 1000) / b)  # cost over progress
     assert best == pytest.approx(math.sqrt(2000 * 1000), rel=0.01)
 
 
 def test_what_can_be_paid_bounds_subsets_whatever_n():
-    """As many steps as `STEPS`, or where arithmetic takes as much, half as many; never more samples than there are."""
+    """As many steps as `STEPS`, or a share of the root of a large budget; where arithmetic takes as much, half of the
+    first; never more samples than there are."""
     for pays in (3_000.0, 30_000.0, 3e6):
         noise = GradientNoise(signal=1e-9, noise=1.0, measured=50)
         for _ in range(100):
             size = noise.next_size(0.9, pays, 0.0, 16, 10**7)
-        assert size == round(pays / STEPS)
+        assert size == round(pays / max(STEPS, OF_ROOT * math.sqrt(pays)))
         assert noise.next_size(0.9, pays, 1e9, 16, 10**7) <= size * 1.15 + 1
+    before = GradientNoise(signal=1e-9, noise=1.0, measured=50, size=3e6 / STEPS, of_root=0.0)
+    assert before.next_size(0.9, 3e6, 0.0, 16, 10**7) == round(3e6 / STEPS), "streams of earlier versions"
     dear = GradientNoise(signal=1e-9, noise=1.0, measured=50)
     for _ in range(100):
         size = dear.next_size(0.9, 4800.0, 1e9, 16, 10**7)

@@ -516,9 +516,10 @@ def test_a_checkpoint_without_trials_goes_on_as_it_began(steps):
     """That of the version before: no step is tried, the loss bounds none, and means of noise are as measured."""
     whole, again, new = (begin(plain(), epochs=8.0) for _ in range(3))
     whole.state.change.trials, whole.state.by_loss, whole.state.noise.rescaled = 0, False, False
+    whole.state.noise.of_root = 0.0
     whole.steps(steps)
     tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
-    for name in ("change.trials", "by_loss", "noise.rescaled"):
+    for name in ("change.trials", "by_loss", "noise.rescaled", "noise.of_root"):
         del numbers[name]
     ledger = whole.budget.ledger.save()
     whole.steps(1000)
