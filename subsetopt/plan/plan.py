@@ -34,6 +34,8 @@ from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData
 
+SCATTER = 1.5  # the highest cost of three seeds over the lowest, in most rows of reports/strategies/plan-laws.md
+
 
 def make_plan(
     config: RunConfig,
@@ -130,6 +132,8 @@ def _why(chosen: Prediction, predictions: Sequence[Prediction], by: Literal["sec
     if abs(ratio - 1) < 0.05:
         return f"fewest {what}, but {second.strategy} is predicted to take as many: measure both where it matters"
     sure = "" if cost.high < other.low else "; their ranges overlap, so measure both where it matters"
+    if not sure and ratio < SCATTER:  # a law of one seed has no range
+        sure = "; seeds scatter as much, so measure both where it matters"
     return f"fewest {what}: {second.strategy} is predicted to take {ratio:.2g} times as many{sure}"
 
 

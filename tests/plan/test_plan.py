@@ -213,11 +213,14 @@ def test_a_tie_is_called_one() -> None:
     def row(name: str, cost: float) -> Prediction:
         return Prediction(name, "", Range(cost, cost), Range(cost, cost), Range(cost, cost), ())
 
-    first, level, behind = row("a", 100.0), row("b", 103.0), row("c", 150.0)
+    first, level, behind = row("a", 100.0), row("b", 103.0), row("c", 200.0)
     assert _why(first, [first, level], "units").startswith(
         "fewest epoch-equivalents, but b is predicted to take as many"
     )
-    assert "c is predicted to take 1.5 times as many" in _why(first, [first, behind], "seconds")
+    assert _why(first, [first, behind], "seconds").endswith("c is predicted to take 2 times as many")
+    assert "2 times" not in _why(first, [first, level, behind], "units")
+    near = row("d", 140.0)
+    assert "1.4 times as many; seeds scatter as much" in _why(first, [first, near], "units"), "points have no overlap"
 
 
 def test_the_calls_of_a_stream_are_those_of_the_nearest_size() -> None:
