@@ -35,8 +35,9 @@ class Knob:
 class PlannedStrategy:
     """A way to train: the law that prices it, its flags of `subsetopt train`, and those of `limits` that cap its cost.
 
-    `stream_units` is the part of its epoch-equivalents that the mini-batches of `stream` take before the full batches.
-    Every limit gets the whole cost: one for the run, and one wherever a phase's own default would end it sooner.
+    `fewest` samples are the least with which it does what its law was measured on. `stream_units` is the part of its
+    epoch-equivalents that the mini-batches of `stream` take before the full batches. Every limit gets the whole cost:
+    one for the run, and one wherever a phase's own default would end it sooner.
     """
 
     name: str
@@ -45,3 +46,4 @@ class PlannedStrategy:
     limits: tuple[str, ...]
     stream_units: float = 0.0
     stream: str = ""
+    fewest: int = 0

@@ -1,90 +1,145 @@
-"""What `subsetopt plan` predicts beside what is measured: python plan_check.py DATASET MODEL L2 SEEDS EXCESSES
+"""What `subsetopt plan` predicts beside what is measured: python plan_check.py TABLE CASES SEEDS EXCESS [DATA]
 
-Epoch-equivalents until the objective on all data is within each relative excess of its minimum, in float64. Solvers are
-looked at along one run. SGD and Adam (the best of four rates) and kfac-stream have a run for each budget of 2, 4, ...
-64 epochs, and the first that gets there counts. One JSON line per seed, strategy and excess.
+CASES are some of `CASES`, with commas; those of files need the folder DATA of tables. Adds to the CSV file TABLE one
+row per case, seed and strategy that is not in it yet: the predicted range of epoch-equivalents until the objective on
+all data is within EXCESS of its minimum, what was measured (as in `plan_laws.py`; F* is the lowest that any run found),
+and what `plan` recommends by epoch-equivalents, and by seconds. Empty: predicted, or measured, not to get there.
 """
 
 from __future__ import annotations
 
-import json
+import csv
 import sys
-from collections.abc import Sequence
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from growing import reached, trace
+import numpy as np
+from growing import reached
+from plan_laws import FIRST_ORDER, STREAM, TRACED, Points, at_budgets, trace
 
 from subsetopt.plan.plan import make_plan
-from subsetopt.training import make_config, train
 from subsetopt.training.preparation import prepare
-from subsetopt.training.splits import SplitName
+from subsetopt.training.settings.run import make_config
 
-CAP = 2000.0
-BUDGETS = (2, 4, 8, 16, 32, 64)
-RATES = {"sgd": (0.05, 0.1, 0.2, 0.4), "adam": (0.003, 0.01, 0.02, 0.04)}
-FULL: dict[str, Any] = {"solver": "none", "handoff": "full", "handoff_epochs": 1e6}
-TRACED: dict[str, dict[str, Any]] = {
-    "lbfgs": {**FULL, "handoff_solver": "lbfgs"},
-    "newton-cg": {**FULL, "handoff_solver": "newton-cg"},
-    "lbfgs@0.1+full": {"subset_frac": 0.1, "stop_at": "noise", "handoff": "full", "handoff_epochs": 1e6},
-    "grow": {"grow": 2, "start": 0.01},
+CAP = 400.0
+BUDGETS = (1, 2, 4, 8, 16)
+RATES = {"sgd": (0.05, 0.1, 0.2), "adam": (0.003, 0.01, 0.03)}
+LARGE = 10**6  # samples from which one pass of one rate is what first-order methods get, and stages are left out
+COLUMNS = (
+    "case",
+    "samples",
+    "parameters",
+    "l2",
+    "seed",
+    "excess",
+    "strategy",
+    "low",
+    "high",
+    "measured",
+    "by units",
+    "by seconds",
+)
+MEASURED = ("lbfgs", "lbfgs@0.1+full", "grow", "lbfgs@residual", "kfac-stream+lbfgs", *FIRST_ORDER, "kfac-stream")
+
+
+def linear_classes(folder: Path, rows: int, share: float) -> dict[str, Any]:
+    """Return settings for 20 normal columns, whose class is whether a linear function and noise of 0.3 are high."""
+    draw = np.random.default_rng(0)
+    x, w = draw.normal(size=(rows, 20)).astype(np.float32), draw.normal(size=20)
+    score = x @ w / np.linalg.norm(w) + 0.3 * draw.normal(size=rows)
+    path = folder / f"{rows}-{share:g}.npz"
+    np.savez(path, x_train=x, y_train=(score > np.quantile(score, 1 - share)).astype(np.int64))
+    return {"dataset": "npz", "data_file": path}
+
+
+def wine(folder: Path) -> dict[str, Any]:
+    """Return settings for scikit-learn's 178 wines."""
+    from sklearn.datasets import load_wine
+
+    x, y = load_wine(return_X_y=True)
+    np.savez(folder / "wine.npz", x_train=x.astype(np.float32), y_train=y.astype(np.int64))
+    return {"dataset": "npz", "data_file": folder / "wine.npz"}
+
+
+def _table(name: str, target: str) -> Callable[[Path, Path], dict[str, Any]]:
+    return lambda _, data: {"dataset": "table", "data_file": data / f"{name}.csv", "target_column": target}
+
+
+CASES: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
+    "digits": lambda _, __: {"dataset": "digits", "model": "mlp"},
+    "wine": lambda folder, _: wine(folder),
+    "letter": _table("letter", "class"),
+    "adult": _table("adult-train", "income"),
+    "kin8nm": _table("kin8nm", "y"),
+    "noisy": lambda folder, _: linear_classes(folder, 5000, 0.5),
+    "rare": lambda folder, _: linear_classes(folder, 5000, 0.05),
+    "million": lambda folder, _: linear_classes(folder, 1_300_000, 0.5),
 }
 
 
-def at_budgets(shared: dict[str, Any], variants: Sequence[dict[str, Any]], goal: float) -> list[tuple[float, float]]:
-    """Return (epochs, the lowest full objective among `variants`) for each budget, until one is at or below `goal`."""
-    points: list[tuple[float, float]] = []
-    for epochs in BUDGETS:
-        values = []
-        for variant in variants:
-            key = "solver_epochs" if variant.get("solver") == "kfac-stream" else "handoff_epochs"
-            done = train(make_config({**shared, **variant, key: float(epochs)}), keep=False, splits=())
-            data, _, run = prepare(make_config(shared))
-            w = run.model.flat.load_state_dict(done.model.state_dict())
-            values.append(float(run.model.objective(data, SplitName.TRAIN).value(w, "evaluation")))
-        points.append((float(epochs), min(values)))
-        if points[-1][1] <= goal:
-            break
-    return points
-
-
-def curve(name: str, shared: dict[str, Any], goal: float) -> list[tuple[float, float]]:
+def curve(name: str, shared: dict[str, Any], samples: int, goal: float) -> Points:
     """Return (cost, full objective) along `name`, at least to `goal` where it gets there."""
+    large = samples >= LARGE
+    if large and name in ("grow", "lbfgs@0.1+full"):
+        return Points()
     if name in TRACED:
         return trace({**shared, **TRACED[name]}, CAP, goal)
     if name == "kfac-stream":
-        return at_budgets(shared, [{"solver": name, "handoff": "none"}], goal)
-    fixed = {"solver": "none", "handoff": name, "handoff_weight_decay": shared["l2"]}
-    return at_budgets(shared, [{**fixed, "handoff_lr": rate} for rate in RATES[name]], goal)
+        variants, key = [STREAM], "solver_epochs"
+    else:
+        variants = [
+            {"solver": "none", "handoff": name, "handoff_lr": rate}
+            for rate in (RATES[name][:1] if large else RATES[name])
+        ]
+        key = "handoff_epochs"
+    return at_budgets(shared, variants, key, BUDGETS[: 1 if large else None], goal)[0]
 
 
-def main(dataset: str, model: str, l2: str, seeds: str, excesses: str) -> None:
-    """Compare both for every seed and excess."""
-    wanted = sorted(map(float, excesses.split(",")), reverse=True)
-    for seed in map(int, seeds.split(",")):
-        shared = {"dataset": dataset, "model": model, "l2": float(l2), "seed": seed, "dtype": "float64"}
-        best = min(min(loss for _, loss in trace({**shared, **TRACED[name]}, CAP)) for name in ("lbfgs", "newton-cg"))
-        plans = {excess: make_plan(make_config(shared), excess=excess) for excess in wanted}
-        for name in (*TRACED, "sgd", "adam", "kfac-stream"):
-            points = curve(name, shared, (1 + wanted[-1]) * best)
-            for excess, plan in plans.items():
-                told = next(row for row in plan.strategies if row.strategy == name).epoch_equivalents
-                row = {
-                    "l2": float(l2),
-                    "seed": seed,
-                    "excess": excess,
-                    "strategy": name,
-                    "predicted": told and [_rounded(told.low), _rounded(told.high)],
-                    "measured": reached(points, (1 + excess) * best),
-                }
-                print(json.dumps(row), flush=True)
-        recommended = {excess: plan.recommendation and plan.recommendation.strategy for excess, plan in plans.items()}
-        told_minimum = plans[wanted[0]].wanted.full_minimum
-        print(json.dumps({"minimum": best, "predicted": told_minimum, "recommended": recommended}), flush=True)
+def check(case: str, settings: dict[str, Any], seed: int, excess: float) -> list[list[Any]]:
+    """Return the rows of one case and seed."""
+    shared = {**settings, "l2": settings.get("l2", 1e-3), "seed": seed}
+    config = make_config(shared)
+    plan, samples = make_plan(config, excess=excess, by="units"), prepare(config).data.full_size
+    told = {row.strategy: row for row in plan.strategies}
+    runs = {"lbfgs": curve("lbfgs", shared, samples, 0.0)}
+    lowest = min(loss for _, loss in runs["lbfgs"])
+    for name in MEASURED[1:]:
+        if told[name].refused is None:
+            runs[name] = curve(name, shared, samples, 0.98 * lowest)
+    lowest = min(lowest, *(loss for points in runs.values() for _, loss in points))
+    chosen = plan.recommendation and plan.recommendation.strategy
+    timed = {row.strategy: row.seconds.low * row.seconds.high for row in plan.strategies if row.seconds is not None}
+    fastest = min(timed, key=lambda name: timed[name], default="")
+    start = [case, samples, plan.parameters, shared["l2"], seed, excess]
+    rows = []
+    for name in MEASURED:
+        units = told[name].epoch_equivalents
+        cost = reached(runs.get(name, []), (1 + excess) * lowest)
+        shown = ["" if value is None else f"{value:.3g}" for value in (units and units.low, units and units.high, cost)]
+        rows.append([*start, name, *shown, chosen, fastest])
+    return rows
 
 
-def _rounded(cost: float | None) -> float | None:
-    return None if cost is None else round(cost, 1)
+def main(table: str, cases: str, seeds: str, excess: str, data: str = ".") -> None:
+    """Measure what the table has not."""
+    warnings.simplefilter("ignore")
+    path = Path(table)
+    if not path.exists():
+        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases.split(","):
+            settings = CASES[case](Path(folder), Path(data))
+            for seed in map(int, seeds.split(",")):
+                with path.open(newline="", encoding="utf-8") as file:
+                    known = {(row["case"], int(row["seed"]), float(row["excess"])) for row in csv.DictReader(file)}
+                if (case, seed, float(excess)) in known:
+                    continue
+                rows = check(case, settings, seed, float(excess))
+                with path.open("a", newline="", encoding="utf-8") as file:
+                    csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 if __name__ == "__main__":

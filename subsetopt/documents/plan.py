@@ -53,7 +53,8 @@ class RangeEntry(Entry):
 class StrategyEntry(Entry):
     """The predicted cost of a strategy, None where it was not measured to reach the quality.
 
-    `calls` are model calls that must follow one another; `rests_on` names the measurements.
+    `calls` are model calls that must follow one another; `rests_on` names the measurements. `refused` says why it is
+    left out for these data or this model: then there is no command.
     """
 
     strategy: str
@@ -62,6 +63,7 @@ class StrategyEntry(Entry):
     seconds: RangeEntry | None
     calls: RangeEntry | None
     rests_on: list[str]
+    refused: str | None = None
 
 
 class RecommendationEntry(Entry):

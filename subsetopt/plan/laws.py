@@ -93,10 +93,17 @@ def shipped_laws() -> tuple[Law, ...]:
 
 
 @cache
-def pilot_range() -> tuple[Range, str]:
-    """Return evaluations of L-BFGS on the full set per evaluation on a pilot's subset, and where that was measured."""
-    entry = tomllib.loads(_shipped_text())["pilot"]
-    return Range(entry["low"], entry["high"]), entry["source"]
+def pilot_range(excess: float) -> tuple[Range, str]:
+    """Return epoch-equivalents of L-BFGS on all data per evaluation on a pilot's subset, and where that was measured.
+
+    Both to the same excess, each over its own minimum; below the finest level as there.
+    """
+    table = tomllib.loads(_shipped_text())
+    levels, entry = tuple(table["levels"]), table["pilot"]
+    ratio = Law("pilot", 1, 1.0, "share", levels, tuple(entry["low"]), tuple(entry["high"]), entry["source"])
+    found = ratio.at(max(excess, levels[-1]))
+    assert found is not None, "measured at every level"
+    return found, entry["source"]
 
 
 def cost_of(

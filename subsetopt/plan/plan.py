@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Literal
 
@@ -24,13 +24,17 @@ from subsetopt.documents.plan import (
 )
 from subsetopt.documents.run import purposes
 from subsetopt.errors import SettingError, setting
+from subsetopt.plan.evidence import limits_of, unsuited
 from subsetopt.plan.laws import Law, Range, shipped_laws
 from subsetopt.plan.pilot import Pilot, measure_speeds, run_pilot
-from subsetopt.plan.predictions import PlannedRun, Prediction, middle_of, predict, recommend
+from subsetopt.plan.predictions import PlannedRun, Prediction, middle_of, predict, recommend, strategies
+from subsetopt.plan.runnable import refusals
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import RunConfig
 from subsetopt.training.splits import SplitName
 from subsetopt.training.training_data import TrainingData
+
+SCATTER = 1.5  # the highest cost of three seeds over the lowest, in most rows of reports/strategies/plan-laws.md
 
 
 def make_plan(
@@ -62,9 +66,12 @@ def make_plan(
     pilot = run_pilot(prepared, pilot_seconds, clock) if pilot_seconds > 0 else None
     wanted = _wanted(excess, target_loss, pilot, data)
     least = data.dataset.n_outputs if data.dataset.task == "classification" else 1
-    problem = PlannedRun(data.full_size, l2, wanted.excess, speeds, pilot, shlex.join(flags), least)
-    predictions = predict(problem, shipped_laws() if laws is None else laws)
-    chosen = recommend(predictions, by)
+    refused = refusals(config, prepared, strategies())
+    problem = PlannedRun(data.full_size, l2, wanted.excess, speeds, pilot, shlex.join(flags), least, refused)
+    laws = shipped_laws() if laws is None else laws
+    against = unsuited(data)
+    predictions = predict(problem, laws)
+    chosen = recommend(predictions, by, against)
     return PlanDocument(
         dataset=data.dataset.name,
         model=run.config.model,
@@ -80,7 +87,7 @@ def make_plan(
         else RecommendationEntry(
             strategy=chosen.strategy, command=chosen.command, by=by, why=_why(chosen, predictions, by)
         ),
-        notes=_notes(problem, data.dataset.task),
+        notes=[*_notes(problem, data.dataset.task), *_against(problem, predictions, chosen, laws, against)],
         cost=PlanCost(epoch_equivalents=budget.ledger.cost, timing=measured, seconds=clock() - began),
     )
 
@@ -122,19 +129,44 @@ def _why(chosen: Prediction, predictions: Sequence[Prediction], by: Literal["sec
     cost, other = (chosen.seconds, second.seconds) if by == "seconds" else (chosen.units, second.units)
     assert cost is not None and other is not None, "both reach the quality"
     what = "seconds" if by == "seconds" else "epoch-equivalents"
+    if abs(ratio - 1) < 0.05:
+        return f"fewest {what}, but {second.strategy} is predicted to take as many: measure both where it matters"
     sure = "" if cost.high < other.low else "; their ranges overlap, so measure both where it matters"
+    if not sure and ratio < SCATTER:  # a law of one seed has no range
+        sure = "; seeds scatter as much, so measure both where it matters"
     return f"fewest {what}: {second.strategy} is predicted to take {ratio:.2g} times as many{sure}"
 
 
 def _notes(problem: PlannedRun, task: str) -> list[str]:
-    notes = ["rates of sgd and adam are taken as tuned; the search for them is not counted"]
+    notes = [
+        "rates of sgd and adam are taken as tuned; the search for them is not counted",
+        "costs are those to a low training objective; by test loss at equal cost tuned SGD or Adam was level or ahead "
+        "after 3 epochs on digits (reports/compare-digits), after 20 on MNIST and letter "
+        "(reports/strategies/residual.md)",
+    ]
     if problem.pilot is not None and not problem.pilot.converged:
         notes.append(
             f"the pilot ran out of time: evaluations are those of the laws; allow more {setting('pilot_seconds')}"
         )
+    notes += [f"{name} is left out: {reason}" for name, reason in problem.refused.items()]
     if task != "classification":
         notes.append("the laws were measured on classification")
     return notes
+
+
+def _against(
+    problem: PlannedRun,
+    predictions: Sequence[Prediction],
+    chosen: Prediction | None,
+    laws: Sequence[Law],
+    against: Mapping[str, str],
+) -> list[str]:
+    """Return which strategies are known but not recommended, and where the recommended one was not measured."""
+    known = {prediction.strategy for prediction in predictions if prediction.units is not None}
+    notes = [f"{name} is not recommended: {why}" for name, why in against.items() if name in known]
+    if chosen is None:
+        return notes
+    return notes + limits_of(laws, chosen.strategy, problem.samples, problem.l2)
 
 
 def _pilot(pilot: Pilot) -> PilotEntry:
@@ -153,6 +185,7 @@ def _strategy(prediction: Prediction) -> StrategyEntry:
         seconds=shown(prediction.seconds),
         calls=shown(prediction.calls),
         rests_on=list(prediction.rests_on),
+        refused=prediction.refused,
     )
 
 

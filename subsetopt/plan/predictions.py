@@ -8,8 +8,8 @@ predictions are ranges, and each says what it rests on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from subsetopt.analysis.excess import samples_for_excess
@@ -17,6 +17,7 @@ from subsetopt.facts import PlannedStrategy
 from subsetopt.plan.laws import Law, Range, cost_of, pilot_range
 from subsetopt.plan.pilot import BATCH, STREAM_BATCH, Pilot, Speeds
 from subsetopt.solvers import SOLVERS
+from subsetopt.training.phases.drawn.checks import FEWEST_SAMPLES
 from subsetopt.training.phases.first_order.optimizers import OPTIMIZERS
 from subsetopt.training.phases.methods import METHODS
 
@@ -33,7 +34,11 @@ SUBSETS = (
         ("--handoff-epochs", "--max-epochs"),
     ),
     PlannedStrategy(
-        "lbfgs@residual", "full batch", "--subset-draw residual --handoff none --max-iterations none", ("--max-epochs",)
+        "lbfgs@residual",
+        "full batch",
+        "--subset-draw residual --handoff none --max-iterations none",
+        ("--max-epochs",),
+        fewest=FEWEST_SAMPLES,
     ),
 )
 """Ways to train with a solver on subsets; all others are registered with their optimizer, strategy or solver."""
@@ -45,7 +50,8 @@ FIRST_STEP = 2.0  # epoch-equivalents that a solver takes at least on the full s
 class Prediction:
     """What a strategy is predicted to cost; `units` None where it was not seen to reach the quality.
 
-    `units` are epoch-equivalents, `calls` sequential model calls; `rests_on` names the measurements.
+    `units` are epoch-equivalents, `calls` sequential model calls; `rests_on` names the measurements. `refused` says why
+    it is left out for these data or this model.
     """
 
     strategy: str
@@ -54,12 +60,13 @@ class Prediction:
     seconds: Range | None
     calls: Range | None
     rests_on: tuple[str, ...]
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
 class PlannedRun:
     """What predictions need to know: N training samples, the L2 strength, the wanted relative `excess`, speeds, pilot,
-    the flags of `train` that name data and model, and the `least` samples of a subset.
+    the flags of `train` that name data and model, the `least` samples of a subset, and why strategies are `refused`.
     """
 
     samples: int
@@ -69,6 +76,7 @@ class PlannedRun:
     pilot: Pilot | None
     flags: str
     least: int = 1
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def strategies() -> tuple[PlannedStrategy, ...]:
@@ -83,6 +91,10 @@ def predict(problem: PlannedRun, laws: Sequence[Law]) -> list[Prediction]:
     full, basis = lbfgs_units(problem, laws)
     found = []
     for strategy in strategies():
+        if strategy.name in problem.refused:
+            refused = Prediction(strategy.name, "", None, None, None, (), problem.refused[strategy.name])
+            found.append(refused)
+            continue
         if strategy.name == "lbfgs":
             units, rests_on = full, basis
         else:
@@ -90,15 +102,17 @@ def predict(problem: PlannedRun, laws: Sequence[Law]) -> list[Prediction]:
             rests_on = tuple(law.source for law in used)
             if units is not None and used[0].unit == "share":
                 units = None if full is None else Range(units.low * full.low, units.high * full.high)
-                rests_on = (*rests_on, *basis)
+                rests_on = tuple(dict.fromkeys((*rests_on, *basis)))
         if units is not None and strategy.stream_units:  # a share of little may be less than the stream itself takes
             least = strategy.stream_units + FIRST_STEP
             units = Range(max(units.low, least), max(units.high, least))
         calls = units
         if units is not None and strategy.kind != "full batch":
-            calls = units.times(_calls_per_unit(strategy.name, laws) or problem.samples / BATCH)
+            calls = units.times(_calls_per_unit(strategy.name, laws, problem.samples) or problem.samples / BATCH)
         elif units is not None and strategy.stream_units:
-            extra = strategy.stream_units * (_calls_per_unit(strategy.stream, laws) or problem.samples / STREAM_BATCH)
+            extra = strategy.stream_units * (
+                _calls_per_unit(strategy.stream, laws, problem.samples) or problem.samples / STREAM_BATCH
+            )
             calls = Range(units.low + extra, units.high + extra)
         elif strategy.name in ("grow", "lbfgs@0.1+full"):
             calls = full  # about as many evaluations, many of them on few samples
@@ -109,8 +123,11 @@ def predict(problem: PlannedRun, laws: Sequence[Law]) -> list[Prediction]:
     return [*found, alone] if alone is not None else found
 
 
-def _calls_per_unit(strategy: str, laws: Sequence[Law]) -> float | None:
-    return next((law.calls for law in laws if law.strategy == strategy and law.calls), None)
+def _calls_per_unit(strategy: str, laws: Sequence[Law], samples: int) -> float | None:
+    """Return the calls of the law of the nearest size: larger sets have more subsets."""
+    counted = [law for law in laws if law.strategy == strategy and law.calls]
+    nearest = min(counted, key=lambda law: abs(math.log(samples / law.samples)), default=None)
+    return None if nearest is None else nearest.calls
 
 
 def lbfgs_units(
@@ -120,15 +137,21 @@ def lbfgs_units(
     excess = problem.excess if excess is None else excess
     seen = None if problem.pilot is None else problem.pilot.evaluations(excess)
     if seen is not None and problem.pilot is not None:
-        ratio, source = pilot_range()
+        ratio, source = pilot_range(excess)
         return ratio.times(seen), (f"the pilot's {seen} evaluations on {problem.pilot.samples} samples; {source}",)
     units, used = cost_of(laws, "lbfgs", excess, problem.samples, problem.l2)
     return units, tuple(law.source for law in used)
 
 
-def recommend(predictions: Sequence[Prediction], by: Literal["seconds", "units"]) -> Prediction | None:
-    """Return the cheapest strategy by the middle of its range; None where none is known to reach the quality."""
+def recommend(
+    predictions: Sequence[Prediction], by: Literal["seconds", "units"], unsuited: Container[str] = ()
+) -> Prediction | None:
+    """Return the cheapest strategy by the middle of its range; None where none is known to reach the quality.
+
+    One of the `unsuited` only where there is no other.
+    """
     known = [prediction for prediction in predictions if prediction.units is not None]
+    known = [prediction for prediction in known if prediction.strategy not in unsuited] or known
     return min(known, key=lambda prediction: middle_of(prediction, by), default=None)
 
 

@@ -64,7 +64,7 @@ def prepare(
     ranks = ranks or Ranks()
     device = resolve_device(config.device, config.dtype)
     task = _task_of(config, model, dataset, loss, ranks, statistics)
-    subset = _draw_subset(config, task.dataset)
+    subset = drawn_subset(config, task.dataset)
     config, module = _with_model(config, model, task.dataset)
     flat, fitted, preprocess = _fitted(config, module, task, device, statistics)
     given, ready, kind = fitted, standardised_targets(fitted), task.loss
@@ -212,8 +212,11 @@ def _settle_chunk_size(data: TrainingData, run: RunContext) -> None:
     model.chunk_size = None if run.config.chunk_size == "tune" else run.config.chunk_size
 
 
-def _draw_subset(config: RunConfig, dataset: Dataset) -> Tensor:
-    """Return the rows of the subset; all rows where none can be drawn, and no phase would work on it."""
+def drawn_subset(config: RunConfig, dataset: Dataset) -> Tensor:
+    """Return the rows of the run's subset; all rows where none can be drawn, and no phase would work on it.
+
+    Raises `UserError` where a phase would, and it is too small or has not every class.
+    """
     share, classes = config.subset_share or None, strata(dataset, config.stratify)
     try:
         subset = draw(len(dataset.train), fraction=share, size=config.subset_size, seed=config.seed, stratify=classes)

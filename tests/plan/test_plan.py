@@ -15,8 +15,8 @@ from subsetopt.documents.plan import PlanDocument
 from subsetopt.errors import SettingError
 from subsetopt.plan.laws import Law, Range, cost_of, pilot_range, shipped_laws
 from subsetopt.plan.pilot import STREAM_BATCH, Pilot, Speeds, measure_speeds, run_pilot
-from subsetopt.plan.plan import make_plan
-from subsetopt.plan.predictions import PlannedRun, lbfgs_units, predict, recommend, strategies
+from subsetopt.plan.plan import _why, make_plan
+from subsetopt.plan.predictions import SUBSET_LEVEL, PlannedRun, Prediction, lbfgs_units, predict, recommend, strategies
 from subsetopt.training.preparation import prepare
 from subsetopt.training.settings.run import make_config
 
@@ -97,7 +97,7 @@ def test_costs_without_a_pilot_are_those_of_the_laws_times_the_speeds() -> None:
 
 
 def test_the_pilot_replaces_the_law_and_prices_the_subset_that_is_enough() -> None:
-    ratio, _ = pilot_range()
+    ratio, _ = pilot_range(0.1)
     seen = problem(with_pilot=pilot())
     assert lbfgs_units(seen, LAWS)[0] == ratio.times(9), "9 evaluations to 10 % above the pilot's minimum"
     assert lbfgs_units(problem(with_pilot=pilot(False)), LAWS)[0] == pytest.approx(Range(20.0, 40.0)), (
@@ -112,10 +112,11 @@ def test_the_pilot_replaces_the_law_and_prices_the_subset_that_is_enough() -> No
     assert p is not None
     size = samples_for_excess(p, 0.1 * minimum, 1000)
     assert alone.strategy == f"lbfgs on {size}" and f"--subset-size {size} --handoff none" in alone.command
-    units = ratio.times(12 * size / 1000)
+    deep, _ = pilot_range(SUBSET_LEVEL)
+    units = deep.times(12 * size / 1000)
     assert alone.units == pytest.approx(units)
     assert alone.seconds == pytest.approx(
-        Range(*(2.0 * u + 0.5 * c for u, c in zip(units, ratio.times(12), strict=True)))
+        Range(*(2.0 * u + 0.5 * c for u, c in zip(units, deep.times(12), strict=True)))
     )
 
 
@@ -204,3 +205,27 @@ def test_mistakes(settings: dict[str, Any], words: str) -> None:
     config = make_config({"dataset": "digits", "model": "linear", "l2": 0.1})
     with pytest.raises(SettingError, match=words):
         make_plan(config, laws=LAWS, **settings)
+
+
+def test_a_tie_is_called_one() -> None:
+    """Before: "is predicted to take 1 times as many"."""
+
+    def row(name: str, cost: float) -> Prediction:
+        return Prediction(name, "", Range(cost, cost), Range(cost, cost), Range(cost, cost), ())
+
+    first, level, behind = row("a", 100.0), row("b", 103.0), row("c", 200.0)
+    assert _why(first, [first, level], "units").startswith(
+        "fewest epoch-equivalents, but b is predicted to take as many"
+    )
+    assert _why(first, [first, behind], "seconds").endswith("c is predicted to take 2 times as many")
+    assert "2 times" not in _why(first, [first, level, behind], "units")
+    near = row("d", 140.0)
+    assert "1.4 times as many; seeds scatter as much" in _why(first, [first, near], "units"), "points have no overlap"
+
+
+def test_the_calls_of_a_stream_are_those_of_the_nearest_size() -> None:
+    """Before: of the first law in the table, 12 calls for a million samples."""
+    laws = (law("kfac-stream", (1.0,) * 3, calls=10.0), law("kfac-stream", (1.0,) * 3, 100_000, calls=100.0))
+    for samples, calls in ((2000, 10.0), (60_000, 100.0)):
+        found = {p.strategy: p for p in predict(problem(samples=samples), laws)}["kfac-stream"]
+        assert found.calls == pytest.approx(Range(calls, 2 * calls))

@@ -80,7 +80,7 @@ def test_a_run_without_a_result_is_finished_or_waited_for(tmp_path: Path) -> Non
         if content is not None:
             (tmp_path / "a" / RESULT).write_text(content)
         for use in (evaluate_run, load_predictor):
-            with pytest.raises(RunDirectoryError, match=r"result.json.*; finish it with `subsetopt resume "):
+            with pytest.raises(RunDirectoryError, match=r"result.json.*; finish it: SubsetTrainer\.resume\("):
                 use(tmp_path / "a")
         with (
             RunDirectory.open(tmp_path / "a").sole_user(),

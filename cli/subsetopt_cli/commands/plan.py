@@ -128,7 +128,9 @@ def _text(document: PlanDocument) -> str:
         )
     table = [["strategy", "epoch-equivalents", "seconds", "sequential model calls"]]
     for row in sorted(document.strategies, key=_order):
-        if row.epoch_equivalents is None:
+        if row.refused is not None:
+            table.append([row.strategy, "left out: see below", "", ""])
+        elif row.epoch_equivalents is None:
             table.append([row.strategy, "not measured to reach it", "", ""])
         else:
             table.append([row.strategy, _span(row.epoch_equivalents), _span(row.seconds), _span(row.calls)])

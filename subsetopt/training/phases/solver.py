@@ -20,7 +20,8 @@ from subsetopt.training.context import RunContext
 from subsetopt.training.loss_scale import relative_to
 from subsetopt.training.phases.methods import METHODS
 from subsetopt.training.phases.protocol import PhaseOutcome
-from subsetopt.training.phases.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest
+from subsetopt.training.phases.stopping import HeldOutTest, MinimumTest, NoiseTest, StopTest, check_noise_test
+from subsetopt.training.settings.names import setting_name
 from subsetopt.training.settings.phase import PhaseConfig
 from subsetopt.training.training_data import TrainingData
 
@@ -41,6 +42,10 @@ class SolverPhase:
         self._data, self._budget, self._run, self._model = data, budget, run, run.model
         self._solver: Solver = solver_of(config)
         check_ranks(self._solver, run)
+        if config.stop_at == "noise":
+            check_noise_test(
+                self.samples, self._model.flat.batch_dependent, setting_name(run.config, config, "stop_at")
+            )
         _ = self._objective  # built and checked before any work
         if isinstance(self._solver, LBFGS):
             self._solver.require_room(self._model.flat.initial())

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from subsetopt.errors import SettingError
 from subsetopt.objective.host import host_read
+from subsetopt.objective.noise import MINIMUM_CHUNKS
 from subsetopt.objective.tally import note_flops
 from subsetopt.solvers.protocol import State, StopReason
 
@@ -35,6 +37,15 @@ class StopTest(Protocol):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned."""
+
+
+def check_noise_test(samples: int, batch_dependent: bool, name: str) -> None:
+    """Raise `SettingError` where `samples` are too few for the test by sampling noise, which `name` has asked for."""
+    least = MINIMUM_CHUNKS * (2 if batch_dependent else 1)  # BatchNorm normalises by two samples at least
+    if samples < least:
+        beside = " with BatchNorm" if batch_dependent else ""
+        problem = f"needs at least {least} samples{beside}, a subset has {samples}"
+        raise SettingError(name, "noise", problem, "use larger subsets, or stop by validation")
 
 
 class MinimumTest:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from subsetopt.training.settings.phase import PhaseConfig
     from subsetopt.training.training_data import TrainingData
 
+_FEWEST = 200  # samples: of fewer, factors and their decompositions cost more than evaluations (plan-laws.md, wine)
 _THEN_LBFGS = "--solver kfac-stream --solver-epochs 2 --handoff full --handoff-arg preconditioner=kfac"
 
 
@@ -49,9 +50,17 @@ _THEN_LBFGS = "--solver kfac-stream --solver-epochs 2 --handoff full --handoff-a
     "a stream of fresh, growing subsets of the full set, one K-FAC step on each",
     knob=Knob("rate", 0.18),
     plan=(
-        PlannedStrategy("kfac-stream", "stream", "--solver kfac-stream --handoff none", ("--solver-epochs",)),
         PlannedStrategy(
-            "kfac-stream+lbfgs", "full batch", _THEN_LBFGS, ("--handoff-epochs", "--max-epochs"), 2.0, "kfac-stream"
+            "kfac-stream", "stream", "--solver kfac-stream --handoff none", ("--solver-epochs",), fewest=_FEWEST
+        ),
+        PlannedStrategy(
+            "kfac-stream+lbfgs",
+            "full batch",
+            _THEN_LBFGS,
+            ("--handoff-epochs", "--max-epochs"),
+            stream_units=2.0,
+            stream="kfac-stream",
+            fewest=_FEWEST,
         ),
     ),
 )
