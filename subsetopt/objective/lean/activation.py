@@ -23,11 +23,11 @@ class _Rule(NamedTuple):
     """How an activation is differentiated; `settings` are its own arguments beside the input, in their order."""
 
     derivative: Callable[..., Tensor]
-    """(g, p, **settings) -> g f'(a), differentiable in p."""
+    """(g, p, **settings) -> g f'(a)."""
     at_output: bool
     settings: Mapping[str, Any]
-    curvature: Callable[..., Tensor | None] = lambda point, **settings: None
-    """(a, **settings) -> f''(a); None where autograd is to find it."""
+    curvature: Callable[..., Tensor]
+    """(a, **settings) -> f''(a), or where `at_output` (h) -> df'/dh: a new tensor."""
 
     @property
     def keep_slope(self) -> bool:
@@ -85,8 +85,8 @@ def _log_sigmoid_curvature(a: Tensor) -> Tensor:
 
 
 _SELU = {"alpha": 1.6732632423543772, "scale": 1.0507009873554805}  # Klambauer et al. (2017)
-_TANH = _Rule(torch.ops.aten.tanh_backward, True, {})
-_SIGMOID = _Rule(torch.ops.aten.sigmoid_backward, True, {})
+_TANH = _Rule(torch.ops.aten.tanh_backward, True, {}, lambda h: h.mul(-2))
+_SIGMOID = _Rule(torch.ops.aten.sigmoid_backward, True, {}, lambda h: torch.rsub(h, 1, alpha=2))
 _RULES: dict[Any, _Rule] = {
     torch.tanh: _TANH,
     Tensor.tanh: _TANH,
@@ -155,15 +155,4 @@ def _times_slope(grad: Tensor, fixed: Tensor, rule: _Rule) -> Tensor:
 
 def _curvature(grad: Tensor, point: Tensor, rule: _Rule) -> Tensor:
     """Return the derivative of g f'(a) in the point."""
-    known = rule.curvature(point.detach(), **rule.settings)
-    if known is not None:
-        return known.mul_(grad)
-    # What this small graph saves is gone at once: hooks that count what is kept are not to see it.
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
-        free = point.detach().requires_grad_()
-        result = rule.derivative(grad.detach(), free, **rule.settings)
-        return torch.autograd.grad(result, free, torch.ones_like(result))[0]
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
+    return rule.curvature(point, **rule.settings).mul_(grad)
