@@ -50,9 +50,9 @@ def open_study(output: Path, kind: str) -> Iterator[RunDirectory]:
     directory = RunDirectory(output, AGAIN)
     with directory.sole_user():
         check_writable(output, (STUDY, RESULTS, CURVES, SUMMARY))
-        for folder in (output, *(output / name for name in CELLS)):
-            if folder.is_dir():
-                remove_temporary(folder)
+        for place in (output, *(output / name for name in CELLS)):
+            if place.is_dir():
+                remove_temporary(place)
         yield directory
 
 
