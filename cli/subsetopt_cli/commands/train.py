@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from subsetopt.errors import SettingError
 from subsetopt.training.settings.run import RunConfig, make_config
 from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option
@@ -44,6 +45,8 @@ def command(config: str | None, as_json: bool, quiet: bool, **flags: Any) -> Non
     second-order method, fine-tunes on the full training set, evaluates, and saves everything in a run directory.
     """
     base = read_config(config) if config is not None else {}
+    if config is not None and {"methods", "method", "seeds", "budget"} & base.keys():
+        raise SettingError("config", config, "holds a comparison, not a run", "give it to `subsetopt compare --config`")
     settings = make_config(base, overrides(base, given_settings(RunConfig, flags)))
 
     with importing():
