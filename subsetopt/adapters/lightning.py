@@ -47,6 +47,14 @@ class _FullBatchCallback(Callback):  # type: ignore[misc]  # the base is known w
         self._finish.load_state_dict(state_dict["finish"])
         self._over = bool(state_dict["over"])
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Raise `UserError` before any training for a module whose `training_step` takes steps itself."""
+        if not getattr(pl_module, "automatic_optimization", True):
+            raise UserError(
+                "module: automatic_optimization is False, so that training_step takes steps of its own; L-BFGS needs "
+                "one that returns the loss alone"
+            )
+
     def _solve(self, trainer: Any, module: Any, each: Any = None) -> None:
         if str(trainer.precision) not in ("32-true", "64-true"):
             raise SettingError("precision", trainer.precision, "too coarse for a line search", 'use "32-true"')

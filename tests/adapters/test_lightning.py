@@ -140,3 +140,16 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         FinishWithLBFGS(0)
     with pytest.raises(UserError, match="lr = -1"):
         FinishWithLBFGS(lr=-1)
+
+
+def test_a_module_that_takes_its_own_steps_is_refused_before_any(tmp_path: Path) -> None:
+    """Each evaluation of the solve would have moved the parameters."""
+    from subsetopt.adapters.lightning import FinishWithLBFGS, SubsetThenFinetune
+
+    for callback in (FinishWithLBFGS(), SubsetThenFinetune(0.5)):
+        manual = module()
+        manual.automatic_optimization = False
+        before = [p.clone() for p in manual.parameters()]
+        with pytest.raises(UserError, match="automatic_optimization is False"):
+            trainer(tmp_path, callback, 1).fit(manual, loader())
+        assert all(torch.equal(p, old) for p, old in zip(manual.parameters(), before, strict=True))

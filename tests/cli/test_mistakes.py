@@ -198,3 +198,18 @@ def test_what_a_list_has_twice_is_refused_in_all_of_them(
     assert outcome.line.startswith(f"Error: {flag} ")
     assert problem in outcome.line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["compare-digits", "mine.toml"])
+def test_the_file_of_a_comparison_is_no_run(cli: Any, name: str) -> None:
+    Path("mine.toml").write_text('seeds = 2\nmodel = "linear"\n')
+    result = cli("train", "--config", name, "--output", "r")
+    assert result.code == 2 and f"--config {name}: holds a comparison, not a run; give it to" in result.err
+    assert len(result.err.splitlines()) == 1 and not Path("r").exists()
+
+
+def test_a_flag_without_effect_beside_listed_phases_is_said(cli: Any) -> None:
+    Path("p.toml").write_text('model = "linear"\n[[phase]]\nmethod = "sgd"\ndata = "full"\nepochs = 1\n')
+    result = cli("train", "--config", "p.toml", "--handoff", "adam", "--output", "r")
+    assert result.code == 0 and "--handoff: no effect beside [[phase]]" in result.err
+    assert "no effect" not in cli("train", "--config", "p.toml", "--output", "s").err

@@ -128,6 +128,19 @@ def _ignoring(outputs: Tensor, y: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, y, ignore_index=1)
 
 
+WEIGHTS = torch.tensor([1.0, 1.0, 1.001], dtype=torch.float64)
+
+
+def _nearly_alike(outputs: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, y, WEIGHTS)
+
+
+def _last_ignored() -> tuple[Tensor, Tensor]:
+    """Return rows of a later batch, one of which has no label."""
+    x, y = rows()
+    return x, torch.where(torch.arange(len(y)) == len(y) - 1, -100, y)
+
+
 def _root(outputs: Tensor, y: Tensor) -> Tensor:
     return nn.functional.mse_loss(outputs[:, 0], y.double()).sqrt()
 
@@ -148,6 +161,9 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: full_batch_closure(net(), _weighted, loader(23))(), "no mean over samples"),
     (lambda: full_batch_closure(net(), _ignoring, loader(10))(), "no mean over samples"),
     (lambda: full_batch_closure(net(), _root, loader(10))(), "no mean over samples"),
+    (lambda: full_batch_closure(net(), nn.CrossEntropyLoss(WEIGHTS), loader(5)), "no mean over samples"),
+    (lambda: full_batch_closure(net(), _nearly_alike, loader(23))(), "no mean over samples"),
+    (lambda: full_batch_closure(net(), nn.CrossEntropyLoss(), [rows(), _last_ignored()])(), "no mean over samples"),
     (lambda: full_batch_closure(net(nn.Dropout()), nn.functional.cross_entropy, loader(9))(), "model.eval"),
     (lambda: full_batch_closure(net(), lambda out, y: out, loader(9))(), "loss: it returns shape"),
     (lambda: full_batch_closure(net(), lambda out, y: 1.0, loader(9))(), "loss: it returns float"),
