@@ -11,7 +11,7 @@ import click
 from subsetopt.distributed import environment_size
 from subsetopt.errors import SettingError, command_line
 from subsetopt_cli.failures import exit_code_of
-from subsetopt_cli.output import plain_output
+from subsetopt_cli.output import fonts_unmentioned, plain_output
 
 _COMMANDS = {
     "train": "Train on a random subset to its minimum, then hand over to the full set.",
@@ -97,7 +97,7 @@ def cli(ctx: click.Context) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors become one line on standard error."""
-    with plain_output():
+    with plain_output(), fonts_unmentioned():
         try:
             with command_line(arguments):
                 result = cli.main(list(arguments), prog_name="subsetopt", standalone_mode=False)

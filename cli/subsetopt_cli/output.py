@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import re
 import sys
@@ -62,6 +63,18 @@ def plain_output() -> Iterator[None]:
     out, err = (stream and PlainStream(stream) for stream in (sys.stdout, sys.stderr))
     with contextlib.redirect_stdout(cast(TextIO, out)), contextlib.redirect_stderr(cast(TextIO, err)):
         yield
+
+
+@contextlib.contextmanager
+def fonts_unmentioned() -> Iterator[None]:
+    """Leave out what matplotlib logs of fonts: with a cache of fonts of another installation some 20 lines a figure."""
+    logger = logging.getLogger("matplotlib.font_manager")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import math
 import sys
 from typing import Any
 
 import pytest
+from subsetopt_cli.main import cli as root
+from subsetopt_cli.main import run
 from subsetopt_cli.output import plain_output, print_json, standard_output_reserved
 
 
@@ -61,3 +64,19 @@ def test_a_hostile_name_in_an_error_is_shown_as_text(cli: Any) -> None:
     assert outcome.code == 2 and "\x1b" not in outcome.err and "\\x1b[2Jmnist" in outcome.line
     outcome = cli("evaluate", "run\x9b1m")
     assert outcome.code == 2 and "\x9b" not in outcome.line
+
+
+def test_what_matplotlib_logs_of_fonts_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it does with a cache of fonts that another installation wrote; other records pass."""
+
+    def draw(*_: object, **__: object) -> None:
+        logging.getLogger("matplotlib.font_manager").warning("findfont: Font family not found")
+        logging.getLogger("matplotlib.axes").warning("passes")
+
+    logger = logging.getLogger("matplotlib.font_manager")
+    before = logger.level
+    monkeypatch.setattr(root, "main", draw)
+    assert run([]) == 0
+    assert [record.message for record in caplog.records] == ["passes"] and logger.level == before
