@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from subsetopt.errors import SettingError
 from subsetopt.training.settings.run import RunConfig, make_config
 from subsetopt_cli.options import HeadedCommand, given_settings, setting_options
 from subsetopt_cli.output import debug_option, json_option
