@@ -204,7 +204,7 @@ def test_what_a_list_has_twice_is_refused_in_all_of_them(
 def test_the_file_of_a_comparison_is_no_run(cli: Any, name: str) -> None:
     Path("mine.toml").write_text('seeds = 2\nmodel = "linear"\n')
     result = cli("train", "--config", name, "--output", "r")
-    assert result.code == 2 and f"--config {name}: holds a comparison, not a run; give it to" in result.err
+    assert result.code == 2 and f"--config {name}: is a study of several methods" in result.err
     assert len(result.err.splitlines()) == 1 and not Path("r").exists()
 
 

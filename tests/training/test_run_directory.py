@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from subsetopt.errors import RunDirectoryError
+from subsetopt.errors import RunDirectoryError, command_line
 from subsetopt.training.run_directory import CHECKPOINT, METRICS, MODEL, RESULT, STATE, RunDirectory
 
 
@@ -132,10 +132,13 @@ def test_opening_what_is_no_run_names_the_path(tmp_path):
 def test_a_command_in_a_remedy_may_be_pasted(name, typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     directory = RunDirectory.create(Path(name), "x", {})
-    with pytest.raises(RunDirectoryError, match=re.escape(f"or `subsetopt resume {typed}`")):
+    with command_line(["train"]):
+        with pytest.raises(RunDirectoryError, match=re.escape(f"or `subsetopt resume {typed}`")):
+            RunDirectory.create(Path(name), "x", {})
+        with pytest.raises(RunDirectoryError, match=re.escape(f"`subsetopt resume {typed}`")):
+            directory.load_tensors(MODEL)
+    with pytest.raises(RunDirectoryError, match=re.escape(f"or SubsetTrainer.resume({name!r})")):
         RunDirectory.create(Path(name), "x", {})
-    with pytest.raises(RunDirectoryError, match=re.escape(f"`subsetopt resume {typed}`")):
-        directory.load_tensors(MODEL)
 
 
 def test_nobody_is_asked_to_remove_a_folder_with_files(tmp_path):
@@ -163,5 +166,5 @@ def test_a_folder_that_may_not_be_written_is_no_full_disk(directory, monkeypatch
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "fsync", refused)
-    with pytest.raises(RunDirectoryError, match=r"Read-only file system\); make its folder writable, then `subsetopt"):
+    with pytest.raises(RunDirectoryError, match=r"Read-only file system\); make its folder writable, then SubsetT"):
         directory.write_json(RESULT, {})
