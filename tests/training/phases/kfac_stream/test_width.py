@@ -96,6 +96,7 @@ def test_no_prices_of_products_are_counted_for_a_stream_alone(monkeypatch: pytes
         raise AssertionError("counted")
 
     monkeypatch.setattr(prices, "_product_prices", refused)
+    monkeypatch.setattr(run_prices, "_KNOWN_PRICES", {})  # those of models that other tests have counted
     data = dataset_from_arrays(torch.randn(300, 4, generator=make_generator(0, "x")), torch.arange(300) % 2)
     settings = {"model": "linear", "solver": "kfac-stream", "solver_epochs": 3, "max_epochs": 3}
     train(make_config({**settings, "handoff": "none"}), dataset=data, keep=False, figure=False)
