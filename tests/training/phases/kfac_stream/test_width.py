@@ -12,7 +12,7 @@ from subsetopt.objective import FlatModel, make_loss, prices
 from subsetopt.objective.kfac.damping import KfacSpectrum
 from subsetopt.objective.kfac.estimate import Kfac
 from subsetopt.seeding import make_generator
-from subsetopt.training import make_config, train
+from subsetopt.training import make_config, run_prices, train
 from subsetopt.training.phases.kfac_stream import phase as stream_phase
 
 
