@@ -235,12 +235,12 @@ def test_a_request_to_stop_that_comes_too_late_for_a_cell_ends_the_study(
 
 def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path, start_command: Callable[..., Any]) -> None:
     root = tmp_path / "a"
-    settings = {**SMALL, "methods": "adam", "budget": "150", "tune": False, "checkpoint_seconds": 0.0}
+    settings = {**SMALL, "methods": "adam", "budget": "80", "tune": False, "checkpoint_seconds": 0.0}
     flags = [
         "--methods",
         "adam",
         "--budget",
-        "150",
+        "80",
         "--no-tune",
         "--model",
         "linear",
@@ -261,7 +261,7 @@ def test_a_killed_study_resumes_the_cell_it_was_in(tmp_path: Path, start_command
     assert not (begun / RESULT).exists(), "killed in the middle of its first cell"
     steps = _steps(begun)
     created = _times(root, ENVIRONMENT)
-    cell = CellMaker(make_study(settings)).cell("adam", 150.0, 0, None)
+    cell = CellMaker(make_study(settings)).cell("adam", 80.0, 0, None)
     assert cell.id == begun.name and steps > 0
     assert execution.run_cell(cell, root) == CellOutcome("done")
     assert _times(root, ENVIRONMENT) == created, "resumed, not begun anew"
