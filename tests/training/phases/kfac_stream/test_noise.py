@@ -128,6 +128,7 @@ def test_what_can_be_paid_bounds_subsets_whatever_n():
             size = noise.next_size(0.9, pays, 0.0, 16, 10**7)
         assert size == round(pays / max(STEPS, OF_ROOT * math.sqrt(pays)))
         assert noise.next_size(0.9, pays, 1e9, 16, 10**7) <= size * 1.15 + 1
+    assert size == 6928, "3e6 samples in a quarter of their root, 433 steps"
     before = GradientNoise(signal=1e-9, noise=1.0, measured=50, size=3e6 / STEPS, of_root=0.0)
     assert before.next_size(0.9, 3e6, 0.0, 16, 10**7) == round(3e6 / STEPS), "streams of earlier versions"
     dear = GradientNoise(signal=1e-9, noise=1.0, measured=50)

@@ -531,6 +531,14 @@ def test_a_checkpoint_without_trials_goes_on_as_it_began(steps):
     assert not torch.equal(new.state.w, whole.state.w)
 
 
+@pytest.mark.parametrize(("epochs", "long"), [(2.0, False), (3.0, False), (4.0, True), (8.0, True)])
+def test_streams_of_more_than_three_passes_go_by_other_rules(epochs, long):
+    state = begin(plain(), epochs=epochs).state
+    noise = state.noise
+    assert (noise.rescaled, noise.population > 0, state.plateau.known) == (long, long, long)
+    assert (noise.of_root, state.by_loss, state.change.trials) == (0.25, True, 8), "in streams of any length"
+
+
 def dear(epochs: float = 24.0, **settings: Any) -> Running:
     """A stream whose products with whole factors would cost as much as hundreds of samples."""
     with torch.random.fork_rng():
