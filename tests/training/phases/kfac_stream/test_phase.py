@@ -70,6 +70,21 @@ def begin(module: nn.Module | None = None, dataset: Dataset | None = None, **set
     return Running(phase, data, budget, run, phase.start(run.model.flat.initial()))
 
 
+def gone_on(whole: Running, again: Running, steps: int, lacks: tuple[str, ...] = (), more: int = 1000) -> StreamState:
+    """Let both take `more` steps, `again` from a checkpoint of `whole` after `steps` without numbers of these names."""
+    whole.steps(steps)
+    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
+    for name in [name for name in numbers if name.startswith(lacks)] if lacks else []:
+        del numbers[name]
+    ledger = whole.budget.ledger.save()
+    whole.steps(more)
+    state = again.phase.restore(tensors, numbers)
+    again.budget.ledger.restore(ledger)
+    again._replace(state=state).steps(more)
+    assert state.iterations == whole.state.iterations and torch.equal(state.w, whole.state.w)
+    return state
+
+
 @pytest.mark.parametrize("caution", [1.0, 0.25])
 def test_a_step_is_the_damped_natural_gradient_shortened_to_the_trust_bound(caution):
     running = begin(nn.Sequential(nn.Linear(6, 3)), momentum=0.0, trust=1e-3, draw="empirical", **GROWING)
@@ -459,17 +474,8 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_by_the_constants_it_knew():
     fixed = {"momentum": 0.5, "trust": 0.07, "rate": 0.12, **GROWING, "epochs": 6.0}
     whole, again = begin(plain(), **fixed), begin(plain(), epochs=6.0)
     whole.state.carried = False
-    whole.steps(6)
-    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
-    for name in [name for name in numbers if name.startswith(("noise.", "least.")) or name in ("curvature", "carried")]:
-        del numbers[name]
-    ledger = whole.budget.ledger.save()
-    whole.steps(8)
-    state = again.phase.restore(tensors, numbers)
-    again.budget.ledger.restore(ledger)
-    again._replace(state=state).steps(8)
-    assert state.iterations == whole.state.iterations == 14 and state.noise.measured == 0
-    assert torch.equal(state.w, whole.state.w)
+    state = gone_on(whole, again, 6, ("noise.", "least.", "curvature", "carried"), more=8)
+    assert state.iterations == 14 and state.noise.measured == 0
 
 
 @pytest.mark.parametrize("given", [{}, {"rate": 0.3}])
@@ -477,17 +483,8 @@ def test_a_checkpoint_without_evidence_for_damping_goes_on_by_directions_alone(g
     """That of the version before: smaller subsets, rate 0.12 unless it was given, damping without a bound."""
     whole, again = begin(plain(), **{"rate": 0.12, **given}, epochs=6.0), begin(plain(), **given, epochs=6.0)
     whole.state.noise.of_critical, whole.state.least.known = 0.7, False
-    whole.steps(6)
-    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
-    for name in [name for name in numbers if name.startswith("least.") or name == "noise.of_critical"]:
-        del numbers[name]
-    ledger = whole.budget.ledger.save()
-    whole.steps(20)
-    state = again.phase.restore(tensors, numbers)
-    again.budget.ledger.restore(ledger)
-    again._replace(state=state).steps(20)
-    assert state.iterations == whole.state.iterations > 6 and state.noise.measured > 1
-    assert torch.equal(state.w, whole.state.w)
+    state = gone_on(whole, again, 6, ("least.", "noise.of_critical"), more=20)
+    assert state.iterations > 6 and state.noise.measured > 1
     assert again.phase.details()["rate"] == given.get("rate", 0.12)
 
 
@@ -496,17 +493,8 @@ def test_a_checkpoint_that_knows_no_population_goes_on_as_with_infinitely_many_s
     """That of the version before: no correction, eight times the noise foreseen, and no plateau."""
     whole, again, new = (begin(plain(), epochs=8.0) for _ in range(3))
     whole.state.noise.population, whole.state.plateau.known = 0, False
-    whole.steps(steps)
-    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
-    for name in [name for name in numbers if name.startswith("plateau.") or name == "noise.population"]:
-        del numbers[name]
-    ledger = whole.budget.ledger.save()
-    whole.steps(1000)
-    state = again.phase.restore(tensors, numbers)
-    again.budget.ledger.restore(ledger)
-    again._replace(state=state).steps(1000)
-    assert state.iterations == whole.state.iterations > 8 and state.noise.measured > 1
-    assert torch.equal(state.w, whole.state.w) and state.plateau.factor == 1.0
+    state = gone_on(whole, again, steps, ("plateau.", "noise.population"))
+    assert state.iterations > 8 and state.noise.measured > 1 and state.plateau.factor == 1.0
     new.steps(1000)
     assert not torch.equal(new.state.w, whole.state.w), "one that begins now is corrected"
 
@@ -517,16 +505,8 @@ def test_a_checkpoint_without_trials_goes_on_as_it_began(steps):
     whole, again, new = (begin(plain(), epochs=8.0) for _ in range(3))
     whole.state.change.trials, whole.state.by_loss, whole.state.noise.rescaled = 0, False, False
     whole.state.noise.of_root = 0.0
-    whole.steps(steps)
-    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
-    for name in ("change.trials", "by_loss", "noise.rescaled", "noise.of_root"):
-        del numbers[name]
-    ledger = whole.budget.ledger.save()
-    whole.steps(1000)
-    state = again.phase.restore(tensors, numbers)
-    again.budget.ledger.restore(ledger)
-    again._replace(state=state).steps(1000)
-    assert state.iterations == whole.state.iterations > 8 and torch.equal(state.w, whole.state.w)
+    state = gone_on(whole, again, steps, ("change.trials", "by_loss", "noise.rescaled", "noise.of_root"))
+    assert state.iterations > 8
     new.steps(1000)
     assert not torch.equal(new.state.w, whole.state.w)
 
@@ -566,17 +546,8 @@ def test_a_stream_with_dear_factors_resumes_bit_for_bit_with_those_it_had(by_pri
     """A checkpoint without the rule, as earlier versions wrote it, goes on with whole factors."""
     whole, again = dear(), dear()
     whole.state.by_price = by_price
-    whole.steps(steps)
-    tensors, numbers = copy.deepcopy(whole.phase.save(whole.state))
-    if not by_price:
-        del numbers["by_price"]
-    ledger = whole.budget.ledger.save()
-    whole.steps(1000)
-    state = again.phase.restore(tensors, numbers)
-    again.budget.ledger.restore(ledger)
-    again._replace(state=state).steps(1000)
-    assert state.iterations == whole.state.iterations > 6 and state.estimates > 1
-    assert torch.equal(state.w, whole.state.w) and again.budget.ledger.cost == whole.budget.ledger.cost
+    state = gone_on(whole, again, steps, () if by_price else ("by_price",))
+    assert state.iterations > 6 and state.estimates > 1 and again.budget.ledger.cost == whole.budget.ledger.cost
     assert again.phase._kfac.vectors == (FEW if by_price else RANK)
 
 
